@@ -1,0 +1,1 @@
+"""The public classes, with the interface of those that transformers removed."""

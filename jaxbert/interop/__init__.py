@@ -1,0 +1,1 @@
+"""Weights in and out: safetensors, PyTorch and legacy Flax files, Hugging Face folders."""

@@ -1,0 +1,1 @@
+"""BERT as NNX modules, the pure functions made of them, and the public classes."""

@@ -1,0 +1,46 @@
+"""Attention within packed rows: a token sees the tokens of its own segment and no others.
+
+One function per backend, all with the meaning of `xla_attention`. A backend is right only if the gradient of one segment's
+output with respect to another segment's input is exactly zero.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxbert.models.dropout import dropout
+
+
+def same_segment(segment_ids_BT: Array) -> Array:
+    """Say which pairs of tokens belong together, bool [B, 1, T, T].
+
+    Padding (segment 0) attends to padding, so that no row of the softmax is empty and all values stay finite.
+    """
+    return (segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :])[:, None]
+
+
+def xla_attention(
+    q_BTHK: Array,
+    k_BTHK: Array,
+    v_BTHK: Array,
+    segment_ids_BT: Array,
+    *,
+    dropout_rate: float = 0.0,
+    key: Array | None = None,
+    head_mask_H: Array | None = None,
+) -> tuple[Array, Array]:
+    """Attend by plain matrix products.
+
+    Returns:
+      The mixed values [B, T, H, K] and the weights [B, H, T, T] (after dropout and head mask, as transformers returns them).
+    """
+    scale = q_BTHK.shape[-1] ** -0.5
+    logits_BHTT = jnp.einsum("BTHK,BSHK->BHTS", q_BTHK * scale, k_BTHK, preferred_element_type=jnp.float32)
+    logits_BHTT = jnp.where(same_segment(segment_ids_BT), logits_BHTT, jnp.finfo(jnp.float32).min)
+    weights_BHTT = jax.nn.softmax(logits_BHTT, axis=-1).astype(v_BTHK.dtype)
+    weights_BHTT = dropout(weights_BHTT, dropout_rate, key)
+    if head_mask_H is not None:
+        weights_BHTT = weights_BHTT * head_mask_H[None, :, None, None]
+    return jnp.einsum("BHTS,BSHK->BTHK", weights_BHTT, v_BTHK), weights_BHTT

@@ -1,0 +1,215 @@
+"""The BERT encoder as NNX modules, named as Hugging Face names its tensors.
+
+Modules only say what is computed. They hold one template layer; its parameters carry a leading layer axis N, and
+`BertEncoder` runs over that axis. Building, initializing and applying a model is `functional`'s part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+from transformers import BertConfig
+
+from jaxbert.models.attention import xla_attention
+from jaxbert.models.dropout import dropout
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": jax.nn.gelu,
+    "gelu_pytorch_tanh": jax.nn.gelu,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """How a forward pass is run; static, so that each choice is compiled once."""
+
+    scan_layers: bool = True
+    output_hidden_states: bool = False
+    output_attentions: bool = False
+
+
+class EncoderOutput(NamedTuple):
+    """What the encoder returns; the last two are None unless asked for."""
+
+    hidden_BTD: Array
+    hidden_states_NBTD: Array | None
+    attentions_NBHTT: Array | None
+
+
+def make_linear(d_in: int, d_out: int, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
+    """Make a dense layer with BERT's initializer."""
+    init = nnx.initializers.normal(config.initializer_range)
+    return nnx.Linear(d_in, d_out, dtype=dtype, kernel_init=init, rngs=rngs)
+
+
+def make_layer_norm(config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """Make a LayerNorm whose variance is taken around the mean, as PyTorch's is."""
+    return nnx.LayerNorm(
+        config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, use_fast_variance=False, rngs=rngs
+    )
+
+
+class BertEmbeddings(nnx.Module):
+    """Sum of word, position and type embeddings, normalized."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        init = nnx.initializers.normal(config.initializer_range)
+
+        def table(rows: int) -> nnx.Embed:
+            return nnx.Embed(rows, config.hidden_size, dtype=dtype, embedding_init=init, rngs=rngs)
+
+        self.word_embeddings = table(config.vocab_size)
+        self.position_embeddings = table(config.max_position_embeddings)
+        self.token_type_embeddings = table(config.type_vocab_size)
+        self.LayerNorm = make_layer_norm(config, dtype, rngs)
+        self.rate = config.hidden_dropout_prob
+
+    def __call__(self, input_ids: Array, token_type_ids: Array, position_ids: Array, key: Array | None) -> Array:
+        x_BTD = self.word_embeddings(input_ids)
+        x_BTD += self.position_embeddings(position_ids) + self.token_type_embeddings(token_type_ids)
+        return dropout(self.LayerNorm(x_BTD), self.rate, key)
+
+
+class BertSelfAttention(nnx.Module):
+    """Queries, keys and values of all heads, and what they attend to."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        width = config.hidden_size
+        self.query = make_linear(width, width, config, dtype, rngs)
+        self.key = make_linear(width, width, config, dtype, rngs)
+        self.value = make_linear(width, width, config, dtype, rngs)
+        self.heads = config.num_attention_heads
+        self.rate = config.attention_probs_dropout_prob
+
+    def __call__(
+        self, x_BTD: Array, segment_ids: Array, key: Array | None, head_mask_H: Array | None
+    ) -> tuple[Array, Array]:
+        def split_heads(y_BTD: Array) -> Array:
+            return y_BTD.reshape(*y_BTD.shape[:2], self.heads, -1)
+
+        q_BTHK, k_BTHK, v_BTHK = (split_heads(f(x_BTD)) for f in (self.query, self.key, self.value))
+        out_BTHK, weights_BHTT = xla_attention(
+            q_BTHK, k_BTHK, v_BTHK, segment_ids, dropout_rate=self.rate, key=key, head_mask_H=head_mask_H
+        )
+        return out_BTHK.reshape(x_BTD.shape), weights_BHTT
+
+
+class BertResidualOutput(nnx.Module):
+    """Project, drop, add the residual, normalize."""
+
+    def __init__(self, d_in: int, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.dense = make_linear(d_in, config.hidden_size, config, dtype, rngs)
+        self.LayerNorm = make_layer_norm(config, dtype, rngs)
+        self.rate = config.hidden_dropout_prob
+
+    def __call__(self, x: Array, residual_BTD: Array, key: Array | None) -> Array:
+        return self.LayerNorm(dropout(self.dense(x), self.rate, key) + residual_BTD)
+
+
+class BertAttention(nnx.Module):
+    """Self-attention with its output projection."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.self = BertSelfAttention(config, dtype, rngs)
+        self.output = BertResidualOutput(config.hidden_size, config, dtype, rngs)
+
+
+class BertIntermediate(nnx.Module):
+    """The first half of the feed-forward block."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.dense = make_linear(config.hidden_size, config.intermediate_size, config, dtype, rngs)
+        self.activation = config.hidden_act
+
+    def __call__(self, x_BTD: Array) -> Array:
+        return ACTIVATIONS[self.activation](self.dense(x_BTD))
+
+
+class BertLayer(nnx.Module):
+    """One encoder layer."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.attention = BertAttention(config, dtype, rngs)
+        self.intermediate = BertIntermediate(config, dtype, rngs)
+        self.output = BertResidualOutput(config.intermediate_size, config, dtype, rngs)
+
+    def __call__(
+        self, x_BTD: Array, segment_ids: Array, key: Array | None, head_mask_H: Array | None
+    ) -> tuple[Array, Array]:
+        keys = (None, None, None) if key is None else jax.random.split(key, 3)
+        mixed_BTD, weights_BHTT = self.attention.self(x_BTD, segment_ids, keys[0], head_mask_H)
+        x_BTD = self.attention.output(mixed_BTD, x_BTD, keys[1])
+        return self.output(self.intermediate(x_BTD), x_BTD, keys[2]), weights_BHTT
+
+
+class BertEncoder(nnx.Module):
+    """All layers: one template layer, run over the leading axis of its parameters."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.layer = BertLayer(config, dtype, rngs)
+        self.num_layers = config.num_hidden_layers
+
+    def __call__(
+        self, x_BTD: Array, segment_ids: Array, key: Array | None, head_mask_NH: Array | None, call: Call
+    ) -> EncoderOutput:
+        graphdef, params_N = nnx.split(self.layer)
+        keys_N = None if key is None else jax.random.split(key, self.num_layers)
+
+        def run_layer(x_BTD: Array, xs: tuple) -> tuple[Array, tuple]:
+            params, key, head_mask_H = xs
+            y_BTD, weights_BHTT = nnx.merge(graphdef, params)(x_BTD, segment_ids, key, head_mask_H)
+            hidden = x_BTD if call.output_hidden_states else None
+            return y_BTD, (hidden, weights_BHTT if call.output_attentions else None)
+
+        unroll = 1 if call.scan_layers else self.num_layers
+        x_BTD, (hidden, weights) = jax.lax.scan(run_layer, x_BTD, (params_N, keys_N, head_mask_NH), unroll=unroll)
+        if hidden is not None:
+            hidden = jnp.concatenate([hidden, x_BTD[None]])
+        return EncoderOutput(x_BTD, hidden, weights)
+
+
+class BertPooler(nnx.Module):
+    """Dense and tanh over each example's first token."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.dense = make_linear(config.hidden_size, config.hidden_size, config, dtype, rngs)
+
+    def __call__(self, x: Array) -> Array:
+        return jnp.tanh(self.dense(x))
+
+
+def pool_segments(hidden_BTD: Array, cls_positions_BS: Array) -> Array:
+    """Take each packed example's first-token vector, [B, S, D].
+
+    An unused slot points at position 0: its vector is finite and must be dropped by `example_mask`.
+    """
+    return jnp.take_along_axis(hidden_BTD, cls_positions_BS[:, :, None], axis=1)
+
+
+class BertModule(nnx.Module):
+    """Embeddings, encoder and pooler: what every head shares."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs, *, add_pooling_layer: bool = True) -> None:
+        self.embeddings = BertEmbeddings(config, dtype, rngs)
+        self.encoder = BertEncoder(config, dtype, rngs)
+        if add_pooling_layer:
+            self.pooler = BertPooler(config, dtype, rngs)
+
+    def encode(
+        self, batch: dict[str, Array], key: Array | None, call: Call, head_mask_NH: Array | None = None
+    ) -> EncoderOutput:
+        """Run embeddings and layers over packed rows (keys as in the packed batch)."""
+        embed_key, layers_key = (None, None) if key is None else jax.random.split(key)
+        x_BTD = self.embeddings(batch["input_ids"], batch["token_type_ids"], batch["position_ids"], embed_key)
+        return self.encoder(x_BTD, batch["segment_ids"], layers_key, head_mask_NH, call)

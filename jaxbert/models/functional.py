@@ -1,0 +1,85 @@
+"""A model as pure functions of a plain dictionary of arrays.
+
+Outside `models/` nobody sees a module: `make_model` builds one abstractly and returns its parameters' shapes, their
+initializer and `apply`. Parameters are nested dictionaries under Hugging Face's names, all layers in one stack with a
+leading axis N.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, traverse_util
+from jax import Array
+from transformers import BertConfig
+
+from jaxbert.models.encoder import Call
+
+Params = dict[str, Any]
+
+STACK = ("bert", "encoder", "layer")
+"""Where the stacked layers are in the tree of a model with a head."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The pure view of a head: shapes, and `apply`."""
+
+    config: BertConfig
+    head: type[nnx.Module]
+    abstract_params: Params
+    """`jax.ShapeDtypeStruct` leaves, float32."""
+    apply: Callable[..., dict[str, Any]]
+    """`(params, batch, key=None, call=Call(), head_mask=None) -> outputs`; without a key there is no dropout."""
+
+
+def make_model(head: type[nnx.Module], config: BertConfig, dtype: Any = jnp.float32) -> Model:
+    """Build the pure view of `head`; `dtype` is the format of the computation, parameters are float32."""
+    abstract = nnx.eval_shape(lambda: head(config, dtype, nnx.Rngs(0)))  # type: ignore[call-arg]
+    graphdef, state = nnx.split(abstract)
+    treedef = jax.tree.structure(state)
+    abstract_params = _stack_shapes(nnx.to_pure_dict(state), config.num_hidden_layers)
+
+    def apply(
+        params: Params,
+        batch: dict[str, Array],
+        key: Array | None = None,
+        call: Call = Call(),  # noqa: B008 (frozen)
+        head_mask: Array | None = None,
+    ) -> dict[str, Any]:
+        module = nnx.merge(graphdef, jax.tree.unflatten(treedef, jax.tree.leaves(params)))
+        return module(batch, key, call, head_mask)  # type: ignore[operator]
+
+    return Model(config, head, abstract_params, apply)
+
+
+def _stack_shapes(tree: Params, layers: int) -> Params:
+    def stacked(path: tuple[str, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+        shape = (layers, *leaf.shape) if path[: len(STACK)] == STACK else leaf.shape
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    flat = traverse_util.flatten_dict(tree)
+    return traverse_util.unflatten_dict({path: stacked(path, leaf) for path, leaf in flat.items()})
+
+
+def init_params(model: Model, key: Array) -> Params:
+    """Draw new parameters: normal kernels and embeddings, zero biases, unit scales.
+
+    Each tensor's key depends on its own name alone, so a fresh classifier is the same whatever else is loaded.
+    """
+
+    def draw(path: tuple[str, ...], shape: jax.ShapeDtypeStruct) -> Array:
+        if path[-1] == "bias":
+            return jnp.zeros(shape.shape, shape.dtype)
+        if path[-1] == "scale":
+            return jnp.ones(shape.shape, shape.dtype)
+        tensor_key = jax.random.fold_in(key, zlib.crc32("/".join(path).encode()))
+        return model.config.initializer_range * jax.random.normal(tensor_key, shape.shape, shape.dtype)
+
+    flat = traverse_util.flatten_dict(model.abstract_params)
+    return traverse_util.unflatten_dict({path: draw(path, shape) for path, shape in flat.items()})

@@ -1,0 +1,1 @@
+"""State, step, loop, optimizer, sharding and checkpoints."""
