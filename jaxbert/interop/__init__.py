@@ -1,1 +1,1 @@
-"""Weights in and out: safetensors, PyTorch and legacy Flax files, Hugging Face folders."""
+"""Weights and configuration in and out: Hugging Face folders, PyTorch files, legacy Flax trees."""

@@ -1,0 +1,143 @@
+"""Fit a checkpoint to a model: check every tensor, and start fresh what may be fresh.
+
+The encoder must be there whole and in the right shapes. A head, and the pooler, may be drawn anew when the caller gives
+a key, as for training; the report says so. Reading files is left to `read`, placing arrays on devices to the caller.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from jaxbert.errors import UserError
+from jaxbert.interop import names
+from jaxbert.interop.formats import Tensors
+from jaxbert.interop.read import read_tensors
+from jaxbert.models.functional import Model, Params, init_params
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of each tensor, under PyTorch names."""
+
+    loaded: tuple[str, ...]
+    fresh: tuple[str, ...]
+    """Drawn anew: the checkpoint lacks them, or has them for another number of labels."""
+    unused: tuple[str, ...]
+    """Of the checkpoint, but of no use to this model."""
+
+    def __str__(self) -> str:
+        line = f"{len(self.loaded)} tensors loaded"
+        if self.fresh:
+            line += f"; new, to be trained: {', '.join(self.fresh)}"
+        if self.unused:
+            line += f"; left unused: {', '.join(self.unused)}"
+        return line
+
+
+@dataclass(frozen=True)
+class _Fit:
+    missing: list[str]
+    unexpected: list[str]
+    misshapen: dict[str, str]
+    """Name to `[found] instead of [expected]`."""
+
+    def __bool__(self) -> bool:
+        return not (self.missing or self.unexpected or self.misshapen)
+
+    def __str__(self) -> str:
+        shapes = [f"{name} {shapes}" for name, shapes in self.misshapen.items()]
+        parts = {"missing": self.missing, "unexpected": self.unexpected, "misshapen": shapes}
+        return "; ".join(f"{what}: {', '.join(tensors)}" for what, tensors in parts.items() if tensors)
+
+
+def load_params(checkpoint: Path | str, model: Model, *, key: jax.Array | None = None) -> tuple[Params, LoadReport]:
+    """Load a checkpoint folder (or one file of weights) into `model`'s stacked tree of float32 NumPy arrays.
+
+    With a `key`, a head that the checkpoint lacks or has for another number of labels, and a pooler that it lacks, are
+    drawn from it, and tensors of other heads are left unused. Without one, as for prediction, every tensor must fit.
+
+    Raises:
+      UserError: listing all missing, unexpected and misshapen tensors.
+    """
+    path = Path(checkpoint)
+    return fit_params(read_tensors(path), model, key=key, source=str(path))
+
+
+def fit_params(tensors: Tensors, model: Model, *, key: jax.Array | None, source: str) -> tuple[Params, LoadReport]:
+    """Do `load_params` on tensors that are read already; `source` is named in errors."""
+    expected = _torch_shapes(model)
+    fit = _compare(tensors, expected)
+    fresh = _fresh_tensors(fit, expected) if key is not None else set()
+    unused = [n for n in fit.unexpected if key is not None and not n.startswith("bert.")]
+    unused += sorted(fresh & fit.misshapen.keys())
+    rest = _Fit(
+        [n for n in fit.missing if n not in fresh],
+        [n for n in fit.unexpected if n not in unused],
+        {n: shapes for n, shapes in fit.misshapen.items() if n not in fresh},
+    )
+    if not rest:
+        raise UserError(f"{source} does not fit this model: {rest}{_advice(rest, expected, key)}")
+    kept = {n: tensors[n] for n in expected if n not in fresh}
+    complete = kept | (_draw(model, fresh, key) if key is not None else {})
+    report = LoadReport(tuple(kept), tuple(n for n in expected if n in fresh), tuple(unused))
+    return names.from_torch({n: complete[n] for n in expected}), report
+
+
+def _torch_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+    flat = traverse_util.flatten_dict(names.unstack_layers(model.abstract_params))
+    return {
+        names.torch_name(path): tuple(reversed(leaf.shape)) if path[-1] == "kernel" else tuple(leaf.shape)
+        for path, leaf in flat.items()
+    }
+
+
+def _compare(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> _Fit:
+    return _Fit(
+        missing=[name for name in expected if name not in tensors],
+        unexpected=[name for name in tensors if name not in expected],
+        misshapen={
+            name: f"{list(tensors[name].shape)} instead of {list(shape)}"
+            for name, shape in expected.items()
+            if name in tensors and tensors[name].shape != shape
+        },
+    )
+
+
+def _group(name: str) -> str:
+    """Return the part that is fresh as a whole or not at all: the pooler, or a head by its first name."""
+    return "bert.pooler" if name.startswith("bert.pooler.") else name.split(".")[0]
+
+
+def _fresh_tensors(fit: _Fit, expected: dict[str, tuple[int, ...]]) -> set[str]:
+    """Return the tensors of heads that are wholly absent or of another size, and of a pooler that is wholly absent.
+
+    Half a head is no other checkpoint but a damaged one, so it stays an error.
+    """
+    absent = set(fit.missing)
+    unfit = {name for name in absent | fit.misshapen.keys() if not name.startswith("bert.")}
+    unfit |= {name for name in absent if _group(name) == "bert.pooler"}
+    whole = {_group(n) for n in unfit} - {_group(n) for n in expected if n not in unfit}
+    return {name for name in unfit if _group(name) in whole}
+
+
+def _advice(fit: _Fit, expected: dict[str, tuple[int, ...]], key: jax.Array | None) -> str:
+    head = {name for name in expected if not name.startswith("bert.")}
+    if key is None and head and head <= set(fit.missing):
+        return " (the checkpoint has no trained head of this kind: train one first)"
+    return ""
+
+
+def _draw(model: Model, fresh: set[str], key: jax.Array) -> Tensors:
+    """Draw only the fresh tensors; heads and pooler lie outside the layer stack."""
+    flat = traverse_util.flatten_dict(model.abstract_params)
+    wanted = {path: leaf for path, leaf in flat.items() if names.torch_name(path) in fresh}
+    if not wanted:
+        return {}
+    part = dataclasses.replace(model, abstract_params=traverse_util.unflatten_dict(wanted))
+    return {name: np.asarray(tensor) for name, tensor in names.to_torch(init_params(part, key)).items()}

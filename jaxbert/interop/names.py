@@ -1,0 +1,113 @@
+"""The mechanical rules between our parameter tree, PyTorch's tensor names and the legacy per-layer Flax tree.
+
+Three views of the same numbers, each a bijection with the others:
+
+- stacked: nested dictionaries, all layers in one array with a leading axis N under `.../encoder/layer`. Ours.
+- per-layer: the same names with `.../encoder/layer/0`, `/1`, ... in between. What the legacy Flax classes showed.
+- PyTorch: flat, dotted, per-layer; a `kernel` is a `weight` transposed, `scale` and `embedding` are a `weight`.
+
+Reading files and judging whether a checkpoint fits a model are left to `read` and `load`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+Tree = dict[str, Any]
+Path = tuple[str, ...]
+
+_LAYERS = ("encoder", "layer")
+_WEIGHTS = ("kernel", "scale", "embedding")
+
+
+def layer_axis(path: Path) -> int | None:
+    """Return where a layer's index belongs in `path`, or None for a tensor outside the layers."""
+    for i in range(len(path) - 1):
+        if path[i : i + 2] == _LAYERS:
+            return i + 2
+    return None
+
+
+def torch_name(path: Path) -> str:
+    """Name a tensor of the per-layer tree as PyTorch does."""
+    leaf = "weight" if path[-1] in _WEIGHTS else path[-1]
+    return ".".join((*path[:-1], leaf))
+
+
+def flax_path(name: str) -> Path:
+    """Name a PyTorch tensor as the per-layer tree does; the inverse of `torch_name`."""
+    *parents, leaf = name.split(".")
+    if leaf == "weight" and parents:
+        if parents[-1] == "LayerNorm":
+            leaf = "scale"
+        elif parents[-1].endswith("_embeddings"):
+            leaf = "embedding"
+        else:
+            leaf = "kernel"
+    return (*parents, leaf)
+
+
+def _flatten(tree: Mapping[str, Any]) -> dict[Path, Any]:
+    return traverse_util.flatten_dict(tree)
+
+
+def unstack_layers(params: Mapping[str, Any]) -> Tree:
+    """Turn the stacked tree into the per-layer one; NumPy leaves become views, JAX leaves slices (traceable)."""
+    flat: dict[Path, Any] = {}
+    for path, leaf in _flatten(params).items():
+        at = layer_axis(path)
+        if at is None:
+            flat[path] = leaf
+            continue
+        for i in range(leaf.shape[0]):
+            flat[(*path[:at], str(i), *path[at:])] = (
+                jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf[i]
+            )
+    return traverse_util.unflatten_dict(flat)
+
+
+def stack_layers(tree: Mapping[str, Any]) -> Tree:
+    """Turn the per-layer tree into the stacked one; the inverse of `unstack_layers` (traceable).
+
+    Raises:
+      ValueError: if the layers are not numbered 0 to N-1 or do not hold the same tensors.
+    """
+    flat: dict[Path, Any] = {}
+    stacks: dict[Path, dict[str, Any]] = {}
+    for path, leaf in _flatten(tree).items():
+        at = layer_axis(path)
+        if at is None:
+            flat[path] = leaf
+        else:
+            stacks.setdefault(path[:at] + path[at + 1 :], {})[path[at]] = leaf
+    layers = {index for stack in stacks.values() for index in stack}
+    for path, stack in stacks.items():
+        if stack.keys() != {str(i) for i in range(len(layers))}:
+            raise ValueError(f"the layers of {'/'.join(path)} are {sorted(stack)}, not 0 to {len(layers) - 1}")
+        ordered = [stack[str(i)] for i in range(len(layers))]
+        host = all(isinstance(leaf, np.ndarray) for leaf in ordered)
+        flat[path] = np.stack(ordered) if host else jnp.stack(ordered)
+    return traverse_util.unflatten_dict(flat)
+
+
+def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Turn the stacked tree into PyTorch's flat dictionary on the host."""
+    tensors = {}
+    for path, leaf in _flatten(unstack_layers(jax.device_get(params))).items():
+        tensors[torch_name(path)] = leaf.T if path[-1] == "kernel" else leaf
+    return tensors
+
+
+def from_torch(tensors: Mapping[str, np.ndarray]) -> Tree:
+    """Turn PyTorch's flat dictionary into the stacked tree; the inverse of `to_torch`."""
+    flat = {}
+    for name, tensor in tensors.items():
+        path = flax_path(name)
+        flat[path] = tensor.T if path[-1] == "kernel" else tensor
+    return stack_layers(traverse_util.unflatten_dict(flat))

@@ -1,0 +1,117 @@
+"""Read a checkpoint to PyTorch-named float32 arrays, whatever wrote it.
+
+Finds the weights of a folder (one file or shards), brings old and foreign names to today's, drops buffers, widens half
+precision and refuses numbers that are not finite. Whether the tensors fit a model is `load`'s question.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from jaxbert.errors import UserError
+from jaxbert.interop.formats import Tensors, read_file
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "flax_model.msgpack")
+"""Names of a checkpoint's weights, best first; each may be sharded behind `NAME.index.json`."""
+
+_BARE_PARTS = ("embeddings.", "encoder.", "pooler.")
+_BUFFERS = (".position_ids", ".token_type_ids")
+_OLD_LEAVES = {"gamma": "weight", "beta": "bias"}
+_FLAX_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+
+
+def find_weights(folder: Path) -> Path | None:
+    """Return the file of weights or the shard index that `folder` offers, best first, or None."""
+    for name in WEIGHT_FILES:
+        for candidate in (folder / name, folder / f"{name}.index.json"):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def read_tensors(checkpoint: Path) -> Tensors:
+    """Read a checkpoint folder, or one file of weights, to float32 arrays under PyTorch names with the `bert.` prefix.
+
+    Raises:
+      UserError: naming the file that is missing or damaged, or the tensors that are not finite numbers.
+    """
+    source = checkpoint if checkpoint.is_file() else find_weights(checkpoint)
+    if source is None:
+        raise UserError(f"{checkpoint} holds no weights: expected {', '.join(WEIGHT_FILES)} or shards with an index")
+    raw = _read_shards(source) if source.suffix == ".json" else read_file(source)
+    return _normalize(raw, source)
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object.
+
+    Raises:
+      UserError: if the file is missing or holds anything else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}): download or copy it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object: download or copy it again")
+    return content
+
+
+def _read_shards(index: Path) -> Tensors:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise UserError(f"{index} has no `weight_map`: download or copy it again")
+    suffix = Path(index.name.removesuffix(".index.json")).suffix
+    tensors: Tensors = {}
+    for name in sorted(set(map(str, weight_map.values()))):
+        if name != Path(name).name or "\\" in name or Path(name).suffix != suffix:
+            raise UserError(f"{index} names the shard {name!r}: only {suffix} files of its own folder are read")
+        shard = read_file(index.parent / name)
+        twice = sorted(tensors.keys() & shard.keys())
+        if twice:
+            raise UserError(f"{index.parent / name} repeats tensors of another shard: {', '.join(twice)}")
+        tensors |= shard
+    lost = sorted(weight_map.keys() - tensors.keys())
+    if lost:
+        raise UserError(f"{index} names tensors that its shards do not hold: {', '.join(lost)}")
+    return tensors
+
+
+def _normalize(raw: Tensors, source: Path) -> Tensors:
+    """Bring names, layout and dtype to today's; order is kept."""
+    bare = not any(name.replace("/", ".").startswith("bert.") for name in raw)
+    tensors: Tensors = {}
+    for raw_name, tensor in raw.items():
+        *parents, leaf = raw_name.replace("/", ".").split(".")
+        if leaf in _FLAX_LEAVES:
+            tensor = tensor.T if leaf == "kernel" else tensor
+            leaf = _FLAX_LEAVES[leaf]
+        elif parents and parents[-1] == "LayerNorm":
+            leaf = _OLD_LEAVES.get(leaf, leaf)
+        name = ".".join((*parents, leaf))
+        if name.endswith(_BUFFERS):
+            continue
+        if bare and name.startswith(_BARE_PARTS):
+            name = f"bert.{name}"
+        if name in tensors:
+            raise UserError(f"{source} holds {name} twice, once under an older name: keep one")
+        tensors[name] = _to_float32(tensor, name, source)
+    broken = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
+    if broken:
+        raise UserError(
+            f"{source} holds numbers that are not finite, in {', '.join(broken)}: "
+            "the file is damaged or its training diverged; take another copy"
+        )
+    return tensors
+
+
+def _to_float32(tensor: np.ndarray, name: str, source: Path) -> np.ndarray:
+    if tensor.dtype.name not in ("float32", "float16", "bfloat16", "float64"):
+        raise UserError(f"{source} holds {name} as {tensor.dtype.name}: only floating-point weights can be read")
+    with np.errstate(over="ignore"):  # an overflow is reported as not finite
+        return tensor.astype(np.float32, copy=False)
