@@ -136,7 +136,7 @@ def read_config(folder: Path | str) -> BertConfig:
     return parse_config(read_json(path), path)
 
 
-def parse_config(content: dict, path: Path) -> BertConfig:
+def parse_config(content: dict, path: object) -> BertConfig:
     """Check the content of a `config.json` and build the configuration; `path` is named in errors."""
     model_type = content.get("model_type")
     if model_type != "bert":
@@ -156,7 +156,7 @@ def parse_config(content: dict, path: Path) -> BertConfig:
     return _check_sizes(config, path)
 
 
-def _check_sizes(config: BertConfig, path: Path) -> BertConfig:
+def _check_sizes(config: BertConfig, path: object) -> BertConfig:
     for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
         if getattr(config, key) < 1:
             raise UserError(f"{path} has {key} {getattr(config, key)}, but it must be at least 1")

@@ -89,6 +89,15 @@ def fit_params(tensors: Tensors, model: Model, *, key: jax.Array | None, source:
     return names.from_torch({n: complete[n] for n in expected}), report
 
 
+def replace_misshapen(tensors: Tensors, model: Model, key: jax.Array) -> tuple[Tensors, list[str]]:
+    """Draw every tensor of another shape than the model's anew; return all tensors and what was replaced."""
+    misshapen = _compare(tensors, _torch_shapes(model)).misshapen
+    if not misshapen:
+        return tensors, []
+    drawn = names.to_torch(init_params(model, key))
+    return tensors | {name: drawn[name] for name in misshapen}, [f"{n} {shapes}" for n, shapes in misshapen.items()]
+
+
 def _torch_shapes(model: Model) -> dict[str, tuple[int, ...]]:
     flat = traverse_util.flatten_dict(names.unstack_layers(model.abstract_params))
     return {

@@ -46,6 +46,7 @@ def save_folder(
             save_file(tensors, staged / "model.safetensors", metadata={"format": "pt"})
             content = config_dict(config, architecture, tensors)
             (staged / "config.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            shutil.copymode(staged / "config.json", staged / "model.safetensors")  # safetensors makes it private
             if tokenizer is not None:
                 tokenizer.save_pretrained(staged)
             _publish(staged, folder)

@@ -1,0 +1,114 @@
+"""The `.module` of a public class: the forward pass over the legacy per-layer tree, compiled once per shape.
+
+The meaning of the arguments is `inputs`' part; holding parameters, and reading and writing them, is `pretrained`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, traverse_util
+from jax import Array
+from transformers import BertConfig
+
+from jaxbert.api.inputs import Batch, make_batch, make_packed_batch
+from jaxbert.api.outputs import FlaxModelOutput
+from jaxbert.interop.names import stack_layers, unstack_layers
+from jaxbert.models.encoder import Call
+from jaxbert.models.functional import Params, init_params, make_model
+
+_RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+
+
+class FlaxBertModule:
+    """A head as a pair of pure functions, `init` and `apply`, with the call signature of the legacy Linen module."""
+
+    def __init__(
+        self, head: type[nnx.Module], output: type[FlaxModelOutput], config: BertConfig, dtype: Any = jnp.float32
+    ) -> None:
+        self.config = config
+        self.dtype = dtype
+        self.output = output
+        self.model = make_model(head, config, dtype)
+        self.params_shape_tree: Params = unstack_layers(self.model.abstract_params)
+        self.required_params = frozenset(traverse_util.flatten_dict(self.params_shape_tree))
+        self._forward = jax.jit(self._run, static_argnames=("call", "packed"))
+
+    def init(self, rngs: Array | Mapping[str, Array], *_: Any, **__: Any) -> dict[str, Params]:
+        """Draw new parameters, `{"params": per-layer tree}`; the inputs that Linen asked for are not needed."""
+        key = rngs["params"] if isinstance(rngs, Mapping) else rngs
+        return {"params": unstack_layers(init_params(self.model, key))}
+
+    def apply(
+        self,
+        variables: Mapping[str, Any],
+        input_ids: Any,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        head_mask: Any = None,
+        deterministic: bool = True,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        return_dict: bool = True,
+        *,
+        rngs: Mapping[str, Array] | None = None,
+        segment_ids: Any = None,
+        cls_positions: Any = None,
+    ) -> FlaxModelOutput | tuple:
+        """Run the forward pass on `variables["params"]`; unless `deterministic`, dropout draws from `rngs["dropout"]`."""
+        packed = segment_ids is not None or cls_positions is not None
+        if not packed:
+            limit = self.config.max_position_embeddings
+            batch = make_batch(input_ids, attention_mask, token_type_ids, position_ids, max_positions=limit)
+        elif segment_ids is None or cls_positions is None or attention_mask is not None:
+            raise ValueError("packed rows need segment_ids and cls_positions, and no attention_mask")
+        else:
+            batch = make_packed_batch(input_ids, segment_ids, cls_positions, token_type_ids, position_ids)
+        # Unrolled: XLA then reads the per-layer parameters in place instead of stacking a copy of them.
+        call = Call(
+            scan_layers=False,
+            output_hidden_states=bool(output_hidden_states),
+            output_attentions=bool(output_attentions),
+        )
+        key = None if deterministic else self._dropout_key(rngs or {})
+        params = self._select(variables["params"])
+        head_mask = self._head_mask(head_mask)
+        output = self.output(**self._forward(params, batch, key=key, head_mask=head_mask, call=call, packed=packed))
+        return output if return_dict else output.to_tuple()
+
+    def _run(
+        self, params: Params, batch: Batch, *, key: Array | None, head_mask: Array | None, call: Call, packed: bool
+    ) -> dict[str, Any]:
+        fields = self.model.apply(stack_layers(params), batch, key, call, head_mask)
+        encoded = fields.pop("encoded")
+        if not packed:
+            fields |= {name: fields[name][:, 0] for name in self.output.slot_fields}
+        states = {"hidden_states": encoded.hidden_states_NBTD, "attentions": encoded.attentions_NBHTT}
+        return fields | {name: tuple(stack) for name, stack in states.items() if stack is not None}
+
+    def _select(self, params: Mapping[str, Any]) -> Params:
+        """Take the tensors that the model has, in a plain dictionary."""
+        flat = traverse_util.flatten_dict(params)
+        missing = self.required_params - flat.keys()
+        if missing:
+            raise ValueError(f"params lack {', '.join(sorted(map('/'.join, missing)))}")
+        return traverse_util.unflatten_dict({path: flat[path] for path in self.required_params})
+
+    def _dropout_key(self, rngs: Mapping[str, Array]) -> Array | None:
+        if "dropout" in rngs:
+            return rngs["dropout"]
+        if any(getattr(self.config, rate, None) for rate in _RATES):
+            raise ValueError("dropout is on: give a key as dropout_rng (or rngs={'dropout': key})")
+        return None
+
+    def _head_mask(self, head_mask: Any) -> Array | None:
+        if head_mask is None:
+            return None
+        shape = (self.config.num_hidden_layers, self.config.num_attention_heads)
+        if jnp.shape(head_mask) != shape:
+            raise ValueError(f"head_mask has shape {jnp.shape(head_mask)}, expected {shape}")
+        return jnp.asarray(head_mask, self.dtype)
