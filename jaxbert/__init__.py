@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxbert.errors import UserError
     from jaxbert.api.flax_bert import FlaxBertForSequenceClassification
+    from jaxbert.errors import UserError
 
 __version__ = "0.1.0.dev0"
 

@@ -53,7 +53,7 @@ def make_model(head: type[nnx.Module], config: BertConfig, dtype: Any = jnp.floa
         head_mask: Array | None = None,
     ) -> dict[str, Any]:
         module = nnx.merge(graphdef, jax.tree.unflatten(treedef, jax.tree.leaves(params)))
-        return module(batch, key, call, head_mask)  # type: ignore[operator]
+        return module(batch, key, call, head_mask)
 
     return Model(config, head, abstract_params, apply)
 

@@ -18,7 +18,7 @@ class SequenceClassification(nnx.Module):
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
         self.bert = BertModule(config, dtype, rngs)
-        self.classifier = make_linear(config.hidden_size, config.num_labels, config, dtype, rngs)
+        self.classifier = make_linear(config.hidden_size, config.num_labels or 2, config, dtype, rngs)
         rate = getattr(config, "classifier_dropout", None)
         self.rate = config.hidden_dropout_prob if rate is None else rate
 

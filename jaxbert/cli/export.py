@@ -1,0 +1,18 @@
+"""`jaxbert export`: write a checkpoint of a run as a Hugging Face folder."""
+
+from __future__ import annotations
+
+from jaxbert.cli.parsing import make_parser, parse
+
+
+def run(arguments: list[str]) -> int:
+    """Export; print where."""
+    parser = make_parser("export", "Write a checkpoint of a run as a Hugging Face folder.")
+    parser.add_argument("--run", type=str, required=True, help="the run folder (train.output_dir)")
+    parser.add_argument("--step", type=str, default="best", help="last, best or a step number")
+    parser.add_argument("--output", type=str, required=True, help="the folder to write")
+    values = parse(parser, arguments)
+    from jaxbert.train.export import export_run
+
+    print(export_run(values.run, values.step, values.output))
+    return 0

@@ -1,0 +1,93 @@
+"""The entry: choose the verb, and turn what it raises into one line and an exit code.
+
+0 done; 2 the input or the configuration is wrong; 75 stopped by a signal after saving; anything else is a bug.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from jaxbert import __version__
+from jaxbert.errors import UserError
+
+VERBS = {
+    "train": "fine-tune a classifier and export it",
+    "evaluate": "measure a model on labelled examples",
+    "predict": "label texts from a file or standard input",
+    "export": "write a checkpoint of a run as a Hugging Face folder",
+    "bench": "time the training step",
+}
+_USAGE = "usage: jaxbert VERB [options]      jaxbert VERB --help\n"
+
+
+class _Notes(logging.Handler):
+    """Print each note once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self._said:
+            self._said.add(message)
+            print(f"note: {message}", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE + "\n" + "\n".join(f"  {verb:10} {what}" for verb, what in VERBS.items()))
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    debug = "--debug" in arguments
+    try:
+        return _run(arguments[0], [a for a in arguments[1:] if a != "--debug"])
+    except UserError as error:
+        if debug:
+            raise
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted before anything was to be saved", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(verb: str, arguments: list[str]) -> int:
+    if verb not in VERBS:
+        raise UserError(f"unknown verb {verb!r}: use one of {', '.join(VERBS)}")
+    _quiet()
+    module = importlib.import_module(f"jaxbert.cli.{verb}")
+    return module.run(arguments)
+
+
+def _quiet() -> None:
+    """Leave our own notes on the terminal, and hold back the libraries' advice to programmers."""
+    for name, value in {
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "true",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+    logger = logging.getLogger("jaxbert")
+    logger.handlers = [_Notes()]
+    logger.propagate = False
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,100 @@
+"""Arguments to configuration: one parser a verb, and errors that name the nearest key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+
+from jaxbert.config import Config
+from jaxbert.errors import UserError
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+SECTIONS: dict[str, type[Any]] = typing.get_type_hints(Config)
+KEYS = [f"{name}.{field.name}" for name, section in SECTIONS.items() for field in dataclasses.fields(section)]
+
+
+def make_parser(verb: str, description: str) -> ArgumentParser:
+    """Return an empty parser whose mistakes are raised."""
+    return ArgumentParser(prog=f"jaxbert {verb}", description=description, exit_on_error=False)
+
+
+def add_config(parser: ArgumentParser) -> None:
+    """Add `--config FILE`, `--print_config` and a flag for every key of a run."""
+    parser.add_argument("--config", action="config", help="YAML file; flags behind it change single keys")
+    for name, section in SECTIONS.items():
+        parser.add_class_arguments(section, name)
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
+    """Parse, turning every mistake into one line.
+
+    Raises:
+      UserError: for an unknown flag or key (with the nearest valid one) or a value of the wrong type.
+    """
+    flags = [option for action in parser._actions for option in action.option_strings]
+    _check_flags(arguments, flags)
+    _check_files(arguments)
+    try:
+        return parser.parse_args(list(arguments))
+    except ArgumentError as error:
+        raise UserError(_one_line(error)) from error
+
+
+def to_config(values: Namespace) -> Config:
+    """Build the configuration from parsed values."""
+    return Config(**{name: section(**values[name].as_dict()) for name, section in SECTIONS.items()})
+
+
+def _check_flags(arguments: Sequence[str], flags: list[str]) -> None:
+    for argument in arguments:
+        name = argument.split("=")[0]
+        if name.startswith("--") and name != "--" and name not in flags:
+            raise UserError(f"unknown option {name}{_nearest(name, flags)}")
+
+
+def _check_files(arguments: Sequence[str]) -> None:
+    """Check the keys of every file behind `--config`."""
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if flag == "--config":
+            _check_keys(value)
+        elif flag.startswith("--config="):
+            _check_keys(flag.split("=", 1)[1])
+
+
+def _check_keys(path: str) -> None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file) or {}
+    except FileNotFoundError as error:
+        raise UserError(f"--config {path} does not exist") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--config {path} cannot be read as YAML: {_one_line(error)}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} must hold sections ({', '.join(SECTIONS)}) with keys, but is no mapping")
+    for section, values in content.items():
+        if section not in SECTIONS:
+            raise UserError(f"{path}: unknown section {section!r}{_nearest(str(section), list(SECTIONS))}")
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: section {section} must hold keys, but is {values!r}")
+        for key in values:
+            if f"{section}.{key}" not in KEYS:
+                raise UserError(f"{path}: unknown key {section}.{key}{_nearest(f'{section}.{key}', KEYS)}")
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    tail = name.split(".")[-1]
+    same_tail = [k for k in known if k.split(".")[-1].lstrip("-") == tail.lstrip("-")]
+    nearest = (same_tail or matches)[:1]
+    return f"; did you mean {nearest[0]}?" if nearest else "; see --help"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,26 @@
+"""`jaxbert train`: fine-tune a classifier and export it."""
+
+from __future__ import annotations
+
+from jaxbert.cli.parsing import add_config, make_parser, parse, to_config
+
+
+def run(arguments: list[str]) -> int:
+    """Train; exit 75 if a signal stopped the run after saving."""
+    parser = make_parser("train", "Fine-tune a classifier and export it.")
+    add_config(parser)
+    config = to_config(parse(parser, arguments))
+    from jaxbert.train.interrupt import EXIT_CODE, StoppedError
+    from jaxbert.train.report import console, print_summary
+    from jaxbert.train.run import run_training
+    from jaxbert.train.run_folder import RunFolder
+    from jaxbert.train.runtime import prepare_process
+
+    prepare_process()
+    try:
+        summary = run_training(config)
+    except StoppedError as stop:
+        console.print(str(stop), highlight=False, soft_wrap=True)
+        return EXIT_CODE
+    print_summary(summary, RunFolder(config.train.output_dir))
+    return 0

@@ -1,0 +1,259 @@
+"""Which examples share a step and a row, planned from their lengths alone.
+
+A step has a fixed number of *examples*. Two decisions make its rows full:
+
+- *Dealing.* A window of 32 steps is drawn in random order; its examples, longest first, are dealt out so that every step
+  gets one of each block of similar lengths and all steps have nearly the same number of tokens. The steps of a run then
+  need one or two different row counts, where a plain shuffle needs many.
+- *Best fit.* Within a step, longest first, each example goes to the fullest row that still has room for it.
+
+The plan is the same whether rows are packed or padded: packing changes where an example lies and never which step sees it.
+Nothing here touches tokens; `batches` fills the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxbert.data.order import Permutation
+from jaxbert.errors import UserError
+
+WINDOW = 32
+"""Steps over which lengths are balanced."""
+_SAMPLE_EXAMPLES = 65_536
+_ROW_FACTORS = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4)
+_MASKED_PAIR_COST = 1 / 2048
+"""Cost of a token of row length, relative to its matrix products: attention's share of a step at a usual width."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shapes of a run: T tokens a row, a few row counts B in rising order, S slots a row."""
+
+    row_length: int
+    row_counts: tuple[int, ...]
+    slots: int
+
+    def rows_for(self, needed: int) -> int:
+        """Return the smallest row count that holds `needed` rows."""
+        return next(count for count in self.row_counts if count >= needed)
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """One step: which examples, and for each of them its row, slot and first token position."""
+
+    example_ids: np.ndarray
+    rows: np.ndarray
+    slots: np.ndarray
+    starts: np.ndarray
+    num_rows: int
+
+
+def best_fit(lengths: np.ndarray, row_length: int, max_slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """Place examples in rows by best-fit decreasing.
+
+    Rows are kept by free space, and an integer's bits say which amounts of free space occur, so that each example costs a
+    few integer operations whatever the number of rows.
+
+    Returns:
+      Row, slot and first position of each example (in the order of `lengths`), and the number of rows.
+    """
+    order = np.argsort(-lengths, kind="stable").tolist()
+    length_list = lengths.tolist()
+    placed = np.empty((3, len(order)), np.int32)
+    by_free: list[list[int]] = [[] for _ in range(row_length + 1)]
+    occurs = 0
+    used_slots: list[int] = []
+    rows, slots, starts = [0] * len(order), [0] * len(order), [0] * len(order)
+    for i in order:
+        length = length_list[i]
+        roomy = occurs >> length
+        if roomy:
+            free = length + (roomy & -roomy).bit_length() - 1
+            row = by_free[free].pop()
+            if not by_free[free]:
+                occurs ^= 1 << free
+        else:
+            free, row = row_length, len(used_slots)
+            used_slots.append(0)
+        rows[i], slots[i], starts[i] = row, used_slots[row], row_length - free
+        used_slots[row] += 1
+        free -= length
+        if free and used_slots[row] < max_slots:
+            if not by_free[free]:
+                occurs |= 1 << free
+            by_free[free].append(row)
+    placed[0], placed[1], placed[2] = rows, slots, starts
+    return placed[0], placed[1], placed[2], len(used_slots)
+
+
+def deal(example_ids: np.ndarray, lengths: np.ndarray, steps: int) -> np.ndarray:
+    """Deal a window's examples out to its steps so that all have nearly the same number of tokens.
+
+    Block after block of `steps` examples of similar length, the longest goes to the step with the fewest tokens so far.
+
+    Args:
+      example_ids: the window in random order, [steps * n].
+      lengths: their lengths.
+      steps: how many steps the window has.
+
+    Returns:
+      Example ids, [steps, n].
+    """
+    by_length = np.argsort(-lengths, kind="stable").reshape(-1, steps)
+    totals = np.zeros(steps, np.int64)
+    dealt = np.empty((steps, by_length.shape[0]), np.int64)
+    for column, block in enumerate(by_length):
+        emptiest_first = np.argsort(totals, kind="stable")
+        dealt[emptiest_first, column] = example_ids[block]
+        totals[emptiest_first] += lengths[block]
+    return dealt
+
+
+class EpochOrder:
+    """Which examples each step of an epoch sees.
+
+    All steps have `batch_size` examples, but for a last one with what remains. Without a seed the order is the source's,
+    dealt in the same way.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int | None, epoch: int) -> None:
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._permutation = None if seed is None else Permutation(len(lengths), seed, epoch)
+        self._full_steps = len(lengths) // batch_size
+        self.num_steps = -(-len(lengths) // batch_size)
+
+    def steps(self, first: int = 0) -> Iterator[np.ndarray]:
+        """Yield the example ids of each step from `first` on."""
+        windows = -(-self._full_steps // WINDOW)
+        for window in range(windows):
+            low, high = (self._full_steps * w // windows for w in (window, window + 1))
+            if high > first:
+                yield from self._window(low, high)[max(0, first - low) :]
+        if self.num_steps > self._full_steps and first < self.num_steps:
+            yield self._examples(self._full_steps * self._batch_size, len(self._lengths))
+
+    def _window(self, low: int, high: int) -> np.ndarray:
+        example_ids = self._examples(low * self._batch_size, high * self._batch_size)
+        return deal(example_ids, self._lengths[example_ids], high - low)
+
+    def _examples(self, start: int, stop: int) -> np.ndarray:
+        return np.arange(start, stop) if self._permutation is None else self._permutation(start, stop)
+
+
+def plan_epoch(
+    lengths: np.ndarray, layout: Layout, batch_size: int, *, seed: int | None, epoch: int = 0, first_step: int = 0
+) -> Iterator[StepPlan]:
+    """Plan an epoch step by step; memory does not grow with the data set.
+
+    Args:
+      lengths: tokens of each example, none above `layout.row_length`.
+      layout: the shapes, from `choose_layout` or `padded_layout`.
+      batch_size: examples a step.
+      seed: with `epoch`, says the order; None keeps the source's.
+      epoch: counted from 0.
+      first_step: where to begin, for a run that goes on.
+    """
+    for example_ids in EpochOrder(lengths, batch_size, seed, epoch).steps(first_step):
+        rows, slots, starts, needed = best_fit(lengths[example_ids], layout.row_length, layout.slots)
+        yield StepPlan(example_ids, rows, slots, starts, layout.rows_for(needed))
+
+
+def padded_layout(lengths: np.ndarray, batch_size: int, row_length: int | None, row_multiple: int) -> Layout:
+    """Return the layout of one example a row: every step has `batch_size` rows."""
+    longest = int(lengths.max())
+    rows = _round_up(min(batch_size, len(lengths)), row_multiple)
+    return Layout(_checked_row_length(row_length, longest) or _round_up(longest, 8), (rows,), 1)
+
+
+def choose_layout(
+    lengths: np.ndarray,
+    batch_size: int,
+    *,
+    row_length: int | None = None,
+    row_multiple: int = 1,
+    alignment: int = 8,
+    seed: int | None = 0,
+) -> Layout:
+    """Choose row length, row counts and slots by planning a sample of steps with several row lengths.
+
+    Args:
+      lengths: tokens of each example.
+      batch_size: examples a step.
+      row_length: taken as it is where given.
+      row_multiple: row counts are multiples of it (devices times accumulation slices).
+      alignment: row lengths are multiples of it.
+      seed: as for `plan_epoch`.
+
+    Returns:
+      A layout with at most four row counts. The last holds any step of these lengths, and is compiled only if one comes.
+    """
+    longest = int(lengths.max())
+    row_length = _checked_row_length(row_length, longest)
+    candidates = [row_length] if row_length else sorted({_round_up(int(longest * f), alignment) for f in _ROW_FACTORS})
+    sampled = lengths if len(lengths) <= _SAMPLE_EXAMPLES else _sample(lengths, batch_size, seed)
+    steps = [sampled[ids] for ids in EpochOrder(sampled, batch_size, seed, 0).steps()]
+    layouts = [_fit_layout(steps, longest, length, row_multiple) for length in candidates]
+    return min(layouts, key=lambda scored: scored[0])[1]
+
+
+def _sample(lengths: np.ndarray, batch_size: int, seed: int | None) -> np.ndarray:
+    count = max(_SAMPLE_EXAMPLES // batch_size, WINDOW) * batch_size
+    return lengths if count >= len(lengths) else lengths[Permutation(len(lengths), seed or 0, 0)(0, count)]
+
+
+def _fit_layout(steps: list[np.ndarray], longest: int, row_length: int, row_multiple: int) -> tuple[float, Layout]:
+    """Return the cost of the sampled steps at this row length, and the layout that has it."""
+    placed = [best_fit(step, row_length, row_length) for step in steps]
+    slots = _round_up(max(int(slot.max()) + 1 for _, slot, _, _ in placed), 4)
+    needed = np.array([_round_up(num_rows, row_multiple) for *_, num_rows in placed])
+    counts = _cheapest_counts(needed, 2)
+    largest = max(len(step) for step in steps)
+    worst = _round_up(-(-largest // min(row_length // longest, slots)), row_multiple)
+    spare = _round_up(-(-counts[-1] * 21 // 20), row_multiple)
+    row_counts = tuple(sorted({*counts, min(spare, worst), worst} if worst > counts[-1] else set(counts)))
+    layout = Layout(row_length, row_counts, slots)
+    row_tokens = sum(layout.rows_for(int(n)) for n in needed) * row_length
+    return row_tokens * (1 + row_length * _MASKED_PAIR_COST), layout
+
+
+def _cheapest_counts(needed: np.ndarray, how_many: int) -> tuple[int, ...]:
+    """Choose row counts so that rounding `needed` up to them adds the fewest rows; the largest is always one of them."""
+    values, times = np.unique(needed, return_counts=True)
+    cumulative = np.concatenate([[0], np.cumsum(times)])
+    best: list[tuple[int, tuple[int, ...]]] = [
+        (int(value * cumulative[i + 1]), (int(value),)) for i, value in enumerate(values)
+    ]
+    for _ in range(how_many - 1):
+        best = [
+            min(
+                [best[i]]
+                + [
+                    (
+                        best[j][0] + int(values[i] * (cumulative[i + 1] - cumulative[j + 1])),
+                        (*best[j][1], int(values[i])),
+                    )
+                    for j in range(i)
+                ]
+            )
+            for i in range(len(values))
+        ]
+    return best[-1][1]
+
+
+def _checked_row_length(row_length: int | None, longest: int) -> int | None:
+    if row_length is not None and row_length < longest:
+        raise UserError(
+            f"data.row_length is {row_length}, but an example has {longest} tokens: "
+            "raise data.row_length or lower data.max_length"
+        )
+    return row_length
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

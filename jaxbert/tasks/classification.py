@@ -1,0 +1,118 @@
+"""Single-label text classification: softmax cross-entropy, scikit-learn's metrics, a label and its probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+
+from jaxbert.config import TrainConfig
+from jaxbert.errors import UserError
+from jaxbert.models.heads import SequenceClassification
+from jaxbert.tasks.base import Sums
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Give each example one of C labels."""
+
+    label_names: tuple[str, ...]
+    class_weights: tuple[float, ...] | None = None
+    """Factor of each label's loss in training; None is 1 for all."""
+    label_smoothing: float = 0.0
+    head: type[nnx.Module] = SequenceClassification
+    architecture: str = "BertForSequenceClassification"
+
+    def sums(self, outputs: dict[str, Any], batch: dict[str, Array], *, train: bool) -> Sums:
+        """Sum the loss over real examples, in float32; weights and smoothing count in training only."""
+        logits_BSC = outputs["logits"].astype(jnp.float32)
+        labels_BS, real_BS = batch["labels"], batch["example_mask"]
+        targets_BSC = jax.nn.one_hot(labels_BS, len(self.label_names))
+        if train and self.label_smoothing:
+            targets_BSC = optax.smooth_labels(targets_BSC, self.label_smoothing)
+        losses_BS = optax.softmax_cross_entropy(logits_BSC, targets_BSC)
+        if train and self.class_weights is not None:
+            losses_BS = losses_BS * jnp.asarray(self.class_weights)[labels_BS]
+        right_BS = (logits_BSC.argmax(-1) == labels_BS) & real_BS
+        return {
+            "loss": jnp.where(real_BS, losses_BS, 0.0).sum(),
+            "correct": right_BS.sum(),
+            "examples": real_BS.sum(),
+        }
+
+    def predictions(self, outputs: dict[str, Any]) -> Array:
+        """Return log-probabilities [B, S, C], float32."""
+        return jax.nn.log_softmax(outputs["logits"].astype(jnp.float32))
+
+    def metrics(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+        """Compute accuracy, loss, and precision, recall and F1 by class, macro and weighted.
+
+        A class that is neither predicted nor present counts as 0 in the macro means, as scikit-learn counts it when it is
+        told all labels.
+        """
+        from sklearn import metrics
+
+        classes = np.arange(len(self.label_names))
+        predicted = predictions.argmax(-1)
+        result: dict[str, Any] = {
+            "accuracy": float((predicted == labels).mean()),
+            "loss": float(-predictions[np.arange(len(labels)), labels].mean(dtype=np.float64)),
+            "examples": len(labels),
+        }
+        by_class = metrics.precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
+        for average in ("macro", "weighted"):
+            scores = metrics.precision_recall_fscore_support(
+                labels, predicted, labels=classes, average=average, zero_division=0
+            )
+            result |= {
+                f"{name}_{average}": float(v) for name, v in zip(("precision", "recall", "f1"), scores, strict=False)
+            }
+        if len(self.label_names) == 2:
+            result["mcc"] = float(metrics.matthews_corrcoef(labels, predicted))
+        result["per_class"] = {
+            name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
+            for name, p, r, f, s in zip(self.label_names, *by_class, strict=True)
+        }
+        result["confusion_matrix"] = metrics.confusion_matrix(labels, predicted, labels=classes).tolist()
+        return result
+
+    def answers(self, predictions: np.ndarray) -> list[dict[str, Any]]:
+        """Return `label`, `score` (its probability) and `probabilities` by label name."""
+        answers = []
+        for row in np.exp(predictions.astype(np.float64)):
+            best = int(row.argmax())
+            probabilities = {name: round(float(p), 6) for name, p in zip(self.label_names, row, strict=True)}
+            answers.append(
+                {"label": self.label_names[best], "score": round(float(row[best]), 6), "probabilities": probabilities}
+            )
+        return answers
+
+
+def resolve_class_weights(
+    train: TrainConfig, labels: np.ndarray, label_names: tuple[str, ...]
+) -> tuple[float, ...] | None:
+    """Turn `train.class_weights` into one factor a label.
+
+    `balanced` is N / (C * count), scikit-learn's rule; a label that does not occur gets 1.
+
+    Raises:
+      UserError: if a given list has another length than the labels.
+    """
+    if train.class_weights == "none":
+        return None
+    if train.class_weights == "balanced":
+        counts = np.bincount(labels, minlength=len(label_names))
+        return tuple(float(len(labels) / (len(counts) * c)) if c else 1.0 for c in counts)
+    weights = tuple(float(w) for w in train.class_weights)
+    if len(weights) != len(label_names):
+        raise UserError(
+            f"train.class_weights has {len(weights)} weights, but there are {len(label_names)} labels: "
+            f"give one for each of {', '.join(label_names)}"
+        )
+    return weights

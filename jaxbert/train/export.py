@@ -1,0 +1,50 @@
+"""From a run's parameters to a Hugging Face folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+from transformers import BertConfig
+
+from jaxbert.errors import UserError
+from jaxbert.interop.folder import read_config
+from jaxbert.interop.write import save_folder
+from jaxbert.train.checkpoint import Checkpoints, choose_step
+from jaxbert.train.run_folder import RunFolder
+from jaxbert.train.start import load_tokenizer
+
+
+def save_start(folder: RunFolder, config: BertConfig, tokenizer: Any) -> None:
+    """Write what every export of a run has in common: configuration, label names and tokenizer."""
+    config.save_pretrained(folder.start)
+    tokenizer.save_pretrained(folder.start)
+
+
+def export_params(
+    folder: RunFolder, config: BertConfig, tokenizer: Any, params: Any, architecture: str, output: Path | None = None
+) -> Path:
+    """Write parameters of a run as a Hugging Face folder, in the run's `export` unless told otherwise."""
+    return save_folder(output or folder.export, jax.device_get(params), config, tokenizer, architecture=architecture)
+
+
+def export_run(run: str | Path, step: str, output: str | Path) -> Path:
+    """Export a checkpoint of a run: `last`, `best` or a step number.
+
+    Raises:
+      UserError: if it is no run, has no such checkpoint, or the output holds something else.
+    """
+    folder = RunFolder(run)
+    if not folder.config.exists():
+        raise UserError(f"{folder.path} is no run folder: it has no config.yaml")
+    if not folder.checkpoints.is_dir():
+        raise UserError(f"{folder.path} has no checkpoints yet: train first")
+    target = Path(output).expanduser()
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "config.json").exists())):
+        raise UserError(f"--output {target} holds something else than a model: choose a new folder")
+    config = read_config(folder.start)
+    with Checkpoints(folder.checkpoints) as checkpoints:
+        params = checkpoints.restore_params(choose_step(checkpoints, step))
+    architecture = (config.architectures or ["BertForSequenceClassification"])[0]
+    return export_params(folder, config, load_tokenizer(folder.start, config), params, architecture, target)

@@ -1,0 +1,218 @@
+"""The training loop: dispatch a step, read the step before, evaluate and save when it is time.
+
+The loop is thin. What is computed is `step`'s, what is fed is `data`'s, what is shown is `report`'s; the loop decides when.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import jax
+from jax import Array
+
+from jaxbert.config import TrainConfig
+from jaxbert.data.batches import Batch, BatchSize, batch_size_of
+from jaxbert.train.checkpoint import Checkpoints
+from jaxbert.train.compiled import Compiled
+from jaxbert.train.interrupt import Interrupt, StoppedError
+from jaxbert.train.prefetch import Prefetcher
+from jaxbert.train.report import Report, headline
+from jaxbert.train.speed import Speed
+from jaxbert.train.step import DeviceBatch, State
+
+
+@dataclass
+class Progress:
+    """What the loop remembers besides the state; saved with every checkpoint."""
+
+    step: int = 0
+    loss_sum: float = 0.0
+    examples: int = 0
+    """Since the last line of metrics: `window_*`; since the beginning: the others."""
+    window_loss_sum: float = 0.0
+    window_examples: int = 0
+    best_step: int | None = None
+    best_value: float | None = None
+    evaluations_since_best: int = 0
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """The last one, at `evaluation_step`."""
+    evaluation_step: int | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the loop drives."""
+
+    config: TrainConfig
+    total_steps: int
+    steps_per_epoch: int
+    train_step: Compiled
+    feed: Callable[[int, int], Iterator[Batch]]
+    """`(epoch, first_step) -> batches`."""
+    put: Callable[[Batch], DeviceBatch]
+    evaluate: Callable[[Any], dict[str, Any]] | None
+    """`params -> metrics`; None without a validation set."""
+    base_key: Array
+    learning_rate: Callable[[int], Any]
+
+
+class Loop:
+    """One run from its current state to its end."""
+
+    def __init__(self, work: Work, state: State, progress: Progress, checkpoints: Checkpoints, speed: Speed) -> None:
+        self.work = work
+        self.state = state
+        self.progress = progress
+        self.speed = speed
+        self._checkpoints = checkpoints
+        self._dispatched = progress.step
+        self._pending: dict[str, Array] | None = None
+
+    def run(self, report: Report) -> None:
+        """Train until the last step or until early stopping, and leave everything saved.
+
+        Raises:
+          StoppedError: if a signal came; the state of the last step is saved.
+        """
+        with Interrupt() as interrupt:
+            while not self._done():
+                epoch, first_step = divmod(self._dispatched, self.work.steps_per_epoch)
+                self._run_epoch(epoch, first_step, report, interrupt)
+        self._save()
+        self._checkpoints.wait()
+
+    def _done(self) -> bool:
+        patience = self.work.config.early_stopping_patience
+        stale = patience is not None and self.progress.evaluations_since_best >= patience
+        return stale or self._dispatched >= self.work.total_steps
+
+    def _run_epoch(self, epoch: int, first_step: int, report: Report, interrupt: Interrupt) -> None:
+        def prepare(batch: Batch) -> tuple[BatchSize, DeviceBatch]:
+            return batch_size_of(batch), self.work.put(batch)
+
+        with Prefetcher(self.work.feed(epoch, first_step), prepare) as loader, self._clock(report):
+            for size, batch, waited in _timed(loader):
+                self._dispatch(size, batch, waited, report)
+                if self._milestone() or interrupt.requested:
+                    self._flush(report)
+                    self.speed.pause()
+                    self._at_milestone(report)
+                    if interrupt.requested:
+                        self._stop()
+                    if self._done():
+                        return
+                    self.speed.resume()
+
+    @contextlib.contextmanager
+    def _clock(self, report: Report) -> Iterator[None]:
+        self.speed.resume()
+        try:
+            yield
+        finally:
+            self._flush(report)
+            self.speed.pause()
+
+    def _dispatch(self, size: BatchSize, batch: DeviceBatch, waited: float, report: Report) -> None:
+        """Start a step, then read the sums of the one before while it runs."""
+        if not self.work.train_step.has(batch):
+            self._flush(report)
+            self.speed.pause()
+            self.work.train_step.compile(self.state, batch, self.work.base_key)
+            self.speed.resume()
+        self.speed.add(size, waited)
+        with jax.transfer_guard("disallow"):
+            self.state, sums = self.work.train_step(self.state, batch, self.work.base_key)
+        previous, self._pending = self._pending, sums
+        self._dispatched += 1
+        if previous is not None:
+            self._read(previous, report)
+
+    def _flush(self, report: Report) -> None:
+        """Read the last dispatched step, and so wait for it."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            self._read(pending, report)
+
+    def _read(self, sums: dict[str, Array], report: Report) -> None:
+        values = jax.device_get(sums)
+        progress = self.progress
+        progress.step += 1
+        loss, examples = float(values["loss"]), int(values["examples"])
+        progress.loss_sum += loss
+        progress.examples += examples
+        progress.window_loss_sum += loss
+        progress.window_examples += examples
+        seconds = max(self.speed.elapsed, 1e-9)
+        rates = self.speed.examples / seconds, self.speed.real_tokens / seconds
+        report.progress(progress.step, loss / examples, *rates)
+        if progress.step % self.work.config.log_every == 0:
+            report.log(progress.step, self._window(float(values["grad_norm"]), *rates))
+
+    def _window(self, grad_norm: float, examples_per_second: float, tokens_per_second: float) -> dict[str, Any]:
+        """Return the line of metrics since the last one, and begin a new one."""
+        progress = self.progress
+        loss = progress.window_loss_sum / progress.window_examples
+        progress.window_loss_sum, progress.window_examples = 0.0, 0
+        return {
+            "train_loss": loss,
+            "epoch": round(progress.step / self.work.steps_per_epoch, 4),
+            "learning_rate": float(self.work.learning_rate(progress.step - 1)),
+            "grad_norm": grad_norm,
+            "examples_per_second": round(examples_per_second, 1),
+            "real_tokens_per_second": round(tokens_per_second, 1),
+        }
+
+    def _is_time(self, every: int | None) -> bool:
+        step = self._dispatched
+        return step % (every or self.work.steps_per_epoch) == 0 or step >= self.work.total_steps
+
+    def _milestone(self) -> bool:
+        config = self.work.config
+        return self._is_time(config.checkpoint_every) or self._is_time(config.eval_every)
+
+    def _at_milestone(self, report: Report) -> None:
+        """Evaluate, then save, so that a checkpoint knows its own evaluation."""
+        improved = False
+        if self.work.evaluate is not None and self._is_time(self.work.config.eval_every):
+            improved = self._evaluate(report)
+        if improved or self._is_time(self.work.config.checkpoint_every):
+            self._save()
+
+    def _evaluate(self, report: Report) -> bool:
+        """Evaluate, and say whether this is the best so far."""
+        assert self.work.evaluate is not None
+        progress, name = self.progress, self.work.config.best_metric
+        metrics = self.work.evaluate(self.state["params"])
+        progress.evaluation, progress.evaluation_step = metrics, progress.step
+        report.log(progress.step, {f"eval_{k}": v for k, v in metrics.items()})
+        value = -metrics[name] if name == "loss" else metrics[name]
+        improved = progress.best_value is None or value > progress.best_value
+        if improved:
+            progress.best_step, progress.best_value, progress.evaluations_since_best = progress.step, value, 0
+        else:
+            progress.evaluations_since_best += 1
+        report.say(f"step {progress.step}: {headline(metrics)}{'  (best so far)' if improved else ''}")
+        return improved
+
+    def _save(self) -> None:
+        self._checkpoints.save(self.progress.step, self.state, asdict(self.progress), self.progress.best_step)
+
+    def _stop(self) -> None:
+        self._save()
+        self._checkpoints.wait()
+        raise StoppedError(f"stopped after step {self.progress.step}, which is saved; run the same command to go on")
+
+
+def _timed(loader: Prefetcher) -> Iterator[tuple[BatchSize, DeviceBatch, float]]:
+    """Add to each item how long the loop waited for it."""
+    while True:
+        begin = time.perf_counter()
+        try:
+            size, batch = next(loader)
+        except StopIteration:
+            return
+        yield size, batch, time.perf_counter() - begin

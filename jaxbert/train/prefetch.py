@@ -1,0 +1,59 @@
+"""Prepare batches ahead of the device, in a thread."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+_POLL_SECONDS = 0.1
+
+
+class Prefetcher:
+    """An iterator that runs `depth` items ahead; use it as a context manager so that its thread ends.
+
+    An error in the source is raised at the item where it occurred.
+    """
+
+    def __init__(self, source: Iterator[Any], prepare: Callable[[Any], Any], depth: int = 3) -> None:
+        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(source, prepare), daemon=True, name="prefetch")
+        self._thread.start()
+
+    def _run(self, source: Iterator[Any], prepare: Callable[[Any], Any]) -> None:
+        try:
+            for item in source:
+                if not self._put(("item", prepare(item))):
+                    return
+            self._put(("end", None))
+        except BaseException as error:
+            self._put(("error", error))
+
+    def _put(self, message: tuple[str, Any]) -> bool:
+        while not self._stopped.is_set():
+            try:
+                self._queue.put(message, timeout=_POLL_SECONDS)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __iter__(self) -> Prefetcher:
+        return self
+
+    def __next__(self) -> Any:
+        kind, value = self._queue.get()
+        if kind == "item":
+            return value
+        if kind == "error":
+            raise value
+        raise StopIteration
+
+    def __enter__(self) -> Prefetcher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()

@@ -1,0 +1,95 @@
+"""What a person sees of a run: the progress bar, TensorBoard files and the last table."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from tensorboardX import SummaryWriter
+
+from jaxbert.train.run_folder import RunFolder
+
+console = Console(stderr=True)
+_PLAIN_LINE_SECONDS = 10.0
+
+
+class Report:
+    """Progress on the terminal (a line now and then where there is none), and metrics in the run folder."""
+
+    def __init__(self, folder: RunFolder, total_steps: int, first_step: int) -> None:
+        self._folder = folder
+        self._total = total_steps
+        self._board = SummaryWriter(str(folder.path), purge_step=first_step + 1)
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._bar.add_task("training", total=total_steps, completed=first_step, note="compiling")
+        self._last_plain_line = 0.0
+
+    def __enter__(self) -> Report:
+        if console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+        self._board.close()
+
+    def progress(self, step: int, loss: float, examples_per_second: float, tokens_per_second: float) -> None:
+        """Show where the run is."""
+        note = f"loss {loss:.4f}  {examples_per_second:,.0f} examples/s  {tokens_per_second:,.0f} tokens/s"
+        self._bar.update(self._task, completed=step, note=note)
+        if not console.is_terminal and time.monotonic() - self._last_plain_line > _PLAIN_LINE_SECONDS:
+            self._last_plain_line = time.monotonic()
+            console.print(f"step {step}/{self._total}  {note}", highlight=False)
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        console.print(line, highlight=False)
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Write a line of metrics; the numbers among them go to TensorBoard too."""
+        self._folder.log(step, values)
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._board.add_scalar(name, value, step)
+
+
+def headline(metrics: dict[str, Any]) -> str:
+    """Return the single numbers of a metrics dictionary on one line."""
+    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))
+
+
+def print_metrics(metrics: dict[str, Any], title: str) -> None:
+    """Print overall metrics, then those of each class."""
+    console.print(f"[bold]{title}[/bold]  {headline(metrics)}", highlight=False)
+    per_class = metrics.get("per_class", {})
+    table = Table("label", *next(iter(per_class.values()), {}))
+    for name, scores in per_class.items():
+        table.add_row(name, *(f"{s:.4f}" if isinstance(s, float) else str(s) for s in scores.values()))
+    console.print(table)
+
+
+def print_summary(summary: dict[str, Any], folder: RunFolder) -> None:
+    """Print the last table of a run, and where its export lies."""
+    table = Table("", "", show_header=False)
+    for part in ("eval", "test"):
+        if summary.get(part):
+            table.add_row("validation" if part == "eval" else part, headline(summary[part]))
+    table.add_row("steps", f"{summary['steps']} ({summary['epochs']:g} epochs), exported: {summary['exported_step']}")
+    rates = ("examples_per_second", "real_tokens_per_second")
+    speed = [f"{summary[name]:,.0f} {name.split('_per')[0].replace('_', ' ')}/s" for name in rates if summary[name]]
+    table.add_row("speed", ", ".join([*speed, f"compiled in {summary['compile_seconds']:.1f} s"]))
+    if summary["packing_efficiency"]:
+        table.add_row("packing", f"{summary['packing_efficiency']:.1%} of row tokens are real")
+    console.print(table, highlight=False)
+    console.print(f"export: {folder.export}", highlight=False, soft_wrap=True)

@@ -1,0 +1,265 @@
+"""A whole training run: read, load, train, evaluate, export, sum up."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from transformers import BertConfig
+
+from jaxbert import config as configuration
+from jaxbert.config import Config
+from jaxbert.data.batches import batches
+from jaxbert.data.packing import Layout, choose_layout, padded_layout
+from jaxbert.errors import UserError
+from jaxbert.models.functional import Model, make_model
+from jaxbert.tasks.classification import Classification, resolve_class_weights
+from jaxbert.train.checkpoint import Checkpoints
+from jaxbert.train.compiled import Compiled
+from jaxbert.train.evaluate import Predictor
+from jaxbert.train.export import export_params, save_start
+from jaxbert.train.inputs import Examples, read_tables, resolve_max_length, tokenize_table
+from jaxbert.train.loop import Loop, Progress, Work
+from jaxbert.train.optimizer import make_optimizer, make_schedule
+from jaxbert.train.report import Report, console
+from jaxbert.train.run_folder import RunFolder
+from jaxbert.train.sharding import make_mesh, put_batch, row_devices, row_sharding, state_shardings
+from jaxbert.train.speed import Speed
+from jaxbert.train.start import Start, compute_dtype, layer_call, open_start, with_dropout, with_labels
+from jaxbert.train.step import State, init_state, make_train_step
+
+logger = logging.getLogger("jaxbert")
+
+
+@dataclass(frozen=True)
+class Session:
+    """Everything of a run that does not change while it trains."""
+
+    config: Config
+    folder: RunFolder
+    mesh: Mesh
+    start: Start
+    bert_config: BertConfig
+    """With label names, and the dropout rates of the checkpoint."""
+    task: Classification
+    model: Model
+    train: Examples
+    validation: Examples | None
+    test: Examples | None
+    layout: Layout
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the training examples."""
+        return -(-len(self.train.tokens) // self.config.train.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.config.train.max_steps or self.config.train.epochs * self.steps_per_epoch
+
+    @cached_property
+    def tx(self) -> optax.GradientTransformation:
+        """The optimizer."""
+        return make_optimizer(self.config.optimizer, self.total_steps)
+
+    @cached_property
+    def state_shardings(self) -> State:
+        """Where each part of the state lies."""
+        return state_shardings(self.mesh, self.tx, self.model.abstract_params)
+
+    @property
+    def state_target(self) -> State:
+        """Shapes, dtypes and shardings of the state."""
+        shapes = jax.eval_shape(partial(init_state, tx=self.tx), self.model.abstract_params)
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.state_shardings
+        )
+
+
+def run_training(config: Config) -> dict[str, Any]:
+    """Train as `config` says, go on where an earlier start stopped, and return the content of `summary.json`.
+
+    Raises:
+      UserError: for anything wrong in configuration, data or model, before the first step.
+      StoppedError: if a signal ended the run after saving.
+    """
+    configuration.check(config)
+    folder = RunFolder(config.train.output_dir)
+    folder.check(config)
+    if folder.summary.exists():
+        raise UserError(f"the run in {folder.path} is complete: see {folder.summary}, or choose a new train.output_dir")
+    session = open_session(config, folder)
+    folder.create(config)
+    save_start(folder, session.bert_config, session.start.tokenizer)
+    with Checkpoints(folder.checkpoints, config.train.keep_checkpoints) as checkpoints:
+        return _run(session, checkpoints)
+
+
+def open_session(config: Config, folder: RunFolder) -> Session:
+    """Read data and model configuration and decide on shapes; nothing is written."""
+    mesh = make_mesh(config.mesh)
+    start = open_start(config.model)
+    max_length = resolve_max_length(config.data.max_length, start.bert_config.max_position_embeddings)
+    tables = read_tables(config)
+    tokenized = partial(tokenize_table, tokenizer=start.tokenizer, labels=tables.labels, max_length=max_length)
+    train = tokenized(tables.train)
+    assert train.labels is not None
+    weights = resolve_class_weights(config.train, train.labels, tables.labels.names)
+    task = Classification(tables.labels.names, weights, config.train.label_smoothing)
+    if tables.validation is not None:
+        _check_best_metric(task, config.train.best_metric)
+    bert_config = with_labels(start.bert_config, tables.labels.names)
+    return Session(
+        config=config,
+        folder=folder,
+        mesh=mesh,
+        start=start,
+        bert_config=bert_config,
+        task=task,
+        model=make_model(task.head, with_dropout(bert_config, config.model.dropout), compute_dtype(config.precision)),
+        train=train,
+        validation=tokenized(tables.validation) if tables.validation else None,
+        test=tokenized(tables.test) if tables.test else None,
+        layout=_layout(config, train, mesh),
+    )
+
+
+def _layout(config: Config, train: Examples, mesh: Mesh) -> Layout:
+    lengths, batch_size = train.tokens.lengths, config.train.batch_size
+    row_multiple = row_devices(mesh) * config.train.accumulation_steps
+    if not config.data.packing:
+        return padded_layout(lengths, batch_size, config.data.row_length, row_multiple)
+    return choose_layout(
+        lengths,
+        batch_size,
+        row_length=config.data.row_length,
+        row_multiple=row_multiple,
+        alignment=8 if jax.default_backend() == "cpu" else 128,
+        seed=config.train.seed,
+    )
+
+
+def _check_best_metric(task: Classification, name: str) -> None:
+    """Check the name before training, against the metrics of a made-up evaluation."""
+    classes = len(task.label_names)
+    metrics = task.metrics(np.full((classes, classes), -np.log(classes)), np.arange(classes))
+    names = [key for key, value in metrics.items() if isinstance(value, float)]
+    if name not in names:
+        raise UserError(f"train.best_metric is {name!r}, but it must be one of {', '.join(names)}")
+
+
+def _run(session: Session, checkpoints: Checkpoints) -> dict[str, Any]:
+    state, progress = _first_state(session, checkpoints)
+    session.folder.rewind(progress.step)
+    predictor = Predictor(
+        session.model,
+        session.task,
+        session.mesh,
+        layer_call(session.config.model),
+        session.config.train.eval_batch_size,
+    )
+    speed = Speed(session.bert_config)
+    work = _work(session, predictor)
+    loop = Loop(work, state, progress, checkpoints, speed)
+    _announce(session, progress)
+    with Report(session.folder, session.total_steps, progress.step) as report:
+        loop.run(report)
+    return _finish(session, loop, checkpoints, predictor)
+
+
+def _first_state(session: Session, checkpoints: Checkpoints) -> tuple[State, Progress]:
+    """Restore the last checkpoint where there is one, else begin from the model."""
+    if checkpoints.steps:
+        state, remembered = checkpoints.restore(checkpoints.steps[-1], session.state_target)
+        return state, Progress(**remembered)
+    shardings = session.state_shardings
+    params = jax.device_put(session.start.params(session.model, session.config.train.seed), shardings["params"])
+    return jax.jit(partial(init_state, tx=session.tx), out_shardings=shardings)(params), Progress()
+
+
+def _work(session: Session, predictor: Predictor) -> Work:
+    config, task, validation = session.config, session.task, session.validation
+    step = make_train_step(session.model, task, session.tx, layer_call(config.model), config.train.accumulation_steps)
+
+    def evaluate(params: Any) -> dict[str, Any]:
+        assert validation is not None
+        assert validation.labels is not None
+        return task.metrics(predictor(params, validation.tokens), validation.labels)
+
+    return Work(
+        config=config.train,
+        total_steps=session.total_steps,
+        steps_per_epoch=session.steps_per_epoch,
+        train_step=Compiled(
+            step,
+            donate_argnums=0,
+            in_shardings=(session.state_shardings, row_sharding(session.mesh), None),
+            out_shardings=(session.state_shardings, None),
+        ),
+        feed=lambda epoch, first_step: batches(
+            session.train.tokens,
+            session.train.labels,
+            session.layout,
+            config.train.batch_size,
+            seed=config.train.seed,
+            epoch=epoch,
+            first_step=first_step,
+        ),
+        put=partial(put_batch, mesh=session.mesh),
+        evaluate=None if validation is None else evaluate,
+        base_key=jax.random.key(config.train.seed),
+        learning_rate=make_schedule(config.optimizer, session.total_steps),
+    )
+
+
+def _announce(session: Session, progress: Progress) -> None:
+    """Say in two lines what is about to happen."""
+    layout, devices = session.layout, jax.devices()
+    held_out = 0 if session.validation is None else len(session.validation.tokens)
+    console.print(
+        f"{len(session.train.tokens):,} training and {held_out:,} validation examples, labels: "
+        f"{', '.join(session.task.label_names)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    kind = "packed" if session.config.data.packing else "padded"
+    begin = f"going on after step {progress.step}" if progress.step else f"{session.total_steps} steps"
+    console.print(
+        f"{begin}, rows of {layout.row_length} tokens ({kind}), {len(devices)} x {devices[0].device_kind}",
+        highlight=False,
+    )
+
+
+def _finish(session: Session, loop: Loop, checkpoints: Checkpoints, predictor: Predictor) -> dict[str, Any]:
+    """Export the best or the last parameters, evaluate the test set with them, and write the summary."""
+    progress, params = loop.progress, loop.state["params"]
+    exported, evaluation = progress.step, progress.evaluation
+    if session.config.train.keep_best and progress.best_step not in (None, progress.step):
+        exported = progress.best_step or 0
+        state, remembered = checkpoints.restore(exported, session.state_target)
+        params, evaluation = state["params"], remembered["evaluation"]
+    export_params(session.folder, session.bert_config, session.start.tokenizer, params, session.task.architecture)
+    test = None
+    if session.test is not None and session.test.labels is not None:
+        test = session.task.metrics(predictor(params, session.test.tokens), session.test.labels)
+    speed = loop.speed.summary()
+    summary = {
+        "steps": progress.step,
+        "epochs": round(progress.step / session.steps_per_epoch, 4),
+        "train_loss": progress.loss_sum / progress.examples,
+        "exported_step": exported,
+        "eval": evaluation,
+        "test": test,
+        **speed,
+        "compile_seconds": round(loop.work.train_step.compile_seconds + predictor.step.compile_seconds, 2),
+        "compilations": loop.work.train_step.count + predictor.step.count,
+    }
+    session.folder.write_summary(summary)
+    return summary

@@ -1,0 +1,114 @@
+"""The run folder: its files, and whether a run may begin or go on there."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jaxbert.config import Config
+from jaxbert.errors import UserError
+
+
+class RunFolder:
+    """Paths and small files of one run; checkpoints are `checkpoint`'s."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.summary = self.path / "summary.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.export = self.path / "export"
+        self.start = self.path / "start"
+        """Model configuration, tokenizer and label names, which every later export needs."""
+
+    def check(self, config: Config) -> None:
+        """Check that a run with this configuration may begin or go on here, and write nothing.
+
+        Raises:
+          UserError: if the folder holds something else, or a run with another configuration.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"train.output_dir {self.path} is a file: choose a folder")
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return
+        if not self.config.exists():
+            raise UserError(
+                f"train.output_dir {self.path} holds something else than a run ({_first_names(self.path)}): "
+                "choose a new folder"
+            )
+        differing = _differences(_read_yaml(self.config), config.to_dict())
+        if differing:
+            raise UserError(
+                f"train.output_dir {self.path} holds a run with another configuration ({'; '.join(differing)}): "
+                "use the same one to go on, or a new folder"
+            )
+
+    def create(self, config: Config) -> None:
+        """Make the folder and write the resolved configuration."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            _write(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+        except OSError as error:
+            raise UserError(f"train.output_dir {self.path} cannot be written: {error.strerror}") from error
+
+    def log(self, step: int, values: dict[str, Any]) -> None:
+        """Append one line to `metrics.jsonl`."""
+        line = json.dumps({"step": step, "time": round(time.time(), 3), **values}, ensure_ascii=False)
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Drop the metrics of steps after `step`, which are about to be done again, and a line cut off by a crash."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text("utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except json.JSONDecodeError:
+                continue
+        _write(self.metrics, "".join(kept))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write `summary.json`: the run is complete."""
+        _write(self.summary, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+
+
+def _first_names(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir())
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not the configuration of a run")
+    return content
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Name each key whose value differs, with both values; keys of another version count as differing."""
+    lines = []
+    for section in sorted(old.keys() | new.keys()):
+        before, after = old.get(section) or {}, new.get(section) or {}
+        for key in sorted(before.keys() | after.keys()):
+            if before.get(key) != after.get(key):
+                lines.append(f"{section}.{key}: {before.get(key)!r} there, {after.get(key)!r} now")
+    return lines
+
+
+def _write(path: Path, text: str) -> None:
+    """Write whole or not at all."""
+    staged = path.with_name(path.name + ".tmp")
+    staged.write_text(text, "utf-8")
+    os.replace(staged, path)

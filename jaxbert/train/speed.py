@@ -1,0 +1,118 @@
+"""Rates of a run, and how close they come to the hardware.
+
+Steady state: compilation, evaluation and saving are left out, and the number of steps that were timed is said.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from transformers import BertConfig
+
+from jaxbert.data.batches import BatchSize
+
+# Peak dense bfloat16 TFLOP/s of one chip, from the vendors' data sheets.
+PEAK_TFLOPS: dict[str, float] = {
+    "A100": 312.0,
+    "H100": 989.4,
+    "H200": 989.4,
+    "B200": 2250.0,
+    "L4": 121.0,
+    "T4": 65.0,
+    "TPU v4": 275.0,
+    "TPU v5 lite": 197.0,
+    "TPU v5e": 197.0,
+    "TPU v5p": 459.0,
+    "TPU v5": 459.0,
+    "TPU v6 lite": 918.0,
+    "TPU v6e": 918.0,
+}
+
+
+def training_flops(config: BertConfig, tokens: int, attended_pairs: int) -> float:
+    """Return the matrix FLOPs of forward and backward over real tokens.
+
+    Six times the parameters of the layers for each token, and 12 D for each pair of tokens that attend to each other
+    (PaLM, appendix B; heads, pooler and embeddings are left out).
+
+    Args:
+      config: the encoder.
+      tokens: real tokens.
+      attended_pairs: sum over examples of their squared length.
+    """
+    width, layers = config.hidden_size, config.num_hidden_layers
+    weights = layers * (4 * width**2 + 2 * width * config.intermediate_size)
+    return 6.0 * weights * tokens + 12.0 * layers * width * attended_pairs
+
+
+def peak_flops(device: Any) -> float | None:
+    """Return the device's peak in FLOP/s, or None where it is not known."""
+    kind = device.device_kind
+    names = [name for name in PEAK_TFLOPS if name.lower() in kind.lower()]
+    return PEAK_TFLOPS[max(names, key=len)] * 1e12 if names else None
+
+
+@dataclass
+class Speed:
+    """What has been timed so far in this process."""
+
+    bert_config: BertConfig
+    steps: int = 0
+    examples: int = 0
+    real_tokens: int = 0
+    row_tokens: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+    _since: float | None = None
+
+    def resume(self) -> None:
+        """Start the clock."""
+        self._since = time.perf_counter()
+
+    def pause(self) -> None:
+        """Stop the clock; the caller has waited for the device."""
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+            self._since = None
+
+    def add(self, size: BatchSize, waited: float) -> None:
+        """Count a batch that is about to run, and how long the loop waited for it."""
+        self.steps += 1
+        self.examples += size.examples
+        self.real_tokens += size.tokens
+        self.row_tokens += size.row_tokens
+        self.flops += training_flops(self.bert_config, size.tokens, size.attended_pairs)
+        self.wait_seconds += waited
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds on the clock."""
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        return self.seconds + running
+
+    def summary(self) -> dict[str, Any]:
+        """Return the rates under the names of `summary.json`; None for what was not timed or is not known."""
+        seconds = self.elapsed if self.steps else 0.0
+        device = jax.devices()[0]
+        peak = peak_flops(device)
+
+        def rate(amount: float) -> float | None:
+            return round(amount / seconds, 3) if seconds else None
+
+        return {
+            "timed_steps": self.steps,
+            "examples_per_second": rate(self.examples),
+            "real_tokens_per_second": rate(self.real_tokens),
+            "row_tokens_per_second": rate(self.row_tokens),
+            "packing_efficiency": round(self.real_tokens / self.row_tokens, 4) if self.row_tokens else None,
+            "data_wait_fraction": round(self.wait_seconds / seconds, 5) if seconds else None,
+            "tflops_per_second": round(self.flops / seconds / 1e12, 4) if seconds else None,
+            "mfu": round(self.flops / seconds / peak / len(jax.devices()), 4) if seconds and peak else None,
+            "device": device.device_kind,
+            "devices": len(jax.devices()),
+            "jax_version": jax.__version__,
+        }

@@ -1,0 +1,129 @@
+"""What a run starts from: the model's configuration, its tokenizer and its first parameters."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from transformers import AutoTokenizer, BertConfig, BertTokenizer
+
+from jaxbert.config import ModelConfig, PrecisionConfig
+from jaxbert.errors import UserError
+from jaxbert.interop.folder import read_config, resolve
+from jaxbert.interop.load import load_params
+from jaxbert.models.encoder import Call
+from jaxbert.models.functional import Model, Params, init_params
+from jaxbert.models.sizes import SIZES, sized_config
+
+_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+logger = logging.getLogger("jaxbert")
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model before its first step; `folder` is None for a new one."""
+
+    bert_config: BertConfig
+    tokenizer: Any
+    folder: Path | None
+
+    def params(self, model: Model, seed: int) -> Params:
+        """Load the checkpoint's parameters, or draw new ones; what is new in a loaded model is said once."""
+        key = jax.random.key(seed)
+        if self.folder is None:
+            return init_params(model, key)
+        params, report = load_params(self.folder, model, key=key)
+        if report.fresh:
+            logger.warning("%s: %s", self.folder.name, report)
+        return params
+
+
+def open_start(config: ModelConfig) -> Start:
+    """Find the model or make a new configuration, and load its tokenizer.
+
+    Raises:
+      UserError: if there is no such model, or a new one has no usable vocabulary.
+    """
+    if config.name_or_path in SIZES and not Path(config.name_or_path).is_dir():
+        tokenizer = _new_tokenizer(config)
+        return Start(sized_config(config.name_or_path, len(tokenizer)), tokenizer, None)
+    folder = resolve(config.name_or_path)
+    bert_config = read_config(folder)
+    return Start(bert_config, load_tokenizer(folder, bert_config), folder)
+
+
+def load_tokenizer(folder: Path, bert_config: BertConfig) -> Any:
+    """Load the tokenizer that lies beside a model.
+
+    Raises:
+      UserError: if there is none, or it has tokens that the model lacks.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        raise UserError(f"{folder} has no usable tokenizer (tokenizer.json or vocab.txt): {_line(error)}") from error
+    if len(tokenizer) > bert_config.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {len(tokenizer)} tokens, but the model only {bert_config.vocab_size}: "
+            "put the tokenizer there that the model was trained with"
+        )
+    return tokenizer
+
+
+def _new_tokenizer(config: ModelConfig) -> Any:
+    if config.vocab is None:
+        raise UserError(
+            f"a new model ({config.name_or_path}) needs a vocabulary: set model.vocab to a file, one token a line"
+        )
+    path = Path(config.vocab)
+    try:
+        tokens = path.read_text("utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise UserError(f"model.vocab {path} does not exist") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"model.vocab {path} cannot be read as UTF-8 text: {_line(error)}") from error
+    missing = [token for token in _SPECIAL_TOKENS if token not in tokens]
+    if missing:
+        raise UserError(f"model.vocab {path} lacks {', '.join(missing)}: give a BERT vocabulary, one token a line")
+    return BertTokenizer(vocab=str(path), do_lower_case=config.lower_case)
+
+
+def with_labels(bert_config: BertConfig, names: tuple[str, ...]) -> BertConfig:
+    """Return a copy that carries the label names of a classifier."""
+    labelled = copy.deepcopy(bert_config)
+    labelled.id2label = dict(enumerate(names))
+    labelled.label2id = {name: index for index, name in enumerate(names)}
+    labelled.problem_type = "single_label_classification"
+    return labelled
+
+
+def with_dropout(bert_config: BertConfig, rate: float | None) -> BertConfig:
+    """Return a copy whose dropout rates are all `rate`, or the configuration itself for None."""
+    if rate is None:
+        return bert_config
+    changed = copy.deepcopy(bert_config)
+    changed.hidden_dropout_prob = changed.attention_probs_dropout_prob = changed.classifier_dropout = rate
+    return changed
+
+
+def compute_dtype(config: PrecisionConfig) -> Any:
+    """Return the dtype of the matrix products on this process's devices."""
+    if config.compute == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    return jnp.dtype(config.compute)
+
+
+def layer_call(config: ModelConfig) -> Call:
+    """Return how the layers run: unrolled on CPU, where a loop copies its carried arrays, else as one compiled loop."""
+    scan = jax.default_backend() != "cpu" if config.scan_layers is None else config.scan_layers
+    return Call(scan_layers=scan)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
