@@ -1,0 +1,27 @@
+"""`jaxbert evaluate`: measure a model on labelled examples."""
+
+from __future__ import annotations
+
+import json
+
+from jaxbert.cli.inference_options import add_options, data_config, open_model
+from jaxbert.cli.output import write_text
+from jaxbert.cli.parsing import make_parser, parse
+
+
+def run(arguments: list[str]) -> int:
+    """Evaluate; a table for people, and all metrics as JSON."""
+    parser = make_parser("evaluate", "Measure a model on labelled examples: a table, and all metrics as JSON.")
+    add_options(parser)
+    parser.add_argument("--data", type=str, required=True, help="a file, hf:NAME or tfds:NAME")
+    parser.add_argument("--label", type=str, default="label", help="column of the label")
+    parser.add_argument("--output", type=str, default="-", help="a file for the JSON, or - for standard output")
+    values = parse(parser, arguments)
+    from jaxbert.data.sources import read
+    from jaxbert.train.report import print_metrics
+
+    table = read(values.data, data_config(values, values.label), role="test", labelled=True)
+    metrics = open_model(values).evaluate(table)
+    print_metrics(metrics, values.data)
+    write_text(values.output, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+    return 0

@@ -1,0 +1,53 @@
+"""The options that `predict` and `evaluate` share, and what they open."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from jaxbert.config import DataConfig, PrecisionConfig
+from jaxbert.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxbert.train.inference import Classifier
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the model, the columns and how it is computed."""
+    data = DataConfig()
+    parser.add_argument("--model", type=str, required=True, help="an exported folder, a run folder or a Hub name")
+    parser.add_argument("--text", type=str, default=data.text, help="column of the text")
+    parser.add_argument("--text_pair", type=str | None, default=None, help="column of the second text of a pair")
+    parser.add_argument("--columns", type=list[str] | None, default=None, help="column names of a file without header")
+    parser.add_argument("--quoting", type=Literal["csv", "none"], default=data.quoting, help="none for raw fields")
+    parser.add_argument("--max_length", type=int | None, default=None, help="longest example in tokens")
+    parser.add_argument("--batch_size", type=int, default=256, help="examples of one step")
+    parser.add_argument(
+        "--precision", type=Literal["auto", "float32", "bfloat16"], default="auto", help="format of the computation"
+    )
+
+
+def data_config(values: Namespace, label: str = DataConfig.label) -> DataConfig:
+    """Return the options that say how a file is read."""
+    return DataConfig(
+        text=values.text, text_pair=values.text_pair, label=label, columns=values.columns, quoting=values.quoting
+    )
+
+
+def open_model(values: Namespace) -> Classifier:
+    """Check the sizes and open the model."""
+    for name, least in (("batch_size", 1), ("max_length", 3)):
+        value = getattr(values, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name} is {value}, but it must be at least {least}")
+    from jaxbert.train.inference import open_classifier
+    from jaxbert.train.runtime import prepare_process
+
+    prepare_process()
+    return open_classifier(
+        values.model,
+        batch_size=values.batch_size,
+        max_length=values.max_length,
+        precision=PrecisionConfig(values.precision),
+    )

@@ -1,0 +1,85 @@
+"""A trained classifier, opened from a folder or the Hub to evaluate and to predict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxbert.config import MeshConfig, ModelConfig, PrecisionConfig
+from jaxbert.data.labels import LabelSet, encode
+from jaxbert.data.table import Table
+from jaxbert.errors import UserError
+from jaxbert.interop.folder import read_config, resolve
+from jaxbert.interop.load import load_params
+from jaxbert.models.functional import Params, make_model
+from jaxbert.tasks.classification import Classification
+from jaxbert.train.evaluate import Predictor
+from jaxbert.train.inputs import resolve_max_length, tokenize_table
+from jaxbert.train.run_folder import RunFolder
+from jaxbert.train.sharding import make_mesh, param_shardings
+from jaxbert.train.start import compute_dtype, layer_call, load_tokenizer
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model with everything that it needs to label texts."""
+
+    task: Classification
+    tokenizer: Any
+    params: Params
+    predictor: Predictor
+    max_length: int
+
+    def predict(self, table: Table) -> np.ndarray:
+        """Return log-probabilities [N, C] in the order of the table."""
+        examples = tokenize_table(table, self.tokenizer, None, self.max_length)
+        return self.predictor(self.params, examples.tokens)
+
+    def evaluate(self, table: Table) -> dict[str, Any]:
+        """Return all metrics over a labelled table.
+
+        Raises:
+          UserError: for a label that the model does not know.
+        """
+        labels = encode(table.labels or [], LabelSet(self.task.label_names), table)
+        return self.task.metrics(self.predict(table), labels)
+
+
+def open_classifier(
+    name: str, *, batch_size: int = 256, max_length: int | None = None, precision: PrecisionConfig | None = None
+) -> Classifier:
+    """Open an exported folder, a run folder (its export) or a Hub name.
+
+    Raises:
+      UserError: if there is no such model, or it has no trained classifier.
+    """
+    folder = _model_folder(name)
+    config = read_config(folder)
+    names = {int(index): str(name) for index, name in (config.id2label or {}).items()}
+    task = Classification(tuple(names[index] for index in sorted(names)))
+    mesh = make_mesh(MeshConfig())
+    model = make_model(task.head, config, compute_dtype(precision or PrecisionConfig()))
+    params, _ = load_params(folder, model)
+    return Classifier(
+        task=task,
+        tokenizer=load_tokenizer(folder, config),
+        params=jax.device_put(params, param_shardings(mesh, model.abstract_params)),
+        predictor=Predictor(model, task, mesh, layer_call(ModelConfig()), batch_size),
+        max_length=resolve_max_length(max_length, config.max_position_embeddings),
+    )
+
+
+def _model_folder(name: str) -> Path:
+    run = RunFolder(name)
+    if not run.config.exists():
+        return resolve(name)
+    if not run.export.is_dir():
+        raise UserError(
+            f"{name} is a run that has not finished: run `jaxbert train` again, or export a checkpoint with "
+            f"`jaxbert export --run {name} --step last --output DIR`"
+        )
+    return resolve(run.export)
