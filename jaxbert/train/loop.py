@@ -6,7 +6,6 @@ The loop is thin. What is computed is `step`'s, what is fed is `data`'s, what is
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -95,7 +94,7 @@ class Loop:
             return batch_size_of(batch), self.work.put(batch)
 
         with Prefetcher(self.work.feed(epoch, first_step), prepare) as loader, self._clock(report):
-            for size, batch, waited in _timed(loader):
+            for (size, batch), waited in loader.timed():
                 self._dispatch(size, batch, waited, report)
                 if self._milestone() or interrupt.requested:
                     self._flush(report)
@@ -205,14 +204,3 @@ class Loop:
         self._save()
         self._checkpoints.wait()
         raise StoppedError(f"stopped after step {self.progress.step}, which is saved; run the same command to go on")
-
-
-def _timed(loader: Prefetcher) -> Iterator[tuple[BatchSize, DeviceBatch, float]]:
-    """Add to each item how long the loop waited for it."""
-    while True:
-        begin = time.perf_counter()
-        try:
-            size, batch = next(loader)
-        except StopIteration:
-            return
-        yield size, batch, time.perf_counter() - begin

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,6 +51,16 @@ class Prefetcher:
         if kind == "error":
             raise value
         raise StopIteration
+
+    def timed(self) -> Iterator[tuple[Any, float]]:
+        """Yield each item with the seconds that the caller waited for it."""
+        while True:
+            begin = time.perf_counter()
+            try:
+                item = next(self)
+            except StopIteration:
+                return
+            yield item, time.perf_counter() - begin
 
     def __enter__(self) -> Prefetcher:
         return self

@@ -9,30 +9,29 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from transformers import BertConfig
 
 from jaxbert import config as configuration
 from jaxbert.config import Config
 from jaxbert.data.batches import batches
-from jaxbert.data.packing import Layout, choose_layout, padded_layout
+from jaxbert.data.packing import Layout
 from jaxbert.errors import UserError
-from jaxbert.models.functional import Model, make_model
+from jaxbert.models.functional import Model
 from jaxbert.tasks.classification import Classification, resolve_class_weights
 from jaxbert.train.checkpoint import Checkpoints
-from jaxbert.train.compiled import Compiled
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.export import export_params, save_start
 from jaxbert.train.inputs import Examples, read_tables, resolve_max_length, tokenize_table
 from jaxbert.train.loop import Loop, Progress, Work
-from jaxbert.train.optimizer import make_optimizer, make_schedule
+from jaxbert.train.optimizer import make_schedule
+from jaxbert.train.program import Program, make_task_model, training_layout
 from jaxbert.train.report import Report, console
 from jaxbert.train.run_folder import RunFolder
-from jaxbert.train.sharding import make_mesh, put_batch, row_devices, row_sharding, state_shardings
+from jaxbert.train.sharding import make_mesh
 from jaxbert.train.speed import Speed
-from jaxbert.train.start import Start, compute_dtype, layer_call, open_start, with_dropout, with_labels
-from jaxbert.train.step import State, init_state, make_train_step
+from jaxbert.train.start import Start, layer_call, open_start, with_labels
+from jaxbert.train.step import State
 
 logger = logging.getLogger("jaxbert")
 
@@ -65,22 +64,9 @@ class Session:
         return self.config.train.max_steps or self.config.train.epochs * self.steps_per_epoch
 
     @cached_property
-    def tx(self) -> optax.GradientTransformation:
-        """The optimizer."""
-        return make_optimizer(self.config.optimizer, self.total_steps)
-
-    @cached_property
-    def state_shardings(self) -> State:
-        """Where each part of the state lies."""
-        return state_shardings(self.mesh, self.tx, self.model.abstract_params)
-
-    @property
-    def state_target(self) -> State:
-        """Shapes, dtypes and shardings of the state."""
-        shapes = jax.eval_shape(partial(init_state, tx=self.tx), self.model.abstract_params)
-        return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.state_shardings
-        )
+    def program(self) -> Program:
+        """The computation."""
+        return Program(self.config, self.mesh, self.model, self.task, self.total_steps)
 
 
 def run_training(config: Config) -> dict[str, Any]:
@@ -123,26 +109,11 @@ def open_session(config: Config, folder: RunFolder) -> Session:
         start=start,
         bert_config=bert_config,
         task=task,
-        model=make_model(task.head, with_dropout(bert_config, config.model.dropout), compute_dtype(config.precision)),
+        model=make_task_model(config, bert_config, task),
         train=train,
         validation=tokenized(tables.validation) if tables.validation else None,
         test=tokenized(tables.test) if tables.test else None,
-        layout=_layout(config, train, mesh),
-    )
-
-
-def _layout(config: Config, train: Examples, mesh: Mesh) -> Layout:
-    lengths, batch_size = train.tokens.lengths, config.train.batch_size
-    row_multiple = row_devices(mesh) * config.train.accumulation_steps
-    if not config.data.packing:
-        return padded_layout(lengths, batch_size, config.data.row_length, row_multiple)
-    return choose_layout(
-        lengths,
-        batch_size,
-        row_length=config.data.row_length,
-        row_multiple=row_multiple,
-        alignment=8 if jax.default_backend() == "cpu" else 128,
-        seed=config.train.seed,
+        layout=training_layout(config, train.tokens.lengths, mesh),
     )
 
 
@@ -177,16 +148,14 @@ def _run(session: Session, checkpoints: Checkpoints) -> dict[str, Any]:
 def _first_state(session: Session, checkpoints: Checkpoints) -> tuple[State, Progress]:
     """Restore the last checkpoint where there is one, else begin from the model."""
     if checkpoints.steps:
-        state, remembered = checkpoints.restore(checkpoints.steps[-1], session.state_target)
+        state, remembered = checkpoints.restore(checkpoints.steps[-1], session.program.state_target)
         return state, Progress(**remembered)
-    shardings = session.state_shardings
-    params = jax.device_put(session.start.params(session.model, session.config.train.seed), shardings["params"])
-    return jax.jit(partial(init_state, tx=session.tx), out_shardings=shardings)(params), Progress()
+    params = session.start.params(session.model, session.config.train.seed)
+    return session.program.first_state(params), Progress()
 
 
 def _work(session: Session, predictor: Predictor) -> Work:
     config, task, validation = session.config, session.task, session.validation
-    step = make_train_step(session.model, task, session.tx, layer_call(config.model), config.train.accumulation_steps)
 
     def evaluate(params: Any) -> dict[str, Any]:
         assert validation is not None
@@ -197,12 +166,7 @@ def _work(session: Session, predictor: Predictor) -> Work:
         config=config.train,
         total_steps=session.total_steps,
         steps_per_epoch=session.steps_per_epoch,
-        train_step=Compiled(
-            step,
-            donate_argnums=0,
-            in_shardings=(session.state_shardings, row_sharding(session.mesh), None),
-            out_shardings=(session.state_shardings, None),
-        ),
+        train_step=session.program.train_step(),
         feed=lambda epoch, first_step: batches(
             session.train.tokens,
             session.train.labels,
@@ -212,9 +176,9 @@ def _work(session: Session, predictor: Predictor) -> Work:
             epoch=epoch,
             first_step=first_step,
         ),
-        put=partial(put_batch, mesh=session.mesh),
+        put=session.program.put,
         evaluate=None if validation is None else evaluate,
-        base_key=jax.random.key(config.train.seed),
+        base_key=session.program.base_key,
         learning_rate=make_schedule(config.optimizer, session.total_steps),
     )
 
@@ -243,7 +207,7 @@ def _finish(session: Session, loop: Loop, checkpoints: Checkpoints, predictor: P
     exported, evaluation = progress.step, progress.evaluation
     if session.config.train.keep_best and progress.best_step not in (None, progress.step):
         exported = progress.best_step or 0
-        state, remembered = checkpoints.restore(exported, session.state_target)
+        state, remembered = checkpoints.restore(exported, session.program.state_target)
         params, evaluation = state["params"], remembered["evaluation"]
     export_params(session.folder, session.bert_config, session.start.tokenizer, params, session.task.architecture)
     test = None
