@@ -1,0 +1,279 @@
+"""Read examples from csv, tsv, JSON lines and parquet files.
+
+Finds the file, its columns and its rows, and names the row of everything that is malformed; nothing is skipped but
+blank lines at the end. What a text or a label may be is `table`'s part. Text files are read line by line, so that a
+limit costs no more than the rows it takes.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from jaxbert.config import DataConfig
+from jaxbert.data.table import Table, Wanted, at_row, build_table, check_unique, nearest, quoted
+from jaxbert.errors import UserError
+
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+JSON_LINES = (".jsonl", ".json", ".ndjson")
+EXTENSIONS = (*DELIMITERS, *JSON_LINES, ".parquet")
+
+# The csv module refuses fields past 128 KiB by default; its limit is a C long, 32 bits wide on some systems.
+_LONGEST_FIELD = 2**31 - 1
+
+
+def read_file(name: str, data: DataConfig, wanted: Wanted, limit: int | None = None) -> Table:
+    """Read the first `limit` examples of a file, in the format its extension names.
+
+    Raises:
+      UserError: for a file that is missing, unreadable or malformed.
+    """
+    try:
+        path = find_file(name)
+        extension = path.suffix.lower()
+        if extension == ".parquet":
+            return _read_parquet(path, name, wanted, limit)
+        with path.open("rb") as stream:
+            if extension in JSON_LINES:
+                return read_json_lines(stream, name, wanted, limit)
+            return _read_delimited(stream, name, DELIMITERS[extension], data, wanted, limit)
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
+
+
+def find_file(name: str) -> Path:
+    """Return the path of a readable kind of file, or say what is there instead."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        inside = [entry for entry in sorted(os.listdir(path)) if Path(entry).suffix.lower() in EXTENSIONS]
+        # A .txt next to data files is likely to be a note on them.
+        inside.sort(key=lambda entry: entry.lower().endswith(".txt"))
+        there = f", for instance {os.path.join(name, inside[0])}" if inside else ""
+        raise UserError(f"{name}: is a folder: name a file in it{there}")
+    if not path.exists():
+        raise UserError(f"{name}: no such file{_nearest_file(path)}")
+    if path.suffix.lower() not in EXTENSIONS:
+        raise UserError(f"{name}: unknown file type {path.suffix!r}: it must be one of {' '.join(EXTENSIONS)}")
+    return path
+
+
+def _nearest_file(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f": there is no folder {str(path.parent)!r}"
+    near = nearest(path.name, sorted(os.listdir(path.parent)))
+    return f"; did you mean {str(path.with_name(near))!r}?" if near else f" in folder {str(path.parent)!r}"
+
+
+def decoded_lines(stream: Iterable[bytes], source: str) -> Iterator[str]:
+    """Yield lines as text with their ends, without a leading byte-order mark.
+
+    Raises:
+      UserError: for the first byte that is not UTF-8.
+    """
+    for row, line in enumerate(stream, 1):
+        try:
+            # "utf-8-sig" on every line would take a mark away that belongs to a text.
+            yield line.decode("utf-8-sig" if row == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            byte = error.object[error.start]
+            raise UserError(
+                f"{at_row(source, row)}: not UTF-8 (byte 0x{byte:02x} at position {error.start + 1} of the row): "
+                "save the file as UTF-8"
+            ) from error
+
+
+def _read_delimited(
+    stream: BinaryIO, source: str, delimiter: str, data: DataConfig, wanted: Wanted, limit: int | None
+) -> Table:
+    lines = decoded_lines(stream, source)
+    records = _raw_records(lines, delimiter) if data.quoting == "none" else _csv_records(lines, source, delimiter)
+    first = next(records, None)
+    if first is None:
+        raise UserError(f"{source}: the file is empty")
+    if not first[1]:
+        raise _blank_row(source, 1)
+    fields = [field.strip() for field in first[1]]
+    if data.columns is None:
+        names, counted = fields, f"the header has {len(fields)}"
+        check_unique(names, at_row(source, 1))
+        chosen = wanted.choose(names, at_row(source, 1), _header_hint(names, wanted, delimiter))
+    else:
+        names, counted = data.columns, f"data.columns names {len(data.columns)}"
+        check_unique(names, "data.columns")
+        chosen = wanted.choose(names, "data.columns")
+        _check_no_header(fields, names, wanted, source)
+        records = _put_back(first, records)
+    columns, rows = _collect(records, [names.index(name) for name in chosen], len(names), counted, source, limit)
+    if not rows and data.columns is None:
+        raise UserError(f"{source}: there is a header but no rows; if row 1 is an example, set data.columns")
+    return build_table(dict(zip(chosen, columns, strict=True)), wanted, source=source, rows=_compact(rows))
+
+
+def _put_back(first: tuple[int, list[str]], rest: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
+    yield first
+    yield from rest
+
+
+def _raw_records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    for row, line in enumerate(lines, 1):
+        line = line.rstrip("\r\n")
+        yield row, line.split(delimiter) if line else []
+
+
+def _csv_records(lines: Iterator[str], source: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line in which each record starts, and its fields; a blank line has none."""
+    csv.field_size_limit(_LONGEST_FIELD)
+    # Without `strict` an opening quote that never closes swallows all the rows after it.
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    row = 1
+    try:
+        for fields in reader:
+            yield row, fields
+            row = reader.line_num + 1
+    except csv.Error as error:
+        if "new-line" in str(error):
+            problem = "a carriage return inside a field: quote the field, or save the file with ordinary line ends"
+        else:
+            problem = "a quote opens a field but does not close it; if quotes are plain text, set data.quoting to none"
+        raise UserError(f"{at_row(source, row)}: {problem}") from error
+
+
+def _collect(
+    records: Iterator[tuple[int, list[str]]],
+    picks: Sequence[int],
+    width: int,
+    counted: str,
+    source: str,
+    limit: int | None,
+) -> tuple[list[list[str]], list[int]]:
+    """Gather the picked fields column by column, and the row each came from."""
+    columns: list[list[str]] = [[] for _ in picks]
+    targets = [(column.append, pick) for column, pick in zip(columns, picks, strict=True)]
+    rows: list[int] = []
+    blank: int | None = None
+    for row, fields in records:
+        if not fields:
+            blank = blank or row
+            continue
+        if blank is not None:
+            raise _blank_row(source, blank)
+        if len(fields) != width:
+            raise UserError(_width_problem(fields, width, counted, at_row(source, row)))
+        for append, pick in targets:
+            append(fields[pick])
+        rows.append(row)
+        if len(rows) == limit:
+            break
+    return columns, rows
+
+
+def _blank_row(source: str, row: int) -> UserError:
+    return UserError(f"{at_row(source, row)}: the row is blank: remove it")
+
+
+def _width_problem(fields: list[str], width: int, counted: str, where: str) -> str:
+    if len(fields) < width:
+        return f"{where}: too few fields: found {len(fields)}, but {counted}"
+    return (
+        f"{where}: too many fields: found {len(fields)}, but {counted}; a text that holds the separator must be quoted"
+    )
+
+
+def _header_hint(header: list[str], wanted: Wanted, delimiter: str) -> str:
+    """Say what is probably wrong with a header that lacks a column."""
+    if any(name in header for name in wanted.needed().values()):
+        return ""
+    other, extension = (",", ".csv") if delimiter == "\t" else ("\t", ".tsv")
+    if len(header) == 1 and other in header[0]:
+        return f"; the fields seem to be separated as in {extension}: rename the file"
+    if any(_looks_like_data(field) for field in header):
+        return "; row 1 looks like data: if the file has no header, set data.columns to the column names"
+    return "; if the file has no header, set data.columns to the column names"
+
+
+def _looks_like_data(field: str) -> bool:
+    return not field or field.lstrip("+-").replace(".", "", 1).isdigit() or len(field) > 40 or field.count(" ") > 2
+
+
+def _check_no_header(fields: list[str], names: Sequence[str], wanted: Wanted, source: str) -> None:
+    first = [field.casefold() for field in fields]
+    expected = [name.casefold() for name in names]
+    # A text may read "text", but no label reads like its own column.
+    label = expected.index(wanted.label.casefold()) if wanted.label.casefold() in expected else None
+    if sorted(first) == sorted(expected) or (label is not None and first[label : label + 1] == [expected[label]]):
+        raise UserError(
+            f"{at_row(source, 1)}: this is a header ({quoted(fields)}), but data.columns is for files without one: "
+            "remove data.columns, or this row"
+        )
+
+
+def _compact(rows: list[int]) -> Sequence[int]:
+    """Return a range where the rows follow each other, as they nearly always do."""
+    if rows and rows[-1] - rows[0] + 1 == len(rows):
+        return range(rows[0], rows[-1] + 1)
+    return rows
+
+
+def read_json_lines(stream: Iterable[bytes], source: str, wanted: Wanted, limit: int | None = None) -> Table:
+    """Read one JSON object a line; the first one says which columns there are."""
+    columns: dict[str, list[Any]] = {}
+    rows: list[int] = []
+    blank: int | None = None
+    for row, line in enumerate(decoded_lines(stream, source), 1):
+        if not line.strip():
+            blank = blank or row
+            continue
+        if blank is not None:
+            raise _blank_row(source, blank)
+        record = _parse_object(line, at_row(source, row))
+        if not rows:
+            columns = {name: [] for name in wanted.choose(list(record), at_row(source, row))}
+        for name, column in columns.items():
+            column.append(record.get(name))
+        rows.append(row)
+        if len(rows) == limit:
+            break
+    if not rows:
+        raise UserError(f"{source}: the file is empty")
+    return build_table(columns, wanted, source=source, rows=_compact(rows))
+
+
+def _parse_object(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        if "\\u" in line:
+            json.dumps(record, ensure_ascii=False).encode()  # half a surrogate pair is no text
+    except (ValueError, RecursionError) as error:
+        array = line.lstrip().startswith("[")
+        way = "a JSON array is not JSON lines: write each of its objects on a line" if array else str(error)
+        raise UserError(f"{where}: not a whole JSON object ({way})") from error
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: expected one JSON object a line, found {quoted([line.strip()])}")
+    return record
+
+
+def _read_parquet(path: Path, source: str, wanted: Wanted, limit: int | None) -> Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            check_unique(names, source)
+            chosen = wanted.choose(names, source)
+            columns: dict[str, list[Any]] = {name: [] for name in chosen}
+            taken = 0
+            for batch in file.iter_batches(columns=chosen):
+                part = batch if limit is None else batch.slice(0, limit - taken)
+                for name in chosen:
+                    columns[name] += part.column(name).to_pylist()
+                taken += len(part)
+                if taken == limit:
+                    break
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{source}: not a readable parquet file ({quoted([str(error)])})") from error
+    return build_table(columns, wanted, source=source, rows=range(1, taken + 1))

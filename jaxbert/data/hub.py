@@ -1,0 +1,94 @@
+"""Read examples from a dataset on the Hugging Face Hub, or from the copy that was loaded before.
+
+Finds the dataset, its config and its split through `datasets.load_dataset`, and turns whatever that raises into one
+line. The columns' contents are `table`'s part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxbert.data.table import Table, Wanted, build_table, quoted, shorten
+from jaxbert.errors import UserError
+
+
+def read_hub(spec: str, wanted: Wanted, default_split: str, limit: int | None = None) -> Table:
+    """Read the first `limit` examples of `hf:ORG/NAME[/CONFIG][:SPLIT]`.
+
+    A split may be sliced as the datasets library does it: `train[:10%]`.
+
+    Raises:
+      UserError: if the dataset, the config, the split or a column is not there or cannot be reached.
+    """
+    name, config, split = parse_spec(spec)
+    dataset = _load_split(name, config, split or default_split, spec)
+    chosen = wanted.choose(dataset.column_names, spec)
+    rows = range(1, len(dataset) + 1)[:limit]
+    columns = dataset.select_columns(chosen)[: len(rows)]
+    feature = dataset.features.get(wanted.label)
+    return build_table(columns, wanted, source=spec, rows=rows, label_names=_class_names(feature))
+
+
+def parse_spec(spec: str) -> tuple[str, str | None, str | None]:
+    """Split a spec into the dataset's name, its config and its split."""
+    address, _, split = spec.removeprefix("hf:").partition(":")
+    parts = address.split("/")
+    if len(parts) > 3 or not all(parts):
+        raise UserError(f"{spec}: expected hf:ORG/NAME[/CONFIG][:SPLIT], for instance hf:nyu-mll/glue/sst2:train")
+    return "/".join(parts[:2]), parts[2] if len(parts) == 3 else None, split or None
+
+
+def _load_split(name: str, config: str | None, split: str, spec: str) -> Any:
+    sliced = "[" in split or "+" in split
+    try:
+        loaded = _load(name, config, split if sliced else None)
+    # The libraries and their HTTP client raise many types, none of which says anything about jaxbert.
+    except Exception as error:
+        raise UserError(f"{spec}: {_explain(error)}") from error
+    if sliced:
+        return loaded
+    if split not in loaded:
+        raise UserError(
+            f"{spec}: no split {split!r}; there are {quoted(loaded)}: name one as {name_split(spec, 'SPLIT')}"
+        )
+    return loaded[split]
+
+
+def _load(name: str, config: str | None, split: str | None) -> Any:
+    """Load from the Hub; unreachable, from what `datasets` or else `hf download` left in their caches."""
+    import datasets
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return datasets.load_dataset(name, config, split=split)
+    except ConnectionError as error:
+        try:
+            folder = snapshot_download(name, repo_type="dataset", local_files_only=True)
+            return datasets.load_dataset(folder, config, split=split)
+        # The second: a copy that was cut off, with a card and no data files.
+        except (LocalEntryNotFoundError, FileNotFoundError):
+            raise error from None
+
+
+def name_split(spec: str, split: str) -> str:
+    """Return the spec with another split."""
+    prefix, _, rest = spec.partition(":")
+    return f"{prefix}:{rest.partition(':')[0]}:{split}"
+
+
+def _explain(error: Exception) -> str:
+    reason = shorten(" ".join(str(error).partition("Example of usage")[0].split()), 300)
+    if isinstance(error, ConnectionError) or "offline" in reason.lower():
+        return f"the Hub cannot be reached and no local copy was found ({reason})"
+    if "Config name is missing" in reason or "BuilderConfig" in reason:
+        return f"{reason}: name the config as hf:ORG/NAME/CONFIG"
+    if isinstance(error, FileNotFoundError):
+        return f"{reason} Check the name; a private dataset needs `hf auth login`"
+    return f"cannot be loaded: {reason}"
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    import datasets
+
+    return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None

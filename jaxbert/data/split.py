@@ -1,0 +1,48 @@
+"""Split validation rows off the training rows, label by label."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jaxbert.errors import UserError
+
+# Keeps this draw apart from the other draws of the same seed.
+_PURPOSE = 0x73706C69
+
+
+def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sorted row indices of training and of validation, int64.
+
+    `labels` are label indices, [rows]. Validation gets `fraction` of the rows (rounded) and about as much of each label:
+    at least one row of each label that has two, as far as the rows go. Every label keeps a row in training.
+
+    Raises:
+      UserError: if validation would be empty, or a label would be left without training rows.
+    """
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    taken = _rows_per_class(counts, fraction)
+    rng = np.random.default_rng([seed, _PURPOSE])
+    picks = [rng.permutation(np.flatnonzero(classes == c))[:k] for c, k in enumerate(taken)]
+    in_validation = np.zeros(len(labels), bool)
+    in_validation[np.concatenate(picks)] = True
+    return np.flatnonzero(~in_validation), np.flatnonzero(in_validation)
+
+
+def _rows_per_class(counts: np.ndarray, fraction: float) -> np.ndarray:
+    """Share the validation rows out over the classes, by largest remainder between the bounds of each."""
+    highest = counts - 1
+    total = round(fraction * int(counts.sum()))
+    if not 0 < fraction < 1 or not 1 <= total <= highest.sum():
+        raise UserError(
+            f"data.validation_fraction is {fraction}, which is {total} of {counts.sum()} rows, but validation must get at "
+            f"least 1 and at most {highest.sum()}, so that training keeps every label: choose another fraction, or give "
+            "data.validation"
+        )
+    lowest = np.minimum(highest, 1 if total >= np.count_nonzero(highest) else 0)
+    exact = counts * fraction
+    taken = np.clip(np.floor(exact).astype(int), lowest, highest)
+    while taken.sum() < total:
+        taken[np.argmax(np.where(taken < highest, exact - taken, -np.inf))] += 1
+    while taken.sum() > total:
+        taken[np.argmax(np.where(taken > lowest, taken - exact, -np.inf))] -= 1
+    return taken

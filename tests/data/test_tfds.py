@@ -1,0 +1,103 @@
+"""TFDS folders are read by random access, without TensorFlow and without a network."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxbert.config import DataConfig
+from jaxbert.data.sources import read
+from jaxbert.errors import UserError
+
+tfds = pytest.importorskip("tensorflow_datasets")
+pytest.importorskip("array_record")
+
+
+class Reviews(tfds.core.GeneratorBasedBuilder):
+    """Three training rows, two validation rows, unlabelled test rows."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="short")]  # noqa: RUF012
+
+    def _info(self):
+        labels = tfds.features.ClassLabel(names=["neg", "pos"])
+        features = {"sentence": tfds.features.Text(), "label": labels, "kind": tfds.features.Text()}
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        splits = {"train": [0, 1, 1], "validation": [1, 0], "test": [-1, -1]}
+        return {split: self._generate_examples(split, labels) for split, labels in splits.items()}
+
+    def _generate_examples(self, split, labels):
+        for i, label in enumerate(labels):
+            yield i, {"sentence": f"{split} {i} 好", "label": label, "kind": f"kind {label}"}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("tfds")
+    tfds.disable_progress_bar()
+    Reviews(config="short", data_dir=folder, file_format="array_record").download_and_prepare()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def data_dir(prepared, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
+
+
+def load(spec: str, role: str = "train", labelled: bool | None = True, limit: int | None = None, **keys):
+    return read(spec, DataConfig(**{"text": "sentence", **keys}), role=role, labelled=labelled, limit=limit)
+
+
+def test_reads_a_split():
+    table = load("tfds:reviews/short")
+    by_text = dict(zip(table.texts, table.labels, strict=True))  # TFDS shuffles when it prepares
+    assert by_text == {"train 0 好": 0, "train 1 好": 1, "train 2 好": 1}
+    assert (table.label_names, list(table.rows)) == (["neg", "pos"], [1, 2, 3])
+    assert "tensorflow" not in sys.modules
+
+
+def test_roles_slices_limits_and_names():
+    assert sorted(load("tfds:reviews/short", "validation").labels) == [0, 1]
+    assert load("tfds:reviews/short:train[:2]").texts == load("tfds:reviews/short", limit=2).texts
+    assert set(load("tfds:reviews/short", label="kind").labels) == {"kind 0", "kind 1"}
+    assert load("tfds:reviews/short", "predict", None).labels is None
+
+
+@pytest.mark.parametrize(
+    ("spec", "keys", "expected"),
+    [
+        ("tfds:nowhere", {}, "prepare it there with `tfds build nowhere --file_format=array_record"),
+        ("tfds:glue/sst2", {}, "prepare it there with `tfds build glue/sst2 --file_format=array_record"),
+        ("tfds:", {}, "tfds:: "),
+        ("tfds:reviews/short:dev", {}, "no split 'dev'; there are 'train', 'validation', 'test'"),
+        ("tfds:reviews/short:train[x]", {}, "cannot be loaded"),
+        ("tfds:reviews/short:test", {}, "no labels: every value of column 'label' is -1"),
+        ("tfds:reviews/short", {"text": "sentense"}, "did you mean 'sentence'?"),
+    ],
+)
+def test_failures_are_one_line(spec, keys, expected):
+    with pytest.raises(UserError) as caught:
+        load(spec, **keys)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_format_without_random_access(prepared):
+    info = next(prepared.rglob("dataset_info.json"))
+    before = info.read_text()
+    info.write_text(json.dumps({**json.loads(before), "fileFormat": "tfrecord"}))
+    try:
+        with pytest.raises(UserError, match="no random access: prepare it again with --file_format=array_record"):
+            load("tfds:reviews/short")
+    finally:
+        info.write_text(before)
+
+
+@pytest.mark.parametrize("missing", ["tensorflow_datasets.core", "array_record"])
+def test_missing_extra(monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(UserError, match=r"pip install 'jaxbert\[tfds\]'"):
+        load("tfds:reviews/short")
