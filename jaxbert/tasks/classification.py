@@ -51,7 +51,7 @@ class Classification:
         return jax.nn.log_softmax(outputs["logits"].astype(jnp.float32))
 
     def metrics(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-        """Compute accuracy, loss, and precision, recall and F1 by class, macro and weighted.
+        """Compute accuracy, loss, and precision, recall and F1 by class, macro and weighted; the headline ones first.
 
         A class that is neither predicted nor present counts as 0 in the macro means, as scikit-learn counts it when it is
         told all labels.
@@ -60,21 +60,25 @@ class Classification:
 
         classes = np.arange(len(self.label_names))
         predicted = predictions.argmax(-1)
-        result: dict[str, Any] = {
-            "accuracy": float((predicted == labels).mean()),
-            "loss": float(-predictions[np.arange(len(labels)), labels].mean(dtype=np.float64)),
-            "examples": len(labels),
-        }
-        by_class = metrics.precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
-        for average in ("macro", "weighted"):
-            scores = metrics.precision_recall_fscore_support(
+
+        def scores(average: str | None) -> Any:
+            return metrics.precision_recall_fscore_support(
                 labels, predicted, labels=classes, average=average, zero_division=0
             )
-            result |= {
-                f"{name}_{average}": float(v) for name, v in zip(("precision", "recall", "f1"), scores, strict=False)
-            }
+
+        macro, weighted, by_class = scores("macro"), scores("weighted"), scores(None)
+        result: dict[str, Any] = {"accuracy": float((predicted == labels).mean()), "f1_macro": float(macro[2])}
         if len(self.label_names) == 2:
             result["mcc"] = float(metrics.matthews_corrcoef(labels, predicted))
+        result |= {
+            "loss": float(-predictions[np.arange(len(labels)), labels].mean(dtype=np.float64)),
+            "precision_macro": float(macro[0]),
+            "recall_macro": float(macro[1]),
+            "f1_weighted": float(weighted[2]),
+            "precision_weighted": float(weighted[0]),
+            "recall_weighted": float(weighted[1]),
+            "examples": len(labels),
+        }
         result["per_class"] = {
             name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
             for name, p, r, f, s in zip(self.label_names, *by_class, strict=True)

@@ -14,6 +14,7 @@ from jaxbert.train.run_folder import RunFolder
 
 console = Console(stderr=True)
 _PLAIN_LINE_SECONDS = 10.0
+_HEADLINE = 4
 
 
 class Report:
@@ -65,8 +66,9 @@ class Report:
 
 
 def headline(metrics: dict[str, Any]) -> str:
-    """Return the single numbers of a metrics dictionary on one line."""
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float))
+    """Return the first few single numbers of a metrics dictionary on one line."""
+    numbers = [f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)]
+    return "  ".join(numbers[:_HEADLINE])
 
 
 def print_metrics(metrics: dict[str, Any], title: str) -> None:

