@@ -147,10 +147,10 @@ def parse_config(content: dict, path: object) -> BertConfig:
     for key in ("is_decoder", "add_cross_attention"):
         if content.get(key):
             raise UserError(f"{path} has {key} true, but only encoders are supported")
-    if content.get("hidden_act", "gelu") not in ACTIVATIONS:
+    if content.get("hidden_act", "gelu") not in tuple(ACTIVATIONS):
         raise UserError(f"{path} has hidden_act {content['hidden_act']!r}, expected one of {', '.join(ACTIVATIONS)}")
     try:
-        config = BertConfig.from_dict(content)
+        config = BertConfig.from_dict(dict(content))
     except Exception as error:  # the validators raise their own types and plain ones
         raise UserError(f"{path} is not a valid BERT configuration: {' '.join(str(error).split())}") from error
     return _check_sizes(config, path)

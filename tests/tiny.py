@@ -1,0 +1,80 @@
+"""A tiny BERT with every tensor random, and checkpoints of it, for tests of conversion and parity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from safetensors.numpy import save_file
+from transformers import BertConfig
+
+from jaxbert.interop import names
+from jaxbert.interop.write import save_folder
+from jaxbert.models.functional import Model, Params, make_model
+from jaxbert.models.heads import SequenceClassification
+
+
+def tiny_config(**changes: Any) -> BertConfig:
+    """Three layers, three labels."""
+    labels = ["bad", "fair", "good"]
+    settings = {
+        "vocab_size": 120,
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 40,
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: i for i, label in enumerate(labels)},
+    }
+    return BertConfig(**(settings | changes))
+
+
+def tiny_model(**changes: Any) -> Model:
+    """The pure view of a tiny classifier."""
+    return make_model(SequenceClassification, tiny_config(**changes))
+
+
+def random_params(model: Model, seed: int = 0) -> Params:
+    """Draw every tensor, biases and scales as well, so that no mistake hides behind a zero or a one."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path: tuple, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        center = 1.0 if path[-1].key == "scale" else 0.0
+        return rng.normal(center, 0.2, leaf.shape).astype(np.float32)
+
+    return jax.tree.map_with_path(draw, model.abstract_params)
+
+
+def random_rows(seed: int = 0, rows: int = 4, tokens: int = 12) -> dict[str, np.ndarray]:
+    """Right-padded rows with a first and a second sentence."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(4, tokens + 1, rows)
+    attention_mask = (np.arange(tokens)[None] < lengths[:, None]).astype(np.int32)
+    input_ids = rng.integers(1, 120, (rows, tokens)).astype(np.int32) * attention_mask
+    token_type_ids = (np.arange(tokens)[None] >= lengths[:, None] // 2).astype(np.int32) * attention_mask
+    return {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+
+
+def write_tiny(folder: Path, seed: int = 0, **changes: Any) -> dict[str, np.ndarray]:
+    """Write a tiny classifier as a Hugging Face folder; return its tensors under PyTorch names."""
+    model = tiny_model(**changes)
+    params = random_params(model, seed)
+    save_folder(folder, params, model.config)
+    return names.to_torch(params)
+
+
+def write_tensors(folder: Path, tensors: dict[str, np.ndarray]) -> None:
+    """Replace the weights of a folder."""
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def assert_same_tensors(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Compare names, dtypes and every bit."""
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype, name
+        np.testing.assert_array_equal(found[name], tensor, err_msg=name)
