@@ -1,0 +1,217 @@
+"""A small classification problem and runs of it, in this process and in others, for tests of trainer and commands."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tiny import random_params
+from transformers import BertConfig, BertTokenizer
+
+from jaxbert.cli.main import main
+from jaxbert.config import Config
+from jaxbert.data.batches import Batch, batches
+from jaxbert.data.packing import Layout
+from jaxbert.data.tokens import Tokens
+from jaxbert.interop.write import save_folder
+from jaxbert.models.functional import make_model
+from jaxbert.models.heads import SequenceClassification
+from jaxbert.tasks.classification import Classification
+from jaxbert.train.program import Program, make_task_model, training_layout
+from jaxbert.train.sharding import make_mesh
+
+ROOT = Path(__file__).resolve().parents[1]
+LABELS = ("bad", "good")
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+FILLERS = tuple(f"w{i}" for i in range(60))
+TELLING = {"bad": ("bad", "poor", "awful"), "good": ("good", "fine", "great")}
+VOCAB = (*SPECIAL, *FILLERS, *TELLING["bad"], *TELLING["good"])
+
+
+def random_rows(count: int, seed: int = 0, longest: int = 12) -> Iterator[tuple[str, str]]:
+    """Yield texts with one telling word among fillers, and their labels."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        label = rng.choice(LABELS)
+        words = rng.choices(FILLERS, k=rng.randint(1, longest))
+        words.insert(rng.randrange(len(words) + 1), rng.choice(TELLING[label]))
+        yield " ".join(words), label
+
+
+def write_csv(path: Path, rows: Any, header: tuple[str, ...] | None = ("text", "label")) -> Path:
+    """Write rows as csv."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        if header:
+            writer.writerow(header)
+        writer.writerows(rows)
+    return path
+
+
+def small_config(**changes: Any) -> BertConfig:
+    """Two thin layers over `VOCAB`, with two labels."""
+    settings = {
+        "vocab_size": len(VOCAB),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "max_position_embeddings": 48,
+        "id2label": dict(enumerate(LABELS)),
+        "label2id": {label: i for i, label in enumerate(LABELS)},
+    }
+    return BertConfig(**(settings | changes))
+
+
+def write_model(folder: Path, **changes: Any) -> Path:
+    """Write a whole small classifier with its tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
+    model = make_model(SequenceClassification, small_config(**changes))
+    save_folder(folder, random_params(model), model.config, BertTokenizer(vocab=str(folder / "vocab.txt")))
+    return folder
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A folder with `model`, `train.csv` (100 rows), `dev.csv` (37 rows) and `vocab.txt`."""
+
+    folder: Path
+
+    @classmethod
+    def write(cls, folder: Path) -> Problem:
+        """Make the files."""
+        write_model(folder / "model")
+        (folder / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
+        write_csv(folder / "train.csv", random_rows(100))
+        write_csv(folder / "dev.csv", random_rows(37, seed=1))
+        return cls(folder)
+
+    def options(self, **changes: Any) -> dict[str, Any]:
+        """Return keys of a run of 7 steps an epoch with dropout on; `section__key` replaces one, None removes it."""
+        keys = {
+            "model.name_or_path": self.folder / "model",
+            "model.scan_layers": True,
+            "data.train": self.folder / "train.csv",
+            "train.output_dir": self.folder / "run",
+            "train.batch_size": 16,
+            "train.epochs": 2,
+            "train.log_every": 1,
+            "optimizer.learning_rate": 1e-3,
+        } | {name.replace("__", "."): value for name, value in changes.items()}
+        return {name: value for name, value in keys.items() if value is not None}
+
+    def arguments(self, **changes: Any) -> list[str]:
+        """Return the command line of `options`."""
+        flags = (f"--{name}={_flag(value)}" for name, value in self.options(**changes).items())
+        return ["train", *flags]
+
+    def train(self, **changes: Any) -> int:
+        """Train in this process, on all its devices; return the exit code."""
+        return main(self.arguments(**changes))
+
+
+def _flag(value: Any) -> str:
+    return json.dumps(value) if isinstance(value, bool | list) else str(value)
+
+
+def command(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    """Start `jaxbert ARGUMENTS` as its own process with one device."""
+    environment = {**os.environ, "XLA_FLAGS": "", "COLUMNS": "200"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxbert", *arguments], cwd=ROOT, env=environment, text=True, **(pipes | options)
+    )
+
+
+def finish(process: subprocess.Popen[str], stdin: str | None = None) -> tuple[int, str, str]:
+    """Wait for a command; return its exit code, standard output and standard error."""
+    out, err = process.communicate(stdin, timeout=300)
+    return process.returncode, out, err
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Read `metrics.jsonl`."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path) -> bytes:
+    """Return the exported weights, bit by bit."""
+    return (run / "export" / "model.safetensors").read_bytes()
+
+
+def random_tokens(count: int, seed: int = 0, longest: int = 14, vocab: int = len(VOCAB)) -> Tokens:
+    """Draw token ids of random lengths; some examples have a second text."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, longest + 1, count)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    first = np.where(rng.random(count) < 0.3, lengths // 2, lengths).astype(np.int32)
+    return Tokens(rng.integers(1, vocab, offsets[-1]).astype(np.int32), offsets, first)
+
+
+@dataclasses.dataclass
+class Trajectory:
+    """What some steps of training gave."""
+
+    losses: list[float]
+    params: Any
+    example_ids: list[list[int]]
+
+
+def make_config(**changes: Any) -> Config:
+    """Return a configuration without dropout; `section__key` sets one key."""
+    config = Config()
+    for name, value in {"model__dropout": 0.0, "model__scan_layers": True, **changes}.items():
+        section, key = name.split("__")
+        part = dataclasses.replace(getattr(config, section), **{key: value})
+        config = dataclasses.replace(config, **{section: part})
+    return config
+
+
+def make_program(config: Config, bert_config: BertConfig, steps: int, devices: int = 8) -> Program:
+    """Build the computation of `config` on the first devices of this process."""
+    task = Classification(tuple(bert_config.id2label.values()))
+    mesh: Mesh = make_mesh(config.mesh, jax.devices()[:devices])
+    return Program(config, mesh, make_task_model(config, bert_config, task), task, steps)
+
+
+def run_steps(program: Program, params: Any, tokens: Tokens, labels: np.ndarray) -> Trajectory:
+    """Take all of the program's steps from `params`."""
+    layout = training_layout(program.config, tokens.lengths, program.mesh)
+    state, step = program.first_state(params), program.train_step()
+    losses, example_ids = [], []
+    for batch in feed(program, layout, tokens, labels):
+        state, sums = step(state, program.put(batch), program.base_key)
+        losses.append(float(sums["loss"] / sums["examples"]))
+        example_ids.append(sorted(batch["example_ids"][batch["example_mask"]].tolist()))
+    return Trajectory(losses, jax.device_get(state["params"]), example_ids)
+
+
+def feed(program: Program, layout: Layout, tokens: Tokens, labels: np.ndarray) -> Iterator[Batch]:
+    """Yield the batches of all steps, epoch after epoch."""
+    config, left, epoch = program.config.train, program.total_steps, 0
+    while left:
+        for batch in batches(tokens, labels, layout, config.batch_size, seed=config.seed, epoch=epoch):
+            yield batch
+            left -= 1
+            if not left:
+                return
+        epoch += 1
+
+
+def assert_close_params(found: Any, expected: Any, atol: float) -> None:
+    """Compare trees of parameters, naming the tensor that differs."""
+    paths = jax.tree_util.tree_leaves_with_path(expected)
+    for (path, want), got in zip(paths, jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=jax.tree_util.keystr(path))
