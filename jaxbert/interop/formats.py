@@ -46,7 +46,8 @@ def read_safetensors(path: Path) -> Tensors:
     """Read a safetensors file; its header is checked whole, its numbers carry no checksum."""
     try:
         with safe_open(path, framework="np") as file:
-            layout = (file.metadata() or {}).get("format", "pt")
+            metadata = file.metadata()
+            layout = metadata.get("format") if metadata else "pt"
             if layout not in _KNOWN_LAYOUTS:
                 raise _damaged(path, "safetensors", f"its layout is {layout!r}, expected {' or '.join(_KNOWN_LAYOUTS)}")
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
@@ -85,16 +86,16 @@ def _from_torch_tensor(tensor: Any) -> np.ndarray:
 
 
 def read_msgpack(path: Path) -> Tensors:
-    """Read a legacy `flax_model.msgpack` to `a/b/c` names."""
+    """Read a legacy `flax_model.msgpack`, its nested names joined by dots."""
     try:
         tree = serialization.msgpack_restore(path.read_bytes())
-        flat = traverse_util.flatten_dict(tree, sep="/")
+        flat = traverse_util.flatten_dict(tree, sep=".")
     except Exception as error:  # damage can surface anywhere in the decoders
         raise _damaged(path, "Flax msgpack", one_line(error)) from error
     if not flat or not all(isinstance(leaf, np.ndarray) for leaf in flat.values()):
         raise _damaged(path, "Flax msgpack", "some leaves are not tensors")
-    if all(name.startswith("params/") for name in flat):
-        flat = {name.removeprefix("params/"): leaf for name, leaf in flat.items()}
+    if all(name.startswith("params.") for name in flat):
+        flat = {name.removeprefix("params."): leaf for name, leaf in flat.items()}
     return flat
 
 

@@ -76,7 +76,8 @@ def _read_shards(index: Path) -> Tensors:
         if twice:
             raise UserError(f"{index.parent / name} repeats tensors of another shard: {', '.join(twice)}")
         tensors |= shard
-    lost = sorted(weight_map.keys() - tensors.keys())
+    separator = "/" if suffix == ".msgpack" else "."
+    lost = sorted({name.replace(separator, ".") for name in weight_map} - tensors.keys())
     if lost:
         raise UserError(f"{index} names tensors that its shards do not hold: {', '.join(lost)}")
     return tensors
@@ -84,10 +85,10 @@ def _read_shards(index: Path) -> Tensors:
 
 def _normalize(raw: Tensors, source: Path) -> Tensors:
     """Bring names, layout and dtype to today's; order is kept."""
-    bare = not any(name.replace("/", ".").startswith("bert.") for name in raw)
+    bare = not any(name.startswith("bert.") for name in raw)
     tensors: Tensors = {}
     for raw_name, tensor in raw.items():
-        *parents, leaf = raw_name.replace("/", ".").split(".")
+        *parents, leaf = raw_name.split(".")
         if leaf in _FLAX_LEAVES:
             tensor = tensor.T if leaf == "kernel" else tensor
             leaf = _FLAX_LEAVES[leaf]

@@ -117,26 +117,17 @@ def test_an_unexpected_head_is_an_error_for_prediction(folder, tensors):
     assert "unexpected: cls.predictions.bias" in error_of(folder)
 
 
-def test_a_bit_flipped_in_the_header_never_changes_what_is_loaded(folder, tensors):
-    path = folder / "model.safetensors"
+def test_every_bit_flipped_in_the_header_is_found(folder, tensors):
+    path, model = folder / "model.safetensors", tiny_model()
     good = path.read_bytes()
     header = 8 + int.from_bytes(good[:8], "little")
-    expected = flat(random_params(tiny_model()))
     rng = np.random.default_rng(0)
-    refused = 0
-    model = tiny_model()
-    for position in rng.choice(header, 250, replace=False):
+    for position in (*range(32), *rng.choice(header, 400, replace=False)):
         broken = bytearray(good)
         broken[position] ^= 1 << rng.integers(8)
         path.write_bytes(broken)
-        try:
-            params, _ = load_params(folder, model)
-        except UserError as error:
-            assert str(folder) in str(error)  # noqa: PT017 (a flip in the metadata's key is harmless)
-            refused += 1
-        else:
-            assert_same_tensors(flat(params), expected)
-    assert refused > 240
+        with pytest.raises(UserError, match=str(folder)):
+            load_params(folder, model)
 
 
 @pytest.mark.parametrize("kind", ["FlaxBertForSequenceClassification", "FlaxBertForMaskedLM", "FlaxBertModel"])

@@ -93,6 +93,19 @@ def test_msgpack(folder, tensors):
     assert_same_tensors(read_tensors(folder), tensors)
 
 
+def test_sharded_msgpack(folder, tensors):
+    flat = traverse_util.flatten_dict(names.unstack_layers(names.from_torch(tensors)), sep="/")
+    only(folder, None)
+    listed, weight_map = sorted(flat), {}
+    for i, part in enumerate((listed[::2], listed[1::2])):
+        name = f"flax_model-0000{i + 1}-of-00002.msgpack"
+        tree = traverse_util.unflatten_dict({n: flat[n] for n in part}, sep="/")
+        (folder / name).write_bytes(serialization.to_bytes(tree))
+        weight_map |= dict.fromkeys(part, name)
+    (folder / "flax_model.msgpack.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert_same_tensors(read_tensors(folder), tensors)
+
+
 def test_safetensors_with_flax_names(folder, tensors):
     flat = traverse_util.flatten_dict(names.unstack_layers(names.from_torch(tensors)), sep=".")
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in flat.items()}

