@@ -51,11 +51,11 @@ class Report:
         self._bar.update(self._task, completed=step, note=note)
         if not console.is_terminal and time.monotonic() - self._last_plain_line > _PLAIN_LINE_SECONDS:
             self._last_plain_line = time.monotonic()
-            console.print(f"step {step}/{self._total}  {note}", highlight=False)
+            console.print(f"step {step}/{self._total}  {note}", highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Write a line of metrics; the numbers among them go to TensorBoard too."""
