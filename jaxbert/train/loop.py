@@ -120,6 +120,7 @@ class Loop:
         if not self.work.train_step.has(batch):
             self._flush(report)
             self.speed.pause()
+            report.compiling(batch["input_ids"].shape[0])
             self.work.train_step.compile(self.state, batch, self.work.base_key)
             self.speed.resume()
         self.speed.add(size, waited)

@@ -53,6 +53,12 @@ class Report:
             self._last_plain_line = time.monotonic()
             console.print(f"step {step}/{self._total}  {note}", highlight=False, soft_wrap=True)
 
+    def compiling(self, rows: int) -> None:
+        """Say why nothing moves for a while."""
+        self._bar.update(self._task, note=f"compiling the step for {rows} rows")
+        if not console.is_terminal:
+            self.say(f"compiling the step for {rows} rows")
+
     def say(self, line: str) -> None:
         """Print a line above the bar."""
         console.print(line, highlight=False, soft_wrap=True)

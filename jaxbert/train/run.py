@@ -17,7 +17,7 @@ from jaxbert.config import Config
 from jaxbert.data.batches import batches
 from jaxbert.data.packing import Layout
 from jaxbert.errors import UserError
-from jaxbert.models.functional import Model
+from jaxbert.models.functional import Model, Params
 from jaxbert.tasks.classification import Classification, resolve_class_weights
 from jaxbert.train.checkpoint import Checkpoints
 from jaxbert.train.evaluate import Predictor
@@ -63,6 +63,10 @@ class Session:
         """Optimizer steps of the whole run."""
         return self.config.train.max_steps or self.config.train.epochs * self.steps_per_epoch
 
+    def first_params(self) -> Params:
+        """Load or draw the parameters before the first step."""
+        return self.start.params(self.model, self.config.train.seed)
+
     @cached_property
     def program(self) -> Program:
         """The computation."""
@@ -82,10 +86,12 @@ def run_training(config: Config) -> dict[str, Any]:
     if folder.summary.exists():
         raise UserError(f"the run in {folder.path} is complete: see {folder.summary}, or choose a new train.output_dir")
     session = open_session(config, folder)
+    begun = folder.config.exists()
+    params = None if begun else session.first_params()  # a damaged checkpoint must not leave a folder behind
     folder.create(config)
     save_start(folder, session.bert_config, session.start.tokenizer)
     with Checkpoints(folder.checkpoints, config.train.keep_checkpoints) as checkpoints:
-        return _run(session, checkpoints)
+        return _run(session, checkpoints, params)
 
 
 def open_session(config: Config, folder: RunFolder) -> Session:
@@ -126,8 +132,8 @@ def _check_best_metric(task: Classification, name: str) -> None:
         raise UserError(f"train.best_metric is {name!r}, but it must be one of {', '.join(names)}")
 
 
-def _run(session: Session, checkpoints: Checkpoints) -> dict[str, Any]:
-    state, progress = _first_state(session, checkpoints)
+def _run(session: Session, checkpoints: Checkpoints, params: Params | None) -> dict[str, Any]:
+    state, progress = _first_state(session, checkpoints, params)
     session.folder.rewind(progress.step)
     predictor = Predictor(
         session.model,
@@ -145,13 +151,12 @@ def _run(session: Session, checkpoints: Checkpoints) -> dict[str, Any]:
     return _finish(session, loop, checkpoints, predictor)
 
 
-def _first_state(session: Session, checkpoints: Checkpoints) -> tuple[State, Progress]:
-    """Restore the last checkpoint where there is one, else begin from the model."""
+def _first_state(session: Session, checkpoints: Checkpoints, params: Params | None) -> tuple[State, Progress]:
+    """Restore the last checkpoint where there is one, else begin from `params`, which are loaded if they are not yet."""
     if checkpoints.steps:
         state, remembered = checkpoints.restore(checkpoints.steps[-1], session.program.state_target)
         return state, Progress(**remembered)
-    params = session.start.params(session.model, session.config.train.seed)
-    return session.program.first_state(params), Progress()
+    return session.program.first_state(params or session.first_params()), Progress()
 
 
 def _work(session: Session, predictor: Predictor) -> Work:
