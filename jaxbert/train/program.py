@@ -74,8 +74,8 @@ class Program:
 
     @property
     def base_key(self) -> Array:
-        """The key from which every step folds its own."""
-        return jax.random.key(self.config.train.seed)
+        """The key from which every step folds its own, on every device of the mesh."""
+        return jax.device_put(jax.random.key(self.config.train.seed), self.state_shardings["step"])
 
     def put(self, batch: Batch) -> DeviceBatch:
         """Send a packed batch to the devices."""
