@@ -1,1 +1,1 @@
-"""Throughput, FLOPs and peaks."""
+"""Time the training step as the trainer builds it, on synthetic or real examples."""

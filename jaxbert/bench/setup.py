@@ -1,0 +1,122 @@
+"""From a configuration to a computation and its examples, with no checkpoint read.
+
+With real data this is the trainer's own session; else a new classifier, and random tokens of drawn lengths.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import hf_hub_download
+from transformers import BertConfig
+
+from jaxbert import config as configuration
+from jaxbert.bench.lengths import draw_lengths
+from jaxbert.config import Config, ModelConfig
+from jaxbert.data.batches import Batch, batches
+from jaxbert.data.packing import WINDOW, Layout
+from jaxbert.data.tokens import Tokens
+from jaxbert.errors import UserError
+from jaxbert.interop.folder import read_config
+from jaxbert.models.sizes import SIZES, sized_config
+from jaxbert.tasks.classification import Classification
+from jaxbert.train.inputs import Examples, resolve_max_length
+from jaxbert.train.program import Program, make_task_model, training_layout
+from jaxbert.train.run import open_session
+from jaxbert.train.run_folder import RunFolder
+from jaxbert.train.sharding import make_mesh
+from jaxbert.train.start import with_labels
+
+_VOCABULARY = 30_522
+"""Tokens of a new model without a vocabulary file: uncased BERT's."""
+_SYNTHETIC_STEPS = 2 * WINDOW
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What is timed, and on what."""
+
+    program: Program
+    examples: Examples
+    layout: Layout
+    source: str
+    """Where the lengths come from."""
+
+    def feed(self) -> Iterator[Batch]:
+        """Yield batches without end, epoch after epoch."""
+        config = self.program.config.train
+        for epoch in itertools.count():
+            yield from batches(
+                self.examples.tokens,
+                self.examples.labels,
+                self.layout,
+                config.batch_size,
+                seed=config.seed,
+                epoch=epoch,
+            )
+
+
+def open_bench(config: Config, lengths: str | None) -> Bench:
+    """Prepare the examples of `data.train`, or synthetic ones where `lengths` is given or there is no data.
+
+    Raises:
+      UserError: for anything wrong in configuration, data, lengths or model.
+    """
+    configuration.check(config)
+    if lengths is None and config.data.train is not None:
+        return _real(config, config.data.train)
+    return _synthetic(config, lengths or "sst2")
+
+
+def _real(config: Config, source: str) -> Bench:
+    data = dataclasses.replace(config.data, validation=None, test=None, validation_fraction=0.0)
+    session = open_session(dataclasses.replace(config, data=data), RunFolder(config.train.output_dir))
+    return Bench(session.program, session.train, session.layout, source)
+
+
+def _synthetic(config: Config, lengths: str) -> Bench:
+    names = tuple(f"LABEL_{i}" for i in range(config.model.num_labels or 2))
+    bert_config = with_labels(_bert_config(config.model), names)
+    max_length = resolve_max_length(config.data.max_length, bert_config.max_position_embeddings)
+    count = _SYNTHETIC_STEPS * config.train.batch_size
+    drawn = draw_lengths(lengths, count, max_length, config.train.seed)
+    task, mesh = Classification(names), make_mesh(config.mesh)
+    program = Program(
+        config=config,
+        mesh=mesh,
+        model=make_task_model(config, bert_config, task),
+        task=task,
+        total_steps=config.train.max_steps or config.train.epochs * _SYNTHETIC_STEPS,
+    )
+    examples = _random_examples(drawn, bert_config.vocab_size, len(names), config.train.seed)
+    return Bench(program, examples, training_layout(config, drawn, mesh), lengths)
+
+
+def _random_examples(lengths: np.ndarray, vocabulary: int, classes: int, seed: int) -> Examples:
+    rng = np.random.default_rng(seed)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    ids = rng.integers(0, vocabulary, offsets[-1], dtype=np.int32)
+    return Examples(Tokens(ids, offsets, lengths), rng.integers(0, classes, len(lengths), dtype=np.int32))
+
+
+def _bert_config(model: ModelConfig) -> BertConfig:
+    """Read a model's configuration alone: no weights and no tokenizer are needed."""
+    name, folder = model.name_or_path, Path(model.name_or_path).expanduser()
+    if folder.is_dir():
+        return read_config(folder)
+    if name in SIZES:
+        return sized_config(name, _VOCABULARY)
+    try:
+        return read_config(Path(hf_hub_download(name, "config.json")).parent)
+    except UserError:
+        raise
+    except Exception as error:  # the library lets its HTTP client's own exceptions through
+        raise UserError(
+            f"model.name_or_path {name!r} is no size ({', '.join(SIZES)}) and no folder, and the Hub gave no config.json: "
+            f"{' '.join(str(error).split())[:200]}"
+        ) from error
