@@ -44,7 +44,7 @@ def open_model(values: Namespace) -> Classifier:
     from jaxbert.train.inference import open_classifier
     from jaxbert.train.runtime import prepare_process
 
-    prepare_process()
+    prepare_process(values.precision)
     return open_classifier(
         values.model,
         batch_size=values.batch_size,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import typing
 from collections.abc import Sequence
 from typing import Any
@@ -97,4 +98,6 @@ def _nearest(name: str, known: list[str]) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    """Return the message on one line, with Python's names of types made plain."""
+    line = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
+    return re.sub(r'Parser key "([\w.]+)"', r"\1", line).replace("typing.", "").replace(" a int", " an int")

@@ -16,7 +16,7 @@ def run(arguments: list[str]) -> int:
     from jaxbert.train.run_folder import RunFolder
     from jaxbert.train.runtime import prepare_process
 
-    prepare_process()
+    prepare_process(config.precision.compute)
     try:
         summary = run_training(config)
     except StoppedError as stop:

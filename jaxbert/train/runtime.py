@@ -15,7 +15,7 @@ _ACCELERATOR_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plu
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 
 
-def prepare_process() -> None:
+def prepare_process(compute: str = "auto") -> None:
     """Keep compiled programs on disk, and on CPU keep freed memory in the process.
 
     Small programs are kept too, so that a second start compiles nothing again. `JAX_COMPILATION_CACHE_DIR` chooses the
@@ -28,6 +28,8 @@ def prepare_process() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     if _runs_on_cpu():
         _keep_freed_memory()
+    elif compute == "float32":  # left alone, GPU and TPU multiply float32 in TF32 and bfloat16
+        jax.config.update("jax_default_matmul_precision", "float32")
 
 
 def _runs_on_cpu() -> bool:
