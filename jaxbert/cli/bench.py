@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
     from jaxbert.bench.setup import open_bench
     from jaxbert.train.runtime import prepare_process
 
-    prepare_process()
+    prepare_process(config.precision.compute)
     result = run_bench(open_bench(config, values.lengths), options)
     _print(result)
     if values.output is not None:
