@@ -59,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        if not debug and "RESOURCE_EXHAUSTED" in str(error):
+            return _fail("the device is out of memory: lower the batch size, or raise train.accumulation_steps", 2)
+        raise
 
 
 def _run(verb: str, arguments: list[str]) -> int:

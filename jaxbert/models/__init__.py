@@ -1,1 +1,1 @@
-"""BERT as NNX modules, the pure functions made of them, and the public classes."""
+"""BERT as NNX modules, and the pure functions made of them."""
