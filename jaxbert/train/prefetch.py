@@ -20,6 +20,7 @@ class Prefetcher:
     def __init__(self, source: Iterator[Any], prepare: Callable[[Any], Any], depth: int = 3) -> None:
         self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
         self._stopped = threading.Event()
+        self._last: tuple[str, Any] | None = None
         self._thread = threading.Thread(target=self._run, args=(source, prepare), daemon=True, name="prefetch")
         self._thread.start()
 
@@ -45,9 +46,10 @@ class Prefetcher:
         return self
 
     def __next__(self) -> Any:
-        kind, value = self._queue.get()
+        kind, value = self._last or self._queue.get()
         if kind == "item":
             return value
+        self._last = kind, value  # nothing follows it: a further call must not wait
         if kind == "error":
             raise value
         raise StopIteration
