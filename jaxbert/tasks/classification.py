@@ -69,7 +69,9 @@ class Classification:
         macro, weighted, by_class = scores("macro"), scores("weighted"), scores(None)
         result: dict[str, Any] = {"accuracy": float((predicted == labels).mean()), "f1_macro": float(macro[2])}
         if len(self.label_names) == 2:
-            result["mcc"] = float(metrics.matthews_corrcoef(labels, predicted))
+            # 0 by definition where all are of one label, of which scikit-learn warns.
+            varied = len(np.union1d(labels, predicted)) > 1
+            result["mcc"] = float(metrics.matthews_corrcoef(labels, predicted)) if varied else 0.0
         result |= {
             "loss": float(-predictions[np.arange(len(labels)), labels].mean(dtype=np.float64)),
             "precision_macro": float(macro[0]),
