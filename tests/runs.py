@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -15,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 from jax.sharding import Mesh
 from tiny import random_params
 from transformers import BertConfig, BertTokenizer
@@ -186,12 +188,12 @@ def make_program(config: Config, bert_config: BertConfig, steps: int, devices: i
     return Program(config, mesh, make_task_model(config, bert_config, task), task, steps)
 
 
-def run_steps(program: Program, params: Any, tokens: Tokens, labels: np.ndarray) -> Trajectory:
-    """Take all of the program's steps from `params`."""
+def run_steps(program: Program, params: Any, tokens: Tokens, labels: np.ndarray, most: int | None = None) -> Trajectory:
+    """Take all of the program's steps from `params`, or the first ones."""
     layout = training_layout(program.config, tokens.lengths, program.mesh)
     state, step = program.first_state(params), program.train_step()
     losses, example_ids = [], []
-    for batch in feed(program, layout, tokens, labels):
+    for batch in itertools.islice(feed(program, layout, tokens, labels), most):
         state, sums = step(state, program.put(batch), program.base_key)
         losses.append(float(sums["loss"] / sums["examples"]))
         example_ids.append(sorted(batch["example_ids"][batch["example_mask"]].tolist()))
@@ -211,7 +213,12 @@ def feed(program: Program, layout: Layout, tokens: Tokens, labels: np.ndarray) -
 
 
 def assert_close_params(found: Any, expected: Any, atol: float) -> None:
-    """Compare trees of parameters, naming the tensor that differs."""
-    paths = jax.tree_util.tree_leaves_with_path(expected)
-    for (path, want), got in zip(paths, jax.tree.leaves(found), strict=True):
-        np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=jax.tree_util.keystr(path))
+    """Compare trees of parameters, naming the tensor that differs.
+
+    The bias of the keys is left out: it adds the same to all logits of a softmax, so its true gradient is zero, and what
+    Adam scales up to whole steps is rounding.
+    """
+    flat = traverse_util.flatten_dict(found, sep="/")
+    for name, tensor in traverse_util.flatten_dict(expected, sep="/").items():
+        if not name.endswith("attention/self/key/bias"):
+            np.testing.assert_allclose(flat[name], tensor, rtol=0, atol=atol, err_msg=name)

@@ -1,0 +1,229 @@
+"""When the loop evaluates, saves, keeps and stops; the step is a counter, so that only the loop is tested."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from runs import small_config
+
+from jaxbert.config import TrainConfig
+from jaxbert.train.checkpoint import Checkpoints
+from jaxbert.train.compiled import Compiled
+from jaxbert.train.interrupt import StoppedError
+from jaxbert.train.loop import Loop, Progress, Work
+from jaxbert.train.speed import Speed
+
+STEPS_PER_EPOCH = 5
+EXAMPLES = 3
+
+
+class Recorder:
+    """Stands for the report."""
+
+    def __init__(self):
+        self.lines, self.said, self.steps, self.compiled = [], [], [], []
+
+    def progress(self, step, loss, examples_per_second, tokens_per_second):
+        self.steps.append(step)
+
+    def compiling(self, rows):
+        self.compiled.append(rows)
+
+    def say(self, line):
+        self.said.append(line)
+
+    def log(self, step, values):
+        self.lines.append((step, values))
+
+    def losses(self):
+        return {step: values["train_loss"] for step, values in self.lines if "train_loss" in values}
+
+    def evaluated(self):
+        return [step for step, values in self.lines if "eval_accuracy" in values]
+
+
+def count_step(state, batch, key):
+    """Add one to the step and to the parameter; the loss of step i is i for each example."""
+    step = state["step"] + 1
+    examples = batch["example_mask"].sum()
+    sums = {"loss": step * examples.astype(jnp.float32), "examples": examples, "grad_norm": jnp.float32(0)}
+    return {"step": step, "params": {"w": state["params"]["w"] + 1.0}}, sums
+
+
+def first_state():
+    return {"step": jnp.int32(0), "params": {"w": jnp.zeros(4)}}
+
+
+def feed(epoch, first_step):
+    for _ in range(first_step, STEPS_PER_EPOCH):
+        tokens = np.ones((EXAMPLES, 2), np.int32)
+        yield {"input_ids": tokens, "segment_ids": tokens, "example_mask": np.ones((EXAMPLES, 1), bool)}
+
+
+def make_loop(folder, scores=None, total_steps=10, first=None, **config):
+    """Return a loop whose evaluations give `scores` one after another, and its checkpoints."""
+    config = TrainConfig(**{"log_every": 1, **config})
+    left = iter(scores or ())
+    work = Work(
+        config=config,
+        total_steps=total_steps,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        train_step=Compiled(count_step, donate_argnums=0),
+        feed=feed,
+        put=jax.device_put,
+        evaluate=None if scores is None else lambda params: {"accuracy": next(left), "loss": float(params["w"][0])},
+        base_key=jax.random.key(0),
+        learning_rate=lambda step: 0.5,
+    )
+    checkpoints = Checkpoints(folder, config.keep_checkpoints)
+    state, progress = first or (first_state(), Progress())
+    return Loop(work, state, progress, checkpoints, Speed(small_config())), checkpoints
+
+
+def run(folder, *args, **kwargs):
+    loop, checkpoints = make_loop(folder, *args, **kwargs)
+    report = Recorder()
+    with checkpoints:
+        loop.run(report)
+        return loop, report, checkpoints.steps
+
+
+def test_every_step_is_reported_once_and_in_order(tmp_path):
+    loop, report, _ = run(tmp_path)
+    assert report.steps == list(range(1, 11))
+    assert report.losses() == {step: float(step) for step in range(1, 11)}
+    assert int(loop.state["step"]) == loop.progress.step == 10
+    assert loop.progress.examples == 10 * EXAMPLES
+    assert loop.progress.loss_sum == EXAMPLES * sum(range(1, 11))
+
+
+def test_a_line_is_the_mean_since_the_last_one(tmp_path):
+    _, report, _ = run(tmp_path, log_every=4)
+    assert report.losses() == {4: np.mean([1, 2, 3, 4]), 8: np.mean([5, 6, 7, 8])}
+
+
+def test_a_window_goes_on_behind_a_checkpoint(tmp_path):
+    run(tmp_path, total_steps=6, checkpoint_every=3, log_every=4)
+    with Checkpoints(tmp_path) as checkpoints:
+        first = checkpoints.restore(3, first_state())
+    first = first[0], Progress(**first[1])
+    _, report, _ = run(tmp_path / "other", first=first, total_steps=8, log_every=4)
+    assert report.losses() == {4: np.mean([1, 2, 3, 4]), 8: np.mean([5, 6, 7, 8])}
+
+
+def test_without_intervals_it_evaluates_and_saves_after_each_epoch(tmp_path):
+    _, report, steps = run(tmp_path, [0.1, 0.2, 0.3], total_steps=12, keep_checkpoints=9)
+    assert report.evaluated() == [5, 10, 12]
+    assert steps == [5, 10, 12]
+
+
+def test_intervals(tmp_path):
+    scores = [0.5, 0.4, 0.3, 0.2]
+    _, report, steps = run(tmp_path, scores, total_steps=11, eval_every=3, checkpoint_every=4, keep_checkpoints=9)
+    assert report.evaluated() == [3, 6, 9, 11]
+    # 3 was the best so far, so it was saved as well.
+    assert steps == [3, 4, 8, 11]
+
+
+@pytest.mark.parametrize(("keep", "kept"), [(1, [4, 12]), (2, [4, 10, 12]), (3, [4, 8, 10, 12])])
+def test_the_last_checkpoints_and_the_best_are_kept(tmp_path, keep, kept):
+    scores = [0.1, 0.9, 0.2, 0.3, 0.9, 0.4]
+    loop, _, steps = run(tmp_path, scores, total_steps=12, eval_every=2, checkpoint_every=2, keep_checkpoints=keep)
+    assert steps == kept
+    assert (loop.progress.best_step, loop.progress.best_value) == (4, 0.9)
+    with Checkpoints(tmp_path, keep) as checkpoints:
+        state, progress = checkpoints.restore(4, first_state())
+    assert state["params"]["w"].tolist() == [4.0] * 4
+    assert progress["evaluation"]["accuracy"] == 0.9
+
+
+def test_a_better_one_replaces_the_best(tmp_path):
+    scores = [0.1, 0.2, 0.3, 0.25, 0.2, 0.1]
+    _, _, steps = run(tmp_path, scores, total_steps=12, eval_every=2, checkpoint_every=2, keep_checkpoints=1)
+    assert steps == [6, 12]
+
+
+def test_the_best_is_kept_by_a_run_that_goes_on(tmp_path):
+    run(tmp_path, [0.9, 0.1], total_steps=4, eval_every=2, checkpoint_every=2, keep_checkpoints=1)
+    with Checkpoints(tmp_path, 1) as checkpoints:
+        state, progress = checkpoints.restore(4, first_state())
+    first = state, Progress(**progress)
+    _, _, steps = run(tmp_path, [0.2] * 9, first=first, eval_every=2, checkpoint_every=2, keep_checkpoints=1)
+    assert steps == [2, 10]
+
+
+def test_the_loss_is_minimized(tmp_path):
+    """It grows with every step here, so the first is the best."""
+    loop, _, _ = run(tmp_path, [0.1, 0.2], best_metric="loss")
+    assert loop.progress.best_step == 5
+
+
+def test_early_stopping(tmp_path):
+    scores = [0.1, 0.5, 0.4, 0.5, 0.3, 0.9]
+    loop, report, steps = run(tmp_path, scores, total_steps=100, eval_every=2, early_stopping_patience=3)
+    assert report.evaluated() == [2, 4, 6, 8, 10]
+    assert loop.progress.step == 10
+    assert loop.progress.best_step == 4
+    assert steps[-1] == 10
+    assert 4 in steps
+
+
+def test_early_stopping_counts_on_behind_a_stop(tmp_path):
+    progress = Progress(step=4, best_step=2, best_value=0.9, evaluations_since_best=1)
+    first = {"step": jnp.int32(4), "params": {"w": jnp.full(4, 4.0)}}, progress
+    loop, _, _ = run(tmp_path, [0.1] * 9, first=first, total_steps=100, eval_every=2, early_stopping_patience=2)
+    assert loop.progress.step == 6
+
+
+def test_the_state_is_donated(tmp_path):
+    loop, checkpoints = make_loop(tmp_path, total_steps=3)
+    before = loop.state["params"]["w"]
+    with checkpoints:
+        loop.run(Recorder())
+    assert before.is_deleted()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_and_stops(tmp_path, number):
+    handler = signal.getsignal(number)
+    loop, checkpoints = make_loop(tmp_path, total_steps=1000)
+    report = Recorder()
+    report.log = lambda step, values: os.kill(os.getpid(), number) if step == 7 else None
+    with checkpoints, pytest.raises(StoppedError, match="run the same command to go on"):
+        loop.run(report)
+    step = loop.progress.step
+    assert 7 <= step <= 9
+    assert checkpoints.folder.joinpath(str(step)).is_dir()
+    assert int(loop.state["step"]) == step
+    assert signal.getsignal(number) is handler
+
+
+def test_an_error_of_the_data_ends_the_run(tmp_path):
+    loop, checkpoints = make_loop(tmp_path)
+
+    def broken(epoch, first_step):
+        yield from feed(epoch, 3)
+        raise OSError("the disk is gone")
+
+    loop.work = dataclasses.replace(loop.work, feed=broken)
+    with checkpoints, pytest.raises(OSError, match="the disk is gone"):
+        loop.run(Recorder())
+
+
+def test_a_save_that_fails_in_the_background_ends_the_run(tmp_path, monkeypatch):
+    """The files of the step are written by threads; what goes wrong there must not be lost."""
+    from orbax.checkpoint import JsonCheckpointHandler
+
+    def broken(self, *args, **kwargs):
+        raise OSError("no space left on device")
+
+    loop, checkpoints = make_loop(tmp_path, checkpoint_every=2)
+    monkeypatch.setattr(JsonCheckpointHandler, "_save_fn", broken)
+    with pytest.raises(Exception, match="no space left on device"), checkpoints:
+        loop.run(Recorder())

@@ -1,0 +1,70 @@
+"""Predictions for sets of any size come back complete and in order, each example computed once."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from runs import random_tokens, small_config
+from tiny import random_params
+
+from jaxbert.config import MeshConfig
+from jaxbert.data.batches import batches
+from jaxbert.data.packing import padded_layout
+from jaxbert.models.encoder import Call
+from jaxbert.models.functional import Model, make_model
+from jaxbert.models.heads import SequenceClassification
+from jaxbert.tasks.classification import Classification
+from jaxbert.train.evaluate import Predictor
+from jaxbert.train.sharding import make_mesh
+
+TASK = Classification(("bad", "good"))
+
+
+def sums_of_ids(params, batch, key, call):
+    """Stand for a model: an example's logits are 0 and the weighted sum of its tokens."""
+    slots = jnp.arange(1, batch["cls_positions"].shape[1] + 1)
+    mine = batch["segment_ids"][:, None, :] == slots[None, :, None]
+    weighted = (batch["input_ids"] * (batch["position_ids"] + 1))[:, None, :]
+    sums = jnp.where(mine, weighted, 0).sum(-1).astype(jnp.float32) * params["scale"]
+    return {"logits": jnp.stack([jnp.zeros_like(sums), sums], -1)}
+
+
+def expected_of(tokens) -> np.ndarray:
+    sums = []
+    for begin, end in zip(tokens.offsets[:-1], tokens.offsets[1:], strict=True):
+        sums.append((tokens.ids[begin:end] * np.arange(1, end - begin + 1)).sum() / 2000)
+    return np.asarray(jax.nn.log_softmax(np.stack([np.zeros(len(sums)), sums], -1).astype(np.float32)))
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 100])
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 33, 256])
+def test_any_size_of_set_and_batch(count, batch_size):
+    model = Model(small_config(), SequenceClassification, {}, sums_of_ids)
+    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), batch_size)
+    tokens = random_tokens(count, seed=count)
+    found = predictor({"scale": jnp.float32(1 / 2000)}, tokens)
+    np.testing.assert_allclose(found, expected_of(tokens), rtol=1e-5, atol=1e-6)
+
+
+def test_a_second_evaluation_compiles_nothing():
+    model = Model(small_config(), SequenceClassification, {}, sums_of_ids)
+    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), 16)
+    tokens = random_tokens(100)
+    first = predictor({"scale": jnp.float32(1)}, tokens)
+    count = predictor.step.count
+    np.testing.assert_array_equal(predictor({"scale": jnp.float32(1)}, tokens), first)
+    assert predictor.step.count == count <= 4
+
+
+def test_bert_itself_one_example_at_a_time():
+    model = make_model(SequenceClassification, small_config())
+    params = random_params(model)
+    tokens = random_tokens(9)
+    layout = padded_layout(tokens.lengths, 1, None, 1)
+    apply = jax.jit(lambda batch: TASK.predictions(model.apply(params, batch)))
+    alone = np.concatenate([np.asarray(apply(batch))[0] for batch in batches(tokens, None, layout, 1, seed=None)])
+    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), 4)
+    ids = np.concatenate([b["example_ids"][0] for b in batches(tokens, None, layout, 1, seed=None)])
+    np.testing.assert_allclose(predictor(params, tokens)[ids], alone, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,106 @@
+"""Packing, devices, sharding and accumulation are choices of speed: the steps of a run stay the same.
+
+Dropout is off, since its random numbers are drawn by position in the batch.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from runs import assert_close_params, make_config, make_program, random_tokens, run_steps, small_config
+from tiny import random_params
+
+from jaxbert.config import DataConfig
+from jaxbert.data.sources import read
+from jaxbert.data.tokens import tokenize
+
+STEPS = 50
+SHORT = 12
+
+
+def small_run(devices: int = 8, most: int = SHORT, **changes):
+    config = make_config(train__batch_size=16, optimizer__learning_rate=1e-3, **changes)
+    program = make_program(config, small_config(num_attention_heads=4), STEPS, devices)
+    tokens = random_tokens(150)
+    labels = (tokens.ids[tokens.offsets[:-1] + 1] % 2).astype(np.int32)
+    return run_steps(program, random_params(program.model), tokens, labels, most)
+
+
+@pytest.fixture(scope="module")
+def packed():
+    return small_run(most=STEPS)
+
+
+def assert_same_steps(run, expected, atol: float) -> None:
+    count = len(run.losses)
+    assert run.example_ids == expected.example_ids[:count]
+    np.testing.assert_allclose(run.losses, expected.losses[:count], rtol=1e-5)
+    if count == len(expected.losses):
+        assert_close_params(run.params, expected.params, atol)
+
+
+def test_fifty_steps_packed_and_padded(packed):
+    assert len(packed.losses) == STEPS
+    # The model learns, so the parameters move by more than the tolerance.
+    assert np.mean(packed.losses[-5:]) < np.mean(packed.losses[:5])
+    assert_same_steps(small_run(most=STEPS, data__packing=False), packed, atol=1e-4)
+
+
+def test_fifty_steps_see_every_epoch_whole(packed):
+    per_epoch = 10
+    for epoch in range(STEPS // per_epoch):
+        ids = sum(packed.example_ids[epoch * per_epoch : (epoch + 1) * per_epoch], [])
+        assert sorted(ids) == list(range(150))
+
+
+VARIANTS = {
+    "one device": {"devices": 1},
+    "two slices": {"train__accumulation_steps": 2},
+    "unrolled": {"model__scan_layers": False},
+    "fsdp": {"mesh__data": 1, "mesh__fsdp": -1},
+    "data, fsdp and tensor": {"mesh__fsdp": 2, "mesh__tensor": 2},
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_take_the_same_steps(packed, name):
+    assert_same_steps(small_run(**VARIANTS[name]), packed, atol=1e-4)
+
+
+def test_shards_are_shards():
+    config = make_config(mesh__data=1, mesh__fsdp=4, mesh__tensor=2)
+    program = make_program(config, small_config(num_attention_heads=4), 10)
+    state = program.first_state(random_params(program.model))
+    layer = state["params"]["bert"]["encoder"]["layer"]
+    kernel = layer["intermediate"]["dense"]["kernel"]
+    assert kernel.shape == (2, 32, 64)
+    assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 8, 32)}
+    moments = [leaf for leaf in jax.tree.leaves(state["opt_state"]) if leaf.shape == kernel.shape]
+    assert len(moments) == 2
+    assert all(moment.sharding == kernel.sharding for moment in moments)
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_fifty_steps_of_sst2_packed_and_padded(shared_data, minilm):
+    """Real rows, pretrained weights: the loss of each step within 1e-5, the parameters at the end within 1e-4."""
+    from transformers import AutoTokenizer
+
+    from jaxbert.interop.folder import read_config
+    from jaxbert.interop.load import load_params
+
+    data = DataConfig(text="sentence", quoting="none")
+    table = read(str(shared_data / "glue_SST-2" / "train.tsv"), data, role="train", labelled=True, limit=400)
+    tokens = tokenize(AutoTokenizer.from_pretrained(minilm), table.texts, None, 40, "SST-2")
+    labels = np.array(table.labels, np.int32)
+
+    def run(packing: bool):
+        config = make_config(train__batch_size=8, data__packing=packing)
+        program = make_program(config, read_config(minilm), STEPS, devices=1)
+        params, _ = load_params(minilm, program.model, key=jax.random.key(0))
+        return run_steps(program, params, tokens, labels)
+
+    packed, padded = run(True), run(False)
+    assert len(packed.losses) == STEPS
+    assert_same_steps(packed, padded, atol=1e-4)
