@@ -6,9 +6,9 @@ source scripts/environment.sh
 
 make_environment
 if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
-  install -e '.[cuda]'
+  install '.[cuda]'
 else
-  install -e .
+  install .
 fi
 
 run=runs/quickstart
@@ -20,7 +20,7 @@ echo
 echo "three sentences that it has never seen:"
 printf '%s\n' \
   "The soup was cold and the waiter ignored us." \
-  "A wonderful little hotel, we will be back." \
+  "The room was small, but the staff were wonderful." \
   "屏幕很清晰，电池也很耐用，非常满意。" |
   "$VENV/bin/jaxbert" predict --model "$run" --input -
 echo

@@ -79,7 +79,7 @@ def headline(metrics: dict[str, Any]) -> str:
 
 def print_metrics(metrics: dict[str, Any], title: str) -> None:
     """Print overall metrics, then those of each class."""
-    console.print(f"[bold]{title}[/bold]  {headline(metrics)}", highlight=False)
+    console.print(f"[bold]{title}[/bold]  {headline(metrics)}", highlight=False, soft_wrap=True)
     per_class = metrics.get("per_class", {})
     table = Table("label", *next(iter(per_class.values()), {}))
     for name, scores in per_class.items():
