@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from jaxbert.cli.inference_options import add_options, data_config, open_model
-from jaxbert.cli.output import write_text
+from jaxbert.cli.output import check_output, write_text
 from jaxbert.cli.parsing import make_parser, parse
 
 
@@ -17,6 +17,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--label", type=str, default="label", help="column of the label")
     parser.add_argument("--output", type=str, default="-", help="a file for the JSON, or - for standard output")
     values = parse(parser, arguments)
+    check_output(values.output)
     from jaxbert.data.sources import read
     from jaxbert.train.report import print_metrics
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from jaxbert.cli.inference_options import add_options, data_config, open_model
-from jaxbert.cli.output import write_text
+from jaxbert.cli.output import check_output, write_text
 from jaxbert.cli.parsing import make_parser, parse
 
 
@@ -16,6 +16,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--input", type=str, required=True, help="a file, hf:NAME, tfds:NAME, or - for standard input")
     parser.add_argument("--output", type=str, default="-", help="a file, or - for standard output")
     values = parse(parser, arguments)
+    check_output(values.output)
     from jaxbert.data.sources import read
 
     table = read(values.input, data_config(values), role="predict", labelled=False)
