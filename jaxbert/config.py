@@ -7,6 +7,7 @@ of the model, columns) live where those are read.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -212,7 +213,9 @@ def check(config: Config) -> None:
     optimizer, data, train = config.optimizer, config.data, config.train
     _require(optimizer.learning_rate > 0, "optimizer.learning_rate", optimizer.learning_rate, "above 0")
     _require(optimizer.eps > 0, "optimizer.eps", optimizer.eps, "above 0")
-    _require(optimizer.clip_norm is None or optimizer.clip_norm > 0, "optimizer.clip_norm", optimizer.clip_norm, "above 0")
+    _require(
+        optimizer.clip_norm is None or optimizer.clip_norm > 0, "optimizer.clip_norm", optimizer.clip_norm, "above 0"
+    )
     if data.row_length and data.max_length and data.max_length > data.row_length:
         raise UserError(
             f"data.max_length ({data.max_length}) is above data.row_length ({data.row_length}): "
@@ -220,8 +223,16 @@ def check(config: Config) -> None:
         )
     if data.validation and data.validation_fraction:
         raise UserError("data.validation and data.validation_fraction are both set: keep one of them")
+    _check_finite(config)
     _check_class_weights(train.class_weights)
     _check_mesh(config.mesh)
+
+
+def _check_finite(config: Config) -> None:
+    for section, values in config.to_dict().items():
+        for name, value in values.items():
+            numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, float)]
+            _require(all(map(math.isfinite, numbers)), f"{section}.{name}", value, "finite")
 
 
 def _check_class_weights(weights: ClassWeights) -> None:

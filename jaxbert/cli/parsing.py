@@ -49,7 +49,15 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
 
 
 def to_config(values: Namespace) -> Config:
-    """Build the configuration from parsed values."""
+    """Build the configuration from parsed values.
+
+    Raises:
+      UserError: for a null in a file where the key has no such value; the parser takes it for "not given".
+    """
+    for name, section in SECTIONS.items():
+        for key, hint in typing.get_type_hints(section).items():
+            if values[name][key] is None and type(None) not in typing.get_args(hint):
+                raise UserError(f"{name}.{key} is null, but it must have a value; leave the key out for its default")
     return Config(**{name: section(**values[name].as_dict()) for name, section in SECTIONS.items()})
 
 
