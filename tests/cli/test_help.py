@@ -1,0 +1,99 @@
+"""What the command line says of itself, and how fast."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from runs import ROOT, command, finish
+
+from jaxbert.cli.main import VERBS, main
+from jaxbert.cli.parsing import KEYS
+
+HEAVY = ("jax", "jaxlib", "flax", "transformers", "torch", "orbax", "datasets", "sklearn")
+
+
+def test_importing_the_package_brings_in_nothing_heavy():
+    program = f"import sys, jaxbert, jaxbert.cli.main; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_public_names_are_there_and_others_are_not():
+    program = "import jaxbert; print(sorted(jaxbert.__all__) == dir(jaxbert)); jaxbert.UserError; jaxbert.nonsense"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "True"
+    assert "has no attribute 'nonsense'" in done.stderr
+
+
+def test_help_answers_in_under_a_second():
+    """The best of five, since the machine may be busy with other things."""
+    seconds = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        code, out, _ = finish(command("--help"))
+        seconds.append(time.perf_counter() - begin)
+        assert code == 0
+        assert all(verb in out for verb in VERBS)
+    assert min(seconds) < 1.0
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([verb, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: jaxbert {verb}" in capsys.readouterr().out
+
+
+def test_help_of_train_shows_every_key_with_its_default(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    out = capsys.readouterr().out
+    assert [key for key in KEYS if f"--{key} " not in out] == []
+    text = " ".join(out.split())
+    for shown in ("(type: int, default: 32)", "(type: float, default: 5e-05)", "Examples of one optimizer step"):
+        assert shown in text
+
+
+def test_no_arguments_print_the_usage(capsys):
+    assert main([]) == 2
+    assert "usage: jaxbert VERB" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip()[0].isdigit()
+
+
+def test_an_unknown_verb(capsys):
+    assert main(["trian"]) == 2
+    assert capsys.readouterr().err == f"error: unknown verb 'trian': use one of {', '.join(VERBS)}\n"
+
+
+def test_print_config_resolves_file_and_flags(tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text("train:\n  epochs: 7\n  seed: 3\noptimizer:\n  schedule: cosine\n")
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--config", str(path), "--train.seed", "5", "--data.columns", "[a, b]", "--print_config"])
+    assert caught.value.code == 0
+    content = yaml.safe_load(capsys.readouterr().out)
+    assert (content["train"]["epochs"], content["train"]["seed"]) == (7, 5)
+    assert content["optimizer"]["schedule"] == "cosine"
+    assert content["data"]["columns"] == ["a", "b"]
+    assert {f"{section}.{key}" for section, keys in content.items() for key in keys} == set(KEYS)
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(SystemExit):
+        main(["train", "--config", str(path), "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out) == content
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_configuration_parses(path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--config", str(path), "--print_config"])
+    assert caught.value.code == 0
+    assert path.read_text().startswith("#")

@@ -1,0 +1,104 @@
+"""The arrows between the packages point down, nothing goes in circles, and no file or function grows without bound."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "jaxbert"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+BELOW = {
+    "errors": set(),
+    "config": {"errors"},
+    "data": {"config", "errors"},
+    "models": {"config", "errors"},
+    "interop": {"models", "config", "errors"},
+    "tasks": {"models", "config", "errors"},
+    "api": {"interop", "models", "errors"},
+    "train": {"tasks", "interop", "models", "data", "config", "errors"},
+    "bench": {"train", "tasks", "interop", "models", "data", "config", "errors"},
+    "launch": {"train", "tasks", "interop", "models", "data", "config", "errors"},
+    "cli": {"bench", "launch", "train", "tasks", "data", "config", "errors"},
+}
+"""What each part may import besides itself."""
+
+HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "torch"}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module: str) -> str:
+    """Return the first name below the package; the package's own modules have none."""
+    return [*module.split("."), ""][1]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield every module that a file imports, inside functions too, but not for type checkers only."""
+    tree = ast.parse(path.read_text("utf-8"))
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            assert node.module is not None
+            for alias in node.names:
+                submodule = PACKAGE.parent.joinpath(*node.module.split("."), f"{alias.name}.py")
+                yield f"{node.module}.{alias.name}" if submodule.is_file() else node.module
+
+
+def test_the_files_are_found():
+    assert {"cli", "train", "tasks", "models", "data", "interop"} <= {part_of(module_of(path)) for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_imports_point_down(path):
+    part = part_of(module_of(path))
+    if not part or part == "__main__":
+        return
+    used = {part_of(name) for name in imports(path) if name.startswith("jaxbert.")} - {part}
+    assert used <= BELOW[part], f"{module_of(path)} must not import {used - BELOW[part]}"
+
+
+def test_the_parts_have_no_cycle():
+    tuple(graphlib.TopologicalSorter(BELOW).static_order())
+
+
+def test_the_modules_have_no_cycle():
+    names = {module_of(path) for path in FILES}
+    graph = {module_of(path): {name for name in imports(path) if name in names} for path in FILES}
+    tuple(graphlib.TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if part_of(module_of(path)) == "data"], ids=module_of)
+def test_data_is_numpy_only(path):
+    assert not {name.split(".")[0] for name in imports(path)} & HEAVY
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_sizes(path):
+    """No file past 400 lines, no function past 60, and a word at the head of each file."""
+    text = path.read_text("utf-8")
+    assert text.count("\n") <= 400
+    tree = ast.parse(text)
+    assert ast.get_docstring(tree), "a module says what it is responsible for"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            length = node.end_lineno - node.lineno + 1
+            assert length <= 60, f"{node.name} has {length} lines"

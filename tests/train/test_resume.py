@@ -1,0 +1,193 @@
+"""A run that was stopped, however that was, ends with the very bits of one that was not."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import pytest
+import yaml
+from runs import Problem, command, finish, read_metrics, weights
+
+from jaxbert.train.checkpoint import Checkpoints
+from jaxbert.train.loop import Loop
+
+STEPS_PER_EPOCH = 7
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory):
+    return Problem.write(tmp_path_factory.mktemp("problem"))
+
+
+def whole_losses(run) -> dict[int, float]:
+    """Return the loss of every step, after checking that none is there twice."""
+    lines = [line for line in read_metrics(run) if "train_loss" in line]
+    losses = {line["step"]: line["train_loss"] for line in lines}
+    assert len(losses) == len(lines), "a step is there twice"
+    return losses
+
+
+class CrashError(RuntimeError):
+    """Stands for anything that ends a process between two steps."""
+
+
+def crash_before(monkeypatch, step: int) -> None:
+    """Let the loop fail when it is about to dispatch `step`."""
+    dispatch = Loop._dispatch
+
+    def failing(self, *args):
+        if self._dispatched == step:
+            raise CrashError
+        dispatch(self, *args)
+
+    monkeypatch.setattr(Loop, "_dispatch", failing)
+
+
+KEYS = {"data__validation": "dev.csv", "train__checkpoint_every": 3, "train__epochs": 2}
+
+
+def keys(problem, run):
+    return KEYS | {"data__validation": problem.folder / "dev.csv", "train__output_dir": problem.folder / run}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(problem):
+    assert problem.train(**keys(problem, "undisturbed")) == 0
+    return problem.folder / "undisturbed"
+
+
+@pytest.mark.parametrize(
+    ("name", "crashes", "last_saved"),
+    [("mid-epoch", [5], 3), ("behind an epoch", [8], 7), ("twice", [4, 11], 9), ("before any save", [2], None)],
+)
+def test_a_crash_changes_no_bit(problem, undisturbed, monkeypatch, name, crashes, last_saved):
+    """Eight devices, dropout on, evaluations between; the last checkpoint before the crash is what is gone on from."""
+    changes = keys(problem, name)
+    run = problem.folder / name
+    for step in crashes:
+        with monkeypatch.context() as patch:
+            crash_before(patch, step)
+            with pytest.raises(CrashError):
+                problem.train(**changes)
+    with Checkpoints(run / "checkpoints") as checkpoints:
+        assert (checkpoints.steps or [None])[-1] == last_saved
+    assert problem.train(**changes) == 0
+    assert weights(run) == weights(undisturbed)
+    assert whole_losses(run) == whole_losses(undisturbed)
+    evaluations = [[line for line in read_metrics(r) if "eval_loss" in line] for r in (run, undisturbed)]
+    assert [line["step"] for line in evaluations[0]] == [STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH]
+    assert [line["eval_loss"] for line in evaluations[0]] == [line["eval_loss"] for line in evaluations[1]]
+    summaries = [json.loads((r / "summary.json").read_text()) for r in (run, undisturbed)]
+    for key in ("steps", "epochs", "train_loss", "eval", "exported_step"):
+        assert summaries[0][key] == summaries[1][key], key
+
+
+def test_a_crash_behind_the_last_step_only_exports(problem, undisturbed, monkeypatch):
+    changes = keys(problem, "late")
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxbert.train.run.export_params", crash)
+        with pytest.raises(CrashError):
+            problem.train(**changes)
+    assert problem.train(**changes) == 0
+    assert weights(problem.folder / "late") == weights(undisturbed)
+    assert whole_losses(problem.folder / "late") == whole_losses(undisturbed)
+
+
+def crash(*args):
+    raise CrashError
+
+
+def test_a_line_that_a_crash_cut_off_is_dropped(problem, undisturbed, monkeypatch):
+    changes = keys(problem, "cut")
+    with monkeypatch.context() as patch:
+        crash_before(patch, 5)
+        with pytest.raises(CrashError):
+            problem.train(**changes)
+    with (problem.folder / "cut" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "train_lo')
+    assert problem.train(**changes) == 0
+    assert whole_losses(problem.folder / "cut") == whole_losses(undisturbed)
+
+
+def test_another_configuration_is_refused_and_named(problem, undisturbed, monkeypatch, capsys):
+    changes = keys(problem, "other")
+    with monkeypatch.context() as patch:
+        crash_before(patch, 5)
+        with pytest.raises(CrashError):
+            problem.train(**changes)
+    run = problem.folder / "other"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    code = problem.train(**changes, train__seed=4, optimizer__learning_rate=0.5)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert code == 2
+    assert line.startswith(f"error: train.output_dir {run} holds a run with another configuration")
+    assert "train.seed: 0 there, 4 now" in line
+    assert "optimizer.learning_rate: 0.001 there, 0.5 now" in line
+    assert "epochs" not in line
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert problem.train(**changes) == 0
+    assert weights(run) == weights(undisturbed)
+
+
+def test_a_finished_run_is_refused(problem, undisturbed, capsys):
+    before = {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()}
+    assert problem.train(**keys(problem, "undisturbed")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: the run in {undisturbed} is complete")
+    assert {path: path.read_bytes() for path in undisturbed.rglob("*") if path.is_file()} == before
+
+
+def test_the_resolved_configuration_is_in_the_folder(problem, undisturbed):
+    content = yaml.safe_load((undisturbed / "config.yaml").read_text())
+    assert content["train"]["epochs"] == 2
+    assert content["train"]["eval_batch_size"] == 256
+    assert content["data"]["train"] == str(problem.folder / "train.csv")
+
+
+LONG = {"train__epochs": 8, "train__checkpoint_every": 2}
+"""56 steps with a save every other one: long enough to be met by a signal."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed_command(problem):
+    run = problem.folder / "undisturbed-command"
+    code, _, err = finish(command(*problem.arguments(**LONG, train__output_dir=run)))
+    assert code == 0, err
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "expected"), [("SIGKILL", -9), ("SIGTERM", 75), ("SIGINT", 75)])
+def test_a_signal_changes_no_bit(problem, undisturbed_command, number, expected):
+    """A process of its own, one device, met at an arbitrary moment behind the first steps."""
+    run = problem.folder / number
+    arguments = problem.arguments(**LONG, train__output_dir=run)
+    process = command(*arguments)
+    wait_for_lines(run / "metrics.jsonl", 6, process)
+    process.send_signal(getattr(signal, number))
+    code, _, err = finish(process)
+    assert code == expected, err
+    assert not (run / "summary.json").exists()
+    if expected == 75:
+        assert "run the same command to go on" in err
+        last = max(whole_losses(run))
+        assert (run / "checkpoints" / str(last)).is_dir()
+    code, _, err = finish(command(*arguments))
+    assert code == 0, err
+    assert "going on after step" in err
+    assert weights(run) == weights(undisturbed_command)
+    assert whole_losses(run) == whole_losses(undisturbed_command)
+    assert len(whole_losses(run)) == 56
+
+
+def wait_for_lines(path, count: int, process) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and path.read_text().count("\n") >= count:
+            return
+        time.sleep(0.002)
+    process.kill()
+    raise AssertionError(f"no {count} lines of metrics: {process.communicate()[1]}")
