@@ -35,6 +35,19 @@ def test_entries_are_dropped_independently():
         assert kept_pairs == pytest.approx(0.09, abs=0.002)
 
 
+def test_keys_drop_independently():
+    """Layers, steps and neighbouring seeds share no pattern, at no distance: agreement as chance has it."""
+    count = 1 << 16
+    seeds = [jax.random.key(s) for s in range(6)]
+    keys = [*seeds, *jax.random.split(seeds[0], 6), *(jax.random.fold_in(seeds[1], step) for step in range(6))]
+    masks = np.stack([np.asarray(dropout(jnp.ones(count), 0.5, key)) == 0 for key in keys]) * 2.0 - 1.0
+    for distance in (0, 1, 2, 64, 128, 4096):
+        correlation = masks @ np.roll(masks, distance, axis=1).T / count
+        if distance == 0:
+            np.fill_diagonal(correlation, 0.0)
+        assert np.abs(correlation).max() < 6 / np.sqrt(count), distance
+
+
 def test_the_key_decides():
     x = jnp.ones((50, 50))
     one, same, other = (dropout(x, 0.2, jax.random.key(k)) for k in (3, 3, 4))

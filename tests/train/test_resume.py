@@ -147,8 +147,8 @@ def test_the_resolved_configuration_is_in_the_folder(problem, undisturbed):
     assert content["data"]["train"] == str(problem.folder / "train.csv")
 
 
-LONG = {"train__epochs": 8, "train__checkpoint_every": 2}
-"""56 steps with a save every other one: long enough to be met by a signal."""
+LONG = {"train__epochs": 5, "train__checkpoint_every": 2}
+"""35 steps with a save every other one: long enough to be met by a signal."""
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_a_signal_changes_no_bit(problem, undisturbed_command, number, expected)
     run = problem.folder / number
     arguments = problem.arguments(**LONG, train__output_dir=run)
     process = command(*arguments)
-    wait_for_lines(run / "metrics.jsonl", 6, process)
+    wait_for_lines(run / "metrics.jsonl", 5, process)
     process.send_signal(getattr(signal, number))
     code, _, err = finish(process)
     assert code == expected, err
@@ -180,7 +180,7 @@ def test_a_signal_changes_no_bit(problem, undisturbed_command, number, expected)
     assert "going on after step" in err
     assert weights(run) == weights(undisturbed_command)
     assert whole_losses(run) == whole_losses(undisturbed_command)
-    assert len(whole_losses(run)) == 56
+    assert len(whole_losses(run)) == 35
 
 
 def wait_for_lines(path, count: int, process) -> None:

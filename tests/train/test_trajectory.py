@@ -9,7 +9,10 @@ import itertools
 
 import jax
 import numpy as np
+import optax
 import pytest
+from flax import traverse_util
+from jax.sharding import PartitionSpec
 from runs import assert_close_params, make_config, make_program, random_tokens, run_steps, small_config
 from tiny import random_params
 
@@ -70,17 +73,36 @@ def test_variants_take_the_same_steps(packed, name):
     assert_same_steps(small_run(**VARIANTS[name]), packed, atol=1e-4)
 
 
+SHARDS = {
+    "bert/encoder/layer/attention/self/query/kernel": (2, 32 // 4, 32 // 2),
+    "bert/encoder/layer/attention/self/key/bias": (2, 32 // 2),
+    "bert/encoder/layer/attention/output/dense/kernel": (2, 32 // 2, 32 // 4),
+    "bert/encoder/layer/attention/output/dense/bias": (2, 32),
+    "bert/encoder/layer/intermediate/dense/kernel": (2, 32 // 4, 64 // 2),
+    "bert/encoder/layer/output/dense/kernel": (2, 64 // 2, 32 // 4),
+    "bert/embeddings/word_embeddings/embedding": (72 // 4, 32),
+    "bert/embeddings/position_embeddings/embedding": (48, 32),
+    "classifier/kernel": (32, 2),
+}
+"""What one of eight devices holds of a mesh of fsdp 4 and tensor 2."""
+
+
 def test_shards_are_shards():
     config = make_config(mesh__data=1, mesh__fsdp=4, mesh__tensor=2)
-    program = make_program(config, small_config(num_attention_heads=4), 10)
+    program = make_program(config, small_config(num_attention_heads=4, vocab_size=72), 10)
     state = program.first_state(random_params(program.model))
-    layer = state["params"]["bert"]["encoder"]["layer"]
-    kernel = layer["intermediate"]["dense"]["kernel"]
-    assert kernel.shape == (2, 32, 64)
-    assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 8, 32)}
-    moments = [leaf for leaf in jax.tree.leaves(state["opt_state"]) if leaf.shape == kernel.shape]
-    assert len(moments) == 2
-    assert all(moment.sharding == kernel.sharding for moment in moments)
+    flat = traverse_util.flatten_dict(state["params"], sep="/")
+    for name, shape in SHARDS.items():
+        assert {shard.data.shape for shard in flat[name].addressable_shards} == {shape}, name
+    moments = optax.tree.get(state["opt_state"], "mu"), optax.tree.get(state["opt_state"], "nu")
+    for moment in moments:
+        assert jax.tree.map(lambda x: x.sharding, moment) == jax.tree.map(lambda x: x.sharding, state["params"])
+
+
+def test_what_an_axis_does_not_divide_stays_whole():
+    program = make_program(make_config(mesh__data=1, mesh__fsdp=8), small_config(vocab_size=71), 10)
+    table = program.state_shardings["params"]["bert"]["embeddings"]["word_embeddings"]["embedding"]
+    assert table.spec == PartitionSpec(None, None)
 
 
 @pytest.mark.real
