@@ -1,0 +1,62 @@
+"""What the documents tell a user to run, runs; each configuration says what it gave."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from runs import ROOT, random_rows, write_csv, write_model
+
+from jaxbert.cli.main import main
+
+README = (ROOT / "README.md").read_text("utf-8")
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def code_blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    lines = "".join(code_blocks("bash")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("jaxbert ")]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the README names, and a small model under the name that it uses."""
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "bert-base-uncased")
+    for seed, name in enumerate(("reviews.csv", "test.csv", "new.csv")):
+        write_csv(tmp_path / name, random_rows(60, seed))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_every_command_of_the_readme_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch):
+    assert [command[1] for command in commands()] == ["train", "evaluate", "predict", "export"]
+    for command in commands():
+        assert main(command[1:]) == 0, command
+    assert len((workplace / "answers.jsonl").read_text("utf-8").splitlines()) == 60
+    assert (workplace / "my-classifier" / "model.safetensors").is_file()
+    pytest.importorskip("torch")
+    namespace = {"input_ids": [[2, 5, 3]], "attention_mask": [[1, 1, 1]]}
+    for block in code_blocks("python"):
+        exec(block, namespace)
+    assert namespace["classify"]("great")[0]["label"] in ("bad", "good")
+    assert namespace["logits"].shape == (1, 2)
+
+
+def test_scripts_of_the_readme_are_there():
+    scripts = re.findall(r"bash (scripts/\S+)", README)
+    assert scripts
+    assert all((ROOT / script).is_file() for script in scripts)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configuration_opens_with_its_command_and_result(path: Path):
+    head = path.read_text("utf-8").split("model:")[0]
+    assert f"jaxbert train --config configs/{path.name}" in head
+    assert "Result:" in head
