@@ -50,7 +50,7 @@ def test_every_command_of_the_readme_runs(workplace: Path, monkeypatch: pytest.M
 
 
 def test_scripts_of_the_readme_are_there():
-    scripts = re.findall(r"bash (scripts/\S+)", README)
+    scripts = re.findall(r"bash (scripts/[\w./-]+\w)", README)
     assert scripts
     assert all((ROOT / script).is_file() for script in scripts)
 
