@@ -41,15 +41,9 @@ class _Notes(logging.Handler):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(_USAGE + "\n" + "\n".join(f"  {verb:10} {what}" for verb, what in VERBS.items()))
-        return 0 if arguments else 2
-    if arguments[0] == "--version":
-        print(__version__)
-        return 0
     debug = "--debug" in arguments
     try:
-        return _run(arguments[0], [a for a in arguments[1:] if a != "--debug"])
+        return _run([a for a in arguments if a != "--debug"])
     except UserError as error:
         if debug:
             raise
@@ -65,12 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise
 
 
-def _run(verb: str, arguments: list[str]) -> int:
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE + "\n" + "\n".join(f"  {verb:10} {what}" for verb, what in VERBS.items()), flush=True)
+        return 0 if arguments else 2
+    verb = arguments[0]
+    if verb == "--version":
+        print(__version__)
+        return 0
     if verb not in VERBS:
         raise UserError(f"unknown verb {verb!r}: use one of {', '.join(VERBS)}")
     _quiet()
     module = importlib.import_module(f"jaxbert.cli.{verb}")
-    return module.run(arguments)
+    return module.run(arguments[1:])
 
 
 def _quiet() -> None:
