@@ -77,7 +77,7 @@ class TrainConfig:
     batch_size: int = 32
     """Examples of one optimizer step, packed or not."""
     eval_batch_size: int = 256
-    """Examples of one evaluation or prediction step."""
+    """Examples of one evaluation step; fewer are taken where they are long."""
     accumulation_steps: int = 1
     """Split each step's rows in this many slices that run one after another, to save memory."""
     epochs: int = 3

@@ -22,7 +22,9 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--columns", type=list[str] | None, default=None, help="column names of a file without header")
     parser.add_argument("--quoting", type=Literal["csv", "none"], default=data.quoting, help="none for raw fields")
     parser.add_argument("--max_length", type=int | None, default=None, help="longest example in tokens")
-    parser.add_argument("--batch_size", type=int, default=256, help="examples of one step")
+    parser.add_argument(
+        "--batch_size", type=int, default=256, help="examples of one step; fewer are taken where they are long"
+    )
     parser.add_argument(
         "--precision", type=Literal["auto", "float32", "bfloat16"], default="auto", help="format of the computation"
     )

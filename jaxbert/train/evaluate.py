@@ -20,6 +20,9 @@ from jaxbert.train.prefetch import Prefetcher
 from jaxbert.train.sharding import put_batch, row_devices
 from jaxbert.train.step import make_predict_step
 
+_MOST_TOKENS = 16_384
+"""Tokens of one step on one device, if all examples had the length of the longest."""
+
 
 @dataclass
 class Predictor:
@@ -37,8 +40,7 @@ class Predictor:
 
     def __call__(self, params: Params, tokens: Tokens) -> np.ndarray:
         """Return predictions [N, ...] in the order of `tokens`; every example is computed once."""
-        layout = self._layout(tokens)
-        source = batches(tokens, None, layout, self.batch_size, seed=None)
+        source = batches(tokens, None, self._layout(tokens), self._examples_a_step(tokens), seed=None)
         results: np.ndarray | None = None
         for batch, values in self._run(params, source):
             real = batch["example_mask"]
@@ -60,10 +62,15 @@ class Predictor:
         if pending is not None:
             yield pending[0], jax.device_get(pending[1])
 
+    def _examples_a_step(self, tokens: Tokens) -> int:
+        """Return `batch_size`, or fewer where examples are so long that their attention would not fit in memory."""
+        longest = int(tokens.lengths.max())
+        return min(self.batch_size, max(1, _MOST_TOKENS * row_devices(self.mesh) // longest))
+
     def _layout(self, tokens: Tokens) -> Layout:
         """Choose the layout of a data set once: evaluations of the same set share their programs."""
         if tokens not in self.layouts:
             self.layouts[tokens] = choose_layout(
-                tokens.lengths, self.batch_size, row_multiple=row_devices(self.mesh), seed=None
+                tokens.lengths, self._examples_a_step(tokens), row_multiple=row_devices(self.mesh), seed=None
             )
         return self.layouts[tokens]

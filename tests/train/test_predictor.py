@@ -68,3 +68,14 @@ def test_bert_itself_one_example_at_a_time():
     predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), 4)
     ids = np.concatenate([b["example_ids"][0] for b in batches(tokens, None, layout, 1, seed=None)])
     np.testing.assert_allclose(predictor(params, tokens)[ids], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_long_examples_make_smaller_steps(monkeypatch):
+    monkeypatch.setattr("jaxbert.train.evaluate._MOST_TOKENS", 16)  # a device; some examples are longer than half of it
+    model = Model(small_config(), SequenceClassification, {}, sums_of_ids)
+    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), 256)
+    tokens = random_tokens(100)
+    found = predictor({"scale": jnp.float32(1 / 2000)}, tokens)
+    np.testing.assert_allclose(found, expected_of(tokens), rtol=1e-5, atol=1e-6)
+    (layout,) = predictor.layouts.values()
+    assert layout.row_counts[-1] * tokens.lengths.max() <= 2 * 16 * jax.device_count() < tokens.lengths.sum()
