@@ -213,12 +213,7 @@ def feed(program: Program, layout: Layout, tokens: Tokens, labels: np.ndarray) -
 
 
 def assert_close_params(found: Any, expected: Any, atol: float) -> None:
-    """Compare trees of parameters, naming the tensor that differs.
-
-    The bias of the keys is left out: it adds the same to all logits of a softmax, so its true gradient is zero, and what
-    Adam scales up to whole steps is rounding.
-    """
+    """Compare trees of parameters, naming the tensor that differs."""
     flat = traverse_util.flatten_dict(found, sep="/")
     for name, tensor in traverse_util.flatten_dict(expected, sep="/").items():
-        if not name.endswith("attention/self/key/bias"):
-            np.testing.assert_allclose(flat[name], tensor, rtol=0, atol=atol, err_msg=name)
+        np.testing.assert_allclose(flat[name], tensor, rtol=0, atol=atol, err_msg=name)

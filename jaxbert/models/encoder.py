@@ -47,10 +47,12 @@ class EncoderOutput(NamedTuple):
     attentions_NBHTT: Array | None
 
 
-def make_linear(d_in: int, d_out: int, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> nnx.Linear:
+def make_linear(
+    d_in: int, d_out: int, config: BertConfig, dtype: Any, rngs: nnx.Rngs, kind: type[nnx.Linear] = nnx.Linear
+) -> nnx.Linear:
     """Make a dense layer with BERT's initializer."""
     init = nnx.initializers.normal(config.initializer_range)
-    return nnx.Linear(d_in, d_out, dtype=dtype, kernel_init=init, rngs=rngs)
+    return kind(d_in, d_out, dtype=dtype, kernel_init=init, rngs=rngs)
 
 
 def make_layer_norm(config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -81,13 +83,27 @@ class BertEmbeddings(nnx.Module):
         return dropout(self.LayerNorm(x_BTD), self.rate, key)
 
 
+class KeyProjection(nnx.Linear):
+    """The dense layer of the keys, whose bias is not trained.
+
+    It adds the same to all logits of a query, and softmax ignores that: its true gradient is exactly zero. What a
+    computed gradient holds instead is rounding, which Adam would scale up to whole steps, different ones for each
+    packing, sharding and device.
+    """
+
+    def __call__(self, inputs: Array) -> Array:  # type: ignore[override]
+        assert self.bias is not None
+        inputs, kernel, bias = (jnp.asarray(x, self.dtype) for x in (inputs, self.kernel[...], self.bias[...]))
+        return inputs @ kernel + jax.lax.stop_gradient(bias)[None, None]
+
+
 class BertSelfAttention(nnx.Module):
     """Queries, keys and values of all heads, and what they attend to."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
         width = config.hidden_size
         self.query = make_linear(width, width, config, dtype, rngs)
-        self.key = make_linear(width, width, config, dtype, rngs)
+        self.key = make_linear(width, width, config, dtype, rngs, KeyProjection)
         self.value = make_linear(width, width, config, dtype, rngs)
         self.heads = config.num_attention_heads
         self.rate = config.attention_probs_dropout_prob

@@ -80,4 +80,7 @@ def test_loss_and_every_gradient(folder, torch_model):
     for name, gradient in theirs.items():
         error, size = np.abs(found[name] - gradient).max(), np.abs(gradient).max()
         assert error < 1e-5, name
-        assert error < 1e-3 * size or name.endswith("key.bias"), name  # a key's bias cancels in the softmax
+        if name.endswith("key.bias"):  # cancels in the softmax: PyTorch computes rounding, jaxbert nothing
+            assert not found[name].any()
+        else:
+            assert error < 1e-3 * size, name
