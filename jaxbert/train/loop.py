@@ -31,15 +31,14 @@ class Progress:
     step: int = 0
     loss_sum: float = 0.0
     examples: int = 0
-    """Since the last line of metrics: `window_*`; since the beginning: the others."""
     window_loss_sum: float = 0.0
+    """Since the last line of metrics, like `window_examples`; the two above count from the beginning."""
     window_examples: int = 0
     best_step: int | None = None
     best_value: float | None = None
     evaluations_since_best: int = 0
     evaluation: dict[str, Any] = field(default_factory=dict)
-    """The last one, at `evaluation_step`."""
-    evaluation_step: int | None = None
+    """The metrics of the last one."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ class Loop:
         assert self.work.evaluate is not None
         progress, name = self.progress, self.work.config.best_metric
         metrics = self.work.evaluate(self.state["params"])
-        progress.evaluation, progress.evaluation_step = metrics, progress.step
+        progress.evaluation = metrics
         report.log(progress.step, {f"eval_{k}": v for k, v in metrics.items()})
         value = -metrics[name] if name == "loss" else metrics[name]
         improved = progress.best_value is None or value > progress.best_value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -32,8 +31,6 @@ from jaxbert.train.sharding import make_mesh
 from jaxbert.train.speed import Speed
 from jaxbert.train.start import Start, layer_call, open_start, with_labels
 from jaxbert.train.step import State
-
-logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
-from tiny import assert_same_tensors, random_params, tiny_model, write_tensors, write_tiny
+from tiny import assert_same_tensors, random_params, tiny_model, write_tensors
 
 from jaxbert.errors import UserError
 from jaxbert.interop.load import load_params
@@ -14,16 +14,6 @@ from jaxbert.interop.load import load_params
 KEY = jax.random.key(3)
 HEAD = ("classifier.bias", "classifier.weight")
 POOLER = ("bert.pooler.dense.bias", "bert.pooler.dense.weight")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "model"
-
-
-@pytest.fixture
-def tensors(folder):
-    return write_tiny(folder)
 
 
 def without(tensors, *prefixes):

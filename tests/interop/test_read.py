@@ -11,21 +11,11 @@ import numpy as np
 import pytest
 from flax import serialization, traverse_util
 from safetensors.numpy import save_file
-from tiny import assert_same_tensors, write_tensors, write_tiny
+from tiny import assert_same_tensors, write_tensors
 
 from jaxbert.errors import UserError
 from jaxbert.interop import names
 from jaxbert.interop.read import read_tensors
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "model"
-
-
-@pytest.fixture
-def tensors(folder):
-    return write_tiny(folder)
 
 
 def only(folder, name):
