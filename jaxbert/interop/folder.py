@@ -23,7 +23,7 @@ from transformers import BertConfig
 from jaxbert.errors import UserError
 from jaxbert.interop.formats import one_line
 from jaxbert.interop.read import WEIGHT_FILES, find_weights, read_json
-from jaxbert.models.encoder import ACTIVATIONS
+from jaxbert.models.activations import ACTIVATIONS
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _SMALL_FILES = (

@@ -13,12 +13,13 @@ from jax import Array
 from jaxbert.models.dropout import dropout
 
 
-def same_segment(segment_ids_BT: Array) -> Array:
-    """Say which pairs of tokens belong together, bool [B, 1, T, T].
+def same_segment(segment_ids_BT: Array, query_segment_ids_BP: Array | None = None) -> Array:
+    """Say which pairs of tokens belong together, bool [B, 1, T, T], or [B, 1, P, T] for some queries only.
 
     Padding (segment 0) attends to padding, so that no row of the softmax is empty and all values stay finite.
     """
-    return (segment_ids_BT[:, :, None] == segment_ids_BT[:, None, :])[:, None]
+    queries = segment_ids_BT if query_segment_ids_BP is None else query_segment_ids_BP
+    return (queries[:, :, None] == segment_ids_BT[:, None, :])[:, None]
 
 
 def xla_attention(
@@ -30,15 +31,19 @@ def xla_attention(
     dropout_rate: float = 0.0,
     key: Array | None = None,
     head_mask_H: Array | None = None,
+    query_segment_ids: Array | None = None,
 ) -> tuple[Array, Array]:
     """Attend by plain matrix products.
+
+    Args:
+      query_segment_ids: of the queries where they are not all tokens of a row, int [B, P].
 
     Returns:
       The mixed values [B, T, H, K] and the weights [B, H, T, T] (after dropout and head mask, as transformers returns them).
     """
     scale = q_BTHK.shape[-1] ** -0.5
     logits_BHTT = jnp.einsum("BTHK,BSHK->BHTS", q_BTHK * scale, k_BTHK, preferred_element_type=jnp.float32)
-    logits_BHTT = jnp.where(same_segment(segment_ids_BT), logits_BHTT, jnp.finfo(jnp.float32).min)
+    logits_BHTT = jnp.where(same_segment(segment_ids_BT, query_segment_ids), logits_BHTT, jnp.finfo(jnp.float32).min)
     weights_BHTT = jax.nn.softmax(logits_BHTT, axis=-1).astype(v_BTHK.dtype)
     weights_BHTT = dropout(weights_BHTT, dropout_rate, key)
     if head_mask_H is not None:

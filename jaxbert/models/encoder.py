@@ -6,7 +6,6 @@ Modules only say what is computed. They hold one template layer; its parameters 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,18 +15,9 @@ from flax import nnx
 from jax import Array
 from transformers import BertConfig
 
+from jaxbert.models.activations import ACTIVATIONS
 from jaxbert.models.attention import xla_attention
 from jaxbert.models.dropout import dropout
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_new": jax.nn.gelu,
-    "gelu_pytorch_tanh": jax.nn.gelu,
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-    "tanh": jnp.tanh,
-}
 
 
 @dataclass(frozen=True)
@@ -38,11 +28,21 @@ class Call:
     output_hidden_states: bool = False
     output_attentions: bool = False
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether more is asked for than a head needs, so that no layer may leave positions out."""
+        return self.output_hidden_states or self.output_attentions
+
+    def unroll(self, layers: int) -> int:
+        """Return how many of the layers one turn of the loop runs."""
+        return 1 if self.scan_layers else max(layers, 1)
+
 
 class EncoderOutput(NamedTuple):
     """What the encoder returns; the last two are None unless asked for."""
 
     hidden_BTD: Array
+    """At every token, or [B, P, D] where only some positions were asked for."""
     hidden_states_NBTD: Array | None
     attentions_NBHTT: Array | None
 
@@ -60,6 +60,11 @@ def make_layer_norm(config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> nnx.Layer
     return nnx.LayerNorm(
         config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, use_fast_variance=False, rngs=rngs
     )
+
+
+def take_positions(x_BTD: Array, positions_BP: Array) -> Array:
+    """Take the vectors at some positions of each row, [B, P, D]."""
+    return jnp.take_along_axis(x_BTD, positions_BP[:, :, None], axis=1)
 
 
 class BertEmbeddings(nnx.Module):
@@ -109,16 +114,29 @@ class BertSelfAttention(nnx.Module):
         self.rate = config.attention_probs_dropout_prob
 
     def __call__(
-        self, x_BTD: Array, segment_ids: Array, key: Array | None, head_mask_H: Array | None
+        self,
+        x_BTD: Array,
+        segment_ids: Array,
+        key: Array | None,
+        head_mask_H: Array | None,
+        positions_BP: Array | None = None,
     ) -> tuple[Array, Array]:
-        def split_heads(y_BTD: Array) -> Array:
-            return y_BTD.reshape(*y_BTD.shape[:2], self.heads, -1)
+        def split_heads(y: Array) -> Array:
+            return y.reshape(*y.shape[:2], self.heads, -1)
 
-        q_BTHK, k_BTHK, v_BTHK = (split_heads(f(x_BTD)) for f in (self.query, self.key, self.value))
-        out_BTHK, weights_BHTT = xla_attention(
-            q_BTHK, k_BTHK, v_BTHK, segment_ids, dropout_rate=self.rate, key=key, head_mask_H=head_mask_H
+        queries = x_BTD if positions_BP is None else take_positions(x_BTD, positions_BP)
+        query_segment_ids = None if positions_BP is None else jnp.take_along_axis(segment_ids, positions_BP, axis=1)
+        out, weights = xla_attention(
+            split_heads(self.query(queries)),
+            split_heads(self.key(x_BTD)),
+            split_heads(self.value(x_BTD)),
+            segment_ids,
+            dropout_rate=self.rate,
+            key=key,
+            head_mask_H=head_mask_H,
+            query_segment_ids=query_segment_ids,
         )
-        return out_BTHK.reshape(x_BTD.shape), weights_BHTT
+        return out.reshape(queries.shape), weights
 
 
 class BertResidualOutput(nnx.Module):
@@ -161,12 +179,19 @@ class BertLayer(nnx.Module):
         self.output = BertResidualOutput(config.intermediate_size, config, dtype, rngs)
 
     def __call__(
-        self, x_BTD: Array, segment_ids: Array, key: Array | None, head_mask_H: Array | None
+        self,
+        x_BTD: Array,
+        segment_ids: Array,
+        key: Array | None,
+        head_mask_H: Array | None,
+        positions_BP: Array | None = None,
     ) -> tuple[Array, Array]:
+        """Run the layer; with positions, only they are queries and go on, as [B, P, D]."""
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
-        mixed_BTD, weights_BHTT = self.attention.self(x_BTD, segment_ids, keys[0], head_mask_H)
-        x_BTD = self.attention.output(mixed_BTD, x_BTD, keys[1])
-        return self.output(self.intermediate(x_BTD), x_BTD, keys[2]), weights_BHTT
+        mixed, weights = self.attention.self(x_BTD, segment_ids, keys[0], head_mask_H, positions_BP)
+        residual = x_BTD if positions_BP is None else take_positions(x_BTD, positions_BP)
+        x = self.attention.output(mixed, residual, keys[1])
+        return self.output(self.intermediate(x), x, keys[2]), weights
 
 
 class BertEncoder(nnx.Module):
@@ -177,10 +202,17 @@ class BertEncoder(nnx.Module):
         self.num_layers = config.num_hidden_layers
 
     def __call__(
-        self, x_BTD: Array, segment_ids: Array, key: Array | None, head_mask_NH: Array | None, call: Call
+        self,
+        x_BTD: Array,
+        segment_ids: Array,
+        key: Array | None,
+        head_mask_NH: Array | None,
+        call: Call,
+        positions_BP: Array | None = None,
     ) -> EncoderOutput:
         graphdef, params_N = nnx.split(self.layer)
         keys_N = None if key is None else jax.random.split(key, self.num_layers)
+        stacks_N = params_N, keys_N, head_mask_NH
 
         def run_layer(x_BTD: Array, xs: tuple) -> tuple[Array, tuple]:
             params, key, head_mask_H = xs
@@ -188,11 +220,16 @@ class BertEncoder(nnx.Module):
             hidden = x_BTD if call.output_hidden_states else None
             return y_BTD, (hidden, weights_BHTT if call.output_attentions else None)
 
-        unroll = 1 if call.scan_layers else self.num_layers
-        x_BTD, (hidden, weights) = jax.lax.scan(run_layer, x_BTD, (params_N, keys_N, head_mask_NH), unroll=unroll)
-        if hidden is not None:
-            hidden = jnp.concatenate([hidden, x_BTD[None]])
-        return EncoderOutput(x_BTD, hidden, weights)
+        if positions_BP is None:
+            x_BTD, (hidden, weights) = jax.lax.scan(run_layer, x_BTD, stacks_N, unroll=call.unroll(self.num_layers))
+            if hidden is not None:
+                hidden = jnp.concatenate([hidden, x_BTD[None]])
+            return EncoderOutput(x_BTD, hidden, weights)
+        below, last = (jax.tree.map(lambda a, i=i: a[i], stacks_N) for i in (slice(-1), -1))
+        x_BTD, _ = jax.lax.scan(run_layer, x_BTD, below, unroll=call.unroll(self.num_layers - 1))
+        params, key, head_mask_H = last
+        x_BPD, _ = nnx.merge(graphdef, params)(x_BTD, segment_ids, key, head_mask_H, positions_BP)
+        return EncoderOutput(x_BPD, None, None)
 
 
 class BertPooler(nnx.Module):
@@ -205,14 +242,6 @@ class BertPooler(nnx.Module):
         return jnp.tanh(self.dense(x))
 
 
-def pool_segments(hidden_BTD: Array, cls_positions_BS: Array) -> Array:
-    """Take each packed example's first-token vector, [B, S, D].
-
-    An unused slot points at position 0: its vector is finite and must be dropped by `example_mask`.
-    """
-    return jnp.take_along_axis(hidden_BTD, cls_positions_BS[:, :, None], axis=1)
-
-
 class BertModule(nnx.Module):
     """Embeddings, encoder and pooler: what every head shares."""
 
@@ -223,9 +252,33 @@ class BertModule(nnx.Module):
             self.pooler = BertPooler(config, dtype, rngs)
 
     def encode(
-        self, batch: dict[str, Array], key: Array | None, call: Call, head_mask_NH: Array | None = None
+        self,
+        batch: dict[str, Array],
+        key: Array | None,
+        call: Call,
+        head_mask_NH: Array | None = None,
+        positions_BP: Array | None = None,
     ) -> EncoderOutput:
-        """Run embeddings and layers over packed rows (keys as in the packed batch)."""
+        """Run embeddings and layers over packed rows (keys as in the packed batch).
+
+        With `positions_BP`, the last layer computes these positions alone: a head that reads one token of an example then
+        pays for its queries, its output and its feed-forward block there only. The values are those of the full layer.
+        """
         embed_key, layers_key = (None, None) if key is None else jax.random.split(key)
         x_BTD = self.embeddings(batch["input_ids"], batch["token_type_ids"], batch["position_ids"], embed_key)
-        return self.encoder(x_BTD, batch["segment_ids"], layers_key, head_mask_NH, call)
+        return self.encoder(x_BTD, batch["segment_ids"], layers_key, head_mask_NH, call, positions_BP)
+
+    def encode_positions(
+        self,
+        batch: dict[str, Array],
+        positions_BP: Array,
+        key: Array | None,
+        call: Call,
+        head_mask_NH: Array | None = None,
+    ) -> tuple[Array, EncoderOutput]:
+        """Return the last hidden vectors at some positions, [B, P, D], and the encoder's output for what else is asked."""
+        if call.keeps_all:
+            encoded = self.encode(batch, key, call, head_mask_NH)
+            return take_positions(encoded.hidden_BTD, positions_BP), encoded
+        encoded = self.encode(batch, key, call, head_mask_NH, positions_BP)
+        return encoded.hidden_BTD, encoded

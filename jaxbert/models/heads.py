@@ -10,7 +10,7 @@ from jax import Array
 from transformers import BertConfig
 
 from jaxbert.models.dropout import dropout
-from jaxbert.models.encoder import BertModule, Call, make_linear, pool_segments
+from jaxbert.models.encoder import BertModule, Call, make_linear
 
 
 class SequenceClassification(nnx.Module):
@@ -27,6 +27,6 @@ class SequenceClassification(nnx.Module):
     ) -> dict[str, Any]:
         """Return `logits` [B, S, C] and the encoder's output."""
         encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
-        encoded = self.bert.encode(batch, encoder_key, call, head_mask_NH)
-        pooled_BSD = self.bert.pooler(pool_segments(encoded.hidden_BTD, batch["cls_positions"]))
+        first_BSD, encoded = self.bert.encode_positions(batch, batch["cls_positions"], encoder_key, call, head_mask_NH)
+        pooled_BSD = self.bert.pooler(first_BSD)
         return {"logits": self.classifier(dropout(pooled_BSD, self.rate, head_key)), "encoded": encoded}
