@@ -1,22 +1,53 @@
-"""`jaxbert bench`: time the training step of a configuration."""
+"""`jaxbert bench`: time training and prediction of a configuration, once or for every combination of some settings."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
-from jaxbert.bench.options import BenchOptions, check
-from jaxbert.cli.output import write_text
+from jsonargparse import ArgumentParser, Namespace
+
+from jaxbert.bench.options import BenchOptions, Mode, check
+from jaxbert.cli.output import check_output, write_text
 from jaxbert.cli.parsing import add_config, make_parser, parse, to_config
+from jaxbert.config import Config
 from jaxbert.errors import UserError
+
+_TOP_LEVEL = {
+    "mode": (Mode, "what is timed: train, predict or both"),
+    "profile": (str | None, "a folder for a trace of the timed steps, for TensorBoard and Perfetto"),
+    "peak_tflops": (float | None, "peak TFLOP/s of one device, where the table of known devices lacks it"),
+    "peak_bandwidth": (float | None, "peak GB/s of one device's memory, where the table lacks it"),
+    "cost_per_hour": (float | None, "price of all devices for an hour: adds the price of a million examples"),
+}
+"""Fields of `BenchOptions` that are flags without a section."""
 
 
 def run(arguments: list[str]) -> int:
-    """Time the step; a table for people, and all numbers as JSON where `--output` names a file."""
-    parser = make_parser("bench", "Time the training step of a configuration, on random weights.")
+    """Time; a table for people, and all numbers as JSON where `--output` names a file."""
+    parser = _make_parser()
+    values = parse(parser, arguments)
+    config, options = to_config(values), _options(values)
+    check(options)
+    if values.output is not None:
+        check_output(values.output)
+    if values.sweep:
+        from jaxbert.cli.sweep import run_sweep
+
+        return run_sweep(parser, arguments, values, options)
+    if values.plot is not None:
+        raise UserError("--plot draws a sweep: add --sweep KEY=VALUE,VALUE, or leave it out")
+    return _run_once(config, options, values)
+
+
+def _make_parser() -> ArgumentParser:
+    parser = make_parser("bench", "Time training and prediction of a configuration, on random weights.")
     add_config(parser)
-    parser.add_class_arguments(BenchOptions, "bench")
+    parser.add_class_arguments(BenchOptions, "bench", skip=set(_TOP_LEVEL))
+    for name, (kind, text) in _TOP_LEVEL.items():
+        default = getattr(BenchOptions, name)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=text)
     parser.add_argument(
         "--lengths",
         type=str | None,
@@ -24,62 +55,70 @@ def run(arguments: list[str]) -> int:
         help="lengths of synthetic examples: sst2, uniform:LOW:HIGH, fixed:N or a file with one length a line; "
         "left out, those of data.train, or sst2 without data",
     )
+    parser.add_argument(
+        "--sweep",
+        type=str,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE,VALUE",
+        help="time every value of a key of the configuration, or of lengths; given again, every combination",
+    )
+    parser.add_argument(
+        "--plot",
+        type=str | None,
+        default=None,
+        help="an image of the sweep (png, svg, pdf); left out, a png beside the file of --output",
+    )
     parser.add_argument("--output", type=str | None, default=None, help="a file for the JSON, or - for standard output")
-    values = parse(parser, arguments)
-    config, options = to_config(values), BenchOptions(**values.bench.as_dict())
-    check(options)
-    _check_output(values.output)
+    return parser
+
+
+def _options(values: Namespace) -> BenchOptions:
+    return BenchOptions(**values.bench.as_dict(), **{name: values[name] for name in _TOP_LEVEL})
+
+
+def flags_of(options: BenchOptions) -> list[str]:
+    """Return the command line of `options`."""
+    flags = []
+    for name, value in dataclasses.asdict(options).items():
+        if value is not None:
+            flag = name.replace("_", "-") if name in _TOP_LEVEL else f"bench.{name}"
+            flags.append(f"--{flag}={json.dumps(value) if isinstance(value, bool) else value}")
+    return flags
+
+
+def _run_once(config: Config, options: BenchOptions, values: Namespace) -> int:
     from jaxbert.bench.measure import run_bench
     from jaxbert.bench.setup import open_bench
+    from jaxbert.bench.table import headline, result_table
+    from jaxbert.bench.trace import prepare_folder
+    from jaxbert.train.report import Status, console
     from jaxbert.train.runtime import prepare_process
 
+    if options.profile is not None:
+        prepare_folder(options.profile)
     prepare_process(config.precision.compute)
-    result = run_bench(open_bench(config, values.lengths), options)
-    _print(result)
-    if values.output is not None:
-        write_text(values.output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    with Status("preparing examples") as status:
+        result = run_bench(open_bench(config, values.lengths), options, status.say)
+    console.print(result_table(result), highlight=False)
+    written = _write(result, values.output)
+    console.print(f"{headline(result)}; {written}", highlight=False, soft_wrap=True)
+    if options.profile is not None:
+        console.print(_about_trace(options.profile), highlight=False, soft_wrap=True)
     return 0
 
 
-def _check_output(output: str | None) -> None:
-    """Refuse a file that cannot be written before the time is spent."""
-    if output not in (None, "-") and not Path(output).expanduser().parent.is_dir():
-        raise UserError(f"--output {output} cannot be written: there is no such folder")
+def _write(result: dict[str, Any], output: str | None) -> str:
+    """Write the JSON where it is asked for, and say where it is."""
+    if output is None:
+        return "--output FILE keeps all numbers"
+    write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return f"all numbers: {'standard output' if output == '-' else output}"
 
 
-def _print(result: dict[str, Any]) -> None:
-    from rich.table import Table
+def _about_trace(folder: str) -> str:
+    from jaxbert.bench.trace import trace_file
 
-    from jaxbert.train.report import console
-
-    table = Table("", "", show_header=False)
-    for name, text in _rows(result):
-        table.add_row(name, text)
-    console.print(table, highlight=False)
-
-
-def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
-    packed = "packed" if result["packing"] else "padded"
-    rows = " or ".join(str(count) for count in result["row_counts"])
-    hardware = f"{result['tflops_per_second']:.2f} TFLOP/s"
-    if result["mfu"] is not None:
-        hardware += f", MFU {result['mfu']:.1%}"
-    memory = result["peak_memory_bytes"]
-    return [
-        ("device", f"{result['devices']} x {result['device']}, jax {result['jax_version']}, {result['precision']}"),
-        ("model", f"{result['model']}, {result['parameters'] / 1e6:.1f} M parameters"),
-        ("batch", f"{result['batch_size']} examples ({result['lengths']}), {packed}, {rows} x {result['row_length']}"),
-        (
-            "step",
-            f"{result['step_ms_p50']:.2f} ms median, {result['step_ms_p90']:.2f} ms p90 ({result['steps_timed']})",
-        ),
-        ("examples", f"{result['examples_per_second']:,.0f} a second"),
-        (
-            "tokens",
-            f"{result['real_tokens_per_second']:,.0f} real a second, {result['packing_efficiency']:.1%} of rows",
-        ),
-        ("hardware", hardware),
-        ("waiting", f"{result['data_wait_fraction']:.2%} of the time for data"),
-        ("compiled", f"{result['compilations']} batch shape(s) in {result['compile_seconds']:.1f} s"),
-        ("memory", "not told by this device" if memory is None else f"{memory / 2**30:.2f} GiB peak"),
-    ]
+    opened = f"tensorboard --logdir {folder} (with pip install tensorboard xprof)"
+    file = trace_file(folder)
+    return f"trace: {opened}" + ("" if file is None else f", or {file} at https://ui.perfetto.dev")

@@ -9,8 +9,8 @@ from pathlib import Path
 from jaxbert.errors import UserError
 
 
-def check_output(output: str) -> None:
-    """Check before the work that its result can be written.
+def check_output(output: str, flag: str = "--output") -> None:
+    """Check before the work that its result, which `flag` named, can be written.
 
     Raises:
       UserError: if the folder is not there or not open for writing, or the name is a folder's.
@@ -19,11 +19,11 @@ def check_output(output: str) -> None:
     if output == "-":
         return
     if path.is_dir():
-        raise UserError(f"--output {output} cannot be written: it is a folder; name a file in it")
+        raise UserError(f"{flag} {output} cannot be written: it is a folder; name a file in it")
     if not path.parent.is_dir():
-        raise UserError(f"--output {output} cannot be written: there is no folder {path.parent}")
+        raise UserError(f"{flag} {output} cannot be written: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
-        raise UserError(f"--output {output} cannot be written: no permission to write in {path.parent}")
+        raise UserError(f"{flag} {output} cannot be written: no permission to write in {path.parent}")
 
 
 def write_text(output: str, text: str) -> None:

@@ -65,7 +65,7 @@ def _check_flags(arguments: Sequence[str], flags: list[str]) -> None:
     for argument in arguments:
         name = argument.split("=")[0]
         if name.startswith("--") and name != "--" and name not in flags:
-            raise UserError(f"unknown option {name}{_nearest(name, flags)}")
+            raise UserError(f"unknown option {name}{nearest(name, flags)}")
 
 
 def _check_files(arguments: Sequence[str]) -> None:
@@ -89,20 +89,21 @@ def _check_keys(path: str) -> None:
         raise UserError(f"--config {path} must hold sections ({', '.join(SECTIONS)}) with keys, but is no mapping")
     for section, values in content.items():
         if section not in SECTIONS:
-            raise UserError(f"{path}: unknown section {section!r}{_nearest(str(section), list(SECTIONS))}")
+            raise UserError(f"{path}: unknown section {section!r}{nearest(str(section), list(SECTIONS))}")
         if not isinstance(values, dict):
             raise UserError(f"{path}: section {section} must hold keys, but is {values!r}")
         for key in values:
             if f"{section}.{key}" not in KEYS:
-                raise UserError(f"{path}: unknown key {section}.{key}{_nearest(f'{section}.{key}', KEYS)}")
+                raise UserError(f"{path}: unknown key {section}.{key}{nearest(f'{section}.{key}', KEYS)}")
 
 
-def _nearest(name: str, known: list[str]) -> str:
+def nearest(name: str, known: list[str]) -> str:
+    """Return the end of a message about an unknown name: the known one that is nearest, else where to look."""
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     tail = name.split(".")[-1]
     same_tail = [k for k in known if k.split(".")[-1].lstrip("-") == tail.lstrip("-")]
-    nearest = (same_tail or matches)[:1]
-    return f"; did you mean {nearest[0]}?" if nearest else "; see --help"
+    found = (same_tail or matches)[:1]
+    return f"; did you mean {found[0]}?" if found else "; see --help"
 
 
 def _one_line(error: BaseException) -> str:

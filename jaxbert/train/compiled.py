@@ -28,6 +28,10 @@ class Compiled:
         """Say whether the program for this batch's shapes is compiled."""
         return _shapes(batch) in self._programs
 
+    def program(self, batch: dict[str, Any]) -> Any:
+        """Return the program that was compiled for this batch's shapes."""
+        return self._programs[_shapes(batch)]
+
     def compile(self, first: Any, batch: dict[str, Any], *rest: Any) -> None:
         """Compile the program for these shapes."""
         begin = time.perf_counter()

@@ -71,6 +71,26 @@ class Report:
                 self._board.add_scalar(name, value, step)
 
 
+class Status:
+    """What goes on, while it goes on: a spinner on a terminal, else a line each time; use it as a context manager."""
+
+    def __init__(self, first: str) -> None:
+        self._status = console.status(first, refresh_per_second=4)
+
+    def __enter__(self) -> Status:
+        self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def say(self, line: str) -> None:
+        """Show another line."""
+        self._status.update(line)
+        if not console.is_terminal:
+            console.print(line, highlight=False, soft_wrap=True)
+
+
 def headline(metrics: dict[str, Any]) -> str:
     """Return the first few single numbers of a metrics dictionary on one line."""
     numbers = [f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)]

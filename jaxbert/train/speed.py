@@ -13,26 +13,10 @@ import jax
 from transformers import BertConfig
 
 from jaxbert.data.batches import BatchSize
-
-# Peak dense bfloat16 TFLOP/s of one chip, from the vendors' data sheets.
-PEAK_TFLOPS: dict[str, float] = {
-    "A100": 312.0,
-    "H100": 989.4,
-    "H200": 989.4,
-    "B200": 2250.0,
-    "L4": 121.0,
-    "T4": 65.0,
-    "TPU v4": 275.0,
-    "TPU v5 lite": 197.0,
-    "TPU v5e": 197.0,
-    "TPU v5p": 459.0,
-    "TPU v5": 459.0,
-    "TPU v6 lite": 918.0,
-    "TPU v6e": 918.0,
-}
+from jaxbert.train.devices import device_spec
 
 
-def training_flops(config: BertConfig, tokens: int, attended_pairs: int) -> float:
+def training_flops(config: BertConfig, tokens: float, attended_pairs: float) -> float:
     """Return the matrix FLOPs of forward and backward over real tokens.
 
     Six times the parameters of the layers for each token, and 12 D for each pair of tokens that attend to each other
@@ -49,10 +33,9 @@ def training_flops(config: BertConfig, tokens: int, attended_pairs: int) -> floa
 
 
 def peak_flops(device: Any) -> float | None:
-    """Return the device's peak in FLOP/s, or None where it is not known."""
-    kind = device.device_kind
-    names = [name for name in PEAK_TFLOPS if name.lower() in kind.lower()]
-    return PEAK_TFLOPS[max(names, key=len)] * 1e12 if names else None
+    """Return the device's dense bfloat16 peak in FLOP/s, or None where it is not known."""
+    spec = device_spec(device.device_kind)
+    return spec.bf16_tflops * 1e12 if spec else None
 
 
 @dataclass

@@ -1,0 +1,61 @@
+"""Time prediction as evaluation runs it, on the examples that the timed steps train on."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import Any
+
+import numpy as np
+
+from jaxbert.bench.setup import Bench
+from jaxbert.data.tokens import Tokens
+from jaxbert.models.functional import Params
+from jaxbert.train.evaluate import Predictor
+from jaxbert.train.start import layer_call
+
+NUMBERS = (
+    *("predict_examples", "predict_examples_per_second", "predict_real_tokens_per_second"),
+    *("predict_row_length", "predict_compile_seconds"),
+)
+"""What is None in a result without prediction."""
+_LEAST_SECONDS = 0.5
+_MOST_PASSES = 20
+
+
+def time_predictions(bench: Bench, params: Params, steps: int) -> dict[str, Any]:
+    """Predict the examples of so many training steps, over and over for half a second at least.
+
+    A first pass, which compiles every shape, is not on the clock.
+    """
+    program = bench.program
+    tokens = examples_of_steps(bench, steps)
+    call, batch_size = layer_call(program.config.model), program.config.train.eval_batch_size
+    predictor = Predictor(program.model, program.task, program.mesh, call, batch_size)
+    predictor(params, tokens)
+    passes, begin = 0, time.perf_counter()
+    while True:
+        predictor(params, tokens)
+        passes += 1
+        seconds = time.perf_counter() - begin
+        if seconds >= _LEAST_SECONDS or passes == _MOST_PASSES:
+            break
+    layout = predictor.layouts[tokens]
+    return {
+        "predict_examples": len(tokens) * passes,
+        "predict_examples_per_second": round(len(tokens) * passes / seconds, 3),
+        "predict_real_tokens_per_second": round(len(tokens.ids) * passes / seconds, 3),
+        "predict_row_length": layout.row_length,
+        "predict_compile_seconds": round(predictor.step.compile_seconds, 2),
+    }
+
+
+def examples_of_steps(bench: Bench, steps: int) -> Tokens:
+    """Gather the examples of the first training steps, each once, in the order of the data."""
+    batches = itertools.islice(bench.feed(), steps)
+    chosen = np.unique(np.concatenate([batch["example_ids"][batch["example_mask"]] for batch in batches]))
+    tokens = bench.examples.tokens
+    lengths = tokens.lengths[chosen]
+    ids = np.concatenate([tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]] for i in chosen])
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return Tokens(ids, offsets, tokens.first_lengths[chosen])

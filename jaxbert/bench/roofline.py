@@ -1,0 +1,120 @@
+"""What bounds a step: the time that its FLOPs and its bytes need at the device's peaks, against the time that it took.
+
+Numbers only. Shares are of the measured time; computing and moving overlap, so they need not add up to one, and bytes that
+a cache served make the memory's share an upper bound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from transformers import BertConfig
+
+BYTES_PER_PARAMETER = 28
+"""What AdamW moves at least, in float32: it reads parameter, gradient and two moments, and writes all but the gradient."""
+_WIDTHS_PER_LAYER = 16
+"""Results of a layer, in model widths a token: query, key, value, mixed, projected, normalized; 4 + 4 between; 2 behind."""
+_PASSES = 5
+"""How often each is moved: written and read forward; read again backward, where its gradient is written and read."""
+_EXPLAINS = 0.3
+"""Largest share below which nothing explains the step."""
+_CLEAR = 0.5
+"""Share that is a bound by itself, where others are not known."""
+
+ADVICE = {
+    "compute": "the matrix products set the pace: fewer tokens of padding or lower precision make it faster",
+    "memory": "moving parameters and activations sets the pace: a larger batch shares the optimizer's traffic",
+    "input": "the device waits for batches: prepare them faster, or give each step more work",
+    "overhead": "neither products nor memory explain the time: small kernels and the gaps between them do; "
+    "a larger batch helps, and --profile shows where",
+}
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one step takes, on one device."""
+
+    seconds: float
+    flops: float
+    """Of the matrix products, padding and masked pairs included."""
+    bytes_moved: float
+    input_share: float
+    """Share of the time in which the loop waited for a batch."""
+    dispatch_share: float | None
+    """Share in which the host was busy starting steps; None where that is the computation itself, on CPU."""
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """The bound, or None, and why."""
+
+    bound: str | None
+    reason: str
+    compute_share: float | None
+    memory_share: float | None
+    input_share: float
+    dispatch_share: float | None
+    flops_per_step: float
+    bytes_per_step: float
+    flops_per_byte: float
+    balance_flops_per_byte: float | None
+    """Above it, the device's peaks are met by computing; below it, by moving."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain values, rounded, ready for JSON."""
+        return {name: round(v, 4) if isinstance(v, float) else v for name, v in asdict(self).items()}
+
+
+def roofline(cost: StepCost, peak_flops: float | None, peak_bandwidth: float | None) -> Roofline:
+    """Say what bounds a step.
+
+    Args:
+      cost: the step.
+      peak_flops: FLOP/s of one device, or None.
+      peak_bandwidth: bytes/s of its memory, or None.
+    """
+    compute = cost.flops / peak_flops / cost.seconds if peak_flops else None
+    memory = cost.bytes_moved / peak_bandwidth / cost.seconds if peak_bandwidth else None
+    bound, reason = _bound(compute, memory, cost.input_share, cost.dispatch_share)
+    return Roofline(
+        bound=bound,
+        reason=reason,
+        compute_share=compute,
+        memory_share=memory,
+        input_share=cost.input_share,
+        dispatch_share=cost.dispatch_share,
+        flops_per_step=cost.flops,
+        bytes_per_step=cost.bytes_moved,
+        flops_per_byte=cost.flops / cost.bytes_moved,
+        balance_flops_per_byte=peak_flops / peak_bandwidth if peak_flops and peak_bandwidth else None,
+    )
+
+
+def _bound(
+    compute: float | None, memory: float | None, waiting: float, dispatch: float | None
+) -> tuple[str | None, str]:
+    shares = {"compute": compute, "memory": memory, "input": waiting, "overhead": dispatch}
+    known = {name: share for name, share in shares.items() if share is not None}
+    largest = max(known, key=lambda name: known[name])
+    unknown = [what for what, share in (("FLOP/s", compute), ("memory bandwidth", memory)) if share is None]
+    if unknown and known[largest] < _CLEAR:
+        flags = " and ".join(f"--peak-{'tflops' if what == 'FLOP/s' else 'bandwidth'}" for what in unknown)
+        return None, f"the peak {' and '.join(unknown)} of this device are not known: give {flags}"
+    if known[largest] < _EXPLAINS:
+        largest = "overhead"
+    return largest, ADVICE[largest]
+
+
+def least_bytes(config: BertConfig, parameters: float, row_tokens: float, itemsize: int) -> float:
+    """Return what a training step moves at least: the optimizer's traffic, and the results of each layer's products.
+
+    Attention's weights are left out, which a fused kernel keeps on the chip.
+
+    Args:
+      config: the encoder.
+      parameters: held by one device.
+      row_tokens: of one device's rows.
+      itemsize: bytes of a number in the layers.
+    """
+    a_token = _PASSES * _WIDTHS_PER_LAYER * config.hidden_size * itemsize * config.num_hidden_layers
+    return BYTES_PER_PARAMETER * parameters + a_token * row_tokens

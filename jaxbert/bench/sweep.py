@@ -1,0 +1,128 @@
+"""Time every combination of some settings, each in a process of its own.
+
+A process a combination: memory and process-wide settings start afresh, and one that the system kills is one row. Only
+validated settings come here, as text; nothing here imports JAX, whose devices the combinations need.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxbert.errors import UserError
+
+Axes = dict[str, list[str]]
+"""Key -> its values, as on the command line."""
+Row = dict[str, Any]
+"""`settings` with `result`, or with `error`."""
+_LONGEST_ERROR = 200
+_INTERRUPTED = 130
+
+
+def parse_axes(specs: Sequence[str]) -> Axes:
+    """Parse `KEY=VALUE,VALUE,...` once a key; commas in brackets belong to a value.
+
+    Raises:
+      UserError: for a spec without key or values, and for a key or a value that occurs twice.
+    """
+    axes: Axes = {}
+    for spec in specs:
+        key, separator, text = spec.partition("=")
+        values = _split(text)
+        if not separator or not key or not all(values):
+            raise UserError(f"--sweep {spec} is not understood: give KEY=VALUE,VALUE, such as train.batch_size=32,256")
+        if key in axes:
+            raise UserError(f"--sweep {key} is given twice: name all its values in one")
+        if len(set(values)) < len(values):
+            raise UserError(f"--sweep {spec} names a value twice")
+        axes[key] = values
+    return axes
+
+
+def _split(text: str) -> list[str]:
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
+def combinations(axes: Axes) -> list[dict[str, str]]:
+    """Return every combination, the last key changing fastest."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def run_row(settings: dict[str, str], config: dict[str, Any], flags: Sequence[str]) -> Row:
+    """Time one combination in a new process; what goes wrong there is the row's error.
+
+    Args:
+      settings: what is shown of the combination.
+      config: the whole configuration, sections of keys.
+      flags: of `jaxbert bench` besides the configuration.
+
+    Raises:
+      KeyboardInterrupt: if the process was interrupted.
+    """
+    with tempfile.TemporaryDirectory(prefix="jaxbert-sweep-") as folder:
+        source, output = Path(folder, "config.yaml"), Path(folder, "result.json")
+        source.write_text(json.dumps(config), "utf-8")
+        command = [sys.executable, "-m", "jaxbert", "bench", "--config", str(source), *flags, "--output", str(output)]
+        code, said = _run(command)
+        if code == _INTERRUPTED or code == -signal.SIGINT:
+            raise KeyboardInterrupt
+        if code:
+            return {"settings": settings, "error": _error(code, said)}
+        return {"settings": settings, "result": json.loads(output.read_text("utf-8"))}
+
+
+def _run(command: Sequence[str]) -> tuple[int, str]:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            _, said = process.communicate()
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode, said
+
+
+def _error(code: int, said: str) -> str:
+    """Return one line: the command's own message, else the last thing that it said."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or [""]
+    own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (": most likely out of memory" if name == "SIGKILL" else "")
+    return (own or lines)[-1][:_LONGEST_ERROR] or f"ended with exit code {code}"
+
+
+def best_row(rows: Sequence[Row], metric: str) -> int | None:
+    """Return the index of the row with the highest value, or None if none has one."""
+    values = [(row["result"][metric], -i) for i, row in enumerate(rows) if "result" in row and row["result"][metric]]
+    return -max(values)[1] if values else None
+
+
+def sweep_result(axes: Axes, rows: Sequence[Row], metric: str) -> dict[str, Any]:
+    """Return everything that a sweep gave, ready for JSON."""
+    best = best_row(rows, metric)
+    return {
+        "sweep": axes,
+        "metric": metric,
+        "combinations": len(combinations(axes)),
+        "best": None if best is None else rows[best]["settings"],
+        "rows": list(rows),
+    }
+
+
+def describe(settings: dict[str, str]) -> str:
+    """Return a combination on one line."""
+    return ", ".join(f"{key}={value}" for key, value in settings.items())

@@ -1,0 +1,139 @@
+"""What a person reads of a benchmark and of a sweep."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+Rows = list[tuple[str, str]]
+
+
+def result_table(result: dict[str, Any]) -> Table:
+    """Return the numbers of one benchmark, a topic a row."""
+    table = Table("", "", show_header=False)
+    for name, text in [*_described(result), *_trained(result), *_predicted(result), *_priced(result)]:
+        table.add_row(name, text)
+    return table
+
+
+def headline(result: dict[str, Any]) -> str:
+    """Return the most telling rates on one line."""
+    trained, predicted = result["examples_per_second"], result["predict_examples_per_second"]
+    parts = [] if trained is None else [f"training {trained:,.0f} examples/s"]
+    return ", ".join(parts if predicted is None else [*parts, f"prediction {predicted:,.0f} examples/s"])
+
+
+def sweep_table(rows: list[dict[str, Any]], best: int | None) -> Table:
+    """Return a line a combination, the best one marked; one that failed says why."""
+    keys = list(rows[0]["settings"])
+    table = Table(*keys, *_COLUMNS)
+    for index, row in enumerate(rows):
+        settings = [str(row["settings"][key]) for key in keys]
+        if "error" in row:
+            table.add_row(*settings, *[""] * (len(_COLUMNS) - 1), row["error"], style="red")
+        else:
+            note = "best" if index == best else ""
+            table.add_row(*settings, *_columns(row["result"]), note, style="bold green" if note else None)
+    return table
+
+
+_COLUMNS = ("step ms", "examples/s", "real tokens/s", "rows full", "TFLOP/s", "MFU", "memory", "predict ex/s", "")
+
+
+def _columns(result: dict[str, Any]) -> list[str]:
+    return [
+        _number(result["step_ms_p50"], ".2f"),
+        _number(result["examples_per_second"], ",.0f"),
+        _number(result["real_tokens_per_second"], ",.0f"),
+        _number(result["packing_efficiency"], ".1%"),
+        _number(result["tflops_per_second"], ".3f"),
+        _number(result["mfu"], ".1%"),
+        _gib(result["step_memory_bytes"]),
+        _number(result["predict_examples_per_second"], ",.0f"),
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _gib(size: int | None) -> str:
+    return "-" if size is None else f"{size / 2**30:.2f} GiB"
+
+
+def _described(result: dict[str, Any]) -> Rows:
+    packed = "packed" if result["packing"] else "padded"
+    rows = " or ".join(str(count) for count in result["row_counts"])
+    return [
+        ("device", f"{result['devices']} x {result['device']}, jax {result['jax_version']}, {result['precision']}"),
+        ("model", f"{result['model']}, {result['parameters'] / 1e6:.1f} M parameters"),
+        ("batch", f"{result['batch_size']} examples ({result['lengths']}), {packed}, {rows} x {result['row_length']}"),
+    ]
+
+
+def _trained(result: dict[str, Any]) -> Rows:
+    if not result["steps_timed"]:
+        return []
+    peak, mfu = result["peak_memory_bytes"], result["mfu"]
+    compiled = f"{result['compilations']} batch shape(s)"
+    if result["compile_cold_seconds"] is None:
+        compiled += f" in {result['compile_seconds']:.1f} s"
+    else:
+        warm = _number(result["compile_warm_seconds"], ".1f")
+        compiled += f"; one takes {result['compile_cold_seconds']:.1f} s cold, {warm} s from the cache"
+    masked = result.get("masked_attention_fraction")
+    return [
+        (
+            "step",
+            f"{result['step_ms_p50']:.2f} ms median, {result['step_ms_p90']:.2f} ms p90 ({result['steps_timed']} steps)",
+        ),
+        ("examples", f"{result['examples_per_second']:,.0f} a second"),
+        (
+            "tokens",
+            f"{result['real_tokens_per_second']:,.0f} real a second of {result['row_tokens_per_second']:,.0f} in rows "
+            f"({result['packing_efficiency']:.1%})",
+        ),
+        *([] if masked is None else [("attention", f"{masked:.1%} of its pairs are masked")]),
+        (
+            "hardware",
+            f"{result['tflops_per_second']:.3f} TFLOP/s, "
+            + ("MFU not known" if mfu is None else f"MFU {mfu:.1%} of the bfloat16 peak"),
+        ),
+        ("bound", _bound(result["roofline"])),
+        ("waiting", f"{result['data_wait_fraction']:.2%} of the time for data"),
+        ("compiled", compiled),
+        (
+            "memory",
+            f"{_gib(result['step_memory_bytes'])} planned for a step, peak "
+            + ("not told by this device" if peak is None else _gib(peak)),
+        ),
+    ]
+
+
+def _bound(roofline: dict[str, Any]) -> str:
+    names = {"compute": "compute", "memory": "memory bandwidth", "input": "input", "dispatch": "starting steps"}
+    shares = [
+        f"{what} {roofline[f'{name}_share']:.0%}"
+        for name, what in names.items()
+        if roofline[f"{name}_share"] is not None
+    ]
+    bound = {"memory": "memory bandwidth", None: "not known"}.get(roofline["bound"], roofline["bound"])
+    return f"{bound} ({', '.join(shares)}): {roofline['reason']}"
+
+
+def _predicted(result: dict[str, Any]) -> Rows:
+    if result["predict_examples_per_second"] is None:
+        return []
+    text = f"{result['predict_examples_per_second']:,.0f} examples a second"
+    ratio = result["predict_to_train_ratio"]
+    return [("prediction", text if ratio is None else f"{text}, {ratio:.2f} times training")]
+
+
+def _priced(result: dict[str, Any]) -> Rows:
+    if result["cost_per_hour"] is None:
+        return []
+    names = {"examples": "examples", "real_tokens": "real tokens", "predictions": "predictions"}
+    prices = [(what, result[f"cost_per_million_{name}"]) for name, what in names.items()]
+    texts = [f"{price:g} for a million {what}" for what, price in prices if price is not None]
+    return [("price", f"at {result['cost_per_hour']:g} an hour: {', '.join(texts)}")]

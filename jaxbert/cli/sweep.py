@@ -1,0 +1,133 @@
+"""`jaxbert bench --sweep`: check every combination, time them one by one, and show what came out.
+
+This process never starts JAX: the devices are the combinations'.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from jaxbert import config as configuration
+from jaxbert.bench.options import BenchOptions
+from jaxbert.bench.sweep import Axes, Row, combinations, describe, parse_axes, run_row, sweep_result
+from jaxbert.cli.output import check_output, write_text
+from jaxbert.cli.parsing import KEYS, nearest, parse, to_config
+from jaxbert.errors import UserError
+
+_INTERRUPTED = 130
+_IMAGES = (".png", ".svg", ".pdf")
+
+
+def run_sweep(parser: ArgumentParser, arguments: list[str], values: Namespace, options: BenchOptions) -> int:
+    """Time every combination; what fails is a row that says so, and what an interruption leaves is kept."""
+    axes = parse_axes(values.sweep)
+    _check_axes(parser, arguments, axes)
+    if options.profile is not None:
+        raise UserError("--profile traces one run: leave out --sweep, or the trace")
+    plot = _plot_path(values)
+    metric = "predict_examples_per_second" if options.mode == "predict" else "examples_per_second"
+    rows: list[Row] = []
+    code = 0
+    try:
+        for row in _time_all(parser, arguments, axes, options):
+            rows.append(row)
+    except KeyboardInterrupt:
+        if not rows:
+            raise
+        code = _INTERRUPTED
+    _report(sweep_result(axes, rows, metric), values.output, plot)
+    return code
+
+
+def _check_axes(parser: ArgumentParser, arguments: list[str], axes: Axes) -> None:
+    """Check each key, and each value by itself as the command line would."""
+    known = [*KEYS, "lengths"]
+    for key, texts in axes.items():
+        if key not in known:
+            raise UserError(f"--sweep {key}: there is no such key{nearest(key, known)}")
+        for text in texts:
+            to_config(parse(parser, [*arguments, f"--{key}={text}"]))
+
+
+def _plot_path(values: Namespace) -> Path | None:
+    """Return where the image goes: as asked, or beside the JSON."""
+    if values.plot is not None:
+        if Path(values.plot).suffix not in _IMAGES:
+            raise UserError(f"--plot {values.plot} must end in {', '.join(_IMAGES)}")
+        check_output(values.plot, "--plot")
+        return Path(values.plot).expanduser()
+    if values.output in (None, "-"):
+        return None
+    return Path(values.output).expanduser().with_suffix(".png")
+
+
+def _time_all(parser: ArgumentParser, arguments: list[str], axes: Axes, options: BenchOptions) -> Iterator[Row]:
+    from jaxbert.cli.bench import flags_of
+    from jaxbert.train.report import console
+
+    flags = flags_of(dataclasses.replace(options, measure_compile=bool(options.measure_compile)))
+    everything = combinations(axes)
+    for number, settings in enumerate(everything, 1):
+        values = parse(parser, [*arguments, *(f"--{key}={text}" for key, text in settings.items())])
+        config = to_config(values)
+        lengths = [] if values.lengths is None else [f"--lengths={values.lengths}"]
+        with console.status(f"{number}/{len(everything)}  {describe(settings)}"):
+            row = _time_one(settings, config, [*flags, *lengths])
+        console.print(
+            f"{number}/{len(everything)}  {describe(settings)}: {_outcome(row)}", highlight=False, soft_wrap=True
+        )
+        yield row
+
+
+def _time_one(settings: dict[str, str], config: configuration.Config, flags: Sequence[str]) -> Row:
+    try:
+        configuration.check(config)
+    except UserError as error:
+        return {"settings": settings, "error": str(error)}
+    return run_row(settings, config.to_dict(), flags)
+
+
+def _outcome(row: Row) -> str:
+    from jaxbert.bench.table import headline
+
+    return headline(row["result"]) if "result" in row else f"failed: {row['error']}"
+
+
+def _report(result: dict[str, Any], output: str | None, plot: Path | None) -> None:
+    from jaxbert.bench.table import sweep_table
+    from jaxbert.train.report import console
+
+    rows = result["rows"]
+    best = None if result["best"] is None else [row["settings"] for row in rows].index(result["best"])
+    console.print(sweep_table(rows, best), highlight=False)
+    written = []
+    if output is not None:
+        write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        written.append("standard output" if output == "-" else output)
+    if best is None:
+        raise UserError(f"no combination could be timed; the first one: {rows[0]['error']}")
+    if plot is not None:
+        written.append(_draw(result, plot))
+    timed = sum("result" in row for row in rows)
+    console.print(
+        f"{timed} of {result['combinations']} combinations timed, best: {describe(result['best'])}; "
+        + (f"written: {', '.join(written)}" if written else "--output FILE keeps all numbers and a chart"),
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _draw(result: dict[str, Any], plot: Path) -> str:
+    from jaxbert.bench.plot import plot_sweep
+
+    try:
+        plot_sweep(result["rows"], result["metric"], plot)
+    except OSError as error:
+        raise UserError(f"--plot {plot} cannot be written: {error.strerror}") from error
+    return str(plot)
