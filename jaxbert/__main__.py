@@ -1,7 +1,5 @@
 """`python -m jaxbert`."""
 
-import sys
+from jaxbert.cli.main import entry
 
-from jaxbert.cli.main import main
-
-sys.exit(main())
+entry()

@@ -32,19 +32,20 @@ def compile_cold_and_warm(program: Program, batch: DeviceBatch) -> tuple[Compile
       The step of the second time, ready for this batch; seconds cold; seconds warm, or None if this backend keeps no
       programs on disk.
     """
+    state, key = program.state_target, program.base_key
+
+    def compile_anew() -> tuple[Compiled, float]:
+        jax.clear_caches()
+        step = program.train_step()
+        step.compile(state, batch, key)
+        return step, step.compile_seconds
+
     with _empty_cache() as folder:
-        _, cold = _compile(program, batch)
+        _, cold = compile_anew()
         kept = set(os.listdir(folder))
-        step, warm = _compile(program, batch)
+        step, warm = compile_anew()
         from_cache = bool(kept) and set(os.listdir(folder)) == kept
     return step, cold, warm if from_cache else None
-
-
-def _compile(program: Program, batch: DeviceBatch) -> tuple[Compiled, float]:
-    jax.clear_caches()
-    step = program.train_step()
-    step.compile(program.state_target, batch, program.base_key)
-    return step, step.compile_seconds
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ def plot_sweep(rows: Sequence[Row], metric: str, path: Path) -> None:
 
 def _name(settings: dict[str, str]) -> str:
     """Leave the section of a key out, which the other settings and the value make plain."""
-    return ", ".join(f"{key.split('.')[-1]} {value}" for key, value in settings.items())
+    return ", ".join(f"{key.split('.')[-1]} {_shortened(value, 40)}" for key, value in settings.items())
 
 
 def _title(result: dict[str, Any]) -> str:

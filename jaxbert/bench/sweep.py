@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -16,12 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jaxbert
 from jaxbert.errors import UserError
 
 Axes = dict[str, list[str]]
 """Key -> its values, as on the command line."""
 Row = dict[str, Any]
 """`settings` with `result`, or with `error`."""
+_HOME = Path(jaxbert.__file__).resolve().parents[1]
 _LONGEST_ERROR = 200
 _INTERRUPTED = 130
 
@@ -86,7 +89,10 @@ def run_row(settings: dict[str, str], config: dict[str, Any], flags: Sequence[st
 
 
 def _run(command: Sequence[str]) -> tuple[int, str]:
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    paths = [str(_HOME), *filter(None, [os.environ.get("PYTHONPATH")])]  # the same jaxbert as this one, in any folder
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
         try:
             _, said = process.communicate()
         except BaseException:

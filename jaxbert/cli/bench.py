@@ -16,10 +16,10 @@ from jaxbert.errors import UserError
 
 _TOP_LEVEL = {
     "mode": (Mode, "what is timed: train, predict or both"),
-    "profile": (str | None, "a folder for a trace of the timed steps, for TensorBoard and Perfetto"),
-    "peak_tflops": (float | None, "peak TFLOP/s of one device, where the table of known devices lacks it"),
-    "peak_bandwidth": (float | None, "peak GB/s of one device's memory, where the table lacks it"),
-    "cost_per_hour": (float | None, "price of all devices for an hour: adds the price of a million examples"),
+    "profile": (str, "a folder for a trace of the timed steps, for TensorBoard and Perfetto"),
+    "peak_tflops": (float, "peak TFLOP/s of one device, where the table of known devices lacks it"),
+    "peak_bandwidth": (float, "peak GB/s of one device's memory, where the table lacks it"),
+    "cost_per_hour": (float, "price of all devices for an hour: adds the price of a million examples"),
 }
 """Fields of `BenchOptions` that are flags without a section."""
 
@@ -65,7 +65,7 @@ def _make_parser() -> ArgumentParser:
     )
     parser.add_argument(
         "--plot",
-        type=str | None,
+        type=str,
         default=None,
         help="an image of the sweep (png, svg, pdf); left out, a png beside the file of --output",
     )

@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from jaxbert import __version__
 from jaxbert.errors import UserError
@@ -19,8 +20,9 @@ VERBS = {
     "evaluate": "measure a model on labelled examples",
     "predict": "label texts from a file or standard input",
     "export": "write a checkpoint of a run as a Hugging Face folder",
-    "bench": "time the training step",
+    "bench": "time training and prediction",
 }
+_INTERRUPTED = 130
 _USAGE = "usage: jaxbert VERB [options]      jaxbert VERB --help\n"
 
 
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(str(error), 2)
     except KeyboardInterrupt:
-        return _fail("interrupted before anything was to be saved", 130)
+        return _fail("interrupted before anything was to be saved", _INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -57,6 +59,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not debug and "RESOURCE_EXHAUSTED" in str(error):
             return _fail("the device is out of memory: lower the batch size, or raise train.accumulation_steps", 2)
         raise
+
+
+def entry() -> NoReturn:
+    """Run one verb and end the process.
+
+    An interrupted process ends at once: jaxlib may still be compiling in a thread of its own, and crashes if the
+    interpreter is taken down under it (seen with 0.10.2).
+    """
+    code = main()
+    if code == _INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
@@ -96,4 +112,4 @@ def _fail(message: str, code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -26,6 +26,8 @@ _IMAGES = (".png", ".svg", ".pdf")
 
 def run_sweep(parser: ArgumentParser, arguments: list[str], values: Namespace, options: BenchOptions) -> int:
     """Time every combination; what fails is a row that says so, and what an interruption leaves is kept."""
+    from jaxbert.train.report import console
+
     axes = parse_axes(values.sweep)
     _check_axes(parser, arguments, axes)
     if options.profile is not None:
@@ -41,6 +43,7 @@ def run_sweep(parser: ArgumentParser, arguments: list[str], values: Namespace, o
         if not rows:
             raise
         code = _INTERRUPTED
+        console.print("interrupted: what was timed is kept", highlight=False)
     _report(sweep_result(axes, rows, metric), values.output, plot)
     return code
 
@@ -57,14 +60,17 @@ def _check_axes(parser: ArgumentParser, arguments: list[str], axes: Axes) -> Non
 
 def _plot_path(values: Namespace) -> Path | None:
     """Return where the image goes: as asked, or beside the JSON."""
-    if values.plot is not None:
-        if Path(values.plot).suffix not in _IMAGES:
-            raise UserError(f"--plot {values.plot} must end in {', '.join(_IMAGES)}")
-        check_output(values.plot, "--plot")
-        return Path(values.plot).expanduser()
-    if values.output in (None, "-"):
-        return None
-    return Path(values.output).expanduser().with_suffix(".png")
+    plot = values.plot
+    if plot is None:
+        if values.output in (None, "-"):
+            return None
+        plot = str(Path(values.output).with_suffix(".png"))
+    if Path(plot).suffix not in _IMAGES:
+        raise UserError(f"--plot {plot} must end in {', '.join(_IMAGES)}")
+    if plot == values.output:
+        raise UserError(f"--output {plot} is for the JSON, but the image of the sweep has that name: choose another")
+    check_output(plot, "--plot")
+    return Path(plot).expanduser()
 
 
 def _time_all(parser: ArgumentParser, arguments: list[str], axes: Axes, options: BenchOptions) -> Iterator[Row]:

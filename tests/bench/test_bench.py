@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from runs import command, finish
 from tiny import tiny_config
 
 from jaxbert.bench.measure import run_bench
 from jaxbert.bench.options import BenchOptions
+from jaxbert.bench.predicting import examples_of_steps
 from jaxbert.bench.setup import open_bench
 from jaxbert.cli.main import main
 from jaxbert.config import Config, DataConfig, MeshConfig, ModelConfig, TrainConfig
@@ -22,8 +27,13 @@ KEYS = {
     *("model", "parameters", "lengths", "batch_size", "packing", "precision", "row_length", "row_counts", "slots"),
     *("steps_timed", "compile_seconds", "compilations", "step_ms_p50", "step_ms_p90", "examples_per_second"),
     *("real_tokens_per_second", "row_tokens_per_second", "packing_efficiency", "data_wait_fraction"),
-    *("tflops_per_second", "mfu", "device", "devices", "jax_version", "peak_memory_bytes"),
+    *("tflops_per_second", "mfu", "device", "devices", "jax_version", "peak_memory_bytes", "step_memory_bytes"),
+    *("compile_cold_seconds", "compile_warm_seconds", "roofline", "versions", "predict_to_train_ratio"),
+    *("predict_examples", "predict_examples_per_second", "predict_real_tokens_per_second", "predict_row_length"),
+    *("predict_compile_seconds", "cost_per_hour", "cost_per_million_examples", "cost_per_million_real_tokens"),
+    "cost_per_million_predictions",
 }
+STEPS_ONLY = ("--mode=train", "--bench.measure_compile=false")
 
 
 @pytest.fixture(scope="module")
@@ -47,39 +57,113 @@ def arguments(folder: Path, *more: str) -> list[str]:
     return ["bench", f"--model.name_or_path={folder}", "--train.batch_size=16", "--bench.steps=4", *more]
 
 
+def run_json(folder: Path, capsys: Any, *more: str) -> dict[str, Any]:
+    assert main(arguments(folder, "--output=-", *more)) == 0
+    return json.loads(capsys.readouterr().out)
+
+
 def test_the_command_writes_all_numbers(folder, tmp_path, capsys):
-    output = tmp_path / "bench.json"
-    assert main(arguments(folder, "--lengths=uniform:4:20", f"--output={output}")) == 0
+    output, trace = tmp_path / "bench.json", tmp_path / "trace"
+    price = ("--cost-per-hour=3.6", "--peak-tflops=0.5", "--peak-bandwidth=20")
+    assert main(arguments(folder, "--lengths=uniform:4:20", f"--output={output}", f"--profile={trace}", *price)) == 0
     result = json.loads(output.read_text())
-    assert set(result) == KEYS
+    assert set(result) - {"masked_attention_fraction"} == KEYS
     assert result["steps_timed"] == 4
     assert result["lengths"] == "uniform:4:20"
     assert result["devices"] == 8
     assert 0 < result["step_ms_p50"] <= result["step_ms_p90"]
     assert 0 < result["packing_efficiency"] <= 1
     assert result["real_tokens_per_second"] < result["row_tokens_per_second"]
-    assert (result["mfu"], result["peak_memory_bytes"]) == (None, None)
+    assert 0 < result["compile_warm_seconds"] < result["compile_cold_seconds"]
+    check_predictions_and_prices(result)
+    assert result["mfu"] == pytest.approx(result["tflops_per_second"] / 0.5 / 8, abs=1e-4)
+    assert result["peak_memory_bytes"] is None
+    assert result["step_memory_bytes"] > 4 * result["parameters"]
+    check_what_bounds(result)
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "examples" in captured.err
+    assert check_trace(trace) in captured.err.splitlines()[-1]
+    assert f"all numbers: {output}" in captured.err.splitlines()[-2]
+
+
+def check_predictions_and_prices(result: dict[str, Any]) -> None:
+    trained, predicted = result["examples_per_second"], result["predict_examples_per_second"]
+    assert result["predict_examples"] % 64 == 0
+    assert result["predict_to_train_ratio"] == pytest.approx(predicted / trained, rel=1e-3)
+    assert result["cost_per_million_examples"] == pytest.approx(1000 / trained, rel=1e-3)
+    assert result["cost_per_million_real_tokens"] == pytest.approx(1000 / result["real_tokens_per_second"], rel=1e-3)
+    assert result["cost_per_million_predictions"] == pytest.approx(1000 / predicted, rel=1e-3)
+
+
+def check_what_bounds(result: dict[str, Any]) -> None:
+    """Shares follow from the peaks that were given; on eight devices each has an eighth of the work, and all parameters."""
+    roofline, seconds = result["roofline"], 16 / result["examples_per_second"]
+    assert roofline["bound"] in ("compute", "memory", "input", "overhead")
+    assert roofline["compute_share"] == pytest.approx(roofline["flops_per_step"] / 0.5e12 / seconds, rel=0.01, abs=1e-4)
+    assert roofline["memory_share"] == pytest.approx(roofline["bytes_per_step"] / 20e9 / seconds, rel=0.01, abs=1e-4)
+    assert roofline["flops_per_step"] * 8 >= result["tflops_per_second"] * 1e12 * seconds * 0.99
+    assert roofline["bytes_per_step"] >= 28 * result["parameters"]
+    assert roofline["dispatch_share"] is None
+
+
+def check_trace(folder: Path) -> str:
+    """Find the timed steps, and no others, in the trace; return its name."""
+    (file,) = folder.rglob("*.trace.json.gz")
+    events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    steps = {event["args"]["step_num"] for event in events if event.get("name") == "train" and "args" in event}
+    assert {int(step) for step in steps} == {1, 2, 3, 4}
+    return str(file)
 
 
 def test_json_goes_to_standard_output(folder, capsys):
-    assert main(arguments(folder, "--lengths=fixed:8", "--output=-", "--data.packing=false")) == 0
-    result = json.loads(capsys.readouterr().out)
+    result = run_json(folder, capsys, "--lengths=fixed:8", "--data.packing=false", *STEPS_ONLY)
     assert result["packing"] is False
     assert (result["row_length"], result["packing_efficiency"]) == (8, 1.0)
+    missing = {"compile_cold_seconds", "compile_warm_seconds", "predict_examples_per_second", "cost_per_hour", "mfu"}
+    assert {result[name] for name in missing} == {None}
+    assert "not known: give --peak-tflops and --peak-bandwidth" in result["roofline"]["reason"]
+
+
+def test_prediction_alone(folder, capsys):
+    result = run_json(folder, capsys, "--lengths=uniform:4:20", "--mode=predict", "--cost-per-hour=3.6")
+    assert result["predict_examples_per_second"] > 0
+    assert result["predict_real_tokens_per_second"] > 4 * result["predict_examples_per_second"]
+    untimed = ("examples_per_second", "step_ms_p50", "roofline", "predict_to_train_ratio", "cost_per_million_examples")
+    assert [result[name] for name in untimed] == [None] * len(untimed)
+    assert (result["steps_timed"], result["device"]) == (0, "cpu")
+
+
+def test_predicted_are_the_examples_of_the_timed_steps(folder):
+    bench = open_bench(bench_config(folder), "uniform:4:20")
+    tokens, everything = examples_of_steps(bench, 3), bench.examples.tokens
+    assert len(tokens) == 48
+    chosen = sorted(
+        {i for batch in itertools.islice(bench.feed(), 3) for i in batch["example_ids"][batch["example_mask"]]}
+    )
+    for place, example in enumerate(chosen):
+        expected = everything.ids[everything.offsets[example] : everything.offsets[example + 1]]
+        np.testing.assert_array_equal(tokens.ids[tokens.offsets[place] : tokens.offsets[place + 1]], expected)
+
+
+def test_a_small_data_set_is_predicted_once_each(tmp_path):
+    """Twenty steps pass over three examples many times."""
+    bench = open_bench(bench_config_of_three(tmp_path), None)
+    assert examples_of_steps(bench, 20).lengths.tolist() == [5, 3, 4]
+
+
+def bench_config_of_three(folder: Path) -> Config:
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ngood\nbad\n")
+    (folder / "train.csv").write_text("text,label\ngood good good,1\nbad,0\nbad bad,0\n")
+    model = ModelConfig(name_or_path="tiny", vocab=str(folder / "vocab.txt"))
+    return Config(model=model, data=DataConfig(train=str(folder / "train.csv"), validation="is not read"))
 
 
 def test_data_gives_its_own_examples(tmp_path):
-    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ngood\nbad\n")
-    (tmp_path / "train.csv").write_text("text,label\ngood good good,1\nbad,0\nbad bad,0\n")
-    model = ModelConfig(name_or_path="tiny", vocab=str(tmp_path / "vocab.txt"))
-    data = DataConfig(train=str(tmp_path / "train.csv"), validation="is not read")
-    bench = open_bench(Config(model=model, data=data), None)
+    config = bench_config_of_three(tmp_path)
+    bench = open_bench(config, None)
     assert bench.examples.tokens.lengths.tolist() == [5, 3, 4]
-    assert bench.source == data.train
-    assert open_bench(Config(model=ModelConfig(name_or_path="tiny"), data=data), "fixed:7").source == "fixed:7"
+    assert bench.source == config.data.train
+    assert open_bench(config, "fixed:7").source == "fixed:7"
 
 
 def test_the_first_run_of_a_shape_is_never_on_the_clock(folder, monkeypatch):
@@ -100,7 +184,7 @@ def test_the_first_run_of_a_shape_is_never_on_the_clock(folder, monkeypatch):
 
     monkeypatch.setattr(Compiled, "compile", compile_slowly)
     monkeypatch.setattr(type(bench), "feed", feed)
-    result = run_bench(bench, BenchOptions(steps=6, warmup=1))
+    result = run_bench(bench, BenchOptions(steps=6, warmup=1, mode="train", measure_compile=False))
     assert (result["compilations"], result["steps_timed"]) == (2, 6)
     assert 16 * 6 / result["examples_per_second"] < 3
 
@@ -118,6 +202,13 @@ def test_the_first_run_of_a_shape_is_never_on_the_clock(folder, monkeypatch):
         (["--mesh.data=3"], "does not fit 8 devices"),
         (["--model.name_or_path=no/such-model"], "is no size (tiny, mini, small, base, large) and no folder"),
         (["--data.train=missing.csv", "--model.name_or_path=tiny"], "needs a vocabulary"),
+        (["--cost-per-hour=-1"], "--cost-per-hour is -1, but it must be above 0"),
+        (["--cost-per-hour=.inf"], "--cost-per-hour is inf, but it must be above 0 and finite"),
+        (["--peak-tflops=0"], "--peak-tflops is 0, but it must be above 0"),
+        (["--peak-bandwidth=x"], "peak_bandwidth: Expected a float"),
+        (["--mode=training"], "Expected a Literal['train', 'predict', 'both']"),
+        (["--profile=/proc/no/such"], "--profile /proc/no/such cannot be written"),
+        (["--plot=x.png"], "--plot draws a sweep: add --sweep"),
         (["--output=/no/such/folder/x.json", "--lengths=fixed:4", "--bench.steps=1"], "cannot be written"),
     ],
 )
@@ -127,3 +218,19 @@ def test_a_mistake_is_one_line(folder, capsys, more, message):
     last = captured.err.splitlines()[-1]
     assert last.startswith("error: ")
     assert message in last
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("said", "delay"), [("nothing cached", 1.0), ("timing 100000 training steps", 1.0)])
+def test_an_interruption_is_one_line(said, delay):
+    """Also while a program compiles, which jaxlib does not stop at once."""
+    process = command("bench", "--model.name_or_path=tiny", "--bench.steps=100000")
+    assert process.stderr is not None
+    while said not in process.stderr.readline():
+        assert process.poll() is None
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130
+    assert err.splitlines()[-1] == "error: interrupted before anything was to be saved"
+    assert "Traceback" not in err
