@@ -12,15 +12,16 @@ from runs import ROOT, random_rows, write_csv, write_model
 from jaxbert.cli.main import main
 
 README = (ROOT / "README.md").read_text("utf-8")
+BENCH = (ROOT / "docs" / "bench.md").read_text("utf-8")
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
-def code_blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def code_blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-def commands() -> list[list[str]]:
-    lines = "".join(code_blocks("bash")).replace("\\\n", " ").splitlines()
+def commands(text: str = README) -> list[list[str]]:
+    lines = "".join(code_blocks("bash", text)).replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True) for line in lines if line.startswith("jaxbert ")]
 
 
@@ -47,6 +48,24 @@ def test_every_command_of_the_readme_runs(workplace: Path, monkeypatch: pytest.M
         exec(block, namespace)
     assert namespace["classify"]("great")[0]["label"] in ("bad", "good")
     assert namespace["logits"].shape == (1, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", commands(BENCH), ids=lambda command: command[-1])
+def test_every_benchmark_runs(command: list[str], workplace: Path):
+    """With fewer steps than the page has."""
+    assert main([*command[1:], "--bench.steps=2", "--bench.measure_compile=false"]) == 0
+    written = [command[command.index(flag) + 1] for flag in ("--output", "--profile") if flag in command]
+    assert written
+    assert all((workplace / name).exists() for name in written)
+
+
+def test_every_number_of_a_benchmark_is_explained():
+    from jaxbert.bench import predicting, training
+
+    explained = re.findall(r"`([a-z_0-9]+)`", BENCH)
+    own = {"predict_examples", "predict_real_tokens_per_second", "predict_row_length", "predict_compile_seconds"}
+    assert {*training.NUMBERS, *predicting.NUMBERS} - own <= set(explained)
 
 
 def test_scripts_of_the_readme_are_there():

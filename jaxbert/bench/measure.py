@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import platform
 from collections.abc import Callable
 from importlib import metadata
@@ -23,6 +25,8 @@ from jaxbert.train.sharding import param_shardings
 from jaxbert.train.speed import Speed
 from jaxbert.train.start import compute_dtype
 
+logger = logging.getLogger("jaxbert")
+
 
 def run_bench(bench: Bench, options: BenchOptions, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
     """Time what `options` ask for and return the numbers, ready for JSON; None where one is not known or was not timed.
@@ -33,7 +37,9 @@ def run_bench(bench: Bench, options: BenchOptions, say: Callable[[str], None] = 
       say: is told what goes on.
     """
     program = bench.program
-    result = _describe(bench) | dict.fromkeys((*TRAINING, *PREDICTION, "predict_to_train_ratio"))
+    result = (
+        _describe(bench) | {"host_load": _load()} | dict.fromkeys((*TRAINING, *PREDICTION, "predict_to_train_ratio"))
+    )
     if options.mode == "predict":
         result |= rates(Speed(program.model.config), options)
         shardings = param_shardings(program.mesh, program.model.abstract_params)
@@ -48,6 +54,16 @@ def run_bench(bench: Bench, options: BenchOptions, say: Callable[[str], None] = 
     if trained and predicted:
         result["predict_to_train_ratio"] = round(predicted / trained, 3)
     return result | costs(options.cost_per_hour, trained, result["real_tokens_per_second"], predicted)
+
+
+def _load() -> float | None:
+    """Return how many processes wanted a core in the last minute, and say so if they were more than there are."""
+    if not hasattr(os, "getloadavg"):
+        return None
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load > cores:
+        logger.warning("other processes keep this machine busy (load %.1f on %d cores): expect noise", load, cores)
+    return round(load, 2)
 
 
 def _describe(bench: Bench) -> dict[str, Any]:

@@ -25,33 +25,33 @@ def headline(result: dict[str, Any]) -> str:
 
 
 def sweep_table(rows: list[dict[str, Any]], best: int | None) -> Table:
-    """Return a line a combination, the best one marked; one that failed says why."""
-    keys = list(rows[0]["settings"])
-    table = Table(*keys, *_COLUMNS)
+    """Return a line a combination, the best one marked; one that failed says why. What no row has is left out."""
+    timed = [_columns(row["result"]) for row in rows if "result" in row]
+    names = [name for name in (timed[0] if timed else {}) if any(columns[name] != "-" for columns in timed)]
+    table = Table()
+    for name in [*rows[0]["settings"], *names, ""]:
+        table.add_column(name, overflow="fold")
     for index, row in enumerate(rows):
-        settings = [str(row["settings"][key]) for key in keys]
+        settings = row["settings"].values()
         if "error" in row:
-            table.add_row(*settings, *[""] * (len(_COLUMNS) - 1), row["error"], style="red")
+            table.add_row(*settings, *[""] * len(names), row["error"], style="red")
         else:
-            note = "best" if index == best else ""
-            table.add_row(*settings, *_columns(row["result"]), note, style="bold green" if note else None)
+            columns, note = _columns(row["result"]), "best" if index == best else ""
+            table.add_row(*settings, *(columns[name] for name in names), note, style="bold green" if note else None)
     return table
 
 
-_COLUMNS = ("step ms", "examples/s", "real tokens/s", "rows full", "TFLOP/s", "MFU", "memory", "predict ex/s", "")
-
-
-def _columns(result: dict[str, Any]) -> list[str]:
-    return [
-        _number(result["step_ms_p50"], ".2f"),
-        _number(result["examples_per_second"], ",.0f"),
-        _number(result["real_tokens_per_second"], ",.0f"),
-        _number(result["packing_efficiency"], ".1%"),
-        _number(result["tflops_per_second"], ".3f"),
-        _number(result["mfu"], ".1%"),
-        _gib(result["step_memory_bytes"]),
-        _number(result["predict_examples_per_second"], ",.0f"),
-    ]
+def _columns(result: dict[str, Any]) -> dict[str, str]:
+    return {
+        "step ms": _number(result["step_ms_p50"], ".2f"),
+        "examples/s": _number(result["examples_per_second"], ",.0f"),
+        "real tokens/s": _number(result["real_tokens_per_second"], ",.0f"),
+        "rows full": _number(result["packing_efficiency"], ".1%"),
+        "TFLOP/s": _number(result["tflops_per_second"], ".3f"),
+        "MFU": _number(result["mfu"], ".1%"),
+        "memory": _gib(result["step_memory_bytes"]),
+        "predicted/s": _number(result["predict_examples_per_second"], ",.0f"),
+    }
 
 
 def _number(value: float | None, form: str) -> str:
@@ -97,8 +97,7 @@ def _trained(result: dict[str, Any]) -> Rows:
         *([] if masked is None else [("attention", f"{masked:.1%} of its pairs are masked")]),
         (
             "hardware",
-            f"{result['tflops_per_second']:.3f} TFLOP/s, "
-            + ("MFU not known" if mfu is None else f"MFU {mfu:.1%} of the bfloat16 peak"),
+            f"{result['tflops_per_second']:.3f} TFLOP/s, " + ("MFU not known" if mfu is None else f"MFU {mfu:.1%}"),
         ),
         ("bound", _bound(result["roofline"])),
         ("waiting", f"{result['data_wait_fraction']:.2%} of the time for data"),

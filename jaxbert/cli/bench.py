@@ -35,7 +35,8 @@ def run(arguments: list[str]) -> int:
     if values.sweep:
         from jaxbert.cli.sweep import run_sweep
 
-        return run_sweep(parser, arguments, values, options)
+        each = dataclasses.replace(options, measure_compile=bool(options.measure_compile))
+        return run_sweep(parser, arguments, values, options, _flags(each))
     if values.plot is not None:
         raise UserError("--plot draws a sweep: add --sweep KEY=VALUE,VALUE, or leave it out")
     return _run_once(config, options, values)
@@ -77,7 +78,7 @@ def _options(values: Namespace) -> BenchOptions:
     return BenchOptions(**values.bench.as_dict(), **{name: values[name] for name in _TOP_LEVEL})
 
 
-def flags_of(options: BenchOptions) -> list[str]:
+def _flags(options: BenchOptions) -> list[str]:
     """Return the command line of `options`."""
     flags = []
     for name, value in dataclasses.asdict(options).items():

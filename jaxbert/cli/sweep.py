@@ -5,9 +5,8 @@ This process never starts JAX: the devices are the combinations'.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,18 @@ _INTERRUPTED = 130
 _IMAGES = (".png", ".svg", ".pdf")
 
 
-def run_sweep(parser: ArgumentParser, arguments: list[str], values: Namespace, options: BenchOptions) -> int:
-    """Time every combination; what fails is a row that says so, and what an interruption leaves is kept."""
+def run_sweep(
+    parser: ArgumentParser, arguments: list[str], values: Namespace, options: BenchOptions, flags: list[str]
+) -> int:
+    """Time every combination; what fails is a row that says so, and what an interruption leaves is kept.
+
+    Args:
+      parser: of the command line.
+      arguments: the command line.
+      values: what it says.
+      options: the part of it that is not the configuration.
+      flags: what each combination's command line says besides the configuration and the lengths.
+    """
     from jaxbert.train.report import console
 
     axes = parse_axes(values.sweep)
@@ -37,8 +46,7 @@ def run_sweep(parser: ArgumentParser, arguments: list[str], values: Namespace, o
     rows: list[Row] = []
     code = 0
     try:
-        for row in _time_all(parser, arguments, axes, options):
-            rows.append(row)
+        _time_all(parser, arguments, axes, flags, rows)
     except KeyboardInterrupt:
         if not rows:
             raise
@@ -73,22 +81,18 @@ def _plot_path(values: Namespace) -> Path | None:
     return Path(plot).expanduser()
 
 
-def _time_all(parser: ArgumentParser, arguments: list[str], axes: Axes, options: BenchOptions) -> Iterator[Row]:
-    from jaxbert.cli.bench import flags_of
+def _time_all(parser: ArgumentParser, arguments: list[str], axes: Axes, flags: list[str], rows: list[Row]) -> None:
+    """Add a row for each combination; an interruption leaves those that are there."""
     from jaxbert.train.report import console
 
-    flags = flags_of(dataclasses.replace(options, measure_compile=bool(options.measure_compile)))
     everything = combinations(axes)
     for number, settings in enumerate(everything, 1):
         values = parse(parser, [*arguments, *(f"--{key}={text}" for key, text in settings.items())])
-        config = to_config(values)
         lengths = [] if values.lengths is None else [f"--lengths={values.lengths}"]
-        with console.status(f"{number}/{len(everything)}  {describe(settings)}"):
-            row = _time_one(settings, config, [*flags, *lengths])
-        console.print(
-            f"{number}/{len(everything)}  {describe(settings)}: {_outcome(row)}", highlight=False, soft_wrap=True
-        )
-        yield row
+        place = f"{number}/{len(everything)}  {describe(settings)}"
+        with console.status(place):
+            rows.append(_time_one(settings, to_config(values), [*flags, *lengths]))
+        console.print(f"{place}: {_outcome(rows[-1])}", highlight=False, soft_wrap=True)
 
 
 def _time_one(settings: dict[str, str], config: configuration.Config, flags: Sequence[str]) -> Row:

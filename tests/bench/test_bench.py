@@ -31,7 +31,7 @@ KEYS = {
     *("compile_cold_seconds", "compile_warm_seconds", "roofline", "versions", "predict_to_train_ratio"),
     *("predict_examples", "predict_examples_per_second", "predict_real_tokens_per_second", "predict_row_length"),
     *("predict_compile_seconds", "cost_per_hour", "cost_per_million_examples", "cost_per_million_real_tokens"),
-    "cost_per_million_predictions",
+    *("cost_per_million_predictions", "host_load"),
 }
 STEPS_ONLY = ("--mode=train", "--bench.measure_compile=false")
 
@@ -218,6 +218,16 @@ def test_a_mistake_is_one_line(folder, capsys, more, message):
     last = captured.err.splitlines()[-1]
     assert last.startswith("error: ")
     assert message in last
+
+
+@pytest.mark.parametrize(("load", "said"), [(99_999.5, "busy (load 99999.5 on"), (0.0, "")])
+def test_a_busy_machine_is_said(folder, capsys, monkeypatch, load, said):
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 0.0, 0.0))
+    assert main(arguments(folder, "--lengths=uniform:4:20", "--mode=predict", "--output=-")) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["host_load"] == load
+    assert said in captured.err
+    assert ("busy" in captured.err) == bool(said)
 
 
 @pytest.mark.slow

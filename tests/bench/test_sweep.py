@@ -16,9 +16,7 @@ from matplotlib.image import imread
 from runs import ROOT, command, finish, write_model
 
 from jaxbert.bench import sweep
-from jaxbert.bench.options import BenchOptions
 from jaxbert.bench.sweep import Row, best_row, combinations, parse_axes, run_row
-from jaxbert.cli.bench import flags_of
 from jaxbert.cli.main import main
 from jaxbert.errors import UserError
 
@@ -42,7 +40,7 @@ def test_a_comma_in_brackets_belongs_to_the_value():
 
 @pytest.mark.parametrize("specs", [["x"], ["=1"], ["a.b="], ["a.b=1,,2"], ["a.b=1,1"], ["a.b=1", "a.b=2"]])
 def test_other_axes_are_refused(specs):
-    with pytest.raises(UserError, match="^--sweep "):
+    with pytest.raises(UserError, match=r"^--sweep "):
         parse_axes(specs)
 
 
@@ -81,12 +79,15 @@ def test_the_best_row_has_the_highest_value():
     assert best_row(rows[1:2], "m") is None
 
 
-def test_options_survive_the_command_line():
-    options = BenchOptions(7, 1, False, "train", None, 1.5, 2.5, 3.5)
-    assert flags_of(options) == [
-        *("--bench.steps=7", "--bench.warmup=1", "--bench.measure_compile=false", "--mode=train"),
+def test_options_reach_every_process(monkeypatch):
+    runner = Runner()
+    monkeypatch.setattr("jaxbert.cli.sweep.run_row", runner)
+    flags = [
+        *("--bench.steps=7", "--bench.warmup=1", "--bench.measure_compile=true", "--mode=train"),
         *("--peak-tflops=1.5", "--peak-bandwidth=2.5", "--cost-per-hour=3.5"),
     ]
+    assert main([*SWEEP, *flags]) == 0
+    assert [given for _, given in runner.calls] == [flags] * 4
 
 
 RESULT: dict[str, Any] = {
