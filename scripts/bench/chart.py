@@ -24,18 +24,19 @@ def draw(panels: dict[str, dict[str, Any]], path: Path) -> None:
         len(tables), 1, figsize=(9, 0.9 * len(tables) + 0.32 * sum(heights)), height_ratios=heights, squeeze=False
     )
     for axes, (name, table) in zip(grid[:, 0], tables.items(), strict=True):
-        _draw_panel(axes, table)
+        target = panels[name].get("target") or 0.0
+        _draw_panel(axes, table, target)
         axes.set_title(panels[name].get("title", name), loc="left", fontsize=10)
         axes.set_xlabel(f"{_NAMES[panels[name]['rate']]} (median)", fontsize=8)
-        if panels[name].get("target"):
-            axes.axvline(panels[name]["target"], color="#a83232", linestyle="--", linewidth=1)
+        if target:
+            axes.axvline(target, color="#a83232", linestyle="--", linewidth=1)
     figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)
 
 
-def _draw_panel(axes: Any, table: dict[str, dict[str, Any]]) -> None:
-    longest = max((row["most"] for row in table.values() if "most" in row), default=1.0)
+def _draw_panel(axes: Any, table: dict[str, dict[str, Any]], target: float) -> None:
+    longest = max([target, *(row["most"] for row in table.values() if "most" in row)]) or 1.0
     for place, (mode, row) in enumerate(table.items()):
         if "unmeasured" in row:
             axes.text(0.005 * longest, place, "UNMEASURED", va="center", fontsize=8, color="#777777")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,7 @@ def open_parts(values: argparse.Namespace, rows: Rows, tokenizer: Any) -> Parts:
 
 def draw(values: argparse.Namespace, vocabulary: int) -> list[Example]:
     """Draw random tokens with two labels; the lengths are those of `jaxbert bench` with the same options."""
+    sys.path.append(str(Path(__file__).resolve().parents[2]))  # jaxbert need not be installed
     from jaxbert.bench.lengths import draw_lengths
 
     count = values.limit or _SYNTHETIC_STEPS * values.batch_size

@@ -3,6 +3,7 @@
   python scripts/bench/gpu.py --output FOLDER            everything, in less than 25 minutes
   python scripts/bench/gpu.py --output FOLDER --minutes 9     part of it; the same command again goes on
   python scripts/bench/gpu.py --output FOLDER --toy      a tiny model, on any machine, to see that it works
+  python scripts/bench/gpu.py --output FOLDER --docs     no run: put what FOLDER holds into docs/
 
 New random weights, random tokens, nothing from the network; dropout 0.1, AdamW. jaxbert and peers draw the same lengths. A
 part is one mode of one scenario in a process of its own; what matters most comes first. A part that fails or for which no
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from chart import draw
 from modes import Recipe, Result, label_of, run_mode
-from table import machine_facts, markdown, references, summarize
+from table import machine_facts, markdown, references, summarize, write_block
 
 _RATE = "real_tokens_per_second"
 _AHEAD = 1.3
@@ -77,7 +78,7 @@ def _headline(size: str, batch_size: int, target: float, floor: float) -> Scenar
 def _more(size: str, tier: int) -> dict[str, Scenario]:
     """Return the further scenarios of a size."""
     batch, name = (1, "BERT-base") if size == "base" else (2, "BERT-large")
-    full, small, many = 128 // batch, 32, 4096 // batch
+    full, small, many = 128 // batch, 32, 5120 // batch
     peers = ("varlen-bfloat16-compile", "peer-grouped-bfloat16") if size == "base" else COMPILED[1:]
     backends = BACKENDS[:2] if size == "base" else ()
     graphs = (JAXBERT, "varlen-bfloat16-graphs", *peers)
@@ -134,6 +135,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", help=f"comma-separated scenarios: {', '.join(SCENARIOS)}")
     parser.add_argument("--retry", action="store_true", help="run again what failed")
     parser.add_argument("--toy", action="store_true", help="a tiny model and a few steps")
+    parser.add_argument("--docs", action="store_true", help="run nothing; write FOLDER's results into docs/")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has torch")
     values = parser.parse_args(arguments)
     values.scenarios = TOY if values.toy else SCENARIOS
@@ -190,6 +192,7 @@ def load(values: argparse.Namespace) -> dict[str, Result]:
         contents[name] = {
             **{key: getattr(scenario, key) for key in ("title", "target", "floor")},
             "rate": _RATE,
+            "about": earlier.get(name, {}).get("about", {}),
             "runs": runs,
         }
     return contents
@@ -224,13 +227,23 @@ def verdict(content: Result) -> list[str]:
 def write(folder: Path, contents: dict[str, Result]) -> None:
     """Write JSON, Markdown and chart."""
     (folder / "results.json").write_text(json.dumps(contents, indent=1) + "\n", "utf-8")
-    sections = []
-    for content in contents.values():
-        text = markdown(content["runs"], machine_facts(content["runs"]), _RATE)
-        lines = "".join(f"- {line}\n" for line in verdict(content))
-        sections.append(f"### {content['title']}\n\n{text}{lines}")
-    (folder / "results.md").write_text("\n".join(sections), "utf-8")
+    (folder / "results.md").write_text(sections(contents), "utf-8")
     draw(contents, folder / "results.png")
+
+
+def sections(contents: dict[str, Result]) -> str:
+    """Return a section with a table for each scenario."""
+    parts = []
+    for content in contents.values():
+        text = markdown(content["runs"], content["about"], _RATE)
+        lines = "".join(f"- {line}\n" for line in verdict(content))
+        parts.append(f"### {content['title']}\n\n{text}{lines}")
+    return "\n".join(parts)
+
+
+def block_of(contents: dict[str, Result]) -> str:
+    """Return the block of docs/benchmarks.md."""
+    return f"![Real tokens a second on one GPU](images/compare-gpu.png)\n\n{sections(contents)}"
 
 
 def run_part(values: argparse.Namespace, name: str, mode: str, repeat: int, seconds_left: float) -> Result:
@@ -249,6 +262,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     end = time.monotonic() + 60 * values.minutes
     values.output.mkdir(parents=True, exist_ok=True)
     contents = load(values)
+    if values.docs:
+        write_block("gpu", contents, block_of(contents), contents)
+        return 0
     for name, mode, repeat in parts(values.scenarios):
         done = contents[name]["runs"][mode]
         if len(done) > repeat or (done and "error" in done[-1]):
@@ -259,6 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             break
         result = run_part(values, name, mode, repeat, left)
         done.append(result)
+        contents[name]["about"] = machine_facts(contents[name]["runs"])
         said = result.get("error") or f"{result[_RATE] or 0:,.0f} real tokens/s, {result['wall_seconds']:.0f} s in all"
         print(f"{name}  {label_of(mode)}: {said}", file=sys.stderr, flush=True)
         write(values.output, contents)

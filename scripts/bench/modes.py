@@ -45,6 +45,7 @@ _FOLDER = Path(__file__).resolve().parent
 _ROOT = _FOLDER.parents[1]
 _COMPILE_SKIP = 20
 """Steps of warm-up for compiled peers, which compile again when shapes change."""
+_NEVER = 1e6
 Result = dict[str, Any]
 
 
@@ -165,8 +166,7 @@ def command_of(recipe: Recipe, mode: str, seed: int, folder: Path, max_steps: in
         switches = ["no-attention-dropout"] if "nodrop" in parts else []
     settings["precision"] = parts[0]
     if {"compile", "static", "graphs"} & set(parts):
-        settings["skip_steps"] = max(recipe.skip_steps, _COMPILE_SKIP)
-        settings["skip_seconds"] = 10 * recipe.skip_seconds
+        settings |= {"skip_steps": max(recipe.skip_steps, _COMPILE_SKIP), "skip_seconds": _NEVER}
     flags = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items() if value is not None]
     python = recipe.legacy_python if tool == "legacy" else recipe.peer_python
     return [python, str(_FOLDER / f"{tool}.py"), *flags, *(f"--{switch}" for switch in switches)]
@@ -183,6 +183,7 @@ def _shared(recipe: Recipe) -> dict[str, Any]:
 
 def _dimensions(size: str) -> str:
     """Return LAYERS,WIDTH,HEADS,FF of a size that jaxbert knows by name."""
+    sys.path.append(str(_ROOT))  # jaxbert need not be installed
     from jaxbert.models.sizes import sized_config
 
     config = sized_config(size, 100)

@@ -20,7 +20,7 @@ import recipe
 import torch
 import transformers
 from examples import Example, label_names, open_parts, training_rows
-from torch_setup import choose_device, describe_device, open_model, wait
+from torch_setup import choose_device, describe_device, open_model, programs, wait
 from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 
@@ -124,7 +124,7 @@ def run(values: argparse.Namespace) -> dict[str, Any]:
     model, tokenizer = open_model(values, len(label_names(rows)) if rows else 2)
     parts = open_parts(values, rows, tokenizer)
     padding = "max_length" if values.padding == "max" else "longest"
-    clock = recipe.Clock(values, wait, cycle=steps_in_cycle(values, len(parts.train)))
+    clock = recipe.Clock(values, wait, programs=programs, cycle=steps_in_cycle(values, len(parts.train)))
     timer = StepTimer(clock)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = timer.trainer = TimedTrainer(

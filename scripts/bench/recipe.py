@@ -69,18 +69,35 @@ def new_model_settings(spec: str) -> dict[str, int]:
     }
 
 
+def zero() -> int:
+    """Count the programs of what is not compiled."""
+    return 0
+
+
 class Clock:
     """Time the steps behind the warm-up, waiting for the device at both ends.
 
     The warm-up is `skip_steps`, or fewer once they took `skip_seconds`, and one at least. With `seconds`, what is timed is
     at least two steps, and a multiple of `cycle`: where the sizes of steps repeat in a cycle, all of them must be in it.
+
+    Args:
+      values: the options of the run.
+      wait: waits for the device.
+      programs: how many programs are compiled so far.
+      cycle: steps after which sizes repeat.
     """
 
     def __init__(
-        self, values: argparse.Namespace, wait: Callable[[], object] = lambda: None, *, cycle: int = 1
+        self,
+        values: argparse.Namespace,
+        wait: Callable[[], object],
+        *,
+        programs: Callable[[], int] = zero,
+        cycle: int = 1,
     ) -> None:
         self._skip, self._skip_seconds, self._seconds = values.skip_steps, values.skip_seconds, values.seconds
-        self._wait, self._cycle = wait, cycle
+        self._wait, self._programs, self._cycle = wait, programs, cycle
+        self._compiled = 0
         self._begin = self._now()
         self._running = False
         self._warmed = 0
@@ -102,6 +119,7 @@ class Clock:
             self._warmed += 1
             warm = self._warmed >= self._skip or time.perf_counter() - self._begin >= self._skip_seconds
             if warm:
+                self._compiled = self._programs()
                 self._begin, self._running = self._now(), True
             return False
         self.steps += 1
@@ -111,8 +129,13 @@ class Clock:
         return self._seconds is not None and whole and time.perf_counter() - self._begin >= self._seconds
 
     def stop(self) -> None:
-        """End behind the last step."""
+        """End behind the last step; a rate that has a compilation in it is none."""
         self.seconds = self._now() - self._begin
+        more = self._programs() - self._compiled if self._running else 0
+        if more:
+            raise SystemExit(
+                f"error: {more} programs were compiled on the clock: raise --skip-steps and --skip-seconds"
+            )
 
     def result(self) -> dict[str, Any]:
         """Return rates, None where no step was timed."""

@@ -172,17 +172,21 @@ def block_of(content: Result) -> str:
     return f"{title}\n\n{markdown(content['runs'], content['about'], content['rate'])}"
 
 
-def write_docs(content: Result, docs: Path = DOCS) -> None:
-    """Write the results, the block of docs/benchmarks.md and the chart."""
+def write_block(name: str, content: Result, block: str, panels: dict[str, Result], docs: Path = DOCS) -> None:
+    """Write results, the block of docs/benchmarks.md and the chart of its panels."""
     from chart import draw
 
-    name = content["name"]
     for folder in ("results", "images"):
         (docs / folder).mkdir(exist_ok=True)
     (docs / "results" / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", "utf-8")
     page = docs / "benchmarks.md"
-    page.write_text(replace_block(page.read_text("utf-8"), name, block_of(content)), "utf-8")
-    draw({name: content}, docs / "images" / f"compare-{name}.png")
+    page.write_text(replace_block(page.read_text("utf-8"), name, block), "utf-8")
+    draw(panels, docs / "images" / f"compare-{name}.png")
+
+
+def write_docs(content: Result, docs: Path = DOCS) -> None:
+    """Write what a comparison found."""
+    write_block(content["name"], content, block_of(content), {content["name"]: content}, docs)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -48,6 +48,13 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
+def programs() -> int:
+    """Return how many programs torch.compile has made."""
+    from torch._dynamo.utils import counters
+
+    return counters["stats"]["unique_graphs"]
+
+
 def describe_device(device: torch.device) -> dict[str, Any]:
     """Return the device, its peak memory, and how many threads the processor side has."""
     cuda = device.type == "cuda"

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 import transformers
 from examples import Example, label_names, open_parts, training_rows
-from torch_setup import choose_device, describe_device, open_model, wait
+from torch_setup import choose_device, describe_device, open_model, programs, wait
 from unpadded import Packed, Unpadded, add_grid, flash_attention, pack, padded_attention
 
 _ALIGN = 128
@@ -161,7 +161,7 @@ def run(values: argparse.Namespace) -> dict[str, Any]:
     attend = flash_attention if flash else padded_attention
     longest = max([feed.longest, *(len(example["input_ids"]) for example in parts.validation or [])])
     model = Unpadded(bert.to(device), attend, longest=longest, attention_dropout=dropout)
-    clock = recipe.Clock(values, wait)
+    clock = recipe.Clock(values, wait, programs=programs)
     losses = train(values, model, feed, clock, device)
     scores = {
         name: accuracy(values, model, examples, device)
