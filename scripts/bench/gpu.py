@@ -228,7 +228,10 @@ def write(folder: Path, contents: dict[str, Result]) -> None:
     """Write JSON, Markdown and chart."""
     (folder / "results.json").write_text(json.dumps(contents, indent=1) + "\n", "utf-8")
     (folder / "results.md").write_text(sections(contents), "utf-8")
-    draw(contents, folder / "results.png")
+    try:
+        draw(contents, folder / "results.png")
+    except Exception as error:  # no chart is no reason to stop
+        print(f"no chart: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def sections(contents: dict[str, Result]) -> str:

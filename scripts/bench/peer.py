@@ -109,6 +109,15 @@ def steps_in_cycle(values: argparse.Namespace, examples: int) -> int:
     return max(1, min(examples // (4 * values.batch_size), 50)) if values.padding == "grouped" else 1
 
 
+def make_collator(values: argparse.Namespace, tokenizer: Any) -> DataCollatorWithPadding:
+    """Return what pads a batch; on a GPU to multiples of 8, which its matrix units like."""
+    padding = "max_length" if values.padding == "max" else "longest"
+    multiple = 8 if choose_device(values).type == "cuda" else None
+    return DataCollatorWithPadding(
+        tokenizer, padding=padding, max_length=values.max_length, pad_to_multiple_of=multiple
+    )
+
+
 def accuracy(trainer: Trainer, examples: list[Example] | None) -> float | None:
     """Return the share of examples whose label is predicted."""
     if examples is None:
@@ -123,15 +132,15 @@ def run(values: argparse.Namespace) -> dict[str, Any]:
     rows = training_rows(values)
     model, tokenizer = open_model(values, len(label_names(rows)) if rows else 2)
     parts = open_parts(values, rows, tokenizer)
-    padding = "max_length" if values.padding == "max" else "longest"
-    clock = recipe.Clock(values, wait, programs=programs, cycle=steps_in_cycle(values, len(parts.train)))
+    compiled = programs if values.compile else recipe.zero
+    clock = recipe.Clock(values, wait, programs=compiled, cycle=steps_in_cycle(values, len(parts.train)))
     timer = StepTimer(clock)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = timer.trainer = TimedTrainer(
             model=model,
             args=training_arguments(values, scratch),
             train_dataset=parts.train,
-            data_collator=DataCollatorWithPadding(tokenizer, padding=padding, max_length=values.max_length),
+            data_collator=make_collator(values, tokenizer),
             callbacks=[timer],
         )
         if trainer.args.n_gpu > 1:
