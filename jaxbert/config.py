@@ -66,6 +66,8 @@ class DataConfig:
     """Let several examples share a row."""
     row_length: int | None = None
     """Tokens of a row; left out, chosen from the lengths of the examples."""
+    cache_dir: str | None = "auto"
+    """Folder that keeps tokens for the next start; auto: $XDG_CACHE_HOME/jaxbert/tokens; null: none are kept."""
 
 
 @dataclass(frozen=True)

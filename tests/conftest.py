@@ -40,6 +40,14 @@ def _no_network() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_token_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep tokens apart from those of the user."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_logging() -> Iterator[None]:
     """Undo what the command line does to the package's logger, so that no test depends on the one before."""

@@ -157,9 +157,14 @@ def random_tokens(count: int, seed: int = 0, longest: int = 14, vocab: int = len
     """Draw token ids of random lengths; some examples have a second text."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(3, longest + 1, count)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
     first = np.where(rng.random(count) < 0.3, lengths // 2, lengths).astype(np.int32)
-    return Tokens(rng.integers(1, vocab, offsets[-1]).astype(np.int32), offsets, first)
+    return Tokens.behind_one_another(rng.integers(1, vocab, lengths.sum()).astype(np.int32), lengths, first)
+
+
+def ids_of(tokens: Tokens, example: int) -> np.ndarray:
+    """Return the token ids of one example."""
+    begin = tokens.begins[example]
+    return tokens.ids[begin : begin + tokens.lengths[example]]
 
 
 @dataclasses.dataclass

@@ -44,7 +44,7 @@ def time_predictions(bench: Bench, params: Params, steps: int) -> dict[str, Any]
     return {
         "predict_examples": len(tokens) * passes,
         "predict_examples_per_second": round(len(tokens) * passes / seconds, 3),
-        "predict_real_tokens_per_second": round(len(tokens.ids) * passes / seconds, 3),
+        "predict_real_tokens_per_second": round(int(tokens.lengths.sum()) * passes / seconds, 3),
         "predict_row_length": layout.row_length,
         "predict_compile_seconds": round(predictor.step.compile_seconds, 2),
     }
@@ -54,8 +54,4 @@ def examples_of_steps(bench: Bench, steps: int) -> Tokens:
     """Gather the examples of the first training steps, each once, in the order of the data."""
     batches = itertools.islice(bench.feed(), steps)
     chosen = np.unique(np.concatenate([batch["example_ids"][batch["example_mask"]] for batch in batches]))
-    tokens = bench.examples.tokens
-    lengths = tokens.lengths[chosen]
-    ids = np.concatenate([tokens.ids[tokens.offsets[i] : tokens.offsets[i + 1]] for i in chosen])
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return Tokens(ids, offsets, tokens.first_lengths[chosen])
+    return bench.examples.tokens.take(chosen)

@@ -99,9 +99,10 @@ def _synthetic(config: Config, lengths: str) -> Bench:
 
 def _random_examples(lengths: np.ndarray, vocabulary: int, classes: int, seed: int) -> Examples:
     rng = np.random.default_rng(seed)
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    ids = rng.integers(0, vocabulary, offsets[-1], dtype=np.int32)
-    return Examples(Tokens(ids, offsets, lengths), rng.integers(0, classes, len(lengths), dtype=np.int32))
+    ids = rng.integers(0, vocabulary, lengths.sum(dtype=np.int64), dtype=np.int32)
+    return Examples(
+        Tokens.behind_one_another(ids, lengths, lengths), rng.integers(0, classes, len(lengths), dtype=np.int32)
+    )
 
 
 def _bert_config(model: ModelConfig) -> BertConfig:

@@ -18,11 +18,11 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--output", type=str, default="-", help="a file for the JSON, or - for standard output")
     values = parse(parser, arguments)
     check_output(values.output)
-    from jaxbert.data.sources import read
+    from jaxbert.data.sources import open_source
     from jaxbert.train.report import print_metrics
 
-    table = read(values.data, data_config(values, values.label), role="test", labelled=True)
-    metrics = open_model(values).evaluate(table)
+    source = open_source(values.data, data_config(values, values.label), role="test", labelled=True)
+    metrics = open_model(values).evaluate(source)
     print_metrics(metrics, values.data)
     write_text(values.output, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
     return 0

@@ -104,6 +104,7 @@ def _quiet() -> None:
     logger = logging.getLogger("jaxbert")
     logger.handlers = [_Notes()]
     logger.propagate = False
+    logger.setLevel(logging.INFO)
 
 
 def _fail(message: str, code: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from jaxbert.errors import UserError
@@ -26,20 +27,22 @@ def check_output(output: str, flag: str = "--output") -> None:
         raise UserError(f"{flag} {output} cannot be written: no permission to write in {path.parent}")
 
 
-def write_text(output: str, text: str) -> None:
-    """Write to a file, whole or not at all, or to standard output for `-`.
+def write_text(output: str, text: str | Iterable[str]) -> None:
+    """Write a text, or its pieces, to a file, whole or not at all, or to standard output for `-`.
 
     Raises:
       UserError: if the file cannot be written.
     """
+    pieces = [text] if isinstance(text, str) else text
     if output == "-":
-        sys.stdout.write(text)
+        sys.stdout.writelines(pieces)
         sys.stdout.flush()
         return
     path = Path(output).expanduser()
     staged = path.with_name(path.name + ".tmp")
     try:
-        staged.write_text(text, "utf-8")
+        with staged.open("w", encoding="utf-8") as file:
+            file.writelines(pieces)
         os.replace(staged, path)
     except OSError as error:
         raise UserError(f"--output {output} cannot be written: {error.strerror}") from error

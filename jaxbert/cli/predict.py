@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from jaxbert.cli.inference_options import add_options, data_config, open_model
 from jaxbert.cli.output import check_output, write_text
 from jaxbert.cli.parsing import make_parser, parse
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxbert.tasks.classification import Classification
+
+_ANSWERS = 4096
 
 
 def run(arguments: list[str]) -> int:
@@ -17,16 +26,16 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--output", type=str, default="-", help="a file, or - for standard output")
     values = parse(parser, arguments)
     check_output(values.output)
-    from jaxbert.data.sources import read
+    from jaxbert.data.sources import open_source
 
-    table = read(values.input, data_config(values), role="predict", labelled=False)
+    source = open_source(values.input, data_config(values), role="predict", labelled=False)
     model = open_model(values)
-    answers = model.task.answers(model.predict(table))
-    write_text(values.output, _json_lines(answers))
+    write_text(values.output, _json_lines(model.task, model.predict(source)))
     return 0
 
 
-def _json_lines(answers: Iterable[dict]) -> str:
-    import json
-
-    return "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+def _json_lines(task: Classification, predictions: np.ndarray) -> Iterator[str]:
+    """Yield the answers one by one: all at once are a hundred times as large as the predictions."""
+    for start in range(0, len(predictions), _ANSWERS):
+        for answer in task.answers(predictions[start : start + _ANSWERS]):
+            yield json.dumps(answer, ensure_ascii=False) + "\n"

@@ -27,8 +27,8 @@ def fill_rows(plan: StepPlan, layout: Layout, tokens: Tokens, labels: np.ndarray
       labels: [N, ...] of all examples, or None.
     """
     row_length = layout.row_length
-    begins = tokens.offsets[plan.example_ids]
-    lengths = (tokens.offsets[plan.example_ids + 1] - begins).astype(np.int64)
+    begins = tokens.begins[plan.example_ids]
+    lengths = tokens.lengths[plan.example_ids].astype(np.int64)
     ends = np.cumsum(lengths)
     within = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
     targets = np.repeat(plan.rows.astype(np.int64) * row_length + plan.starts, lengths) + within
@@ -96,6 +96,5 @@ def batches(
     first_step: int = 0,
 ) -> Iterator[Batch]:
     """Yield the packed batches of one epoch from `first_step` on."""
-    lengths = tokens.lengths
-    for plan in plan_epoch(lengths, layout, batch_size, seed=seed, epoch=epoch, first_step=first_step):
+    for plan in plan_epoch(tokens.lengths, layout, batch_size, seed=seed, epoch=epoch, first_step=first_step):
         yield fill_rows(plan, layout, tokens, labels)

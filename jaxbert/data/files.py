@@ -1,21 +1,23 @@
 """Read examples from csv, tsv, JSON lines and parquet files.
 
 Finds the file, its columns and its rows, and names the row of everything that is malformed; nothing is skipped but
-blank lines at the end. What a text or a label may be is `table`'s part. Text files are read line by line, so that a
-limit costs no more than the rows it takes.
+blank lines at the end. What a text or a label may be is `table`'s part. Files are read part by part, so that neither
+their size nor a limit costs more memory or time than the rows that are taken.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from jaxbert.config import DataConfig
-from jaxbert.data.table import Table, Wanted, at_row, build_table, check_unique, nearest, quoted
+from jaxbert.data.table import PART_ROWS, Table, Wanted, at_row, build_table, check_unique, nearest, quoted
 from jaxbert.errors import UserError
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
@@ -26,8 +28,8 @@ EXTENSIONS = (*DELIMITERS, *JSON_LINES, ".parquet")
 _LONGEST_FIELD = 2**31 - 1
 
 
-def read_file(name: str, data: DataConfig, wanted: Wanted, limit: int | None = None) -> Table:
-    """Read the first `limit` examples of a file, in the format its extension names.
+def read_file(name: str, data: DataConfig, wanted: Wanted, limit: int | None = None) -> Iterator[Table]:
+    """Yield the first `limit` examples of a file part by part, in the format its extension names.
 
     Raises:
       UserError: for a file that is missing, unreadable or malformed.
@@ -36,11 +38,27 @@ def read_file(name: str, data: DataConfig, wanted: Wanted, limit: int | None = N
         path = find_file(name)
         extension = path.suffix.lower()
         if extension == ".parquet":
-            return _read_parquet(path, name, wanted, limit)
+            yield from _read_parquet(path, name, wanted, limit)
+            return
         with path.open("rb") as stream:
             if extension in JSON_LINES:
-                return read_json_lines(stream, name, wanted, limit)
-            return _read_delimited(stream, name, DELIMITERS[extension], data, wanted, limit)
+                yield from read_json_lines(stream, name, wanted, limit)
+            else:
+                yield from _read_delimited(stream, name, DELIMITERS[extension], data, wanted, limit)
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
+
+
+def file_identity(name: str) -> list[str]:
+    """Return what two files must share so that their content and its format are the same.
+
+    Raises:
+      UserError: for a file that is missing or unreadable.
+    """
+    path = find_file(name)
+    try:
+        with path.open("rb") as stream:
+            return [path.suffix.lower(), hashlib.file_digest(stream, "sha256").hexdigest()]
     except OSError as error:
         raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
 
@@ -88,7 +106,7 @@ def decoded_lines(stream: Iterable[bytes], source: str) -> Iterator[str]:
 
 def _read_delimited(
     stream: BinaryIO, source: str, delimiter: str, data: DataConfig, wanted: Wanted, limit: int | None
-) -> Table:
+) -> Iterator[Table]:
     lines = decoded_lines(stream, source)
     records = _raw_records(lines, delimiter) if data.quoting == "none" else _csv_records(lines, source, delimiter)
     first = next(records, None)
@@ -107,10 +125,13 @@ def _read_delimited(
         chosen = wanted.choose(names, "data.columns")
         _check_no_header(fields, names, wanted, source)
         records = _put_back(first, records)
-    columns, rows = _collect(records, [names.index(name) for name in chosen], len(names), counted, source, limit)
-    if not rows and data.columns is None:
+    found = False
+    checked = _checked_records(records, len(names), counted, source)
+    for columns, rows in _collect(islice(checked, limit), [names.index(name) for name in chosen]):
+        found = True
+        yield build_table(dict(zip(chosen, columns, strict=True)), wanted, source=source, rows=rows)
+    if not found:
         raise UserError(f"{source}: there is a header but no rows; if row 1 is an example, set data.columns")
-    return build_table(dict(zip(chosen, columns, strict=True)), wanted, source=source, rows=_compact(rows))
 
 
 def _put_back(first: tuple[int, list[str]], rest: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
@@ -142,18 +163,10 @@ def _csv_records(lines: Iterator[str], source: str, delimiter: str) -> Iterator[
         raise UserError(f"{at_row(source, row)}: {problem}") from error
 
 
-def _collect(
-    records: Iterator[tuple[int, list[str]]],
-    picks: Sequence[int],
-    width: int,
-    counted: str,
-    source: str,
-    limit: int | None,
-) -> tuple[list[list[str]], list[int]]:
-    """Gather the picked fields column by column, and the row each came from."""
-    columns: list[list[str]] = [[] for _ in picks]
-    targets = [(column.append, pick) for column, pick in zip(columns, picks, strict=True)]
-    rows: list[int] = []
+def _checked_records(
+    records: Iterator[tuple[int, list[str]]], width: int, counted: str, source: str
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the records without the blank lines at the end; all must have `width` fields."""
     blank: int | None = None
     for row, fields in records:
         if not fields:
@@ -163,12 +176,15 @@ def _collect(
             raise _blank_row(source, blank)
         if len(fields) != width:
             raise UserError(_width_problem(fields, width, counted, at_row(source, row)))
-        for append, pick in targets:
-            append(fields[pick])
-        rows.append(row)
-        if len(rows) == limit:
-            break
-    return columns, rows
+        yield row, fields
+
+
+def _collect(
+    records: Iterator[tuple[int, list[str]]], picks: Sequence[int]
+) -> Iterator[tuple[list[list[str]], list[int]]]:
+    """Yield the picked fields column by column and the row each came from, part by part."""
+    while part := list(islice(records, PART_ROWS)):
+        yield [[fields[pick] for _, fields in part] for pick in picks], [row for row, _ in part]
 
 
 def _blank_row(source: str, row: int) -> UserError:
@@ -211,17 +227,20 @@ def _check_no_header(fields: list[str], names: Sequence[str], wanted: Wanted, so
         )
 
 
-def _compact(rows: list[int]) -> Sequence[int]:
-    """Return a range where the rows follow each other, as they nearly always do."""
-    if rows and rows[-1] - rows[0] + 1 == len(rows):
-        return range(rows[0], rows[-1] + 1)
-    return rows
+def read_json_lines(stream: Iterable[bytes], source: str, wanted: Wanted, limit: int | None = None) -> Iterator[Table]:
+    """Yield one JSON object a line, part by part; the first one says which columns there are."""
+    records = islice(_json_records(stream, source), limit)
+    chosen: list[str] = []
+    while part := list(islice(records, PART_ROWS)):
+        first_row, first = part[0]
+        chosen = chosen or wanted.choose(list(first), at_row(source, first_row))
+        columns = {name: [record.get(name) for _, record in part] for name in chosen}
+        yield build_table(columns, wanted, source=source, rows=[row for row, _ in part])
+    if not chosen:
+        raise UserError(f"{source}: the file is empty")
 
 
-def read_json_lines(stream: Iterable[bytes], source: str, wanted: Wanted, limit: int | None = None) -> Table:
-    """Read one JSON object a line; the first one says which columns there are."""
-    columns: dict[str, list[Any]] = {}
-    rows: list[int] = []
+def _json_records(stream: Iterable[bytes], source: str) -> Iterator[tuple[int, dict[str, Any]]]:
     blank: int | None = None
     for row, line in enumerate(decoded_lines(stream, source), 1):
         if not line.strip():
@@ -229,17 +248,7 @@ def read_json_lines(stream: Iterable[bytes], source: str, wanted: Wanted, limit:
             continue
         if blank is not None:
             raise _blank_row(source, blank)
-        record = _parse_object(line, at_row(source, row))
-        if not rows:
-            columns = {name: [] for name in wanted.choose(list(record), at_row(source, row))}
-        for name, column in columns.items():
-            column.append(record.get(name))
-        rows.append(row)
-        if len(rows) == limit:
-            break
-    if not rows:
-        raise UserError(f"{source}: the file is empty")
-    return build_table(columns, wanted, source=source, rows=_compact(rows))
+        yield row, _parse_object(line, at_row(source, row))
 
 
 def _parse_object(line: str, where: str) -> dict[str, Any]:
@@ -256,7 +265,7 @@ def _parse_object(line: str, where: str) -> dict[str, Any]:
     return record
 
 
-def _read_parquet(path: Path, source: str, wanted: Wanted, limit: int | None) -> Table:
+def _read_parquet(path: Path, source: str, wanted: Wanted, limit: int | None) -> Iterator[Table]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -265,15 +274,14 @@ def _read_parquet(path: Path, source: str, wanted: Wanted, limit: int | None) ->
             names = file.schema_arrow.names
             check_unique(names, source)
             chosen = wanted.choose(names, source)
-            columns: dict[str, list[Any]] = {name: [] for name in chosen}
             taken = 0
-            for batch in file.iter_batches(columns=chosen):
+            for batch in file.iter_batches(PART_ROWS, columns=chosen):
                 part = batch if limit is None else batch.slice(0, limit - taken)
-                for name in chosen:
-                    columns[name] += part.column(name).to_pylist()
+                columns = {name: part.column(name).to_pylist() for name in chosen}
+                rows = range(taken + 1, taken + len(part) + 1)
+                yield build_table(columns, wanted, source=source, rows=rows)
                 taken += len(part)
                 if taken == limit:
                     break
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{source}: not a readable parquet file ({quoted([str(error)])})") from error
-    return build_table(columns, wanted, source=source, rows=range(1, taken + 1))

@@ -6,27 +6,43 @@ line. The columns' contents are `table`'s part.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from jaxbert.data.table import Table, Wanted, build_table, quoted, shorten
+from jaxbert.data.table import PART_ROWS, Table, Wanted, build_table, quoted, shorten
 from jaxbert.errors import UserError
 
 
-def read_hub(spec: str, wanted: Wanted, default_split: str, limit: int | None = None) -> Table:
-    """Read the first `limit` examples of `hf:ORG/NAME[/CONFIG][:SPLIT]`.
+def open_hub(spec: str, default_split: str) -> Any:
+    """Return the split that `hf:ORG/NAME[/CONFIG][:SPLIT]` names, as a dataset whose rows are on disk.
 
     A split may be sliced as the datasets library does it: `train[:10%]`.
 
     Raises:
-      UserError: if the dataset, the config, the split or a column is not there or cannot be reached.
+      UserError: if the dataset, the config or the split is not there or cannot be reached.
     """
     name, config, split = parse_spec(spec)
-    dataset = _load_split(name, config, split or default_split, spec)
+    return _load_split(name, config, split or default_split, spec)
+
+
+def read_hub(dataset: Any, spec: str, wanted: Wanted, limit: int | None = None) -> Iterator[Table]:
+    """Yield the first `limit` examples of a split part by part.
+
+    Raises:
+      UserError: if a column is not there.
+    """
     chosen = wanted.choose(dataset.column_names, spec)
-    rows = range(1, len(dataset) + 1)[:limit]
-    columns = dataset.select_columns(chosen)[: len(rows)]
-    feature = dataset.features.get(wanted.label)
-    return build_table(columns, wanted, source=spec, rows=rows, label_names=_class_names(feature))
+    names = _class_names(dataset.features.get(wanted.label))
+    picked, positions = dataset.select_columns(chosen), range(len(dataset))[:limit]
+    for start in range(0, len(positions), PART_ROWS):
+        part = positions[start : start + PART_ROWS]
+        rows = range(part.start + 1, part.stop + 1)
+        yield build_table(picked[part.start : part.stop], wanted, source=spec, rows=rows, label_names=names)
+
+
+def hub_identity(dataset: Any) -> list[str]:
+    """Return the datasets library's fingerprint, which names data files, config and split."""
+    return [dataset._fingerprint]
 
 
 def parse_spec(spec: str) -> tuple[str, str | None, str | None]:

@@ -1,6 +1,6 @@
 """Which label has which index: decided once, from the training data, and kept for everything after.
 
-Whether a label column is one of names or of integers is decided by `table`; here both become indices.
+Whether a label column is one of names or of integers is decided by `label_column`; here both become indices.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 
 from jaxbert.config import DataConfig
-from jaxbert.data.table import Table, quoted
+from jaxbert.data.label_column import Labels
+from jaxbert.data.table import at_row, quoted
 from jaxbert.errors import UserError
 
 _NUMBER = re.compile(r"[+-]?[0-9]*\.?[0-9]+")
@@ -35,7 +36,7 @@ class LabelSet:
         return len(self.names)
 
 
-def fit_labels(table: Table, data: DataConfig, num_labels: int | None) -> LabelSet:
+def fit_labels(labels: Labels, data: DataConfig, num_labels: int | None) -> LabelSet:
     """Decide names and indices of the labels from the training examples.
 
     Names are sorted. Integers are indices where they run from 0 without a gap, or where `num_labels` or the source's
@@ -44,105 +45,98 @@ def fit_labels(table: Table, data: DataConfig, num_labels: int | None) -> LabelS
     Raises:
       UserError: for a single label, and where the data contradicts `num_labels` or `data.label_names`.
     """
-    labels = _labels_of(table)
-    if len(set(labels)) < 2:
-        raise UserError(f"{table.source}: every label is {labels[0]!r}: at least two different labels are needed")
+    seen = set(labels.legend.values)
+    if len(seen) < 2:
+        raise UserError(f"{labels.source}: every label is {min(seen)!r}: at least two different labels are needed")
     if data.label_names is not None and len(set(data.label_names)) < len(data.label_names):
         raise UserError(f"data.label_names names a label twice: {quoted(data.label_names)}")
-    integers = {label for label in labels if isinstance(label, int)}
+    integers = {label for label in seen if isinstance(label, int)}
     if integers:
-        return _fit_integers(integers, table, data.label_names, num_labels)
-    return _fit_names({str(label) for label in labels}, table, data.label_names, num_labels)
+        return _fit_integers(integers, labels, data.label_names, num_labels)
+    return _fit_names({str(label) for label in seen}, labels.source, data.label_names, num_labels)
 
 
-def _labels_of(table: Table) -> list[str | int]:
-    if table.labels is None:
-        raise UserError(f"{table.source}: no labels: name their column by data.label")
-    return table.labels
-
-
-def _fit_integers(seen: set[int], table: Table, given: list[str] | None, num_labels: int | None) -> LabelSet:
-    count = num_labels or (len(table.label_names) if table.label_names else max(seen) + 1)
+def _fit_integers(seen: set[int], labels: Labels, given: list[str] | None, num_labels: int | None) -> LabelSet:
+    own, source = labels.legend.names, labels.source
+    count = num_labels or (len(own) if own else max(seen) + 1)
     covered = min(seen) >= 0 and max(seen) < count
     if given is not None:
-        _check_given(given, seen, count, table, num_labels)
+        _check_given(given, seen, count, labels, num_labels)
         return LabelSet(tuple(given), "index")
-    if table.label_names is not None:
-        if num_labels not in (None, len(table.label_names)):
-            names = f"{len(table.label_names)} labels ({quoted(table.label_names)})"
-            raise UserError(
-                f"model.num_labels is {num_labels}, but {table.source} has {names}: remove model.num_labels"
-            )
+    if own is not None:
+        if num_labels not in (None, len(own)):
+            names = f"{len(own)} labels ({quoted(own)})"
+            raise UserError(f"model.num_labels is {num_labels}, but {source} has {names}: remove model.num_labels")
         if not covered:
-            raise UserError(f"{table.source} has labels up to {max(seen)}, but names only {quoted(table.label_names)}")
-        return LabelSet(tuple(table.label_names), "index")
+            raise UserError(f"{source} has labels up to {max(seen)}, but names only {quoted(own)}")
+        return LabelSet(tuple(own), "index")
     if covered and (num_labels is not None or len(seen) == count):
         return LabelSet(tuple(f"LABEL_{index}" for index in range(count)), "index")
-    _check_count(sorted(seen), table, num_labels)
+    _check_count(sorted(seen), source, num_labels)
     return LabelSet(tuple(map(str, sorted(seen))), "name")
 
 
-def _check_given(given: list[str], seen: set[int], count: int, table: Table, num_labels: int | None) -> None:
+def _check_given(given: list[str], seen: set[int], count: int, labels: Labels, num_labels: int | None) -> None:
+    own, source = labels.legend.names, labels.source
     if min(seen) < 0 or max(seen) >= count:
         asked = f" below model.num_labels ({num_labels})" if num_labels else ""
         raise UserError(
-            f"{table.source}: data.label_names are the names of the labels 0, 1, 2 and so on{asked}, but the data has "
+            f"{source}: data.label_names are the names of the labels 0, 1, 2 and so on{asked}, but the data has "
             f"the labels {quoted(sorted(seen))}"
         )
     if len(given) != count:
         raise UserError(
-            f"data.label_names has {len(given)} names, but {table.source} has {count} labels (0 to {count - 1}); if some "
+            f"data.label_names has {len(given)} names, but {source} has {count} labels (0 to {count - 1}); if some "
             f"have no example, set model.num_labels to {len(given)}"
         )
-    if table.label_names and given != table.label_names and set(given) == set(table.label_names):
+    if own and given != own and set(given) == set(own):
         raise UserError(
-            f"data.label_names puts the names that {table.source} gives to its labels in another order "
-            f"({quoted(table.label_names)}): remove data.label_names"
+            f"data.label_names puts the names that {source} gives to its labels in another order "
+            f"({quoted(own)}): remove data.label_names"
         )
 
 
-def _fit_names(seen: set[str], table: Table, given: list[str] | None, num_labels: int | None) -> LabelSet:
+def _fit_names(seen: set[str], source: str, given: list[str] | None, num_labels: int | None) -> LabelSet:
     if given is None and all(_NUMBER.fullmatch(name) for name in seen) and any("." in name for name in seen):
         raise UserError(
-            f"{table.source}: the labels are fractional numbers ({quoted(sorted(seen), 5)}): regression is not supported; "
+            f"{source}: the labels are fractional numbers ({quoted(sorted(seen), 5)}): regression is not supported; "
             "if they are names, list them in data.label_names"
         )
     if given is None:
-        _check_count(sorted(seen), table, num_labels)
+        _check_count(sorted(seen), source, num_labels)
         return LabelSet(tuple(sorted(seen)), "name")
     if not seen <= set(given) or len(given) != (num_labels or len(seen)):
         raise UserError(
-            f"data.label_names ({quoted(given)}) and the labels of {table.source} ({quoted(sorted(seen))}) differ; if some "
+            f"data.label_names ({quoted(given)}) and the labels of {source} ({quoted(sorted(seen))}) differ; if some "
             f"have no example, set model.num_labels to {len(given)}"
         )
     return LabelSet(tuple(given), "name")
 
 
-def _check_count(seen: Sequence[str | int], table: Table, num_labels: int | None) -> None:
+def _check_count(seen: Sequence[str | int], source: str, num_labels: int | None) -> None:
     if num_labels is not None and num_labels != len(seen):
-        raise UserError(f"model.num_labels is {num_labels}, but {table.source} has {len(seen)} labels: {quoted(seen)}")
+        raise UserError(f"model.num_labels is {num_labels}, but {source} has {len(seen)} labels: {quoted(seen)}")
 
 
-def encode(labels: Sequence[str | int], label_set: LabelSet, table: Table) -> np.ndarray:
-    """Return the index of each label, int32 [len(labels)]; `table` is where the labels come from, for messages.
+def encode(labels: Labels, label_set: LabelSet) -> np.ndarray:
+    """Return the index of each label, int32 [N].
 
     Raises:
       UserError: for the first label that is not in the set.
     """
-    distinct = set(labels)
+    legend = labels.legend
+    distinct = set(legend.values)
     by_name = {name: index for index, name in enumerate(label_set.names)}
     as_names = _integers_are_names(distinct, label_set)
-    index_of = {label: _index(label, by_name, as_names, label_set, table.label_names) for label in distinct}
-    indices = np.fromiter((index_of[label] for label in labels), np.int32, count=len(labels))
-    unknown = np.flatnonzero(indices < 0)
-    if unknown.size:
-        first = int(unknown[0])
-        way = "; if it has no training example, raise model.num_labels" if isinstance(labels[first], int) else ""
+    indices = [_index(value, by_name, as_names, label_set, legend.names) for value in legend.values]
+    if -1 in indices:
+        first = indices.index(-1)  # codes are in the order of the rows
+        way = "; if it has no training example, raise model.num_labels" if isinstance(legend.values[first], int) else ""
         raise UserError(
-            f"{table.where(first)}: label {labels[first]!r} is unknown; the labels known from training are "
-            f"{quoted(label_set.names)}{way}"
+            f"{at_row(labels.source, legend.rows[first])}: label {legend.values[first]!r} is unknown; the labels known "
+            f"from training are {quoted(label_set.names)}{way}"
         )
-    return indices
+    return np.array(indices, np.int32)[labels.codes]
 
 
 def _integers_are_names(distinct: set[str | int], label_set: LabelSet) -> bool:

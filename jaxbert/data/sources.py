@@ -6,14 +6,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Iterable
-from itertools import chain
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
+from typing import Any, Literal
 
 from jaxbert.config import DataConfig
-from jaxbert.data.files import decoded_lines, find_file, read_file, read_json_lines
-from jaxbert.data.table import Table, Wanted, at_row, build_table
+from jaxbert.data.files import decoded_lines, file_identity, find_file, read_file, read_json_lines
+from jaxbert.data.table import PART_ROWS, Table, Wanted, at_row, build_table
 from jaxbert.errors import UserError
 
 Role = Literal["train", "validation", "test", "predict"]
@@ -23,36 +26,76 @@ STDIN = "-"
 _SPLITS: dict[Role, str] = {"train": "train", "validation": "validation", "test": "test", "predict": "test"}
 
 
-def read(spec: str, data: DataConfig, *, role: Role, labelled: bool | None, limit: int | None = None) -> Table:
-    """Read the first `limit` examples of a source.
+@dataclass(frozen=True)
+class Source:
+    """Examples that were found, and not read yet."""
+
+    name: str
+    """As messages name it."""
+    wanted: Wanted
+    parts: Callable[[], Iterator[Table]]
+    """Read it; raises a UserError for what is malformed. Standard input can be read once."""
+    identity: Callable[[], Any]
+    """Return plain values that change with the content and with how it is read; None where that cannot be told."""
+
+
+def open_source(spec: str, data: DataConfig, *, role: Role, labelled: bool | None, limit: int | None = None) -> Source:
+    """Find a source, of which the first `limit` examples are wanted.
 
     `labelled` True: every row must have a label. False: labels are not looked at. None: labels are taken where the label
     column is there and filled in every row. `role` is the split that is read where `spec` names none (for "predict" the
     test split), and lets "predict" read plain text.
 
     Raises:
-      UserError: for a source that is missing, unreachable or malformed.
+      UserError: for a source that is missing or unreachable.
     """
     wanted = Wanted.of(data, labelled)
+    name = "standard input" if spec == STDIN else spec
+    parts, content = _find(spec, name, data, role, wanted, limit)
+    settings = [*dataclasses.astuple(wanted), limit, data.columns, data.quoting]
+    identity = (lambda: None) if content is None else (lambda: [settings, content()])
+    return Source(name, wanted, lambda: _some(parts(), name), identity)
+
+
+def _find(
+    spec: str, name: str, data: DataConfig, role: Role, wanted: Wanted, limit: int | None
+) -> tuple[Callable[[], Iterator[Table]], Callable[[], list[Any]] | None]:
+    """Return how a source is read, and how its content is told from another."""
     if spec == STDIN:
-        return read_lines(sys.stdin.buffer, "standard input", data, labelled=labelled, limit=limit)
+        return lambda: read_lines(sys.stdin.buffer, name, wanted, limit), None
     if spec.startswith("hf:"):
         from jaxbert.data import hub
 
-        return hub.read_hub(spec, wanted, _SPLITS[role], limit)
+        dataset = hub.open_hub(spec, _SPLITS[role])
+        return partial(hub.read_hub, dataset, spec, wanted, limit), partial(hub.hub_identity, dataset)
     if spec.startswith("tfds:"):
         from jaxbert.data import tfds
 
-        return tfds.read_tfds(spec, wanted, _SPLITS[role], limit)
+        prepared = tfds.open_tfds(spec, _SPLITS[role])
+        return partial(tfds.read_tfds, prepared, wanted, limit), prepared.identity
+    find_file(spec)
     if role == "predict" and _is_plain_text(spec, data):
-        with open(spec, "rb") as stream:
-            return read_lines(stream, spec, data, labelled=labelled, limit=limit)
-    return read_file(spec, data, wanted, limit)
+        return partial(_read_text, spec, wanted, limit), None
+    return partial(read_file, spec, data, wanted, limit), partial(file_identity, spec)
 
 
-def read_lines(
-    stream: Iterable[bytes], source: str, data: DataConfig, *, labelled: bool | None, limit: int | None = None
-) -> Table:
+def _some(parts: Iterator[Table], name: str) -> Iterator[Table]:
+    """Pass on the parts that are not empty; there must be one."""
+    found = False
+    for part in parts:
+        if len(part):
+            found = True
+            yield part
+    if not found:
+        raise UserError(f"{name}: no rows: at least one example is needed")
+
+
+def _read_text(spec: str, wanted: Wanted, limit: int | None) -> Iterator[Table]:
+    with open(spec, "rb") as stream:
+        yield from read_lines(stream, spec, wanted, limit)
+
+
+def read_lines(stream: Iterable[bytes], source: str, wanted: Wanted, limit: int | None = None) -> Iterator[Table]:
     """Read JSON lines if the first line that is not blank starts with `{`, otherwise one text a line.
 
     A blank line of plain text is an error, because outputs are matched to inputs by line.
@@ -60,7 +103,6 @@ def read_lines(
     Raises:
       UserError: for a line that is blank or malformed, and where plain text cannot carry what is asked for.
     """
-    wanted = Wanted.of(data, labelled)
     lines = iter(stream)
     head: list[bytes] = []
     for line in lines:
@@ -72,21 +114,20 @@ def read_lines(
     everything = chain(head, lines)
     if head[-1].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
         return read_json_lines(everything, source, wanted, limit)
-    return _plain_table(everything, source, wanted, limit)
+    return _plain_tables(everything, source, wanted, limit)
 
 
-def _plain_table(lines: Iterable[bytes], source: str, wanted: Wanted, limit: int | None) -> Table:
+def _plain_tables(lines: Iterable[bytes], source: str, wanted: Wanted, limit: int | None) -> Iterator[Table]:
     if wanted.text_pair is not None or wanted.labelled:
         missing = "a second text (data.text_pair)" if wanted.text_pair is not None else "labels"
         raise UserError(f"{source}: one text a line has no place for {missing}: give one JSON object a line")
-    texts: list[str] = []
-    for row, line in enumerate(decoded_lines(lines, source), 1):
-        if limit is not None and row > limit:
-            break
-        if not line.strip():
-            raise UserError(f"{at_row(source, row)}: the line is blank: each line is one example")
-        texts.append(line.rstrip("\r\n"))
-    return build_table({wanted.text: texts}, wanted, source=source, rows=range(1, len(texts) + 1))
+    taken = islice(enumerate(decoded_lines(lines, source), 1), limit)
+    while part := list(islice(taken, PART_ROWS)):
+        for row, line in part:
+            if not line.strip():
+                raise UserError(f"{at_row(source, row)}: the line is blank: each line is one example")
+        texts = [line.rstrip("\r\n") for _, line in part]
+        yield build_table({wanted.text: texts}, wanted, source=source, rows=[row for row, _ in part])
 
 
 def _is_plain_text(spec: str, data: DataConfig) -> bool:

@@ -19,12 +19,12 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
     Raises:
       UserError: if validation would be empty, or a label would be left without training rows.
     """
-    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    taken = _rows_per_class(counts, fraction)
+    counts = np.bincount(labels)
+    present = np.flatnonzero(counts)
     rng = np.random.default_rng([seed, _PURPOSE])
-    picks = [rng.permutation(np.flatnonzero(classes == c))[:k] for c, k in enumerate(taken)]
     in_validation = np.zeros(len(labels), bool)
-    in_validation[np.concatenate(picks)] = True
+    for label, count in zip(present, _rows_per_class(counts[present], fraction), strict=True):
+        in_validation[rng.permutation(np.flatnonzero(labels == label))[:count]] = True
     return np.flatnonzero(~in_validation), np.flatnonzero(in_validation)
 
 

@@ -1,14 +1,12 @@
-"""The one shape in which labelled text arrives, and the checks every source shares.
+"""The one shape in which labelled text arrives, part by part, and the checks every source shares.
 
-A reader brings columns of raw values; `build_table` turns them into texts and labels or says which row is wrong. Where
-the values come from is the readers' part (`files`, `hub`, `tfds`), which label gets which index is `labels`'.
+A reader brings columns of raw values, a few thousand rows at a time; `build_table` checks the texts or says which row is
+wrong. Where the values come from is the readers' part (`files`, `hub`, `tfds`), what the labels mean `label_column`'s.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -16,13 +14,13 @@ from typing import Any, NoReturn
 from jaxbert.config import DataConfig
 from jaxbert.errors import UserError
 
-# "007" stays a name; the bound on the digits keeps the number within int64.
-_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.0+)?")
+PART_ROWS = 4096
+"""Rows that a reader brings at a time."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Texts with their labels, and what is needed to talk about them.
+    """The texts of some rows with their labels, and what is needed to talk about them.
 
     `rows` says how a user finds each example, counted from 1: the line of a text file in which the row starts (a header
     is row 1), otherwise the position in the parquet file or the split.
@@ -30,7 +28,8 @@ class Table:
 
     texts: list[str]
     pairs: list[str] | None
-    labels: list[str | int] | None
+    labels: Sequence[Any] | None
+    """As the source wrote them."""
     label_names: list[str] | None
     """Names the source itself gives to its integer labels, in order from 0."""
     source: str
@@ -38,22 +37,6 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.texts)
-
-    def where(self, index: int) -> str:
-        """Name an example in a message."""
-        return at_row(self.source, self.rows[index])
-
-    def take(self, indices: Iterable[int]) -> Table:
-        """Return the examples at `indices`, in that order."""
-        picks = [int(i) for i in indices]
-        return Table(
-            texts=[self.texts[i] for i in picks],
-            pairs=None if self.pairs is None else [self.pairs[i] for i in picks],
-            labels=None if self.labels is None else [self.labels[i] for i in picks],
-            label_names=self.label_names,
-            source=self.source,
-            rows=[self.rows[i] for i in picks],
-        )
 
 
 @dataclass(frozen=True)
@@ -138,24 +121,18 @@ def build_table(
     rows: Sequence[int],
     label_names: list[str] | None = None,
 ) -> Table:
-    """Check raw columns and make a table of them; `label_names` are the source's own.
+    """Check the texts of raw columns and make a table of them; `label_names` are the source's own.
 
     Raises:
-      UserError: for no rows at all, and for the first row whose text or label is empty or of a wrong type.
+      UserError: for the first row whose text is empty or of a wrong type.
     """
-    if not rows:
-        raise UserError(f"{source}: no rows: at least one example is needed")
     pairs = None if wanted.text_pair is None else _texts(columns[wanted.text_pair], wanted.text_pair, source, rows)
-    labels = None
-    if wanted.labelled is not False and wanted.label in columns:
-        if {type(value) for value in columns[wanted.label]} == {bool}:
-            label_names = label_names or ["false", "true"]
-        labels = _labels(columns[wanted.label], wanted, label_names is not None, source, rows)
+    has_labels = wanted.labelled is not False and wanted.label in columns
     return Table(
         texts=_texts(columns[wanted.text], wanted.text, source, rows),
         pairs=pairs,
-        labels=labels,
-        label_names=None if labels is None else label_names,
+        labels=columns[wanted.label] if has_labels else None,
+        label_names=label_names if has_labels else None,
         source=source,
         rows=rows,
     )
@@ -165,14 +142,15 @@ def _texts(values: Sequence[Any], column: str, source: str, rows: Sequence[int])
     texts = []
     for value, row in zip(values, rows, strict=True):
         if type(value) is bytes:
-            value = _decode(value, column, source, row)
+            value = decode(value, column, source, row)
         if type(value) is not str or not value.strip():
             _refuse_text(value, column, at_row(source, row))
         texts.append(value)
     return texts
 
 
-def _decode(value: bytes, column: str, source: str, row: int) -> str:
+def decode(value: bytes, column: str, source: str, row: int) -> str:
+    """Return bytes as text, or say which row is not UTF-8."""
     try:
         return value.decode()
     except UnicodeDecodeError as error:
@@ -184,60 +162,12 @@ def _decode(value: bytes, column: str, source: str, row: int) -> str:
 def _refuse_text(value: Any, column: str, where: str) -> NoReturn:
     if value is None or isinstance(value, str):
         raise UserError(f"{where}: column {column!r} is empty: fill in the text or remove the row")
-    raise UserError(f"{where}: column {column!r} holds {_kind(value)} ({shorten(repr(value))}), but it must hold text")
-
-
-def _kind(value: Any) -> str:
-    names = {bool: "true or false", int: "a number", float: "a fraction", list: "a list", dict: "an object"}
-    return names.get(type(value), f"a value of type {type(value).__name__}")
-
-
-def _labels(
-    values: Sequence[Any], wanted: Wanted, is_class_label: bool, source: str, rows: Sequence[int]
-) -> list[str | int] | None:
-    """Return labels of one type; None where `wanted` leaves it open and not every row has one."""
-    if all(value in (-1, "-1") for value in values):  # how unlabelled test splits are published
-        if wanted.labelled:
-            raise UserError(f"{source}: no labels: every value of column {wanted.label!r} is -1")
-        return None
-    for value, row in zip(values, rows, strict=True):
-        if _is_missing(value) or (is_class_label and value == -1):
-            if wanted.labelled:
-                raise UserError(
-                    f"{at_row(source, row)}: column {wanted.label!r} is empty: fill in the label or remove the row"
-                )
-            return None
-    if type(values[0]) is bytes:
-        values = [_decode(value, wanted.label, source, row) for value, row in zip(values, rows, strict=True)]
-    return _one_type(values, wanted.label, source, rows)
-
-
-def _is_missing(value: Any) -> bool:
-    if isinstance(value, (str, bytes)):
-        return not value.strip()
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _one_type(values: Sequence[Any], column: str, source: str, rows: Sequence[int]) -> list[str | int]:
-    """Make all labels integers where all are whole numbers, and all names otherwise."""
-    types = {type(value) for value in values}
-    if types in ({bool}, {int}):
-        return [int(value) for value in values]
-    if types <= {int, float, str}:
-        names: list[str | int] = [str(value).strip() for value in values]
-        distinct = {str(name) for name in names}
-        if all(_INTEGER.fullmatch(name) for name in distinct):
-            integers: dict[str | int, int] = {name: int(name.partition(".")[0]) for name in distinct}
-            return [integers[name] for name in names]
-        if str in types:
-            return names
-    row, value = next((r, v) for r, v in zip(rows, values, strict=True) if not _is_label(v))
     raise UserError(
-        f"{at_row(source, row)}: column {column!r} holds {_kind(value)} ({shorten(repr(value))}), but a label is a name "
-        "or a whole number, one a row"
+        f"{where}: column {column!r} holds {kind_of(value)} ({shorten(repr(value))}), but it must hold text"
     )
 
 
-def _is_label(value: Any) -> bool:
-    whole = isinstance(value, float) and _INTEGER.fullmatch(str(value)) is not None
-    return whole or type(value) in (int, str)
+def kind_of(value: Any) -> str:
+    """Name what a value is, for a message."""
+    names = {bool: "true or false", int: "a number", float: "a fraction", list: "a list", dict: "an object"}
+    return names.get(type(value), f"a value of type {type(value).__name__}")

@@ -1,21 +1,17 @@
-"""Texts to token ids, once, into flat arrays.
+"""Texts to token ids, in flat arrays.
 
-All examples lie behind one another in one array, so that a million of them are three NumPy objects and not a million lists.
+All examples lie in one array, so that a million of them are a few NumPy objects and not a million lists. Where the arrays
+are kept is `store`'s part.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-_CHUNK = 4096
-
-logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,71 +19,95 @@ class Tokens:
     """The token ids of N examples, special tokens included."""
 
     ids: np.ndarray
-    """int32, all examples behind one another."""
-    offsets: np.ndarray
-    """int64 [N + 1]: where each example begins, and the end."""
+    """int32: the examples' tokens, each example's in one stretch."""
+    begins: np.ndarray
+    """int64 [N]: where each example begins in `ids`."""
+    lengths: np.ndarray
+    """int32 [N]: tokens of each example."""
     first_lengths: np.ndarray
     """int32 [N]: tokens before the second text of a pair (token type 0)."""
 
+    @classmethod
+    def behind_one_another(cls, ids: np.ndarray, lengths: np.ndarray, first_lengths: np.ndarray) -> Tokens:
+        """Make tokens of examples that follow each other without a gap."""
+        ends = np.cumsum(lengths, dtype=np.int64)
+        return cls(ids, ends - lengths, lengths.astype(np.int32, copy=False), first_lengths)
+
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.lengths)
 
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each example, int32 [N]."""
-        return np.diff(self.offsets).astype(np.int32)
+    def take(self, indices: np.ndarray) -> Tokens:
+        """Return the examples at `indices`, in that order; their ids are shared."""
+        return Tokens(self.ids, self.begins[indices], self.lengths[indices], self.first_lengths[indices])
 
 
-def tokenize(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int, source: str) -> Tokens:
-    """Tokenize all examples, cutting those above `max_length` (the longer text of a pair first).
+@dataclass(frozen=True)
+class Encoded:
+    """Some examples as the tokenizer gave them, behind one another."""
+
+    ids: np.ndarray
+    lengths: np.ndarray
+    first_lengths: np.ndarray
+    cut: int
+    """How many were longer than allowed."""
+
+
+def encode_texts(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Encoded:
+    """Tokenize, cutting examples above `max_length` (the longer text of a pair first).
 
     Args:
       tokenizer: a transformers tokenizer.
-      texts: the texts, or the first texts of pairs.
+      texts: the texts, or the first texts of pairs; few enough to be held as lists.
       pairs: the second texts.
       max_length: longest example in tokens, special tokens included.
-      source: the data's name, for the note on how many were cut.
     """
-    ids: list[np.ndarray] = []
-    lengths: list[int] = []
-    first_lengths: list[int] = []
-    cut = 0
-    for part, part_pairs in _chunks(texts, pairs):
-        encoded = _encode(tokenizer, part, part_pairs)
-        long = [i for i, row in enumerate(encoded["input_ids"]) if len(row) > max_length]
-        cut += len(long)
-        if long:
-            _cut(tokenizer, encoded, long, part, part_pairs, max_length)
-        ids.append(np.fromiter(itertools.chain.from_iterable(encoded["input_ids"]), np.int32))
-        lengths.extend(len(row) for row in encoded["input_ids"])
-        first_lengths.extend(len(row) - sum(row) for row in encoded["token_type_ids"])
-    if cut:
-        logger.warning("%s: %d of %d texts are longer than %d tokens and were cut", source, cut, len(texts), max_length)
-    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return Tokens(np.concatenate(ids), offsets, np.array(first_lengths, np.int32))
-
-
-def _chunks(texts: Sequence[str], pairs: Sequence[str] | None) -> Iterator[tuple[list[str], list[str] | None]]:
-    for start in range(0, len(texts), _CHUNK):
-        stop = start + _CHUNK
-        yield list(texts[start:stop]), None if pairs is None else list(pairs[start:stop])
-
-
-def _encode(tokenizer: Any, texts: list[str], pairs: list[str] | None, **options: Any) -> Any:
-    options = {"truncation": False, "padding": False, **options}
-    return tokenizer(texts, pairs, return_attention_mask=False, return_token_type_ids=True, verbose=False, **options)
-
-
-def _cut(
-    tokenizer: Any, encoded: Any, long: list[int], texts: list[str], pairs: list[str] | None, max_length: int
-) -> None:
-    again = _encode(
-        tokenizer,
-        [texts[i] for i in long],
-        None if pairs is None else [pairs[i] for i in long],
-        truncation=True,
-        max_length=max_length,
+    ids, types = _encode_whole(tokenizer, texts, pairs)
+    long = [i for i, row in enumerate(ids) if len(row) > max_length]
+    if long:
+        again = _call(
+            tokenizer,
+            [texts[i] for i in long],
+            None if pairs is None else [pairs[i] for i in long],
+            truncation=True,
+            max_length=max_length,
+        )
+        for i, row, row_types in zip(long, again["input_ids"], again["token_type_ids"], strict=True):
+            ids[i], types[i] = row, row_types
+    lengths = np.fromiter(map(len, ids), np.int32, len(ids))
+    return Encoded(
+        ids=np.fromiter(itertools.chain.from_iterable(ids), np.int32, int(lengths.sum(dtype=np.int64))),
+        lengths=lengths,
+        first_lengths=lengths - np.fromiter(map(sum, types), np.int32, len(types)),
+        cut=len(long),
     )
-    for key in ("input_ids", "token_type_ids"):
-        for i, row in zip(long, again[key], strict=True):
-            encoded[key][i] = row
+
+
+def _encode_whole(
+    tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Return ids and token types of each example, uncut.
+
+    The Rust tokenizer is called itself where there is one: through transformers the same takes 1.4 times as long.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        encoded = _call(tokenizer, list(texts), None if pairs is None else list(pairs), truncation=False)
+        return encoded["input_ids"], encoded["token_type_ids"]
+    forget_lengths(tokenizer)
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    examples = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+    encodings = backend.encode_batch_fast(examples)
+    return [encoding.ids for encoding in encodings], [encoding.type_ids for encoding in encodings]
+
+
+def forget_lengths(tokenizer: Any) -> None:
+    """Undo truncation and padding, which a tokenizer keeps from its file or its last call and would save with itself."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
+
+
+def _call(tokenizer: Any, texts: list[str], pairs: list[str] | None, **options: Any) -> Any:
+    options = {"padding": False, "return_attention_mask": False, "return_token_type_ids": True, **options}
+    return tokenizer(texts, pairs, verbose=False, **options)

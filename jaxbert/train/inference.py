@@ -10,15 +10,15 @@ import jax
 import numpy as np
 
 from jaxbert.config import MeshConfig, ModelConfig, PrecisionConfig
-from jaxbert.data.labels import LabelSet, encode
-from jaxbert.data.table import Table
+from jaxbert.data.labels import LabelSet
+from jaxbert.data.sources import Source
 from jaxbert.errors import UserError
 from jaxbert.interop.folder import read_config, resolve
 from jaxbert.interop.load import load_params
 from jaxbert.models.functional import Params, make_model
 from jaxbert.tasks.classification import Classification
 from jaxbert.train.evaluate import Predictor
-from jaxbert.train.inputs import resolve_max_length, tokenize_table
+from jaxbert.train.inputs import label, prepare_shown, resolve_max_length
 from jaxbert.train.run_folder import RunFolder
 from jaxbert.train.sharding import make_mesh, param_shardings
 from jaxbert.train.start import compute_dtype, layer_call, load_tokenizer
@@ -34,19 +34,21 @@ class Classifier:
     predictor: Predictor
     max_length: int
 
-    def predict(self, table: Table) -> np.ndarray:
-        """Return log-probabilities [N, C] in the order of the table."""
-        examples = tokenize_table(table, self.tokenizer, None, self.max_length)
-        return self.predictor(self.params, examples.tokens)
+    def predict(self, source: Source) -> np.ndarray:
+        """Return log-probabilities [N, C] in the order of the source."""
+        stored = prepare_shown(source, self.tokenizer, self.max_length)
+        return self.predictor(self.params, stored.tokens)
 
-    def evaluate(self, table: Table) -> dict[str, Any]:
-        """Return all metrics over a labelled table.
+    def evaluate(self, source: Source) -> dict[str, Any]:
+        """Return all metrics over a labelled source.
 
         Raises:
           UserError: for a label that the model does not know.
         """
-        labels = encode(table.labels or [], LabelSet(self.task.label_names), table)
-        return self.task.metrics(self.predict(table), labels)
+        stored = prepare_shown(source, self.tokenizer, self.max_length)
+        examples = label(stored, LabelSet(self.task.label_names))
+        assert examples.labels is not None
+        return self.task.metrics(self.predictor(self.params, examples.tokens), examples.labels)
 
 
 def open_classifier(

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxbert.config import Config, DataConfig
+from jaxbert.config import Config
+from jaxbert.data.cache import cache_folder
 from jaxbert.data.labels import LabelSet, encode, fit_labels
-from jaxbert.data.sources import read
+from jaxbert.data.prepare import prepare
+from jaxbert.data.sources import Role, Source, open_source
 from jaxbert.data.split import stratified_split
-from jaxbert.data.table import Table
-from jaxbert.data.tokens import Tokens, tokenize
+from jaxbert.data.store import Stored
+from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
+from jaxbert.train.report import Reading
 
 
 @dataclass(frozen=True)
@@ -23,45 +27,67 @@ class Examples:
     tokens: Tokens
     labels: np.ndarray | None
 
+    def take(self, indices: np.ndarray) -> Examples:
+        """Return the examples at `indices`, in that order."""
+        return Examples(self.tokens.take(indices), None if self.labels is None else self.labels[indices])
+
 
 @dataclass(frozen=True)
-class Tables:
-    """The texts of a run, with the labels that its training rows define."""
+class Inputs:
+    """The examples of a run, with the labels that its training rows define."""
 
-    train: Table
-    validation: Table | None
-    test: Table | None
+    train: Examples
+    validation: Examples | None
+    test: Examples | None
     labels: LabelSet
 
 
-def read_tables(config: Config) -> Tables:
-    """Read every data set of a run, split off a validation set when asked, and check all labels.
+def read_inputs(config: Config, tokenizer: Any, max_length: int) -> Inputs:
+    """Tokenize every data set of a run, split off a validation set when asked, and check all labels.
+
+    The small sets come first, so that a mistake in them is found before a large training set has been read.
 
     Raises:
       UserError: for anything wrong in the files.
     """
-    data = config.data
+    data, folder = config.data, cache_folder(config.data.cache_dir)
     if data.train is None:
         raise UserError("data.train is missing: name a file, hf:NAME or tfds:NAME with --data.train")
-    train = read(data.train, data, role="train", labelled=True, limit=data.limit)
-    labels = fit_labels(train, data, config.model.num_labels)
-    validation = _read_optional(data.validation, data, "validation")
+
+    def find(spec: str | None, role: Role, limit: int | None = None) -> Source | None:
+        return None if spec is None else open_source(spec, data, role=role, labelled=True, limit=limit)
+
+    def read(source: Source | None) -> Stored | None:
+        return None if source is None else prepare_shown(source, tokenizer, max_length, folder)
+
+    sources = find(data.train, "train", data.limit), find(data.validation, "validation"), find(data.test, "test")
+    validation_stored, test_stored, train_stored = read(sources[1]), read(sources[2]), read(sources[0])
+    assert train_stored is not None
+    assert train_stored.labels is not None
+    labels = fit_labels(train_stored.labels, data, config.model.num_labels)
+    train = label(train_stored, labels)
+    validation = None if validation_stored is None else label(validation_stored, labels)
+    test = None if test_stored is None else label(test_stored, labels)
     if data.validation_fraction:
-        kept, held_out = stratified_split(
-            encode(train.labels or [], labels, train), data.validation_fraction, config.train.seed
-        )
+        assert train.labels is not None
+        kept, held_out = stratified_split(train.labels, data.validation_fraction, config.train.seed)
         train, validation = train.take(kept), train.take(held_out)
-    return Tables(train, validation, _read_optional(data.test, data, "test"), labels)
+    return Inputs(train, validation, test, labels)
 
 
-def _read_optional(spec: str | None, data: DataConfig, role: Any) -> Table | None:
-    return None if spec is None else read(spec, data, role=role, labelled=True)
+def prepare_shown(source: Source, tokenizer: Any, max_length: int, folder: Path | None = None) -> Stored:
+    """Return a source's tokens, from the cache in `folder` where it has them, and show progress where it takes long."""
+    with Reading(source.name) as reading:
+        return prepare(source, tokenizer, max_length, folder=folder, on_rows=reading.add)
 
 
-def tokenize_table(table: Table, tokenizer: Any, labels: LabelSet | None, max_length: int) -> Examples:
-    """Tokenize a table, and turn its labels into ids where a label set is given."""
-    ids = None if labels is None else encode(table.labels or [], labels, table)
-    return Examples(tokenize(tokenizer, table.texts, table.pairs, max_length, table.source), ids)
+def label(stored: Stored, labels: LabelSet) -> Examples:
+    """Turn the labels of tokenized examples into ids.
+
+    Raises:
+      UserError: for a label that is not in the set.
+    """
+    return Examples(stored.tokens, None if stored.labels is None else encode(stored.labels, labels))
 
 
 def resolve_max_length(max_length: int | None, positions: int) -> int:

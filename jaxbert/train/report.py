@@ -1,4 +1,4 @@
-"""What a person sees of a run: the progress bar, TensorBoard files and the last table."""
+"""What a person sees of a run: the progress bars, TensorBoard files and the last table."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 from tensorboardX import SummaryWriter
 
 from jaxbert.train.run_folder import RunFolder
 
 console = Console(stderr=True)
 _PLAIN_LINE_SECONDS = 10.0
+_SHORT_SECONDS = 2.0
 _HEADLINE = 4
 
 
@@ -88,6 +90,34 @@ class Status:
         """Show another line."""
         self._status.update(line)
         if not console.is_terminal:
+            console.print(line, highlight=False, soft_wrap=True)
+
+
+class Reading:
+    """Progress of tokenizing a source; nothing is shown of what takes a moment."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._rows = 0
+        self._begin = self._last_plain_line = time.monotonic()
+        self._status = console.status("")
+
+    def __enter__(self) -> Reading:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def add(self, rows: int) -> None:
+        """Count rows, and show them now and then."""
+        self._rows += rows
+        now = time.monotonic()
+        line = f"tokenizing {self._name}: {self._rows:,} rows, {self._rows / max(now - self._begin, 1e-9):,.0f} rows/s"
+        if console.is_terminal and now - self._begin > _SHORT_SECONDS:
+            self._status.start()
+            self._status.update(Text(line))
+        elif not console.is_terminal and now - self._last_plain_line > _PLAIN_LINE_SECONDS:
+            self._last_plain_line = now
             console.print(line, highlight=False, soft_wrap=True)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ from jaxbert.tasks.classification import Classification, resolve_class_weights
 from jaxbert.train.checkpoint import Checkpoints
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.export import export_params, save_start
-from jaxbert.train.inputs import Examples, read_tables, resolve_max_length, tokenize_table
+from jaxbert.train.inputs import Examples, read_inputs, resolve_max_length
 from jaxbert.train.loop import Loop, Progress, Work
 from jaxbert.train.optimizer import make_schedule
 from jaxbert.train.program import Program, make_task_model, training_layout
@@ -96,15 +96,14 @@ def open_session(config: Config, folder: RunFolder) -> Session:
     mesh = make_mesh(config.mesh)
     start = open_start(config.model)
     max_length = resolve_max_length(config.data.max_length, start.bert_config.max_position_embeddings)
-    tables = read_tables(config)
-    tokenized = partial(tokenize_table, tokenizer=start.tokenizer, labels=tables.labels, max_length=max_length)
-    train = tokenized(tables.train)
+    inputs = read_inputs(config, start.tokenizer, max_length)
+    names, train = inputs.labels.names, inputs.train
     assert train.labels is not None
-    weights = resolve_class_weights(config.train, train.labels, tables.labels.names)
-    task = Classification(tables.labels.names, weights, config.train.label_smoothing)
-    if tables.validation is not None:
+    weights = resolve_class_weights(config.train, train.labels, names)
+    task = Classification(names, weights, config.train.label_smoothing)
+    if inputs.validation is not None:
         _check_best_metric(task, config.train.best_metric)
-    bert_config = with_labels(start.bert_config, tables.labels.names)
+    bert_config = with_labels(start.bert_config, names)
     return Session(
         config=config,
         folder=folder,
@@ -114,8 +113,8 @@ def open_session(config: Config, folder: RunFolder) -> Session:
         task=task,
         model=make_task_model(config, bert_config, task),
         train=train,
-        validation=tokenized(tables.validation) if tables.validation else None,
-        test=tokenized(tables.test) if tables.test else None,
+        validation=inputs.validation,
+        test=inputs.test,
         layout=training_layout(config, train.tokens.lengths, mesh),
     )
 

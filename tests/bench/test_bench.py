@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import command, finish
+from runs import command, finish, ids_of
 from tiny import tiny_config
 
 from jaxbert.bench.measure import run_bench
@@ -141,8 +141,7 @@ def test_predicted_are_the_examples_of_the_timed_steps(folder):
         {i for batch in itertools.islice(bench.feed(), 3) for i in batch["example_ids"][batch["example_mask"]]}
     )
     for place, example in enumerate(chosen):
-        expected = everything.ids[everything.offsets[example] : everything.offsets[example + 1]]
-        np.testing.assert_array_equal(tokens.ids[tokens.offsets[place] : tokens.offsets[place + 1]], expected)
+        np.testing.assert_array_equal(ids_of(tokens, place), ids_of(everything, example))
 
 
 def test_a_small_data_set_is_predicted_once_each(tmp_path):

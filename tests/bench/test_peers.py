@@ -17,7 +17,7 @@ import table
 from tiny import tiny_model
 from transformers import BertTokenizer
 
-from jaxbert.data.tokens import tokenize
+from jaxbert.data.tokens import encode_texts
 from jaxbert.models.functional import init_params
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts" / "bench"
@@ -111,7 +111,7 @@ def problem(tmp_path_factory) -> Path:
 def test_peers_see_jaxberts_tokens(problem):
     rows = examples.read_tsv(problem / "train.tsv", "sentence", "label", None)
     tokenizer = BertTokenizer(vocab=str(problem / "vocab.txt"))
-    ours = tokenize(tokenizer, [text for text, _ in rows], None, 8, "here")
+    ours = encode_texts(tokenizer, [text for text, _ in rows], None, 8)
     theirs = examples.tokenize(rows, ["0", "1"], tokenizer, 8)
     assert ours.lengths.max() == 8
     assert {WORDS.index("好"), WORDS.index('"')} <= set(ours.ids.tolist())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from runs import random_tokens
+from runs import ids_of, random_tokens
 
 from jaxbert.data.batches import batch_size_of, batches, fill_rows
 from jaxbert.data.packing import Layout, choose_layout, padded_layout, plan_epoch
@@ -53,7 +53,7 @@ def test_each_example_lies_whole_in_its_slot(case):
             length = tokens.lengths[example]
             begin = batch["cls_positions"][row, slot]
             np.testing.assert_array_equal(np.flatnonzero(here), begin + np.arange(length))
-            ids = tokens.ids[tokens.offsets[example] : tokens.offsets[example + 1]]
+            ids = ids_of(tokens, example)
             np.testing.assert_array_equal(batch["input_ids"][row, here], ids)
             np.testing.assert_array_equal(batch["position_ids"][row, here], np.arange(length))
             second = (np.arange(length) >= tokens.first_lengths[example]).astype(int)

@@ -8,8 +8,8 @@ from transformers import BertTokenizer
 
 from jaxbert.config import DataConfig
 from jaxbert.data.packing import choose_layout, plan_epoch
-from jaxbert.data.sources import read
-from jaxbert.data.tokens import tokenize
+from jaxbert.data.prepare import prepare
+from jaxbert.data.sources import open_source
 
 pytestmark = pytest.mark.real
 
@@ -17,9 +17,9 @@ pytestmark = pytest.mark.real
 @pytest.fixture(scope="module")
 def sst2_lengths(shared_data):
     config = DataConfig(text="sentence", quoting="none")
-    table = read(str(shared_data / "glue_SST-2" / "train.tsv"), config, role="train", labelled=True)
+    source = open_source(str(shared_data / "glue_SST-2" / "train.tsv"), config, role="train", labelled=True)
     tokenizer = BertTokenizer(vocab=str(shared_data / "vocab" / "bert-base-uncased-vocab.txt"))
-    return tokenize(tokenizer, table.texts, None, 512, "SST-2").lengths
+    return prepare(source, tokenizer, 512).tokens.lengths
 
 
 @pytest.mark.parametrize(("batch_size", "least"), [(32, 0.90), (256, 0.97), (1024, 0.98)])

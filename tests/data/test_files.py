@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tables import read
 
 from jaxbert.config import DataConfig
-from jaxbert.data.sources import read
 from jaxbert.data.table import Table
 from jaxbert.errors import UserError
 
@@ -138,11 +138,6 @@ def test_labels_are_optional_or_ignored(tmp_path):
     assert load(partly, labelled=None).labels is None
     assert load(full, labelled=None).labels == ["a"]
     assert load(full, labelled=False).labels is None
-
-
-def test_take_keeps_rows(tmp_path):
-    table = load(write(tmp_path / "a.csv", "text,label\na,x\nb,y\nc,z\n")).take([2, 0])
-    assert (table.texts, table.labels, table.where(0)[-5:], len(table)) == (["c", "a"], ["z", "x"], "row 4", 2)
 
 
 def test_missing_file_names_the_nearest(tmp_path):

@@ -18,7 +18,7 @@ from jaxbert.errors import UserError
 _READ = """
 import json, sys
 from jaxbert.config import DataConfig
-from jaxbert.data.sources import read
+from tables import read
 from jaxbert.errors import UserError
 for spec, role, labelled, limit in json.loads(sys.argv[1]):
     try:
@@ -58,7 +58,13 @@ def repositories(tmp_path_factory) -> Path:
 
 
 def _python(home: Path, code: str, *arguments: str, **environment: str) -> list[str]:
-    env = {**os.environ, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", **environment}
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "HF_HOME": str(home),
+        "HF_HUB_OFFLINE": "0",
+        **environment,
+    }
     done = subprocess.run([sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()

@@ -2,19 +2,15 @@
 
 import numpy as np
 import pytest
+from tables import make_labels
 
 from jaxbert.config import DataConfig
 from jaxbert.data.labels import LabelSet, encode, fit_labels
-from jaxbert.data.table import Table
 from jaxbert.errors import UserError
 
 
-def table(labels: list, names: list[str] | None = None, source: str = "train.csv") -> Table:
-    return Table(["t"] * len(labels), None, labels, names, source, range(2, len(labels) + 2))
-
-
 def fit(labels: list, names: list[str] | None = None, num_labels: int | None = None, given=None) -> LabelSet:
-    return fit_labels(table(labels, names), DataConfig(label_names=given), num_labels)
+    return fit_labels(make_labels(labels, names), DataConfig(label_names=given), num_labels)
 
 
 @pytest.mark.parametrize(
@@ -39,7 +35,7 @@ def fit(labels: list, names: list[str] | None = None, num_labels: int | None = N
 )
 def test_fit_and_encode(labels, keys, names, indices):
     label_set = fit(labels, **keys)
-    encoded = encode(labels, label_set, table(labels, keys.get("names")))
+    encoded = encode(make_labels(labels, keys.get("names")), label_set)
     assert (label_set.names, encoded.dtype) == (names, np.int32)
     assert encoded.tolist() == indices
     assert len(label_set) == len(names)
@@ -79,11 +75,6 @@ def test_contradictions(labels, keys, expected):
     assert expected in str(caught.value)
 
 
-def test_no_labels():
-    with pytest.raises(UserError, match="no labels"):
-        fit_labels(Table(["t"], None, None, None, "a.csv", [1]), DataConfig(), None)
-
-
 @pytest.mark.parametrize(
     ("label_set", "labels", "names", "indices"),
     [
@@ -99,7 +90,7 @@ def test_no_labels():
     ],
 )
 def test_other_sources_may_write_labels_otherwise(label_set, labels, names, indices):
-    assert encode(labels, label_set, table(labels, names)).tolist() == indices
+    assert encode(make_labels(labels, names), label_set).tolist() == indices
 
 
 @pytest.mark.parametrize(
@@ -117,5 +108,5 @@ def test_other_sources_may_write_labels_otherwise(label_set, labels, names, indi
 )
 def test_unknown_labels(label_set, labels, expected):
     with pytest.raises(UserError) as caught:
-        encode(labels, label_set, table(labels, source="dev.csv"))
+        encode(make_labels(labels, source="dev.csv"), label_set)
     assert expected in str(caught.value)

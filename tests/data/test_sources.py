@@ -5,14 +5,17 @@ import subprocess
 import sys
 
 import pytest
+from tables import read, whole
 
 from jaxbert.config import DataConfig
-from jaxbert.data.sources import read, read_lines
+from jaxbert.data.sources import read_lines
+from jaxbert.data.table import Wanted
 from jaxbert.errors import UserError
 
 
 def lines(content: bytes, **keys):
-    return read_lines(io.BytesIO(content), "standard input", DataConfig(**keys), labelled=None)
+    wanted = Wanted.of(DataConfig(**keys), None)
+    return whole(read_lines(io.BytesIO(content), "standard input", wanted), wanted, "standard input")
 
 
 def test_plain_text_is_one_example_a_line():
@@ -79,6 +82,6 @@ def test_missing_txt_is_a_user_error(tmp_path):
 
 def test_importing_the_readers_is_cheap():
     heavy = "{'jax', 'datasets', 'transformers', 'tensorflow_datasets', 'sklearn', 'pyarrow'}"
-    modules = "sources, files, hub, tfds, labels, split, table"
+    modules = "sources, files, hub, tfds, labels, split, table, prepare"
     code = f"import sys; from jaxbert.data import {modules}; print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tables import read
 
 from jaxbert.config import DataConfig
-from jaxbert.data.sources import read
 from jaxbert.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")

@@ -17,8 +17,9 @@ from runs import assert_close_params, make_config, make_program, random_tokens, 
 from tiny import random_params
 
 from jaxbert.config import DataConfig
-from jaxbert.data.sources import read
-from jaxbert.data.tokens import tokenize
+from jaxbert.data.labels import LabelSet, encode
+from jaxbert.data.prepare import prepare
+from jaxbert.data.sources import open_source
 
 STEPS = 50
 SHORT = 12
@@ -28,7 +29,7 @@ def small_run(devices: int = 8, most: int = SHORT, **changes):
     config = make_config(train__batch_size=16, optimizer__learning_rate=1e-3, **changes)
     program = make_program(config, small_config(num_attention_heads=4), STEPS, devices)
     tokens = random_tokens(150)
-    labels = (tokens.ids[tokens.offsets[:-1] + 1] % 2).astype(np.int32)
+    labels = (tokens.ids[tokens.begins + 1] % 2).astype(np.int32)
     return run_steps(program, random_params(program.model), tokens, labels, most)
 
 
@@ -115,9 +116,9 @@ def test_fifty_steps_of_sst2_packed_and_padded(shared_data, minilm):
     from jaxbert.interop.load import load_params
 
     data = DataConfig(text="sentence", quoting="none")
-    table = read(str(shared_data / "glue_SST-2" / "train.tsv"), data, role="train", labelled=True, limit=400)
-    tokens = tokenize(AutoTokenizer.from_pretrained(minilm), table.texts, None, 40, "SST-2")
-    labels = np.array(table.labels, np.int32)
+    source = open_source(str(shared_data / "glue_SST-2" / "train.tsv"), data, role="train", labelled=True, limit=400)
+    stored = prepare(source, AutoTokenizer.from_pretrained(minilm), 40)
+    tokens, labels = stored.tokens, encode(stored.labels, LabelSet(("0", "1")))
 
     def run(packing: bool):
         config = make_config(train__batch_size=8, data__packing=packing)

@@ -1,0 +1,115 @@
+"""The folder in which the tokens of earlier starts are kept.
+
+An entry's name is a hash of everything that decides its content: the source and how it is read, the tokenizer, the longest
+example. Entries appear whole by a rename, so several processes may use the folder; what was used longest ago goes first
+when they grow past `LIMIT_BYTES`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from jaxbert.data.sources import Source
+from jaxbert.data.store import FORMAT, HEADER, DamagedError, Stored, open_stored
+
+LIMIT_BYTES = 20 * 2**30
+_ENTRY = re.compile("[0-9a-f]{40}")
+_PREFIX = "unfinished-tokens-"
+_ABANDONED_SECONDS = 24 * 3600
+
+logger = logging.getLogger("jaxbert")
+
+
+def cache_folder(cache_dir: str | None) -> Path | None:
+    """Return the folder that `data.cache_dir` names; None switches the cache off."""
+    if cache_dir is None:
+        return None
+    if cache_dir == "auto":
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxbert" / "tokens"
+    return Path(cache_dir).expanduser()
+
+
+def entry_name(source_identity: Any, tokenizer: Any, max_length: int) -> str | None:
+    """Return the name of the entry, None for a tokenizer that cannot be told from another."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if source_identity is None or backend is None:
+        return None
+    state = json.loads(backend.to_str())
+    for changing in ("truncation", "padding"):  # left over from the last call
+        state.pop(changing, None)
+    versions = [importlib.metadata.version(library) for library in ("tokenizers", "transformers")]
+    kind = type(tokenizer)
+    settings = [kind.__module__, kind.__qualname__, tokenizer.truncation_side, tokenizer.split_special_tokens]
+    content = json.dumps([FORMAT, source_identity, state, settings, versions, max_length], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:40]
+
+
+def find(folder: Path, name: str, source: Source) -> Stored | None:
+    """Open an entry if it is there and whole; one that is damaged is removed, and said."""
+    entry = folder / name
+    if not entry.is_dir():
+        return None
+    try:
+        stored = open_stored(entry, source.name)
+    except DamagedError as error:
+        if entry.is_dir():  # else another process has just removed it
+            logger.warning("tokens of %s in the cache are damaged (%s): tokenizing again", source.name, error)
+            shutil.rmtree(entry, ignore_errors=True)
+        return None
+    try:
+        os.utime(entry)
+    except OSError:  # a folder that is only read keeps its order
+        logger.debug("cannot mark %s as used", entry)
+    return stored
+
+
+def new_folder(folder: Path | None) -> Path:
+    """Make a folder to write to: beside the entries where there is a cache that can be written, else a temporary one."""
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=folder))
+        except OSError as error:
+            logger.warning("data.cache_dir: tokens cannot be kept in %s (%s)", folder, error.strerror)
+    return Path(tempfile.mkdtemp(prefix="jaxbert-tokens-"))
+
+
+def publish(written: Path, name: str) -> None:
+    """Give a folder that was written beside the entries its name, unless another process was first."""
+    try:
+        written.rename(written.with_name(name))
+    except OSError:
+        return
+    _make_room(written.parent, keep=name)
+
+
+def _make_room(folder: Path, keep: str) -> None:
+    """Remove what was used longest ago until the rest fits, and what a killed process left behind."""
+    entries: list[tuple[float, int, Path]] = []
+    for path in folder.iterdir():
+        try:
+            used = path.stat().st_mtime
+            if path.name.startswith(_PREFIX):
+                if time.time() - used > _ABANDONED_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
+            elif _ENTRY.fullmatch(path.name) and (path / HEADER).exists():
+                entries.append((used, sum(file.stat().st_size for file in path.iterdir()), path))
+        except OSError:  # another process removed it
+            continue
+    total = sum(size for _, size, _ in entries)
+    for _, size, path in sorted(entries):
+        if total <= LIMIT_BYTES:
+            return
+        if path.name != keep:
+            shutil.rmtree(path, ignore_errors=True)
+            total -= size

@@ -1,0 +1,89 @@
+"""From a source to tokens and labels: taken from the cache, or read and tokenized part by part.
+
+At no time is more than a part of the texts in memory; the tokens go to files and are mapped from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from jaxbert.data import cache
+from jaxbert.data.label_column import LabelColumn
+from jaxbert.data.sources import Source
+from jaxbert.data.store import Stored, Writer, open_stored
+from jaxbert.data.table import Table
+from jaxbert.data.tokens import Encoded, encode_texts, forget_lengths
+
+_CHARACTERS = 2**20
+"""About how much text is tokenized at once: the tokenizer's own result takes some hundred bytes a token."""
+
+logger = logging.getLogger("jaxbert")
+
+
+def prepare(
+    source: Source,
+    tokenizer: Any,
+    max_length: int,
+    *,
+    folder: Path | None = None,
+    on_rows: Callable[[int], None] = lambda rows: None,
+) -> Stored:
+    """Return a source's tokens and labels; texts above `max_length` are cut, and how many is said.
+
+    Args:
+      source: what is read, unless an earlier start has read the same in the same way.
+      tokenizer: a transformers tokenizer.
+      max_length: longest example in tokens, special tokens included.
+      folder: where tokens are kept for the next start; None keeps none.
+      on_rows: called with the number of rows that have been read since the last call.
+
+    Raises:
+      UserError: for the first row that is malformed.
+    """
+    identity = None if folder is None else source.identity()
+    name = cache.entry_name(identity, tokenizer, max_length)
+    stored = None if folder is None or name is None else cache.find(folder, name, source)
+    if stored is not None:
+        logger.info("tokens of %s taken from the cache", source.name)
+    else:
+        written = cache.new_folder(None if name is None else folder)
+        try:
+            stored = _read(source, tokenizer, max_length, written, on_rows)
+            # A file that changed while it was read must not be kept under the name of what it was.
+            if name is not None and written.parent == folder and source.identity() == identity:
+                cache.publish(written, name)
+        finally:
+            shutil.rmtree(written, ignore_errors=True)  # unless it was published; what is mapped stays readable
+    forget_lengths(tokenizer)
+    if stored.cut:
+        message = "%s: %d of %d texts are longer than %d tokens and were cut"
+        logger.warning(message, source.name, stored.cut, len(stored.tokens), max_length)
+    return stored
+
+
+def _read(source: Source, tokenizer: Any, max_length: int, folder: Path, on_rows: Callable[[int], None]) -> Stored:
+    """Read and tokenize a source into an empty folder."""
+    labels = LabelColumn(source.wanted, source.name)
+    with Writer(folder) as writer:
+        for part in source.parts():
+            codes = labels.add(part)
+            if codes is not None:
+                writer.add_labels(codes)
+            for encoded in _encode_part(part, tokenizer, max_length):
+                writer.add(encoded)
+                on_rows(len(encoded.lengths))
+        writer.finish(labels.finish())
+    return open_stored(folder, source.name)
+
+
+def _encode_part(part: Table, tokenizer: Any, max_length: int) -> Iterator[Encoded]:
+    """Tokenize a part in slices of about the same number of characters."""
+    characters = sum(map(len, part.texts)) + sum(map(len, part.pairs or ()))
+    size = max(1, _CHARACTERS * len(part) // characters)
+    for start in range(0, len(part), size):
+        pairs = None if part.pairs is None else part.pairs[start : start + size]
+        yield encode_texts(tokenizer, part.texts[start : start + size], pairs, max_length)
