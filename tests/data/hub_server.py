@@ -16,6 +16,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 class _Handler(BaseHTTPRequestHandler):
     root: Path
+    commit: str
 
     def log_message(self, *_: object) -> None:
         pass
@@ -43,10 +44,10 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
         path = self.root / repo / name
         if not path.is_file():
-            return self._send(404, b"{}", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+            return self._send(404, b"{}", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": self.commit})
         content = path.read_bytes()
         etag = hashlib.sha1(content).hexdigest()
-        self._send(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
+        self._send(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": self.commit})
 
     def _api(self, repo: str, rest: list[str]) -> None:
         folder = self.root / repo
@@ -60,7 +61,7 @@ class _Handler(BaseHTTPRequestHandler):
             asked = [folder / name for name in json.loads(self.body)["paths"]]
             return self._json([self._entry(folder, path) for path in asked if path.exists()])
         names = [{"rfilename": str(p.relative_to(folder))} for p in sorted(folder.rglob("*")) if p.is_file()]
-        self._json({"id": repo, "sha": COMMIT, "private": False, "tags": [], "siblings": names})
+        self._json({"id": repo, "sha": self.commit, "private": False, "tags": [], "siblings": names})
 
     def _entry(self, folder: Path, path: Path) -> dict[str, object]:
         kind, size = ("directory", 0) if path.is_dir() else ("file", path.stat().st_size)
@@ -80,9 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serve(root: Path) -> Iterator[str]:
+def serve(root: Path, commit: str = COMMIT) -> Iterator[str]:
     """Serve `root/ORG/NAME` and yield the address for HF_ENDPOINT."""
-    handler = type("Handler", (_Handler,), {"root": root})
+    handler = type("Handler", (_Handler,), {"root": root, "commit": commit})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +19,16 @@ from jaxbert.errors import UserError
 _READ = """
 import json, sys
 from jaxbert.config import DataConfig
+from jaxbert.data.sources import open_source
 from tables import read
 from jaxbert.errors import UserError
 for spec, role, labelled, limit in json.loads(sys.argv[1]):
     try:
         table = read(spec, DataConfig(text="sentence"), role=role, labelled=labelled, limit=limit)
         answer = [table.texts, table.labels, table.label_names, list(table.rows)]
+        if len(sys.argv) > 2:
+            source = open_source(spec, DataConfig(text="sentence"), role=role, labelled=labelled, limit=limit)
+            answer = source.identity()
     except UserError as error:
         answer = str(error)
     print(json.dumps(answer))
@@ -70,8 +75,8 @@ def _python(home: Path, code: str, *arguments: str, **environment: str) -> list[
     return done.stdout.splitlines()
 
 
-def _read(home: Path, cases: list[tuple], **environment: str) -> list:
-    return [json.loads(line) for line in _python(home, _READ, json.dumps(cases), **environment)]
+def _read(home: Path, cases: list[tuple], *more: str, **environment: str) -> list:
+    return [json.loads(line) for line in _python(home, _READ, json.dumps(cases), *more, **environment)]
 
 
 TRAIN = [[f"train {i}" for i in range(4)], [0, 1, 1, 0], ["negative", "positive"], [1, 2, 3, 4]]
@@ -110,6 +115,20 @@ def test_reads_a_downloaded_copy_offline(repositories, tmp_path):
     with serve(repositories) as address:
         _python(tmp_path, _DOWNLOAD, HF_ENDPOINT=address)
     assert _read(tmp_path, [(SST2, "train", True, None)], HF_HUB_OFFLINE="1") == [TRAIN]
+
+
+def test_the_content_has_an_identity(repositories, tmp_path):
+    """It is the same in another process, another for each split and slice, and another for other data."""
+    cases = [(SST2, "train", True, None), (SST2, "validation", True, None), (f"{SST2}:train[1:3]", "train", True, None)]
+    shutil.copytree(repositories, tmp_path / "hub")
+    with serve(tmp_path / "hub") as address:
+        first = _read(tmp_path, cases, "identity", HF_ENDPOINT=address)
+        assert _read(tmp_path, cases, "identity", HF_ENDPOINT=address) == first
+    table = pa.table({"sentence": ["changed", "data"], "label": [0, 1]})
+    pq.write_table(table, tmp_path / "hub" / "nyu-mll" / "glue" / "sst2" / "train-00000-of-00001.parquet")
+    with serve(tmp_path / "hub", commit="f" * 40) as address:
+        changed = _read(tmp_path / "elsewhere", cases[:1], "identity", HF_ENDPOINT=address)
+    assert len({json.dumps(one) for one in [*first, *changed]}) == 4
 
 
 @pytest.mark.parametrize(

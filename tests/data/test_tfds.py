@@ -8,6 +8,7 @@ import pytest
 from tables import read
 
 from jaxbert.config import DataConfig
+from jaxbert.data.sources import open_source
 from jaxbert.errors import UserError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -64,6 +65,19 @@ def test_roles_slices_limits_and_names():
     assert load("tfds:reviews/short:train[:2]").texts == load("tfds:reviews/short", limit=2).texts
     assert set(load("tfds:reviews/short", label="kind").labels) == {"kind 0", "kind 1"}
     assert load("tfds:reviews/short", "predict", None).labels is None
+
+
+def test_the_content_has_an_identity(prepared):
+    def identity(spec: str, **keys):
+        return open_source(spec, DataConfig(text="sentence", **keys), role="train", labelled=True).identity()
+
+    assert identity("tfds:reviews/short") == identity("tfds:reviews/short:train")
+    cases = [("tfds:reviews/short", {}), ("tfds:reviews/short:test", {}), ("tfds:reviews/short", {"text_pair": "kind"})]
+    different = [identity(spec, **keys) for spec, keys in cases]
+    info = next(prepared.rglob("dataset_info.json"))
+    info.write_text(info.read_text() + "\n")
+    different.append(identity("tfds:reviews/short"))
+    assert len({json.dumps(one) for one in different}) == 4
 
 
 @pytest.mark.parametrize(

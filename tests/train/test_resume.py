@@ -58,6 +58,30 @@ def undisturbed(problem):
     return problem.folder / "undisturbed"
 
 
+def test_cached_tokens_change_nothing(problem, capsys, monkeypatch, tmp_path):
+    """A run that takes its tokens from the cache exports the same files as the run that made them, and as one without."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    exports, said = [], []
+    for name, changes in {"first": {}, "second": {}, "none": {"data__cache_dir": "null"}}.items():
+        more = {
+            "train__epochs": 1,
+            "data__max_length": 6,
+            "data__validation_fraction": 0.2,
+            "train__output_dir": tmp_path / name,
+        }
+        assert problem.train(**more, **changes) == 0
+        exports.append({path.name: path.read_bytes() for path in (tmp_path / name / "export").iterdir()})
+        said.append(capsys.readouterr().err)
+    assert exports[1] == exports[0] == exports[2]
+    taken, cut = (
+        f"note: tokens of {problem.folder / 'train.csv'} taken from the cache\n",
+        "texts are longer than 6 tokens",
+    )
+    assert [taken in err for err in said] == [False, True, False]
+    assert all(cut in err for err in said)
+    assert len(list((tmp_path / "jaxbert" / "tokens").iterdir())) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "crashes", "last_saved"),
     [("mid-epoch", [5], 3), ("behind an epoch", [8], 7), ("twice", [4, 11], 9), ("before any save", [2], None)],
