@@ -118,7 +118,7 @@ class Reading:
             self._status.update(Text(line))
         elif not console.is_terminal and now - self._last_plain_line > _PLAIN_LINE_SECONDS:
             self._last_plain_line = now
-            console.print(line, highlight=False, soft_wrap=True)
+            console.print(Text(line), soft_wrap=True)
 
 
 def headline(metrics: dict[str, Any]) -> str:

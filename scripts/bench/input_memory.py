@@ -58,16 +58,16 @@ def main() -> None:
         nonlocal peak
         peak = highest(peak)
 
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     source = open_source(values.data, config, role="train", labelled=True)
     stored = prepare(source, tokenizer, 128, folder=values.cache_dir, on_rows=watch)
     assert stored.labels is not None
     labels = encode(stored.labels, fit_labels(stored.labels, config, None))
     layout = choose_layout(stored.tokens.lengths, values.batch_size)
     watch(0)
-    prepared = time.perf_counter() - begin
-    begin, quarters, steps = time.perf_counter(), [], -(-len(labels) // values.batch_size)
-    first = None
+    prepared, prepared_cpu = time.perf_counter() - begin, time.process_time() - cpu
+    begin, cpu, first = time.perf_counter(), time.process_time(), None
+    quarters, steps = [], -(-len(labels) // values.batch_size)
     for step, _ in enumerate(batches(stored.tokens, labels, layout, values.batch_size, seed=0), 1):
         first = first or time.perf_counter() - begin
         if step * 4 % steps < 4:
@@ -77,9 +77,11 @@ def main() -> None:
         "tokens": int(stored.tokens.lengths.sum(dtype="int64")),
         "before": before,
         "prepare_seconds": round(prepared, 2),
+        "prepare_cpu_seconds": round(prepared_cpu, 2),
         "prepare_peak": peak,
         "first_batch_seconds": round(first or 0.0, 4),
         "epoch_seconds": round(time.perf_counter() - begin, 2),
+        "epoch_cpu_seconds": round(time.process_time() - cpu, 2),
         "after_each_quarter": quarters,
     }
     print(json.dumps(result, indent=1))
