@@ -227,6 +227,21 @@ def test_a_mistake_in_the_data_leaves_nothing_behind(tokenizer, tmp_path, folder
     assert list(folder.iterdir()) == []
 
 
+def test_a_kill_leaves_no_entry(tokenizer, data_file, folder, monkeypatch):
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "encode_texts", killed)
+        patch.setattr(prepare.shutil, "rmtree", lambda *_, **__: None)  # a killed process does not tidy up
+        with pytest.raises(KeyboardInterrupt):
+            make(data_file, tokenizer, folder)
+    (left,) = folder.iterdir()
+    assert_same(make(data_file, tokenizer, folder), make(data_file, tokenizer))
+    assert len(list(folder.iterdir())) == 2
+    assert left.name.startswith("unfinished-tokens-")
+
+
 def test_a_file_that_changes_while_it_is_read_is_not_kept(tokenizer, data_file, folder, monkeypatch):
     encode = prepare.encode_texts
 
