@@ -190,7 +190,7 @@ def make_program(config: Config, bert_config: BertConfig, steps: int, devices: i
     """Build the computation of `config` on the first devices of this process."""
     task = Classification(tuple(bert_config.id2label.values()))
     mesh: Mesh = make_mesh(config.mesh, jax.devices()[:devices])
-    return Program(config, mesh, make_task_model(config, bert_config, task), task, steps)
+    return Program(config, mesh, make_task_model(config, bert_config, task, mesh), task, steps)
 
 
 def run_steps(program: Program, params: Any, tokens: Tokens, labels: np.ndarray, most: int | None = None) -> Trajectory:

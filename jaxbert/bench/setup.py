@@ -89,7 +89,7 @@ def _synthetic(config: Config, lengths: str) -> Bench:
     program = Program(
         config=config,
         mesh=mesh,
-        model=make_task_model(config, bert_config, task),
+        model=make_task_model(config, bert_config, task, mesh),
         task=task,
         total_steps=config.train.max_steps or config.train.epochs * _SYNTHETIC_STEPS,
     )

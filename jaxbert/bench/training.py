@@ -19,6 +19,7 @@ from jaxbert.bench.trace import Trace
 from jaxbert.models.functional import Params
 from jaxbert.train.devices import device_spec
 from jaxbert.train.program import Program
+from jaxbert.train.sharding import platform_of
 from jaxbert.train.speed import Speed, training_flops
 from jaxbert.train.start import compute_dtype
 
@@ -68,9 +69,9 @@ def _roofline(program: Program, row_length: int, watch: Stopwatch, options: Benc
     speed, devices = watch.speed, program.mesh.size
     config = program.model.config
     row_tokens = speed.row_tokens / speed.steps
-    itemsize = jnp.dtype(compute_dtype(program.config.precision)).itemsize
+    itemsize = jnp.dtype(compute_dtype(program.config.precision, platform_of(program.mesh))).itemsize
     moved = least_bytes(config, _parameters_of_a_device(program), row_tokens / devices, itemsize)
-    on_cpu = jax.default_backend() == "cpu"  # there the host that starts a step is the device that computes it
+    on_cpu = platform_of(program.mesh) == "cpu"  # there the host that starts a step is the device that computes it
     cost = StepCost(
         seconds=speed.elapsed / speed.steps,
         flops=training_flops(config, row_tokens, row_tokens * row_length) / devices,

@@ -22,7 +22,7 @@ from jaxbert.models.functional import Model, Params, make_model
 from jaxbert.tasks.base import Task
 from jaxbert.train.compiled import Compiled
 from jaxbert.train.optimizer import make_optimizer
-from jaxbert.train.sharding import put_batch, row_devices, row_sharding, state_shardings
+from jaxbert.train.sharding import platform_of, put_batch, row_devices, row_sharding, state_shardings
 from jaxbert.train.start import compute_dtype, layer_call, with_dropout
 from jaxbert.train.step import DeviceBatch, State, init_state, make_train_step
 
@@ -66,7 +66,9 @@ class Program:
         """Return the step, `(state, batch, base_key) -> (state, sums)`; nothing is compiled yet."""
         slices = self.config.train.accumulation_steps
         return Compiled(
-            make_train_step(self.model, self.task, self.tx, layer_call(self.config.model), slices),
+            make_train_step(
+                self.model, self.task, self.tx, layer_call(self.config.model, platform_of(self.mesh)), slices
+            ),
             donate_argnums=0,
             in_shardings=(self.state_shardings, row_sharding(self.mesh), None),
             out_shardings=(self.state_shardings, None),
@@ -82,9 +84,10 @@ class Program:
         return put_batch(batch, self.mesh)
 
 
-def make_task_model(config: Config, bert_config: BertConfig, task: Task) -> Model:
-    """Build the task's model with this run's dropout and number format."""
-    return make_model(task.head, with_dropout(bert_config, config.model.dropout), compute_dtype(config.precision))
+def make_task_model(config: Config, bert_config: BertConfig, task: Task, mesh: Mesh) -> Model:
+    """Build the task's model with this run's dropout, and the number format of the mesh's devices."""
+    dtype = compute_dtype(config.precision, platform_of(mesh))
+    return make_model(task.head, with_dropout(bert_config, config.model.dropout), dtype)
 
 
 def training_layout(config: Config, lengths: np.ndarray, mesh: Mesh) -> Layout:
@@ -98,6 +101,6 @@ def training_layout(config: Config, lengths: np.ndarray, mesh: Mesh) -> Layout:
         batch_size,
         row_length=config.data.row_length,
         row_multiple=row_multiple,
-        alignment=8 if jax.default_backend() == "cpu" else 128,
+        alignment=8 if platform_of(mesh) == "cpu" else 128,
         seed=config.train.seed,
     )

@@ -51,6 +51,11 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     return jax.make_mesh(shape, tuple(sizes), axis_types=axis_types, devices=devices)
 
 
+def platform_of(mesh: Mesh) -> str:
+    """Return the platform of the mesh's devices: `cpu`, `gpu` or `tpu`, whatever this process runs on."""
+    return mesh.devices.flat[0].platform
+
+
 def row_sharding(mesh: Mesh) -> NamedSharding:
     """Return the sharding of every device-side array of a packed batch: its first axis over the data devices."""
     return NamedSharding(mesh, PartitionSpec(ROWS))

@@ -112,16 +112,16 @@ def with_dropout(bert_config: BertConfig, rate: float | None) -> BertConfig:
     return changed
 
 
-def compute_dtype(config: PrecisionConfig) -> Any:
-    """Return the dtype of the matrix products on this process's devices."""
+def compute_dtype(config: PrecisionConfig, platform: str) -> Any:
+    """Return the dtype of the matrix products on devices of this platform (`cpu`, `gpu` or `tpu`)."""
     if config.compute == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+        return jnp.float32 if platform == "cpu" else jnp.bfloat16
     return jnp.dtype(config.compute)
 
 
-def layer_call(config: ModelConfig) -> Call:
+def layer_call(config: ModelConfig, platform: str) -> Call:
     """Return how the layers run: unrolled on CPU, where a loop copies its carried arrays, else as one compiled loop."""
-    scan = jax.default_backend() != "cpu" if config.scan_layers is None else config.scan_layers
+    scan = platform != "cpu" if config.scan_layers is None else config.scan_layers
     return Call(scan_layers=scan)
 
 
