@@ -21,7 +21,7 @@ from jaxbert.bench.setup import Bench
 from jaxbert.bench.training import NUMBERS as TRAINING
 from jaxbert.bench.training import rates, time_training
 from jaxbert.models.functional import init_params
-from jaxbert.train.sharding import param_shardings, platform_of
+from jaxbert.train.sharding import param_shardings
 from jaxbert.train.speed import Speed
 from jaxbert.train.start import compute_dtype
 
@@ -74,7 +74,7 @@ def _describe(bench: Bench) -> dict[str, Any]:
         "lengths": bench.source,
         "batch_size": config.train.batch_size,
         "packing": config.data.packing,
-        "precision": jnp.dtype(compute_dtype(config.precision, platform_of(bench.program.mesh))).name,
+        "precision": jnp.dtype(compute_dtype(config.precision, bench.program.mesh)).name,
         "row_length": layout.row_length,
         "row_counts": list(layout.row_counts),
         "slots": layout.slots,

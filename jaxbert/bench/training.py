@@ -69,7 +69,7 @@ def _roofline(program: Program, row_length: int, watch: Stopwatch, options: Benc
     speed, devices = watch.speed, program.mesh.size
     config = program.model.config
     row_tokens = speed.row_tokens / speed.steps
-    itemsize = jnp.dtype(compute_dtype(program.config.precision, platform_of(program.mesh))).itemsize
+    itemsize = jnp.dtype(compute_dtype(program.config.precision, program.mesh)).itemsize
     moved = least_bytes(config, _parameters_of_a_device(program), row_tokens / devices, itemsize)
     on_cpu = platform_of(program.mesh) == "cpu"  # there the host that starts a step is the device that computes it
     cost = StepCost(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
+from jax.sharding import Sharding
 from transformers import BertConfig
 
 from jaxbert.models.activations import ACTIVATIONS
@@ -27,6 +28,13 @@ class Call:
     scan_layers: bool = True
     output_hidden_states: bool = False
     output_attentions: bool = False
+    rows: Sharding | None = None
+    """Where the rows of hidden states lie. Left to itself, the compiler spreads their width over devices that share
+    parameters, and moves hidden states where it should gather kernels."""
+
+    def place(self, x_BTD: Array) -> Array:
+        """Keep hidden states, and their gradients, where their rows lie."""
+        return x_BTD if self.rows is None else jax.lax.with_sharding_constraint(x_BTD, self.rows)
 
     @property
     def keeps_all(self) -> bool:
@@ -216,7 +224,8 @@ class BertEncoder(nnx.Module):
 
         def run_layer(x_BTD: Array, xs: tuple) -> tuple[Array, tuple]:
             params, key, head_mask_H = xs
-            y_BTD, weights_BHTT = nnx.merge(graphdef, params)(x_BTD, segment_ids, key, head_mask_H)
+            y_BTD, weights_BHTT = nnx.merge(graphdef, params)(call.place(x_BTD), segment_ids, key, head_mask_H)
+            y_BTD = call.place(y_BTD)
             hidden = x_BTD if call.output_hidden_states else None
             return y_BTD, (hidden, weights_BHTT if call.output_attentions else None)
 
@@ -229,7 +238,7 @@ class BertEncoder(nnx.Module):
         x_BTD, _ = jax.lax.scan(run_layer, x_BTD, below, unroll=call.unroll(self.num_layers - 1))
         params, key, head_mask_H = last
         x_BPD, _ = nnx.merge(graphdef, params)(x_BTD, segment_ids, key, head_mask_H, positions_BP)
-        return EncoderOutput(x_BPD, None, None)
+        return EncoderOutput(call.place(x_BPD), None, None)
 
 
 class BertPooler(nnx.Module):

@@ -20,7 +20,7 @@ from jaxbert.tasks.classification import Classification
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.inputs import label, prepare_shown, resolve_max_length
 from jaxbert.train.run_folder import RunFolder
-from jaxbert.train.sharding import make_mesh, param_shardings, platform_of
+from jaxbert.train.sharding import make_mesh, param_shardings
 from jaxbert.train.start import compute_dtype, layer_call, load_tokenizer
 
 
@@ -64,13 +64,13 @@ def open_classifier(
     names = {int(index): str(name) for index, name in (config.id2label or {}).items()}
     task = Classification(tuple(names[index] for index in sorted(names)))
     mesh = make_mesh(MeshConfig())
-    model = make_model(task.head, config, compute_dtype(precision or PrecisionConfig(), platform_of(mesh)))
+    model = make_model(task.head, config, compute_dtype(precision or PrecisionConfig(), mesh))
     params, _ = load_params(folder, model)
     return Classifier(
         task=task,
         tokenizer=load_tokenizer(folder, config),
         params=jax.device_put(params, param_shardings(mesh, model.abstract_params)),
-        predictor=Predictor(model, task, mesh, layer_call(ModelConfig(), platform_of(mesh)), batch_size),
+        predictor=Predictor(model, task, mesh, layer_call(ModelConfig(), mesh), batch_size),
         max_length=resolve_max_length(max_length, config.max_position_embeddings),
     )
 

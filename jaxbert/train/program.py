@@ -66,9 +66,7 @@ class Program:
         """Return the step, `(state, batch, base_key) -> (state, sums)`; nothing is compiled yet."""
         slices = self.config.train.accumulation_steps
         return Compiled(
-            make_train_step(
-                self.model, self.task, self.tx, layer_call(self.config.model, platform_of(self.mesh)), slices
-            ),
+            make_train_step(self.model, self.task, self.tx, layer_call(self.config.model, self.mesh), slices),
             donate_argnums=0,
             in_shardings=(self.state_shardings, row_sharding(self.mesh), None),
             out_shardings=(self.state_shardings, None),
@@ -86,7 +84,7 @@ class Program:
 
 def make_task_model(config: Config, bert_config: BertConfig, task: Task, mesh: Mesh) -> Model:
     """Build the task's model with this run's dropout, and the number format of the mesh's devices."""
-    dtype = compute_dtype(config.precision, platform_of(mesh))
+    dtype = compute_dtype(config.precision, mesh)
     return make_model(task.head, with_dropout(bert_config, config.model.dropout), dtype)
 
 

@@ -27,7 +27,7 @@ from jaxbert.train.optimizer import make_schedule
 from jaxbert.train.program import Program, make_task_model, training_layout
 from jaxbert.train.report import Report, console
 from jaxbert.train.run_folder import RunFolder
-from jaxbert.train.sharding import make_mesh, platform_of
+from jaxbert.train.sharding import make_mesh
 from jaxbert.train.speed import Speed
 from jaxbert.train.start import Start, layer_call, open_start, with_labels
 from jaxbert.train.step import State
@@ -135,7 +135,7 @@ def _run(session: Session, checkpoints: Checkpoints, params: Params | None) -> d
         session.model,
         session.task,
         session.mesh,
-        layer_call(session.config.model, platform_of(session.mesh)),
+        layer_call(session.config.model, session.mesh),
         session.config.train.eval_batch_size,
     )
     speed = Speed(session.bert_config)

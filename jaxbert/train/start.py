@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from transformers import AutoTokenizer, BertConfig, BertTokenizer
 
 from jaxbert.config import ModelConfig, PrecisionConfig
@@ -19,6 +20,7 @@ from jaxbert.interop.load import load_params
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, Params, init_params
 from jaxbert.models.sizes import SIZES, sized_config
+from jaxbert.train.sharding import platform_of, row_sharding
 
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -112,17 +114,17 @@ def with_dropout(bert_config: BertConfig, rate: float | None) -> BertConfig:
     return changed
 
 
-def compute_dtype(config: PrecisionConfig, platform: str) -> Any:
-    """Return the dtype of the matrix products on devices of this platform (`cpu`, `gpu` or `tpu`)."""
+def compute_dtype(config: PrecisionConfig, mesh: Mesh) -> Any:
+    """Return the dtype of the matrix products on the mesh's devices."""
     if config.compute == "auto":
-        return jnp.float32 if platform == "cpu" else jnp.bfloat16
+        return jnp.float32 if platform_of(mesh) == "cpu" else jnp.bfloat16
     return jnp.dtype(config.compute)
 
 
-def layer_call(config: ModelConfig, platform: str) -> Call:
+def layer_call(config: ModelConfig, mesh: Mesh) -> Call:
     """Return how the layers run: unrolled on CPU, where a loop copies its carried arrays, else as one compiled loop."""
-    scan = platform != "cpu" if config.scan_layers is None else config.scan_layers
-    return Call(scan_layers=scan)
+    scan = platform_of(mesh) != "cpu" if config.scan_layers is None else config.scan_layers
+    return Call(scan_layers=scan, rows=row_sharding(mesh))
 
 
 def _line(error: BaseException) -> str:
