@@ -11,7 +11,10 @@ from pathlib import Path
 
 import jax
 
-_ACCELERATOR_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin", "libtpu")
+_GPU_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")
+_TPU_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES", "TPU_ACCELERATOR_TYPE", "JAX_FORCE_TPU_INIT")
+_GOOGLE = "0x1ae0"
+_NETWORK_AND_STORAGE = ("0x01", "0x02")
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 
 
@@ -27,6 +30,8 @@ def prepare_process(compute: str = "auto") -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     if _runs_on_cpu():
+        # Where libtpu is installed, to compile for a TPU that is elsewhere, JAX would look for one here and complain.
+        jax.config.update("jax_platforms", "cpu")
         _keep_freed_memory()
     elif compute == "float32":  # left alone, GPU and TPU multiply float32 in TF32 and bfloat16
         jax.config.update("jax_default_matmul_precision", "float32")
@@ -35,7 +40,28 @@ def prepare_process(compute: str = "auto") -> None:
 def _runs_on_cpu() -> bool:
     """Guess without starting a backend, whose threads would fix the allocator's arenas."""
     platforms = os.environ.get("JAX_PLATFORMS")
-    return platforms == "cpu" if platforms else not any(map(importlib.util.find_spec, _ACCELERATOR_PLUGINS))
+    if platforms:
+        return platforms == "cpu"
+    has_tpu = tpu_attached() and importlib.util.find_spec("libtpu") is not None
+    return not has_tpu and not any(map(importlib.util.find_spec, _GPU_PLUGINS))
+
+
+def tpu_attached(root: Path = Path("/")) -> bool:
+    """Say whether this machine has a TPU: its device files, its place on the PCI bus, or what a TPU VM or GKE has set.
+
+    Where it errs, it errs towards yes, and JAX then looks for itself.
+    """
+    files = [*root.glob("dev/accel[0-9]*"), *root.glob("dev/vfio/[0-9]*")]
+    announced = any(name in os.environ for name in _TPU_VARIABLES)
+    return bool(files) or announced or any(map(_is_google_chip, root.glob("sys/bus/pci/devices/*")))
+
+
+def _is_google_chip(device: Path) -> bool:
+    """Tell a TPU from the network adapters and disks that every machine of Google's cloud has."""
+    with contextlib.suppress(OSError):
+        kind = (device / "class").read_text()[:4]
+        return (device / "vendor").read_text().strip() == _GOOGLE and kind not in _NETWORK_AND_STORAGE
+    return False
 
 
 def _keep_freed_memory() -> None:

@@ -1,0 +1,86 @@
+"""A process on a machine without an accelerator runs on the CPU, quietly, whatever is installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxbert.train import runtime
+
+NETWORK, ACCELERATOR = "0x020000", "0x120000"
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    """The files of a machine without a TPU, whose variables say nothing of one either."""
+    for name in runtime._TPU_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for file in ("dev/vfio/vfio", "dev/accel", "dev/nvidia0"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    add_to_bus(tmp_path, "0x1ae0", NETWORK)
+    add_to_bus(tmp_path, "0x10de", ACCELERATOR)
+    return tmp_path
+
+
+def add_to_bus(root: Path, vendor: str, kind: str) -> None:
+    device = root / "sys/bus/pci/devices" / f"0000:{vendor}:{kind}"
+    device.mkdir(parents=True)
+    (device / "vendor").write_text(vendor + "\n")
+    (device / "class").write_text(kind + "\n")
+
+
+def test_a_machine_without_a_tpu(root):
+    assert not runtime.tpu_attached(root)
+
+
+@pytest.mark.parametrize("file", ["dev/accel0", "dev/vfio/3"])
+def test_a_device_file_says_that_there_is_a_tpu(root, file):
+    (root / file).touch()
+    assert runtime.tpu_attached(root)
+
+
+def test_the_bus_says_that_there_is_a_tpu(root):
+    add_to_bus(root, "0x1ae0", ACCELERATOR)
+    assert runtime.tpu_attached(root)
+
+
+def test_a_variable_says_that_there_is_a_tpu(root, monkeypatch):
+    monkeypatch.setenv("TPU_WORKER_ID", "0")
+    assert runtime.tpu_attached(root)
+
+
+@pytest.mark.parametrize(
+    ("platforms", "installed", "attached", "expected"),
+    [
+        ("", {"libtpu"}, False, True),
+        ("", {"libtpu"}, True, False),
+        ("", set(), True, True),
+        ("", {"jax_cuda13_plugin"}, False, False),
+        ("cpu", {"libtpu"}, True, True),
+        ("tpu", set(), False, False),
+    ],
+)
+def test_where_a_process_runs(monkeypatch, platforms, installed, attached, expected):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: name if name in installed else None)
+    monkeypatch.setattr(runtime, "tpu_attached", lambda: attached)
+    assert runtime._runs_on_cpu() is expected
+
+
+def test_jax_looks_for_no_tpu_where_none_is():
+    """With libtpu installed JAX would load it, and libtpu would complain that it finds no slice."""
+    pytest.importorskip("libtpu")
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    code = (
+        "from jaxbert.train import runtime as r; r.prepare_process(); print(r._runs_on_cpu(), r.jax.default_backend())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    on_cpu, backend = done.stdout.split()
+    assert (on_cpu == "True") == (backend == "cpu")
+    if on_cpu == "True":
+        assert done.stderr == ""
