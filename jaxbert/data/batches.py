@@ -58,6 +58,13 @@ def fill_rows(plan: StepPlan, layout: Layout, tokens: Tokens, labels: np.ndarray
     return batch
 
 
+def one_row(layout: Layout) -> Batch:
+    """Return a batch of one row that one example fills, for its keys, shapes and dtypes."""
+    nothing = np.zeros(1, np.int32)
+    tokens = Tokens(np.zeros(layout.row_length, np.int32), np.array([0, layout.row_length]), nothing)
+    return fill_rows(StepPlan(nothing, nothing, nothing, nothing, 1), layout, tokens, nothing)
+
+
 @dataclass(frozen=True)
 class BatchSize:
     """What a batch holds, in examples and tokens."""

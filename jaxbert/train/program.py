@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from transformers import BertConfig
 
 from jaxbert.config import Config
-from jaxbert.data.batches import Batch
+from jaxbert.data.batches import Batch, one_row
 from jaxbert.data.packing import Layout, choose_layout, padded_layout
 from jaxbert.models.functional import Model, Params, make_model
 from jaxbert.tasks.base import Task
@@ -76,6 +76,21 @@ class Program:
     def base_key(self) -> Array:
         """The key from which every step folds its own, on every device of the mesh."""
         return jax.device_put(jax.random.key(self.config.train.seed), self.state_shardings["step"])
+
+    @property
+    def key_target(self) -> jax.ShapeDtypeStruct:
+        """Shape, dtype and sharding of the key."""
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=self.state_shardings["step"])
+
+    def batch_target(self, layout: Layout, num_rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, dtypes and shardings of a batch of so many rows."""
+        rows = row_sharding(self.mesh)
+        return {
+            name: jax.ShapeDtypeStruct((num_rows, *array.shape[1:]), array.dtype, sharding=rows)
+            for name, array in one_row(layout).items()
+            if name != "example_ids"
+        }
 
     def put(self, batch: Batch) -> DeviceBatch:
         """Send a packed batch to the devices."""

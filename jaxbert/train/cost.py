@@ -1,0 +1,140 @@
+"""What one training step costs a device, learned by compiling it: no parameter is made and nothing runs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from jaxbert.data.packing import Layout
+from jaxbert.errors import UserError
+from jaxbert.train.hlo_cost import read_cost
+from jaxbert.train.program import Program
+from jaxbert.train.speed import training_flops
+from jaxbert.train.topology import hbm_bytes
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """A step's cost to each device; bytes and FLOPs are of one device."""
+
+    device: str
+    devices: int
+    rows: int
+    """Rows of the step, over all devices."""
+    row_length: int
+    argument_bytes: int
+    """State and batch."""
+    output_bytes: int
+    """The new state, most of it in the place of the old one."""
+    alias_bytes: int
+    """Output that lies where an argument lay."""
+    temp_bytes: int
+    """Activations, gradients, and whatever else lives within the step."""
+    code_bytes: int
+    peak_bytes: int
+    """The most that is held at one time, as the compiler planned it."""
+    hbm_bytes: int | None
+    """Memory of the device; None where it is not known."""
+    flops: float
+    """Of the compiled matrix products, those of a loop as often as it runs."""
+    counted_flops: float
+    """XLA's cost analysis: all operations, but the body of a loop once."""
+    formula_flops: float
+    """`training_flops`, if every row were one example."""
+    collective_bytes: dict[str, int]
+    """Results of each kind of collective: what a device receives, or sums up with others."""
+    silent_kernels: int
+    """Runs of kernels whose FLOPs are not in `flops`."""
+    unknown_loops: int
+    """Loops whose body counts once in `flops`, because their rounds are not known."""
+    compile_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers, ready for JSON."""
+        return dataclasses.asdict(self)
+
+
+def compile_step(program: Program, layout: Layout, num_rows: int | None = None) -> StepCost:
+    """Compile the training step for the devices of the program's mesh, which need not be here, and read its cost.
+
+    Args:
+      program: what is trained, and on which mesh.
+      layout: row length and slots.
+      num_rows: rows of a step, over all devices; left out, the most that the layout allows.
+
+    Raises:
+      UserError: if the step needs more memory than a device has.
+    """
+    num_rows = num_rows or layout.row_counts[-1]
+    compiled, seconds = _compile(program, layout, num_rows)
+    memory, cost, counted = compiled.memory_analysis(), read_cost(compiled.as_text() or ""), compiled.cost_analysis()
+    assert memory is not None, "compilers for TPU, GPU and CPU tell"
+    assert counted is not None
+    device, devices = program.mesh.devices.flat[0], program.mesh.size
+    tokens = num_rows * layout.row_length
+    return StepCost(
+        device=device.device_kind,
+        devices=devices,
+        rows=num_rows,
+        row_length=layout.row_length,
+        argument_bytes=memory.argument_size_in_bytes,
+        output_bytes=memory.output_size_in_bytes,
+        alias_bytes=memory.alias_size_in_bytes,
+        temp_bytes=memory.temp_size_in_bytes,
+        code_bytes=memory.generated_code_size_in_bytes,
+        peak_bytes=memory.peak_memory_in_bytes,
+        hbm_bytes=hbm_bytes(device),
+        flops=cost.flops,
+        counted_flops=counted["flops"],
+        formula_flops=training_flops(program.model.config, tokens, tokens * layout.row_length) / devices,
+        collective_bytes=cost.collective_bytes,
+        silent_kernels=cost.silent_kernels,
+        unknown_loops=cost.unknown_loops,
+        compile_seconds=round(seconds, 1),
+    )
+
+
+def _compile(program: Program, layout: Layout, num_rows: int) -> tuple[jax.stages.Compiled, float]:
+    """Return the compiled step, and the seconds that took."""
+    step, batch = program.train_step(), program.batch_target(layout, num_rows)
+    begin = time.perf_counter()
+    try:
+        with _no_cache():
+            step.compile(program.state_target, batch, program.key_target)
+    except jax.errors.JaxRuntimeError as error:
+        raise _out_of_memory(error, program, num_rows) from error
+    return step.program(batch), time.perf_counter() - begin
+
+
+@contextlib.contextmanager
+def _no_cache() -> Iterator[None]:
+    """Leave the persistent cache alone: without its devices, a program can be stored there but not be read back."""
+    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
+
+
+def _out_of_memory(error: jax.errors.JaxRuntimeError, program: Program, num_rows: int) -> Exception:
+    """Turn the compiler's refusal into a user's error; what is anything else stays as it is."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        return error
+    device = program.mesh.devices.flat[0].device_kind
+    sizes = re.findall(r"\(([\d.]+[KMGT])\)", str(error))
+    amount = f"{sizes[0]} of {sizes[1]}" if len(sizes) > 1 else "more than the memory"
+    return UserError(
+        f"a step of {num_rows} rows on {program.mesh.size} x {device} does not fit: it needs {amount}: "
+        "lower train.batch_size, or raise train.accumulation_steps or mesh.fsdp"
+    )

@@ -1,0 +1,152 @@
+"""The training step compiled for TPU slices that are not here."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from runs import LABELS, make_config, small_config
+
+from jaxbert.config import Config, MeshConfig, ModelConfig, PrecisionConfig
+from jaxbert.data.packing import Layout
+from jaxbert.errors import UserError
+from jaxbert.tasks.classification import Classification
+from jaxbert.train import topology
+from jaxbert.train.cost import StepCost, compile_step
+from jaxbert.train.program import Program, make_task_model, training_layout
+from jaxbert.train.sharding import make_mesh
+from jaxbert.train.start import compute_dtype, layer_call
+from jaxbert.train.topology import hbm_bytes, topology_devices, topology_mesh
+
+pytest.importorskip("libtpu")
+
+ROWS, TOKENS, SLOTS = 16, 128, 4
+LAYOUT = Layout(TOKENS, (ROWS,), SLOTS)
+WIDTH, WIDE, LAYERS = 128, 256, 3
+
+
+def thin_program(config: Config) -> Program:
+    """Few layers, and wide enough that matrices are split in whole tiles."""
+    mesh = topology_mesh("v5e:2x4", config.mesh)
+    bert_config = small_config(
+        vocab_size=500,
+        hidden_size=WIDTH,
+        intermediate_size=WIDE,
+        num_hidden_layers=LAYERS,
+        max_position_embeddings=TOKENS,
+    )
+    task = Classification(LABELS)
+    return Program(config, mesh, make_task_model(config, bert_config, task, mesh), task, 10)
+
+
+@cache
+def cost_of(**changes: Any) -> StepCost:
+    """Compile a step; `section__key` sets one key."""
+    return compile_step(thin_program(make_config(**changes)), LAYOUT)
+
+
+def cached_steps() -> list[Path]:
+    folder = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    return [path for path in folder.glob("jit_train_step*") if not path.name.endswith("-atime")]
+
+
+def products_of_a_device() -> int:
+    """FLOPs of all matrix products, from the widths: three times the forward pass, where a product costs two a weight."""
+    everywhere = 4 * WIDTH**2 + 2 * WIDTH * WIDE + 2 * WIDTH * TOKENS
+    last_everywhere = (
+        2 * WIDTH**2
+    )  # keys and values; the rest of the last layer, pooler and head are at the slots alone
+    at_slots = everywhere - last_everywhere + WIDTH**2 + WIDTH * len(LABELS)
+    return 6 * ROWS // 8 * (TOKENS * ((LAYERS - 1) * everywhere + last_everywhere) + SLOTS * at_slots)
+
+
+def test_a_step_costs_what_its_products_cost():
+    before = dict(os.environ), len(cached_steps())
+    cost = cost_of()
+    assert (cost.device, cost.devices, cost.rows, cost.row_length) == ("TPU v5 lite", 8, ROWS, TOKENS)
+    assert cost.flops == pytest.approx(products_of_a_device(), rel=0.001)
+    assert cost.counted_flops < 0.8 * cost.flops, "the body of the loop over the layers counts once"
+    assert (cost.silent_kernels, cost.unknown_loops) == (0, 0)
+    assert cost.argument_bytes < cost.peak_bytes < cost.hbm_bytes == 16 * 2**30
+    assert cost.code_bytes > 0
+    assert cost.output_bytes - cost.alias_bytes < 4096, "the state is given away, the sums are new"
+    assert (dict(os.environ), len(cached_steps())) == before
+
+
+@pytest.mark.slow
+def test_fsdp_shares_the_state_and_moves_parameters_only():
+    alone, shared = cost_of(), cost_of(mesh__data=1, mesh__fsdp=8)
+    params = sum(leaf.size for leaf in jax.tree.leaves(thin_program(make_config()).model.abstract_params))
+    assert alone.argument_bytes == pytest.approx(12 * params, rel=0.02)
+    assert shared.argument_bytes < 0.25 * alone.argument_bytes
+    assert shared.peak_bytes < 0.7 * alone.peak_bytes
+    # Were hidden states moved, every product would cost more of both.
+    assert shared.flops == alone.flops
+    assert sum(shared.collective_bytes.values()) < 4 * 2 * params
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes", [{"model__scan_layers": False}, {"train__accumulation_steps": 2}], ids=["unrolled", "two slices"]
+)
+def test_how_often_loops_run_is_known(changes):
+    """The body of a scan in a scan counts in full, as its unrolled form does."""
+    cost = cost_of(**changes)
+    assert cost.flops == pytest.approx(cost_of().flops, rel=0.001)
+    assert cost.unknown_loops == 0
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_is_one_line():
+    with pytest.raises(UserError, match=r"of 4194304 rows on 8 x TPU v5 lite .* needs [\d.]+T of 15\.75G: lower train"):
+        compile_step(thin_program(make_config()), LAYOUT, 2**22)
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "gib"), [("v4:2x2x2", 8, 32), ("v5e:1x1", 1, 16), ("v5p:2x2x1", 4, 95), ("v6e:16x16", 256, 32)]
+)
+def test_a_chip_is_a_device(name, devices, gib):
+    found = topology_devices(name)
+    assert (len(found), hbm_bytes(found[0])) == (devices, gib * 2**30)
+    assert {device.platform for device in found} == {"tpu"}
+    assert jax.default_backend() == "cpu"
+
+
+def test_the_mesh_says_what_the_platform_decides():
+    here, there = make_mesh(MeshConfig()), topology_mesh("v5e:2x4", MeshConfig(data=2, fsdp=-1))
+    assert dict(there.shape) == {"data": 2, "fsdp": 4, "tensor": 1}
+    assert [compute_dtype(PrecisionConfig(), mesh) for mesh in (here, there)] == [jnp.float32, jnp.bfloat16]
+    assert [layer_call(ModelConfig(), mesh).scan_layers for mesh in (here, there)] == [False, True]
+    lengths = np.array([3, 9, 20])
+    assert [training_layout(Config(), lengths, mesh).row_length % 128 == 0 for mesh in (here, there)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "mesh", "message"),
+    [
+        ("v9:2x2", MeshConfig(), "topology 'v9:2x2' is not understood: give CHIP:SIZES .* one of v4, v5e, v5p, v6e"),
+        ("v5e-16", MeshConfig(), "topology 'v5e-16' is not understood"),
+        ("v5e:4x4x4", MeshConfig(), "a slice of v5e has 2 sizes from 1 on, as in v5e:4x4"),
+        ("v5p:4x4", MeshConfig(), "a slice of v5p has 3 sizes from 1 on, as in v5p:4x4x4"),
+        ("v5e:0x4", MeshConfig(), "a slice of v5e has 2 sizes from 1 on"),
+        ("v5e:3x5", MeshConfig(), "libtpu makes no slice v5e:3x5"),
+        ("v5e:2x4", MeshConfig(fsdp=3), "does not fit 8 devices"),
+    ],
+)
+def test_a_mistake_is_one_line(name, mesh, message):
+    with pytest.raises(UserError, match=message) as caught:
+        topology_mesh(name, mesh)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_libtpu_the_way_out_is_said(monkeypatch):
+    monkeypatch.delenv("TPU_LIBRARY_PATH", raising=False)
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs libtpu, .* pip install 'jaxbert\[tpu\]'"):
+        topology_devices("v5e:2x4")
