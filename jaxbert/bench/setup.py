@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from huggingface_hub import hf_hub_download
+from jax.sharding import Mesh
 from transformers import BertConfig
 
 from jaxbert import config as configuration
@@ -79,22 +80,31 @@ def _real(config: Config, source: str) -> Bench:
     return Bench(session.program, session.train, session.layout, source)
 
 
-def _synthetic(config: Config, lengths: str) -> Bench:
+def new_program(config: Config, mesh: Mesh) -> Program:
+    """Make the computation of a new classifier; nothing is read but a model's configuration, and no device is needed.
+
+    Raises:
+      UserError: if there is no such model.
+    """
     names = tuple(f"LABEL_{i}" for i in range(config.model.num_labels or 2))
-    bert_config = with_labels(_bert_config(config.model), names)
-    max_length = resolve_max_length(config.data.max_length, bert_config.max_position_embeddings)
-    count = _SYNTHETIC_STEPS * config.train.batch_size
-    drawn = draw_lengths(lengths, count, max_length, config.train.seed)
-    task, mesh = Classification(names), make_mesh(config.mesh)
-    program = Program(
+    bert_config, task = with_labels(_bert_config(config.model), names), Classification(names)
+    return Program(
         config=config,
         mesh=mesh,
         model=make_task_model(config, bert_config, task, mesh),
         task=task,
         total_steps=config.train.max_steps or config.train.epochs * _SYNTHETIC_STEPS,
     )
-    examples = _random_examples(drawn, bert_config.vocab_size, len(names), config.train.seed)
-    return Bench(program, examples, training_layout(config, drawn, mesh), lengths)
+
+
+def _synthetic(config: Config, lengths: str) -> Bench:
+    program = new_program(config, make_mesh(config.mesh))
+    bert_config = program.model.config
+    max_length = resolve_max_length(config.data.max_length, bert_config.max_position_embeddings)
+    count = _SYNTHETIC_STEPS * config.train.batch_size
+    drawn = draw_lengths(lengths, count, max_length, config.train.seed)
+    examples = _random_examples(drawn, bert_config.vocab_size, len(bert_config.id2label or ()), config.train.seed)
+    return Bench(program, examples, training_layout(config, drawn, program.mesh), lengths)
 
 
 def _random_examples(lengths: np.ndarray, vocabulary: int, classes: int, seed: int) -> Examples:
