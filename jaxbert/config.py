@@ -30,8 +30,13 @@ class ModelConfig:
     """Whether a new model's tokenizer lower-cases and strips accents."""
     dropout: float | None = None
     """Dropout rate of hidden states and attention; left out, the checkpoint's own."""
+    attention_dropout: float | None = None
+    """Dropout rate of the attention weights alone; left out, as `dropout`. At 0, splash and cudnn can be used."""
     scan_layers: bool | None = None
     """Run the layers by one compiled loop (small program) or unrolled; left out, the faster on this device."""
+    attention: Literal["auto", "xla", "cudnn", "pallas", "splash"] = "auto"
+    """How attention is computed: xla anywhere, cudnn and pallas on NVIDIA GPUs, splash on TPUs; auto: by device and row
+    length. What the device or the other settings do not allow is computed by xla, and a line says so."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +215,9 @@ def check(config: Config) -> None:
     _check_at_least(config, 0, "train.seed", "optimizer.weight_decay")
     _check_at_least(config, 2, "model.num_labels")
     _check_at_least(config, 3, "data.max_length")
-    _check_range(config, 0, 1, "model.dropout", "data.validation_fraction", "train.label_smoothing")
+    _check_range(
+        config, 0, 1, "model.dropout", "model.attention_dropout", "data.validation_fraction", "train.label_smoothing"
+    )
     _check_range(config, 0, 1, "optimizer.warmup_ratio", "optimizer.b1", "optimizer.b2")
     optimizer, data, train = config.optimizer, config.data, config.train
     _require(optimizer.learning_rate > 0, "optimizer.learning_rate", optimizer.learning_rate, "above 0")

@@ -12,7 +12,6 @@ from jaxbert.bench.setup import Bench
 from jaxbert.data.tokens import Tokens
 from jaxbert.models.functional import Params
 from jaxbert.train.evaluate import Predictor
-from jaxbert.train.start import layer_call
 
 NUMBERS = (
     *("predict_examples", "predict_examples_per_second", "predict_real_tokens_per_second"),
@@ -30,7 +29,7 @@ def time_predictions(bench: Bench, params: Params, steps: int) -> dict[str, Any]
     """
     program = bench.program
     tokens = examples_of_steps(bench, steps)
-    call, batch_size = layer_call(program.config.model, program.mesh), program.config.train.eval_batch_size
+    call, batch_size = program.call, program.config.train.eval_batch_size
     predictor = Predictor(program.model, program.task, program.mesh, call, batch_size)
     predictor(params, tokens)
     passes, begin = 0, time.perf_counter()

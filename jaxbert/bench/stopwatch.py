@@ -14,7 +14,7 @@ from jax import Array
 
 from jaxbert.bench.options import BenchOptions
 from jaxbert.bench.trace import Trace
-from jaxbert.data.batches import Batch, BatchSize, batch_size_of
+from jaxbert.data.batches import Batch, BatchSize
 from jaxbert.models.functional import init_params
 from jaxbert.train.compiled import Compiled
 from jaxbert.train.prefetch import Prefetcher
@@ -43,7 +43,7 @@ class Stopwatch:
         """Run until enough steps are timed."""
 
         def prepare(batch: Batch) -> tuple[BatchSize, DeviceBatch]:
-            return batch_size_of(batch), self._program.put(batch)
+            return self._program.count(batch), self._program.put(batch)
 
         try:
             with Prefetcher(feed, prepare) as loader:

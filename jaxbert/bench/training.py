@@ -51,7 +51,7 @@ def time_training(bench: Bench, options: BenchOptions, say: Callable[[str], None
         "step_ms_p90": p90,
         "step_memory_bytes": step_memory_bytes(watch.executable),
         "peak_memory_bytes": peak_memory_bytes(),
-        "roofline": _roofline(program, bench.layout.row_length, watch, options),
+        "roofline": _roofline(program, watch, options),
     }
     return numbers, watch.state["params"]
 
@@ -65,7 +65,7 @@ def rates(speed: Speed, options: BenchOptions) -> dict[str, Any]:
     return {"steps_timed": summary.pop("timed_steps"), **summary}
 
 
-def _roofline(program: Program, row_length: int, watch: Stopwatch, options: BenchOptions) -> dict[str, Any]:
+def _roofline(program: Program, watch: Stopwatch, options: BenchOptions) -> dict[str, Any]:
     speed, devices = watch.speed, program.mesh.size
     config = program.model.config
     row_tokens = speed.row_tokens / speed.steps
@@ -74,7 +74,7 @@ def _roofline(program: Program, row_length: int, watch: Stopwatch, options: Benc
     on_cpu = platform_of(program.mesh) == "cpu"  # there the host that starts a step is the device that computes it
     cost = StepCost(
         seconds=speed.elapsed / speed.steps,
-        flops=training_flops(config, row_tokens, row_tokens * row_length) / devices,
+        flops=training_flops(config, row_tokens, speed.computed_pairs / speed.steps) / devices,
         bytes_moved=max(moved, bytes_accessed(watch.executable) or 0.0),
         input_share=speed.wait_seconds / speed.elapsed,
         dispatch_share=None if on_cpu else watch.dispatch_seconds / speed.elapsed,

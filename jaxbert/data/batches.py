@@ -61,7 +61,7 @@ def fill_rows(plan: StepPlan, layout: Layout, tokens: Tokens, labels: np.ndarray
 def one_row(layout: Layout) -> Batch:
     """Return a batch of one row that one example fills, for its keys, shapes and dtypes."""
     nothing = np.zeros(1, np.int32)
-    tokens = Tokens(np.zeros(layout.row_length, np.int32), np.array([0, layout.row_length]), nothing)
+    tokens = Tokens.behind_one_another(np.zeros(layout.row_length, np.int32), nothing + layout.row_length, nothing)
     return fill_rows(StepPlan(nothing, nothing, nothing, nothing, 1), layout, tokens, nothing)
 
 
@@ -76,10 +76,12 @@ class BatchSize:
     """Tokens of all rows, padding included."""
     attended_pairs: int
     """Pairs of tokens that attend to each other: the sum of squared lengths."""
+    computed_pairs: int
+    """Pairs whose logits are computed: whole rows squared, or less where attention skips strangers."""
 
 
-def batch_size_of(batch: Batch) -> BatchSize:
-    """Count a packed batch."""
+def batch_size_of(batch: Batch, tile: int | None = None) -> BatchSize:
+    """Count a packed batch, whose attention computes whole rows or, with `tile`, what `computed_pairs` says."""
     segments = batch["segment_ids"]
     slots = batch["example_mask"].shape[1]
     example = np.arange(len(segments))[:, None] * (slots + 1) + segments
@@ -89,7 +91,27 @@ def batch_size_of(batch: Batch) -> BatchSize:
         tokens=int(lengths.sum()),
         row_tokens=segments.size,
         attended_pairs=int((lengths**2).sum()),
+        computed_pairs=segments.size * segments.shape[1] if tile is None else computed_pairs(segments, tile),
     )
+
+
+def computed_pairs(segments: np.ndarray, tile: int) -> int:
+    """Count the pairs of tokens in the squares of `tile` tokens that touch a segment, and in those on the diagonal.
+
+    Two tiles of a row share a segment if the ranges of their segments overlap, since segments are contiguous. With `tile` 1,
+    segments are counted whole, and padding as one of them.
+    """
+    rows, length = segments.shape
+    if tile == 1:
+        slots = int(segments.max()) + 1
+        runs = np.bincount((np.arange(rows)[:, None] * slots + segments).ravel())
+        return int((runs**2).sum())
+    last = np.iinfo(segments.dtype).max
+    tiles = np.pad(segments, ((0, 0), (0, -length % tile))).reshape(rows, -1, tile)
+    low, high = np.where(tiles > 0, tiles, last).min(2), tiles.max(2)
+    near = (low[:, :, None] <= high[:, None, :]) & (low[:, None, :] <= high[:, :, None])
+    near |= np.eye(near.shape[1], dtype=bool)
+    return int(near.sum()) * tile**2
 
 
 def batches(

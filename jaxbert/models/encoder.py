@@ -6,6 +6,7 @@ Modules only say what is computed. They hold one template layer; its parameters 
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +18,8 @@ from jax.sharding import Sharding
 from transformers import BertConfig
 
 from jaxbert.models.activations import ACTIVATIONS
-from jaxbert.models.attention import xla_attention
+from jaxbert.models.attention.base import Attend
+from jaxbert.models.attention.xla import attend_with_weights, xla_attention
 from jaxbert.models.dropout import dropout
 
 
@@ -28,6 +30,10 @@ class Call:
     scan_layers: bool = True
     output_hidden_states: bool = False
     output_attentions: bool = False
+    attention: Attend = xla_attention
+    """The backend, but for weights, head masks and single positions: these are xla's alone."""
+    slots: int | None = None
+    """Example slots of a row; `encode` reads them off the batch."""
     rows: Sharding | None = None
     """Where the rows of hidden states lie. Left to itself, the compiler spreads their width over devices that share
     parameters, and moves hidden states where it should gather kernels."""
@@ -127,23 +133,24 @@ class BertSelfAttention(nnx.Module):
         segment_ids: Array,
         key: Array | None,
         head_mask_H: Array | None,
+        call: Call,
         positions_BP: Array | None = None,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Array | None]:
         def split_heads(y: Array) -> Array:
             return y.reshape(*y.shape[:2], self.heads, -1)
 
-        queries = x_BTD if positions_BP is None else take_positions(x_BTD, positions_BP)
-        query_segment_ids = None if positions_BP is None else jnp.take_along_axis(segment_ids, positions_BP, axis=1)
-        out, weights = xla_attention(
-            split_heads(self.query(queries)),
-            split_heads(self.key(x_BTD)),
-            split_heads(self.value(x_BTD)),
-            segment_ids,
-            dropout_rate=self.rate,
-            key=key,
-            head_mask_H=head_mask_H,
-            query_segment_ids=query_segment_ids,
-        )
+        queries, query_segment_ids = x_BTD, None
+        if positions_BP is not None:
+            queries = take_positions(x_BTD, positions_BP)
+            query_segment_ids = jnp.take_along_axis(segment_ids, positions_BP, axis=1)
+        projected = (split_heads(f(x)) for f, x in ((self.query, queries), (self.key, x_BTD), (self.value, x_BTD)))
+        arrays, weights = (*projected, segment_ids), None
+        if call.output_attentions or head_mask_H is not None or query_segment_ids is not None:
+            out, weights = attend_with_weights(
+                *arrays, dropout_rate=self.rate, key=key, head_mask_H=head_mask_H, query_segment_ids=query_segment_ids
+            )
+        else:
+            out = call.attention(*arrays, dropout_rate=self.rate, key=key, slots=call.slots)
         return out.reshape(queries.shape), weights
 
 
@@ -192,11 +199,12 @@ class BertLayer(nnx.Module):
         segment_ids: Array,
         key: Array | None,
         head_mask_H: Array | None,
+        call: Call,
         positions_BP: Array | None = None,
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Array | None]:
         """Run the layer; with positions, only they are queries and go on, as [B, P, D]."""
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
-        mixed, weights = self.attention.self(x_BTD, segment_ids, keys[0], head_mask_H, positions_BP)
+        mixed, weights = self.attention.self(x_BTD, segment_ids, keys[0], head_mask_H, call, positions_BP)
         residual = x_BTD if positions_BP is None else take_positions(x_BTD, positions_BP)
         x = self.attention.output(mixed, residual, keys[1])
         return self.output(self.intermediate(x), x, keys[2]), weights
@@ -224,7 +232,7 @@ class BertEncoder(nnx.Module):
 
         def run_layer(x_BTD: Array, xs: tuple) -> tuple[Array, tuple]:
             params, key, head_mask_H = xs
-            y_BTD, weights_BHTT = nnx.merge(graphdef, params)(call.place(x_BTD), segment_ids, key, head_mask_H)
+            y_BTD, weights_BHTT = nnx.merge(graphdef, params)(call.place(x_BTD), segment_ids, key, head_mask_H, call)
             y_BTD = call.place(y_BTD)
             hidden = x_BTD if call.output_hidden_states else None
             return y_BTD, (hidden, weights_BHTT if call.output_attentions else None)
@@ -237,7 +245,7 @@ class BertEncoder(nnx.Module):
         below, last = (jax.tree.map(lambda a, i=i: a[i], stacks_N) for i in (slice(-1), -1))
         x_BTD, _ = jax.lax.scan(run_layer, x_BTD, below, unroll=call.unroll(self.num_layers - 1))
         params, key, head_mask_H = last
-        x_BPD, _ = nnx.merge(graphdef, params)(x_BTD, segment_ids, key, head_mask_H, positions_BP)
+        x_BPD, _ = nnx.merge(graphdef, params)(x_BTD, segment_ids, key, head_mask_H, call, positions_BP)
         return EncoderOutput(call.place(x_BPD), None, None)
 
 
@@ -273,6 +281,7 @@ class BertModule(nnx.Module):
         With `positions_BP`, the last layer computes these positions alone: a head that reads one token of an example then
         pays for its queries, its output and its feed-forward block there only. The values are those of the full layer.
         """
+        call = dataclasses.replace(call, slots=batch["cls_positions"].shape[1]) if "cls_positions" in batch else call
         embed_key, layers_key = (None, None) if key is None else jax.random.split(key)
         x_BTD = self.embeddings(batch["input_ids"], batch["token_type_ids"], batch["position_ids"], embed_key)
         return self.encoder(x_BTD, batch["segment_ids"], layers_key, head_mask_NH, call, positions_BP)

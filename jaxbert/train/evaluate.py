@@ -17,7 +17,7 @@ from jaxbert.models.functional import Model, Params
 from jaxbert.tasks.base import Task
 from jaxbert.train.compiled import Compiled
 from jaxbert.train.prefetch import Prefetcher
-from jaxbert.train.sharding import put_batch, row_devices
+from jaxbert.train.sharding import put_batch, row_alignment, row_devices
 from jaxbert.train.step import make_predict_step
 
 _MOST_TOKENS = 16_384
@@ -71,6 +71,10 @@ class Predictor:
         """Choose the layout of a data set once: evaluations of the same set share their programs."""
         if tokens not in self.layouts:
             self.layouts[tokens] = choose_layout(
-                tokens.lengths, self._examples_a_step(tokens), row_multiple=row_devices(self.mesh), seed=None
+                tokens.lengths,
+                self._examples_a_step(tokens),
+                row_multiple=row_devices(self.mesh),
+                alignment=row_alignment(self.mesh),
+                seed=None,
             )
         return self.layouts[tokens]

@@ -56,6 +56,7 @@ class Work:
     """`params -> metrics`; None without a validation set."""
     base_key: Array
     learning_rate: Callable[[int], Any]
+    count: Callable[[Batch], BatchSize] = batch_size_of
 
 
 class Loop:
@@ -90,7 +91,7 @@ class Loop:
 
     def _run_epoch(self, epoch: int, first_step: int, report: Report, interrupt: Interrupt) -> None:
         def prepare(batch: Batch) -> tuple[BatchSize, DeviceBatch]:
-            return batch_size_of(batch), self.work.put(batch)
+            return self.work.count(batch), self.work.put(batch)
 
         with Prefetcher(self.work.feed(epoch, first_step), prepare) as loader, self._clock(report):
             for (size, batch), waited in loader.timed():

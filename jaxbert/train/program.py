@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
@@ -16,13 +17,16 @@ from jax.sharding import Mesh
 from transformers import BertConfig
 
 from jaxbert.config import Config
-from jaxbert.data.batches import Batch, one_row
+from jaxbert.data.batches import Batch, BatchSize, batch_size_of, one_row
 from jaxbert.data.packing import Layout, choose_layout, padded_layout
+from jaxbert.models.attention.base import Request
+from jaxbert.models.attention.select import visited_tile
+from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, Params, make_model
 from jaxbert.tasks.base import Task
 from jaxbert.train.compiled import Compiled
 from jaxbert.train.optimizer import make_optimizer
-from jaxbert.train.sharding import platform_of, put_batch, row_devices, row_sharding, state_shardings
+from jaxbert.train.sharding import put_batch, row_alignment, row_devices, row_sharding, state_shardings
 from jaxbert.train.start import compute_dtype, layer_call, with_dropout
 from jaxbert.train.step import DeviceBatch, State, init_state, make_train_step
 
@@ -48,6 +52,11 @@ class Program:
         """Where each part of the state lies."""
         return state_shardings(self.mesh, self.tx, self.model.abstract_params)
 
+    @cached_property
+    def call(self) -> Call:
+        """How the layers run; one for training and evaluation, so that it says only once what it cannot have."""
+        return layer_call(self.config.model, self.mesh)
+
     @property
     def state_target(self) -> State:
         """Shapes, dtypes and shardings of the state."""
@@ -66,7 +75,7 @@ class Program:
         """Return the step, `(state, batch, base_key) -> (state, sums)`; nothing is compiled yet."""
         slices = self.config.train.accumulation_steps
         return Compiled(
-            make_train_step(self.model, self.task, self.tx, layer_call(self.config.model, self.mesh), slices),
+            make_train_step(self.model, self.task, self.tx, self.call, slices),
             donate_argnums=0,
             in_shardings=(self.state_shardings, row_sharding(self.mesh), None),
             out_shardings=(self.state_shardings, None),
@@ -96,11 +105,22 @@ class Program:
         """Send a packed batch to the devices."""
         return put_batch(batch, self.mesh)
 
+    def count(self, batch: Batch) -> BatchSize:
+        """Count a packed batch, with the pairs of tokens for which this program computes attention."""
+        bert = self.model.config
+        request = Request(
+            dtype=jnp.dtype(compute_dtype(self.config.precision, self.mesh)).name,
+            row_length=batch["segment_ids"].shape[1],
+            head_width=bert.hidden_size // bert.num_attention_heads,
+            dropout_rate=bert.attention_probs_dropout_prob,
+        )
+        return batch_size_of(batch, visited_tile(self.call.attention, request))
+
 
 def make_task_model(config: Config, bert_config: BertConfig, task: Task, mesh: Mesh) -> Model:
     """Build the task's model with this run's dropout, and the number format of the mesh's devices."""
     dtype = compute_dtype(config.precision, mesh)
-    return make_model(task.head, with_dropout(bert_config, config.model.dropout), dtype)
+    return make_model(task.head, with_dropout(bert_config, config.model), dtype)
 
 
 def training_layout(config: Config, lengths: np.ndarray, mesh: Mesh) -> Layout:
@@ -114,6 +134,6 @@ def training_layout(config: Config, lengths: np.ndarray, mesh: Mesh) -> Layout:
         batch_size,
         row_length=config.data.row_length,
         row_multiple=row_multiple,
-        alignment=8 if platform_of(mesh) == "cpu" else 128,
+        alignment=row_alignment(mesh),
         seed=config.train.seed,
     )

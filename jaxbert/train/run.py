@@ -29,7 +29,7 @@ from jaxbert.train.report import Report, console
 from jaxbert.train.run_folder import RunFolder
 from jaxbert.train.sharding import make_mesh
 from jaxbert.train.speed import Speed
-from jaxbert.train.start import Start, layer_call, open_start, with_labels
+from jaxbert.train.start import Start, open_start, with_labels
 from jaxbert.train.step import State
 
 
@@ -135,7 +135,7 @@ def _run(session: Session, checkpoints: Checkpoints, params: Params | None) -> d
         session.model,
         session.task,
         session.mesh,
-        layer_call(session.config.model, session.mesh),
+        session.program.call,
         session.config.train.eval_batch_size,
     )
     speed = Speed(session.bert_config)
@@ -181,6 +181,7 @@ def _work(session: Session, predictor: Predictor) -> Work:
         evaluate=None if validation is None else evaluate,
         base_key=session.program.base_key,
         learning_rate=make_schedule(config.optimizer, session.total_steps),
+        count=session.program.count,
     )
 
 

@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxbert.config import MeshConfig
 from jaxbert.errors import UserError
+from jaxbert.models.attention.select import Spread
 from jaxbert.models.functional import Params
 
 ROWS = ("data", "fsdp")
@@ -65,6 +66,16 @@ def row_sharding(mesh: Mesh) -> NamedSharding:
 def row_devices(mesh: Mesh) -> int:
     """Return over how many devices the rows are spread."""
     return math.prod(mesh.shape[axis] for axis in ROWS)
+
+
+def row_alignment(mesh: Mesh) -> int:
+    """Return of what number rows should be a multiple: a TPU's lanes and a kernel's whole tiles, except on CPU."""
+    return 8 if mesh.devices.flat[0].platform == "cpu" else 128
+
+
+def attention_spread(mesh: Mesh) -> Spread:
+    """Return how attention lies on the mesh: rows like the batch, heads like the columns of queries, keys and values."""
+    return Spread(mesh, ROWS, "tensor")
 
 
 def param_shardings(mesh: Mesh, abstract_params: Params) -> Params:

@@ -47,6 +47,8 @@ class Speed:
     examples: int = 0
     real_tokens: int = 0
     row_tokens: int = 0
+    attended_pairs: int = 0
+    computed_pairs: int = 0
     flops: float = 0.0
     seconds: float = 0.0
     wait_seconds: float = 0.0
@@ -68,6 +70,8 @@ class Speed:
         self.examples += size.examples
         self.real_tokens += size.tokens
         self.row_tokens += size.row_tokens
+        self.attended_pairs += size.attended_pairs
+        self.computed_pairs += size.computed_pairs
         self.flops += training_flops(self.bert_config, size.tokens, size.attended_pairs)
         self.wait_seconds += waited
 
@@ -92,6 +96,9 @@ class Speed:
             "real_tokens_per_second": rate(self.real_tokens),
             "row_tokens_per_second": rate(self.row_tokens),
             "packing_efficiency": round(self.real_tokens / self.row_tokens, 4) if self.row_tokens else None,
+            "masked_attention_fraction": round(1 - self.attended_pairs / self.computed_pairs, 4)
+            if self.computed_pairs
+            else None,
             "data_wait_fraction": round(self.wait_seconds / seconds, 5) if seconds else None,
             "tflops_per_second": round(self.flops / seconds / 1e12, 4) if seconds else None,
             "mfu": round(self.flops / seconds / peak / len(jax.devices()), 4) if seconds and peak else None,

@@ -17,10 +17,12 @@ from jaxbert.config import ModelConfig, PrecisionConfig
 from jaxbert.errors import UserError
 from jaxbert.interop.folder import read_config, resolve
 from jaxbert.interop.load import load_params
+from jaxbert.models.attention.base import Hardware
+from jaxbert.models.attention.select import Attention
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, Params, init_params
 from jaxbert.models.sizes import SIZES, sized_config
-from jaxbert.train.sharding import platform_of, row_sharding
+from jaxbert.train.sharding import attention_spread, platform_of, row_sharding
 
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -105,12 +107,14 @@ def with_labels(bert_config: BertConfig, names: tuple[str, ...]) -> BertConfig:
     return labelled
 
 
-def with_dropout(bert_config: BertConfig, rate: float | None) -> BertConfig:
-    """Return a copy whose dropout rates are all `rate`, or the configuration itself for None."""
-    if rate is None:
-        return bert_config
+def with_dropout(bert_config: BertConfig, config: ModelConfig) -> BertConfig:
+    """Return a copy with the dropout rates that `config` sets."""
     changed = copy.deepcopy(bert_config)
-    changed.hidden_dropout_prob = changed.attention_probs_dropout_prob = changed.classifier_dropout = rate
+    if config.dropout is not None:
+        changed.hidden_dropout_prob = changed.attention_probs_dropout_prob = config.dropout
+        changed.classifier_dropout = config.dropout
+    if config.attention_dropout is not None:
+        changed.attention_probs_dropout_prob = config.attention_dropout
     return changed
 
 
@@ -124,7 +128,8 @@ def compute_dtype(config: PrecisionConfig, mesh: Mesh) -> Any:
 def layer_call(config: ModelConfig, mesh: Mesh) -> Call:
     """Return how the layers run: unrolled on CPU, where a loop copies its carried arrays, else as one compiled loop."""
     scan = platform_of(mesh) != "cpu" if config.scan_layers is None else config.scan_layers
-    return Call(scan_layers=scan, rows=row_sharding(mesh))
+    attention = Attention(config.attention, Hardware.of(mesh.devices.flat[0]), attention_spread(mesh))
+    return Call(scan_layers=scan, rows=row_sharding(mesh), attention=attention)
 
 
 def _line(error: BaseException) -> str:

@@ -32,6 +32,7 @@ KEYS = {
     *("predict_examples", "predict_examples_per_second", "predict_real_tokens_per_second", "predict_row_length"),
     *("predict_compile_seconds", "cost_per_hour", "cost_per_million_examples", "cost_per_million_real_tokens"),
     *("cost_per_million_predictions", "host_load"),
+    "masked_attention_fraction",
 }
 STEPS_ONLY = ("--mode=train", "--bench.measure_compile=false")
 
@@ -118,7 +119,7 @@ def check_trace(folder: Path) -> str:
 def test_json_goes_to_standard_output(folder, capsys):
     result = run_json(folder, capsys, "--lengths=fixed:8", "--data.packing=false", *STEPS_ONLY)
     assert result["packing"] is False
-    assert (result["row_length"], result["packing_efficiency"]) == (8, 1.0)
+    assert (result["row_length"], result["packing_efficiency"], result["masked_attention_fraction"]) == (8, 1.0, 0.0)
     missing = {"compile_cold_seconds", "compile_warm_seconds", "predict_examples_per_second", "cost_per_hour", "mfu"}
     assert {result[name] for name in missing} == {None}
     assert "not known: give --peak-tflops and --peak-bandwidth" in result["roofline"]["reason"]

@@ -167,6 +167,8 @@ VALUES = {
     "optimizer.schedule": ["square"],
     "model.num_labels": ["1", "3", "two"],
     "model.dropout": ["1", "-0.1"],
+    "model.attention_dropout": ["1", "-0.1"],
+    "model.attention": ["flash"],
     "data.limit": ["0"],
     "data.packing": ["perhaps", "2"],
     "data.quoting": ["single"],

@@ -97,6 +97,27 @@ def test_counts_of_a_batch(case):
         assert size.tokens == tokens.lengths[ids].sum()
         assert size.row_tokens == batch["input_ids"].size
         assert size.attended_pairs == (tokens.lengths[ids].astype(int) ** 2).sum()
+        assert size.computed_pairs == size.row_tokens * layout.row_length
+
+
+@pytest.mark.parametrize("tile", [1, 4, 16])
+def test_pairs_of_the_tiles_that_touch_a_segment(case, tile):
+    """Tiles of one token are the squares of the segments, padding being one; others skip padding off the diagonal."""
+    tokens, layout = case
+    for batch in batches(tokens, None, layout, BATCH_SIZE, seed=1):
+        pairs = 0
+        for row in batch["segment_ids"]:
+            tiles = [
+                set(row[start : start + tile].tolist()) - ({0} if tile > 1 else set())
+                for start in range(0, len(row), tile)
+            ]
+            pairs += sum(
+                tile**2 for i, one in enumerate(tiles) for j, other in enumerate(tiles) if one & other or i == j
+            )
+        size = batch_size_of(batch, tile)
+        assert size.computed_pairs == pairs
+        if tile == 1:
+            assert pairs > size.attended_pairs
 
 
 def test_going_on_gives_the_tail(case):

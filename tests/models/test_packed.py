@@ -12,12 +12,17 @@ from tiny import random_params
 
 from jaxbert.data.batches import batches
 from jaxbert.data.packing import choose_layout, padded_layout
+from jaxbert.models.attention.select import Attention
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassification
 
 COUNT = 24
-CALLS = pytest.mark.parametrize("call", [Call(scan_layers=True), Call(scan_layers=False)], ids=["scan", "unrolled"])
+CALLS = pytest.mark.parametrize(
+    "call",
+    [Call(scan_layers=True), Call(scan_layers=False), Call(attention=Attention("pallas", interpret=True))],
+    ids=["scan", "unrolled", "pallas"],
+)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
-"""Attention within packed rows: a token sees the tokens of its own segment and no others.
+"""Attention by plain matrix products, which XLA compiles for any device; the meaning that every other backend has.
 
-One function per backend, all with the meaning of `xla_attention`. A backend is right only if the gradient of one segment's
-output with respect to another segment's input is exactly zero.
+It alone can return the weights and take a head mask.
 """
 
 from __future__ import annotations
@@ -30,10 +29,25 @@ def xla_attention(
     *,
     dropout_rate: float = 0.0,
     key: Array | None = None,
+    slots: int | None = None,
+) -> Array:
+    """Attend; arguments as in `base.Attend`."""
+    del slots
+    return attend_with_weights(q_BTHK, k_BTHK, v_BTHK, segment_ids_BT, dropout_rate=dropout_rate, key=key)[0]
+
+
+def attend_with_weights(
+    q_BTHK: Array,
+    k_BTHK: Array,
+    v_BTHK: Array,
+    segment_ids_BT: Array,
+    *,
+    dropout_rate: float = 0.0,
+    key: Array | None = None,
     head_mask_H: Array | None = None,
     query_segment_ids: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Attend by plain matrix products.
+    """Attend, and return the weights as well.
 
     Args:
       query_segment_ids: of the queries where they are not all tokens of a row, int [B, P].

@@ -1,0 +1,108 @@
+"""Packed fused attention of cuDNN on NVIDIA GPUs, through a part of JAX that is not public.
+
+It takes each segment's offset and length instead of ids, so that strangers are never looked at. Its dropout is seeded by a
+constant of the program, which would drop the same weights at every step: with dropout it is refused.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
+
+_MODULE = "jax._src.cudnn.fused_attention_stablehlo"
+_ARGUMENTS = {"q_seqlen", "kv_seqlen", "q_offsets", "kv_offsets", "scale", "mask_type", "qkv_layout"}
+_WIDEST_HEAD = 256
+
+
+def refuses(request: Request, hardware: Hardware) -> str | None:
+    """Say why cuDNN cannot honour a call, or return None."""
+    if reason := hardware.lacks((9, 0)):
+        return reason
+    if request.dropout_rate:
+        rate = f"{request.dropout_rate:g}"
+        return f"it drops the same attention weights at every step (rate {rate}): set model.attention_dropout to 0"
+    if request.dtype not in ("bfloat16", "float16"):
+        return f"it computes in 16 bits, and precision.compute is {request.dtype}"
+    if request.head_width % 8 or request.head_width > _WIDEST_HEAD:
+        return f"heads must be a multiple of 8 wide, at most {_WIDEST_HEAD}, and the model's are {request.head_width}"
+    return _missing()
+
+
+def _missing() -> str | None:
+    """Check that the functions behind this module are what they were when it was written."""
+    try:
+        fused = importlib.import_module(_MODULE)
+        arguments = inspect.signature(fused.dot_product_attention).parameters
+        fused.MaskType.NO_MASK  # noqa: B018
+        fused.check_cudnn_version()
+    except (ImportError, AttributeError):
+        return "this version of jax does not have it"
+    except RuntimeError as error:
+        return f"cuDNN is not there ({error})"
+    return None if arguments.keys() >= _ARGUMENTS else "this version of jax has another form of it"
+
+
+def cudnn_attention(
+    q_BTHK: Array,
+    k_BTHK: Array,
+    v_BTHK: Array,
+    segment_ids_BT: Array,
+    *,
+    dropout_rate: float = 0.0,
+    key: Array | None = None,
+    slots: int | None = None,
+    origin: Origin | None = None,
+    interpret: bool = False,
+) -> Array:
+    """Attend; arguments as in `base.Attend`. There must be no dropout, and segments must be contiguous.
+
+    cuDNN keeps a statistic for each token and each segment that a row may have: without `slots` that is the square of the
+    row again.
+    """
+    fused: Any = importlib.import_module(_MODULE)
+    assert key is None or not dropout_rate
+    assert not interpret, "cuDNN has no interpreter"
+    del origin
+    T, K = q_BTHK.shape[1], q_BTHK.shape[-1]
+    lengths_BM, offsets_BM = segment_spans(segment_ids_BT, T if slots is None else min(slots + 1, T))
+    return fused.dot_product_attention(
+        q_BTHK,
+        k_BTHK,
+        v_BTHK,
+        q_seqlen=lengths_BM,
+        kv_seqlen=lengths_BM,
+        q_offsets=offsets_BM,
+        kv_offsets=offsets_BM,
+        scale=K**-0.5,
+        mask_type=fused.MaskType.NO_MASK,
+        qkv_layout="BTNH",
+    )
+
+
+def segment_spans(segment_ids_BT: Array, most: int) -> tuple[Array, Array]:
+    """Return length and offset of each run of equal ids, padding included, so that every token's output is written.
+
+    Args:
+      segment_ids_BT: contiguous segments and padding.
+      most: runs of a row; M = max(2, most), since cuDNN takes one run for a row that is not packed.
+
+    Returns:
+      int32 [B, M] lengths and [B, M + 1] offsets, both -1 where there is no run.
+    """
+    M = max(2, most)
+    begins_BT = jnp.pad(segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1], ((0, 0), (1, 0)))
+    runs_BT = jnp.cumsum(begins_BT, axis=1)
+    lengths_BM = (runs_BT[:, :, None] == jnp.arange(M)[None, None]).sum(1, dtype=jnp.int32)
+    ends_BM = jnp.cumsum(lengths_BM, axis=1, dtype=jnp.int32)
+    there_BM = lengths_BM > 0
+    offsets_BM = jnp.where(there_BM, ends_BM - lengths_BM, -1)
+    return jnp.where(there_BM, lengths_BM, -1), jnp.pad(offsets_BM, ((0, 0), (0, 1)), constant_values=-1)
+
+
+KERNEL = Kernel(refuses, cudnn_attention)

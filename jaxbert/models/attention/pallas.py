@@ -1,0 +1,324 @@
+"""Attention within packed rows as Pallas kernels for NVIDIA GPUs (Triton): no [T, T] array in memory, no work on strangers.
+
+A row is cut into tiles. Since segments lie one after another, the tiles that share a segment with a given tile are a range,
+read off the segment ids before the kernels start; each kernel loops over this range alone, so that a row costs the sum of
+its segments' squares (in whole tiles) and not the square of the row. Sums, softmax and the gradients of the weights are
+float32. Dropout hashes an entry's index exactly as `models.dropout` does: the same key drops the same weights.
+
+The backward pass follows FlashAttention-2 (Dao, 2023): weights are computed again from the saved log-sum-exp, once for the
+queries of a tile and once for its keys and values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.experimental import pallas as pl
+
+from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
+from jaxbert.models.dropout import hash_index, seed_words, threshold
+
+TILE = 64
+"""Tokens of a tile. UNMEASURED: small, because packed segments are short and a tile is the unit of wasted work."""
+_WIDEST_HEAD = {"float32": 64, "bfloat16": 128, "float16": 128}
+"""By format: tiles of 16 KiB, so that those of the backward pass fit in the shared memory of small GPUs (99 KiB) too."""
+_MASKED = -1e30
+_LAST = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is compiled into the kernels."""
+
+    tile: int
+    tokens: int
+    """T before rows were filled up: the stride of the dropout index."""
+    heads: int
+    """H over all devices."""
+    scale: float
+    rate: float
+    interpret: bool
+
+
+def refuses(request: Request, hardware: Hardware) -> str | None:
+    """Say why the kernels cannot honour a call, or return None."""
+    if reason := hardware.lacks((8, 0)):
+        return reason
+    widest = _WIDEST_HEAD.get(request.dtype)
+    if widest is None:
+        return f"it computes in {', '.join(_WIDEST_HEAD)}, and precision.compute is {request.dtype}"
+    if request.head_width > widest:
+        return f"heads in {request.dtype} are at most {widest} wide, and the model's are {request.head_width}"
+    return None if _triton_options() is not None else "this version of jax has no Pallas for Triton"
+
+
+def pallas_attention(
+    q_BTHK: Array,
+    k_BTHK: Array,
+    v_BTHK: Array,
+    segment_ids_BT: Array,
+    *,
+    dropout_rate: float = 0.0,
+    key: Array | None = None,
+    slots: int | None = None,
+    origin: Origin | None = None,
+    interpret: bool = False,
+    tile: int = TILE,
+) -> Array:
+    """Attend; arguments as in `base.Attend`.
+
+    Args:
+      q_BTHK: queries.
+      k_BTHK: keys.
+      v_BTHK: values.
+      segment_ids_BT: segments; any order is computed rightly, contiguous ones fast.
+      dropout_rate: of the weights.
+      key: of dropout.
+      slots: not used.
+      origin: where these rows and heads begin, if they are a part of a larger batch.
+      interpret: run step by step on any device, for tests.
+      tile: tokens of a tile, a power of two from 16 on.
+    """
+    del slots
+    _, tokens, heads, width = q_BTHK.shape
+    origin = origin or Origin(0, 0, heads)
+    rate = 0.0 if key is None else dropout_rate
+    plan = _Plan(tile, tokens, origin.heads, width**-0.5, rate, interpret)
+    fill = -tokens % tile
+    widen = max(16, pl.next_power_of_2(width)) - width
+
+    def fit(x_BTHK: Array) -> Array:
+        return jnp.pad(x_BTHK, ((0, 0), (0, fill), (0, 0), (0, widen))) if fill or widen else x_BTHK
+
+    ids_BT = tile_padding(jnp.pad(segment_ids_BT, ((0, 0), (0, fill))), tile)
+    seed = jnp.zeros(4, jnp.uint32)
+    if rate and key is not None:
+        seed = jnp.stack([*seed_words(key), *(jnp.asarray(x, jnp.uint32) for x in origin[:2])])
+    out_BTHK = _attention(plan, fit(q_BTHK), fit(k_BTHK), fit(v_BTHK), ids_BT, neighbours(ids_BT, tile), seed)
+    return out_BTHK[:, :tokens, :, :width]
+
+
+def tile_padding(segment_ids_BT: Array, tile: int) -> Array:
+    """Make the padding of each tile a segment of its own, -1 and below: it costs one tile, however long it is."""
+    own_T = -1 - jnp.arange(segment_ids_BT.shape[1], dtype=jnp.int32) // tile
+    return jnp.where(segment_ids_BT > 0, segment_ids_BT, own_T[None])
+
+
+def neighbours(ids_BT: Array, tile: int) -> Array:
+    """Return which tiles each tile has to look at: the first and the one after the last, int32 [B, T / tile, 2].
+
+    Each looks at itself, and at those with which it may share a segment: their ranges of ids overlap.
+    """
+    tiles_BNT = ids_BT.reshape(ids_BT.shape[0], -1, tile)
+    low_BN, high_BN = jnp.where(tiles_BNT > 0, tiles_BNT, _LAST).min(-1), tiles_BNT.max(-1)
+    near_BNN = (low_BN[:, :, None] <= high_BN[:, None, :]) & (low_BN[:, None, :] <= high_BN[:, :, None])
+    near_BNN |= jnp.eye(near_BNN.shape[-1], dtype=bool)[None]
+    first_BN = jnp.argmax(near_BNN, -1)
+    end_BN = near_BNN.shape[-1] - jnp.argmax(near_BNN[:, :, ::-1], -1)
+    return jnp.stack([first_BN, end_BN], -1).astype(jnp.int32)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attention(plan: _Plan, q: Array, k: Array, v: Array, ids: Array, bounds: Array, seed: Array) -> Array:
+    return _forward(plan, q, k, v, ids, bounds, seed)[0]
+
+
+def _forward(plan: _Plan, q: Array, *rest: Array) -> tuple[Array, tuple[Array, ...]]:
+    B, T, H, K = q.shape
+    tile, row, statistic = _specs(plan, T, K)
+    out, lse_BHT = _call(
+        plan,
+        _forward_kernel,
+        (q, *rest),
+        (tile, row, row, *_side_specs(T)),
+        [(q, tile), (jax.ShapeDtypeStruct((B, H, T), jnp.float32), statistic)],
+    )
+    return out, (q, *rest, out, lse_BHT)
+
+
+def _backward(plan: _Plan, saved: tuple[Array, ...], grad_out: Array) -> tuple[Array | None, ...]:
+    q, k, v, ids, bounds, seed, out, lse_BHT = saved
+    _, T, _, K = q.shape
+    tile, row, statistic = _specs(plan, T, K)
+    statistic_row = pl.BlockSpec((None, None, T), lambda i, h, b: (b, h, 0))
+    # The sum over keys of weight times its gradient, per query: with dropout too, since both carry the same mask.
+    delta_BHT = jnp.einsum("BTHK,BTHK->BHT", out, grad_out, preferred_element_type=jnp.float32)
+    side = (ids, bounds, seed)
+    (dq,) = _call(
+        plan,
+        _query_kernel,
+        (q, k, v, grad_out, lse_BHT, delta_BHT, *side),
+        (tile, row, row, tile, statistic, statistic, *_side_specs(T)),
+        [(q, tile)],
+    )
+    dk, dv = _call(
+        plan,
+        _key_kernel,
+        (q, k, v, grad_out, lse_BHT, delta_BHT, *side),
+        (row, tile, tile, row, statistic_row, statistic_row, *_side_specs(T)),
+        [(k, tile), (v, tile)],
+    )
+    return dq, dk, dv, None, None, None
+
+
+_attention.defvjp(_forward, _backward)
+
+
+def _specs(plan: _Plan, T: int, K: int) -> tuple[pl.BlockSpec, ...]:
+    """Return how [B, T, H, K] is cut in tiles and in whole rows, and [B, H, T] in tiles; the grid is (tile, head, row)."""
+    return (
+        pl.BlockSpec((None, plan.tile, None, K), lambda i, h, b: (b, i, h, 0)),
+        pl.BlockSpec((None, T, None, K), lambda i, h, b: (b, 0, h, 0)),
+        pl.BlockSpec((None, None, plan.tile), lambda i, h, b: (b, h, i)),
+    )
+
+
+def _side_specs(T: int) -> tuple[pl.BlockSpec, ...]:
+    """Return the blocks of segment ids, bounds and seed."""
+    return (
+        pl.BlockSpec((None, T), lambda i, h, b: (b, 0)),
+        pl.BlockSpec((None, None, 2), lambda i, h, b: (b, i, 0)),
+        pl.BlockSpec((4,), lambda i, h, b: (0,)),
+    )
+
+
+def _call(plan: _Plan, kernel: Callable[..., None], args: tuple, in_specs: tuple, outputs: list[tuple]) -> tuple:
+    B, T, H, _ = args[0].shape
+    return pl.pallas_call(
+        partial(kernel, plan),
+        grid=(T // plan.tile, H, B),
+        in_specs=list(in_specs),
+        out_specs=tuple(spec for _, spec in outputs),
+        out_shape=tuple(jax.ShapeDtypeStruct(like.shape, like.dtype) for like, _ in outputs),
+        compiler_params=None if plan.interpret else _triton_options(stages=1 if args[0].dtype == jnp.float32 else 2),
+        interpret=plan.interpret,
+        name=f"packed_attention{kernel.__name__.removesuffix('_kernel')}",
+    )(*args)
+
+
+def _triton_options(stages: int = 2) -> Any:
+    """Return warps and stages (UNMEASURED) for Triton, or None where this jax has no Triton."""
+    try:
+        from jax.experimental.pallas.triton import CompilerParams
+    except ImportError:
+        return None
+    return CompilerParams(num_warps=4, num_stages=stages)
+
+
+def _forward_kernel(plan: _Plan, q_ref, k_ref, v_ref, ids_ref, bounds_ref, seed_ref, out_ref, lse_ref) -> None:
+    """Mix the values of one tile of queries, with a running maximum and sum (base 2)."""
+    here, matrix = pl.program_id(0), _matrix(plan, seed_ref)
+    q = q_ref[...]
+    mine = ids_ref[_span(plan, here)]
+
+    def visit(there: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        mixed, top, total = carry
+        span = _span(plan, there)
+        same = mine[:, None] == ids_ref[span][None, :]
+        logits = jnp.where(same, _logits(plan, q, k_ref[span, :]), _MASKED)
+        new_top = jnp.maximum(top, logits.max(1))
+        shrink = jnp.exp2(top - new_top)
+        weights = jnp.where(same, jnp.exp2(logits - new_top[:, None]), 0.0)
+        total = total * shrink + weights.sum(1)
+        v = v_ref[span, :]
+        weights = _drop(plan, weights, matrix, here, there).astype(v.dtype)
+        return mixed * shrink[:, None] + _dot(weights, v), new_top, total
+
+    start = jnp.zeros(q.shape, jnp.float32), jnp.full(plan.tile, _MASKED), jnp.zeros(plan.tile)
+    mixed, top, total = jax.lax.fori_loop(bounds_ref[0], bounds_ref[1], visit, start)
+    out_ref[...] = (mixed / total[:, None]).astype(out_ref.dtype)
+    lse_ref[...] = top + jnp.log2(total)
+
+
+def _query_kernel(
+    plan: _Plan, q_ref, k_ref, v_ref, grad_ref, lse_ref, delta_ref, ids_ref, bounds_ref, seed_ref, dq_ref
+) -> None:
+    """The gradient of one tile of queries."""
+    here, matrix = pl.program_id(0), _matrix(plan, seed_ref)
+    q, grad, lse, delta = q_ref[...], grad_ref[...], lse_ref[...], delta_ref[...]
+    mine = ids_ref[_span(plan, here)]
+
+    def visit(there: Array, dq: Array) -> Array:
+        span = _span(plan, there)
+        k, v = k_ref[span, :], v_ref[span, :]
+        same = mine[:, None] == ids_ref[span][None, :]
+        weights = jnp.where(same, jnp.exp2(_logits(plan, q, k) - lse[:, None]), 0.0)
+        d_weights = _drop(plan, _dot(grad, v.T), matrix, here, there)
+        d_logits = weights * (d_weights - delta[:, None])
+        return dq + _dot(d_logits.astype(k.dtype), k)
+
+    dq = jax.lax.fori_loop(bounds_ref[0], bounds_ref[1], visit, jnp.zeros(q.shape, jnp.float32))
+    dq_ref[...] = (dq * plan.scale).astype(dq_ref.dtype)
+
+
+def _key_kernel(
+    plan: _Plan, q_ref, k_ref, v_ref, grad_ref, lse_ref, delta_ref, ids_ref, bounds_ref, seed_ref, dk_ref, dv_ref
+) -> None:
+    """The gradients of one tile of keys and values; that tiles share a segment says the same in both directions."""
+    here, matrix = pl.program_id(0), _matrix(plan, seed_ref)
+    k, v = k_ref[...], v_ref[...]
+    mine = ids_ref[_span(plan, here)]
+
+    def visit(there: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        dk, dv = carry
+        span = _span(plan, there)
+        q, grad = q_ref[span, :], grad_ref[span, :]
+        same = ids_ref[span][:, None] == mine[None, :]
+        weights = jnp.where(same, jnp.exp2(_logits(plan, q, k) - lse_ref[span][:, None]), 0.0)
+        dv += _dot(_drop(plan, weights, matrix, there, here).astype(grad.dtype).T, grad)
+        d_weights = _drop(plan, _dot(grad, v.T), matrix, there, here)
+        d_logits = weights * (d_weights - delta_ref[span][:, None])
+        return dk + _dot(d_logits.astype(q.dtype).T, q), dv
+
+    start = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
+    dk, dv = jax.lax.fori_loop(bounds_ref[0], bounds_ref[1], visit, start)
+    dk_ref[...] = (dk * plan.scale).astype(dk_ref.dtype)
+    dv_ref[...] = dv.astype(dv_ref.dtype)
+
+
+def _span(plan: _Plan, tile: Array) -> Any:
+    return pl.ds(tile * plan.tile, plan.tile)
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return jax.lax.dot_general(a, b, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+
+
+def _logits(plan: _Plan, q: Array, k: Array) -> Array:
+    """Scaled products of a tile of queries and one of keys, to base 2."""
+    return _dot(q, k.T) * (plan.scale * math.log2(math.e))
+
+
+def _matrix(plan: _Plan, seed_ref: Any) -> tuple[Array, Array, Array] | None:
+    """Return the words of the key and the number of this [T, T] matrix among all rows and heads (read before a loop)."""
+    if not plan.rate:
+        return None
+    row = seed_ref[2] + pl.program_id(2).astype(jnp.uint32)
+    head = seed_ref[3] + pl.program_id(1).astype(jnp.uint32)
+    return seed_ref[0], seed_ref[1], row * jnp.uint32(plan.heads) + head
+
+
+def _drop(
+    plan: _Plan, x: Array, matrix: tuple[Array, Array, Array] | None, query_tile: Array, key_tile: Array
+) -> Array:
+    """Drop entries of a tile of [B, H, T, T] by their index in the whole array."""
+    if matrix is None:
+        return x
+    first, second, number = matrix
+
+    def positions(tile: Array, axis: int) -> Array:
+        return (tile * plan.tile + jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)).astype(jnp.uint32)
+
+    T = jnp.uint32(plan.tokens)
+    index = (number * T + positions(query_tile, 0)) * T + positions(key_tile, 1)
+    return jnp.where(hash_index(index, first, second) >= threshold(plan.rate), x * (1 / (1 - plan.rate)), 0.0)
+
+
+KERNEL = Kernel(refuses, pallas_attention)

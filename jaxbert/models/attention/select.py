@@ -1,0 +1,122 @@
+"""Which backend attends: the one that was asked for, or the best for the hardware, or plain matrix products.
+
+The choice is made for each compiled program, since it depends on the length of its rows and on whether there is dropout.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax
+from jax import Array
+from jax.sharding import Mesh, PartitionSpec
+
+from jaxbert.models.attention import cudnn, pallas, splash
+from jaxbert.models.attention.base import Attend, Hardware, Kernel, Origin, Request
+from jaxbert.models.attention.xla import xla_attention
+
+Name = Literal["auto", "xla", "cudnn", "pallas", "splash"]
+
+KERNELS: dict[str, Kernel] = {"cudnn": cudnn.KERNEL, "pallas": pallas.KERNEL, "splash": splash.KERNEL}
+
+LONG_ROW = 256
+"""Tokens from which on `auto` takes the Pallas kernel on a GPU. UNMEASURED; an estimate of memory traffic: plain products
+move about 20 bytes for each pair of tokens and head (logits and weights, forward and backward), 60 kB a token of a row of
+256 with 12 heads, and that is what all other activations of a layer of BERT-base move. Below, XLA's matrix products are
+at least as good as tiles of 64 that are filled up."""
+
+_Arrays = tuple[Array, Array, Array, Array]
+"""Queries, keys, values and segment ids."""
+
+logger = logging.getLogger("jaxbert")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How a batch lies on several devices."""
+
+    mesh: Mesh
+    rows: tuple[str, ...]
+    """Axes of the mesh over which rows are spread."""
+    heads: str
+    """Axis over which heads are spread; they stay whole where it does not divide them."""
+
+
+@dataclass(frozen=True)
+class Attention:
+    """An `Attend` that chooses its backend when it is traced. What it cannot have, it says once, and takes `xla`."""
+
+    name: Name = "auto"
+    hardware: Hardware = Hardware()  # noqa: RUF009 (frozen)
+    spread: Spread | None = None
+    interpret: bool = False
+    """Run kernels by the interpreter, whatever the hardware (for tests)."""
+    _said: set[str] = field(default_factory=set, compare=False, repr=False)
+
+    def __call__(
+        self,
+        q_BTHK: Array,
+        k_BTHK: Array,
+        v_BTHK: Array,
+        segment_ids_BT: Array,
+        *,
+        dropout_rate: float = 0.0,
+        key: Array | None = None,
+        slots: int | None = None,
+    ) -> Array:
+        """Attend; arguments as in `base.Attend`."""
+        name, reason = self.choose(Request.of(q_BTHK, dropout_rate, key))
+        if reason is not None and reason not in self._said:
+            self._said.add(reason)
+            logger.warning(reason)
+        arrays = q_BTHK, k_BTHK, v_BTHK, segment_ids_BT
+        if name == "xla":
+            return xla_attention(*arrays, dropout_rate=dropout_rate, key=key)
+        return self._run(KERNELS[name], arrays, dropout_rate, key, slots)
+
+    def choose(self, request: Request) -> tuple[str, str | None]:
+        """Return the backend's name, and a line that says why it is not the one that was wanted, if so."""
+        wanted = automatic(request, self.hardware) if self.name == "auto" else self.name
+        reason = None if wanted == "xla" or self.interpret else KERNELS[wanted].refuses(request, self.hardware)
+        if reason is None:
+            return wanted, None
+        return "xla", f"attention is computed by xla and not by {wanted}: {reason}"
+
+    def _run(self, kernel: Kernel, arrays: _Arrays, dropout_rate: float, key: Array | None, slots: int | None) -> Array:
+        """Run a kernel, on each device's rows and heads where there are several: XLA cannot partition one."""
+        H = arrays[0].shape[2]
+        rest = {"dropout_rate": dropout_rate, "slots": slots, "interpret": self.interpret}
+        if self.spread is None or self.spread.mesh.size == 1:
+            return kernel.attend(*arrays, key=key, origin=Origin(0, 0, H), **rest)
+        mesh = self.spread.mesh
+        rows = tuple(axis for axis in self.spread.rows if mesh.shape[axis] > 1)
+        heads = self.spread.heads if H % mesh.shape[self.spread.heads] == 0 else None
+        whole = PartitionSpec(rows or None, None, heads)
+
+        def attend_part(q: Array, k: Array, v: Array, segment_ids: Array, key: Array | None) -> Array:
+            first_row = jax.lax.axis_index(rows) * q.shape[0] if rows else 0
+            first_head = jax.lax.axis_index(heads) * q.shape[2] if heads else 0
+            return kernel.attend(q, k, v, segment_ids, key=key, origin=Origin(first_row, first_head, H), **rest)
+
+        in_specs = (whole, whole, whole, PartitionSpec(rows or None), PartitionSpec())
+        # The kernels' outputs do not say over which axes they vary, so that check is off.
+        return jax.shard_map(attend_part, mesh=mesh, in_specs=in_specs, out_specs=whole, check_vma=False)(*arrays, key)
+
+
+def visited_tile(attend: Attend, request: Request) -> int | None:
+    """Return the side of the squares of which only those that touch a segment are computed, or None for whole rows.
+
+    cuDNN's tiles are its own; its segments are counted without what it fills them up with.
+    """
+    name = attend.choose(request)[0] if isinstance(attend, Attention) else "xla"
+    return {"pallas": pallas.TILE, "cudnn": 1}.get(name)
+
+
+def automatic(request: Request, hardware: Hardware) -> str:
+    """Return the backend that suits the hardware best: splash on TPU, pallas for long rows on NVIDIA GPUs, else xla."""
+    if hardware.platform == "tpu":
+        return "splash"
+    modern_gpu = hardware.lacks((8, 0)) is None
+    return "pallas" if modern_gpu and request.row_length >= LONG_ROW else "xla"

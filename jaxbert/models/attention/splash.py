@@ -1,0 +1,72 @@
+"""Attention on TPUs by JAX's splash attention with segment ids.
+
+No [T, T] array in memory, but the kernel computes every block of a row: strangers are masked and not skipped. It has no
+dropout of the weights.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import jax
+from jax import Array
+
+from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
+
+_LANES = 128
+_LARGEST_BLOCK = 512
+"""UNMEASURED; a block of logits in float32 then takes 1 MiB of the core's memory."""
+_PACKAGE = "jax.experimental.pallas.ops.tpu.splash_attention"
+
+
+def refuses(request: Request, hardware: Hardware) -> str | None:
+    """Say why the kernel cannot honour a call, or return None."""
+    if hardware.platform != "tpu":
+        return f"it needs a TPU, and the devices are {hardware.platform.upper()}s"
+    if request.dropout_rate:
+        return f"it cannot drop attention weights (rate {request.dropout_rate:g}): set model.attention_dropout to 0"
+    if request.row_length % _LANES:
+        return f"rows must be a multiple of {_LANES} tokens: set data.row_length"
+    try:
+        importlib.import_module(_PACKAGE)
+    except ImportError:
+        return "this version of jax does not have it"
+    return None
+
+
+def splash_attention(
+    q_BTHK: Array,
+    k_BTHK: Array,
+    v_BTHK: Array,
+    segment_ids_BT: Array,
+    *,
+    dropout_rate: float = 0.0,
+    key: Array | None = None,
+    slots: int | None = None,
+    origin: Origin | None = None,
+    interpret: bool = False,
+) -> Array:
+    """Attend; arguments as in `base.Attend` and `pallas`. There must be no dropout."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    assert key is None or not dropout_rate
+    del slots, origin
+    _, T, H, K = q_BTHK.shape
+    block = max(size for size in range(_LANES, min(T, _LARGEST_BLOCK) + 1, _LANES) if T % size == 0)
+    kernel = splash.make_splash_mha(
+        masks.MultiHeadMask([masks.FullMask((T, T))] * H),
+        block_sizes=splash.BlockSizes(block, block, block_q_dkv=block, block_kv_dkv=block, use_fused_bwd_kernel=True),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+
+    def attend_row(q_THK: Array, k_THK: Array, v_THK: Array, segment_ids_T: Array) -> Array:
+        q_HTK, k_HTK, v_HTK = (x.swapaxes(0, 1) for x in (q_THK, k_THK, v_THK))
+        return kernel(q_HTK, k_HTK, v_HTK, splash.SegmentIds(segment_ids_T, segment_ids_T)).swapaxes(0, 1)
+
+    return jax.vmap(attend_row)(q_BTHK * K**-0.5, k_BTHK, v_BTHK, segment_ids_BT)
+
+
+KERNEL = Kernel(refuses, splash_attention)

@@ -1,0 +1,55 @@
+"""Kernels on eight devices, rows and heads spread, give what one device gives, dropout included."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+from attention_cases import assert_close, cube, packed_segments, random_arrays
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxbert.models.attention.select import Attention, Spread
+from jaxbert.models.attention.xla import xla_attention
+from jaxbert.train.sharding import ROWS, attention_spread
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "heads", "rate"),
+    [("pallas", 40, 4, 0.3), ("pallas", 40, 3, 0.3), ("splash", 128, 4, 0.0)],
+    ids=["pallas", "heads that the axis does not divide", "splash"],
+)
+def test_eight_devices_give_the_same(name, length, heads, rate):
+    mesh = cube()
+    attend = Attention(name, spread=attention_spread(mesh), interpret=True)
+    *qkv, weight = random_arrays((8, length, heads, 8))
+    segments, key = packed_segments(8, length), jax.random.key(2)
+    weight = weight * (segments > 0)[:, :, None, None]
+    tensor = "tensor" if heads % 2 == 0 else None
+    wide, rows = (NamedSharding(mesh, spec) for spec in (PartitionSpec(ROWS, None, tensor), PartitionSpec(ROWS)))
+
+    def grads(attend, qkv, weight, segments):
+        out, pull = jax.vjp(lambda *qkv: attend(*qkv, segments, dropout_rate=rate, key=key), *qkv)
+        return out, pull(weight)
+
+    spread = jax.jit(grads, static_argnums=0, in_shardings=(wide, wide, rows))
+    found = spread(attend, qkv, weight, segments)
+    expected = jax.jit(grads, static_argnums=0)(xla_attention, qkv, weight, segments)
+    assert found[0].sharding.is_equivalent_to(wide, 4)
+    assert_close(found, expected, segments)
+
+
+def test_each_device_computes_its_own_part_alone():
+    """The compiled program gathers nothing: rows and heads stay where they are."""
+    mesh = cube()
+    attend = Attention("pallas", spread=attention_spread(mesh), interpret=True)
+    wide, rows = (NamedSharding(mesh, spec) for spec in (PartitionSpec(ROWS, None, "tensor"), PartitionSpec(ROWS)))
+    qkv = random_arrays((8, 32, 4, 16), 3)
+    jitted = jax.jit(lambda q, k, v, ids: attend(q, k, v, ids), in_shardings=(wide, wide, wide, rows))
+    text = jitted.lower(*qkv, packed_segments(8, 32)).compile().as_text()
+    assert not any(word in text for word in ("all-gather", "all-reduce", "all-to-all", "collective-permute"))
+
+
+def test_a_choice_is_static():
+    one, same, other = (Attention(name, spread=Spread(cube(), ROWS, "tensor")) for name in ("xla", "xla", "pallas"))
+    assert one == same
+    assert hash(one) == hash(same)
+    assert one != other
