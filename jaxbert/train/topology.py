@@ -17,34 +17,22 @@ from jax.sharding import Mesh
 
 from jaxbert.config import MeshConfig
 from jaxbert.errors import UserError
+from jaxbert.train.devices import device_spec
 from jaxbert.train.runtime import tpu_attached
 from jaxbert.train.sharding import make_mesh
-
-_GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Chip:
     """One generation of TPUs; a chip is one device."""
 
-    device_kind: str
-    """How JAX names it."""
-    hbm_bytes: int
-    """Memory of a chip; a program gets a little less."""
     axes: int
     """Dimensions of the torus, and so of a slice's name."""
     config_name: str = "default"
     """Libtpu's name for both cores of a chip as one device."""
 
 
-# Memory: Google Cloud's pages on each chip, cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, read on 2026-11-21. What libtpu
-# 0.0.42.1 refuses to exceed is 30.75, 15.75, 95.74 and 31.25 GiB.
-CHIPS: dict[str, Chip] = {
-    "v4": Chip("TPU v4", 32 * _GIB, 3, "megacore"),
-    "v5e": Chip("TPU v5 lite", 16 * _GIB, 2),
-    "v5p": Chip("TPU v5", 95 * _GIB, 3),
-    "v6e": Chip("TPU v6 lite", 32 * _GIB, 2),
-}
+CHIPS = {"v4": Chip(3, "megacore"), "v5e": Chip(2), "v5p": Chip(3), "v6e": Chip(2)}
 
 # On a machine without a TPU libtpu would ask Google's metadata server what it runs on, complain that nobody answers, write
 # log files, and refuse to work in two processes at a time. Which slice these variables speak of does not matter.
@@ -86,8 +74,13 @@ def topology_devices(name: str) -> list[Any]:
 
 
 def hbm_bytes(device: Any) -> int | None:
-    """Return the memory of a TPU's chip, or None for any other device."""
-    return next((chip.hbm_bytes for chip in CHIPS.values() if chip.device_kind == device.device_kind), None)
+    """Return the memory of a TPU's chip, or None for any other device.
+
+    Where Google writes GB, it means GiB: libtpu 0.0.42.1 lets a program have 30.75 of a v4, 15.75 of a v5e, 95.74 of a v5p
+    and 31.25 of a v6e.
+    """
+    spec = device_spec(device.device_kind) if device.platform == "tpu" else None
+    return None if spec is None else round(spec.memory_gb * 2**30)
 
 
 def _parse(name: str) -> tuple[Chip, list[int]]:
@@ -98,17 +91,11 @@ def _parse(name: str) -> tuple[Chip, list[int]]:
             f"topology {name!r} is not understood: give CHIP:SIZES as in v5e:16x16 or v5p:4x4x4, "
             f"where CHIP is one of {', '.join(CHIPS)}"
         )
-    sizes = [int(size) for size in match.group(2).split("x")]
+    kind, sizes = match.group(1), [int(size) for size in match.group(2).split("x")]
     if len(sizes) != chip.axes or 0 in sizes:
-        raise UserError(
-            f"topology {name!r}: a slice of {match.group(1)} has {chip.axes} sizes from 1 on, as in {_example(chip)}"
-        )
+        example = f"{kind}:{'x'.join(['4'] * chip.axes)}"
+        raise UserError(f"topology {name!r}: a slice of {kind} has {chip.axes} sizes from 1 on, as in {example}")
     return chip, sizes
-
-
-def _example(chip: Chip) -> str:
-    name = next(name for name, known in CHIPS.items() if known == chip)
-    return f"{name}:{'x'.join(['4'] * chip.axes)}"
 
 
 @contextlib.contextmanager

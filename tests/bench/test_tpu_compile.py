@@ -21,6 +21,7 @@ RESULT = {
     "formula_flops": 2e12,
     "collective_bytes": {"all-gather": 10**9, "all-reduce": 5 * 10**8},
     "compile_seconds": 12.4,
+    "processor_seconds": 20.6,
 }
 
 
@@ -48,7 +49,7 @@ def test_the_table_goes_between_the_markers(script, tmp_path, monkeypatch, capsy
     assert text.endswith("<!-- tpu-compile:end -->\n\nrest\n")
     assert "old" not in text
     lines = text.splitlines()
-    assert "| 1.50 | 16 | 1.00 | 0.25 | 2.20 | 1.100 | 1.50 | 12 |" in lines[5]
+    assert "| 1.50 | 16 | 1.00 | 0.25 | 2.20 | 1.100 | 1.50 | 12 | 21 |" in lines[5]
     assert "UNMEASURED (needs 20G / of 16G)" in lines[6]
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
     assert "libtpu 0.0.4" in text

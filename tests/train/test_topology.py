@@ -18,7 +18,7 @@ from jaxbert.data.packing import Layout
 from jaxbert.errors import UserError
 from jaxbert.tasks.classification import Classification
 from jaxbert.train import topology
-from jaxbert.train.cost import StepCost, compile_step
+from jaxbert.train.ahead import CompiledStep, compile_step
 from jaxbert.train.program import Program, make_task_model, training_layout
 from jaxbert.train.sharding import make_mesh
 from jaxbert.train.start import compute_dtype, layer_call
@@ -46,7 +46,7 @@ def thin_program(config: Config) -> Program:
 
 
 @cache
-def cost_of(**changes: Any) -> StepCost:
+def cost_of(**changes: Any) -> CompiledStep:
     """Compile a step; `section__key` sets one key."""
     return compile_step(thin_program(make_config(**changes)), LAYOUT)
 

@@ -22,8 +22,8 @@ from jaxbert.train.topology import hbm_bytes
 
 
 @dataclass(frozen=True)
-class StepCost:
-    """A step's cost to each device; bytes and FLOPs are of one device."""
+class CompiledStep:
+    """What a step needs; bytes and FLOPs are those of one device."""
 
     device: str
     devices: int
@@ -62,7 +62,7 @@ class StepCost:
         return dataclasses.asdict(self)
 
 
-def compile_step(program: Program, layout: Layout, num_rows: int | None = None) -> StepCost:
+def compile_step(program: Program, layout: Layout, num_rows: int | None = None) -> CompiledStep:
     """Compile the training step for the devices of the program's mesh, which need not be here, and read its cost.
 
     Args:
@@ -80,7 +80,7 @@ def compile_step(program: Program, layout: Layout, num_rows: int | None = None) 
     assert counted is not None
     device, devices = program.mesh.devices.flat[0], program.mesh.size
     tokens = num_rows * layout.row_length
-    return StepCost(
+    return CompiledStep(
         device=device.device_kind,
         devices=devices,
         rows=num_rows,
