@@ -14,6 +14,7 @@ from typing import Any, Literal
 from jaxbert.errors import UserError
 
 ClassWeights = str | list[float]
+COMPUTE_FORMATS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class ModelConfig:
     attention: Literal["auto", "xla", "cudnn", "pallas", "splash"] = "auto"
     """How attention is computed: xla anywhere, cudnn and pallas on NVIDIA GPUs, splash on TPUs; auto: by device and row
     length. What the device or the other settings do not allow is computed by xla, and a line says so."""
+    remat: Literal["none", "dots", "full"] = "none"
+    """Save memory by computing parts of each layer again in the backward pass: all but the products with weights (dots),
+    or all (full)."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,9 @@ class TrainConfig:
     """Examples of one evaluation step; fewer are taken where they are long."""
     accumulation_steps: int = 1
     """Split each step's rows in this many slices that run one after another, to save memory."""
+    steps_per_dispatch: int = 1
+    """Hand the device up to N steps of one batch shape at once, which pays where a step is short; the steps stay the same,
+    a signal waits for them."""
     epochs: int = 3
     """Passes over the training examples."""
     max_steps: int | None = None
@@ -139,8 +146,12 @@ class OptimizerConfig:
 class PrecisionConfig:
     """Number formats."""
 
-    compute: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Format of the matrix products; parameters stay float32. auto: bfloat16 on GPU and TPU, float32 on CPU."""
+    compute: str = "auto"
+    """Format of the matrix products: auto, float32 or bfloat16; parameters stay float32. auto: bfloat16 on GPU and TPU,
+    float32 on CPU."""
+    fp8: bool = False
+    """EXPERIMENTAL, UNMEASURED, for H100 and H200: multiply with the layers' weights in float8 (e4m3, gradients e5m2)
+    while training."""
 
 
 @dataclass(frozen=True)
@@ -202,6 +213,7 @@ def check(config: Config) -> None:
         "train.batch_size",
         "train.eval_batch_size",
         "train.accumulation_steps",
+        "train.steps_per_dispatch",
         "train.epochs",
         "train.max_steps",
         "train.log_every",
@@ -233,6 +245,7 @@ def check(config: Config) -> None:
     if data.validation and data.validation_fraction:
         raise UserError("data.validation and data.validation_fraction are both set: keep one of them")
     _check_finite(config)
+    _check_compute(config.precision.compute)
     _check_class_weights(train.class_weights)
     _check_mesh(config.mesh)
 
@@ -242,6 +255,15 @@ def _check_finite(config: Config) -> None:
         for name, value in values.items():
             numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, float)]
             _require(all(map(math.isfinite, numbers)), f"{section}.{name}", value, "finite")
+
+
+def _check_compute(compute: str) -> None:
+    if compute in ("float16", "fp16", "half"):
+        raise UserError(
+            f"precision.compute is {compute!r}, whose small gradients vanish without loss scaling, and there is none here: "
+            "take bfloat16, which has the range of float32"
+        )
+    _require(compute in COMPUTE_FORMATS, "precision.compute", compute, f"one of {', '.join(COMPUTE_FORMATS)}")
 
 
 def _check_class_weights(weights: ClassWeights) -> None:

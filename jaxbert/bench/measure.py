@@ -20,6 +20,7 @@ from jaxbert.bench.predicting import time_predictions
 from jaxbert.bench.setup import Bench
 from jaxbert.bench.training import NUMBERS as TRAINING
 from jaxbert.bench.training import rates, time_training
+from jaxbert.models.attention.select import backend_of
 from jaxbert.models.functional import init_params
 from jaxbert.train.sharding import param_shardings
 from jaxbert.train.speed import Speed
@@ -67,14 +68,16 @@ def _load() -> float | None:
 
 
 def _describe(bench: Bench) -> dict[str, Any]:
-    config, layout, model = bench.program.config, bench.layout, bench.program.model
+    program, layout = bench.program, bench.layout
+    config, model = program.config, program.model
     return {
         "model": config.model.name_or_path,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.abstract_params)),
         "lengths": bench.source,
         "batch_size": config.train.batch_size,
         "packing": config.data.packing,
-        "precision": jnp.dtype(compute_dtype(config.precision, bench.program.mesh)).name,
+        "precision": jnp.dtype(compute_dtype(config.precision, program.mesh)).name,
+        "attention": backend_of(program.call.attention, program.attention_request(layout.row_length)),
         "row_length": layout.row_length,
         "row_counts": list(layout.row_counts),
         "slots": layout.slots,

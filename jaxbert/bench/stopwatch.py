@@ -70,7 +70,7 @@ class Stopwatch:
             if not running:
                 running, waited = True, 0.0
                 self._start()
-            self.speed.add(size, waited)
+            self.speed.add([size], waited)
             previous = self._pending
             begin = time.perf_counter()
             self._dispatch(batch)

@@ -82,7 +82,6 @@ def _trained(result: dict[str, Any]) -> Rows:
     else:
         warm = _number(result["compile_warm_seconds"], ".1f")
         compiled += f"; one takes {result['compile_cold_seconds']:.1f} s cold, {warm} s from the cache"
-    masked = result.get("masked_attention_fraction")
     return [
         (
             "step",
@@ -94,7 +93,7 @@ def _trained(result: dict[str, Any]) -> Rows:
             f"{result['real_tokens_per_second']:,.0f} real a second of {result['row_tokens_per_second']:,.0f} in rows "
             f"({result['packing_efficiency']:.1%})",
         ),
-        *([] if masked is None else [("attention", f"{masked:.1%} of its pairs are masked")]),
+        ("attention", f"by {result['attention']}, {result['masked_attention_fraction']:.1%} of its pairs are masked"),
         (
             "hardware",
             f"{result['tflops_per_second']:.3f} TFLOP/s, " + ("MFU not known" if mfu is None else f"MFU {mfu:.1%}"),

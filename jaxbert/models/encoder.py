@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,14 @@ from jaxbert.models.activations import ACTIVATIONS
 from jaxbert.models.attention.base import Attend
 from jaxbert.models.attention.xla import attend_with_weights, xla_attention
 from jaxbert.models.dropout import dropout
+from jaxbert.models.fp8 import use_fp8
+
+Remat = Literal["none", "dots", "full"]
+_SAVED: dict[str, Any] = {
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # the products with weights, not the attention's
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""What of a layer is kept for the backward pass besides its input."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +36,10 @@ class Call:
     """How a forward pass is run; static, so that each choice is compiled once."""
 
     scan_layers: bool = True
+    remat: Remat = "none"
     output_hidden_states: bool = False
     output_attentions: bool = False
+    fp8: bool = False
     attention: Attend = xla_attention
     """The backend, but for weights, head masks and single positions: these are xla's alone."""
     slots: int | None = None
@@ -113,7 +123,8 @@ class KeyProjection(nnx.Linear):
     def __call__(self, inputs: Array) -> Array:  # type: ignore[override]
         assert self.bias is not None
         inputs, kernel, bias = (jnp.asarray(x, self.dtype) for x in (inputs, self.kernel[...], self.bias[...]))
-        return inputs @ kernel + jax.lax.stop_gradient(bias)[None, None]
+        product = self.dot_general(inputs, kernel, (((inputs.ndim - 1,), (0,)), ((), ())), precision=self.precision)
+        return product + jax.lax.stop_gradient(bias)[None, None]
 
 
 class BertSelfAttention(nnx.Module):
@@ -230,13 +241,18 @@ class BertEncoder(nnx.Module):
         keys_N = None if key is None else jax.random.split(key, self.num_layers)
         stacks_N = params_N, keys_N, head_mask_NH
 
-        def run_layer(x_BTD: Array, xs: tuple) -> tuple[Array, tuple]:
+        def run_layer(x_BTD: Array, xs: tuple, positions_BP: Array | None = None) -> tuple[Array, tuple]:
             params, key, head_mask_H = xs
-            y_BTD, weights_BHTT = nnx.merge(graphdef, params)(call.place(x_BTD), segment_ids, key, head_mask_H, call)
-            y_BTD = call.place(y_BTD)
+            layer = nnx.merge(graphdef, params)
+            if call.fp8:
+                use_fp8(layer)
+            y, weights = layer(call.place(x_BTD), segment_ids, key, head_mask_H, call, positions_BP)
             hidden = x_BTD if call.output_hidden_states else None
-            return y_BTD, (hidden, weights_BHTT if call.output_attentions else None)
+            return call.place(y), (hidden, weights if call.output_attentions else None)
 
+        if call.remat != "none":
+            # A loop's body is compiled by itself; unrolled, the recomputation would be merged with the forward pass.
+            run_layer = jax.checkpoint(run_layer, policy=_SAVED[call.remat], prevent_cse=not call.scan_layers)
         if positions_BP is None:
             x_BTD, (hidden, weights) = jax.lax.scan(run_layer, x_BTD, stacks_N, unroll=call.unroll(self.num_layers))
             if hidden is not None:
@@ -244,9 +260,7 @@ class BertEncoder(nnx.Module):
             return EncoderOutput(x_BTD, hidden, weights)
         below, last = (jax.tree.map(lambda a, i=i: a[i], stacks_N) for i in (slice(-1), -1))
         x_BTD, _ = jax.lax.scan(run_layer, x_BTD, below, unroll=call.unroll(self.num_layers - 1))
-        params, key, head_mask_H = last
-        x_BPD, _ = nnx.merge(graphdef, params)(x_BTD, segment_ids, key, head_mask_H, call, positions_BP)
-        return EncoderOutput(call.place(x_BPD), None, None)
+        return EncoderOutput(run_layer(x_BTD, last, positions_BP)[0], None, None)
 
 
 class BertPooler(nnx.Module):

@@ -68,12 +68,14 @@ def _stack_shapes(tree: Params, layers: int) -> Params:
 
 
 def init_params(model: Model, key: Array) -> Params:
-    """Draw new parameters: normal kernels and embeddings, zero biases, unit scales.
+    """Draw new parameters in one compiled program: normal kernels and embeddings, zero biases, unit scales.
 
     Each tensor's key depends on its own name alone, so a fresh classifier is the same whatever else is loaded.
     """
 
-    def draw(path: tuple[str, ...], shape: jax.ShapeDtypeStruct) -> Array:
+    flat = traverse_util.flatten_dict(model.abstract_params)
+
+    def draw(path: tuple[str, ...], shape: jax.ShapeDtypeStruct, key: Array) -> Array:
         if path[-1] == "bias":
             return jnp.zeros(shape.shape, shape.dtype)
         if path[-1] == "scale":
@@ -81,5 +83,7 @@ def init_params(model: Model, key: Array) -> Params:
         tensor_key = jax.random.fold_in(key, zlib.crc32("/".join(path).encode()))
         return model.config.initializer_range * jax.random.normal(tensor_key, shape.shape, shape.dtype)
 
-    flat = traverse_util.flatten_dict(model.abstract_params)
-    return traverse_util.unflatten_dict({path: draw(path, shape) for path, shape in flat.items()})
+    def draw_parameters(key: Array) -> Params:
+        return traverse_util.unflatten_dict({path: draw(path, shape, key) for path, shape in flat.items()})
+
+    return jax.jit(draw_parameters)(key)

@@ -10,6 +10,9 @@ from jaxbert.train.hlo import Computation, Instruction, closing, count_runs, par
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
+_SPLASH_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}
+"""Matrix products of the kernels of splash attention, which do not tell their FLOPs: logits and mixed values; and in the
+fused backward pass the logits again, with the gradients of weights, queries, keys and values."""
 _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\]")
 
 
@@ -35,7 +38,7 @@ def read_cost(text: str) -> HloCost:
     moved: dict[tuple[str, str], int] = {}
     for name, computation in program.items():
         for own_name, instruction in computation.instructions.items():
-            known = _flops(instruction, computation)
+            known = _flops(own_name, instruction, computation)
             flops += runs[name] * (known or 0.0)
             silent_kernels += runs[name] * (known is None)
             kind = instruction.opcode.removesuffix("-start")
@@ -78,7 +81,7 @@ def _operand_sizes(instruction: Instruction, computation: Computation) -> list[l
     return [_result_sizes(computation.instructions[name]) for name in instruction.operands[:2]]
 
 
-def _flops(instruction: Instruction, computation: Computation) -> float | None:
+def _flops(name: str, instruction: Instruction, computation: Computation) -> float | None:
     """Return the FLOPs of a matrix product, a convolution or a kernel, None for a kernel that is silent, 0 for all else."""
     if instruction.opcode == "convolution":
         return _convolution_flops(instruction, *_operand_sizes(instruction, computation))
@@ -89,8 +92,19 @@ def _flops(instruction: Instruction, computation: Computation) -> float | None:
         return 2.0 * depth * math.prod(_result_sizes(instruction))
     if instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.rest:
         told = re.search(r'"cost_estimate":\{"flops":"?(\d+)', instruction.rest)
-        return float(told.group(1)) if told else None
+        return float(told.group(1)) if told else _splash_flops(name, instruction, computation)
     return 0.0
+
+
+def _splash_flops(name: str, instruction: Instruction, computation: Computation) -> float | None:
+    """Count the products over whole rows of splash attention; None for other kernels."""
+    products = next((count for kernel, count in _SPLASH_PRODUCTS.items() if name.startswith(kernel)), None)
+    shapes = (computation.instructions[operand].shape for operand in instruction.operands)
+    queries = next((shape for shape in shapes if re.match(r"(bf|f)\d", shape)), None)  # [H, T, K], of one row or more
+    if products is None or queries is None:
+        return None
+    sizes = _sizes(_ARRAY.findall(queries)[0][1])
+    return 2.0 * products * math.prod(sizes) * sizes[-2]
 
 
 def _convolution_flops(instruction: Instruction, left_sizes: list[int], right_sizes: list[int]) -> float:

@@ -1,4 +1,4 @@
-"""The training loop: dispatch a step, read the step before, evaluate and save when it is time.
+"""The training loop: dispatch some steps, read those before, evaluate and save when it is time.
 
 The loop is thin. What is computed is `step`'s, what is fed is `data`'s, what is shown is `report`'s; the loop decides when.
 """
@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 
 from jaxbert.config import TrainConfig
 from jaxbert.data.batches import Batch, BatchSize, batch_size_of
 from jaxbert.train.checkpoint import Checkpoints
-from jaxbert.train.compiled import Compiled
+from jaxbert.train.dispatch import Group, StepPrograms, group_batches
 from jaxbert.train.interrupt import Interrupt, StoppedError
 from jaxbert.train.prefetch import Prefetcher
 from jaxbert.train.report import Report, headline
@@ -48,14 +49,13 @@ class Work:
     config: TrainConfig
     total_steps: int
     steps_per_epoch: int
-    train_step: Compiled
+    programs: StepPrograms
     feed: Callable[[int, int], Iterator[Batch]]
     """`(epoch, first_step) -> batches`."""
-    put: Callable[[Batch], DeviceBatch]
+    put: Callable[[list[Batch]], DeviceBatch]
     evaluate: Callable[[Any], dict[str, Any]] | None
     """`params -> metrics`; None without a validation set."""
     base_key: Array
-    learning_rate: Callable[[int], Any]
     count: Callable[[Batch], BatchSize] = batch_size_of
 
 
@@ -90,13 +90,15 @@ class Loop:
         return stale or self._dispatched >= self.work.total_steps
 
     def _run_epoch(self, epoch: int, first_step: int, report: Report, interrupt: Interrupt) -> None:
-        def prepare(batch: Batch) -> tuple[BatchSize, DeviceBatch]:
-            return self.work.count(batch), self.work.put(batch)
+        def prepare(batches: list[Batch]) -> Group:
+            return Group(tuple(map(self.work.count, batches)), self.work.put(batches))
 
-        with Prefetcher(self.work.feed(epoch, first_step), prepare) as loader, self._clock(report):
-            for (size, batch), waited in loader.timed():
-                self._dispatch(size, batch, waited, report)
-                if self._milestone() or interrupt.requested:
+        most = self.work.config.steps_per_dispatch
+        groups = group_batches(self.work.feed(epoch, first_step), most, self._dispatched, self._is_milestone)
+        with Prefetcher(groups, prepare) as loader, self._clock(report):
+            for group, waited in loader.timed():
+                self._dispatch(group, waited, report)
+                if self._is_milestone(self._dispatched) or interrupt.requested:
                     self._flush(report)
                     self.speed.pause()
                     self._at_milestone(report)
@@ -115,30 +117,36 @@ class Loop:
             self._flush(report)
             self.speed.pause()
 
-    def _dispatch(self, size: BatchSize, batch: DeviceBatch, waited: float, report: Report) -> None:
-        """Start a step, then read the sums of the one before while it runs."""
-        if not self.work.train_step.has(batch):
+    def _dispatch(self, group: Group, waited: float, report: Report) -> None:
+        """Start the steps of a group, then read the sums of the one before while they run."""
+        program = self.work.programs.for_group(group)
+        if not program.has(group.batch):
             self._flush(report)
             self.speed.pause()
-            report.compiling(batch["input_ids"].shape[0])
-            self.work.train_step.compile(self.state, batch, self.work.base_key)
+            report.compiling(group.batch["input_ids"].shape[-2])
+            program.compile(self.state, group.batch, self.work.base_key)
             self.speed.resume()
-        self.speed.add(size, waited)
+        self.speed.add(group.sizes, waited)
         with jax.transfer_guard("disallow"):
-            self.state, sums = self.work.train_step(self.state, batch, self.work.base_key)
+            self.state, sums = program(self.state, group.batch, self.work.base_key)
         previous, self._pending = self._pending, sums
-        self._dispatched += 1
+        self._dispatched += len(group.sizes)
         if previous is not None:
             self._read(previous, report)
 
     def _flush(self, report: Report) -> None:
-        """Read the last dispatched step, and so wait for it."""
+        """Read the last dispatched group, and so wait for it."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             self._read(pending, report)
 
     def _read(self, sums: dict[str, Array], report: Report) -> None:
-        values = jax.device_get(sums)
+        values = {name: np.ravel(value) for name, value in jax.device_get(sums).items()}
+        for step in range(len(values["loss"])):
+            self._count({name: value[step] for name, value in values.items()}, report)
+
+    def _count(self, values: dict[str, Any], report: Report) -> None:
+        """Add the sums of a step to the progress, and report it."""
         progress = self.progress
         progress.step += 1
         loss, examples = float(values["loss"]), int(values["examples"])
@@ -150,9 +158,9 @@ class Loop:
         rates = self.speed.examples / seconds, self.speed.real_tokens / seconds
         report.progress(progress.step, loss / examples, *rates)
         if progress.step % self.work.config.log_every == 0:
-            report.log(progress.step, self._window(float(values["grad_norm"]), *rates))
+            report.log(progress.step, self._window(values, *rates))
 
-    def _window(self, grad_norm: float, examples_per_second: float, tokens_per_second: float) -> dict[str, Any]:
+    def _window(self, values: dict[str, Any], examples_per_second: float, tokens_per_second: float) -> dict[str, Any]:
         """Return the line of metrics since the last one, and begin a new one."""
         progress = self.progress
         loss = progress.window_loss_sum / progress.window_examples
@@ -160,26 +168,25 @@ class Loop:
         return {
             "train_loss": loss,
             "epoch": round(progress.step / self.work.steps_per_epoch, 4),
-            "learning_rate": float(self.work.learning_rate(progress.step - 1)),
-            "grad_norm": grad_norm,
+            "learning_rate": float(values["learning_rate"]),
+            "grad_norm": float(values["grad_norm"]),
             "examples_per_second": round(examples_per_second, 1),
             "real_tokens_per_second": round(tokens_per_second, 1),
         }
 
-    def _is_time(self, every: int | None) -> bool:
-        step = self._dispatched
+    def _is_time(self, step: int, every: int | None) -> bool:
         return step % (every or self.work.steps_per_epoch) == 0 or step >= self.work.total_steps
 
-    def _milestone(self) -> bool:
+    def _is_milestone(self, step: int) -> bool:
         config = self.work.config
-        return self._is_time(config.checkpoint_every) or self._is_time(config.eval_every)
+        return self._is_time(step, config.checkpoint_every) or self._is_time(step, config.eval_every)
 
     def _at_milestone(self, report: Report) -> None:
         """Evaluate, then save, so that a checkpoint knows its own evaluation."""
-        improved = False
-        if self.work.evaluate is not None and self._is_time(self.work.config.eval_every):
+        improved, step = False, self._dispatched
+        if self.work.evaluate is not None and self._is_time(step, self.work.config.eval_every):
             improved = self._evaluate(report)
-        if improved or self._is_time(self.work.config.checkpoint_every):
+        if improved or self._is_time(step, self.work.config.checkpoint_every):
             self._save()
 
     def _evaluate(self, report: Report) -> bool:

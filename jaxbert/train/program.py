@@ -5,7 +5,8 @@ Which examples it is fed, and when it is evaluated and saved, is the caller's pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from transformers import BertConfig
 
 from jaxbert.config import Config
@@ -25,10 +26,11 @@ from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, Params, make_model
 from jaxbert.tasks.base import Task
 from jaxbert.train.compiled import Compiled
-from jaxbert.train.optimizer import make_optimizer
+from jaxbert.train.dispatch import StepPrograms
+from jaxbert.train.optimizer import make_optimizer, make_schedule
 from jaxbert.train.sharding import put_batch, row_alignment, row_devices, row_sharding, state_shardings
-from jaxbert.train.start import compute_dtype, layer_call, with_dropout
-from jaxbert.train.step import DeviceBatch, State, init_state, make_train_step
+from jaxbert.train.start import check_fp8, compute_dtype, layer_call, make_key, with_dropout
+from jaxbert.train.step import DeviceBatch, State, init_state, make_group_step, make_train_step
 
 
 @dataclass(frozen=True)
@@ -73,18 +75,32 @@ class Program:
 
     def train_step(self) -> Compiled:
         """Return the step, `(state, batch, base_key) -> (state, sums)`; nothing is compiled yet."""
+        return self.step_programs().one
+
+    def step_programs(self) -> StepPrograms:
+        """Return the step, and several of them in a loop; nothing is compiled yet."""
         slices = self.config.train.accumulation_steps
-        return Compiled(
-            make_train_step(self.model, self.task, self.tx, self.call, slices),
-            donate_argnums=0,
-            in_shardings=(self.state_shardings, row_sharding(self.mesh), None),
-            out_shardings=(self.state_shardings, None),
+        schedule = make_schedule(self.config.optimizer, self.total_steps)
+        call = replace(self.call, fp8=self.config.precision.fp8)
+        step = make_train_step(self.model, self.task, self.tx, schedule, call, slices)
+
+        def compiled(fn: Callable, batch_sharding: NamedSharding) -> Compiled:
+            return Compiled(
+                fn,
+                donate_argnums=0,
+                in_shardings=(self.state_shardings, batch_sharding, None),
+                out_shardings=(self.state_shardings, None),
+            )
+
+        return StepPrograms(
+            one=compiled(step, row_sharding(self.mesh)),
+            several=compiled(make_group_step(step), row_sharding(self.mesh, stacked=True)),
         )
 
     @property
     def base_key(self) -> Array:
         """The key from which every step folds its own, on every device of the mesh."""
-        return jax.device_put(jax.random.key(self.config.train.seed), self.state_shardings["step"])
+        return jax.device_put(make_key(self.config.train.seed), self.state_shardings["step"])
 
     @property
     def key_target(self) -> jax.ShapeDtypeStruct:
@@ -105,20 +121,36 @@ class Program:
         """Send a packed batch to the devices."""
         return put_batch(batch, self.mesh)
 
+    def put_group(self, group: list[Batch]) -> DeviceBatch:
+        """Send the batches of a group to the devices: stacked, or the only one as it is."""
+        if len(group) == 1:
+            return self.put(group[0])
+        stacked = {name: np.stack([batch[name] for batch in group]) for name in group[0]}
+        return put_batch(stacked, self.mesh, stacked=True)
+
     def count(self, batch: Batch) -> BatchSize:
         """Count a packed batch, with the pairs of tokens for which this program computes attention."""
+        request = self.attention_request(batch["segment_ids"].shape[1])
+        return batch_size_of(batch, visited_tile(self.call.attention, request))
+
+    def attention_request(self, row_length: int) -> Request:
+        """Return what a training step asks of the attention's backend, for rows of so many tokens."""
         bert = self.model.config
-        request = Request(
+        return Request(
             dtype=jnp.dtype(compute_dtype(self.config.precision, self.mesh)).name,
-            row_length=batch["segment_ids"].shape[1],
+            row_length=row_length,
             head_width=bert.hidden_size // bert.num_attention_heads,
             dropout_rate=bert.attention_probs_dropout_prob,
         )
-        return batch_size_of(batch, visited_tile(self.call.attention, request))
 
 
 def make_task_model(config: Config, bert_config: BertConfig, task: Task, mesh: Mesh) -> Model:
-    """Build the task's model with this run's dropout, and the number format of the mesh's devices."""
+    """Build the task's model with this run's dropout, and the number format of the mesh's devices.
+
+    Raises:
+      UserError: if the devices lack the format.
+    """
+    check_fp8(config.precision, mesh.devices.flat[0])
     dtype = compute_dtype(config.precision, mesh)
     return make_model(task.head, with_dropout(bert_config, config.model), dtype)
 

@@ -19,11 +19,11 @@ from jaxbert.errors import UserError
 from jaxbert.models.functional import Model, Params
 from jaxbert.tasks.classification import Classification, resolve_class_weights
 from jaxbert.train.checkpoint import Checkpoints
+from jaxbert.train.compiled import CompileLog
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.export import export_params, save_start
 from jaxbert.train.inputs import Examples, read_inputs, resolve_max_length
 from jaxbert.train.loop import Loop, Progress, Work
-from jaxbert.train.optimizer import make_schedule
 from jaxbert.train.program import Program, make_task_model, training_layout
 from jaxbert.train.report import Report, console
 from jaxbert.train.run_folder import RunFolder
@@ -84,11 +84,12 @@ def run_training(config: Config) -> dict[str, Any]:
         raise UserError(f"the run in {folder.path} is complete: see {folder.summary}, or choose a new train.output_dir")
     session = open_session(config, folder)
     begun = folder.config.exists()
-    params = None if begun else session.first_params()  # a damaged checkpoint must not leave a folder behind
-    folder.create(config)
-    save_start(folder, session.bert_config, session.start.tokenizer)
-    with Checkpoints(folder.checkpoints, config.train.keep_checkpoints) as checkpoints:
-        return _run(session, checkpoints, params)
+    with CompileLog() as log:
+        params = None if begun else session.first_params()  # a damaged checkpoint must not leave a folder behind
+        folder.create(config)
+        save_start(folder, session.bert_config, session.start.tokenizer)
+        with Checkpoints(folder.checkpoints, config.train.keep_checkpoints) as checkpoints:
+            return _run(session, checkpoints, params, log)
 
 
 def open_session(config: Config, folder: RunFolder) -> Session:
@@ -128,7 +129,7 @@ def _check_best_metric(task: Classification, name: str) -> None:
         raise UserError(f"train.best_metric is {name!r}, but it must be one of {', '.join(names)}")
 
 
-def _run(session: Session, checkpoints: Checkpoints, params: Params | None) -> dict[str, Any]:
+def _run(session: Session, checkpoints: Checkpoints, params: Params | None, log: CompileLog) -> dict[str, Any]:
     state, progress = _first_state(session, checkpoints, params)
     session.folder.rewind(progress.step)
     predictor = Predictor(
@@ -144,7 +145,7 @@ def _run(session: Session, checkpoints: Checkpoints, params: Params | None) -> d
     _announce(session, progress)
     with Report(session.folder, session.total_steps, progress.step) as report:
         loop.run(report)
-    return _finish(session, loop, checkpoints, predictor)
+    return _finish(session, loop, checkpoints, predictor, log)
 
 
 def _first_state(session: Session, checkpoints: Checkpoints, params: Params | None) -> tuple[State, Progress]:
@@ -167,7 +168,7 @@ def _work(session: Session, predictor: Predictor) -> Work:
         config=config.train,
         total_steps=session.total_steps,
         steps_per_epoch=session.steps_per_epoch,
-        train_step=session.program.train_step(),
+        programs=session.program.step_programs(),
         feed=lambda epoch, first_step: batches(
             session.train.tokens,
             session.train.labels,
@@ -177,10 +178,9 @@ def _work(session: Session, predictor: Predictor) -> Work:
             epoch=epoch,
             first_step=first_step,
         ),
-        put=session.program.put,
+        put=session.program.put_group,
         evaluate=None if validation is None else evaluate,
         base_key=session.program.base_key,
-        learning_rate=make_schedule(config.optimizer, session.total_steps),
         count=session.program.count,
     )
 
@@ -203,7 +203,9 @@ def _announce(session: Session, progress: Progress) -> None:
     )
 
 
-def _finish(session: Session, loop: Loop, checkpoints: Checkpoints, predictor: Predictor) -> dict[str, Any]:
+def _finish(
+    session: Session, loop: Loop, checkpoints: Checkpoints, predictor: Predictor, log: CompileLog
+) -> dict[str, Any]:
     """Export the best or the last parameters, evaluate the test set with them, and write the summary."""
     progress, params = loop.progress, loop.state["params"]
     exported, evaluation = progress.step, progress.evaluation
@@ -224,8 +226,10 @@ def _finish(session: Session, loop: Loop, checkpoints: Checkpoints, predictor: P
         "eval": evaluation,
         "test": test,
         **speed,
-        "compile_seconds": round(loop.work.train_step.compile_seconds + predictor.step.compile_seconds, 2),
-        "compilations": loop.work.train_step.count + predictor.step.count,
+        "compile_seconds": round(log.seconds, 2),
+        "compilations": log.count,
+        "compilations_from_cache": log.from_cache,
+        "step_programs": loop.work.programs.count + predictor.step.count,
     }
     session.folder.write_summary(summary)
     return summary

@@ -13,6 +13,9 @@ import yaml
 from jaxbert.config import Config
 from jaxbert.errors import UserError
 
+_FREE = {"train.steps_per_dispatch"}
+"""Keys that may change when a run goes on: they decide nothing that is computed, saved or written."""
+
 
 class RunFolder:
     """Paths and small files of one run; checkpoints are `checkpoint`'s."""
@@ -102,7 +105,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     for section in sorted(old.keys() | new.keys()):
         before, after = old.get(section) or {}, new.get(section) or {}
         for key in sorted(before.keys() | after.keys()):
-            if before.get(key) != after.get(key):
+            if before.get(key) != after.get(key) and f"{section}.{key}" not in _FREE:
                 lines.append(f"{section}.{key}: {before.get(key)!r} there, {after.get(key)!r} now")
     return lines
 

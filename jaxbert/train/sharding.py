@@ -58,9 +58,12 @@ def platform_of(mesh: Mesh) -> str:
     return mesh.devices.flat[0].platform
 
 
-def row_sharding(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of every device-side array of a packed batch: its first axis over the data devices."""
-    return NamedSharding(mesh, PartitionSpec(ROWS))
+def row_sharding(mesh: Mesh, *, stacked: bool = False) -> NamedSharding:
+    """Return the sharding of every device-side array of a packed batch: its first axis over the data devices.
+
+    Batches that are stacked have an axis before it.
+    """
+    return NamedSharding(mesh, PartitionSpec(None, ROWS) if stacked else PartitionSpec(ROWS))
 
 
 def row_devices(mesh: Mesh) -> int:
@@ -97,19 +100,20 @@ def _spec(mesh: Mesh, name: str, shape: tuple[int, ...]) -> PartitionSpec:
 
 def state_shardings(mesh: Mesh, tx: optax.GradientTransformation, abstract_params: Params) -> dict[str, Any]:
     """Return shardings of a train state: moments lie where their parameters lie, counters everywhere."""
-    params = param_shardings(mesh, abstract_params)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    opt_state = optax.tree.map_params(
-        tx,
-        lambda _, sharding: sharding,
-        jax.eval_shape(tx.init, abstract_params),
-        params,
-        transform_non_params=lambda _: everywhere,
-    )
-    return {"step": everywhere, "params": params, "opt_state": opt_state}
+
+    def sharding_of(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        """Go by the name of the parameter, which ends the path of its moments; a counter's is empty."""
+        name = "/".join(str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey))
+        return NamedSharding(mesh, _spec(mesh, name, leaf.shape))
+
+    return {
+        "step": NamedSharding(mesh, PartitionSpec()),
+        "params": param_shardings(mesh, abstract_params),
+        "opt_state": jax.tree.map_with_path(sharding_of, jax.eval_shape(tx.init, abstract_params)),
+    }
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, *, stacked: bool = False) -> dict[str, jax.Array]:
     """Send the device-side arrays of a packed batch to their devices; `example_ids` stays on the host."""
     on_device = {name: array for name, array in batch.items() if name != "example_ids"}
-    return jax.device_put(on_device, row_sharding(mesh))
+    return jax.device_put(on_device, row_sharding(mesh, stacked=stacked))

@@ -6,6 +6,7 @@ Steady state: compilation, evaluation and saving are left out, and the number of
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,15 +65,16 @@ class Speed:
             self.seconds += time.perf_counter() - self._since
             self._since = None
 
-    def add(self, size: BatchSize, waited: float) -> None:
-        """Count a batch that is about to run, and how long the loop waited for it."""
-        self.steps += 1
-        self.examples += size.examples
-        self.real_tokens += size.tokens
-        self.row_tokens += size.row_tokens
-        self.attended_pairs += size.attended_pairs
-        self.computed_pairs += size.computed_pairs
-        self.flops += training_flops(self.bert_config, size.tokens, size.attended_pairs)
+    def add(self, sizes: Sequence[BatchSize], waited: float) -> None:
+        """Count batches that are about to run, and how long the loop waited for them."""
+        for size in sizes:
+            self.steps += 1
+            self.examples += size.examples
+            self.real_tokens += size.tokens
+            self.row_tokens += size.row_tokens
+            self.attended_pairs += size.attended_pairs
+            self.computed_pairs += size.computed_pairs
+            self.flops += training_flops(self.bert_config, size.tokens, size.attended_pairs)
         self.wait_seconds += waited
 
     @property

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import Array
 from jax.sharding import Mesh
 from transformers import AutoTokenizer, BertConfig, BertTokenizer
 
@@ -39,13 +41,19 @@ class Start:
 
     def params(self, model: Model, seed: int) -> Params:
         """Load the checkpoint's parameters, or draw new ones; what is new in a loaded model is said once."""
-        key = jax.random.key(seed)
+        key = make_key(seed)
         if self.folder is None:
             return init_params(model, key)
         params, report = load_params(self.folder, model, key=key)
         if report.fresh:
             logger.warning("%s: %s", self.folder.name, report)
         return params
+
+
+def make_key(seed: int) -> Array:
+    """Return `jax.random.key(seed)`, made on the host: JAX compiles two programs for it."""
+    words: Any = np.array([0, seed % 2**32], np.uint32)
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
 def open_start(config: ModelConfig) -> Start:
@@ -125,11 +133,26 @@ def compute_dtype(config: PrecisionConfig, mesh: Mesh) -> Any:
     return jnp.dtype(config.compute)
 
 
+def check_fp8(config: PrecisionConfig, device: Any) -> None:
+    """Check that the device multiplies float8, if it is asked to.
+
+    Raises:
+      UserError: for anything but an NVIDIA GPU of compute capability 9.0 (H100, H200).
+    """
+    capability = str(getattr(device, "compute_capability", None))
+    if config.fp8 and not (device.platform in ("gpu", "cuda") and capability == "9.0"):
+        raise UserError(f"precision.fp8 needs an H100 or H200, but this is {device.device_kind}: leave it out")
+
+
 def layer_call(config: ModelConfig, mesh: Mesh) -> Call:
-    """Return how the layers run: unrolled on CPU, where a loop copies its carried arrays, else as one compiled loop."""
-    scan = platform_of(mesh) != "cpu" if config.scan_layers is None else config.scan_layers
+    """Return how the layers run: unrolled on CPU, where a loop copies its carried arrays, else as one compiled loop.
+
+    With remat they run as a loop everywhere: unrolled, XLA for CPU (jax 0.10) recomputes early and saves no memory.
+    """
+    unrolled = platform_of(mesh) == "cpu" and config.remat == "none"
+    scan = not unrolled if config.scan_layers is None else config.scan_layers
     attention = Attention(config.attention, Hardware.of(mesh.devices.flat[0]), attention_spread(mesh))
-    return Call(scan_layers=scan, rows=row_sharding(mesh), attention=attention)
+    return Call(scan_layers=scan, remat=config.remat, rows=row_sharding(mesh), attention=attention)
 
 
 def _line(error: BaseException) -> str:

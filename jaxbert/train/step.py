@@ -25,9 +25,9 @@ def init_state(params: Params, tx: optax.GradientTransformation) -> State:
 
 
 def make_train_step(
-    model: Model, task: Task, tx: optax.GradientTransformation, call: Call, slices: int = 1
+    model: Model, task: Task, tx: optax.GradientTransformation, schedule: optax.Schedule, call: Call, slices: int = 1
 ) -> Callable[[State, DeviceBatch, Array], tuple[State, Sums]]:
-    """Return `(state, batch, base_key) -> (state, sums)`.
+    """Return `(state, batch, base_key) -> (state, sums)`; the sums hold the step's `grad_norm` and `learning_rate` too.
 
     The gradient is that of the summed loss divided by the number of real examples of the whole step, so neither packing,
     nor the number of devices, nor `slices` (gradient accumulation over the rows) changes it.
@@ -48,10 +48,21 @@ def make_train_step(
             grads, sums = _accumulate(grad_fn, state["params"], batch, key, num_examples, slices)
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        sums["grad_norm"] = optax.tree.norm(grads)
+        sums |= {"grad_norm": optax.tree.norm(grads), "learning_rate": jnp.asarray(schedule(state["step"]))}
         return {"step": state["step"] + 1, "params": params, "opt_state": opt_state}, sums
 
     return train_step
+
+
+def make_group_step(
+    train_step: Callable[[State, DeviceBatch, Array], tuple[State, Sums]],
+) -> Callable[[State, DeviceBatch, Array], tuple[State, Sums]]:
+    """Return a function that takes one step after another along the leading axis of its batch; so are its sums stacked."""
+
+    def group_step(state: State, batches: DeviceBatch, base_key: Array) -> tuple[State, Sums]:
+        return jax.lax.scan(lambda state, batch: train_step(state, batch, base_key), state, batches)
+
+    return group_step
 
 
 def _accumulate(

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,10 @@ MODES = (
     "peer-max-bfloat16",
     "legacy-float32",
 )
+_BACKENDS = ("xla", "cudnn", "pallas")
 _PRECISION = "(float32|bfloat16)"
 _MODE = re.compile(
-    rf"jaxbert-{_PRECISION}(-padded)?(-(xla|cudnn|pallas))?"
+    rf"jaxbert-{_PRECISION}(-padded)?(-({'|'.join(_BACKENDS)}))?"
     rf"|peer-(max|dynamic|grouped)-{_PRECISION}(-tf32)?(-compile)?"
     rf"|varlen-{_PRECISION}(-(compile|static|graphs))?(-nodrop)?"
     rf"|legacy-{_PRECISION}"
@@ -131,8 +133,16 @@ def run_mode(recipe: Recipe, mode: str, seed: int, *, max_steps: int | None = No
         if done.returncode:
             return {"error": _last_words(done.stderr), "exit_code": done.returncode}
         result = _read(folder)
+    wanted, found = _backend(mode.split("-")), result.get("attention")
+    if None not in (wanted, found) and wanted != found:
+        return {"error": f"attention was computed by {found}, not by {wanted}"}
     facts = {"seed": seed, "load_before": round(load, 2), "wall_seconds": round(time.perf_counter() - begin, 1)}
     return facts | result
+
+
+def _backend(parts: Sequence[str]) -> str | None:
+    """Return the attention backend that a mode asks for."""
+    return next((part for part in parts if part in _BACKENDS), None)
 
 
 def _last_words(stderr: str) -> str:
@@ -199,7 +209,7 @@ def _jaxbert(
     settings = {
         "model.name_or_path": recipe.model or recipe.new_model,
         "model.vocab": recipe.vocab,
-        "model.attention": next((s for s in switches if s in ("xla", "cudnn", "pallas")), None),
+        "model.attention": _backend(switches),
         "data.max_length": recipe.max_length,
         "data.row_length": recipe.row_length,
         "data.packing": "false" if "padded" in switches else "true",

@@ -24,7 +24,18 @@ from jaxbert.config import Config, DataConfig, MeshConfig, ModelConfig, TrainCon
 from jaxbert.train.compiled import Compiled
 
 KEYS = {
-    *("model", "parameters", "lengths", "batch_size", "packing", "precision", "row_length", "row_counts", "slots"),
+    *(
+        "model",
+        "parameters",
+        "lengths",
+        "batch_size",
+        "packing",
+        "precision",
+        "attention",
+        "row_length",
+        "row_counts",
+        "slots",
+    ),
     *("steps_timed", "compile_seconds", "compilations", "step_ms_p50", "step_ms_p90", "examples_per_second"),
     *("real_tokens_per_second", "row_tokens_per_second", "packing_efficiency", "data_wait_fraction"),
     *("tflops_per_second", "mfu", "device", "devices", "jax_version", "peak_memory_bytes", "step_memory_bytes"),
@@ -68,10 +79,11 @@ def test_the_command_writes_all_numbers(folder, tmp_path, capsys):
     price = ("--cost-per-hour=3.6", "--peak-tflops=0.5", "--peak-bandwidth=20")
     assert main(arguments(folder, "--lengths=uniform:4:20", f"--output={output}", f"--profile={trace}", *price)) == 0
     result = json.loads(output.read_text())
-    assert set(result) - {"masked_attention_fraction"} == KEYS
+    assert set(result) == KEYS
     assert result["steps_timed"] == 4
     assert result["lengths"] == "uniform:4:20"
     assert result["devices"] == 8
+    assert result["attention"] == "xla"
     assert 0 < result["step_ms_p50"] <= result["step_ms_p90"]
     assert 0 < result["packing_efficiency"] <= 1
     assert result["real_tokens_per_second"] < result["row_tokens_per_second"]

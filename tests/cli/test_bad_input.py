@@ -175,7 +175,8 @@ VALUES = {
     "data.validation_fraction": ["1", "-0.5"],
     "data.max_length": ["2", "0"],
     "data.row_length": ["0"],
-    "precision.compute": ["float8"],
+    "model.remat": ["some", "true"],
+    "precision.compute": ["float8", "null", "16"],
     "mesh.data": ["0", "-2", "3"],
     "mesh.fsdp": ["-1", "3"],
     "mesh.tensor": ["0", "16"],
@@ -194,6 +195,17 @@ def test_values_that_contradict_each_other(refused, problem):
     assert line.startswith("data.validation and data.validation_fraction are both set")
     line = refused("--data.row_length=8", "--data.max_length=16")
     assert line.startswith("data.max_length (16) is above data.row_length (8)")
+
+
+def test_float16_is_refused_with_the_reason(refused):
+    line = refused("--precision.compute=float16")
+    assert line.startswith("precision.compute is 'float16'")
+    assert "loss scaling" in line
+    assert "take bfloat16" in line
+
+
+def test_float8_is_refused_where_the_device_lacks_it(refused):
+    assert refused("--precision.fp8=true") == "precision.fp8 needs an H100 or H200, but this is cpu: leave it out"
 
 
 def test_rows_that_are_too_short_for_the_examples(refused):

@@ -106,11 +106,15 @@ KERNEL = (
 )
 
 
-def test_a_kernel_tells_its_flops_or_is_counted_as_silent():
+def test_a_kernel_tells_its_flops_or_is_known_or_is_counted_as_silent():
     told = read_cost(ENTRY.format(KERNEL + '"cost_estimate":{"flops":"1000","transcendentals":"1"}}}'))
     assert (told.flops, told.silent_kernels) == (1000, 0)
     silent = read_cost(ENTRY.format(KERNEL + '"body":"..."}}'))
     assert (silent.flops, silent.silent_kernels) == (0, 1)
+    queries = "  %q = bf16[2,512,64]{2,1,0} bitcast(%x)\n"
+    splash = queries + KERNEL.replace("%k =", "%splash_mha_fwd_residuals.3 =").replace("(%x)", "(%q, %x)")
+    known = read_cost(ENTRY.format(splash + '"body":"..."}}'))
+    assert (known.flops, known.silent_kernels) == (4 * 2 * 512 * 512 * 64, 0)
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,11 @@ from runs import small_config
 from jaxbert.config import TrainConfig
 from jaxbert.train.checkpoint import Checkpoints
 from jaxbert.train.compiled import Compiled
+from jaxbert.train.dispatch import StepPrograms
 from jaxbert.train.interrupt import StoppedError
 from jaxbert.train.loop import Loop, Progress, Work
 from jaxbert.train.speed import Speed
+from jaxbert.train.step import make_group_step
 
 STEPS_PER_EPOCH = 5
 EXAMPLES = 3
@@ -52,7 +54,12 @@ def count_step(state, batch, key):
     """Add one to the step and to the parameter; the loss of step i is i for each example."""
     step = state["step"] + 1
     examples = batch["example_mask"].sum()
-    sums = {"loss": step * examples.astype(jnp.float32), "examples": examples, "grad_norm": jnp.float32(0)}
+    sums = {
+        "loss": step * examples.astype(jnp.float32),
+        "examples": examples,
+        "grad_norm": jnp.float32(0),
+        "learning_rate": jnp.float32(0.5),
+    }
     return {"step": step, "params": {"w": state["params"]["w"] + 1.0}}, sums
 
 
@@ -66,6 +73,11 @@ def feed(epoch, first_step):
         yield {"input_ids": tokens, "segment_ids": tokens, "example_mask": np.ones((EXAMPLES, 1), bool)}
 
 
+def put(batches):
+    """As `Program.put_group` does on a mesh."""
+    return jax.device_put(batches[0] if len(batches) == 1 else jax.tree.map(lambda *arrays: np.stack(arrays), *batches))
+
+
 def make_loop(folder, scores=None, total_steps=10, first=None, **config):
     """Return a loop whose evaluations give `scores` one after another, and its checkpoints."""
     config = TrainConfig(**{"log_every": 1, **config})
@@ -74,12 +86,13 @@ def make_loop(folder, scores=None, total_steps=10, first=None, **config):
         config=config,
         total_steps=total_steps,
         steps_per_epoch=STEPS_PER_EPOCH,
-        train_step=Compiled(count_step, donate_argnums=0),
+        programs=StepPrograms(
+            Compiled(count_step, donate_argnums=0), Compiled(make_group_step(count_step), donate_argnums=0)
+        ),
         feed=feed,
-        put=jax.device_put,
+        put=put,
         evaluate=None if scores is None else lambda params: {"accuracy": next(left), "loss": float(params["w"][0])},
         base_key=jax.random.key(0),
-        learning_rate=lambda step: 0.5,
     )
     checkpoints = Checkpoints(folder, config.keep_checkpoints)
     state, progress = first or (first_state(), Progress())
@@ -101,6 +114,29 @@ def test_every_step_is_reported_once_and_in_order(tmp_path):
     assert int(loop.state["step"]) == loop.progress.step == 10
     assert loop.progress.examples == 10 * EXAMPLES
     assert loop.progress.loss_sum == EXAMPLES * sum(range(1, 11))
+
+
+@pytest.mark.parametrize("together", [2, 3, 4, 100])
+@pytest.mark.parametrize("intervals", [{}, {"eval_every": 3, "checkpoint_every": 4}, {"log_every": 4}], ids=str)
+def test_steps_that_are_dispatched_together_change_nothing_else(tmp_path, together, intervals):
+    """The last step, 12, lies within an epoch."""
+
+    def facts(folder, **config):
+        scores = [0.5, 0.4, 0.6, 0.2]
+        loop, report, steps = run(folder, scores, total_steps=12, keep_checkpoints=9, **intervals, **config)
+        lines = [
+            (step, {name: value for name, value in values.items() if "per_second" not in name})
+            for step, values in report.lines
+        ]
+        return lines, report.steps, steps, loop.progress, int(loop.state["step"])
+
+    assert facts(tmp_path / "together", steps_per_dispatch=together) == facts(tmp_path / "alone")
+
+
+def test_steps_are_dispatched_together(tmp_path):
+    loop, report, _ = run(tmp_path, total_steps=12, checkpoint_every=12, eval_every=12, steps_per_dispatch=2)
+    assert report.compiled == [EXAMPLES] * 2
+    assert (loop.work.programs.one.count, loop.work.programs.several.count) == (1, 1)
 
 
 def test_a_line_is_the_mean_since_the_last_one(tmp_path):
@@ -189,10 +225,10 @@ def test_the_state_is_donated(tmp_path):
     assert before.is_deleted()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_step_and_stops(tmp_path, number):
+@pytest.mark.parametrize(("number", "together"), [(signal.SIGTERM, 1), (signal.SIGINT, 1), (signal.SIGTERM, 2)])
+def test_a_signal_saves_the_step_and_stops(tmp_path, number, together):
     handler = signal.getsignal(number)
-    loop, checkpoints = make_loop(tmp_path, total_steps=1000)
+    loop, checkpoints = make_loop(tmp_path, total_steps=1000, steps_per_dispatch=together)
     report = Recorder()
     report.log = lambda step, values: os.kill(os.getpid(), number) if step == 7 else None
     with checkpoints, pytest.raises(StoppedError, match="run the same command to go on"):

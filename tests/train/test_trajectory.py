@@ -64,6 +64,7 @@ VARIANTS = {
     "one device": {"devices": 1},
     "two slices": {"train__accumulation_steps": 2},
     "unrolled": {"model__scan_layers": False},
+    "remat": {"model__remat": "full"},
     "fsdp": {"mesh__data": 1, "mesh__fsdp": -1},
     "data, fsdp and tensor": {"mesh__fsdp": 2, "mesh__tensor": 2},
 }

@@ -105,13 +105,17 @@ class Attention:
         return jax.shard_map(attend_part, mesh=mesh, in_specs=in_specs, out_specs=whole, check_vma=False)(*arrays, key)
 
 
+def backend_of(attend: Attend, request: Request) -> str:
+    """Return the name of the backend that computes such a call."""
+    return attend.choose(request)[0] if isinstance(attend, Attention) else "xla"
+
+
 def visited_tile(attend: Attend, request: Request) -> int | None:
     """Return the side of the squares of which only those that touch a segment are computed, or None for whole rows.
 
     cuDNN's tiles are its own; its segments are counted without what it fills them up with.
     """
-    name = attend.choose(request)[0] if isinstance(attend, Attention) else "xla"
-    return {"pallas": pallas.TILE, "cudnn": 1}.get(name)
+    return {"pallas": pallas.TILE, "cudnn": 1}.get(backend_of(attend, request))
 
 
 def automatic(request: Request, hardware: Hardware) -> str:
