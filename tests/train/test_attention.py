@@ -64,8 +64,8 @@ def test_a_run_counts_what_its_backend_skips():
 def test_the_masked_fraction():
     speed = Speed(small_config())
     assert speed.summary()["masked_attention_fraction"] is None
-    speed.add(BatchSize(2, 6, 8, attended_pairs=20, computed_pairs=32), 0.0)
-    speed.add(BatchSize(2, 7, 8, attended_pairs=25, computed_pairs=32), 0.0)
+    speed.add([BatchSize(2, 6, 8, attended_pairs=20, computed_pairs=32)], 0.0)
+    speed.add([BatchSize(2, 7, 8, attended_pairs=25, computed_pairs=32)], 0.0)
     assert speed.summary()["masked_attention_fraction"] == round(1 - 45 / 64, 4)
 
 
