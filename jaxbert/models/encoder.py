@@ -22,6 +22,7 @@ from jaxbert.models.attention.base import Attend
 from jaxbert.models.attention.xla import attend_with_weights, xla_attention
 from jaxbert.models.dropout import dropout
 from jaxbert.models.fp8 import use_fp8
+from jaxbert.models.lookup import lookup
 
 Remat = Literal["none", "dots", "full"]
 _SAVED: dict[str, Any] = {
@@ -40,6 +41,8 @@ class Call:
     output_hidden_states: bool = False
     output_attentions: bool = False
     fp8: bool = False
+    fuse_lookup: bool = False
+    """Compute the word embeddings' gradient by `lookup`, for one device whose memory is slow."""
     attention: Attend = xla_attention
     """The backend, but for weights, head masks and single positions: these are xla's alone."""
     slots: int | None = None
@@ -106,8 +109,11 @@ class BertEmbeddings(nnx.Module):
         self.LayerNorm = make_layer_norm(config, dtype, rngs)
         self.rate = config.hidden_dropout_prob
 
-    def __call__(self, input_ids: Array, token_type_ids: Array, position_ids: Array, key: Array | None) -> Array:
-        x_BTD = self.word_embeddings(input_ids)
+    def __call__(
+        self, input_ids: Array, token_type_ids: Array, position_ids: Array, key: Array | None, call: Call
+    ) -> Array:
+        words = self.word_embeddings
+        x_BTD = lookup(words.embedding[...], input_ids, words.dtype) if call.fuse_lookup else words(input_ids)
         x_BTD += self.position_embeddings(position_ids) + self.token_type_embeddings(token_type_ids)
         return dropout(self.LayerNorm(x_BTD), self.rate, key)
 
@@ -297,7 +303,7 @@ class BertModule(nnx.Module):
         """
         call = dataclasses.replace(call, slots=batch["cls_positions"].shape[1]) if "cls_positions" in batch else call
         embed_key, layers_key = (None, None) if key is None else jax.random.split(key)
-        x_BTD = self.embeddings(batch["input_ids"], batch["token_type_ids"], batch["position_ids"], embed_key)
+        x_BTD = self.embeddings(batch["input_ids"], batch["token_type_ids"], batch["position_ids"], embed_key, call)
         return self.encoder(x_BTD, batch["segment_ids"], layers_key, head_mask_NH, call, positions_BP)
 
     def encode_positions(

@@ -149,10 +149,17 @@ def layer_call(config: ModelConfig, mesh: Mesh) -> Call:
 
     With remat they run as a loop everywhere: unrolled, XLA for CPU (jax 0.10) recomputes early and saves no memory.
     """
-    unrolled = platform_of(mesh) == "cpu" and config.remat == "none"
+    on_cpu = platform_of(mesh) == "cpu"
+    unrolled = on_cpu and config.remat == "none"
     scan = not unrolled if config.scan_layers is None else config.scan_layers
     attention = Attention(config.attention, Hardware.of(mesh.devices.flat[0]), attention_spread(mesh))
-    return Call(scan_layers=scan, remat=config.remat, rows=row_sharding(mesh), attention=attention)
+    return Call(
+        scan_layers=scan,
+        remat=config.remat,
+        fuse_lookup=on_cpu and mesh.size == 1,
+        attention=attention,
+        rows=row_sharding(mesh),
+    )
 
 
 def _line(error: BaseException) -> str:
