@@ -31,7 +31,8 @@ def lookup(table_VD: Array, ids: Array, dtype: Any) -> Array:
         # One token of each word collects the rows of all; a word that no token is takes the row of zeros behind them.
         collector_V = jnp.full(table_VD.shape[0], nobody, jnp.int32).at[words].min(jnp.arange(nobody, dtype=jnp.int32))
         zeros = jnp.zeros((nobody + 1, rows_ND.shape[1]), rows_ND.dtype)
-        return (zeros.at[collector_V[words]].add(rows_ND)[collector_V],)
+        rows_ND = zeros.at[collector_V[words]].add(rows_ND, mode="promise_in_bounds")
+        return (rows_ND.at[collector_V].get(mode="promise_in_bounds"),)
 
     take.defvjp(forward, backward)
     return take(table_VD)

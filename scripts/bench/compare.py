@@ -103,7 +103,11 @@ def steps_of(recipe: Recipe, mode: str, seed: int) -> int | None:
         return None
     trial = run_mode(replace(recipe, validation=None), mode, seed, max_steps=_CALIBRATION_STEPS)
     rate = trial.get(_RATE)
-    return max(_CALIBRATION_STEPS, math.ceil(recipe.seconds * rate / recipe.batch_size)) if rate else None
+    if not rate:
+        return None
+    steps = max(_CALIBRATION_STEPS, math.ceil(recipe.seconds * rate / recipe.batch_size))
+    every = max(recipe.skip_steps, 1)  # the steps between two lines of metrics, the first of which ends the warm-up
+    return every * (1 + math.ceil(steps / every))
 
 
 def describe(recipe: Recipe, runs: Runs, repeats: int, seed: int) -> Result:

@@ -132,7 +132,7 @@ def run_mode(recipe: Recipe, mode: str, seed: int, *, max_steps: int | None = No
             return {"error": f"{error.filename} does not exist{hint}"}
         if done.returncode:
             return {"error": _last_words(done.stderr), "exit_code": done.returncode}
-        result = _read(folder)
+        result = _read(folder) | _steady(folder / "run" / "metrics.jsonl", recipe.batch_size)
     wanted, found = _backend(mode.split("-")), result.get("attention")
     if None not in (wanted, found) and wanted != found:
         return {"error": f"attention was computed by {found}, not by {wanted}"}
@@ -236,9 +236,30 @@ def _jaxbert(
         "data.quoting": "none",
         "data.limit": recipe.limit,
         "train.max_steps": max_steps,
+        "train.log_every": max(recipe.skip_steps, 1),
         "train.keep_best": "false",
     }
     return "train", settings | data
+
+
+def _steady(path: Path, batch_size: int) -> Result:
+    """Return the rates of a run of jaxbert without its warm-up, which the peers do not count either.
+
+    Each line of its metrics has the rates since the beginning, so two lines tell those between.
+    """
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    timed = [line for line in lines if line.get("examples_per_second")]
+    if len(timed) < 2:
+        return {}
+    first, last = timed[0], timed[-1]
+    seconds = [line["step"] * batch_size / line["examples_per_second"] for line in (first, last)]
+    tokens = [line["real_tokens_per_second"] * s for line, s in zip((first, last), seconds, strict=True)]
+    steps, elapsed = last["step"] - first["step"], seconds[1] - seconds[0]
+    return {
+        "steps_timed": steps,
+        "examples_per_second": round(steps * batch_size / elapsed, 2),
+        "real_tokens_per_second": round((tokens[1] - tokens[0]) / elapsed, 1),
+    }
 
 
 def _read(folder: Path) -> Result:

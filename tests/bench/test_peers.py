@@ -75,11 +75,11 @@ def test_every_round_begins_with_another_mode_and_some_end_early(monkeypatch):
     *_, runs = compare.run_rounds(values, compare.make_recipe(values))
     assert ran == [
         ("jaxbert-float32", 0, 10),  # how many steps it takes in 20 s: not counted
-        ("jaxbert-float32", 0, 100),
+        ("jaxbert-float32", 0, 105),
         ("legacy-float32", 0, None),
         ("varlen-float32", 0, None),
         ("varlen-float32", 1, None),
-        ("jaxbert-float32", 1, 100),
+        ("jaxbert-float32", 1, 105),
     ]
     assert [len(runs[mode]) for mode in ("jaxbert-float32", "legacy-float32", "varlen-float32")] == [2, 1, 2]
 
@@ -175,6 +175,17 @@ def test_a_peer_learns_a_new_model(problem, tmp_path, script, more, steps, timed
     assert result["accuracy"] == {"validation": 1.0, "test": 1.0}
     assert result["examples_per_second"] > 0
     assert {"torch", "transformers", "python"} <= set(result["versions"])
+
+
+def test_the_warm_up_of_jaxbert_is_not_counted_either(tmp_path):
+    """20 steps of 8 took 4 s, of which the first 5 took 2."""
+    lines = ((5, 20.0, 100.0), (15, 36.0, 180.0), (20, 40.0, 210.0))
+    names = ("step", "examples_per_second", "real_tokens_per_second")
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(dict(zip(names, line, strict=True))) + "\n" for line in lines))
+    expected = {"steps_timed": 15, "examples_per_second": 60.0, "real_tokens_per_second": 320.0}
+    assert modes._steady(path, 8) == expected
+    assert modes._steady(tmp_path / "none", 8) == {}
 
 
 @pytest.mark.slow
