@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import optax
 from flax import traverse_util
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxbert.config import MeshConfig
@@ -50,7 +51,9 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
         )
     shape = [len(devices) // given if size == -1 else size for size in sizes.values()]
     axis_types = (AxisType.Auto,) * len(shape)
-    return jax.make_mesh(shape, tuple(sizes), axis_types=axis_types, devices=devices)
+    # A torus of TPUs may be cut anywhere: 8 of a slice of 4 x 4 x 4 is half of one of its axes.
+    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return Mesh(grid, tuple(sizes), axis_types=axis_types)
 
 
 def platform_of(mesh: Mesh) -> str:

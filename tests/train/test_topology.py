@@ -135,6 +135,10 @@ def test_the_mesh_says_what_the_platform_decides():
     assert [training_layout(Config(), lengths, mesh).row_length % 128 == 0 for mesh in (here, there)] == [False, True]
 
 
+def test_an_axis_may_be_a_part_of_an_axis_of_the_torus():
+    assert dict(topology_mesh("v5p:4x4x4", MeshConfig(data=-1, fsdp=8)).shape) == {"data": 8, "fsdp": 8, "tensor": 1}
+
+
 @pytest.mark.parametrize(
     ("name", "mesh", "message"),
     [
