@@ -37,7 +37,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 def test_every_command_of_the_readme_runs(workplace: Path, monkeypatch: pytest.MonkeyPatch):
-    assert [command[1] for command in commands()] == ["train", "evaluate", "predict", "export"]
+    assert [command[1] for command in commands()] == ["train", "evaluate", "predict", "export", "bench"]
     for command in commands():
         assert main(command[1:]) == 0, command
     assert len((workplace / "answers.jsonl").read_text("utf-8").splitlines()) == 60
