@@ -53,8 +53,9 @@ def test_every_command_of_the_readme_runs(workplace: Path, monkeypatch: pytest.M
 @pytest.mark.slow
 @pytest.mark.parametrize("command", commands(BENCH), ids=lambda command: command[-1])
 def test_every_benchmark_runs(command: list[str], workplace: Path):
-    """With fewer steps than the page has."""
-    assert main([*command[1:], "--bench.steps=2", "--bench.measure_compile=false"]) == 0
+    """With fewer steps than the page has, and the first value of each that is swept."""
+    shorter = [word.split(",")[0] for word in command[1:]]
+    assert main([*shorter, "--bench.steps=2", "--bench.measure_compile=false"]) == 0
     written = [command[command.index(flag) + 1] for flag in ("--output", "--profile") if flag in command]
     assert written
     assert all((workplace / name).exists() for name in written)
