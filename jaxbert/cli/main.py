@@ -8,8 +8,11 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
+from types import FrameType
 from typing import NoReturn
 
 from jaxbert import __version__
@@ -23,6 +26,7 @@ VERBS = {
     "bench": "time training and prediction",
 }
 _INTERRUPTED = 130
+_INSIST_SECONDS = 1.0
 _USAGE = "usage: jaxbert VERB [options]      jaxbert VERB --help\n"
 
 
@@ -67,12 +71,25 @@ def entry() -> NoReturn:
     An interrupted process ends at once: jaxlib may still be compiling in a thread of its own, and crashes if the
     interpreter is taken down under it (seen with 0.10.2).
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as under nohup
+        signal.signal(signal.SIGINT, _interrupt)
     code = main()
     if code == _INTERRUPTED:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Raise `KeyboardInterrupt`, and again every second while the process goes on.
+
+    One that is raised inside a callback or a conversion of a library may be dropped there (seen with NumPy and jaxlib).
+    """
+    again = threading.Timer(_INSIST_SECONDS, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
+    again.daemon = True
+    again.start()
+    raise KeyboardInterrupt
 
 
 def _run(arguments: list[str]) -> int:
