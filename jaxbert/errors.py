@@ -1,4 +1,11 @@
-"""The one exception that stands for a user's mistake."""
+"""The one exception that stands for a user's mistake, and what libraries raise on a user's files turned into it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_LONGEST = 300
 
 
 class UserError(Exception):
@@ -7,3 +14,35 @@ class UserError(Exception):
     The command line prints the message as one `error: ...` line and exits with 2. Everything else that is raised is a bug
     of jaxbert and keeps its traceback.
     """
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return _cut(lines[0].strip() if lines else type(error).__name__)
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _LONGEST else line[: _LONGEST - 1] + "…"
+
+
+def is_panic(error: BaseException) -> bool:
+    """Tell the panic of a library written in Rust, which is no Exception and has no importable type."""
+    return type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def foreign_errors(message: str) -> Iterator[None]:
+    """Turn what a library raises on a user's file into `message: what it says`; wrap the library's call, no more.
+
+    A UserError passes, and so does a lack of memory, which says nothing of the file.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception) or is_panic(error):
+            said = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"{message}: {_cut(said)}") from error
+        raise

@@ -41,7 +41,7 @@ class _Notes(logging.Handler):
         message = record.getMessage()
         if message not in self._said:
             self._said.add(message)
-            print(f"note: {message}", file=sys.stderr)
+            print(f"note: {_harmless(message)}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,8 +124,14 @@ def _quiet() -> None:
     logger.setLevel(logging.INFO)
 
 
+def _harmless(message: str) -> str:
+    """Return a message as one line without the control characters that a name in a file may hold."""
+    line = " ".join(message.split())
+    return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+
+
 def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {_harmless(message)}", file=sys.stderr)
     return code
 
 

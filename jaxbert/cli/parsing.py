@@ -7,13 +7,14 @@ import difflib
 import re
 import typing
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from jaxbert.config import Config
 from jaxbert.errors import UserError
+from jaxbert.plain import read_yaml, shown
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -78,23 +79,18 @@ def _check_files(arguments: Sequence[str]) -> None:
 
 
 def _check_keys(path: str) -> None:
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file) or {}
-    except FileNotFoundError as error:
-        raise UserError(f"--config {path} does not exist") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--config {path} cannot be read as YAML: {_one_line(error)}") from error
+    content = read_yaml(Path(path), f"--config {path}") or {}
     if not isinstance(content, dict):
         raise UserError(f"--config {path} must hold sections ({', '.join(SECTIONS)}) with keys, but is no mapping")
     for section, values in content.items():
         if section not in SECTIONS:
-            raise UserError(f"{path}: unknown section {section!r}{nearest(str(section), list(SECTIONS))}")
+            raise UserError(f"{path}: unknown section {shown(section)}{nearest(str(section), list(SECTIONS))}")
         if not isinstance(values, dict):
-            raise UserError(f"{path}: section {section} must hold keys, but is {values!r}")
+            raise UserError(f"{path}: section {section} must hold keys, but is {shown(values)}")
         for key in values:
             if f"{section}.{key}" not in KEYS:
-                raise UserError(f"{path}: unknown key {section}.{key}{nearest(f'{section}.{key}', KEYS)}")
+                name = f"{section}.{key if isinstance(key, str) else shown(key)}"
+                raise UserError(f"{path}: unknown key {name}{nearest(name, KEYS)}")
 
 
 def nearest(name: str, known: list[str]) -> str:

@@ -12,6 +12,7 @@ import yaml
 
 from jaxbert.config import Config
 from jaxbert.errors import UserError
+from jaxbert.plain import read_yaml, shown
 
 _FREE = {"train.steps_per_dispatch"}
 """Keys that may change when a run goes on: they decide nothing that is computed, saved or written."""
@@ -45,7 +46,7 @@ class RunFolder:
                 f"train.output_dir {self.path} holds something else than a run ({_first_names(self.path)}): "
                 "choose a new folder"
             )
-        differing = _differences(_read_yaml(self.config), config.to_dict())
+        differing = _differences(_read_config(self.config), config.to_dict())
         if differing:
             raise UserError(
                 f"train.output_dir {self.path} holds a run with another configuration ({'; '.join(differing)}): "
@@ -71,12 +72,11 @@ class RunFolder:
         if not self.metrics.exists():
             return
         kept = []
-        for line in self.metrics.read_text("utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except json.JSONDecodeError:
-                continue
+        with self.metrics.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            for line in file:
+                logged = _logged_step(line)
+                if logged is not None and logged <= step:
+                    kept.append(line)
         _write(self.metrics, "".join(kept))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
@@ -89,12 +89,22 @@ def _first_names(folder: Path) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _logged_step(line: str) -> int | None:
+    """Return the step of a line of metrics, None where it is not whole."""
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
+        logged = json.loads(line) if line.endswith("\n") else None
+    except (ValueError, RecursionError):
+        return None
+    step = logged.get("step") if isinstance(logged, dict) else None
+    return step if isinstance(step, int) else None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    content = read_yaml(path, str(path))
+    if not isinstance(content, dict) or not all(
+        isinstance(section, str) and isinstance(values, dict) and all(isinstance(key, str) for key in values)
+        for section, values in content.items()
+    ):
         raise UserError(f"{path} is not the configuration of a run")
     return content
 
@@ -103,10 +113,10 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Name each key whose value differs, with both values; keys of another version count as differing."""
     lines = []
     for section in sorted(old.keys() | new.keys()):
-        before, after = old.get(section) or {}, new.get(section) or {}
+        before, after = old.get(section, {}), new.get(section, {})
         for key in sorted(before.keys() | after.keys()):
             if before.get(key) != after.get(key) and f"{section}.{key}" not in _FREE:
-                lines.append(f"{section}.{key}: {before.get(key)!r} there, {after.get(key)!r} now")
+                lines.append(f"{section}.{key}: {shown(before.get(key))} there, {shown(after.get(key))} now")
     return lines
 
 

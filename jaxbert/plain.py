@@ -1,0 +1,100 @@
+"""Small files of settings, JSON and YAML: read as plain data and within bounds, whoever wrote them.
+
+A file that is too large, too deep, or that grows on reading (a YAML alias of aliases) is refused before it costs memory.
+What the settings mean is the caller's part.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jaxbert.errors import UserError, foreign_errors, one_line
+
+MOST_JSON = 32 * 2**20
+"""Bytes; the index of the largest sharded models takes less than one MiB, a tokenizer's vocabulary a few."""
+MOST_YAML = 2**18
+"""Bytes; a whole configuration with every key takes some thousand."""
+_MOST_VALUES = 20_000
+_BLOCK = 2**16
+
+_short = reprlib.Repr()
+_short.maxlevel = 3
+_short.maxstring = _short.maxother = _short.maxlong = 60
+
+
+def shown(value: object) -> str:
+    """Return a value of a file as a message shows it, however large it is."""
+    return _short.repr(value)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+      UserError: if the file is missing or holds anything else.
+    """
+    try:
+        content = json.loads(_read_text(path, MOST_JSON))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({one_line(error)}): download or copy it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object: download or copy it again")
+    return content
+
+
+def read_yaml(path: Path, name: str) -> Any:
+    """Read a YAML file of plain values; `name` is how messages call it.
+
+    Raises:
+      UserError: if it cannot be read, is no YAML, or holds too much.
+    """
+    try:
+        text = _read_text(path, MOST_YAML)
+    except FileNotFoundError as error:
+        raise UserError(f"{name} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name} cannot be read as YAML: {one_line(error)}") from error
+    # Besides its own errors the library raises whatever Python's int, date and dict do, and RecursionError.
+    with foreign_errors(f"{name} cannot be read as YAML"):
+        return _construct(text, name)
+
+
+def _construct(text: str, name: str) -> Any:
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _count(node, {}) > _MOST_VALUES:
+            raise UserError(f"{name} holds more than {_MOST_VALUES} values, aliases counted as what they stand for")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _count(node: yaml.Node, counts: dict[yaml.Node, float]) -> float:
+    """Count the values in `node` with each alias written out; an alias inside of what it stands for has no end."""
+    if node not in counts:
+        counts[node] = math.inf
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        below = parts if isinstance(node, yaml.CollectionNode) else ()
+        counts[node] = 1 + sum(_count(part, counts) for part in below)
+    return counts[node]
+
+
+def _read_text(path: Path, most: int) -> str:
+    content = bytearray()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):  # asked for at once, `most` bytes would be reserved for the smallest file
+            content += block
+            if len(content) > most:
+                raise ValueError(f"it is larger than {most // 1024} KiB")
+    return content.decode("utf-8")
