@@ -21,8 +21,9 @@ from jaxbert.errors import UserError
 from jaxbert.interop.folder import Hub, parse_config, resolve
 from jaxbert.interop.load import fit_params, replace_misshapen
 from jaxbert.interop.names import flax_path, unstack_layers
-from jaxbert.interop.read import read_json, read_tensors
+from jaxbert.interop.read import read_tensors
 from jaxbert.models.functional import Params
+from jaxbert.plain import read_json
 
 _logger = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ and what is in its cache serves without a network. The tensors themselves are `r
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,10 @@ from huggingface_hub.errors import (
 )
 from transformers import BertConfig
 
-from jaxbert.errors import UserError
-from jaxbert.interop.formats import one_line
-from jaxbert.interop.read import WEIGHT_FILES, find_weights, read_json
+from jaxbert.errors import UserError, foreign_errors, one_line
+from jaxbert.interop.read import WEIGHT_FILES, find_weights
 from jaxbert.models.activations import ACTIVATIONS
+from jaxbert.plain import read_json, shown
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _SMALL_FILES = (
@@ -34,6 +35,18 @@ _SMALL_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+_MOST = {
+    "vocab_size": 2**24,
+    "hidden_size": 2**16,
+    "num_hidden_layers": 2**10,
+    "num_attention_heads": 2**16,
+    "intermediate_size": 2**18,
+    "max_position_embeddings": 2**20,
+    "type_vocab_size": 2**16,
+    "num_labels": 2**17,
+}
+"""Far above every BERT: a larger number is damage, and the mere list of its tensors or labels would fill the memory."""
+_DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
 
 
 @dataclass(frozen=True)
@@ -140,26 +153,58 @@ def parse_config(content: dict, path: object) -> BertConfig:
     """Check the content of a `config.json` and build the configuration; `path` is named in errors."""
     model_type = content.get("model_type")
     if model_type != "bert":
-        raise UserError(f"{path} has model_type {model_type!r}, but only 'bert' is supported")
+        raise UserError(f"{path} has model_type {shown(model_type)}, but only 'bert' is supported")
     positions = content.get("position_embedding_type", "absolute")
     if positions != "absolute":
-        raise UserError(f"{path} has position_embedding_type {positions!r}, but only 'absolute' is supported")
+        raise UserError(f"{path} has position_embedding_type {shown(positions)}, but only 'absolute' is supported")
     for key in ("is_decoder", "add_cross_attention"):
         if content.get(key):
             raise UserError(f"{path} has {key} true, but only encoders are supported")
-    if content.get("hidden_act", "gelu") not in tuple(ACTIVATIONS):
-        raise UserError(f"{path} has hidden_act {content['hidden_act']!r}, expected one of {', '.join(ACTIVATIONS)}")
-    try:
+    act = content.get("hidden_act", "gelu")
+    if act not in tuple(ACTIVATIONS):
+        raise UserError(f"{path} has hidden_act {shown(act)}, expected one of {', '.join(ACTIVATIONS)}")
+    _check_keys(content, path)
+    _check_labels(content, path)
+    with foreign_errors(f"{path} is not a valid BERT configuration"):
         config = BertConfig.from_dict(dict(content))
-    except Exception as error:  # the validators raise their own types and plain ones
-        raise UserError(f"{path} is not a valid BERT configuration: {' '.join(str(error).split())}") from error
-    return _check_sizes(config, path)
+    return _check_numbers(config, path)
 
 
-def _check_sizes(config: BertConfig, path: object) -> BertConfig:
-    for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
-        if getattr(config, key) < 1:
-            raise UserError(f"{path} has {key} {getattr(config, key)}, but it must be at least 1")
+def _check_keys(content: dict, path: object) -> None:
+    """Refuse what the library would look up by name: every key becomes an attribute, a dtype becomes one of torch's."""
+    for key in content:
+        if key.startswith("__") or callable(getattr(BertConfig, key, None)):
+            raise UserError(f"{path} has the key {shown(key)}, which is no setting of a model: remove it")
+    for key in ("dtype", "torch_dtype"):
+        if content.get(key) is not None and str(content[key]).removeprefix("torch.") not in _DTYPES:
+            raise UserError(f"{path} has {key} {shown(content[key])}, expected one of {', '.join(_DTYPES)}")
+
+
+def _check_labels(content: dict, path: object) -> None:
+    """Check what the library would make a label of each: a number makes as many."""
+    count, names, most = content.get("num_labels"), content.get("id2label"), _MOST["num_labels"]
+    if count is not None and not (type(count) is int and 1 <= count <= most):
+        raise UserError(f"{path} has num_labels {shown(count)}, but it must be a number from 1 to {most}")
+    if names is None:
+        return
+    if not isinstance(names, dict) or {str(index) for index in names} != {str(i) for i in range(len(names))}:
+        raise UserError(f"{path} has id2label {shown(names)}, but it must name the labels 0, 1, 2 and so on")
+    if not names or not all(isinstance(name, str | int | float) for name in names.values()):
+        raise UserError(f"{path} has id2label {shown(names)}, but it must hold a name for each label")
+
+
+def _check_numbers(config: BertConfig, path: object) -> BertConfig:
+    for key, most in _MOST.items():
+        value = getattr(config, key)
+        if not 1 <= value <= most:
+            raise UserError(f"{path} has {key} {shown(value)}, but it must be from 1 to {most}")
+    for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+        rate = getattr(config, key)
+        if rate is not None and not 0 <= rate < 1:
+            raise UserError(f"{path} has {key} {shown(rate)}, but it must be from 0 to below 1")
+    for key in ("layer_norm_eps", "initializer_range"):
+        if not 0 <= getattr(config, key) < math.inf:
+            raise UserError(f"{path} has {key} {shown(getattr(config, key))}, but it must be a number from 0 up")
     if config.hidden_size % config.num_attention_heads:
         raise UserError(
             f"{path} has hidden_size {config.hidden_size}, which num_attention_heads "

@@ -6,26 +6,28 @@ go through `weights_only=True`. Which files make up a checkpoint, and common nam
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
-from flax import serialization, traverse_util
-from safetensors import SafetensorError, safe_open
+from flax import traverse_util
+from safetensors import safe_open
 
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, is_panic, one_line
+from jaxbert.interop.legacy import decode_tree
+from jaxbert.plain import shown
 
 Tensors = dict[str, np.ndarray]
 
 _KNOWN_LAYOUTS = ("pt", "flax", "np", "mlx")
-
-
-def one_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
+_MOST_HEADER = 2**23
+"""Bytes of a safetensors header; BERT-large takes some ten thousand."""
+_OLDEST_TORCH = (2, 10)
+"""Before it, what `weights_only=True` builds could be made to write outside its memory (CVE-2026-24747)."""
 
 
 def _damaged(path: Path, kind: str, why: object) -> UserError:
@@ -44,29 +46,31 @@ def _check_start(path: Path, kind: str) -> None:
 
 def read_safetensors(path: Path) -> Tensors:
     """Read a safetensors file; its header is checked whole, its numbers carry no checksum."""
+    with path.open("rb") as stream:
+        header_bytes = int.from_bytes(stream.read(8), "little")
+    if header_bytes > _MOST_HEADER:
+        raise _damaged(path, "safetensors", f"its header claims {header_bytes} bytes")
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata()
             layout = metadata.get("format") if metadata else "pt"
             if layout not in _KNOWN_LAYOUTS:
-                raise _damaged(path, "safetensors", f"its layout is {layout!r}, expected {' or '.join(_KNOWN_LAYOUTS)}")
+                raise ValueError(f"its layout is {shown(layout)}, expected {' or '.join(_KNOWN_LAYOUTS)}")
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
+    except BaseException as error:
+        if isinstance(error, MemoryError) or not (isinstance(error, Exception) or is_panic(error)):
+            raise
         raise _damaged(path, "safetensors", one_line(error)) from error
 
 
 def read_bin(path: Path) -> Tensors:
     """Read a PyTorch file by `weights_only=True`, after its checksums."""
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(f"{path} is a PyTorch file: reading it needs `pip install 'jaxbert[torch]'`") from error
+    _check_torch(path)
+    import torch
+
     try:
         if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                broken = archive.testzip()
-            if broken:
-                raise ValueError(f"the checksum of {broken} does not match")
+            _check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler meets damage with almost any exception
         reason = "it holds objects that are not tensors" if "nsupported" in str(error) else one_line(error)
@@ -75,21 +79,53 @@ def read_bin(path: Path) -> Tensors:
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path} is not a state dict: save it by `torch.save(model.state_dict(), ...)`")
-    return {str(name): _from_torch_tensor(tensor) for name, tensor in state.items()}
+    try:
+        # Tied weights share numbers; where everything is shared, a small file would widen to any size.
+        if sum(tensor.nbytes for tensor in state.values()) > 2 * path.stat().st_size:
+            raise ValueError("its tensors overlap")
+        return {str(name): _from_torch_tensor(tensor) for name, tensor in state.items()}
+    except Exception as error:  # sparse, quantized, without numbers: each kind fails in its own way
+        raise _damaged(path, "PyTorch weights", one_line(error)) from error
+
+
+def _check_torch(path: Path) -> None:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(f"{path} is a PyTorch file: reading it needs `pip install 'jaxbert[torch]'`") from error
+    if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < _OLDEST_TORCH:
+        oldest = ".".join(map(str, _OLDEST_TORCH))
+        raise UserError(
+            f"{path} is a PyTorch file, and torch {torch.__version__} cannot read one safely: "
+            f"`pip install 'torch>={oldest}'`, or take model.safetensors"
+        )
+
+
+def _check_archive(path: Path) -> None:
+    """Compare checksums; PyTorch compresses nothing, and what is compressed could be any size."""
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("it is compressed, which PyTorch's own files are not")
+        broken = archive.testzip()
+    if broken:
+        raise ValueError(f"the checksum of {broken} does not match")
 
 
 def _from_torch_tensor(tensor: Any) -> np.ndarray:
     import torch
 
     tensor = tensor.detach()
-    return tensor.float().numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
 
 
 def read_msgpack(path: Path) -> Tensors:
     """Read a legacy `flax_model.msgpack`, its nested names joined by dots."""
     try:
-        tree = serialization.msgpack_restore(path.read_bytes())
-        flat = traverse_util.flatten_dict(tree, sep=".")
+        flat = traverse_util.flatten_dict(decode_tree(path.read_bytes()), sep=".")
+    except MemoryError:
+        raise
     except Exception as error:  # damage can surface anywhere in the decoders
         raise _damaged(path, "Flax msgpack", one_line(error)) from error
     if not flat or not all(isinstance(leaf, np.ndarray) for leaf in flat.values()):
@@ -114,8 +150,11 @@ def read_file(path: Path) -> Tensors:
     """
     if path.suffix not in _READERS:
         raise UserError(f"{path} is no file of weights: expected {', '.join(_READERS)}")
-    if not path.is_file():
-        raise UserError(f"{path} is missing: download or copy it again")
     kind, reader = _READERS[path.suffix]
-    _check_start(path, kind)
-    return reader(path)
+    try:
+        if not path.is_file():
+            raise UserError(f"{path} is missing: download or copy it again")
+        _check_start(path, kind)
+        return reader(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error

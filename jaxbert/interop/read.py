@@ -6,13 +6,13 @@ precision and refuses numbers that are not finite. Whether the tensors fit a mod
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from jaxbert.errors import UserError
 from jaxbert.interop.formats import Tensors, read_file
+from jaxbert.plain import read_json
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "flax_model.msgpack")
 """Names of a checkpoint's weights, best first; each may be sharded behind `NAME.index.json`."""
@@ -45,23 +45,6 @@ def read_tensors(checkpoint: Path) -> Tensors:
     return _normalize(raw, source)
 
 
-def read_json(path: Path) -> dict:
-    """Read a JSON object.
-
-    Raises:
-      UserError: if the file is missing or holds anything else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is missing") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): download or copy it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object: download or copy it again")
-    return content
-
-
 def _read_shards(index: Path) -> Tensors:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
@@ -84,10 +67,11 @@ def _read_shards(index: Path) -> Tensors:
 
 
 def _normalize(raw: Tensors, source: Path) -> Tensors:
-    """Bring names, layout and dtype to today's; order is kept."""
+    """Bring names, layout and dtype to today's; order is kept, and `raw` is used up."""
     bare = not any(name.startswith("bert.") for name in raw)
     tensors: Tensors = {}
-    for raw_name, tensor in raw.items():
+    for raw_name in list(raw):
+        tensor = raw.pop(raw_name)  # so that half precision and what it is widened to are not both there as a whole
         *parents, leaf = raw_name.split(".")
         if leaf in _FLAX_LEAVES:
             tensor = tensor.T if leaf == "kernel" else tensor
