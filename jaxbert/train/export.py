@@ -10,10 +10,10 @@ from transformers import BertConfig
 
 from jaxbert.errors import UserError
 from jaxbert.interop.folder import read_config
+from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.interop.write import save_folder
 from jaxbert.train.checkpoint import Checkpoints, choose_step
 from jaxbert.train.run_folder import RunFolder
-from jaxbert.train.start import load_tokenizer
 
 
 def save_start(folder: RunFolder, config: BertConfig, tokenizer: Any) -> None:

@@ -15,13 +15,14 @@ from jaxbert.data.sources import Source
 from jaxbert.errors import UserError
 from jaxbert.interop.folder import read_config, resolve
 from jaxbert.interop.load import load_params
+from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.functional import Params, make_model
 from jaxbert.tasks.classification import Classification
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.inputs import label, prepare_shown, resolve_max_length
 from jaxbert.train.run_folder import RunFolder
 from jaxbert.train.sharding import make_mesh, param_shardings
-from jaxbert.train.start import compute_dtype, layer_call, load_tokenizer
+from jaxbert.train.start import compute_dtype, layer_call
 
 
 @dataclass(frozen=True)

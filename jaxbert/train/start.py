@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
-from transformers import AutoTokenizer, BertConfig, BertTokenizer
+from transformers import BertConfig, BertTokenizer
 
 from jaxbert.config import ModelConfig, PrecisionConfig
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, foreign_errors, one_line
 from jaxbert.interop.folder import read_config, resolve
 from jaxbert.interop.load import load_params
+from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.attention.base import Hardware
 from jaxbert.models.attention.select import Attention
 from jaxbert.models.encoder import Call
@@ -70,24 +71,6 @@ def open_start(config: ModelConfig) -> Start:
     return Start(bert_config, load_tokenizer(folder, bert_config), folder)
 
 
-def load_tokenizer(folder: Path, bert_config: BertConfig) -> Any:
-    """Load the tokenizer that lies beside a model.
-
-    Raises:
-      UserError: if there is none, or it has tokens that the model lacks.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:
-        raise UserError(f"{folder} has no usable tokenizer (tokenizer.json or vocab.txt): {_line(error)}") from error
-    if len(tokenizer) > bert_config.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {len(tokenizer)} tokens, but the model only {bert_config.vocab_size}: "
-            "put the tokenizer there that the model was trained with"
-        )
-    return tokenizer
-
-
 def _new_tokenizer(config: ModelConfig) -> Any:
     if config.vocab is None:
         raise UserError(
@@ -99,11 +82,16 @@ def _new_tokenizer(config: ModelConfig) -> Any:
     except FileNotFoundError as error:
         raise UserError(f"model.vocab {path} does not exist") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"model.vocab {path} cannot be read as UTF-8 text: {_line(error)}") from error
+        raise UserError(f"model.vocab {path} cannot be read as UTF-8 text: {one_line(error)}") from error
     missing = [token for token in _SPECIAL_TOKENS if token not in tokens]
     if missing:
         raise UserError(f"model.vocab {path} lacks {', '.join(missing)}: give a BERT vocabulary, one token a line")
-    return BertTokenizer(vocab=str(path), do_lower_case=config.lower_case)
+    with foreign_errors(f"model.vocab {path} is no BERT vocabulary, one token a line"):
+        tokenizer = BertTokenizer(vocab=str(path), do_lower_case=config.lower_case)
+    # The place of a line is its id, so that a token that stands twice leaves ids that the model would not have.
+    if max(tokenizer.get_vocab().values()) >= len(tokenizer):
+        raise UserError(f"model.vocab {path} holds a token twice: remove one of the lines")
+    return tokenizer
 
 
 def with_labels(bert_config: BertConfig, names: tuple[str, ...]) -> BertConfig:
@@ -160,7 +148,3 @@ def layer_call(config: ModelConfig, mesh: Mesh) -> Call:
         attention=attention,
         rows=row_sharding(mesh),
     )
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
