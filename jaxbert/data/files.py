@@ -18,14 +18,15 @@ from typing import Any, BinaryIO
 
 from jaxbert.config import DataConfig
 from jaxbert.data.table import PART_ROWS, Table, Wanted, at_row, build_table, check_unique, nearest, quoted
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, foreign_errors
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 JSON_LINES = (".jsonl", ".json", ".ndjson")
 EXTENSIONS = (*DELIMITERS, *JSON_LINES, ".parquet")
 
-# The csv module refuses fields past 128 KiB by default; its limit is a C long, 32 bits wide on some systems.
-_LONGEST_FIELD = 2**31 - 1
+LONGEST_ROW = 2**24
+"""Bytes of a line, characters of a quoted field: far more than a model reads of a text. What is longer is a file without
+line ends, or a quote that nothing closes, and would be held in memory several times before anyone could say so."""
 
 
 def read_file(name: str, data: DataConfig, wanted: Wanted, limit: int | None = None) -> Iterator[Table]:
@@ -41,10 +42,11 @@ def read_file(name: str, data: DataConfig, wanted: Wanted, limit: int | None = N
             yield from _read_parquet(path, name, wanted, limit)
             return
         with path.open("rb") as stream:
+            lines = raw_lines(stream, name)
             if extension in JSON_LINES:
-                yield from read_json_lines(stream, name, wanted, limit)
+                yield from read_json_lines(lines, name, wanted, limit)
             else:
-                yield from _read_delimited(stream, name, DELIMITERS[extension], data, wanted, limit)
+                yield from _read_delimited(lines, name, DELIMITERS[extension], data, wanted, limit)
     except OSError as error:
         raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
 
@@ -86,6 +88,22 @@ def _nearest_file(path: Path) -> str:
     return f"; did you mean {str(path.with_name(near))!r}?" if near else f" in folder {str(path.parent)!r}"
 
 
+def raw_lines(stream: BinaryIO, source: str) -> Iterator[bytes]:
+    """Yield the lines of a stream.
+
+    Raises:
+      UserError: for a line of more than `LONGEST_ROW` bytes.
+    """
+    row = 1
+    while line := stream.readline(LONGEST_ROW + 1):
+        if len(line) > LONGEST_ROW:
+            raise UserError(
+                f"{at_row(source, row)}: longer than {LONGEST_ROW >> 20} MiB: is this a file of text lines?"
+            )
+        yield line
+        row += 1
+
+
 def decoded_lines(stream: Iterable[bytes], source: str) -> Iterator[str]:
     """Yield lines as text with their ends, without a leading byte-order mark.
 
@@ -105,7 +123,7 @@ def decoded_lines(stream: Iterable[bytes], source: str) -> Iterator[str]:
 
 
 def _read_delimited(
-    stream: BinaryIO, source: str, delimiter: str, data: DataConfig, wanted: Wanted, limit: int | None
+    stream: Iterable[bytes], source: str, delimiter: str, data: DataConfig, wanted: Wanted, limit: int | None
 ) -> Iterator[Table]:
     lines = decoded_lines(stream, source)
     records = _raw_records(lines, delimiter) if data.quoting == "none" else _csv_records(lines, source, delimiter)
@@ -147,7 +165,7 @@ def _raw_records(lines: Iterator[str], delimiter: str) -> Iterator[tuple[int, li
 
 def _csv_records(lines: Iterator[str], source: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the line in which each record starts, and its fields; a blank line has none."""
-    csv.field_size_limit(_LONGEST_FIELD)
+    csv.field_size_limit(LONGEST_ROW)
     # Without `strict` an opening quote that never closes swallows all the rows after it.
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     row = 1
@@ -266,22 +284,23 @@ def _parse_object(line: str, where: str) -> dict[str, Any]:
 
 
 def _read_parquet(path: Path, source: str, wanted: Wanted, limit: int | None) -> Iterator[Table]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            check_unique(names, source)
-            chosen = wanted.choose(names, source)
-            taken = 0
-            for batch in file.iter_batches(PART_ROWS, columns=chosen):
+    # Besides its own errors the library raises what Python's str and datetime do with values that are none.
+    unreadable = f"{source}: not a readable parquet file"
+    with foreign_errors(unreadable):
+        file = pq.ParquetFile(path)
+        names = file.schema_arrow.names
+    with file:
+        check_unique(names, source)
+        chosen = wanted.choose(names, source)
+        batches, taken = file.iter_batches(PART_ROWS, columns=chosen), 0
+        while taken != limit:
+            with foreign_errors(unreadable):
+                if (batch := next(batches, None)) is None:
+                    return
                 part = batch if limit is None else batch.slice(0, limit - taken)
                 columns = {name: part.column(name).to_pylist() for name in chosen}
-                rows = range(taken + 1, taken + len(part) + 1)
-                yield build_table(columns, wanted, source=source, rows=rows)
-                taken += len(part)
-                if taken == limit:
-                    break
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{source}: not a readable parquet file ({quoted([str(error)])})") from error
+            rows = range(taken + 1, taken + len(part) + 1)
+            yield build_table(columns, wanted, source=source, rows=rows)
+            taken += len(part)

@@ -121,7 +121,9 @@ class LabelColumn:
                 return [int(str(name).partition(".")[0]) for name in names]
             if str in types:
                 return names
-        value, row = next(pair for pair in zip(self._values, self._rows, strict=True) if not _is_label(pair[0]))
+        values = list(zip(self._values, self._rows, strict=True))
+        # Where each is a label by itself, whole numbers stand beside one that is too long for a number.
+        value, row = next((pair for pair in values if not _is_label(pair[0])), values[0])
         self._refuse(value, row)
 
     def _refuse_missing(self, row: int) -> None:

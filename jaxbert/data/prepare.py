@@ -17,6 +17,7 @@ from jaxbert.data.sources import Source
 from jaxbert.data.store import Stored, Writer, open_stored
 from jaxbert.data.table import Table
 from jaxbert.data.tokens import Encoded, encode_texts, forget_lengths
+from jaxbert.errors import foreign_errors
 
 _CHARACTERS = 2**20
 """About how much text is tokenized at once: the tokenizer's own result takes some hundred bytes a token."""
@@ -86,4 +87,6 @@ def _encode_part(part: Table, tokenizer: Any, max_length: int) -> Iterator[Encod
     size = max(1, _CHARACTERS * len(part) // characters)
     for start in range(0, len(part), size):
         pairs = None if part.pairs is None else part.pairs[start : start + size]
-        yield encode_texts(tokenizer, part.texts[start : start + size], pairs, max_length)
+        with foreign_errors(f"{part.source}: the tokenizer fails on a text near row {part.rows[start]}"):
+            encoded = encode_texts(tokenizer, part.texts[start : start + size], pairs, max_length)
+        yield encoded

@@ -15,7 +15,15 @@ from itertools import chain, islice
 from typing import Any, Literal
 
 from jaxbert.config import DataConfig
-from jaxbert.data.files import decoded_lines, file_identity, find_file, read_file, read_json_lines
+from jaxbert.data.files import (
+    LONGEST_ROW,
+    decoded_lines,
+    file_identity,
+    find_file,
+    raw_lines,
+    read_file,
+    read_json_lines,
+)
 from jaxbert.data.table import PART_ROWS, Table, Wanted, at_row, build_table
 from jaxbert.errors import UserError
 
@@ -62,7 +70,7 @@ def _find(
 ) -> tuple[Callable[[], Iterator[Table]], Callable[[], list[Any]] | None]:
     """Return how a source is read, and how its content is told from another."""
     if spec == STDIN:
-        return lambda: read_lines(sys.stdin.buffer, name, wanted, limit), None
+        return lambda: read_lines(raw_lines(sys.stdin.buffer, name), name, wanted, limit), None
     if spec.startswith("hf:"):
         from jaxbert.data import hub
 
@@ -91,8 +99,11 @@ def _some(parts: Iterator[Table], name: str) -> Iterator[Table]:
 
 
 def _read_text(spec: str, wanted: Wanted, limit: int | None) -> Iterator[Table]:
-    with open(spec, "rb") as stream:
-        yield from read_lines(stream, spec, wanted, limit)
+    try:
+        with find_file(spec).open("rb") as stream:
+            yield from read_lines(raw_lines(stream, spec), spec, wanted, limit)
+    except OSError as error:
+        raise UserError(f"{spec}: cannot be read: {error.strerror or error}") from error
 
 
 def read_lines(stream: Iterable[bytes], source: str, wanted: Wanted, limit: int | None = None) -> Iterator[Table]:
@@ -136,7 +147,7 @@ def _is_plain_text(spec: str, data: DataConfig) -> bool:
         return False
     try:
         with find_file(spec).open("rb") as stream:
-            first = stream.readline().removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
+            first = stream.readline(LONGEST_ROW).removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
     except OSError as error:
         raise UserError(f"{spec}: cannot be read: {error.strerror or error}") from error
     return b"\t" not in first and first.strip() != data.text.encode()

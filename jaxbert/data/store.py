@@ -140,8 +140,12 @@ def _read_header(folder: Path) -> dict[str, Any]:
         content, checksum = (folder / HEADER).read_text("utf-8").splitlines()
         if int(checksum) != zlib.crc32(content.encode()):
             raise DamagedError(f"{HEADER} has another checksum")
-        return json.loads(content)
-    except (OSError, ValueError) as error:
+        header = json.loads(content)
+        names = {"ids", "begins", "lengths", "first_lengths"} | ({"labels"} if header["legend"] else set())
+        if header["files"].keys() != names:  # nothing outside the folder is opened
+            raise DamagedError(f"{HEADER} names other files")
+        return header
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{HEADER} is missing or cut off") from error
 
 

@@ -7,8 +7,10 @@ wrong. Where the values come from is the readers' part (`files`, `hub`, `tfds`),
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NoReturn
 
 from jaxbert.config import DataConfig
@@ -16,6 +18,8 @@ from jaxbert.errors import UserError
 
 PART_ROWS = 4096
 """Rows that a reader brings at a time."""
+_COMPARED = 1000
+"""Names among which a similar one is looked for: a broken header can have millions."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +89,16 @@ def _alternatives(name: str, names: Sequence[str]) -> str:
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """Return the one of `names` that `name` was probably meant to be."""
-    folded = {other.casefold(): other for other in names}
+    folded = {other.casefold(): other for other in islice(names, _COMPARED)}
     found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     return folded[found[0]] if found else None
 
 
 def quoted(values: Iterable[Any], most: int = 20) -> str:
     """List values for a message, shortened."""
-    shown = [repr(shorten(v) if isinstance(v, str) else v) for v in values]
-    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
+    everything = list(values)
+    shown = ", ".join(repr(shorten(v) if isinstance(v, str) else v) for v in everything[:most])
+    return shown + (f" and {len(everything) - most} more" if len(everything) > most else "")
 
 
 def shorten(text: str, most: int = 40) -> str:
@@ -108,7 +113,7 @@ def at_row(source: str, row: int) -> str:
 
 def check_unique(names: Sequence[str], where: str) -> None:
     """Refuse two columns of one name; nameless ones (an exported index) cannot be asked for and may repeat."""
-    twice = sorted({name for name in names if name and names.count(name) > 1})
+    twice = sorted(name for name, times in Counter(names).items() if name and times > 1)
     if twice:
         raise UserError(f"{where}: several columns are named {quoted(twice)}: rename or remove all but one")
 

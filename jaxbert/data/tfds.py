@@ -15,6 +15,10 @@ from typing import Any
 from jaxbert.data.hub import name_split
 from jaxbert.data.table import PART_ROWS, Table, Wanted, build_table, quoted, shorten
 from jaxbert.errors import UserError
+from jaxbert.plain import read_json, shown
+
+_OWN_FEATURES = "tensorflow_datasets."
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ def _find_builder(name: str, spec: str) -> Any:
     except ImportError as error:
         raise UserError(f"{spec}: needs TensorFlow Datasets: pip install 'jaxbert[tfds]'") from error
     folder = os.path.expanduser(os.environ.get("TFDS_DATA_DIR", os.path.join("~", "tensorflow_datasets")))
+    if name:
+        _check_features(Path(folder, name), spec)
     try:
         return read_only_builder.builder_from_files(name, data_dir=folder)
     except registered.DatasetNotFoundError as error:
@@ -81,6 +87,28 @@ def _find_builder(name: str, spec: str) -> Any:
     # A folder that TFDS cannot make sense of raises whatever its parsers raise.
     except Exception as error:
         raise UserError(f"{spec}: cannot be loaded from {folder}: {_one_line(error)}") from error
+
+
+def _check_features(folder: Path, spec: str) -> None:
+    """Refuse features of any other project: TFDS imports the module that a `features.json` names.
+
+    Raises:
+      UserError: for a class that is none of TFDS's own.
+    """
+    for path in folder.rglob("features.json"):
+        for name in _class_paths(read_json(path)):
+            if not name.startswith(_OWN_FEATURES):
+                raise UserError(f"{spec}: {path} has a feature of the class {shown(name)}: only those of TFDS are read")
+
+
+def _class_paths(features: Any) -> Iterator[str]:
+    parts = (
+        features.items() if isinstance(features, dict) else enumerate(features) if isinstance(features, list) else ()
+    )
+    for key, value in parts:
+        if key in _CLASS_KEYS and isinstance(value, str):
+            yield value
+        yield from _class_paths(value)
 
 
 def _open_split(builder: Any, split: str, spec: str) -> Any:
