@@ -112,6 +112,8 @@ class TrainConfig:
     """The validation metric that chooses the best checkpoint; `loss` is minimized, all others maximized."""
     keep_best: bool = True
     """Export the best checkpoint instead of the last where there is a validation set."""
+    max_bad_steps: int = 10
+    """Stop after this many steps in a row whose loss or gradient was not finite; each of them changes nothing."""
     early_stopping_patience: int | None = None
     """Stop after this many evaluations in a row without a better `best_metric`."""
     label_smoothing: float = 0.0
@@ -221,6 +223,7 @@ def check(config: Config) -> None:
         "train.checkpoint_every",
         "train.keep_checkpoints",
         "train.early_stopping_patience",
+        "train.max_bad_steps",
         "data.limit",
         "data.row_length",
     )

@@ -139,7 +139,10 @@ def command(*arguments: str, **options: Any) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str], stdin: str | None = None) -> tuple[int, str, str]:
     """Wait for a command; return its exit code, standard output and standard error."""
-    out, err = process.communicate(stdin, timeout=300)
+    try:
+        out, err = process.communicate(stdin, timeout=300)
+    finally:
+        process.kill()
     return process.returncode, out, err
 
 

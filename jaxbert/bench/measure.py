@@ -44,7 +44,7 @@ def run_bench(bench: Bench, options: BenchOptions, say: Callable[[str], None] = 
     if options.mode == "predict":
         result |= rates(Speed(program.model.config), options)
         shardings = param_shardings(program.mesh, program.model.abstract_params)
-        params = jax.device_put(init_params(program.model, program.base_key), shardings)
+        params = init_params(program.model, program.base_key, shardings)
     else:
         numbers, params = time_training(bench, options, say)
         result |= numbers

@@ -31,7 +31,9 @@ class Stopwatch:
         self.speed = Speed(program.model.config)
         self.step_seconds: list[float] = []
         self.dispatch_seconds = 0.0
-        self.state = program.first_state(init_params(program.model, program.base_key))
+        self.state = program.first_state(
+            init_params(program.model, program.base_key, program.state_shardings["params"])
+        )
         self._program = program
         self._key = program.base_key
         self._trace = trace

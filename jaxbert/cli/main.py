@@ -68,13 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def entry() -> NoReturn:
     """Run one verb and end the process.
 
-    An interrupted process ends at once: jaxlib may still be compiling in a thread of its own, and crashes if the
-    interpreter is taken down under it (seen with 0.10.2).
+    One that was interrupted or has failed ends at once: jaxlib may still be compiling in a thread of its own, and crashes
+    if the interpreter is taken down under it (seen with 0.10.2); writes of a checkpoint that failed would speak last.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as under nohup
         signal.signal(signal.SIGINT, _interrupt)
     code = main()
-    if code == _INTERRUPTED:
+    if code:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

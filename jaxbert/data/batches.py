@@ -6,7 +6,7 @@ Keys and shapes (B rows, T tokens, S slots): `input_ids`, `token_type_ids`, `seg
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,9 @@ from jaxbert.data.tokens import Tokens
 Batch = dict[str, np.ndarray]
 
 
-def fill_rows(plan: StepPlan, layout: Layout, tokens: Tokens, labels: np.ndarray | None) -> Batch:
+def fill_rows(
+    plan: StepPlan, layout: Layout, tokens: Tokens, labels: np.ndarray | None, own_rows: np.ndarray | None = None
+) -> Batch:
     """Gather the examples of a step into rows.
 
     Args:
@@ -25,6 +27,8 @@ def fill_rows(plan: StepPlan, layout: Layout, tokens: Tokens, labels: np.ndarray
       layout: row length and slots.
       tokens: all examples.
       labels: [N, ...] of all examples, or None.
+      own_rows: bool [B], the rows whose tokens are wanted here; those of others stay 0 in `input_ids`, `token_type_ids`
+        and `position_ids`, and never take memory. None: all.
     """
     row_length = layout.row_length
     begins = tokens.begins[plan.example_ids]
@@ -33,10 +37,12 @@ def fill_rows(plan: StepPlan, layout: Layout, tokens: Tokens, labels: np.ndarray
     within = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
     targets = np.repeat(plan.rows.astype(np.int64) * row_length + plan.starts, lengths) + within
     second_text = within >= np.repeat(tokens.first_lengths[plan.example_ids], lengths)
+    sources = np.repeat(begins, lengths) + within
+    own = slice(None) if own_rows is None else np.repeat(own_rows[plan.rows], lengths)
 
-    def scatter(values: np.ndarray) -> np.ndarray:
+    def scatter(values: np.ndarray, at: np.ndarray) -> np.ndarray:
         flat = np.zeros(plan.num_rows * row_length, np.int32)
-        flat[targets] = values
+        flat[at] = values
         return flat.reshape(plan.num_rows, row_length)
 
     def per_slot(values: np.ndarray) -> np.ndarray:
@@ -45,10 +51,10 @@ def fill_rows(plan: StepPlan, layout: Layout, tokens: Tokens, labels: np.ndarray
         return grid
 
     batch = {
-        "input_ids": scatter(tokens.ids[np.repeat(begins, lengths) + within]),
-        "token_type_ids": scatter(second_text),
-        "segment_ids": scatter(np.repeat(plan.slots + 1, lengths)),
-        "position_ids": scatter(within),
+        "input_ids": scatter(tokens.ids[sources[own]], targets[own]),
+        "token_type_ids": scatter(second_text[own], targets[own]),
+        "segment_ids": scatter(np.repeat(plan.slots + 1, lengths), targets),
+        "position_ids": scatter(within[own], targets[own]),
         "cls_positions": per_slot(plan.starts),
         "example_mask": per_slot(np.ones(len(plan.example_ids), bool)),
         "example_ids": per_slot(plan.example_ids),
@@ -123,7 +129,8 @@ def batches(
     seed: int | None,
     epoch: int = 0,
     first_step: int = 0,
+    own_rows: Callable[[int], np.ndarray | None] = lambda num_rows: None,
 ) -> Iterator[Batch]:
-    """Yield the packed batches of one epoch from `first_step` on."""
+    """Yield the packed batches of one epoch from `first_step` on; `own_rows` says which of B rows are filled here."""
     for plan in plan_epoch(tokens.lengths, layout, batch_size, seed=seed, epoch=epoch, first_step=first_step):
-        yield fill_rows(plan, layout, tokens, labels)
+        yield fill_rows(plan, layout, tokens, labels, own_rows(plan.num_rows))

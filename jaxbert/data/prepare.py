@@ -13,10 +13,11 @@ from typing import Any
 
 from jaxbert.data import cache
 from jaxbert.data.label_column import LabelColumn
+from jaxbert.data.share import Share
 from jaxbert.data.sources import Source
 from jaxbert.data.store import Stored, Writer, open_stored
 from jaxbert.data.table import Table
-from jaxbert.data.tokens import Encoded, encode_texts, forget_lengths
+from jaxbert.data.tokens import Encoded, encode_texts, forget_lengths, joined
 from jaxbert.errors import foreign_errors
 
 _CHARACTERS = 2**20
@@ -32,6 +33,7 @@ def prepare(
     *,
     folder: Path | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
+    share: Share = Share(),  # noqa: B008 (frozen)
 ) -> Stored:
     """Return a source's tokens and labels; texts above `max_length` are cut, and how many is said.
 
@@ -41,19 +43,21 @@ def prepare(
       max_length: longest example in tokens, special tokens included.
       folder: where tokens are kept for the next start; None keeps none.
       on_rows: called with the number of rows that have been read since the last call.
+      share: what this process tokenizes; every process of the run reads the same source at the same time.
 
     Raises:
       UserError: for the first row that is malformed.
     """
     identity = None if folder is None else source.identity()
     name = cache.entry_name(identity, tokenizer, max_length)
-    stored = None if folder is None or name is None else cache.find(folder, name, source)
+    found = None if folder is None or name is None else cache.find(folder, name, source)
+    stored = found if share.all_have(found is not None) else None
     if stored is not None:
         logger.info("tokens of %s taken from the cache", source.name)
     else:
         written = cache.new_folder(None if name is None else folder)
         try:
-            stored = _read(source, tokenizer, max_length, written, on_rows)
+            stored = _read(source, tokenizer, max_length, written, on_rows, share)
             # A file that changed while it was read must not be kept under the name of what it was.
             if name is not None and written.parent == folder and source.identity() == identity:
                 cache.publish(written, name)
@@ -66,7 +70,9 @@ def prepare(
     return stored
 
 
-def _read(source: Source, tokenizer: Any, max_length: int, folder: Path, on_rows: Callable[[int], None]) -> Stored:
+def _read(
+    source: Source, tokenizer: Any, max_length: int, folder: Path, on_rows: Callable[[int], None], share: Share
+) -> Stored:
     """Read and tokenize a source into an empty folder."""
     labels = LabelColumn(source.wanted, source.name)
     with Writer(folder) as writer:
@@ -74,11 +80,20 @@ def _read(source: Source, tokenizer: Any, max_length: int, folder: Path, on_rows
             codes = labels.add(part)
             if codes is not None:
                 writer.add_labels(codes)
-            for encoded in _encode_part(part, tokenizer, max_length):
+            for encoded in _encode_shared(part, tokenizer, max_length, share):
                 writer.add(encoded)
                 on_rows(len(encoded.lengths))
         writer.finish(labels.finish())
     return open_stored(folder, source.name)
+
+
+def _encode_shared(part: Table, tokenizer: Any, max_length: int, share: Share) -> Iterator[Encoded]:
+    """Tokenize a part, alone or a stretch of it in each process."""
+    if share.count == 1:
+        yield from _encode_part(part, tokenizer, max_length)
+        return
+    mine = share.of(part)
+    yield from share.gather(joined(list(_encode_part(mine, tokenizer, max_length)) if len(mine) else []))
 
 
 def _encode_part(part: Table, tokenizer: Any, max_length: int) -> Iterator[Encoded]:

@@ -69,7 +69,9 @@ class Writer:
         self._stack.close()
 
     def add(self, encoded: Encoded) -> None:
-        """Append examples."""
+        """Append examples, if there are any."""
+        if not len(encoded.lengths):
+            return
         ends = np.cumsum(encoded.lengths, dtype=np.int64) + self._tokens
         self._append("ids", encoded.ids)
         self._append("begins", ends - encoded.lengths)

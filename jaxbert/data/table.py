@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, NoReturn
 
@@ -41,6 +41,12 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def stretch(self, low: int, high: int) -> Table:
+        """Return rows `low` to `high - 1` of this part."""
+        pairs = None if self.pairs is None else self.pairs[low:high]
+        labels = None if self.labels is None else self.labels[low:high]
+        return replace(self, texts=self.texts[low:high], pairs=pairs, labels=labels, rows=self.rows[low:high])
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,17 @@ class Encoded:
     """How many were longer than allowed."""
 
 
+def joined(parts: Sequence[Encoded]) -> Encoded:
+    """Put encoded examples behind one another; there may be none."""
+    nothing = np.zeros(0, np.int32)
+    return Encoded(
+        ids=np.concatenate([nothing, *(part.ids for part in parts)]),
+        lengths=np.concatenate([nothing, *(part.lengths for part in parts)]),
+        first_lengths=np.concatenate([nothing, *(part.first_lengths for part in parts)]),
+        cut=sum(part.cut for part in parts),
+    )
+
+
 def encode_texts(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Encoded:
     """Tokenize, cutting examples above `max_length` (the longer text of a pair first).
 

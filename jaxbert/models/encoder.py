@@ -51,6 +51,14 @@ class Call:
     """Where the rows of hidden states lie. Left to itself, the compiler spreads their width over devices that share
     parameters, and moves hidden states where it should gather kernels."""
 
+    words: Sharding | None = None
+    """Where the words' vectors lie as they are read from a table that is spread by width; from there they go to `rows`.
+    Without this step between, the compiler reads the words of all rows on every device."""
+
+    def place_words(self, x_BTD: Array) -> Array:
+        """Exchange the widths of the words' vectors, and of their gradients, for rows."""
+        return x_BTD if self.words is None else self.place(jax.lax.with_sharding_constraint(x_BTD, self.words))
+
     def place(self, x_BTD: Array) -> Array:
         """Keep hidden states, and their gradients, where their rows lie."""
         return x_BTD if self.rows is None else jax.lax.with_sharding_constraint(x_BTD, self.rows)
@@ -114,6 +122,7 @@ class BertEmbeddings(nnx.Module):
     ) -> Array:
         words = self.word_embeddings
         x_BTD = lookup(words.embedding[...], input_ids, words.dtype) if call.fuse_lookup else words(input_ids)
+        x_BTD = call.place_words(x_BTD)
         x_BTD += self.position_embeddings(position_ids) + self.token_type_embeddings(token_type_ids)
         return dropout(self.LayerNorm(x_BTD), self.rate, key)
 

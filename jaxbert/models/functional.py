@@ -67,10 +67,15 @@ def _stack_shapes(tree: Params, layers: int) -> Params:
     return traverse_util.unflatten_dict({path: stacked(path, leaf) for path, leaf in flat.items()})
 
 
-def init_params(model: Model, key: Array) -> Params:
+def init_params(model: Model, key: Array, shardings: Any = None) -> Params:
     """Draw new parameters in one compiled program: normal kernels and embeddings, zero biases, unit scales.
 
     Each tensor's key depends on its own name alone, so a fresh classifier is the same whatever else is loaded.
+
+    Args:
+      model: whose parameters.
+      key: a key that lies on the devices of `shardings`.
+      shardings: a tree like the parameters; each device draws its own part and no other. Left out, one device draws all.
     """
 
     flat = traverse_util.flatten_dict(model.abstract_params)
@@ -86,4 +91,4 @@ def init_params(model: Model, key: Array) -> Params:
     def draw_parameters(key: Array) -> Params:
         return traverse_util.unflatten_dict({path: draw(path, shape, key) for path, shape in flat.items()})
 
-    return jax.jit(draw_parameters)(key)
+    return jax.jit(draw_parameters, out_shardings=shardings)(key)

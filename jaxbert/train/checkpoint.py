@@ -1,23 +1,30 @@
 """Checkpoints of a run: one small adapter around Orbax.
 
 A checkpoint holds the train state and the position in the data with what the loop must remember, and is committed as a
-whole. It is written in the background; `wait` and every later `save` raise what went wrong.
+whole, with a list of its files by which damage is found. It is written in the background; `wait` and every later `save`
+raise what went wrong. All processes of a run call every function here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Sequence
+import re
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from jaxbert.errors import UserError
+from jaxbert.train.checkpoint_files import damage, seal, set_damaged_aside
+from jaxbert.train.processes import is_main, wait_for_all
 
-logging.getLogger("absl").setLevel(logging.ERROR)
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs with tracebacks what it then raises
 
 
 class _LatestAndBest(checkpoint_managers.PreservationPolicy):
@@ -42,20 +49,38 @@ def _write_whole_arrays() -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one run, by step."""
+    """The checkpoints of one run, by step; read-only, nothing in the folder changes, and the run may go on meanwhile."""
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    def __init__(self, folder: Path, keep: int = 2, *, read_only: bool = False) -> None:
         _write_whole_arrays()
         self._policy = _LatestAndBest(keep)
+        self._saving: int | None = None
+        self._needed = 0
         self.folder = folder.absolute()
-        options = ocp.CheckpointManagerOptions(preservation_policy=self._policy, cleanup_tmp_directories=True)
+        if is_main() and not read_only:
+            set_damaged_aside(epath.Path(self.folder), epath.Path(self.folder.parent / "damaged_checkpoints"))
+        wait_for_all("checkpoints are looked at")
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._policy,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+        )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def _seal(self) -> None:
+        """List the files of the checkpoint that is about to be committed."""
+        if is_main():
+            folder = epath.Path(self.folder)  # a bucket has no renaming: there it has its last name from the start
+            for unfinished in [*folder.glob(f"{self._saving}.*")] or [folder / str(self._saving)]:
+                seal(unfinished)
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.suppress(Exception) if kind is not None else contextlib.nullcontext():
+            self._manager.close()
 
     @property
     def steps(self) -> list[int]:
@@ -64,16 +89,55 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, progress: dict[str, Any], best_step: int | None) -> None:
-        """Begin to save; the state may be donated as soon as this returns. A step that is there already stays."""
+        """Begin to save; the state may be donated as soon as this returns. A step that is there already stays.
+
+        Raises:
+          UserError: if there is no room for it, or the save before failed.
+        """
+        self.wait()
         self._policy.best = best_step
         if step in self._manager.all_steps():
             return
+        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+        self._saving = step
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
-        self._manager.save(step, args=args, force=True)
+        with self._failing():
+            self._manager.save(step, args=args, force=True)
 
     def wait(self) -> None:
-        """Wait until everything is committed, and raise what failed in the background."""
-        self._manager.wait_until_finished()
+        """Wait until everything is committed.
+
+        Raises:
+          UserError: for what failed in the background.
+        """
+        with self._failing():
+            self._manager.wait_until_finished()
+
+    def _check_room(self, needed: int) -> None:
+        self._needed = needed
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise UserError(
+                f"{self.folder} has room for {free / 1e6:,.1f} MB, but a checkpoint needs {needed / 1e6:,.1f} MB: make room "
+                f"and run the same command to go on {self._after_last()}"
+            )
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Turn what Orbax and its libraries raise while writing into a user's error; JAX raises for lost processes."""
+        try:
+            yield
+        except jax.errors.JaxRuntimeError:
+            raise
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"the checkpoint of step {self._saving} cannot be written to {self.folder} ({_line(error)}); it needs "
+                f"{self._needed / 1e6:,.1f} MB: make room and run the same command to go on {self._after_last()}"
+            ) from error
+
+    def _after_last(self) -> str:
+        steps = sorted(ocp.utils.checkpoint_steps(self.folder))  # the manager lists those that it began, too
+        return f"after step {steps[-1]}" if steps else "from the beginning"
 
     def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
         """Read the state into the shapes, dtypes and shardings of `target`, and the progress."""
@@ -83,7 +147,13 @@ class Checkpoints:
         return restored["state"], restored["progress"]
 
     def restore_params(self, step: int) -> Any:
-        """Read the parameters alone, to the first device."""
+        """Read the parameters alone, to the first device.
+
+        Raises:
+          UserError: if the checkpoint is damaged.
+        """
+        if wrong := damage(epath.Path(self.folder / str(step))):
+            raise UserError(f"the checkpoint of step {step} in {self.folder} is damaged ({wrong}): take another --step")
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         args = ocp.args.Composite(state=ocp.args.StandardRestore(fallback_sharding=sharding))
         return self._manager.restore(step, args=args)["state"]["params"]
@@ -112,3 +182,10 @@ def choose_step(checkpoints: Checkpoints, which: str) -> int:
     if not which.isdigit() or int(which) not in steps:
         raise UserError(f"--step {which!r} is not there: use last, best or one of {', '.join(map(str, steps))}")
     return int(which)
+
+
+def _line(error: BaseException) -> str:
+    """Return the operating system's word, which TensorStore puts at the end of a chain of paths, or the whole message."""
+    said = " ".join(str(error).split())
+    found = re.search(r"([^:\]]+) \[os_error_code", said)
+    return found[1].strip() if found else said[:300]

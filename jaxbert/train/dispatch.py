@@ -8,7 +8,9 @@ past such a step.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from jaxbert.data.batches import Batch, BatchSize
 from jaxbert.train.compiled import Compiled
@@ -20,7 +22,13 @@ class Group:
     """Steps that run as one program; where they are several, their arrays have a leading axis for them."""
 
     sizes: tuple[BatchSize, ...]
+    example_ids: tuple[np.ndarray, ...]
+    """Of each step."""
     batch: DeviceBatch
+
+    def without_batch(self) -> Group:
+        """Return what there is to know of the steps when they have run; the batch may leave the device."""
+        return replace(self, batch={})
 
 
 @dataclass(frozen=True)

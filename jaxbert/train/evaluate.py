@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from jaxbert.models.functional import Model, Params
 from jaxbert.tasks.base import Task
 from jaxbert.train.compiled import Compiled
 from jaxbert.train.prefetch import Prefetcher
-from jaxbert.train.sharding import put_batch, row_alignment, row_devices
+from jaxbert.train.sharding import own_rows, put_batch, replicated, row_alignment, row_devices
 from jaxbert.train.step import make_predict_step
 
 _MOST_TOKENS = 16_384
@@ -36,11 +37,13 @@ class Predictor:
     layouts: dict[Tokens, Layout] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.step = Compiled(make_predict_step(self.model, self.task, self.call))
+        step = make_predict_step(self.model, self.task, self.call)
+        self.step = Compiled(step, out_shardings=replicated(self.mesh))  # every process sees all predictions
 
     def __call__(self, params: Params, tokens: Tokens) -> np.ndarray:
         """Return predictions [N, ...] in the order of `tokens`; every example is computed once."""
-        source = batches(tokens, None, self._layout(tokens), self._examples_a_step(tokens), seed=None)
+        own = partial(own_rows, self.mesh)
+        source = batches(tokens, None, self._layout(tokens), self._examples_a_step(tokens), seed=None, own_rows=own)
         results: np.ndarray | None = None
         for batch, values in self._run(params, source):
             real = batch["example_mask"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jax
 from transformers import BertConfig
 
 from jaxbert.errors import UserError
@@ -13,6 +12,7 @@ from jaxbert.interop.folder import read_config
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.interop.write import save_folder
 from jaxbert.train.checkpoint import Checkpoints, choose_step
+from jaxbert.train.processes import is_main, on_host, wait_for_all
 from jaxbert.train.run_folder import RunFolder
 
 
@@ -25,8 +25,15 @@ def save_start(folder: RunFolder, config: BertConfig, tokenizer: Any) -> None:
 def export_params(
     folder: RunFolder, config: BertConfig, tokenizer: Any, params: Any, architecture: str, output: Path | None = None
 ) -> Path:
-    """Write parameters of a run as a Hugging Face folder, in the run's `export` unless told otherwise."""
-    return save_folder(output or folder.export, jax.device_get(params), config, tokenizer, architecture=architecture)
+    """Write parameters of a run as a Hugging Face folder, in the run's `export` unless told otherwise.
+
+    All processes call it, and the main one writes.
+    """
+    target, whole = output or folder.export, on_host(params)
+    if is_main():
+        save_folder(target, whole, config, tokenizer, architecture=architecture)
+    wait_for_all("export is written")
+    return target
 
 
 def export_run(run: str | Path, step: str, output: str | Path) -> Path:
@@ -44,7 +51,7 @@ def export_run(run: str | Path, step: str, output: str | Path) -> Path:
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "config.json").exists())):
         raise UserError(f"--output {target} holds something else than a model: choose a new folder")
     config = read_config(folder.start)
-    with Checkpoints(folder.checkpoints) as checkpoints:
+    with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
         params = checkpoints.restore_params(choose_step(checkpoints, step))
     architecture = (config.architectures or ["BertForSequenceClassification"])[0]
     return export_params(folder, config, load_tokenizer(folder.start, config), params, architecture, target)

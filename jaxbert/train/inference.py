@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxbert.config import MeshConfig, ModelConfig, PrecisionConfig
@@ -21,7 +20,7 @@ from jaxbert.tasks.classification import Classification
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.inputs import label, prepare_shown, resolve_max_length
 from jaxbert.train.run_folder import RunFolder
-from jaxbert.train.sharding import make_mesh, param_shardings
+from jaxbert.train.sharding import make_mesh, param_shardings, place
 from jaxbert.train.start import compute_dtype, layer_call
 
 
@@ -70,7 +69,7 @@ def open_classifier(
     return Classifier(
         task=task,
         tokenizer=load_tokenizer(folder, config),
-        params=jax.device_put(params, param_shardings(mesh, model.abstract_params)),
+        params=place(params, param_shardings(mesh, model.abstract_params)),
         predictor=Predictor(model, task, mesh, layer_call(ModelConfig(), mesh), batch_size),
         max_length=resolve_max_length(max_length, config.max_position_embeddings),
     )

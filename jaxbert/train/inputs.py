@@ -17,6 +17,7 @@ from jaxbert.data.split import stratified_split
 from jaxbert.data.store import Stored
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
+from jaxbert.train.processes import tokenizing_share
 from jaxbert.train.report import Reading
 
 
@@ -26,10 +27,17 @@ class Examples:
 
     tokens: Tokens
     labels: np.ndarray | None
+    rows: np.ndarray | None = None
+    """Where each is in its source; None where they are the source's own, in order."""
 
     def take(self, indices: np.ndarray) -> Examples:
         """Return the examples at `indices`, in that order."""
-        return Examples(self.tokens.take(indices), None if self.labels is None else self.labels[indices])
+        labels = None if self.labels is None else self.labels[indices]
+        return Examples(self.tokens.take(indices), labels, self.source_rows(indices))
+
+    def source_rows(self, indices: np.ndarray) -> np.ndarray:
+        """Return the rows of the source, counted from 0, from which these examples come."""
+        return indices if self.rows is None else self.rows[indices]
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ def read_inputs(config: Config, tokenizer: Any, max_length: int) -> Inputs:
 def prepare_shown(source: Source, tokenizer: Any, max_length: int, folder: Path | None = None) -> Stored:
     """Return a source's tokens, from the cache in `folder` where it has them, and show progress where it takes long."""
     with Reading(source.name) as reading:
-        return prepare(source, tokenizer, max_length, folder=folder, on_rows=reading.add)
+        return prepare(source, tokenizer, max_length, folder=folder, on_rows=reading.add, share=tokenizing_share())
 
 
 def label(stored: Stored, labels: LabelSet) -> Examples:

@@ -16,6 +16,7 @@ from jax import Array
 
 from jaxbert.config import TrainConfig
 from jaxbert.data.batches import Batch, BatchSize, batch_size_of
+from jaxbert.errors import UserError
 from jaxbert.train.checkpoint import Checkpoints
 from jaxbert.train.dispatch import Group, StepPrograms, group_batches
 from jaxbert.train.interrupt import Interrupt, StoppedError
@@ -23,6 +24,8 @@ from jaxbert.train.prefetch import Prefetcher
 from jaxbert.train.report import Report, headline
 from jaxbert.train.speed import Speed
 from jaxbert.train.step import DeviceBatch, State
+
+_NAMED_ROWS = 20
 
 
 @dataclass
@@ -35,11 +38,22 @@ class Progress:
     window_loss_sum: float = 0.0
     """Since the last line of metrics, like `window_examples`; the two above count from the beginning."""
     window_examples: int = 0
+    bad_steps: int = 0
+    """Steps whose loss or gradient was not finite; they count in `step` alone."""
+    bad_in_a_row: int = 0
     best_step: int | None = None
     best_value: float | None = None
     evaluations_since_best: int = 0
     evaluation: dict[str, Any] = field(default_factory=dict)
     """The metrics of the last one."""
+
+    def add(self, loss: float, examples: int) -> None:
+        """Count a good step with its summed loss."""
+        self.bad_in_a_row = 0
+        self.loss_sum += loss
+        self.examples += examples
+        self.window_loss_sum += loss
+        self.window_examples += examples
 
 
 @dataclass(frozen=True)
@@ -53,6 +67,8 @@ class Work:
     feed: Callable[[int, int], Iterator[Batch]]
     """`(epoch, first_step) -> batches`."""
     put: Callable[[list[Batch]], DeviceBatch]
+    source_rows: Callable[[np.ndarray], np.ndarray]
+    """Examples' ids -> their rows in the source, for messages."""
     evaluate: Callable[[Any], dict[str, Any]] | None
     """`params -> metrics`; None without a validation set."""
     base_key: Array
@@ -69,7 +85,7 @@ class Loop:
         self.speed = speed
         self._checkpoints = checkpoints
         self._dispatched = progress.step
-        self._pending: dict[str, Array] | None = None
+        self._pending: tuple[Group, dict[str, Array]] | None = None
 
     def run(self, report: Report) -> None:
         """Train until the last step or until early stopping, and leave everything saved.
@@ -91,18 +107,20 @@ class Loop:
 
     def _run_epoch(self, epoch: int, first_step: int, report: Report, interrupt: Interrupt) -> None:
         def prepare(batches: list[Batch]) -> Group:
-            return Group(tuple(map(self.work.count, batches)), self.work.put(batches))
+            example_ids = tuple(batch["example_ids"][batch["example_mask"]] for batch in batches)
+            return Group(tuple(map(self.work.count, batches)), example_ids, self.work.put(batches))
 
         most = self.work.config.steps_per_dispatch
         groups = group_batches(self.work.feed(epoch, first_step), most, self._dispatched, self._is_milestone)
         with Prefetcher(groups, prepare) as loader, self._clock(report):
             for group, waited in loader.timed():
                 self._dispatch(group, waited, report)
-                if self._is_milestone(self._dispatched) or interrupt.requested:
+                stop = interrupt.agreed()
+                if self._is_milestone(self._dispatched) or stop:
                     self._flush(report)
                     self.speed.pause()
                     self._at_milestone(report)
-                    if interrupt.requested:
+                    if stop:
                         self._stop()
                     if self._done():
                         return
@@ -129,47 +147,67 @@ class Loop:
         self.speed.add(group.sizes, waited)
         with jax.transfer_guard("disallow"):
             self.state, sums = program(self.state, group.batch, self.work.base_key)
-        previous, self._pending = self._pending, sums
+        previous, self._pending = self._pending, (group.without_batch(), sums)
         self._dispatched += len(group.sizes)
         if previous is not None:
-            self._read(previous, report)
+            self._read(*previous, report)
 
     def _flush(self, report: Report) -> None:
         """Read the last dispatched group, and so wait for it."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
-            self._read(pending, report)
+            self._read(*pending, report)
 
-    def _read(self, sums: dict[str, Array], report: Report) -> None:
+    def _read(self, group: Group, sums: dict[str, Array], report: Report) -> None:
         values = {name: np.ravel(value) for name, value in jax.device_get(sums).items()}
-        for step in range(len(values["loss"])):
-            self._count({name: value[step] for name, value in values.items()}, report)
+        for step, example_ids in enumerate(group.example_ids):
+            self._count({name: value[step] for name, value in values.items()}, example_ids, report)
 
-    def _count(self, values: dict[str, Any], report: Report) -> None:
+    def _count(self, values: dict[str, Any], example_ids: np.ndarray, report: Report) -> None:
         """Add the sums of a step to the progress, and report it."""
         progress = self.progress
         progress.step += 1
         loss, examples = float(values["loss"]), int(values["examples"])
-        progress.loss_sum += loss
-        progress.examples += examples
-        progress.window_loss_sum += loss
-        progress.window_examples += examples
+        if values["bad"]:
+            self._count_bad(loss, float(values["grad_norm"]), example_ids, report)
+        else:
+            progress.add(loss, examples)
         seconds = max(self.speed.elapsed, 1e-9)
         rates = self.speed.examples / seconds, self.speed.real_tokens / seconds
-        report.progress(progress.step, loss / examples, *rates)
+        report.progress(progress.step, loss / examples, *rates, progress.bad_steps)
         if progress.step % self.work.config.log_every == 0:
             report.log(progress.step, self._window(values, *rates))
+
+    def _count_bad(self, loss: float, grad_norm: float, example_ids: np.ndarray, report: Report) -> None:
+        """Note a step that changed nothing because its loss or gradient was not finite.
+
+        Raises:
+          UserError: if there were too many in a row.
+        """
+        progress, most = self.progress, self.work.config.max_bad_steps
+        progress.bad_steps += 1
+        progress.bad_in_a_row += 1
+        rows = np.sort(self.work.source_rows(example_ids)).tolist()
+        report.log(progress.step, {"bad_step": True, "bad_rows": rows})
+        if progress.bad_in_a_row >= most:
+            named = ", ".join(map(str, rows[:_NAMED_ROWS])) + (", ..." if len(rows) > _NAMED_ROWS else "")
+            raise UserError(
+                f"loss or gradient was not finite at {most} steps in a row, up to step {progress.step} (loss {loss}, "
+                f"norm of the gradient {grad_norm}), whose batch is rows {named} of data.train, counted from 0 (all in "
+                "metrics.jsonl): lower optimizer.learning_rate, or look at these rows"
+            )
 
     def _window(self, values: dict[str, Any], examples_per_second: float, tokens_per_second: float) -> dict[str, Any]:
         """Return the line of metrics since the last one, and begin a new one."""
         progress = self.progress
-        loss = progress.window_loss_sum / progress.window_examples
+        loss = progress.window_loss_sum / progress.window_examples if progress.window_examples else None
         progress.window_loss_sum, progress.window_examples = 0.0, 0
         return {
             "train_loss": loss,
             "epoch": round(progress.step / self.work.steps_per_epoch, 4),
             "learning_rate": float(values["learning_rate"]),
             "grad_norm": float(values["grad_norm"]),
+            "bad_steps": progress.bad_steps,
             "examples_per_second": round(examples_per_second, 1),
             "real_tokens_per_second": round(tokens_per_second, 1),
         }

@@ -28,7 +28,16 @@ from jaxbert.tasks.base import Task
 from jaxbert.train.compiled import Compiled
 from jaxbert.train.dispatch import StepPrograms
 from jaxbert.train.optimizer import make_optimizer, make_schedule
-from jaxbert.train.sharding import put_batch, row_alignment, row_devices, row_sharding, state_shardings
+from jaxbert.train.sharding import (
+    place,
+    put_batch,
+    replicated,
+    row_alignment,
+    row_devices,
+    row_sharding,
+    state_shardings,
+    word_sharding,
+)
 from jaxbert.train.start import check_fp8, compute_dtype, layer_call, make_key, with_dropout
 from jaxbert.train.step import DeviceBatch, State, init_state, make_group_step, make_train_step
 
@@ -57,7 +66,8 @@ class Program:
     @cached_property
     def call(self) -> Call:
         """How the layers run; one for training and evaluation, so that it says only once what it cannot have."""
-        return layer_call(self.config.model, self.mesh)
+        words = word_sharding(self.mesh, self.model.config.hidden_size)
+        return replace(layer_call(self.config.model, self.mesh), words=words)
 
     @property
     def state_target(self) -> State:
@@ -70,7 +80,7 @@ class Program:
     def first_state(self, params: Params) -> State:
         """Spread the first parameters over the devices and make the state around them."""
         shardings = self.state_shardings
-        placed = jax.device_put(params, shardings["params"])
+        placed = place(params, shardings["params"])
         return jax.jit(partial(init_state, tx=self.tx), out_shardings=shardings)(placed)
 
     def train_step(self) -> Compiled:
@@ -89,7 +99,7 @@ class Program:
                 fn,
                 donate_argnums=0,
                 in_shardings=(self.state_shardings, batch_sharding, None),
-                out_shardings=(self.state_shardings, None),
+                out_shardings=(self.state_shardings, replicated(self.mesh)),
             )
 
         return StepPrograms(
@@ -100,7 +110,7 @@ class Program:
     @property
     def base_key(self) -> Array:
         """The key from which every step folds its own, on every device of the mesh."""
-        return jax.device_put(make_key(self.config.train.seed), self.state_shardings["step"])
+        return make_key(self.config.train.seed, self.state_shardings["step"])
 
     @property
     def key_target(self) -> jax.ShapeDtypeStruct:

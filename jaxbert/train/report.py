@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -19,13 +20,22 @@ _SHORT_SECONDS = 2.0
 _HEADLINE = 4
 
 
-class Report:
-    """Progress on the terminal (a line now and then where there is none), and metrics in the run folder."""
+def mute() -> None:
+    """Leave the terminal to another process of the run; errors are still printed."""
+    console.quiet = True
+    logging.getLogger("jaxbert").setLevel(logging.ERROR)
 
-    def __init__(self, folder: RunFolder, total_steps: int, first_step: int) -> None:
+
+class Report:
+    """Progress on the terminal (a line now and then where there is none), and metrics in the run folder.
+
+    Of several processes one writes.
+    """
+
+    def __init__(self, folder: RunFolder, total_steps: int, first_step: int, *, writes: bool = True) -> None:
         self._folder = folder
         self._total = total_steps
-        self._board = SummaryWriter(str(folder.path), purge_step=first_step + 1)
+        self._board = SummaryWriter(str(folder.path), purge_step=first_step + 1) if writes else None
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -45,11 +55,16 @@ class Report:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
-        self._board.close()
+        if self._board is not None:
+            self._board.close()
 
-    def progress(self, step: int, loss: float, examples_per_second: float, tokens_per_second: float) -> None:
+    def progress(
+        self, step: int, loss: float, examples_per_second: float, tokens_per_second: float, bad_steps: int
+    ) -> None:
         """Show where the run is."""
         note = f"loss {loss:.4f}  {examples_per_second:,.0f} examples/s  {tokens_per_second:,.0f} tokens/s"
+        if bad_steps:
+            note += f"  {bad_steps} steps skipped (not finite)"
         self._bar.update(self._task, completed=step, note=note)
         if not console.is_terminal and time.monotonic() - self._last_plain_line > _PLAIN_LINE_SECONDS:
             self._last_plain_line = time.monotonic()
@@ -67,6 +82,8 @@ class Report:
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Write a line of metrics; the numbers among them go to TensorBoard too."""
+        if self._board is None:
+            return
         self._folder.log(step, values)
         for name, value in values.items():
             if isinstance(value, int | float):

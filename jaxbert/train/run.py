@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -24,10 +24,11 @@ from jaxbert.train.evaluate import Predictor
 from jaxbert.train.export import export_params, save_start
 from jaxbert.train.inputs import Examples, read_inputs, resolve_max_length
 from jaxbert.train.loop import Loop, Progress, Work
+from jaxbert.train.processes import is_main, wait_for_all
 from jaxbert.train.program import Program, make_task_model, training_layout
 from jaxbert.train.report import Report, console
 from jaxbert.train.run_folder import RunFolder
-from jaxbert.train.sharding import make_mesh
+from jaxbert.train.sharding import make_mesh, own_rows
 from jaxbert.train.speed import Speed
 from jaxbert.train.start import Start, open_start, with_labels
 from jaxbert.train.step import State
@@ -62,7 +63,10 @@ class Session:
 
     def first_params(self) -> Params:
         """Load or draw the parameters before the first step."""
-        return self.start.params(self.model, self.config.train.seed)
+        program = self.program
+        return self.start.params(
+            self.model, self.config.train.seed, program.state_shardings["params"], program.base_key
+        )
 
     @cached_property
     def program(self) -> Program:
@@ -84,10 +88,13 @@ def run_training(config: Config) -> dict[str, Any]:
         raise UserError(f"the run in {folder.path} is complete: see {folder.summary}, or choose a new train.output_dir")
     session = open_session(config, folder)
     begun = folder.config.exists()
+    wait_for_all("the run folder is looked at")
     with CompileLog() as log:
         params = None if begun else session.first_params()  # a damaged checkpoint must not leave a folder behind
-        folder.create(config)
-        save_start(folder, session.bert_config, session.start.tokenizer)
+        if is_main():
+            folder.create(config)
+            save_start(folder, session.bert_config, session.start.tokenizer)
+        wait_for_all("the run folder is made")
         with Checkpoints(folder.checkpoints, config.train.keep_checkpoints) as checkpoints:
             return _run(session, checkpoints, params, log)
 
@@ -131,7 +138,8 @@ def _check_best_metric(task: Classification, name: str) -> None:
 
 def _run(session: Session, checkpoints: Checkpoints, params: Params | None, log: CompileLog) -> dict[str, Any]:
     state, progress = _first_state(session, checkpoints, params)
-    session.folder.rewind(progress.step)
+    if is_main():
+        session.folder.rewind(progress.step)
     predictor = Predictor(
         session.model,
         session.task,
@@ -143,7 +151,7 @@ def _run(session: Session, checkpoints: Checkpoints, params: Params | None, log:
     work = _work(session, predictor)
     loop = Loop(work, state, progress, checkpoints, speed)
     _announce(session, progress)
-    with Report(session.folder, session.total_steps, progress.step) as report:
+    with Report(session.folder, session.total_steps, progress.step, writes=is_main()) as report:
         loop.run(report)
     return _finish(session, loop, checkpoints, predictor, log)
 
@@ -177,8 +185,10 @@ def _work(session: Session, predictor: Predictor) -> Work:
             seed=config.train.seed,
             epoch=epoch,
             first_step=first_step,
+            own_rows=partial(own_rows, session.mesh),
         ),
         put=session.program.put_group,
+        source_rows=session.train.source_rows,
         evaluate=None if validation is None else evaluate,
         base_key=session.program.base_key,
         count=session.program.count,
@@ -209,8 +219,9 @@ def _finish(
     """Export the best or the last parameters, evaluate the test set with them, and write the summary."""
     progress, params = loop.progress, loop.state["params"]
     exported, evaluation = progress.step, progress.evaluation
-    if session.config.train.keep_best and progress.best_step not in (None, progress.step):
-        exported = progress.best_step or 0
+    best = progress.best_step
+    if session.config.train.keep_best and best is not None and best != progress.step:
+        exported = best
         state, remembered = checkpoints.restore(exported, session.program.state_target)
         params, evaluation = state["params"], remembered["evaluation"]
     export_params(session.folder, session.bert_config, session.start.tokenizer, params, session.task.architecture)
@@ -221,7 +232,8 @@ def _finish(
     summary = {
         "steps": progress.step,
         "epochs": round(progress.step / session.steps_per_epoch, 4),
-        "train_loss": progress.loss_sum / progress.examples,
+        "train_loss": progress.loss_sum / progress.examples if progress.examples else None,
+        "bad_steps": progress.bad_steps,
         "exported_step": exported,
         "eval": evaluation,
         "test": test,
@@ -231,5 +243,6 @@ def _finish(
         "compilations_from_cache": log.from_cache,
         "step_programs": loop.work.programs.count + predictor.step.count,
     }
-    session.folder.write_summary(summary)
+    if is_main():
+        session.folder.write_summary(summary)
     return summary

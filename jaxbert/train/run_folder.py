@@ -14,8 +14,8 @@ from jaxbert.config import Config
 from jaxbert.errors import UserError
 from jaxbert.plain import read_yaml, shown
 
-_FREE = {"train.steps_per_dispatch"}
-"""Keys that may change when a run goes on: they decide nothing that is computed, saved or written."""
+_FREE = {"train.steps_per_dispatch", "mesh.data", "mesh.fsdp", "mesh.tensor"}
+"""Keys that may change when a run goes on: they decide nothing that is computed, saved or written, beyond rounding."""
 
 
 class RunFolder:

@@ -8,6 +8,7 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from types import TracebackType
 
 import jax
 
@@ -29,12 +30,19 @@ def prepare_process(compute: str = "auto") -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    sys.excepthook = _without_echoes
     if _runs_on_cpu():
         # Where libtpu is installed, to compile for a TPU that is elsewhere, JAX would look for one here and complain.
         jax.config.update("jax_platforms", "cpu")
         _keep_freed_memory()
     elif compute == "float32":  # left alone, GPU and TPU multiply float32 in TF32 and bfloat16
         jax.config.update("jax_default_matmul_precision", "float32")
+
+
+def _without_echoes(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Hold back what TensorStore's other writes say, hundreds of tracebacks, once the first has failed and is reported."""
+    if kind is not RuntimeError or str(error) != "Event loop is closed":
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _runs_on_cpu() -> bool:

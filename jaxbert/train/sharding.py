@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import re
 from typing import Any
@@ -18,6 +19,8 @@ from jaxbert.config import MeshConfig
 from jaxbert.errors import UserError
 from jaxbert.models.attention.select import Spread
 from jaxbert.models.functional import Params
+
+logger = logging.getLogger("jaxbert")
 
 ROWS = ("data", "fsdp")
 """Mesh axes over which the rows of a batch are spread."""
@@ -50,10 +53,32 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
             f"mesh {sizes} does not fit {len(devices)} devices: set one axis to -1, or sizes whose product is {len(devices)}"
         )
     shape = [len(devices) // given if size == -1 else size for size in sizes.values()]
-    axis_types = (AxisType.Auto,) * len(shape)
-    # A torus of TPUs may be cut anywhere: 8 of a slice of 4 x 4 x 4 is half of one of its axes.
-    grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    return Mesh(grid, tuple(sizes), axis_types=axis_types)
+    return Mesh(arrange(shape, devices), tuple(sizes), axis_types=(AxisType.Auto,) * len(shape))
+
+
+def arrange(shape: list[int], devices: list[Any]) -> np.ndarray:
+    """Put neighbours of the mesh beside each other on the machine.
+
+    Slices of TPUs and nodes of GPUs are joined by a slower network, over which `data` alone goes where it can. A torus of
+    TPUs may be cut anywhere: 8 of a slice of 4 x 4 x 4 is half of one of its axes.
+    """
+    slices = len({_slice_of(device) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    data, *within = shape
+    if data % slices == 0:
+        return mesh_utils.create_hybrid_device_mesh(
+            [data // slices, *within], [slices, 1, 1], devices, allow_split_physical_axes=True
+        )
+    message = (
+        "mesh.fsdp or mesh.tensor goes across %d slices or nodes, on a slow network: better mesh.data (%d or more)"
+    )
+    logger.info(message, slices, slices)
+    return np.array(sorted(devices, key=lambda device: (_slice_of(device), device.id))).reshape(shape)
+
+
+def _slice_of(device: Any) -> int:
+    return getattr(device, "slice_index", 0) or 0
 
 
 def platform_of(mesh: Mesh) -> str:
@@ -67,6 +92,23 @@ def row_sharding(mesh: Mesh, *, stacked: bool = False) -> NamedSharding:
     Batches that are stacked have an axis before it.
     """
     return NamedSharding(mesh, PartitionSpec(None, ROWS) if stacked else PartitionSpec(ROWS))
+
+
+def word_sharding(mesh: Mesh, width: int) -> NamedSharding | None:
+    """Return the sharding of word vectors [B, T, D] as they leave the table: rows over `data`, width over `fsdp`."""
+    if mesh.shape["fsdp"] == 1 or width % mesh.shape["fsdp"]:
+        return None
+    return NamedSharding(mesh, PartitionSpec("data", None, "fsdp"))
+
+
+def own_rows(mesh: Mesh, num_rows: int) -> np.ndarray | None:
+    """Return which rows of a batch lie on devices of this process, bool [B]; None where all do."""
+    if jax.process_count() == 1:
+        return None
+    own = np.zeros(num_rows, bool)
+    for index in row_sharding(mesh).addressable_devices_indices_map((num_rows,)).values():
+        own[index] = True
+    return own
 
 
 def row_devices(mesh: Mesh) -> int:
@@ -116,7 +158,29 @@ def state_shardings(mesh: Mesh, tx: optax.GradientTransformation, abstract_param
     }
 
 
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Return the sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def place(tree: Any, shardings: Any) -> Any:
+    """Send arrays of the host, the same in every process, to where `shardings` (one, or a tree of them) says.
+
+    Each process sends what its own devices hold and asks no other process.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+
+    def send(array: Any, sharding: NamedSharding) -> jax.Array:
+        on_host = np.asarray(array)
+        return jax.make_array_from_callback(on_host.shape, sharding, lambda index: on_host[index])
+
+    return jax.tree.map(send, tree, shardings)
+
+
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, *, stacked: bool = False) -> dict[str, jax.Array]:
     """Send the device-side arrays of a packed batch to their devices; `example_ids` stays on the host."""
     on_device = {name: array for name, array in batch.items() if name != "example_ids"}
-    return jax.device_put(on_device, row_sharding(mesh, stacked=stacked))
+    return place(on_device, row_sharding(mesh, stacked=stacked))

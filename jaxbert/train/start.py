@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from transformers import BertConfig, BertTokenizer
 
 from jaxbert.config import ModelConfig, PrecisionConfig
@@ -25,7 +25,7 @@ from jaxbert.models.attention.select import Attention
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, Params, init_params
 from jaxbert.models.sizes import SIZES, sized_config
-from jaxbert.train.sharding import attention_spread, platform_of, row_sharding
+from jaxbert.train.sharding import attention_spread, place, platform_of, row_sharding
 
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -40,20 +40,30 @@ class Start:
     tokenizer: Any
     folder: Path | None
 
-    def params(self, model: Model, seed: int) -> Params:
-        """Load the checkpoint's parameters, or draw new ones; what is new in a loaded model is said once."""
-        key = make_key(seed)
+    def params(self, model: Model, seed: int, shardings: Params, key: Array) -> Params:
+        """Load the checkpoint's parameters on the host, or draw new ones where they belong.
+
+        What is new in a loaded model is said once, and drawn on the host from `seed`.
+
+        Args:
+          model: whose parameters.
+          seed: of new ones.
+          shardings: where new parameters lie.
+          key: `make_key(seed)` on the devices of `shardings`.
+        """
         if self.folder is None:
-            return init_params(model, key)
-        params, report = load_params(self.folder, model, key=key)
+            return init_params(model, key, shardings)
+        params, report = load_params(self.folder, model, key=make_key(seed))
         if report.fresh:
             logger.warning("%s: %s", self.folder.name, report)
         return params
 
 
-def make_key(seed: int) -> Array:
+def make_key(seed: int, sharding: NamedSharding | None = None) -> Array:
     """Return `jax.random.key(seed)`, made on the host: JAX compiles two programs for it."""
     words: Any = np.array([0, seed % 2**32], np.uint32)
+    if sharding is not None:
+        words = place(words, sharding)
     return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 

@@ -27,7 +27,10 @@ def init_state(params: Params, tx: optax.GradientTransformation) -> State:
 def make_train_step(
     model: Model, task: Task, tx: optax.GradientTransformation, schedule: optax.Schedule, call: Call, slices: int = 1
 ) -> Callable[[State, DeviceBatch, Array], tuple[State, Sums]]:
-    """Return `(state, batch, base_key) -> (state, sums)`; the sums hold the step's `grad_norm` and `learning_rate` too.
+    """Return `(state, batch, base_key) -> (state, sums)`.
+
+    The sums hold the step's `grad_norm` and `learning_rate` too, and in `bad` whether loss or gradient were not finite. A
+    bad step leaves parameters, moments and the optimizer's count as they were; `step` counts it.
 
     The gradient is that of the summed loss divided by the number of real examples of the whole step, so neither packing,
     nor the number of devices, nor `slices` (gradient accumulation over the rows) changes it.
@@ -48,7 +51,13 @@ def make_train_step(
             grads, sums = _accumulate(grad_fn, state["params"], batch, key, num_examples, slices)
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
-        sums |= {"grad_norm": optax.tree.norm(grads), "learning_rate": jnp.asarray(schedule(state["step"]))}
+        grad_norm = optax.tree.norm(grads)
+        good = jnp.isfinite(grad_norm) & jnp.isfinite(sums["loss"])
+        params, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old), (params, opt_state), (state["params"], state["opt_state"])
+        )
+        count = optax.tree.get_all_with_path(state["opt_state"], "count")[0][1]
+        sums |= {"grad_norm": grad_norm, "learning_rate": jnp.asarray(schedule(count)), "bad": ~good}
         return {"step": state["step"] + 1, "params": params, "opt_state": opt_state}, sums
 
     return train_step

@@ -135,3 +135,23 @@ def test_an_example_that_fills_a_row_to_its_end():
     layout = Layout(row_length=3, row_counts=(6,), slots=1)
     (batch,) = batches(tokens, None, layout, 6, seed=0)
     assert batch["segment_ids"].all()
+
+
+def test_rows_of_others_are_left_empty(case):
+    """What says where examples lie is whole in every process; the tokens are only where they are wanted."""
+    tokens, layout = case
+
+    def odd(num_rows):
+        return np.arange(num_rows) % 2 == 1
+
+    whole = batches(tokens, labels_of(COUNT), layout, BATCH_SIZE, seed=1)
+    share = batches(tokens, labels_of(COUNT), layout, BATCH_SIZE, seed=1, own_rows=odd)
+    for batch, part in zip(whole, share, strict=True):
+        own = odd(len(batch["input_ids"]))
+        for name, array in batch.items():
+            if name in ("input_ids", "token_type_ids", "position_ids"):
+                np.testing.assert_array_equal(part[name][own], array[own], err_msg=name)
+                assert not part[name][~own].any(), name
+            else:
+                np.testing.assert_array_equal(part[name], array, err_msg=name)
+        assert batch_size_of(part) == batch_size_of(batch)

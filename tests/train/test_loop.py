@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import pytest
 from runs import small_config
 
 from jaxbert.config import TrainConfig
+from jaxbert.errors import UserError
 from jaxbert.train.checkpoint import Checkpoints
 from jaxbert.train.compiled import Compiled
 from jaxbert.train.dispatch import StepPrograms
@@ -29,10 +31,11 @@ class Recorder:
     """Stands for the report."""
 
     def __init__(self):
-        self.lines, self.said, self.steps, self.compiled = [], [], [], []
+        self.lines, self.said, self.steps, self.compiled, self.bad_steps = [], [], [], [], 0
 
-    def progress(self, step, loss, examples_per_second, tokens_per_second):
+    def progress(self, step, loss, examples_per_second, tokens_per_second, bad_steps):
         self.steps.append(step)
+        self.bad_steps = bad_steps
 
     def compiling(self, rows):
         self.compiled.append(rows)
@@ -51,14 +54,16 @@ class Recorder:
 
 
 def count_step(state, batch, key):
-    """Add one to the step and to the parameter; the loss of step i is i for each example."""
+    """Add one to the step and to the parameter; the loss of step i is i for each example; token 7 makes a step bad."""
     step = state["step"] + 1
+    bad = (batch["input_ids"] == 7).any()
     examples = batch["example_mask"].sum()
     sums = {
         "loss": step * examples.astype(jnp.float32),
         "examples": examples,
         "grad_norm": jnp.float32(0),
         "learning_rate": jnp.float32(0.5),
+        "bad": bad,
     }
     return {"step": step, "params": {"w": state["params"]["w"] + 1.0}}, sums
 
@@ -67,10 +72,15 @@ def first_state():
     return {"step": jnp.int32(0), "params": {"w": jnp.zeros(4)}}
 
 
-def feed(epoch, first_step):
-    for _ in range(first_step, STEPS_PER_EPOCH):
+def feed(epoch, first_step, bad=()):
+    for step in range(first_step, STEPS_PER_EPOCH):
         tokens = np.ones((EXAMPLES, 2), np.int32)
-        yield {"input_ids": tokens, "segment_ids": tokens, "example_mask": np.ones((EXAMPLES, 1), bool)}
+        yield {
+            "input_ids": tokens * (7 if epoch * STEPS_PER_EPOCH + step + 1 in bad else 1),
+            "segment_ids": tokens,
+            "example_mask": np.ones((EXAMPLES, 1), bool),
+            "example_ids": np.arange(EXAMPLES)[:, None] + step * EXAMPLES,
+        }
 
 
 def put(batches):
@@ -78,8 +88,8 @@ def put(batches):
     return jax.device_put(batches[0] if len(batches) == 1 else jax.tree.map(lambda *arrays: np.stack(arrays), *batches))
 
 
-def make_loop(folder, scores=None, total_steps=10, first=None, **config):
-    """Return a loop whose evaluations give `scores` one after another, and its checkpoints."""
+def make_loop(folder, scores=None, total_steps=10, first=None, bad=(), **config):
+    """Return a loop whose evaluations give `scores` one after another, and its checkpoints; steps in `bad` are bad."""
     config = TrainConfig(**{"log_every": 1, **config})
     left = iter(scores or ())
     work = Work(
@@ -89,8 +99,9 @@ def make_loop(folder, scores=None, total_steps=10, first=None, **config):
         programs=StepPrograms(
             Compiled(count_step, donate_argnums=0), Compiled(make_group_step(count_step), donate_argnums=0)
         ),
-        feed=feed,
+        feed=partial(feed, bad=bad),
         put=put,
+        source_rows=lambda ids: ids + 100,
         evaluate=None if scores is None else lambda params: {"accuracy": next(left), "loss": float(params["w"][0])},
         base_key=jax.random.key(0),
     )
@@ -114,6 +125,24 @@ def test_every_step_is_reported_once_and_in_order(tmp_path):
     assert int(loop.state["step"]) == loop.progress.step == 10
     assert loop.progress.examples == 10 * EXAMPLES
     assert loop.progress.loss_sum == EXAMPLES * sum(range(1, 11))
+
+
+@pytest.mark.parametrize("together", [1, 2, 4])
+def test_bad_steps_are_counted_and_left_out_of_the_loss(tmp_path, together):
+    loop, report, _ = run(tmp_path, bad=(3, 4, 8), max_bad_steps=3, steps_per_dispatch=together)
+    assert report.steps == list(range(1, 11))
+    assert loop.progress.bad_steps == report.bad_steps == 3
+    assert loop.progress.bad_in_a_row == 0
+    assert loop.progress.examples == 7 * EXAMPLES
+    assert loop.progress.loss_sum == EXAMPLES * (sum(range(1, 11)) - 3 - 4 - 8)
+    assert report.losses() == {step: None if step in (3, 4, 8) else float(step) for step in range(1, 11)}
+    noted = {step: values["bad_rows"] for step, values in report.lines if "bad_step" in values}
+    assert noted == {3: [106, 107, 108], 4: [109, 110, 111], 8: [106, 107, 108]}
+
+
+def test_too_many_bad_steps_in_a_row_stop_the_run_and_name_the_rows(tmp_path):
+    with pytest.raises(UserError, match=r"at 3 steps in a row, up to step 8 .* rows 106, 107, 108 of data\.train"):
+        run(tmp_path, bad=(2, 3, 6, 7, 8), max_bad_steps=3)
 
 
 @pytest.mark.parametrize("together", [2, 3, 4, 100])

@@ -1,0 +1,78 @@
+"""What the processes of a run agree on: who speaks and writes, when all have come so far, when all stop.
+
+With one process every function here does nothing or the obvious. Start-up is `launch`'s part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+
+from jaxbert.data.share import Share
+from jaxbert.data.tokens import Encoded
+from jaxbert.train.sharding import replicated
+
+
+def is_main() -> bool:
+    """Say whether this process writes the run folder and speaks to the terminal."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+    """Return when all processes have come to this place."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def stop_agreed(dispatch: int) -> bool:
+    """Say whether all processes stop after this dispatch, because one of them was told to.
+
+    Args:
+      dispatch: counts the calls from any number on, alike in all processes.
+    """
+    return multihost_utils.reached_preemption_sync_point(dispatch)
+
+
+def on_host(tree: Any) -> Any:
+    """Return arrays as NumPy's, whole in every process; all processes call it, and devices hold one tensor at a time."""
+
+    def gather(array: Any) -> Any:
+        if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+            assert isinstance(array.sharding, NamedSharding)
+            assert isinstance(array.sharding.mesh, Mesh)
+            array = jax.jit(lambda x: x, out_shardings=replicated(array.sharding.mesh))(array)
+        return jax.device_get(array)
+
+    return jax.tree.map(gather, tree)
+
+
+def tokenizing_share() -> Share:
+    """Return what this process tokenizes, with the network of the devices to exchange it."""
+    if jax.process_count() == 1:
+        return Share()
+    return Share(jax.process_index(), jax.process_count(), _gather_encoded, _all_say_yes)
+
+
+def _all_say_yes(mine: bool) -> bool:
+    return bool(multihost_utils.process_allgather(np.int32(mine)).all())
+
+
+def _gather_encoded(mine: Encoded) -> list[Encoded]:
+    """Send all arrays as one, padded to a power of two so that few programs are compiled."""
+    sizes = np.array([len(mine.ids), len(mine.lengths), mine.cut], np.int32)
+    all_sizes = np.asarray(multihost_utils.process_allgather(sizes))
+    longest = int((all_sizes[:, 0] + 2 * all_sizes[:, 1]).max())
+    message = np.zeros(1 << longest.bit_length(), np.int32)
+    content = np.concatenate([mine.ids, mine.lengths, mine.first_lengths])
+    message[: len(content)] = content
+    messages = np.asarray(multihost_utils.process_allgather(message))
+
+    def unpack(message: np.ndarray, ids: int, examples: int, cut: int) -> Encoded:
+        parts = np.split(message[: ids + 2 * examples], [ids, ids + examples])
+        return Encoded(parts[0], parts[1], parts[2], cut)
+
+    return [unpack(message, *map(int, sizes)) for message, sizes in zip(messages, all_sizes, strict=True)]

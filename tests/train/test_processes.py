@@ -1,0 +1,123 @@
+"""Several processes with several devices each train, evaluate and save as one device does."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cluster import Cluster, kill, losses, wait_for
+from runs import Problem, finish, read_metrics
+from safetensors.numpy import load_file
+
+pytestmark = pytest.mark.slow
+
+RELATIVE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory):
+    return Problem.write(tmp_path_factory.mktemp("problem"))
+
+
+def evaluations(run: Path) -> list[dict[str, float]]:
+    return [line for line in read_metrics(run) if "eval_loss" in line]
+
+
+def assert_same_course(run: Path, expected: Path) -> None:
+    """Compare the loss of every step, the evaluations and the exported weights."""
+    assert [step for step, _ in losses(run)] == [step for step, _ in losses(expected)]
+    np.testing.assert_allclose([x for _, x in losses(run)], [x for _, x in losses(expected)], rtol=RELATIVE)
+    assert [e["eval_accuracy"] for e in evaluations(run)] == [e["eval_accuracy"] for e in evaluations(expected)]
+    np.testing.assert_allclose(
+        [e["eval_loss"] for e in evaluations(run)], [e["eval_loss"] for e in evaluations(expected)], rtol=RELATIVE
+    )
+    found, wanted = (load_file(folder / "export" / "model.safetensors") for folder in (run, expected))
+    for name, tensor in wanted.items():
+        np.testing.assert_allclose(found[name], tensor, rtol=0, atol=1e-5, err_msg=name)
+
+
+def keys(problem: Problem, name: str, **changes: object) -> list[str]:
+    """Return the arguments of 14 steps without dropout and two evaluations of 37 examples."""
+    return problem.arguments(
+        data__validation=problem.folder / "dev.csv",
+        data__cache_dir=problem.folder / name / "tokens",
+        train__output_dir=problem.folder / name / "run",
+        model__dropout=0.0,
+        **changes,
+    )
+
+
+def mesh_keys(mesh: dict[str, int]) -> dict[str, int]:
+    return {f"mesh__{axis}": size for axis, size in mesh.items()}
+
+
+@pytest.fixture(scope="module")
+def one_device(problem):
+    Cluster(1, 1).run(keys(problem, "one-device"))
+    return problem.folder / "one-device" / "run"
+
+
+@pytest.mark.parametrize(
+    ("cluster", "mesh"),
+    [
+        (Cluster(1, 8), {"data": -1}),
+        (Cluster(2, 4), {"data": 1, "fsdp": -1}),
+        (Cluster(2, 4), {"data": 2, "fsdp": 2, "tensor": 2}),
+        (Cluster(4, 2), {"data": -1}),
+        (Cluster(4, 2), {"fsdp": 4, "tensor": 2}),
+    ],
+    ids=str,
+)
+def test_the_course_is_that_of_one_device(problem, one_device, cluster, mesh):
+    """Each process tokenizes a share of its own, because none finds tokens in the cache."""
+    name = f"{cluster.processes}x{cluster.devices}-{'-'.join(mesh)}"
+    said = cluster.run(keys(problem, name, **mesh_keys(mesh)))
+    assert_same_course(problem.folder / name / "run", one_device)
+    assert "export: " in said[0]
+    assert all(err == "" for err in said[1:])
+
+
+def test_a_run_goes_on_with_another_number_of_devices(problem, one_device):
+    """8 -> 4 -> 1 -> 8 devices, each stage taking up a checkpoint of the one before."""
+    stages = [(Cluster(2, 4), {"fsdp": 8}), (Cluster(2, 2), {}), (Cluster(1, 1), {}), (Cluster(4, 2), {"fsdp": 2})]
+    run = problem.folder / "elastic" / "run"
+    for number, (cluster, mesh) in enumerate(stages, 1):
+        arguments = keys(problem, "elastic", train__checkpoint_every=1, **mesh_keys(mesh))
+        if number == len(stages):
+            assert "going on after step" in cluster.run(arguments)[0]
+            break
+        with cluster.start(arguments) as running:
+            wait_for(run, 3 * number, running)
+            kill(running)
+    assert_same_course(run, one_device)
+
+
+@pytest.mark.parametrize(("number", "to"), [(signal.SIGTERM, 0), (signal.SIGTERM, 1), (signal.SIGINT, 1)])
+def test_a_signal_to_one_process_stops_all_after_the_same_step(problem, number, to):
+    name = f"{number.name}-{to}"
+    run = problem.folder / name / "run"
+    with Cluster(2, 1).start(keys(problem, name, train__epochs=4000, train__checkpoint_every=1000)) as running:
+        wait_for(run, 7, running)
+        running[to].send_signal(number)
+        ends = [finish(process) for process in running]
+    assert [code for code, _, _ in ends] == [75, 75], ends
+    assert "run the same command to go on" in ends[0][2]
+    assert ends[1][2] == ""
+    assert (run / "checkpoints" / str(losses(run)[-1][0])).is_dir()
+
+
+def test_when_one_process_dies_the_others_end_in_time(problem):
+    run = problem.folder / "dies" / "run"
+    arguments = keys(problem, "dies", train__epochs=4000, train__checkpoint_every=7, launch__heartbeat_seconds=10)
+    with Cluster(2, 1).start(arguments) as running:
+        wait_for(run, 7, running)
+        running[1].kill()
+        begin = time.monotonic()
+        code, _, err = finish(running[0])
+        assert time.monotonic() - begin < 60
+    assert code not in (0, 2, 75)
+    assert "Traceback" not in err
+    assert err.splitlines()[-1].startswith("error: ")
