@@ -217,7 +217,7 @@ def test_more_tokens_than_the_model_has_positions(refused):
     assert line == "data.max_length is 49, but the model has 48 positions: lower it to 48"
 
 
-@pytest.mark.parametrize("content", ["", "[PAD]\nw1\n", None])
+@pytest.mark.parametrize("content", ["", "[PAD]\nw1\n", "\n".join([*VOCAB, "w1", "w99"]), None])
 def test_vocabularies_of_new_models(refused, tmp_path, content):
     path = tmp_path / "vocab.txt"
     if content is not None:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pytest
 from tables import read
 
 from jaxbert.config import DataConfig
+from jaxbert.data import files
 from jaxbert.data.table import Table
 from jaxbert.errors import UserError
 
@@ -247,4 +249,41 @@ def test_cut_off_parquet(tmp_path):
     pq.write_table(pa.table({"text": ["a" * 100] * 100, "label": list(range(100))}), path)
     content = path.read_bytes()
     write(path, content[: len(content) // 2])
+    assert "not a readable parquet file" in complaint(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.csv", 'text,label\na,b\n"c,d\n' + "e,f\n" * 100, "row 3: a quote opens a field but does not close it"),
+        ("a.csv", "text,label\na,b\n" + "c" * 101, "row 3: longer than"),
+        ("a.jsonl", '{"text": "a", "label": "b"}\n' + "[" * 101, "row 2: longer than"),
+        ("a.csv", "text,label\na,b\n" + "c" * 90 + ",d\n", None),
+    ],
+)
+def test_rows_have_a_bound(tmp_path, monkeypatch, name, content, expected):
+    monkeypatch.setattr(files, "LONGEST_ROW", 100)
+    path = write(tmp_path / name, content)
+    if expected is None:
+        assert load(path).texts[-1] == "c" * 90
+    else:
+        assert expected in complaint(path)
+
+
+def test_a_header_of_many_columns_takes_no_time(tmp_path):
+    columns = ",".join(f"c{i}" for i in range(200_000))
+    begin = time.process_time()
+    assert "no column 'text'" in complaint(write(tmp_path / "a.csv", f"{columns}\n"))
+    assert time.process_time() - begin < 20  # compared with itself: hours
+
+
+def test_labels_beside_one_too_long_for_a_number(tmp_path):
+    rows = '{"text": "a", "label": 12345678901234567890}\n{"text": "b", "label": 1.0}\n'
+    assert "row 1: column 'label' holds a number" in complaint(write(tmp_path / "a.jsonl", rows))
+
+
+def test_parquet_text_that_is_not_utf_8(tmp_path):
+    path = tmp_path / "a.parquet"
+    text = pa.array([b"ok", b"\xe9"]).view(pa.string())
+    pq.write_table(pa.table({"text": text, "label": ["a", "b"]}), path)
     assert "not a readable parquet file" in complaint(path)

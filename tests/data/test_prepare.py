@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,12 @@ def change_the_header(entry: Path) -> None:
     header.write_text(header.read_text().replace('"cut": ', '"cut": 1'))
 
 
+def name_another_file(entry: Path) -> None:
+    header = entry / store.HEADER
+    content = header.read_text().splitlines()[0].replace('"ids"', '"../ids"')
+    header.write_text(f"{content}\n{zlib.crc32(content.encode())}\n")
+
+
 DAMAGE = {
     "cut short": (cut_short, "ids has "),
     "a changed byte": (change_a_byte, "lengths has another checksum"),
@@ -195,6 +202,7 @@ DAMAGE = {
     "an empty header": (lambda entry: (entry / store.HEADER).write_bytes(b""), "is missing or cut off"),
     "a header that is cut": (cut_the_header, "is missing or cut off"),
     "a changed header": (change_the_header, "has another checksum"),
+    "a header that names another file": (name_another_file, "names other files"),
 }
 
 

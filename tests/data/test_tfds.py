@@ -110,6 +110,20 @@ def test_a_format_without_random_access(prepared):
         info.write_text(before)
 
 
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "type"])
+def test_a_feature_of_another_project_is_not_imported(prepared, monkeypatch, key):
+    """TFDS imports the module of a class that it does not know."""
+    features = next(prepared.rglob("features.json"))
+    before = features.read_text()
+    features.write_text(json.dumps({**json.loads(before), key: "evil.module.Feature"}))
+    monkeypatch.setattr(tfds.core.features.FeatureConnector, "cls_from_name", lambda *_: pytest.fail("looked up"))
+    try:
+        with pytest.raises(UserError, match=r"features.json has a feature of the class 'evil.module.Feature'"):
+            load("tfds:reviews/short")
+    finally:
+        features.write_text(before)
+
+
 @pytest.mark.parametrize("missing", ["tensorflow_datasets.core", "array_record"])
 def test_missing_extra(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)

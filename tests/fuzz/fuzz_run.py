@@ -18,7 +18,7 @@ import traceback
 import warnings
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TextIO
 
 HERE = Path(__file__).resolve().parent
 FORMATS = {
@@ -62,7 +62,9 @@ def main(arguments: list[str]) -> int:
         target = make_target(name, Path(folder))
         if not last:
             return show(name, target, int(first))
-        return run(name, target, range(int(first), int(last[0])), Path(folder))
+        with os.fdopen(os.dup(1), "w") as said:
+            os.dup2(2, 1)  # what a library prints is not what this program says
+            return run(name, target, range(int(first), int(last[0])), Path(folder), said)
 
 
 def make_target(name: str, folder: Path) -> Any:
@@ -74,18 +76,22 @@ def make_target(name: str, folder: Path) -> Any:
     return getattr(__import__(module), target)(folder)
 
 
-def run(name: str, target: Any, cases: range, folder: Path) -> int:
+def run(name: str, target: Any, cases: range, folder: Path, said: TextIO) -> int:
     """Run cases, and say what became of them."""
+
+    def say(**news: Any) -> None:
+        print(json.dumps(news), file=said, flush=True)
+
     from jaxbert.errors import UserError
 
     for number in range(-20, 0):  # what is imported and cached by the first uses is no case's memory
-        print(json.dumps({"begins": number}), flush=True)
+        say(begins=number)
         attempt(target, name, number, UserError)
     limit = _status("VmSize") + HEADROOM
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     totals: dict[str, Any] = {"accepted": 0, "refused": 0, "most_bytes": 0, "most_seconds": 0.0}
     for number in cases:
-        print(json.dumps({"begins": number}), flush=True)
+        say(begins=number)
         before, _ = _status("VmRSS"), _forget_peak()
         begin = time.process_time()
         size, outcome = attempt(target, name, number, UserError)
@@ -98,11 +104,11 @@ def run(name: str, target: Any, cases: range, folder: Path) -> int:
             (folder / "canary").unlink()
             outcome = "ran code from a file"
         if outcome not in ("", None):
-            print(json.dumps({"failed": number, "why": outcome}), flush=True)
+            say(failed=number, why=outcome)
         totals["accepted" if outcome is None else "refused"] += 1
         totals["most_bytes"] = max(totals["most_bytes"], grown - 2 * size)
         totals["most_seconds"] = max(totals["most_seconds"], round(seconds, 2))
-    print(json.dumps({"done": totals}), flush=True)
+    say(done=totals)
     return 0
 
 
