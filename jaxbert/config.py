@@ -169,6 +169,25 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
+class LaunchConfig:
+    """How the processes of a run on several machines find each other; none of it changes what is computed."""
+
+    distributed: Literal["auto", "on", "off"] = "auto"
+    """Whether this process is one of several. auto: what TPU VM, Slurm, Open MPI, JobSet or the JAX_ variables say; on:
+    the same, and an error where nothing is said; off: it runs alone."""
+    coordinator: str | None = None
+    """HOST:PORT where process 0 listens; left out, as the cluster says."""
+    num_processes: int | None = None
+    """How many processes the run has; left out, as the cluster says."""
+    process_id: int | None = None
+    """Which of them this one is, from 0; goes with num_processes."""
+    timeout_seconds: int = 300
+    """How long a start waits for all processes."""
+    heartbeat_seconds: int = 100
+    """How long a process may be silent before the others take it for dead and end."""
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run."""
 
@@ -178,6 +197,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return nested plain dictionaries, ready for YAML."""
@@ -251,6 +271,7 @@ def check(config: Config) -> None:
     _check_compute(config.precision.compute)
     _check_class_weights(train.class_weights)
     _check_mesh(config.mesh)
+    check_launch(config.launch)
 
 
 def _check_finite(config: Config) -> None:
@@ -280,3 +301,32 @@ def _check_mesh(mesh: MeshConfig) -> None:
     for name, size in sizes.items():
         _require(size == -1 or size >= 1, f"mesh.{name}", size, "at least 1, or -1 for all that remain")
     _require(list(sizes.values()).count(-1) <= 1, "mesh", sizes, "-1 in one place at most")
+
+
+def check_launch(launch: LaunchConfig) -> None:
+    """Check the section `launch` by itself: it is needed before the rest of a configuration is read, or without one.
+
+    Raises:
+      UserError: for the first value that is out of range or contradicts another.
+    """
+    least = {"num_processes": 1, "process_id": 0, "timeout_seconds": 1, "heartbeat_seconds": 1}
+    for name, low in least.items():
+        value = getattr(launch, name)
+        _require(value is None or value >= low, f"launch.{name}", value, f"at least {low}")
+    number, process = launch.num_processes, launch.process_id
+    if (number is None) != (process is None):
+        given, missing = ("process_id", "num_processes") if number is None else ("num_processes", "process_id")
+        raise UserError(f"launch.{given} is set, but launch.{missing} is not: set both, or neither")
+    if number is not None and process is not None and process >= number:
+        raise UserError(f"launch.process_id is {process}, but it must be below launch.num_processes, which is {number}")
+    if launch.coordinator is not None:
+        _require(is_address(launch.coordinator), "launch.coordinator", launch.coordinator, "HOST:PORT")
+    for name in ("coordinator", "num_processes"):
+        if launch.distributed == "off" and getattr(launch, name) is not None:
+            raise UserError(f"launch.distributed is off, but launch.{name} is set: keep one of them")
+
+
+def is_address(text: str) -> bool:
+    """Say whether a text has the form HOST:PORT."""
+    host, _, port = text.rpartition(":")
+    return bool(host.strip()) and port.isascii() and port.isdigit() and 0 < int(port) < 2**16

@@ -93,14 +93,18 @@ def _run_once(config: Config, options: BenchOptions, values: Namespace) -> int:
     from jaxbert.bench.setup import open_bench
     from jaxbert.bench.table import headline, result_table
     from jaxbert.bench.trace import prepare_folder
+    from jaxbert.launch.start import is_first, start
     from jaxbert.train.report import Status, console
     from jaxbert.train.runtime import prepare_process
 
     if options.profile is not None:
         prepare_folder(options.profile)
     prepare_process(config.precision.compute)
+    start(config.launch)
     with Status("preparing examples") as status:
         result = run_bench(open_bench(config, values.lengths), options, status.say)
+    if not is_first():
+        return 0
     console.print(result_table(result), highlight=False)
     written = _write(result, values.output)
     console.print(f"{headline(result)}; {written}", highlight=False, soft_wrap=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
-from jaxbert.config import DataConfig, PrecisionConfig
+from jaxbert.config import DataConfig, LaunchConfig, PrecisionConfig
 from jaxbert.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--precision", type=Literal["auto", "float32", "bfloat16"], default="auto", help="format of the computation"
     )
+    parser.add_class_arguments(LaunchConfig, "launch")
 
 
 def data_config(values: Namespace, label: str = DataConfig.label) -> DataConfig:
@@ -43,10 +44,13 @@ def open_model(values: Namespace) -> Classifier:
         value = getattr(values, name)
         if value is not None and value < least:
             raise UserError(f"--{name} is {value}, but it must be at least {least}")
-    from jaxbert.train.inference import open_classifier
+    from jaxbert.launch.start import start
     from jaxbert.train.runtime import prepare_process
 
     prepare_process(values.precision)
+    start(LaunchConfig(**values.launch.as_dict()))
+    from jaxbert.train.inference import open_classifier
+
     return open_classifier(
         values.model,
         batch_size=values.batch_size,

@@ -11,12 +11,14 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
 from jaxbert import __version__
 from jaxbert.errors import UserError
+from jaxbert.launch.start import end, lost
 
 VERBS = {
     "train": "fine-tune a classifier and export it",
@@ -62,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not debug and "RESOURCE_EXHAUSTED" in str(error):
             return _fail("the device is out of memory: lower the batch size, or raise train.accumulation_steps", 2)
+        reason = None if debug else lost(error)
+        if reason is not None:
+            return _fail(reason, 1)
         raise
 
 
@@ -69,11 +74,17 @@ def entry() -> NoReturn:
     """Run one verb and end the process.
 
     One that was interrupted or has failed ends at once: jaxlib may still be compiling in a thread of its own, and crashes
-    if the interpreter is taken down under it (seen with 0.10.2); writes of a checkpoint that failed would speak last.
+    if the interpreter is taken down under it (seen with 0.10.2); writes of a checkpoint that failed would speak last. One of
+    several processes ends as `launch` says.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as under nohup
         signal.signal(signal.SIGINT, _interrupt)
-    code = main()
+    try:
+        code = main()
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    end(code)
     if code:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -14,8 +14,9 @@ from jaxbert.config import Config
 from jaxbert.errors import UserError
 from jaxbert.plain import read_yaml, shown
 
-_FREE = {"train.steps_per_dispatch", "mesh.data", "mesh.fsdp", "mesh.tensor"}
-"""Keys that may change when a run goes on: they decide nothing that is computed, saved or written, beyond rounding."""
+_FREE = {"train.steps_per_dispatch", "mesh.data", "mesh.fsdp", "mesh.tensor", "launch"}
+"""Keys and whole sections that may change when a run goes on: they decide nothing that is computed, saved or written, beyond
+rounding."""
 
 
 class RunFolder:
@@ -112,7 +113,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Name each key whose value differs, with both values; keys of another version count as differing."""
     lines = []
-    for section in sorted(old.keys() | new.keys()):
+    for section in sorted((old.keys() | new.keys()) - _FREE):
         before, after = old.get(section, {}), new.get(section, {})
         for key in sorted(before.keys() | after.keys()):
             if before.get(key) != after.get(key) and f"{section}.{key}" not in _FREE:
