@@ -56,6 +56,10 @@ def start(launch: LaunchConfig) -> None:
         )
     logger.info(_describe(place, launch.timeout_seconds))
     _initialize(place, launch)
+    if place.process:
+        from jaxbert.train.report import mute
+
+        mute()
 
 
 def _find(launch: LaunchConfig) -> Place | None:

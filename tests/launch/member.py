@@ -22,6 +22,7 @@ def run(arguments: list[str]) -> int:
     from jaxbert.config import LaunchConfig
     from jaxbert.errors import UserError
     from jaxbert.launch.start import is_first, start
+    from jaxbert.train.report import console
     from jaxbert.train.runtime import prepare_process
 
     prepare_process()
@@ -30,6 +31,7 @@ def run(arguments: list[str]) -> int:
     assert is_first() == (number == 0)
     total = process_allgather(np.array([number + 1])).sum()
     line = f"process {number} of {jax.process_count()}: {len(jax.devices())} devices, sum {total}\n"
+    console.print(f"told by process {number}")
     os.write(1, line.encode())  # in one piece: the processes share their standard output
     task = (arguments[0].split(",") * jax.process_count())[number]
     if task == "kill":

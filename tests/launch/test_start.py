@@ -90,6 +90,7 @@ def test_two_processes_add_up(tmp_path):
     assert done.returncode == 0, done.stderr
     for number in range(2):
         assert done.stdout.count(f"process {number} of 2: 4 devices, sum 3\n") == 1
+        assert (f"[{number}] told by process {number}\n" in done.stderr) == (number == 0)
         assert (
             f"[{number}] note: process {number} of 2 (counted from 0); JAX's own variables; coordinator" in done.stderr
         )
