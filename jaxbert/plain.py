@@ -20,7 +20,7 @@ MOST_JSON = 32 * 2**20
 """Bytes; the index of the largest sharded models takes less than one MiB, a tokenizer's vocabulary a few."""
 MOST_YAML = 2**18
 """Bytes; a whole configuration with every key takes some thousand."""
-_MOST_VALUES = 20_000
+_MOST_VALUES = 10_000
 _BLOCK = 2**16
 
 _short = reprlib.Repr()
@@ -67,8 +67,20 @@ def read_yaml(path: Path, name: str) -> Any:
         return _construct(text, name)
 
 
+class _Loader(yaml.SafeLoader):
+    """Stop at too many values: each takes some hundred bytes before it is one."""
+
+    composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.composed += 1
+        if self.composed > _MOST_VALUES:
+            raise ValueError(f"it holds more than {_MOST_VALUES} values")
+        return super().compose_node(parent, index)
+
+
 def _construct(text: str, name: str) -> Any:
-    loader = yaml.SafeLoader(text)
+    loader = _Loader(text)
     try:
         node = loader.get_single_node()
         if node is None:

@@ -42,8 +42,8 @@ SHARES = {
     "tables": 15,
 }
 """Cases of each hundred; fewer where a case takes longer."""
-SLACK = 6 * 2**20
-"""Bytes that a case may take beyond twice its files, which have 256 KiB at most: the interpreter, NumPy and the libraries in
+SLACK = 12 * 2**20
+"""Bytes that a case may take beyond twice its files, which have 512 KiB at most: the interpreter, NumPy and the libraries in
 Rust reserve memory in arenas of a few MiB, and keep tables and messages that do not depend on the file. Seen: 2 MiB."""
 SECONDS = 10.0
 """Processor time of a case; an honest one takes some milliseconds."""
@@ -86,15 +86,17 @@ def run(name: str, target: Any, cases: range, folder: Path, said: TextIO) -> int
 
     for number in range(-20, 0):  # what is imported and cached by the first uses is no case's memory
         say(begins=number)
-        attempt(target, name, number, UserError)
+        damage(target, name, number)
+        attempt(target, UserError)
     limit = _status("VmSize") + HEADROOM
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     totals: dict[str, Any] = {"accepted": 0, "refused": 0, "most_bytes": 0, "most_seconds": 0.0}
     for number in cases:
         say(begins=number)
+        size = damage(target, name, number)
         before, _ = _status("VmRSS"), _forget_peak()
         begin = time.process_time()
-        size, outcome = attempt(target, name, number, UserError)
+        outcome = attempt(target, UserError)
         seconds, grown = time.process_time() - begin, _status("VmHWM") - before
         if not outcome and grown > 2 * size + SLACK:
             outcome = f"took {grown} bytes of memory for files of {size}"
@@ -112,16 +114,20 @@ def run(name: str, target: Any, cases: range, folder: Path, said: TextIO) -> int
     return 0
 
 
-def attempt(target: Any, name: str, number: int, expected: type[Exception]) -> tuple[int, str | None]:
-    """Run a case; return the bytes of its files, and None if they were accepted, "" if refused, else what went wrong."""
-    size = sum(path.stat().st_size for path in target.write(Random(f"{name} {number}")))
+def damage(target: Any, name: str, number: int) -> int:
+    """Write the files of a case; return their bytes."""
+    return sum(path.stat().st_size for path in target.write(Random(f"{name} {number}")))
+
+
+def attempt(target: Any, expected: type[Exception]) -> str | None:
+    """Read the files; return None if they were accepted, "" if refused, else what went wrong."""
     try:
         target.read()
     except expected as error:
-        return size, "" if str(error).strip() else "an error without a message"
+        return "" if str(error).strip() else "an error without a message"
     except BaseException:
-        return size, traceback.format_exc(limit=-4)
-    return size, None
+        return traceback.format_exc(limit=-4)
+    return None
 
 
 def show(name: str, target: Any, number: int) -> int:

@@ -100,7 +100,7 @@ class Msgpack:
             content = damage_bytes(
                 rng, serialization.to_bytes(rng.choice(self._trees)), (b"\xdd", b"\xdf", b"\xc9\x01")
             )
-        self.path.write_bytes(content[: 2**18])
+        self.path.write_bytes(content[: 2**19])
         return [self.path]
 
     def read(self) -> None:
@@ -144,9 +144,9 @@ def _unkept_promises(rng: Random) -> bytes:
     content = b""
     for _ in range(rng.choice((1, 3, 600, 2000))):
         head = rng.choice(heads[:2] if rng.random() < 0.9 else heads)
-        content += head + rng.choice((2**10, 2**13, 2**17, 2**31, 2**32 - 1)).to_bytes(4, "big")
+        content += head + rng.choice((2**10, 2**13, 2**18, 2**31, 2**32 - 1)).to_bytes(4, "big")
         content += b"\xa1a" if head == b"\xdf" else b""
-    return content + rng.choice((b"\0", b"\x80", b"\x90")) * rng.choice((0, 2000, 250_000))
+    return content + rng.choice((b"\0", b"\x80", b"\x90")) * rng.choice((0, 2000, 500_000))
 
 
 class Index:
