@@ -1,9 +1,11 @@
-"""What a compiled program does on one device, added up from its HLO text: matrix FLOPs, and bytes of collectives."""
+"""What a compiled program does on one device, added up from its HLO text: matrix FLOPs, and what collectives move."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from jaxbert.train.hlo import Computation, Instruction, closing, count_runs, parse
@@ -17,6 +19,19 @@ _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\]")
 
 
 @dataclass(frozen=True)
+class Traffic:
+    """All collectives of one kind among groups of one size."""
+
+    kind: str
+    group: int
+    """Devices that take part in one of them; 0 where the text does not tell, 2 for a permutation."""
+    result_bytes: int
+    sent_bytes: float
+    """What one device sends, if each byte goes around a ring once (twice for a sum that all get)."""
+    runs: int
+
+
+@dataclass(frozen=True)
 class HloCost:
     """Sums over one run of the program on one device."""
 
@@ -24,6 +39,8 @@ class HloCost:
     """Of matrix products and convolutions, two for each multiply and add, and of kernels that tell theirs."""
     collective_bytes: dict[str, int]
     """Bytes of the results of each kind of collective."""
+    traffic: tuple[Traffic, ...]
+    """The same by kind and size of the groups."""
     silent_kernels: int
     """Runs of hand-written kernels that do not tell their FLOPs."""
     unknown_loops: int
@@ -35,7 +52,7 @@ def read_cost(text: str) -> HloCost:
     program = parse(text)
     runs, unknown_loops = count_runs(program)
     flops, silent_kernels = 0.0, 0
-    moved: dict[tuple[str, str], int] = {}
+    moved: dict[tuple[str, str], Traffic] = {}
     for name, computation in program.items():
         for own_name, instruction in computation.instructions.items():
             known = _flops(own_name, instruction, computation)
@@ -46,9 +63,45 @@ def read_cost(text: str) -> HloCost:
                 # What runs beside a collective is fused with a piece of it: all pieces have the whole's shape and channel.
                 channel = re.search(r"channel_id=(\d+)", instruction.rest)
                 key = kind, channel.group(1) if channel else f"{name}/{own_name}"
-                moved[key] = max(moved.get(key, 0), runs[name] * _result_bytes(instruction))
-    collective_bytes = {kind: sum(b for (k, _), b in moved.items() if k == kind) for kind in COLLECTIVES}
-    return HloCost(flops, collective_bytes, silent_kernels, unknown_loops)
+                found = _traffic(kind, instruction, runs[name])
+                if key not in moved or found.result_bytes > moved[key].result_bytes:
+                    moved[key] = found
+    traffic = _summed(moved.values())
+    collective_bytes = {kind: sum(t.result_bytes for t in traffic if t.kind == kind) for kind in COLLECTIVES}
+    return HloCost(flops, collective_bytes, traffic, silent_kernels, unknown_loops)
+
+
+def _traffic(kind: str, instruction: Instruction, runs: int) -> Traffic:
+    group = 2 if kind == "collective-permute" else _group_size(instruction.rest)
+    size = runs * _result_bytes(instruction)
+    others = (group - 1) / group if group else 1.0
+    share = {"all-reduce": 2 * others, "reduce-scatter": max(group - 1.0, 1.0), "collective-permute": 1.0}
+    return Traffic(kind, group, size, size * share.get(kind, others), runs)
+
+
+def _summed(parts: Iterable[Traffic]) -> tuple[Traffic, ...]:
+    """Add up what has the same kind and group."""
+    groups: dict[tuple[str, int], list[Traffic]] = defaultdict(list)
+    for part in parts:
+        if part.runs and part.group != 1:
+            groups[part.kind, part.group].append(part)
+    return tuple(
+        Traffic(*key, sum(t.result_bytes for t in found), sum(t.sent_bytes for t in found), sum(t.runs for t in found))
+        for key, found in sorted(groups.items())
+    )
+
+
+def _group_size(attributes: str) -> int:
+    """Return how many devices a collective joins: listed, as `[GROUPS,SIZE]<=[...]`, or as axes of a mesh; else 0."""
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return listed.group(1).count(",") + 1
+    if counted := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
+        return int(counted.group(1))
+    if meshed := re.search(r"replica_groups=mesh\[([^\]]*)\][^{}]*\{([^}]*)\}", attributes):
+        sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", meshed.group(1))}
+        parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", meshed.group(2))  # a part of an axis: 'name':(BEHIND)SIZE
+        return math.prod(int(size) if size else sizes[axis] for axis, size in parts)
+    return 0
 
 
 def _result_bytes(instruction: Instruction) -> int:

@@ -165,8 +165,11 @@ def make_task_model(config: Config, bert_config: BertConfig, task: Task, mesh: M
     return make_model(task.head, with_dropout(bert_config, config.model), dtype)
 
 
-def training_layout(config: Config, lengths: np.ndarray, mesh: Mesh) -> Layout:
-    """Choose row length, row counts and slots for training examples of these lengths."""
+def training_layout(config: Config, lengths: np.ndarray, mesh: Mesh, alignment: int | None = None) -> Layout:
+    """Choose row length, row counts and slots for training examples of these lengths.
+
+    `alignment` is what row lengths are a multiple of; left out, what suits the mesh's devices.
+    """
     batch_size = config.train.batch_size
     row_multiple = row_devices(mesh) * config.train.accumulation_steps
     if not config.data.packing:
@@ -176,6 +179,6 @@ def training_layout(config: Config, lengths: np.ndarray, mesh: Mesh) -> Layout:
         batch_size,
         row_length=config.data.row_length,
         row_multiple=row_multiple,
-        alignment=row_alignment(mesh),
+        alignment=alignment or row_alignment(mesh),
         seed=config.train.seed,
     )

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -134,8 +135,38 @@ def param_shardings(mesh: Mesh, abstract_params: Params) -> Params:
     )
 
 
+@dataclass(frozen=True)
+class Placed:
+    """Where one parameter lies."""
+
+    name: str
+    pattern: str
+    """Of the rule that placed it."""
+    spec: PartitionSpec
+    """As it is applied: axes that divide nothing are left out."""
+    shape: tuple[int, ...]
+    device_shape: tuple[int, ...]
+    """Of one device's part."""
+
+
+def placements(mesh: Mesh, abstract_params: Params) -> list[Placed]:
+    """Return where each parameter lies, rule by rule in the order of `RULES`."""
+    flat = traverse_util.flatten_dict(abstract_params, sep="/")
+    placed = []
+    for name, leaf in flat.items():
+        sharding = NamedSharding(mesh, _spec(mesh, name, leaf.shape))
+        pattern, _ = _rule(name)
+        placed.append(Placed(name, pattern, sharding.spec, leaf.shape, sharding.shard_shape(leaf.shape)))
+    order = [pattern for pattern, _ in RULES]
+    return sorted(placed, key=lambda p: (order.index(p.pattern), p.name))
+
+
+def _rule(name: str) -> tuple[str, PartitionSpec]:
+    return next(rule for rule in RULES if re.search(rule[0], name))
+
+
 def _spec(mesh: Mesh, name: str, shape: tuple[int, ...]) -> PartitionSpec:
-    rule = next(spec for pattern, spec in RULES if re.search(pattern, name))
+    _, rule = _rule(name)
     fits = [
         axis if axis is not None and size % mesh.shape[axis] == 0 else None
         for axis, size in zip(rule, shape, strict=False)

@@ -101,6 +101,49 @@ def test_the_pieces_of_one_collective_count_once():
     assert read_cost(ENTRY.format(lines)).collective_bytes["all-gather"] == 2 * 8192
 
 
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("{{0,1,2,3},{4,5,6,7}}", 4),
+        ("[2,4]<=[8]", 4),
+        ("[4,2]<=[2,4]T(1,0)", 2),
+        ("mesh['axis_0'=8,'axis_1'=4] {'axis_0'}", 8),
+        ("mesh['axis_0'=8,'axis_1'=4,'axis_2'=1] {'axis_0','axis_1'}", 32),
+        ("mesh['axis_0'=8,'axis_1'=4] {'axis_0':(2)4,'axis_1'}", 16),
+        ("mesh['axis_0'=1,'axis_1'=16,'axis_2'=128], device_ids=([128,16]T(1,0)) {'axis_1'}", 16),
+        ("{}", 0),
+    ],
+)
+def test_a_collective_tells_how_many_take_part(groups, size):
+    line = f"  %g = f32[100]{{0}} all-reduce(%x), channel_id=1, replica_groups={groups}, to_apply=%add"
+    (found,) = read_cost(ENTRY.format(line)).traffic
+    assert (found.group, found.runs, found.result_bytes) == (size, 1, 400)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"),
+    [
+        ("all-gather", 300),
+        ("all-reduce", 600),
+        ("reduce-scatter", 1200),
+        ("all-to-all", 300),
+        ("collective-permute", 400),
+    ],
+)
+def test_what_a_device_sends_follows_from_the_kind(kind, sent):
+    """Among four devices, for a result of 400 bytes: each byte once around the ring, twice for a sum that all get."""
+    line = f"  %g = f32[100]{{0}} {kind}(%x), channel_id=1, replica_groups=[2,4]<=[8]"
+    (found,) = read_cost(ENTRY.format(line)).traffic
+    assert found.sent_bytes == sent
+
+
+def test_a_collective_of_one_device_moves_nothing():
+    line = "  %g = f32[100]{0} all-reduce(%x), channel_id=1, replica_groups=[8,1]<=[8]"
+    cost = read_cost(ENTRY.format(line))
+    assert cost.traffic == ()
+    assert cost.collective_bytes["all-reduce"] == 0
+
+
 KERNEL = (
     '  %k = bf16[8]{0} custom-call(%x), custom_call_target="tpu_custom_call", backend_config={"custom_call_config":{'
 )
