@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from jaxbert.data.packing import WINDOW, Layout
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 from jaxbert.interop.folder import read_config
-from jaxbert.models.sizes import SIZES, sized_config
+from jaxbert.models.sizes import SIZES, published_config, sized_config
 from jaxbert.tasks.classification import Classification
 from jaxbert.train.inputs import Examples, resolve_max_length
 from jaxbert.train.program import Program, make_task_model, training_layout
@@ -36,6 +37,8 @@ from jaxbert.train.start import with_labels
 _VOCABULARY = 30_522
 """Tokens of a new model without a vocabulary file: uncased BERT's."""
 _SYNTHETIC_STEPS = 2 * WINDOW
+
+logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True)
@@ -87,14 +90,17 @@ def new_program(config: Config, mesh: Mesh) -> Program:
       UserError: if there is no such model.
     """
     names = tuple(f"LABEL_{i}" for i in range(config.model.num_labels or 2))
-    bert_config, task = with_labels(_bert_config(config.model), names), Classification(names)
-    return Program(
-        config=config,
-        mesh=mesh,
-        model=make_task_model(config, bert_config, task, mesh),
-        task=task,
-        total_steps=config.train.max_steps or config.train.epochs * _SYNTHETIC_STEPS,
-    )
+    steps = config.train.max_steps or config.train.epochs * _SYNTHETIC_STEPS
+    return program_of(config, mesh, find_shape(config.model), names, steps)
+
+
+def program_of(
+    config: Config, mesh: Mesh, bert_config: BertConfig, names: tuple[str, ...], total_steps: int
+) -> Program:
+    """Make the computation of a classifier of this shape, with these label names."""
+    task = Classification(names)
+    model = make_task_model(config, with_labels(bert_config, names), task, mesh)
+    return Program(config=config, mesh=mesh, model=model, task=task, total_steps=total_steps)
 
 
 def _synthetic(config: Config, lengths: str) -> Bench:
@@ -115,8 +121,12 @@ def _random_examples(lengths: np.ndarray, vocabulary: int, classes: int, seed: i
     )
 
 
-def _bert_config(model: ModelConfig) -> BertConfig:
-    """Read a model's configuration alone: no weights and no tokenizer are needed."""
+def find_shape(model: ModelConfig) -> BertConfig:
+    """Read a model's configuration alone: no weights and no tokenizer are needed.
+
+    Raises:
+      UserError: if there is none.
+    """
     name, folder = model.name_or_path, Path(model.name_or_path).expanduser()
     if folder.is_dir():
         return read_config(folder)
@@ -127,7 +137,11 @@ def _bert_config(model: ModelConfig) -> BertConfig:
     except UserError:
         raise
     except Exception as error:  # the library lets its HTTP client's own exceptions through
+        published = published_config(name)
+        if published is not None:
+            logger.warning("the Hub gave no config.json of %s: its shape is taken as it was published", name)
+            return published
         raise UserError(
-            f"model.name_or_path {name!r} is no size ({', '.join(SIZES)}) and no folder, and the Hub gave no config.json: "
-            f"{' '.join(str(error).split())[:200]}"
+            f"model.name_or_path {name!r} is no size ({', '.join(SIZES)}) and no folder, and the Hub gave no config.json "
+            f"(a size of the same shape will do where no weights are needed): {' '.join(str(error).split())[:200]}"
         ) from error

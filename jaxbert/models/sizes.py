@@ -1,4 +1,7 @@
-"""New models by size, as in "Well-Read Students Learn Better" (Turc et al., 2019); base and large as in BERT."""
+"""New models by size, as in "Well-Read Students Learn Better" (Turc et al., 2019); base and large as in BERT.
+
+And the shapes of well-known checkpoints, for where only a shape is needed and the Hub is out of reach.
+"""
 
 from __future__ import annotations
 
@@ -21,3 +24,25 @@ def sized_config(size: str, vocab_size: int, **options: Any) -> BertConfig:
     return BertConfig(
         vocab_size=vocab_size, **SIZES[size], num_attention_heads=width // 64, intermediate_size=4 * width, **options
     )
+
+
+_MINILM = {"num_hidden_layers": 6, "hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+_PUBLISHED: dict[str, tuple[str | dict[str, Any], int]] = {
+    "bert-base-uncased": ("base", 30_522),
+    "bert-base-cased": ("base", 28_996),
+    "bert-large-uncased": ("large", 30_522),
+    "bert-large-cased": ("large", 28_996),
+    "bert-base-chinese": ("base", 21_128),
+    "bert-base-multilingual-cased": ("base", 119_547),
+    "hfl/chinese-roberta-wwm-ext": ("base", 21_128),
+    "sentence-transformers/all-MiniLM-L6-v2": (_MINILM, 30_522),
+}
+
+
+def published_config(name: str) -> BertConfig | None:
+    """Return the shape of a well-known checkpoint as its authors published it, or None for any other name."""
+    known = _PUBLISHED.get(name.removeprefix("google-bert/"))
+    if known is None:
+        return None
+    shape, vocab_size = known
+    return sized_config(shape, vocab_size) if isinstance(shape, str) else BertConfig(vocab_size=vocab_size, **shape)
