@@ -26,6 +26,7 @@ VERBS = {
     "predict": "label texts from a file or standard input",
     "export": "write a checkpoint of a run as a Hugging Face folder",
     "bench": "time training and prediction",
+    "plan": "say whether a run fits devices that need not be here, and what it takes and costs there",
 }
 _INTERRUPTED = 130
 _INSIST_SECONDS = 1.0

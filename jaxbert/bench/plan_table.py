@@ -1,0 +1,129 @@
+"""What a person reads of a plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+Rows = list[tuple[str, str]]
+
+
+def plan_table(result: dict[str, Any]) -> Table:
+    """Return the numbers of a plan, a topic a row."""
+    table = Table("", "", show_header=False)
+    for name, text in [*_described(result), *_memory(result), *_work(result), *_times(result), *_prices(result)]:
+        table.add_row(name, text)
+    return table
+
+
+def sharding_table(result: dict[str, Any]) -> Table:
+    """Return a line a parameter: the rule that placed it, and what one device holds of it."""
+    table = Table(title="parameters on the mesh")
+    for head in ("rule", "parameter", "PartitionSpec", "shape", "on a device", "MiB"):
+        table.add_column(head, overflow="fold")
+    rule = None
+    for row in result["sharding"]:
+        spec = ", ".join(str(axis) for axis in row["spec"])
+        shapes = (" x ".join(map(str, row[name])) for name in ("shape", "device_shape"))
+        size = f"{row['device_bytes'] / 2**20:.2f}"
+        table.add_row("" if row["rule"] == rule else row["rule"], row["parameter"], f"({spec})", *shapes, size)
+        rule = row["rule"]
+    return table
+
+
+def plan_headline(result: dict[str, Any]) -> str:
+    """Return the verdict on one line."""
+    needed, available = result["memory"]["needed_bytes"], result["memory"]["available_bytes"]
+    verdict = {True: "fits", False: "does not fit", None: "memory of the devices not known"}[result["fits"]]
+    estimate = " (ESTIMATE)" if result["estimate"] else ""
+    return f"{result['topology']}: {verdict}{estimate}, {gib(needed)} of {gib(available)} a device"
+
+
+def gib(size: float | None) -> str:
+    """Return an amount of memory as text."""
+    return "-" if size is None else f"{size / 2**30:.2f} GiB"
+
+
+def _described(result: dict[str, Any]) -> Rows:
+    mesh = " x ".join(f"{name} {size}" for name, size in result["mesh"].items())
+    packed = "packed" if result["packing"] else "padded"
+    return [
+        ("devices", f"{result['devices']} x {result['device']} ({result['topology']}), mesh {mesh}"),
+        ("model", f"{result['model']}, {result['parameters']:,} parameters, {result['precision']}"),
+        (
+            "batch",
+            f"{result['examples_per_step']:,} examples ({result['lengths']}), {packed} in {result['rows']} x "
+            f"{result['row_length']} tokens, {result['packing_efficiency']:.1%} of them real",
+        ),
+        (
+            "settings",
+            f"remat {result['remat']}, {result['accumulation_steps']} slice(s), attention by {result['attention']}",
+        ),
+    ]
+
+
+def _memory(result: dict[str, Any]) -> Rows:
+    memory = result["memory"]
+    label = "memory, ESTIMATE" if result["estimate"] else "memory"
+    if memory["argument_bytes"] is None:
+        return [(label, f"state {gib(memory['state_bytes'])} a device; the compiler refused the step")]
+    text = (
+        f"{gib(memory['needed_bytes'])} of {gib(memory['available_bytes'])} a device: state and batch "
+        f"{gib(memory['argument_bytes'])} (state {gib(memory['state_bytes'])}), temporaries {gib(memory['temp_bytes'])}"
+    )
+    return [(label, text if memory["peak_bytes"] is None else f"{text}; peak {gib(memory['peak_bytes'])}")]
+
+
+def _work(result: dict[str, Any]) -> Rows:
+    flops, moved = result["flops"], result["collectives"]
+    if flops is None:
+        return []
+    kinds = [f"{kind} {size / 1e9:.3f}" for kind, size in moved["result_bytes"].items() if size]
+    text = (
+        f"{flops['compiled'] / 1e12:.4g} TFLOP a device and step as compiled, {flops['formula'] / 1e12:.4g} by the formula "
+        f"({flops['compiled'] / flops['formula']:.3f}), {flops['real_tokens'] / 1e12:.4g} for real tokens"
+    )
+    label = "collectives, ESTIMATE" if result["estimate"] else "collectives"
+    sent = f"{moved['sent_bytes'] / 1e9:.3f} GB sent by a device in {moved['runs']} collectives a step"
+    return [("work", text), (label, f"{', '.join(kinds)} GB received; {sent}" if kinds else "none")]
+
+
+def _times(result: dict[str, Any]) -> Rows:
+    bounds = result["bounds"]
+    if bounds is None:
+        return []
+    parts = [f"{name} {_ms(bounds[f'{name}_seconds'])}" for name in ("compute", "memory", "interconnect")]
+    span = f"{_ms(bounds['lower_seconds'])} ({bounds['bound'] or 'no peak known'}) to {_ms(bounds['upper_seconds'])}"
+    tokens, examples = (" to ".join(map(_rate, result[f"{what}_per_second"])) for what in ("tokens", "examples"))
+    return [
+        ("step, PREDICTED", f"{span}; at the peaks: {', '.join(parts)}"),
+        ("rate, PREDICTED", f"{tokens} real tokens, {examples} examples a second"),
+    ]
+
+
+def _prices(result: dict[str, Any]) -> Rows:
+    cost = result["cost"]
+    if cost is None or cost["cost_per_hour"] is None:
+        return []
+    texts = [_span(cost, "cost_per_million_tokens", "for a million real tokens")]
+    if result["total_steps"] is not None:
+        texts.append(_span(cost, "cost_of_run", f"for {result['total_steps']:,} steps"))
+    return [("price, PREDICTED", f"at {cost['cost_per_hour']:g} an hour for all devices: {', '.join(texts)}")]
+
+
+def _span(cost: dict[str, Any], name: str, what: str) -> str:
+    least, most = (cost[f"{name}_{end}"] for end in ("least", "most"))
+    return f"{_plain(least)} to {_plain(most)} {what}"
+
+
+def _plain(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.3g} ms"
+
+
+def _rate(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
