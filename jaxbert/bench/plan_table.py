@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 Rows = list[tuple[str, str]]
 
@@ -18,17 +19,18 @@ def plan_table(result: dict[str, Any]) -> Table:
 
 
 def sharding_table(result: dict[str, Any]) -> Table:
-    """Return a line a parameter: the rule that placed it, and what one device holds of it."""
+    """Return the parameters under the rules that placed them, and what one device holds of each."""
     table = Table(title="parameters on the mesh")
-    for head in ("rule", "parameter", "PartitionSpec", "shape", "on a device", "MiB"):
+    for head in ("rule (PartitionSpec), parameters", "shape", "on a device", "MiB"):
         table.add_column(head, overflow="fold")
-    rule = None
+    before = None
     for row in result["sharding"]:
-        spec = ", ".join(str(axis) for axis in row["spec"])
+        rule = f"{row['rule']} ({', '.join(str(axis) for axis in row['spec'])})"
+        if rule != before:
+            table.add_row(Text(rule, style="bold"))
+            before = rule
         shapes = (" x ".join(map(str, row[name])) for name in ("shape", "device_shape"))
-        size = f"{row['device_bytes'] / 2**20:.2f}"
-        table.add_row("" if row["rule"] == rule else row["rule"], row["parameter"], f"({spec})", *shapes, size)
-        rule = row["rule"]
+        table.add_row(f"  {row['parameter']}", *shapes, f"{row['device_bytes'] / 2**20:.2f}")
     return table
 
 

@@ -32,6 +32,8 @@ from jaxbert.train.start import load_tokenizer, open_start
 _TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "config.json"]
 _DEFAULT_LENGTHS = "sst2"
 _SAMPLED_STEPS = 8
+_DRAWN = 2**18
+"""Examples to draw, at most, but for a few steps: a large step has nearly the same lengths as any other."""
 _GPU_ALIGNMENT = 128
 
 logger = logging.getLogger("jaxbert")
@@ -93,19 +95,20 @@ def make_workload(config: Config, target: Target, devices: Sequence[Any], materi
     lengths = material.lengths
     if lengths is None:
         longest = resolve_max_length(config.data.max_length, material.bert_config.max_position_embeddings)
-        lengths = draw_lengths(material.source, WINDOW * config.train.batch_size, longest, config.train.seed)
+        steps = max(2, min(WINDOW, _DRAWN // config.train.batch_size))
+        lengths = draw_lengths(material.source, steps * config.train.batch_size, longest, config.train.seed)
         total = config.train.max_steps
     else:
         total = config.train.max_steps or config.train.epochs * -(-len(lengths) // config.train.batch_size)
     layout = training_layout(config, lengths, mesh, _GPU_ALIGNMENT if target.stands_in else None)
     program = program_of(config, mesh, material.bert_config, material.names, total or WINDOW)
     plans = plan_epoch(lengths, layout, config.train.batch_size, seed=config.train.seed)
-    steps = list(itertools.islice(plans, _SAMPLED_STEPS))
-    sampled = [lengths[plan.example_ids].astype(np.int64) for plan in steps]
+    sample = list(itertools.islice(plans, _SAMPLED_STEPS))
+    sampled = [lengths[plan.example_ids].astype(np.int64) for plan in sample]
     return Workload(
         program=program,
         layout=layout,
-        rows=max(plan.num_rows for plan in steps),
+        rows=max(plan.num_rows for plan in sample),
         examples=len(sampled[0]),
         tokens=float(np.mean([step.sum() for step in sampled])),
         pairs=float(np.mean([(step**2).sum() for step in sampled])),

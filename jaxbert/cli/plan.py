@@ -106,6 +106,7 @@ def _refusal(planner: Planner, attempt: Attempt, found: Found | None) -> str:
 
     rows, target = attempt.workload.rows, planner.target
     needed = "more memory" if attempt.needed_bytes is None else gib(attempt.needed_bytes)
+    needed += " (an estimate)" if target.stands_in else ""
     lacking = (
         f"a step of {rows} rows on {target.name} needs {needed} on each {target.chip}, which has "
         f"{gib(planner.memory_bytes)} for it"
