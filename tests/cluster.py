@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
+import json
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from runs import command, finish, read_metrics
+from runs import finish, python, read_metrics
 
 PATIENCE_SECONDS = 180
+
+# Starting processes takes longer than a small run: several runs may share them.
+IN_TURN = """
+import json, sys
+from jaxbert.cli import main as cli
+
+for arguments in json.loads(sys.argv[1]):
+    code = cli.main(arguments)
+    if code:
+        break
+cli.end(code)
+sys.exit(code)
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +37,9 @@ class Cluster:
     devices: int
 
     @contextlib.contextmanager
-    def start(self, arguments: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
-        """Start `jaxbert ARGUMENTS` in each process; what still runs at the end is killed."""
+    def start(self, *runs: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
+        """Start `jaxbert ARGUMENTS` in each process, several in turn; what still runs at the end is killed."""
+        words = ["-m", "jaxbert", *runs[0]] if len(runs) == 1 else ["-c", IN_TURN, json.dumps(runs)]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -35,15 +49,14 @@ class Cluster:
         try:
             for index in range(self.processes):
                 mine = {**several, "JAX_PROCESS_ID": str(index)} if self.processes > 1 else {}
-                environment = {**os.environ, **mine, "XLA_FLAGS": flags, "COLUMNS": "200"}
-                running.append(command(*arguments, env=environment))
+                running.append(python(*words, variables={**mine, "XLA_FLAGS": flags}))
             yield running
         finally:
             kill(running)
 
-    def run(self, arguments: list[str]) -> list[str]:
+    def run(self, *runs: list[str]) -> list[str]:
         """Run to the end and return what each process wrote to standard error."""
-        with self.start(arguments) as running:
+        with self.start(*runs) as running:
             ends = [finish(process) for process in running]
         assert [code for code, _, _ in ends] == [0] * self.processes, ends
         return [err for _, _, err in ends]

@@ -128,13 +128,16 @@ def _flag(value: Any) -> str:
     return json.dumps(value) if isinstance(value, bool | list) else str(value)
 
 
+def python(*words: str, variables: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
+    """Start `python WORDS` as its own process, with one device unless the variables of its environment say more."""
+    environment = {**os.environ, "XLA_FLAGS": "", "COLUMNS": "200", **(variables or {})}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment, text=True, **(pipes | options))
+
+
 def command(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     """Start `jaxbert ARGUMENTS` as its own process with one device."""
-    environment = {**os.environ, "XLA_FLAGS": "", "COLUMNS": "200"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(
-        [sys.executable, "-m", "jaxbert", *arguments], cwd=ROOT, env=environment, text=True, **(pipes | options)
-    )
+    return python("-m", "jaxbert", *arguments, **options)
 
 
 def finish(process: subprocess.Popen[str], stdin: str | None = None) -> tuple[int, str, str]:

@@ -93,7 +93,8 @@ def _run_once(config: Config, options: BenchOptions, values: Namespace) -> int:
     from jaxbert.bench.setup import open_bench
     from jaxbert.bench.table import headline, result_table
     from jaxbert.bench.trace import prepare_folder
-    from jaxbert.launch.start import is_first, start
+    from jaxbert.launch.start import start
+    from jaxbert.train.processes import is_main
     from jaxbert.train.report import Status, console
     from jaxbert.train.runtime import prepare_process
 
@@ -103,7 +104,7 @@ def _run_once(config: Config, options: BenchOptions, values: Namespace) -> int:
     start(config.launch)
     with Status("preparing examples") as status:
         result = run_bench(open_bench(config, values.lengths), options, status.say)
-    if not is_first():
+    if not is_main():
         return 0
     console.print(result_table(result), highlight=False)
     written = _write(result, values.output)

@@ -19,12 +19,12 @@ def run(arguments: list[str]) -> int:
     values = parse(parser, arguments)
     check_output(values.output)
     from jaxbert.data.sources import open_source
-    from jaxbert.launch.start import is_first
+    from jaxbert.train.processes import is_main
     from jaxbert.train.report import print_metrics
 
     source = open_source(values.data, data_config(values, values.label), role="test", labelled=True)
     metrics = open_model(values).evaluate(source)
-    if is_first():
+    if is_main():
         print_metrics(metrics, values.data)
         write_text(values.output, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
     return 0

@@ -27,12 +27,12 @@ def run(arguments: list[str]) -> int:
     values = parse(parser, arguments)
     check_output(values.output)
     from jaxbert.data.sources import open_source
-    from jaxbert.launch.start import is_first
+    from jaxbert.train.processes import is_main
 
     source = open_source(values.input, data_config(values), role="predict", labelled=False)
     model = open_model(values)
     predictions = model.predict(source)
-    if is_first():
+    if is_main():
         write_text(values.output, _json_lines(model.task, predictions))
     return 0
 

@@ -186,11 +186,6 @@ def end(code: int) -> None:
     os._exit(code)
 
 
-def is_first() -> bool:
-    """Say whether this process writes for all: the only one, or process 0."""
-    return not _has_others() or sys.modules["jax"].process_index() == 0
-
-
 def _has_others() -> bool:
     jax = sys.modules.get("jax")
     return jax is not None and jax.distributed.is_initialized()

@@ -21,14 +21,15 @@ def run(arguments: list[str]) -> int:
 
     from jaxbert.config import LaunchConfig
     from jaxbert.errors import UserError
-    from jaxbert.launch.start import is_first, start
+    from jaxbert.launch.start import start
+    from jaxbert.train.processes import is_main
     from jaxbert.train.report import console
     from jaxbert.train.runtime import prepare_process
 
     prepare_process()
     start(LaunchConfig(timeout_seconds=60, heartbeat_seconds=int(os.environ.get("HEARTBEAT", "100"))))
     number = jax.process_index()
-    assert is_first() == (number == 0)
+    assert is_main() == (number == 0)
     total = process_allgather(np.array([number + 1])).sum()
     line = f"process {number} of {jax.process_count()}: {len(jax.devices())} devices, sum {total}\n"
     console.print(f"told by process {number}")
