@@ -156,9 +156,10 @@ class Clock:
 
 
 def settings(values: argparse.Namespace, *more: str) -> dict[str, Any]:
-    """Return the settings that a result repeats."""
+    """Return the settings that a result repeats; of a model's folder its name alone, since results are published."""
     names = ("precision", "max_length", "batch_size", "epochs", "learning_rate", "seed", "lengths", *more)
-    return {**{name: getattr(values, name) for name in names}, "model": values.model or f"new {values.new_model}"}
+    model = Path(values.model).name if values.model else f"new {values.new_model}"
+    return {**{name: getattr(values, name) for name in names}, "model": model}
 
 
 def versions(*modules: Any) -> dict[str, str]:
