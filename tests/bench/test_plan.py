@@ -189,6 +189,7 @@ def test_stand_ins_make_the_choices_of_gpus(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_does_not_fit_names_a_change_that_does(folder, tmp_path, capsys):
     """A device has room for a part of the state, and for all temporaries."""
     memory = run_json(folder, capsys, "cpu:8")["memory"]
@@ -308,7 +309,7 @@ def test_a_slice_of_tpus(folder, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fsdp", [1, 8])
+@pytest.mark.parametrize("fsdp", [pytest.param(1, marks=pytest.mark.long), 8])
 def test_bert_large_on_a_slice(tmp_path, fsdp):
     """Within a tenth of the formula: most of the last layer is left out, and splash computes the logits twice."""
     pytest.importorskip("libtpu")

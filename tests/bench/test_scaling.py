@@ -116,6 +116,7 @@ def test_a_mistake_is_said_before_anything_is_compiled(script, arguments, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_point_is_compiled_and_bounded(script):
     series = script.Series("tiny", "v5e", ("2x2",), rows=2, fsdp=2)
     result = script.run_point(script.points_of(series)[0])

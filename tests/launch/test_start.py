@@ -122,7 +122,10 @@ def test_nobody_at_the_coordinators_address_is_said(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tasks", ["wait,kill", "kill,wait", "add,kill", "kill,add"])
+@pytest.mark.parametrize(
+    "tasks",
+    ["wait,kill", "kill,add", *(pytest.param(tasks, marks=pytest.mark.long) for tasks in ("kill,wait", "add,kill"))],
+)
 def test_when_one_process_dies_the_other_ends(tasks):
     """Whoever it is, and whether the other one waits for it in a sum or works by itself."""
     started = members(tasks)
@@ -136,7 +139,10 @@ def test_when_one_process_dies_the_other_ends(tasks):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tasks", ["mistake,wait", "wait,mistake", "mistake,add"])
+@pytest.mark.parametrize(
+    "tasks",
+    ["wait,mistake", *(pytest.param(tasks, marks=pytest.mark.long) for tasks in ("mistake,wait", "mistake,add"))],
+)
 def test_a_mistake_of_one_process_ends_all(tasks):
     started = members(tasks)
     wrong = tasks.split(",").index("mistake")

@@ -44,7 +44,7 @@ def wait_for_saving(run: Path, seconds: float = 5) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.cluster
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [int(os.environ.get("JAXBERT_CHAOS_SEED", "0"))])
 def test_a_run_that_is_killed_again_and_again_ends_the_same(problem, seed):
     """Signals to one process, deaths of both, at random moments and while a checkpoint is being written."""

@@ -67,10 +67,10 @@ EVERY_MESH = [
     {"data": 2, "fsdp": 2, "tensor": 2},
 ]
 MATRIX = [
-    pytest.param(Cluster(1, 8), EVERY_MESH, marks=pytest.mark.cluster, id="1x8"),
+    pytest.param(Cluster(1, 8), EVERY_MESH, marks=pytest.mark.long, id="1x8"),
     pytest.param(Cluster(2, 4), [EVERY_MESH[1], EVERY_MESH[3]], id="2x4-fsdp-mixed"),
-    pytest.param(Cluster(2, 4), [EVERY_MESH[0], EVERY_MESH[2]], marks=pytest.mark.cluster, id="2x4-data-tensor"),
-    pytest.param(Cluster(4, 2), EVERY_MESH, marks=pytest.mark.cluster, id="4x2"),
+    pytest.param(Cluster(2, 4), [EVERY_MESH[0], EVERY_MESH[2]], marks=pytest.mark.long, id="2x4-data-tensor"),
+    pytest.param(Cluster(4, 2), EVERY_MESH, marks=pytest.mark.long, id="4x2"),
 ]
 
 
@@ -86,7 +86,7 @@ def test_the_course_is_that_of_one_device(problem, one_device, cluster, meshes):
     assert all(speaks_of_its_place_alone(err) for err in said[1:]), said
 
 
-@pytest.mark.cluster
+@pytest.mark.long
 def test_a_run_goes_on_with_another_number_of_devices(problem, one_device):
     """8 -> 4 -> 1 -> 8 devices, each stage taking up a checkpoint of the one before."""
     stages = [(Cluster(2, 4), {"fsdp": 8}), (Cluster(2, 2), {}), (Cluster(1, 1), {}), (Cluster(4, 2), {"fsdp": 2})]
