@@ -127,9 +127,9 @@ class Checkpoints:
         """Turn what Orbax and its libraries raise while writing into a user's error; JAX raises for lost processes."""
         try:
             yield
-        except jax.errors.JaxRuntimeError:
-            raise
         except (OSError, ValueError, RuntimeError) as error:
+            if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
+                raise  # another process is gone
             raise UserError(
                 f"the checkpoint of step {self._saving} cannot be written to {self.folder} ({_line(error)}); it needs "
                 f"{self._needed / 1e6:,.1f} MB: make room and run the same command to go on {self._after_last()}"
