@@ -13,7 +13,8 @@ case "$1-$JAX_PROCESS_ID" in
   stop-1) exit 75 ;;
   stop-0) sleep 0.5 && exit 75 ;;
   fail-0 | signal-*)
-    trap 'echo "signal $JAX_PROCESS_ID" >&2; kill $sleeping; exit 75' TERM INT
+    trap 'echo "signal $JAX_PROCESS_ID" >&2; kill ${sleeping:-} 2>/dev/null; exit 75' TERM INT
+    echo ready
     wait_long
     ;;
   deaf-1) exit 4 ;;

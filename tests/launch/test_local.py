@@ -70,9 +70,9 @@ def test_a_process_that_stopped_after_saving_ends_no_other():
 def test_signals_are_passed_on(name):
     process = local("--", "signal")
     assert process.stdout is not None
-    for _ in range(2):
-        process.stdout.readline()  # both are there
-    time.sleep(0.2)
+    ready = 0
+    while ready < 2:
+        ready += process.stdout.readline() == "ready\n"
     process.send_signal(getattr(signal, name))
     code, _, err = finish(process)
     assert code == 75
