@@ -31,8 +31,6 @@ _SHUTDOWN_SECONDS = 300
 _MARGIN_SECONDS = 10
 """Process 0 gives up first, and tells the others who is missing."""
 _REACH_SECONDS = 5
-_LOST = r"Connection (closed|reset) by peer|heartbeat|[Cc]oordination service|Gloo \w+ failed"
-"""What a collective says when a process at its other end is gone."""
 logger = logging.getLogger("jaxbert")
 
 
@@ -162,7 +160,11 @@ def missing_processes(error: str) -> list[int]:
 
 def lost(error: BaseException) -> str | None:
     """Say in one line that another process is gone, if that is what an exception means."""
-    if not _has_others() or not re.search(_LOST, str(error)):
+    if not _has_others():
+        return None
+    from jaxbert.train.processes import another_is_gone
+
+    if not another_is_gone(error):
         return None
     reason = str(error).splitlines()[0]
     return f"another process of this run ended or cannot be reached: see the logs of the others ({reason})"

@@ -22,9 +22,11 @@ from orbax.checkpoint import checkpoint_managers
 
 from jaxbert.errors import UserError
 from jaxbert.train.checkpoint_files import damage, seal, set_damaged_aside
-from jaxbert.train.processes import is_main, wait_for_all
+from jaxbert.train.processes import another_is_gone, is_main, wait_for_all
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs with tracebacks what it then raises
+
+logger = logging.getLogger("jaxbert")
 
 
 class _LatestAndBest(checkpoint_managers.PreservationPolicy):
@@ -128,8 +130,8 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            if isinstance(error, jax.errors.JaxRuntimeError) or "Gloo" in str(error):
-                raise  # another process is gone
+            if isinstance(error, jax.errors.JaxRuntimeError) or another_is_gone(error):
+                raise
             raise UserError(
                 f"the checkpoint of step {self._saving} cannot be written to {self.folder} ({_line(error)}); it needs "
                 f"{self._needed / 1e6:,.1f} MB: make room and run the same command to go on {self._after_last()}"
@@ -145,6 +147,13 @@ class Checkpoints:
         restored = self._manager.restore(step, args=args)
         self._policy.best = restored["progress"].get("best_step")
         return restored["state"], restored["progress"]
+
+    def is_whole(self, step: int) -> bool:
+        """Say whether a checkpoint is undamaged; what is wrong with it is said."""
+        wrong = damage(epath.Path(self.folder / str(step)))
+        if wrong:
+            logger.warning("the checkpoint of step %d in %s is damaged (%s)", step, self.folder, wrong)
+        return wrong is None
 
     def restore_params(self, step: int) -> Any:
         """Read the parameters alone, to the first device.

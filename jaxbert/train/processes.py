@@ -5,6 +5,7 @@ With one process every function here does nothing or the obvious. Start-up is `l
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import jax
@@ -15,6 +16,13 @@ from jax.sharding import Mesh, NamedSharding
 from jaxbert.data.share import Share
 from jaxbert.data.tokens import Encoded
 from jaxbert.train.sharding import replicated
+
+_GONE = r"Connection (closed|reset) by peer|heartbeat|[Cc]oordination service|Gloo \w+ failed"
+
+
+def another_is_gone(error: BaseException) -> bool:
+    """Say whether an exception is what a collective raises when a process at its other end is gone."""
+    return jax.process_count() > 1 and re.search(_GONE, str(error)) is not None
 
 
 def is_main() -> bool:

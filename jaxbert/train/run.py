@@ -216,11 +216,11 @@ def _announce(session: Session, progress: Progress) -> None:
 def _finish(
     session: Session, loop: Loop, checkpoints: Checkpoints, predictor: Predictor, log: CompileLog
 ) -> dict[str, Any]:
-    """Export the best or the last parameters, evaluate the test set with them, and write the summary."""
+    """Export the best parameters (the last where those are lost), evaluate the test set, and write the summary."""
     progress, params = loop.progress, loop.state["params"]
     exported, evaluation = progress.step, progress.evaluation
     best = progress.best_step
-    if session.config.train.keep_best and best is not None and best != progress.step:
+    if session.config.train.keep_best and best not in (None, exported) and checkpoints.is_whole(best):
         exported = best
         state, remembered = checkpoints.restore(exported, session.program.state_target)
         params, evaluation = state["params"], remembered["evaluation"]

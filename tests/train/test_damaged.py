@@ -9,6 +9,7 @@ import pytest
 from etils import epath
 from runs import Problem, command, finish, weights
 
+from jaxbert.tasks.classification import Classification
 from jaxbert.train.checkpoint import Checkpoints
 from jaxbert.train.checkpoint_files import damage, seal
 from jaxbert.train.loop import Loop
@@ -123,6 +124,28 @@ def test_a_damaged_checkpoint_is_not_exported(crashed, capsys):
     assert f"the checkpoint of step {SAVED[-1]}" in capsys.readouterr().err
     assert files(crashed) == before
     assert main(["export", f"--run={crashed}", f"--step={SAVED[0]}", f"--output={crashed / 'model'}"]) == 0
+
+
+def test_with_the_best_damaged_the_last_is_exported(problem, monkeypatch, capsys):
+    """Damaged between the last step and the export; each evaluation is worse than the one before."""
+    run, evaluations, metrics = problem.folder / "best", iter(range(100)), Classification.metrics
+
+    def ever_worse(task, *args):
+        return metrics(task, *args) | {"accuracy": -float(next(evaluations))}
+
+    def crash(*args):
+        raise CrashError
+
+    monkeypatch.setattr(Classification, "metrics", ever_worse)
+    changes = keys(problem, "best") | {"data__validation": problem.folder / "dev.csv", "train__eval_every": 3}
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxbert.train.run.export_params", crash)
+        with pytest.raises(CrashError):
+            problem.train(**changes)
+    flip_a_bit(run / "checkpoints" / "3")
+    assert problem.train(**changes) == 0
+    assert "the checkpoint of step 3" in capsys.readouterr().err
+    assert json.loads((run / "summary.json").read_text())["exported_step"] == 7
 
 
 def test_every_committed_checkpoint_has_its_list(undisturbed):
