@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 from transformers import BertConfig
@@ -56,6 +57,18 @@ def random_rows(seed: int = 0, rows: int = 4, tokens: int = 12) -> dict[str, np.
     input_ids = rng.integers(1, 120, (rows, tokens)).astype(np.int32) * attention_mask
     token_type_ids = (np.arange(tokens)[None] >= lengths[:, None] // 2).astype(np.int32) * attention_mask
     return {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+
+
+def unpacked_batch(rows: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Give unpacked rows the keys of a packed batch."""
+    ids = jnp.asarray(rows["input_ids"])
+    return {
+        "input_ids": ids,
+        "token_type_ids": jnp.asarray(rows["token_type_ids"]),
+        "segment_ids": jnp.asarray(rows["attention_mask"]),
+        "position_ids": jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape),
+        "cls_positions": jnp.zeros((len(ids), 1), jnp.int32),
+    }
 
 
 def write_tiny(folder: Path, seed: int = 0, **changes: Any) -> dict[str, np.ndarray]:

@@ -93,7 +93,7 @@ def load(
     tensors = read_tensors(found.weights)
     resized: list[str] = []
     if ignore_mismatched_sizes:
-        tensors, resized = replace_misshapen(tensors, module.model, key)
+        tensors, resized = replace_misshapen(tensors, module.model, key=key, source=str(found.weights))
     stacked, report = fit_params(tensors, module.model, key=key, source=str(found.weights))
     misfits = [name for name in report.fresh if name in report.unused]
     if misfits:

@@ -1,7 +1,8 @@
 """Fit a checkpoint to a model: check every tensor, and start fresh what may be fresh.
 
 The encoder must be there whole and in the right shapes. A head, and the pooler, may be drawn anew when the caller gives
-a key, as for training; the report says so. Reading files is left to `read`, placing arrays on devices to the caller.
+a key, as for training; the report says so. A pooler that the model has no use for is passed over. Reading files is left
+to `read`, placing arrays on devices to the caller.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jaxbert.errors import UserError
 from jaxbert.interop import names
 from jaxbert.interop.formats import Tensors
 from jaxbert.interop.read import read_tensors
+from jaxbert.interop.tied import join_tied
 from jaxbert.models.functional import Model, Params, init_params
 
 
@@ -72,9 +74,10 @@ def load_params(checkpoint: Path | str, model: Model, *, key: jax.Array | None =
 def fit_params(tensors: Tensors, model: Model, *, key: jax.Array | None, source: str) -> tuple[Params, LoadReport]:
     """Do `load_params` on tensors that are read already; `source` is named in errors."""
     expected = _torch_shapes(model)
+    tensors = join_tied(tensors, expected, model.config, source)
     fit = _compare(tensors, expected)
     fresh = _fresh_tensors(fit, expected) if key is not None else set()
-    unused = [n for n in fit.unexpected if key is not None and not n.startswith("bert.")]
+    unused = [n for n in fit.unexpected if _may_be_unused(n, key)]
     unused += sorted(fresh & fit.misshapen.keys())
     rest = _Fit(
         [n for n in fit.missing if n not in fresh],
@@ -89,9 +92,11 @@ def fit_params(tensors: Tensors, model: Model, *, key: jax.Array | None, source:
     return names.from_torch({n: complete[n] for n in expected}), report
 
 
-def replace_misshapen(tensors: Tensors, model: Model, key: jax.Array) -> tuple[Tensors, list[str]]:
+def replace_misshapen(tensors: Tensors, model: Model, *, key: jax.Array, source: str) -> tuple[Tensors, list[str]]:
     """Draw every tensor of another shape than the model's anew; return all tensors and what was replaced."""
-    misshapen = _compare(tensors, _torch_shapes(model)).misshapen
+    expected = _torch_shapes(model)
+    tensors = join_tied(tensors, expected, model.config, source)
+    misshapen = _compare(tensors, expected).misshapen
     if not misshapen:
         return tensors, []
     drawn = names.to_torch(init_params(model, key))
@@ -119,8 +124,14 @@ def _compare(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> _Fit:
 
 
 def _group(name: str) -> str:
-    """Return the part that is fresh as a whole or not at all: the pooler, or a head by its first name."""
-    return "bert.pooler" if name.startswith("bert.pooler.") else name.split(".")[0]
+    """Return the part that is fresh as a whole or not at all: the pooler, or a head."""
+    parts = name.split(".")
+    return ".".join(parts[:2]) if parts[0] in ("bert", "cls") else parts[0]
+
+
+def _may_be_unused(name: str, key: jax.Array | None) -> bool:
+    """Say whether a tensor that the model lacks is no mistake: a pooler, or another head where a head may be drawn."""
+    return _group(name) == "bert.pooler" or (key is not None and not name.startswith("bert."))
 
 
 def _fresh_tensors(fit: _Fit, expected: dict[str, tuple[int, ...]]) -> set[str]:

@@ -20,6 +20,7 @@ from transformers import BertConfig
 
 from jaxbert.errors import UserError
 from jaxbert.interop import names
+from jaxbert.interop.tied import add_untied_copies
 
 
 def save_folder(
@@ -38,7 +39,10 @@ def save_folder(
       UserError: if the folder cannot be written.
     """
     folder = Path(folder)
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in names.to_torch(params).items()}
+    tensors = add_untied_copies(names.to_torch(params))
+    if architecture == "BertModel":  # without a head, PyTorch saves no prefix
+        tensors = {name.removeprefix("bert."): tensor for name, tensor in tensors.items()}
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:

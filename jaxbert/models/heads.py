@@ -1,32 +1,235 @@
-"""BERT with a head on top: each maps a packed batch to a dictionary of outputs."""
+"""BERT with a head on top: each maps a packed batch to a dictionary of outputs.
+
+Every dictionary holds the encoder's output as `encoded`. A head that reads few positions of a row has the last layer
+compute these alone. Scores are in the format of the computation; a loss of them is for float32.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 from transformers import BertConfig
 
+from jaxbert.models.activations import ACTIVATIONS
 from jaxbert.models.dropout import dropout
-from jaxbert.models.encoder import BertModule, Call, make_linear
+from jaxbert.models.encoder import BertModule, Call, EncoderOutput, make_layer_norm, make_linear, take_positions
+
+Batch = dict[str, Array]
 
 
-class SequenceClassification(nnx.Module):
-    """A label for each example, from the pooled vector of its first token."""
+def _split(key: Array | None) -> tuple[Array | None, Array | None]:
+    """Return a key for the encoder and one for the head."""
+    return (None, None) if key is None else tuple(jax.random.split(key))
+
+
+def _classifier_rate(config: BertConfig) -> float:
+    rate = getattr(config, "classifier_dropout", None)
+    return config.hidden_dropout_prob if rate is None else rate
+
+
+class BertModel(nnx.Module):
+    """No head: the hidden vectors of all tokens, and the pooled ones of the examples."""
+
+    add_pooling_layer: ClassVar[bool] = True
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        self.bert = BertModule(config, dtype, rngs)
-        self.classifier = make_linear(config.hidden_size, config.num_labels or 2, config, dtype, rngs)
-        rate = getattr(config, "classifier_dropout", None)
-        self.rate = config.hidden_dropout_prob if rate is None else rate
+        self.bert = BertModule(config, dtype, rngs, add_pooling_layer=self.add_pooling_layer)
 
     def __call__(
-        self, batch: dict[str, Array], key: Array | None, call: Call, head_mask_NH: Array | None = None
+        self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None = None
+    ) -> dict[str, Any]:
+        """Return `last_hidden_state` [B, T, D], `pooler_output` [B, S, D] if there is a pooler, and the encoder's output."""
+        encoded = self.bert.encode(batch, key, call, head_mask_NH)
+        outputs = {"last_hidden_state": encoded.hidden_BTD, "encoded": encoded}
+        if self.add_pooling_layer:
+            outputs["pooler_output"] = self.bert.pooler(take_positions(encoded.hidden_BTD, batch["cls_positions"]))
+        return outputs
+
+
+class BertModelWithoutPooler(BertModel):
+    """The hidden vectors alone."""
+
+    add_pooling_layer = False
+
+
+class _PooledScores(nnx.Module):
+    """Scores of each example, from the pooled vector of its first token."""
+
+    def __init__(self, scores: int, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.bert = BertModule(config, dtype, rngs)
+        self.classifier = make_linear(config.hidden_size, scores, config, dtype, rngs)
+        self.rate = _classifier_rate(config)
+
+    def __call__(
+        self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None = None
     ) -> dict[str, Any]:
         """Return `logits` [B, S, C] and the encoder's output."""
-        encoder_key, head_key = (None, None) if key is None else jax.random.split(key)
+        encoder_key, head_key = _split(key)
         first_BSD, encoded = self.bert.encode_positions(batch, batch["cls_positions"], encoder_key, call, head_mask_NH)
         pooled_BSD = self.bert.pooler(first_BSD)
         return {"logits": self.classifier(dropout(pooled_BSD, self.rate, head_key)), "encoded": encoded}
+
+
+class SequenceClassification(_PooledScores):
+    """A label for each example."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        super().__init__(config.num_labels or 2, config, dtype, rngs)
+
+
+class MultipleChoice(_PooledScores):
+    """One score for each example: how well this choice, packed as an example of its own, completes its question."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        super().__init__(1, config, dtype, rngs)
+
+
+class TokenClassification(nnx.Module):
+    """A label for each token."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.bert = BertModule(config, dtype, rngs, add_pooling_layer=False)
+        self.classifier = make_linear(config.hidden_size, config.num_labels or 2, config, dtype, rngs)
+        self.rate = _classifier_rate(config)
+
+    def __call__(
+        self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None = None
+    ) -> dict[str, Any]:
+        """Return `logits` [B, T, C] and the encoder's output."""
+        encoder_key, head_key = _split(key)
+        encoded = self.bert.encode(batch, encoder_key, call, head_mask_NH)
+        return {"logits": self.classifier(dropout(encoded.hidden_BTD, self.rate, head_key)), "encoded": encoded}
+
+
+class QuestionAnswering(nnx.Module):
+    """Where in its example an answer starts and ends."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.bert = BertModule(config, dtype, rngs, add_pooling_layer=False)
+        self.qa_outputs = make_linear(config.hidden_size, 2, config, dtype, rngs)
+
+    def __call__(
+        self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None = None
+    ) -> dict[str, Any]:
+        """Return `start_logits` and `end_logits` [B, T], and the encoder's output.
+
+        A packed row's scores are those of several examples: a softmax must run over each example's own tokens.
+        """
+        encoded = self.bert.encode(batch, key, call, head_mask_NH)
+        logits_BT2 = self.qa_outputs(encoded.hidden_BTD)
+        return {"start_logits": logits_BT2[..., 0], "end_logits": logits_BT2[..., 1], "encoded": encoded}
+
+
+class _Transform(nnx.Module):
+    """Dense, activation and LayerNorm ahead of the vocabulary."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.dense = make_linear(config.hidden_size, config.hidden_size, config, dtype, rngs)
+        self.LayerNorm = make_layer_norm(config, dtype, rngs)
+        self.activation = config.hidden_act
+
+    def __call__(self, x_BPD: Array) -> Array:
+        return self.LayerNorm(ACTIVATIONS[self.activation](self.dense(x_BPD)))
+
+
+class _Predictions(nnx.Module):
+    """Scores of every word of the vocabulary, by the table of the word embeddings unless the configuration unties them."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.transform = _Transform(config, dtype, rngs)
+        self.bias = nnx.Param(jnp.zeros(config.vocab_size))
+        self.tied = getattr(config, "tie_word_embeddings", True)
+        if not self.tied:
+            init = nnx.initializers.normal(config.initializer_range)
+            self.decoder = nnx.Linear(
+                config.hidden_size, config.vocab_size, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs
+            )
+
+    def __call__(self, x_BPD: Array, words: nnx.Embed) -> Array:
+        x_BPD = self.transform(x_BPD)
+        logits_BPV = words.attend(x_BPD) if self.tied else self.decoder(x_BPD)
+        return logits_BPV + self.bias[...].astype(logits_BPV.dtype)[None, None]
+
+
+class _Cls(nnx.Module):
+    """What pretraining adds to the encoder, under Hugging Face's name for it."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs, *, words: bool, next_sentence: bool) -> None:
+        if words:
+            self.predictions = _Predictions(config, dtype, rngs)
+        if next_sentence:
+            self.seq_relationship = make_linear(config.hidden_size, 2, config, dtype, rngs)
+
+
+class MaskedLM(nnx.Module):
+    """The words behind the masks."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.bert = BertModule(config, dtype, rngs, add_pooling_layer=False)
+        self.cls = _Cls(config, dtype, rngs, words=True, next_sentence=False)
+
+    def __call__(
+        self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None = None
+    ) -> dict[str, Any]:
+        """Return `logits` and the encoder's output: [B, P, V] at the batch's `masked_positions` [B, P], else [B, T, V].
+
+        An unused entry of `masked_positions` may name any position of the row.
+        """
+        if "masked_positions" in batch:
+            x_BPD, encoded = self.bert.encode_positions(batch, batch["masked_positions"], key, call, head_mask_NH)
+        else:
+            encoded = self.bert.encode(batch, key, call, head_mask_NH)
+            x_BPD = encoded.hidden_BTD
+        return {"logits": self.cls.predictions(x_BPD, self.bert.embeddings.word_embeddings), "encoded": encoded}
+
+
+class NextSentencePrediction(nnx.Module):
+    """Whether the second sentence of each example follows the first: two scores, for yes and for no."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.bert = BertModule(config, dtype, rngs)
+        self.cls = _Cls(config, dtype, rngs, words=False, next_sentence=True)
+
+    def __call__(
+        self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None = None
+    ) -> dict[str, Any]:
+        """Return `logits` [B, S, 2] and the encoder's output."""
+        first_BSD, encoded = self.bert.encode_positions(batch, batch["cls_positions"], key, call, head_mask_NH)
+        return {"logits": self.cls.seq_relationship(self.bert.pooler(first_BSD)), "encoded": encoded}
+
+
+class PreTraining(nnx.Module):
+    """Both tasks that BERT was trained on: the words behind the masks, and the next sentence."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        self.bert = BertModule(config, dtype, rngs)
+        self.cls = _Cls(config, dtype, rngs, words=True, next_sentence=True)
+
+    def __call__(
+        self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None = None
+    ) -> dict[str, Any]:
+        """Return `prediction_logits` as `MaskedLM` does, `seq_relationship_logits` [B, S, 2] and the encoder's output."""
+        x_BPD, first_BSD, encoded = self._encode(batch, key, call, head_mask_NH)
+        return {
+            "prediction_logits": self.cls.predictions(x_BPD, self.bert.embeddings.word_embeddings),
+            "seq_relationship_logits": self.cls.seq_relationship(self.bert.pooler(first_BSD)),
+            "encoded": encoded,
+        }
+
+    def _encode(
+        self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None
+    ) -> tuple[Array, Array, EncoderOutput]:
+        """Return the vectors of the words to predict and of first tokens; both come from one run of the last layer."""
+        cls_positions = batch["cls_positions"]
+        if "masked_positions" not in batch:
+            encoded = self.bert.encode(batch, key, call, head_mask_NH)
+            return encoded.hidden_BTD, take_positions(encoded.hidden_BTD, cls_positions), encoded
+        masked_positions = batch["masked_positions"]
+        positions = jnp.concatenate([masked_positions, cls_positions], axis=1)
+        x_BPD, encoded = self.bert.encode_positions(batch, positions, key, call, head_mask_NH)
+        masked = masked_positions.shape[1]
+        return x_BPD[:, :masked], x_BPD[:, masked:], encoded

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny import random_params, random_rows, tiny_model, write_tiny
+from tiny import random_params, random_rows, tiny_model, unpacked_batch, write_tiny
 
 from jaxbert import FlaxBertForSequenceClassification
 from jaxbert.interop import names
@@ -50,24 +50,12 @@ def test_logits_hidden_states_and_attentions(folder, torch_model):
         np.testing.assert_allclose(by_token, np.moveaxis(theirs.numpy(), 1, 2)[shown], atol=1e-5, rtol=0)
 
 
-def make_batch(rows):
-    """Give unpacked rows the keys of a packed batch."""
-    ids = jnp.asarray(rows["input_ids"])
-    return {
-        "input_ids": ids,
-        "token_type_ids": jnp.asarray(rows["token_type_ids"]),
-        "segment_ids": jnp.asarray(rows["attention_mask"]),
-        "position_ids": jnp.broadcast_to(jnp.arange(ids.shape[1]), ids.shape),
-        "cls_positions": jnp.zeros((len(ids), 1), jnp.int32),
-    }
-
-
 def test_loss_and_every_gradient(folder, torch_model):
     rows = random_rows()
     model = tiny_model(hidden_act=torch_model.config.hidden_act)
 
     def loss_fn(params):
-        logits = model.apply(params, make_batch(rows))["logits"][:, 0]
+        logits = model.apply(params, unpacked_batch(rows))["logits"][:, 0]
         return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(LABELS)).mean()
 
     loss, grads = jax.value_and_grad(loss_fn)(random_params(model))
