@@ -9,17 +9,44 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxbert.api.flax_bert import FlaxBertForSequenceClassification
+    from jaxbert.api.flax_bert import (
+        FlaxBertForMaskedLM,
+        FlaxBertForMultipleChoice,
+        FlaxBertForNextSentencePrediction,
+        FlaxBertForPreTraining,
+        FlaxBertForQuestionAnswering,
+        FlaxBertForSequenceClassification,
+        FlaxBertForTokenClassification,
+        FlaxBertModel,
+    )
     from jaxbert.errors import UserError
 
 __version__ = "0.1.0.dev0"
 
 _PUBLIC = {
+    "FlaxBertForMaskedLM": "jaxbert.api.flax_bert",
+    "FlaxBertForMultipleChoice": "jaxbert.api.flax_bert",
+    "FlaxBertForNextSentencePrediction": "jaxbert.api.flax_bert",
+    "FlaxBertForPreTraining": "jaxbert.api.flax_bert",
+    "FlaxBertForQuestionAnswering": "jaxbert.api.flax_bert",
     "FlaxBertForSequenceClassification": "jaxbert.api.flax_bert",
+    "FlaxBertForTokenClassification": "jaxbert.api.flax_bert",
+    "FlaxBertModel": "jaxbert.api.flax_bert",
     "UserError": "jaxbert.errors",
 }
 
-__all__ = ["FlaxBertForSequenceClassification", "UserError", "__version__"]
+__all__ = [
+    "FlaxBertForMaskedLM",
+    "FlaxBertForMultipleChoice",
+    "FlaxBertForNextSentencePrediction",
+    "FlaxBertForPreTraining",
+    "FlaxBertForQuestionAnswering",
+    "FlaxBertForSequenceClassification",
+    "FlaxBertForTokenClassification",
+    "FlaxBertModel",
+    "UserError",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,7 +20,7 @@ from jaxbert.api.module import FlaxBertModule
 from jaxbert.errors import UserError
 from jaxbert.interop.folder import Hub, parse_config, resolve
 from jaxbert.interop.load import fit_params, replace_misshapen
-from jaxbert.interop.names import flax_path, unstack_layers
+from jaxbert.interop.names import flax_path
 from jaxbert.interop.read import read_tensors
 from jaxbert.models.functional import Params
 from jaxbert.plain import read_json
@@ -98,14 +98,14 @@ def load(
     misfits = [name for name in report.fresh if name in report.unused]
     if misfits:
         raise UserError(
-            f"{found.weights} has {', '.join(misfits)} for another number of labels than {module.config.num_labels}: "
+            f"{found.weights} has {', '.join(misfits)} for another number of labels than this model's: "
             "set num_labels, or start a fresh head by ignore_mismatched_sizes=True"
         )
     if report.fresh or report.unused or resized:
         new = f"; new for their size: {', '.join(resized)}" if resized else ""
         _logger.warning("%s: %s%s", found.weights, report, new)
-    params = jax.tree.map(jnp.asarray, unstack_layers(stacked))
-    return params, {flax_path(name) for name in report.fresh}
+    params = jax.tree.map(jnp.asarray, module.to_legacy(stacked))
+    return params, {flax_path(name.removeprefix("bert.") if module.bare else name) for name in report.fresh}
 
 
 def upload(

@@ -34,7 +34,7 @@ def make_batch(
 
 
 def make_packed_batch(
-    input_ids: Any, segment_ids: Any, cls_positions: Any, token_type_ids: Any = None, position_ids: Any = None
+    input_ids: Any, segment_ids: Any, cls_positions: Any = None, token_type_ids: Any = None, position_ids: Any = None
 ) -> Batch:
     """Build the batch of packed rows; positions restart with every segment unless given."""
     ids_BT = _rows(input_ids)
@@ -42,6 +42,11 @@ def make_packed_batch(
     if position_ids is None:
         position_ids = _restart(segment_ids)
     return _batch(ids_BT, token_type_ids, position_ids, segment_ids, cls_positions)
+
+
+def join_choices(*arrays: Any) -> list[Any]:
+    """Make each choice a row: [B, choices, T] becomes [B * choices, T]; what is None stays so."""
+    return [None if array is None else jnp.reshape(jnp.asarray(array), (-1, jnp.shape(array)[-1])) for array in arrays]
 
 
 def _rows(input_ids: Any) -> Array:
@@ -63,7 +68,8 @@ def _batch(ids_BT: Array, token_type_ids: Any, position_ids: Any, segment_ids: A
         token_type_ids = jnp.zeros_like(ids_BT)
     rows = {"token_type_ids": token_type_ids, "position_ids": position_ids, "segment_ids": segment_ids}
     batch = {name: _like(jnp.asarray(value, jnp.int32), ids_BT, name) for name, value in rows.items()}
-    return batch | {"input_ids": ids_BT, "cls_positions": jnp.asarray(cls_positions, jnp.int32)}
+    batch["input_ids"] = ids_BT
+    return batch if cls_positions is None else batch | {"cls_positions": jnp.asarray(cls_positions, jnp.int32)}
 
 
 def _like(value: Array, ids_BT: Array, name: str) -> Array:

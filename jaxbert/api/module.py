@@ -14,11 +14,12 @@ from flax import nnx, traverse_util
 from jax import Array
 from transformers import BertConfig
 
-from jaxbert.api.inputs import Batch, make_batch, make_packed_batch
+from jaxbert.api.inputs import Batch, join_choices, make_batch, make_packed_batch
 from jaxbert.api.outputs import FlaxModelOutput
 from jaxbert.interop.names import stack_layers, unstack_layers
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Params, init_params, make_model
+from jaxbert.models.heads import BertModel, MultipleChoice
 
 _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 
@@ -27,20 +28,37 @@ class FlaxBertModule:
     """A head as a pair of pure functions, `init` and `apply`, with the call signature of the legacy Linen module."""
 
     def __init__(
-        self, head: type[nnx.Module], output: type[FlaxModelOutput], config: BertConfig, dtype: Any = jnp.float32
+        self,
+        head: type[nnx.Module],
+        output: type[FlaxModelOutput],
+        config: BertConfig,
+        dtype: Any = jnp.float32,
+        gradient_checkpointing: bool = False,
     ) -> None:
         self.config = config
         self.dtype = dtype
+        self.gradient_checkpointing = gradient_checkpointing
         self.output = output
+        self.bare = issubclass(head, BertModel)
+        self.joins_choices = issubclass(head, MultipleChoice)
         self.model = make_model(head, config, dtype)
-        self.params_shape_tree: Params = unstack_layers(self.model.abstract_params)
+        self.params_shape_tree: Params = self.to_legacy(self.model.abstract_params)
         self.required_params = frozenset(traverse_util.flatten_dict(self.params_shape_tree))
-        self._forward = jax.jit(self._run, static_argnames=("call", "packed"))
+        self._forward = jax.jit(self._run, static_argnames=("call", "packed", "choices"))
+
+    def to_legacy(self, stacked: Params) -> Params:
+        """Turn our tree into the legacy one: per layer, and for the model without a head without the name `bert`."""
+        params = unstack_layers(stacked)
+        return params["bert"] if self.bare else params
+
+    def from_legacy(self, params: Mapping[str, Any]) -> Params:
+        """Turn the legacy tree into ours; the inverse of `to_legacy`."""
+        return stack_layers({"bert": params} if self.bare else params)
 
     def init(self, rngs: Array | Mapping[str, Array], *_: Any, **__: Any) -> dict[str, Params]:
         """Draw new parameters, `{"params": per-layer tree}`; the inputs that Linen asked for are not needed."""
         key = rngs["params"] if isinstance(rngs, Mapping) else rngs
-        return {"params": unstack_layers(init_params(self.model, key))}
+        return {"params": self.to_legacy(init_params(self.model, key))}
 
     def apply(
         self,
@@ -61,32 +79,51 @@ class FlaxBertModule:
     ) -> FlaxModelOutput | tuple:
         """Run the forward pass on `variables["params"]`; unless `deterministic`, dropout draws from `rngs["dropout"]`."""
         packed = segment_ids is not None or cls_positions is not None
-        if not packed:
-            limit = self.config.max_position_embeddings
-            batch = make_batch(input_ids, attention_mask, token_type_ids, position_ids, max_positions=limit)
-        elif segment_ids is None or cls_positions is None or attention_mask is not None:
-            raise ValueError("packed rows need segment_ids and cls_positions, and no attention_mask")
-        else:
+        inputs, choices = [input_ids, attention_mask, token_type_ids, position_ids], None
+        if packed:
+            self._check_packed(attention_mask, segment_ids, cls_positions)
             batch = make_packed_batch(input_ids, segment_ids, cls_positions, token_type_ids, position_ids)
+        else:
+            if self.joins_choices:
+                choices = _count_choices(input_ids)
+                inputs = join_choices(*inputs)
+            batch = make_batch(*inputs, max_positions=self.config.max_position_embeddings)
         # Unrolled: XLA then reads the per-layer parameters in place instead of stacking a copy of them.
         call = Call(
             scan_layers=False,
+            remat="full" if self.gradient_checkpointing else "none",
             output_hidden_states=bool(output_hidden_states),
             output_attentions=bool(output_attentions),
         )
         key = None if deterministic else self._dropout_key(rngs or {})
         params = self._select(variables["params"])
         head_mask = self._head_mask(head_mask)
-        output = self.output(**self._forward(params, batch, key=key, head_mask=head_mask, call=call, packed=packed))
+        fields = self._forward(params, batch, key=key, head_mask=head_mask, call=call, packed=packed, choices=choices)
+        output = self.output(**fields)
         return output if return_dict else output.to_tuple()
 
+    def _check_packed(self, attention_mask: Any, segment_ids: Any, cls_positions: Any) -> None:
+        if segment_ids is None or attention_mask is not None or (self.output.slot_fields and cls_positions is None):
+            needed = "segment_ids and cls_positions" if self.output.slot_fields else "segment_ids"
+            raise ValueError(f"packed rows need {needed}, and no attention_mask")
+
     def _run(
-        self, params: Params, batch: Batch, *, key: Array | None, head_mask: Array | None, call: Call, packed: bool
+        self,
+        params: Params,
+        batch: Batch,
+        *,
+        key: Array | None,
+        head_mask: Array | None,
+        call: Call,
+        packed: bool,
+        choices: int | None,
     ) -> dict[str, Any]:
-        fields = self.model.apply(stack_layers(params), batch, key, call, head_mask)
+        fields = self.model.apply(self.from_legacy(params), batch, key, call, head_mask)
         encoded = fields.pop("encoded")
         if not packed:
-            fields |= {name: fields[name][:, 0] for name in self.output.slot_fields}
+            fields |= {name: fields[name][:, 0] for name in self.output.slot_fields if name in fields}
+        if self.joins_choices:
+            fields["logits"] = fields["logits"][..., 0] if choices is None else fields["logits"].reshape(-1, choices)
         states = {"hidden_states": encoded.hidden_states_NBTD, "attentions": encoded.attentions_NBHTT}
         return fields | {name: tuple(stack) for name, stack in states.items() if stack is not None}
 
@@ -112,3 +149,10 @@ class FlaxBertModule:
         if jnp.shape(head_mask) != shape:
             raise ValueError(f"head_mask has shape {jnp.shape(head_mask)}, expected {shape}")
         return jnp.asarray(head_mask, self.dtype)
+
+
+def _count_choices(input_ids: Any) -> int:
+    shape = jnp.shape(input_ids)
+    if len(shape) != 3:
+        raise ValueError(f"input_ids has shape {shape}, expected [examples, choices, tokens]")
+    return shape[1]

@@ -21,7 +21,6 @@ from jaxbert.api import checkpoint
 from jaxbert.api.module import FlaxBertModule
 from jaxbert.api.outputs import FlaxModelOutput
 from jaxbert.interop.folder import parse_config
-from jaxbert.interop.names import stack_layers
 from jaxbert.interop.write import save_folder
 from jaxbert.models.functional import Params
 
@@ -43,16 +42,34 @@ class FlaxBertPreTrainedModel:
         seed: int = 0,
         dtype: Any = jnp.float32,
         _do_init: bool = True,
+        gradient_checkpointing: bool = False,
+        **kwargs: Any,
     ) -> None:
         parse_config(config.to_dict(), "the configuration")
         self._config = config
-        self._module = FlaxBertModule(self.head, self.output, config, dtype)
+        self._module = self.module_class(config, dtype, gradient_checkpointing, **kwargs)
         self._is_initialized = _do_init
         self.key = jax.random.PRNGKey(seed)
         self.dtype = dtype
         self.input_shape = input_shape
         if _do_init:
             self.params = self.init_weights(self.key, input_shape)
+
+    @classmethod
+    def module_class(
+        cls, config: BertConfig, dtype: Any = jnp.float32, gradient_checkpointing: bool = False
+    ) -> FlaxBertModule:
+        """Make the pure functions of a model of this class."""
+        return FlaxBertModule(cls.head, cls.output, config, dtype, gradient_checkpointing)
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """Say that an encoder writes no text."""
+        return False
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Compute each layer again in the backward pass instead of keeping what it computed: less memory, more time."""
+        self._module.gradient_checkpointing = True
 
     @property
     def config(self) -> BertConfig:
@@ -123,8 +140,8 @@ class FlaxBertPreTrainedModel:
     ) -> Any:
         """Run the model; what is None comes from the configuration or its natural default.
 
-        Packed rows say with `segment_ids` [B, T] which example a token belongs to (0: padding) and with `cls_positions`
-        [B, S] where each example starts.
+        Packed rows say with `segment_ids` [B, T] which example a token belongs to (0: padding) and, where the model
+        reads first tokens, with `cls_positions` [B, S] where each example starts.
         """
         config = self.config
 
@@ -209,7 +226,7 @@ class FlaxBertPreTrainedModel:
         folder = Path(save_directory)
         params = self.params if params is None else params
         self.config.architectures = [type(self).__name__.removeprefix("Flax")]
-        save_folder(folder, stack_layers(params), self.config, architecture=self.config.architectures[0])
+        save_folder(folder, self.module.from_legacy(params), self.config, architecture=self.config.architectures[0])
         legacy = folder / "flax_model.msgpack"
         if safe_serialization:
             legacy.unlink(missing_ok=True)  # legacy readers would prefer its older weights

@@ -1,18 +1,27 @@
-"""The outputs that the legacy class recorded, on every position that is not padding."""
+"""The outputs that the legacy classes recorded, on every position that is not padding."""
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
+from flax import serialization, traverse_util
 
-from jaxbert import FlaxBertForSequenceClassification
+import jaxbert
 
 pytestmark = pytest.mark.real
 
+CLASSES = (
+    "FlaxBertModel",
+    "FlaxBertForSequenceClassification",
+    "FlaxBertForTokenClassification",
+    "FlaxBertForMaskedLM",
+)
 
-@pytest.fixture(scope="module")
-def folder(shared_data):
-    return shared_data / "legacy_flax" / "FlaxBertForSequenceClassification"
+
+@pytest.fixture(scope="module", params=CLASSES)
+def folder(request, shared_data):
+    return shared_data / "legacy_flax" / request.param
 
 
 @pytest.fixture(scope="module")
@@ -21,27 +30,39 @@ def recorded(folder):
 
 
 @pytest.fixture(scope="module")
-def out(folder, recorded):
-    model = FlaxBertForSequenceClassification.from_pretrained(folder)
+def model(folder):
+    return getattr(jaxbert, folder.name).from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def out(model, recorded):
     inputs = (recorded[name] for name in ("input_ids", "attention_mask", "token_type_ids"))
     return model(*inputs, output_hidden_states=True, output_attentions=True)
 
 
-def test_logits(out, recorded):
-    np.testing.assert_allclose(out.logits, recorded["out_logits"], atol=1e-5, rtol=0)
+def by_row_and_token(name, x):
+    """Bring an attention's query axis to where all other arrays have their tokens."""
+    return np.moveaxis(np.asarray(x), 1, 2) if name.startswith("attentions") else np.asarray(x)
 
 
-def test_hidden_states(out, recorded):
+def test_every_output(out, recorded):
+    names = {name.removeprefix("out_") for name in recorded if name.startswith("out_")}
+    found = {}
+    for name, value in out.items():
+        found |= {f"{name}_{i}": x for i, x in enumerate(value)} if isinstance(value, tuple) else {name: value}
+    assert found.keys() == names
     shown = recorded["attention_mask"] == 1
-    assert len(out.hidden_states) == sum(name.startswith("out_hidden_states") for name in recorded)
-    for i, found in enumerate(out.hidden_states):
-        expected = recorded[f"out_hidden_states_{i}"]
-        np.testing.assert_allclose(np.asarray(found)[shown], expected[shown], atol=1e-5, rtol=0)
+    for name in names:
+        ours, theirs = (by_row_and_token(name, x) for x in (found[name], recorded[f"out_{name}"]))
+        assert ours.shape == theirs.shape, name
+        chosen = shown if ours.ndim > 2 else ...
+        np.testing.assert_allclose(ours[chosen], theirs[chosen], atol=1e-5, rtol=0, err_msg=name)
 
 
-def test_attentions(out, recorded):
-    shown = recorded["attention_mask"] == 1
-    assert len(out.attentions) == sum(name.startswith("out_attentions") for name in recorded)
-    for i, found in enumerate(out.attentions):
-        by_token, expected = (np.moveaxis(np.asarray(x), 1, 2) for x in (found, recorded[f"out_attentions_{i}"]))
-        np.testing.assert_allclose(by_token[shown], expected[shown], atol=1e-5, rtol=0)
+def test_the_tree_is_that_of_the_file(folder, model):
+    tree = serialization.msgpack_restore((folder / "flax_model.msgpack").read_bytes())
+    expected = traverse_util.flatten_dict(tree)
+    found = traverse_util.flatten_dict(jax.device_get(model.params))
+    assert found.keys() == expected.keys()
+    for path, tensor in expected.items():
+        np.testing.assert_array_equal(found[path], tensor, err_msg="/".join(path))
