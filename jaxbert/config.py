@@ -1,20 +1,23 @@
-"""Every setting of a run and its default, and the checks that need no data and no device.
+"""Every setting of a run and its default.
 
-A field's docstring is its help text on the command line. Checks that need the model or the data (label names, positions
-of the model, columns) live where those are read.
+A field's docstring is its help text on the command line. Ranges and contradictions are `checks`' part.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from jaxbert.errors import UserError
-
 ClassWeights = str | list[float]
-COMPUTE_FORMATS = ("auto", "float32", "bfloat16")
+TaskName = Literal[
+    "classification",
+    "multi_label",
+    "regression",
+    "token_classification",
+    "question_answering",
+    "pretraining",
+]
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,11 @@ class DataConfig:
 
     train: str | None = None
     """Training examples: a file (csv, tsv, jsonl, parquet), hf:ORG/NAME[/CONFIG][:SPLIT] or tfds:NAME[:SPLIT]."""
-    validation: str | None = None
-    """Examples that are evaluated during training, named like `train`."""
-    test: str | None = None
-    """Examples that are evaluated once, after training."""
+    validation: str | dict[str, str] | None = None
+    """Examples that are evaluated during training, named like `train`; or several sets by name, {en: FILE, zh: FILE}, whose
+    metrics are shown one by one and in the mean."""
+    test: str | dict[str, str] | None = None
+    """Examples that are evaluated once, after training; or several sets by name."""
     validation_fraction: float = 0.0
     """With no validation set: the share of the training rows that is split off, stratified by label."""
     text: str = "text"
@@ -108,8 +112,9 @@ class TrainConfig:
     """Save a checkpoint every N steps; left out, after each epoch."""
     keep_checkpoints: int = 2
     """How many of the latest checkpoints are kept; the best is kept as well."""
-    best_metric: str = "accuracy"
-    """The validation metric that chooses the best checkpoint; `loss` is minimized, all others maximized."""
+    best_metric: str | None = None
+    """The validation metric that chooses the best checkpoint, `loss` the smallest and all others the largest; left out, the
+    task's own (accuracy for classification)."""
     keep_best: bool = True
     """Export the best checkpoint instead of the last where there is a validation set."""
     max_bad_steps: int = 10
@@ -191,6 +196,9 @@ class LaunchConfig:
 class Config:
     """A whole run."""
 
+    task: TaskName = "classification"
+    """What the model learns: one label a text, several labels a text, a score, a tag a word, the answer's place in a
+    context, or the language itself."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -199,134 +207,6 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Return nested plain dictionaries, ready for YAML."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for YAML: the task, and a dictionary of each section."""
         return dataclasses.asdict(self)
-
-
-def _require(ok: bool, key: str, value: object, expected: str) -> None:
-    if not ok:
-        raise UserError(f"{key} is {value!r}, but it must be {expected}")
-
-
-def _check_at_least(config: Config, low: float, *keys: str) -> None:
-    for key in keys:
-        section, name = key.split(".")
-        value = getattr(getattr(config, section), name)
-        _require(value is None or value >= low, key, value, f"at least {low}")
-
-
-def _check_range(config: Config, low: float, high: float, *keys: str) -> None:
-    for key in keys:
-        section, name = key.split(".")
-        value = getattr(getattr(config, section), name)
-        _require(value is None or low <= value < high, key, value, f"from {low} to below {high}")
-
-
-def check(config: Config) -> None:
-    """Check the ranges of single values and what values say of each other.
-
-    Raises:
-      UserError: for the first value that is out of range or contradicts another.
-    """
-    _check_at_least(
-        config,
-        1,
-        "train.batch_size",
-        "train.eval_batch_size",
-        "train.accumulation_steps",
-        "train.steps_per_dispatch",
-        "train.epochs",
-        "train.max_steps",
-        "train.log_every",
-        "train.eval_every",
-        "train.checkpoint_every",
-        "train.keep_checkpoints",
-        "train.early_stopping_patience",
-        "train.max_bad_steps",
-        "data.limit",
-        "data.row_length",
-    )
-    _check_at_least(config, 0, "train.seed", "optimizer.weight_decay")
-    _check_range(config, 2, 2**17 + 1, "model.num_labels")
-    _check_at_least(config, 3, "data.max_length")
-    _check_range(
-        config, 0, 1, "model.dropout", "model.attention_dropout", "data.validation_fraction", "train.label_smoothing"
-    )
-    _check_range(config, 0, 1, "optimizer.warmup_ratio", "optimizer.b1", "optimizer.b2")
-    optimizer, data, train = config.optimizer, config.data, config.train
-    _require(optimizer.learning_rate > 0, "optimizer.learning_rate", optimizer.learning_rate, "above 0")
-    _require(optimizer.eps > 0, "optimizer.eps", optimizer.eps, "above 0")
-    _require(
-        optimizer.clip_norm is None or optimizer.clip_norm > 0, "optimizer.clip_norm", optimizer.clip_norm, "above 0"
-    )
-    if data.row_length and data.max_length and data.max_length > data.row_length:
-        raise UserError(
-            f"data.max_length ({data.max_length}) is above data.row_length ({data.row_length}): "
-            "lower the first or raise the second"
-        )
-    if data.validation and data.validation_fraction:
-        raise UserError("data.validation and data.validation_fraction are both set: keep one of them")
-    _check_finite(config)
-    _check_compute(config.precision.compute)
-    _check_class_weights(train.class_weights)
-    _check_mesh(config.mesh)
-    check_launch(config.launch)
-
-
-def _check_finite(config: Config) -> None:
-    for section, values in config.to_dict().items():
-        for name, value in values.items():
-            numbers = [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, float)]
-            _require(all(map(math.isfinite, numbers)), f"{section}.{name}", value, "finite")
-
-
-def _check_compute(compute: str) -> None:
-    if compute in ("float16", "fp16", "half"):
-        raise UserError(
-            f"precision.compute is {compute!r}, whose small gradients vanish without loss scaling, and there is none here: "
-            "take bfloat16, which has the range of float32"
-        )
-    _require(compute in COMPUTE_FORMATS, "precision.compute", compute, f"one of {', '.join(COMPUTE_FORMATS)}")
-
-
-def _check_class_weights(weights: ClassWeights) -> None:
-    named = weights in ("none", "balanced")
-    given = isinstance(weights, list) and all(w >= 0 for w in weights) and sum(weights) > 0
-    _require(named or given, "train.class_weights", weights, "none, balanced or a list of weights from 0 up")
-
-
-def _check_mesh(mesh: MeshConfig) -> None:
-    sizes = dataclasses.asdict(mesh)
-    for name, size in sizes.items():
-        _require(size == -1 or size >= 1, f"mesh.{name}", size, "at least 1, or -1 for all that remain")
-    _require(list(sizes.values()).count(-1) <= 1, "mesh", sizes, "-1 in one place at most")
-
-
-def check_launch(launch: LaunchConfig) -> None:
-    """Check the section `launch` by itself: it is needed before the rest of a configuration is read, or without one.
-
-    Raises:
-      UserError: for the first value that is out of range or contradicts another.
-    """
-    least = {"num_processes": 1, "process_id": 0, "timeout_seconds": 1, "heartbeat_seconds": 1}
-    for name, low in least.items():
-        value = getattr(launch, name)
-        _require(value is None or value >= low, f"launch.{name}", value, f"at least {low}")
-    number, process = launch.num_processes, launch.process_id
-    if (number is None) != (process is None):
-        given, missing = ("process_id", "num_processes") if number is None else ("num_processes", "process_id")
-        raise UserError(f"launch.{given} is set, but launch.{missing} is not: set both, or neither")
-    if number is not None and process is not None and process >= number:
-        raise UserError(f"launch.process_id is {process}, but it must be below launch.num_processes, which is {number}")
-    if launch.coordinator is not None:
-        _require(is_address(launch.coordinator), "launch.coordinator", launch.coordinator, "HOST:PORT")
-    for name in ("coordinator", "num_processes"):
-        if launch.distributed == "off" and getattr(launch, name) is not None:
-            raise UserError(f"launch.distributed is off, but launch.{name} is set: keep one of them")
-
-
-def is_address(text: str) -> bool:
-    """Say whether a text has the form HOST:PORT."""
-    host, _, port = text.rpartition(":")
-    return bool(host.strip()) and port.isascii() and port.isdigit() and 0 < int(port) < 2**16

@@ -24,6 +24,7 @@ from transformers import BertConfig, BertTokenizer
 from jaxbert.cli.main import main
 from jaxbert.config import Config
 from jaxbert.data.batches import Batch, batches
+from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Layout
 from jaxbert.data.tokens import Tokens
 from jaxbert.interop.write import save_folder
@@ -215,7 +216,7 @@ def feed(program: Program, layout: Layout, tokens: Tokens, labels: np.ndarray) -
     """Yield the batches of all steps, epoch after epoch."""
     config, left, epoch = program.config.train, program.total_steps, 0
     while left:
-        for batch in batches(tokens, labels, layout, config.batch_size, seed=config.seed, epoch=epoch):
+        for batch in batches(Examples(tokens, labels), layout, config.batch_size, seed=config.seed, epoch=epoch):
             yield batch
             left -= 1
             if not left:

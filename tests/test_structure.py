@@ -15,16 +15,17 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 BELOW = {
     "errors": set(),
     "plain": {"errors"},
-    "config": {"errors"},
+    "config": set(),
+    "checks": {"config", "errors"},
     "data": {"config", "plain", "errors"},
     "models": {"config", "errors"},
     "interop": {"models", "config", "plain", "errors"},
-    "tasks": {"models", "config", "errors"},
+    "tasks": {"models", "data", "config", "errors"},
     "api": {"interop", "models", "plain", "errors"},
-    "train": {"tasks", "interop", "models", "data", "config", "plain", "errors"},
-    "bench": {"train", "tasks", "interop", "models", "data", "config", "errors"},
-    "launch": {"train", "tasks", "interop", "models", "data", "config", "errors"},
-    "cli": {"bench", "launch", "train", "tasks", "data", "config", "plain", "errors"},
+    "train": {"tasks", "interop", "models", "data", "checks", "config", "plain", "errors"},
+    "bench": {"train", "tasks", "interop", "models", "data", "checks", "config", "errors"},
+    "launch": {"train", "tasks", "interop", "models", "data", "checks", "config", "errors"},
+    "cli": {"bench", "launch", "train", "tasks", "data", "checks", "config", "plain", "errors"},
 }
 """What each part may import besides itself."""
 

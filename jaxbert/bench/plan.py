@@ -18,12 +18,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxbert import __version__
-from jaxbert import config as configuration
 from jaxbert.bench.bounds import Bounds, Peaks, bounds, price, rates
 from jaxbert.bench.plan_options import PlanOptions
 from jaxbert.bench.roofline import least_bytes
 from jaxbert.bench.target import Target, devices_of
 from jaxbert.bench.workload import Material, Workload, find_material, make_workload, stand_in
+from jaxbert.checks import check
 from jaxbert.config import Config
 from jaxbert.models.attention.select import backend_of
 from jaxbert.train.ahead import CompiledStep, DoesNotFitError, compile_step
@@ -61,7 +61,7 @@ class Planner:
         Raises:
           UserError: for anything wrong in configuration, target or lengths.
         """
-        configuration.check(config)
+        check(config)
         self.config = stand_in(config, target)
         self.target = target
         self.options = options

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxbert.bench.setup import Bench
-from jaxbert.data.tokens import Tokens
+from jaxbert.data.examples import Examples
 from jaxbert.models.functional import Params
 from jaxbert.train.evaluate import Predictor
 
@@ -28,18 +28,19 @@ def time_predictions(bench: Bench, params: Params, steps: int) -> dict[str, Any]
     A first pass, which compiles every shape, is not on the clock.
     """
     program = bench.program
-    tokens = examples_of_steps(bench, steps)
+    examples = examples_of_steps(bench, steps)
+    tokens = examples.tokens
     call, batch_size = program.call, program.config.train.eval_batch_size
     predictor = Predictor(program.model, program.task, program.mesh, call, batch_size)
-    predictor(params, tokens)
+    predictor(params, examples)
     passes, begin = 0, time.perf_counter()
     while True:
-        predictor(params, tokens)
+        predictor(params, examples)
         passes += 1
         seconds = time.perf_counter() - begin
         if seconds >= _LEAST_SECONDS or passes == _MOST_PASSES:
             break
-    layout = predictor.layouts[tokens]
+    layout = predictor.layout(examples)
     return {
         "predict_examples": len(tokens) * passes,
         "predict_examples_per_second": round(len(tokens) * passes / seconds, 3),
@@ -49,8 +50,8 @@ def time_predictions(bench: Bench, params: Params, steps: int) -> dict[str, Any]
     }
 
 
-def examples_of_steps(bench: Bench, steps: int) -> Tokens:
+def examples_of_steps(bench: Bench, steps: int) -> Examples:
     """Gather the examples of the first training steps, each once, in the order of the data."""
     batches = itertools.islice(bench.feed(), steps)
     chosen = np.unique(np.concatenate([batch["example_ids"][batch["example_mask"]] for batch in batches]))
-    return bench.examples.tokens.take(chosen)
+    return bench.examples.take(bench.examples.documents_of(chosen))

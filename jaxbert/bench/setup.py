@@ -17,17 +17,19 @@ from huggingface_hub import hf_hub_download
 from jax.sharding import Mesh
 from transformers import BertConfig
 
-from jaxbert import config as configuration
 from jaxbert.bench.lengths import draw_lengths
+from jaxbert.checks import check
 from jaxbert.config import Config, ModelConfig
 from jaxbert.data.batches import Batch, batches
+from jaxbert.data.examples import Examples
 from jaxbert.data.packing import WINDOW, Layout
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 from jaxbert.interop.folder import read_config
 from jaxbert.models.sizes import SIZES, published_config, sized_config
+from jaxbert.tasks.base import Task
 from jaxbert.tasks.classification import Classification
-from jaxbert.train.inputs import Examples, resolve_max_length
+from jaxbert.train.inputs import resolve_max_length
 from jaxbert.train.program import Program, make_task_model, training_layout
 from jaxbert.train.run import open_session
 from jaxbert.train.run_folder import RunFolder
@@ -56,8 +58,7 @@ class Bench:
         config = self.program.config.train
         for epoch in itertools.count():
             yield from batches(
-                self.examples.tokens,
-                self.examples.labels,
+                self.examples,
                 self.layout,
                 config.batch_size,
                 seed=config.seed,
@@ -71,7 +72,7 @@ def open_bench(config: Config, lengths: str | None) -> Bench:
     Raises:
       UserError: for anything wrong in configuration, data, lengths or model.
     """
-    configuration.check(config)
+    check(config)
     if lengths is None and config.data.train is not None:
         return _real(config, config.data.train)
     return _synthetic(config, lengths or "sst2")
@@ -89,17 +90,14 @@ def new_program(config: Config, mesh: Mesh) -> Program:
     Raises:
       UserError: if there is no such model.
     """
-    names = tuple(f"LABEL_{i}" for i in range(config.model.num_labels or 2))
+    task = Classification(tuple(f"LABEL_{i}" for i in range(config.model.num_labels or 2)))
     steps = config.train.max_steps or config.train.epochs * _SYNTHETIC_STEPS
-    return program_of(config, mesh, find_shape(config.model), names, steps)
+    return program_of(config, mesh, with_labels(find_shape(config.model), task.label_names), task, steps)
 
 
-def program_of(
-    config: Config, mesh: Mesh, bert_config: BertConfig, names: tuple[str, ...], total_steps: int
-) -> Program:
-    """Make the computation of a classifier of this shape, with these label names."""
-    task = Classification(names)
-    model = make_task_model(config, with_labels(bert_config, names), task, mesh)
+def program_of(config: Config, mesh: Mesh, bert_config: BertConfig, task: Task, total_steps: int) -> Program:
+    """Make the computation of a task on a model of this shape."""
+    model = make_task_model(config, bert_config, task, mesh)
     return Program(config=config, mesh=mesh, model=model, task=task, total_steps=total_steps)
 
 

@@ -24,10 +24,13 @@ from jaxbert.config import Config, ModelConfig
 from jaxbert.data.packing import WINDOW, Layout, plan_epoch
 from jaxbert.errors import UserError
 from jaxbert.models.sizes import SIZES
-from jaxbert.train.inputs import read_inputs, resolve_max_length
+from jaxbert.tasks.base import Task
+from jaxbert.tasks.classification import Classification
+from jaxbert.train.inputs import resolve_max_length
+from jaxbert.train.kinds import kind_of
 from jaxbert.train.program import Program, training_layout
 from jaxbert.train.sharding import make_mesh
-from jaxbert.train.start import load_tokenizer, open_start
+from jaxbert.train.start import load_tokenizer, open_start, with_labels
 
 _TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "config.json"]
 _DEFAULT_LENGTHS = "sst2"
@@ -44,8 +47,7 @@ class Material:
     """What a run is made of, besides its settings."""
 
     bert_config: BertConfig
-    names: tuple[str, ...]
-    """Of the labels."""
+    task: Task
     lengths: np.ndarray | None
     """Of the training examples; None where they are to be drawn."""
     source: str
@@ -82,7 +84,7 @@ def find_material(config: Config, lengths: str | None) -> Material:
         except UserError as error:
             logger.warning("lengths of %s and not of data.train (--lengths takes others): %s", _DEFAULT_LENGTHS, error)
     names = tuple(config.data.label_names or (f"LABEL_{i}" for i in range(config.model.num_labels or 2)))
-    return Material(_shape(config.model), names, None, lengths or _DEFAULT_LENGTHS)
+    return Material(with_labels(_shape(config.model), names), Classification(names), None, lengths or _DEFAULT_LENGTHS)
 
 
 def make_workload(config: Config, target: Target, devices: Sequence[Any], material: Material) -> Workload:
@@ -101,7 +103,7 @@ def make_workload(config: Config, target: Target, devices: Sequence[Any], materi
     else:
         total = config.train.max_steps or config.train.epochs * -(-len(lengths) // config.train.batch_size)
     layout = training_layout(config, lengths, mesh, _GPU_ALIGNMENT if target.stands_in else None)
-    program = program_of(config, mesh, material.bert_config, material.names, total or WINDOW)
+    program = program_of(config, mesh, material.bert_config, material.task, total or WINDOW)
     plans = plan_epoch(lengths, layout, config.train.batch_size, seed=config.train.seed)
     sample = list(itertools.islice(plans, _SAMPLED_STEPS))
     sampled = [lengths[plan.example_ids].astype(np.int64) for plan in sample]
@@ -137,8 +139,10 @@ def _real(config: Config, source: str) -> Material:
     bert_config, tokenizer = _tokenizer(config.model)
     longest = resolve_max_length(config.data.max_length, bert_config.max_position_embeddings)
     data = dataclasses.replace(config.data, validation=None, test=None)
-    inputs = read_inputs(dataclasses.replace(config, data=data), tokenizer, longest)
-    return Material(bert_config, inputs.labels.names, np.asarray(inputs.train.tokens.lengths), source)
+    kind = kind_of(config.task)
+    inputs = kind.read(dataclasses.replace(config, data=data), tokenizer, longest)
+    configured = kind.configure(bert_config, inputs.task)
+    return Material(configured, inputs.task, np.asarray(inputs.train.tokens.lengths), source)
 
 
 def _tokenizer(model: ModelConfig) -> tuple[BertConfig, Any]:

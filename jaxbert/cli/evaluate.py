@@ -18,12 +18,12 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--output", type=str, default="-", help="a file for the JSON, or - for standard output")
     values = parse(parser, arguments)
     check_output(values.output)
-    from jaxbert.data.sources import open_source
     from jaxbert.train.processes import is_main
     from jaxbert.train.report import print_metrics
 
-    source = open_source(values.data, data_config(values, values.label), role="test", labelled=True)
-    metrics = open_model(values).evaluate(source)
+    model = open_model(values)
+    examples = model.read(values.data, data_config(values, values.label), role="test", labelled=True)
+    metrics = model.evaluate(examples)
     if is_main():
         print_metrics(metrics, values.data)
         write_text(values.output, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")

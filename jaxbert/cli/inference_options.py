@@ -10,7 +10,7 @@ from jaxbert.config import DataConfig, LaunchConfig, PrecisionConfig
 from jaxbert.errors import UserError
 
 if TYPE_CHECKING:
-    from jaxbert.train.inference import Classifier
+    from jaxbert.train.inference import TrainedModel
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def data_config(values: Namespace, label: str = DataConfig.label) -> DataConfig:
     )
 
 
-def open_model(values: Namespace) -> Classifier:
+def open_model(values: Namespace) -> TrainedModel:
     """Check the sizes and open the model."""
     for name, least in (("batch_size", 1), ("max_length", 3)):
         value = getattr(values, name)
@@ -49,9 +49,9 @@ def open_model(values: Namespace) -> Classifier:
 
     prepare_process(values.precision)
     start(LaunchConfig(**values.launch.as_dict()))
-    from jaxbert.train.inference import open_classifier
+    from jaxbert.train.inference import open_trained
 
-    return open_classifier(
+    return open_trained(
         values.model,
         batch_size=values.batch_size,
         max_length=values.max_length,

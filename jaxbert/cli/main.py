@@ -8,15 +8,13 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Sequence
-from types import FrameType
 from typing import NoReturn
 
 from jaxbert import __version__
+from jaxbert.cli import insist
 from jaxbert.errors import UserError
 from jaxbert.launch.start import end, lost
 
@@ -29,7 +27,6 @@ VERBS = {
     "plan": "say whether a run fits devices that need not be here, and what it takes and costs there",
 }
 _INTERRUPTED = 130
-_INSIST_SECONDS = 1.0
 _USAGE = "usage: jaxbert VERB [options]      jaxbert VERB --help\n"
 
 
@@ -58,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(str(error), 2)
     except KeyboardInterrupt:
+        insist.heard()
         return _fail("interrupted before anything was to be saved", _INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -78,8 +76,7 @@ def entry() -> NoReturn:
     if the interpreter is taken down under it (seen with 0.10.2); writes of a checkpoint that failed would speak last. One of
     several processes ends as `launch` says.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as under nohup
-        signal.signal(signal.SIGINT, _interrupt)
+    insist.listen()
     try:
         code = main()
     except Exception:
@@ -91,17 +88,6 @@ def entry() -> NoReturn:
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise `KeyboardInterrupt`, and again every second while the process goes on.
-
-    One that is raised inside a callback or a conversion of a library may be dropped there (seen with NumPy and jaxlib).
-    """
-    again = threading.Timer(_INSIST_SECONDS, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
-    again.daemon = True
-    again.start()
-    raise KeyboardInterrupt
 
 
 def _run(arguments: list[str]) -> int:

@@ -12,13 +12,14 @@ from typing import Any
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
-from jaxbert.config import Config
+from jaxbert.config import Config, TaskName
 from jaxbert.errors import UserError
 from jaxbert.plain import read_yaml, shown
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
-SECTIONS: dict[str, type[Any]] = typing.get_type_hints(Config)
+_FIELDS: dict[str, Any] = typing.get_type_hints(Config)
+SECTIONS: dict[str, type[Any]] = {name: hint for name, hint in _FIELDS.items() if name != "task"}
 KEYS = [f"{name}.{field.name}" for name, section in SECTIONS.items() for field in dataclasses.fields(section)]
 
 
@@ -30,6 +31,7 @@ def make_parser(verb: str, description: str) -> ArgumentParser:
 def add_config(parser: ArgumentParser) -> None:
     """Add `--config FILE`, `--print_config` and a flag for every key of a run."""
     parser.add_argument("--config", action="config", help="YAML file; flags behind it change single keys")
+    parser.add_argument("--task", type=TaskName, default=Config.task, help="what the model learns")
     for name, section in SECTIONS.items():
         parser.add_class_arguments(section, name)
 
@@ -59,7 +61,7 @@ def to_config(values: Namespace) -> Config:
         for key, hint in typing.get_type_hints(section).items():
             if values[name][key] is None and type(None) not in typing.get_args(hint):
                 raise UserError(f"{name}.{key} is null, but it must have a value; leave the key out for its default")
-    return Config(**{name: section(**values[name].as_dict()) for name, section in SECTIONS.items()})
+    return Config(task=values.task, **{name: section(**values[name].as_dict()) for name, section in SECTIONS.items()})
 
 
 def _check_flags(arguments: Sequence[str], flags: list[str]) -> None:
@@ -83,8 +85,10 @@ def _check_keys(path: str) -> None:
     if not isinstance(content, dict):
         raise UserError(f"--config {path} must hold sections ({', '.join(SECTIONS)}) with keys, but is no mapping")
     for section, values in content.items():
+        if section == "task":
+            continue
         if section not in SECTIONS:
-            raise UserError(f"{path}: unknown section {shown(section)}{nearest(str(section), list(SECTIONS))}")
+            raise UserError(f"{path}: unknown section {shown(section)}{nearest(str(section), list(_FIELDS))}")
         if not isinstance(values, dict):
             raise UserError(f"{path}: section {section} must hold keys, but is {shown(values)}")
         for key in values:

@@ -13,7 +13,8 @@ from jaxbert.cli.parsing import make_parser, parse
 if TYPE_CHECKING:
     import numpy as np
 
-    from jaxbert.tasks.classification import Classification
+    from jaxbert.data.examples import Examples
+    from jaxbert.tasks.base import Task
 
 _ANSWERS = 4096
 
@@ -26,19 +27,18 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--output", type=str, default="-", help="a file, or - for standard output")
     values = parse(parser, arguments)
     check_output(values.output)
-    from jaxbert.data.sources import open_source
     from jaxbert.train.processes import is_main
 
-    source = open_source(values.input, data_config(values), role="predict", labelled=False)
     model = open_model(values)
-    predictions = model.predict(source)
+    examples = model.read(values.input, data_config(values), role="predict", labelled=False)
+    predictions = model.predict(examples)
     if is_main():
-        write_text(values.output, _json_lines(model.task, predictions))
+        write_text(values.output, _json_lines(model.task, predictions, examples))
     return 0
 
 
-def _json_lines(task: Classification, predictions: np.ndarray) -> Iterator[str]:
+def _json_lines(task: Task, predictions: np.ndarray, examples: Examples) -> Iterator[str]:
     """Yield the answers one by one: all at once are a hundred times as large as the predictions."""
-    for start in range(0, len(predictions), _ANSWERS):
-        for answer in task.answers(predictions[start : start + _ANSWERS]):
+    for first in range(0, len(examples), _ANSWERS):
+        for answer in task.answers(predictions, examples, first, min(first + _ANSWERS, len(examples))):
             yield json.dumps(answer, ensure_ascii=False) + "\n"

@@ -12,11 +12,13 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from jaxbert import config as configuration
 from jaxbert.bench.options import BenchOptions
 from jaxbert.bench.sweep import Axes, Row, combinations, describe, parse_axes, run_row, sweep_result
+from jaxbert.checks import check
+from jaxbert.cli import insist
 from jaxbert.cli.output import check_output, write_text
 from jaxbert.cli.parsing import KEYS, nearest, parse, to_config
+from jaxbert.config import Config
 from jaxbert.errors import UserError
 
 _INTERRUPTED = 130
@@ -50,6 +52,7 @@ def run_sweep(
     except KeyboardInterrupt:
         if not rows:
             raise
+        insist.heard()
         code = _INTERRUPTED
         console.print("interrupted: what was timed is kept", highlight=False)
     _report(sweep_result(axes, rows, metric), values.output, plot)
@@ -95,9 +98,9 @@ def _time_all(parser: ArgumentParser, arguments: list[str], axes: Axes, flags: l
         console.print(f"{place}: {_outcome(rows[-1])}", highlight=False, soft_wrap=True)
 
 
-def _time_one(settings: dict[str, str], config: configuration.Config, flags: Sequence[str]) -> Row:
+def _time_one(settings: dict[str, str], config: Config, flags: Sequence[str]) -> Row:
     try:
-        configuration.check(config)
+        check(config)
     except UserError as error:
         return {"settings": settings, "error": str(error)}
     return run_row(settings, config.to_dict(), flags)

@@ -10,7 +10,7 @@ def run(arguments: list[str]) -> int:
     parser = make_parser("train", "Fine-tune a classifier and export it.")
     add_config(parser)
     config = to_config(parse(parser, arguments))
-    from jaxbert import config as configuration
+    from jaxbert.checks import check
     from jaxbert.launch.start import start
     from jaxbert.train.interrupt import EXIT_CODE, StoppedError
     from jaxbert.train.report import console, print_summary
@@ -18,7 +18,7 @@ def run(arguments: list[str]) -> int:
     from jaxbert.train.run_folder import RunFolder
     from jaxbert.train.runtime import prepare_process
 
-    configuration.check(config)  # before all processes are waited for
+    check(config)  # before all processes are waited for
     prepare_process(config.precision.compute)
     start(config.launch)
     try:

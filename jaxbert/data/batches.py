@@ -1,7 +1,8 @@
 """Fill the rows of a planned step: the packed batch that the whole project shares.
 
 Keys and shapes (B rows, T tokens, S slots): `input_ids`, `token_type_ids`, `segment_ids` (1..S, 0 for padding),
-`position_ids` [B, T]; `cls_positions`, `example_mask`, `example_ids` [B, S]; `labels` [B, S, ...].
+`position_ids` [B, T]; `cls_positions`, `example_mask`, `example_ids` [B, S]; `labels` [B, S, ...]. Where tokens have labels,
+`token_labels` [B, T] (-100 for none); where documents have several examples, `document` [B, S], counted from 0 in a step.
 """
 
 from __future__ import annotations
@@ -11,26 +12,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Layout, StepPlan, plan_epoch
 from jaxbert.data.tokens import Tokens
 
 Batch = dict[str, np.ndarray]
+NO_LABEL = -100
+"""The label of a token that has none."""
 
 
-def fill_rows(
-    plan: StepPlan, layout: Layout, tokens: Tokens, labels: np.ndarray | None, own_rows: np.ndarray | None = None
-) -> Batch:
+def fill_rows(plan: StepPlan, layout: Layout, examples: Examples, own_rows: np.ndarray | None = None) -> Batch:
     """Gather the examples of a step into rows.
 
     Args:
       plan: where each example goes.
       layout: row length and slots.
-      tokens: all examples.
-      labels: [N, ...] of all examples, or None.
-      own_rows: bool [B], the rows whose tokens are wanted here; those of others stay 0 in `input_ids`, `token_type_ids`
-        and `position_ids`, and never take memory. None: all.
+      examples: all examples.
+      own_rows: bool [B], the rows whose tokens are wanted here; those of others stay 0 in `input_ids`, `token_type_ids`,
+        `position_ids` and `token_labels`, and never take memory. None: all.
     """
-    row_length = layout.row_length
+    row_length, tokens = layout.row_length, examples.tokens
     begins = tokens.begins[plan.example_ids]
     lengths = tokens.lengths[plan.example_ids].astype(np.int64)
     ends = np.cumsum(lengths)
@@ -59,8 +60,13 @@ def fill_rows(
         "example_mask": per_slot(np.ones(len(plan.example_ids), bool)),
         "example_ids": per_slot(plan.example_ids),
     }
-    if labels is not None:
-        batch["labels"] = per_slot(labels[plan.example_ids])
+    documents = plan.example_ids if plan.documents is None else plan.documents[plan.places]
+    if examples.labels is not None:
+        batch["labels"] = per_slot(examples.labels[documents])
+    if examples.token_labels is not None:
+        batch["token_labels"] = scatter(examples.token_labels[sources[own]] - NO_LABEL, targets[own]) + NO_LABEL
+    if plan.places is not None:
+        batch["document"] = per_slot(plan.places.astype(np.int32))
     return batch
 
 
@@ -68,7 +74,7 @@ def one_row(layout: Layout) -> Batch:
     """Return a batch of one row that one example fills, for its keys, shapes and dtypes."""
     nothing = np.zeros(1, np.int32)
     tokens = Tokens.behind_one_another(np.zeros(layout.row_length, np.int32), nothing + layout.row_length, nothing)
-    return fill_rows(StepPlan(nothing, nothing, nothing, nothing, 1), layout, tokens, nothing)
+    return fill_rows(StepPlan(nothing, nothing, nothing, nothing, 1), layout, Examples(tokens, nothing))
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def batch_size_of(batch: Batch, tile: int | None = None) -> BatchSize:
     example = np.arange(len(segments))[:, None] * (slots + 1) + segments
     lengths = np.bincount(example[segments > 0])
     return BatchSize(
-        examples=int(batch["example_mask"].sum()),
+        examples=int(batch["document"].max()) + 1 if "document" in batch else int(batch["example_mask"].sum()),
         tokens=int(lengths.sum()),
         row_tokens=segments.size,
         attended_pairs=int((lengths**2).sum()),
@@ -121,8 +127,7 @@ def computed_pairs(segments: np.ndarray, tile: int) -> int:
 
 
 def batches(
-    tokens: Tokens,
-    labels: np.ndarray | None,
+    examples: Examples,
     layout: Layout,
     batch_size: int,
     *,
@@ -132,5 +137,13 @@ def batches(
     own_rows: Callable[[int], np.ndarray | None] = lambda num_rows: None,
 ) -> Iterator[Batch]:
     """Yield the packed batches of one epoch from `first_step` on; `own_rows` says which of B rows are filled here."""
-    for plan in plan_epoch(tokens.lengths, layout, batch_size, seed=seed, epoch=epoch, first_step=first_step):
-        yield fill_rows(plan, layout, tokens, labels, own_rows(plan.num_rows))
+    for plan in plan_epoch(
+        examples.tokens.lengths,
+        layout,
+        batch_size,
+        seed=seed,
+        epoch=epoch,
+        first_step=first_step,
+        windows=examples.windows,
+    ):
+        yield fill_rows(plan, layout, examples, own_rows(plan.num_rows))

@@ -17,6 +17,7 @@ from jaxbert.data.label_column import Labels
 from jaxbert.data.table import at_row, quoted
 from jaxbert.errors import UserError
 
+IntegerLabels = Literal["index", "name", "either"]
 _NUMBER = re.compile(r"[+-]?[0-9]*\.?[0-9]+")
 
 
@@ -30,7 +31,7 @@ class LabelSet:
     """
 
     names: tuple[str, ...]
-    integers: Literal["index", "name", "either"] = "either"
+    integers: IntegerLabels = "either"
 
     def __len__(self) -> int:
         return len(self.names)

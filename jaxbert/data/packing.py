@@ -7,6 +7,8 @@ A step has a fixed number of *examples*. Two decisions make its rows full:
   need one or two different row counts, where a plain shuffle needs many.
 - *Best fit.* Within a step, longest first, each example goes to the fullest row that still has room for it.
 
+Where documents are several examples each (`Windows`), a step is drawn by documents, and their examples are placed.
+
 The plan is the same whether rows are packed or padded: packing changes where an example lies and never which step sees it.
 Nothing here touches tokens; `batches` fills the rows.
 """
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxbert.data.examples import Windows
 from jaxbert.data.order import Permutation
 from jaxbert.errors import UserError
 
@@ -51,6 +54,10 @@ class StepPlan:
     slots: np.ndarray
     starts: np.ndarray
     num_rows: int
+    documents: np.ndarray | None = None
+    """The step's documents; None where each is one example."""
+    places: np.ndarray | None = None
+    """For each example, the place of its document among them."""
 
 
 def best_fit(lengths: np.ndarray, row_length: int, max_slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
@@ -147,27 +154,51 @@ class EpochOrder:
 
 
 def plan_epoch(
-    lengths: np.ndarray, layout: Layout, batch_size: int, *, seed: int | None, epoch: int = 0, first_step: int = 0
+    lengths: np.ndarray,
+    layout: Layout,
+    batch_size: int,
+    *,
+    seed: int | None,
+    epoch: int = 0,
+    first_step: int = 0,
+    windows: Windows | None = None,
 ) -> Iterator[StepPlan]:
     """Plan an epoch step by step; memory does not grow with the data set.
 
     Args:
       lengths: tokens of each example, none above `layout.row_length`.
       layout: the shapes, from `choose_layout` or `padded_layout`.
-      batch_size: examples a step.
+      batch_size: examples a step; documents where there are `windows`.
       seed: with `epoch`, says the order; None keeps the source's.
       epoch: counted from 0.
       first_step: where to begin, for a run that goes on.
+      windows: which examples are one document.
     """
-    for example_ids in EpochOrder(lengths, batch_size, seed, epoch).steps(first_step):
+    for chosen in EpochOrder(_totals(lengths, windows), batch_size, seed, epoch).steps(first_step):
+        example_ids, places = (chosen, None) if windows is None else windows.members(chosen)
         rows, slots, starts, needed = best_fit(lengths[example_ids], layout.row_length, layout.slots)
-        yield StepPlan(example_ids, rows, slots, starts, layout.rows_for(needed))
+        documents = None if windows is None else chosen
+        yield StepPlan(example_ids, rows, slots, starts, layout.rows_for(needed), documents, places)
 
 
-def padded_layout(lengths: np.ndarray, batch_size: int, row_length: int | None, row_multiple: int) -> Layout:
-    """Return the layout of one example a row: every step has `batch_size` rows."""
+def _totals(lengths: np.ndarray, windows: Windows | None) -> np.ndarray:
+    """Return the tokens of each document."""
+    return lengths if windows is None else windows.sum(lengths)
+
+
+def _most_examples(lengths: np.ndarray, batch_size: int, windows: Windows | None) -> int:
+    """Return how many examples a step has at most."""
+    if windows is None:
+        return min(batch_size, len(lengths))
+    return int(np.sort(windows.counts)[-batch_size:].sum())
+
+
+def padded_layout(
+    lengths: np.ndarray, batch_size: int, row_length: int | None, row_multiple: int, windows: Windows | None = None
+) -> Layout:
+    """Return the layout of one example a row: every step has the rows that `batch_size` documents need at most."""
     longest = int(lengths.max())
-    rows = _round_up(min(batch_size, len(lengths)), row_multiple)
+    rows = _round_up(_most_examples(lengths, batch_size, windows), row_multiple)
     return Layout(_checked_row_length(row_length, longest) or _round_up(longest, 8), (rows,), 1)
 
 
@@ -179,16 +210,18 @@ def choose_layout(
     row_multiple: int = 1,
     alignment: int = 8,
     seed: int | None = 0,
+    windows: Windows | None = None,
 ) -> Layout:
     """Choose row length, row counts and slots by planning a sample of steps with several row lengths.
 
     Args:
       lengths: tokens of each example.
-      batch_size: examples a step.
+      batch_size: examples a step; documents where there are `windows`.
       row_length: taken as it is where given.
       row_multiple: row counts are multiples of it (devices times accumulation slices).
       alignment: row lengths are multiples of it.
       seed: as for `plan_epoch`.
+      windows: which examples are one document.
 
     Returns:
       A layout with at most four row counts. The last holds any step of these lengths, and is compiled only if one comes.
@@ -196,24 +229,31 @@ def choose_layout(
     longest = int(lengths.max())
     row_length = _checked_row_length(row_length, longest)
     candidates = [row_length] if row_length else sorted({_round_up(int(longest * f), alignment) for f in _ROW_FACTORS})
-    sampled = lengths if len(lengths) <= _SAMPLE_EXAMPLES else _sample(lengths, batch_size, seed)
-    steps = [sampled[ids] for ids in EpochOrder(sampled, batch_size, seed, 0).steps()]
-    layouts = [_fit_layout(steps, longest, length, row_multiple) for length in candidates]
+    totals = _totals(lengths, windows)
+    sampled = _sample(len(totals), batch_size, seed)
+    steps = [sampled[ids] for ids in EpochOrder(totals[sampled], batch_size, seed, 0).steps()]
+    placed = [lengths[ids if windows is None else windows.members(ids)[0]] for ids in steps]
+    most = _most_examples(lengths, batch_size, windows)
+    layouts = [_fit_layout(placed, most, longest, length, row_multiple) for length in candidates]
     return min(layouts, key=lambda scored: scored[0])[1]
 
 
-def _sample(lengths: np.ndarray, batch_size: int, seed: int | None) -> np.ndarray:
-    count = max(_SAMPLE_EXAMPLES // batch_size, WINDOW) * batch_size
-    return lengths if count >= len(lengths) else lengths[Permutation(len(lengths), seed or 0, 0)(0, count)]
+def _sample(count: int, batch_size: int, seed: int | None) -> np.ndarray:
+    """Return all documents, or enough of them to choose by."""
+    enough = max(_SAMPLE_EXAMPLES // batch_size, WINDOW) * batch_size
+    if count <= max(_SAMPLE_EXAMPLES, enough):
+        return np.arange(count)
+    return Permutation(count, seed or 0, 0)(0, enough)
 
 
-def _fit_layout(steps: list[np.ndarray], longest: int, row_length: int, row_multiple: int) -> tuple[float, Layout]:
+def _fit_layout(
+    steps: list[np.ndarray], largest: int, longest: int, row_length: int, row_multiple: int
+) -> tuple[float, Layout]:
     """Return the cost of the sampled steps at this row length, and the layout that has it."""
     placed = [best_fit(step, row_length, row_length) for step in steps]
     slots = _round_up(max(int(slot.max()) + 1 for _, slot, _, _ in placed), 4)
     needed = np.array([_round_up(num_rows, row_multiple) for *_, num_rows in placed])
     counts = _cheapest_counts(needed, 2)
-    largest = max(len(step) for step in steps)
     worst = _round_up(-(-largest // min(row_length // longest, slots)), row_multiple)
     spare = _round_up(-(-counts[-1] * 21 // 20), row_multiple)
     row_counts = tuple(sorted({*counts, min(spare, worst), worst} if worst > counts[-1] else set(counts)))

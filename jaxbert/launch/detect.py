@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxbert.config import LaunchConfig, is_address
+from jaxbert.checks import is_address
+from jaxbert.config import LaunchConfig
 from jaxbert.errors import UserError
 from jaxbert.launch import clusters
 from jaxbert.launch.place import DEACTIVATED, Environment, Place, check, read_number

@@ -12,7 +12,8 @@ import re
 import socket
 import sys
 
-from jaxbert.config import LaunchConfig, check_launch
+from jaxbert.checks import check_launch
+from jaxbert.config import LaunchConfig
 from jaxbert.errors import UserError
 from jaxbert.launch.detect import locate, overlooked
 from jaxbert.launch.fatal import abort_explained, interruptible, roll_call

@@ -13,9 +13,11 @@ from flax import nnx
 from jax import Array
 
 from jaxbert.config import TrainConfig
+from jaxbert.data.examples import Examples
+from jaxbert.data.labels import IntegerLabels
 from jaxbert.errors import UserError
 from jaxbert.models.heads import SequenceClassification
-from jaxbert.tasks.base import Sums
+from jaxbert.tasks.base import Batch, Sums, count_documents
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,22 @@ class Classification:
     class_weights: tuple[float, ...] | None = None
     """Factor of each label's loss in training; None is 1 for all."""
     label_smoothing: float = 0.0
+    integers: IntegerLabels = "either"
+    """What an integer in a label column means."""
     head: type[nnx.Module] = SequenceClassification
     architecture: str = "BertForSequenceClassification"
+    per_token: bool = False
+    default_metric: str = "accuracy"
 
-    def sums(self, outputs: dict[str, Any], batch: dict[str, Array], *, train: bool) -> Sums:
+    def describe(self) -> str:
+        """Name the labels."""
+        return f"labels: {', '.join(self.label_names)}"
+
+    def totals(self, batch: Batch) -> Sums:
+        """Count the examples."""
+        return {"examples": count_documents(batch)}
+
+    def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
         """Sum the loss over real examples, in float32; weights and smoothing count in training only."""
         logits_BSC = outputs["logits"].astype(jnp.float32)
         labels_BS, real_BS = batch["labels"], batch["example_mask"]
@@ -46,16 +60,26 @@ class Classification:
             "examples": real_BS.sum(),
         }
 
-    def predictions(self, outputs: dict[str, Any]) -> Array:
+    def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
         """Return log-probabilities [B, S, C], float32."""
         return jax.nn.log_softmax(outputs["logits"].astype(jnp.float32))
 
-    def metrics(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    def metric_names(self) -> list[str]:
+        """Return the single numbers among the metrics."""
+        classes = len(self.label_names)
+        made_up = self._metrics(np.full((classes, classes), -np.log(classes)), np.arange(classes))
+        return [name for name, value in made_up.items() if isinstance(value, float)]
+
+    def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
         """Compute accuracy, loss, and precision, recall and F1 by class, macro and weighted; the headline ones first.
 
         A class that is neither predicted nor present counts as 0 in the macro means, as scikit-learn counts it when it is
         told all labels.
         """
+        assert examples.labels is not None
+        return self._metrics(predictions, examples.labels)
+
+    def _metrics(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         from sklearn import metrics
 
         classes = np.arange(len(self.label_names))
@@ -88,10 +112,10 @@ class Classification:
         result["confusion_matrix"] = metrics.confusion_matrix(labels, predicted, labels=classes).tolist()
         return result
 
-    def answers(self, predictions: np.ndarray) -> list[dict[str, Any]]:
+    def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
         """Return `label`, `score` (its probability) and `probabilities` by label name."""
         answers = []
-        for row in np.exp(predictions.astype(np.float64)):
+        for row in np.exp(predictions[first:last].astype(np.float64)):
             best = int(row.argmax())
             probabilities = {name: round(float(p), 6) for name, p in zip(self.label_names, row, strict=True)}
             answers.append(

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxbert.data.batches import Batch, batches
+from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Layout, choose_layout
-from jaxbert.data.tokens import Tokens
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, Params
 from jaxbert.tasks.base import Task
@@ -34,28 +35,46 @@ class Predictor:
     mesh: Mesh
     call: Call
     batch_size: int = 256
-    layouts: dict[Tokens, Layout] = field(default_factory=dict)
+    dress: Callable[[Batch, int | None], Batch] | None = None
+    """What is done to each batch before it is sent."""
+    layouts: dict[Examples, Layout] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         step = make_predict_step(self.model, self.task, self.call)
         self.step = Compiled(step, out_shardings=replicated(self.mesh))  # every process sees all predictions
 
-    def __call__(self, params: Params, tokens: Tokens) -> np.ndarray:
-        """Return predictions [N, ...] in the order of `tokens`; every example is computed once."""
-        own = partial(own_rows, self.mesh)
-        source = batches(tokens, None, self._layout(tokens), self._examples_a_step(tokens), seed=None, own_rows=own)
+    def __call__(self, params: Params, examples: Examples) -> np.ndarray:
+        """Return predictions; every example is computed once.
+
+        They are [N, ...] in the order of the examples, or, where the task predicts for tokens, aligned with
+        `examples.tokens.ids`.
+        """
+        single = Examples(examples.tokens, token_labels=examples.token_labels)  # windows need not share a step
+        layout, size = self.layout(examples), self._examples_a_step(examples)
+        source = batches(single, layout, size, seed=None, own_rows=partial(own_rows, self.mesh))
+        count = len(examples.tokens.ids) if self.task.per_token else len(examples.tokens)
         results: np.ndarray | None = None
         for batch, values in self._run(params, source):
-            real = batch["example_mask"]
             if results is None:
-                results = np.empty((len(tokens), *values.shape[2:]), values.dtype)
-            results[batch["example_ids"][real]] = values[real]
+                results = np.zeros((count, *values.shape[2:]), values.dtype)
+            if self.task.per_token:
+                real, targets = _token_places(batch, examples)
+            else:
+                real = batch["example_mask"]
+                targets = batch["example_ids"][real]
+            results[targets] = values[real]
         assert results is not None, "no examples"
         return results
+
+    def metrics(self, params: Params, sets: Mapping[str, Examples]) -> dict[str, Any]:
+        """Evaluate one or several sets."""
+        return over_sets({name: self.task.metrics(self(params, examples), examples) for name, examples in sets.items()})
 
     def _run(self, params: Params, source: Iterator[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
         """Yield each batch with its values, one step late so that the device never waits for the host."""
         pending: tuple[Batch, jax.Array] | None = None
+        if self.dress is not None:
+            source = (self.dress(batch, None) for batch in source)
         with Prefetcher(source, lambda batch: (batch, put_batch(batch, self.mesh))) as loader:
             for batch, on_device in loader:
                 values = self.step(params, on_device)
@@ -65,19 +84,39 @@ class Predictor:
         if pending is not None:
             yield pending[0], jax.device_get(pending[1])
 
-    def _examples_a_step(self, tokens: Tokens) -> int:
+    def _examples_a_step(self, examples: Examples) -> int:
         """Return `batch_size`, or fewer where examples are so long that their attention would not fit in memory."""
-        longest = int(tokens.lengths.max())
+        longest = int(examples.tokens.lengths.max())
         return min(self.batch_size, max(1, _MOST_TOKENS * row_devices(self.mesh) // longest))
 
-    def _layout(self, tokens: Tokens) -> Layout:
+    def layout(self, examples: Examples) -> Layout:
         """Choose the layout of a data set once: evaluations of the same set share their programs."""
-        if tokens not in self.layouts:
-            self.layouts[tokens] = choose_layout(
-                tokens.lengths,
-                self._examples_a_step(tokens),
+        if examples not in self.layouts:
+            self.layouts[examples] = choose_layout(
+                examples.tokens.lengths,
+                self._examples_a_step(examples),
                 row_multiple=row_devices(self.mesh),
                 alignment=row_alignment(self.mesh),
                 seed=None,
             )
-        return self.layouts[tokens]
+        return self.layouts[examples]
+
+
+def _token_places(batch: Batch, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+    """Return which tokens of a batch are real, bool [B, T], and where each of them lies in `examples.tokens.ids`."""
+    segments = batch["segment_ids"]
+    real = segments > 0
+    slots = segments[real] - 1
+    rows = np.nonzero(real)[0]
+    within = np.nonzero(real)[1] - batch["cls_positions"][rows, slots]
+    return real, examples.tokens.begins[batch["example_ids"][rows, slots]] + within
+
+
+def over_sets(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the metrics of the only set, or the mean over several of each number, and in `sets` those of each."""
+    if len(results) == 1:
+        return next(iter(results.values()))
+    first = next(iter(results.values()))
+    shared = [name for name, value in first.items() if isinstance(value, float)]
+    means = {name: float(np.mean([metrics[name] for metrics in results.values()])) for name in shared}
+    return means | {"sets": results}

@@ -1,4 +1,4 @@
-"""A trained classifier, opened from a folder or the Hub to evaluate and to predict."""
+"""A trained model, opened from a folder or the Hub to evaluate and to predict."""
 
 from __future__ import annotations
 
@@ -8,65 +8,69 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.config import MeshConfig, ModelConfig, PrecisionConfig
-from jaxbert.data.labels import LabelSet
-from jaxbert.data.sources import Source
+from jaxbert.config import DataConfig, MeshConfig, ModelConfig, PrecisionConfig
+from jaxbert.data.examples import Examples
+from jaxbert.data.sources import Role
 from jaxbert.errors import UserError
 from jaxbert.interop.folder import read_config, resolve
 from jaxbert.interop.load import load_params
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.functional import Params, make_model
-from jaxbert.tasks.classification import Classification
+from jaxbert.tasks.base import Task
 from jaxbert.train.evaluate import Predictor
-from jaxbert.train.inputs import label, prepare_shown, resolve_max_length
+from jaxbert.train.inputs import resolve_max_length
+from jaxbert.train.kinds import kind_of_model
+from jaxbert.train.kinds.base import Kind
 from jaxbert.train.run_folder import RunFolder
 from jaxbert.train.sharding import make_mesh, param_shardings, place
 from jaxbert.train.start import compute_dtype, layer_call
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """A model with everything that it needs to label texts."""
+class TrainedModel:
+    """A model with everything that it needs to answer."""
 
-    task: Classification
+    kind: Kind
+    task: Task
     tokenizer: Any
     params: Params
     predictor: Predictor
     max_length: int
 
-    def predict(self, source: Source) -> np.ndarray:
-        """Return log-probabilities [N, C] in the order of the source."""
-        stored = prepare_shown(source, self.tokenizer, self.max_length)
-        return self.predictor(self.params, stored.tokens)
-
-    def evaluate(self, source: Source) -> dict[str, Any]:
-        """Return all metrics over a labelled source.
+    def read(self, spec: str, data: DataConfig, *, role: Role, labelled: bool) -> Examples:
+        """Tokenize a source as the model's task reads it.
 
         Raises:
-          UserError: for a label that the model does not know.
+          UserError: for anything wrong in it, or a label that the model does not know.
         """
-        stored = prepare_shown(source, self.tokenizer, self.max_length)
-        examples = label(stored, LabelSet(self.task.label_names))
-        assert examples.labels is not None
-        return self.task.metrics(self.predictor(self.params, examples.tokens), examples.labels)
+        return self.kind.read_for(self.task, spec, data, self.tokenizer, self.max_length, role=role, labelled=labelled)
+
+    def predict(self, examples: Examples) -> np.ndarray:
+        """Return what `answers` of the task makes answers of."""
+        return self.predictor(self.params, examples)
+
+    def evaluate(self, examples: Examples) -> dict[str, Any]:
+        """Return all metrics over labelled examples."""
+        return self.task.metrics(self.predict(examples), examples)
 
 
-def open_classifier(
+def open_trained(
     name: str, *, batch_size: int = 256, max_length: int | None = None, precision: PrecisionConfig | None = None
-) -> Classifier:
+) -> TrainedModel:
     """Open an exported folder, a run folder (its export) or a Hub name.
 
     Raises:
-      UserError: if there is no such model, or it has no trained classifier.
+      UserError: if there is no such model, or its head was not trained.
     """
     folder = _model_folder(name)
     config = read_config(folder)
-    names = {int(index): str(name) for index, name in (config.id2label or {}).items()}
-    task = Classification(tuple(names[index] for index in sorted(names)))
+    kind = kind_of_model(config)
+    task = kind.reopen(config)
     mesh = make_mesh(MeshConfig())
     model = make_model(task.head, config, compute_dtype(precision or PrecisionConfig(), mesh))
     params, _ = load_params(folder, model)
-    return Classifier(
+    return TrainedModel(
+        kind=kind,
         task=task,
         tokenizer=load_tokenizer(folder, config),
         params=place(params, param_shardings(mesh, model.abstract_params)),

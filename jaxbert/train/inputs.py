@@ -1,4 +1,4 @@
-"""From a configuration to tokenized examples: what a run reads before its first step."""
+"""From a configuration to tokenized sources, which every kind of task reads in the same way."""
 
 from __future__ import annotations
 
@@ -6,96 +6,88 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from jaxbert.config import Config
+from jaxbert.config import Config, DataConfig
 from jaxbert.data.cache import cache_folder
-from jaxbert.data.labels import LabelSet, encode, fit_labels
+from jaxbert.data.examples import Examples
 from jaxbert.data.prepare import prepare
 from jaxbert.data.sources import Role, Source, open_source
 from jaxbert.data.split import stratified_split
 from jaxbert.data.store import Stored
-from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 from jaxbert.train.processes import tokenizing_share
 from jaxbert.train.report import Reading
 
 
 @dataclass(frozen=True)
-class Examples:
-    """Tokenized examples with their labels (None where there are none)."""
+class StoredSets:
+    """The tokens of a run's data sets, with their labels as they were read."""
 
-    tokens: Tokens
-    labels: np.ndarray | None
-    rows: np.ndarray | None = None
-    """Where each is in its source; None where they are the source's own, in order."""
-
-    def take(self, indices: np.ndarray) -> Examples:
-        """Return the examples at `indices`, in that order."""
-        labels = None if self.labels is None else self.labels[indices]
-        return Examples(self.tokens.take(indices), labels, self.source_rows(indices))
-
-    def source_rows(self, indices: np.ndarray) -> np.ndarray:
-        """Return the rows of the source, counted from 0, from which these examples come."""
-        return indices if self.rows is None else self.rows[indices]
+    train: Stored
+    validation: dict[str, Stored]
+    test: dict[str, Stored]
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """The examples of a run, with the labels that its training rows define."""
-
-    train: Examples
-    validation: Examples | None
-    test: Examples | None
-    labels: LabelSet
+def named_sets(specs: str | dict[str, str] | None, name: str) -> dict[str, str]:
+    """Return the sources of `data.validation` or `data.test` by name; a single one is called `name`."""
+    if specs is None:
+        return {}
+    return {name: specs} if isinstance(specs, str) else dict(specs)
 
 
-def read_inputs(config: Config, tokenizer: Any, max_length: int) -> Inputs:
-    """Tokenize every data set of a run, split off a validation set when asked, and check all labels.
+def training_spec(data: DataConfig) -> str:
+    """Return `data.train`.
 
-    The small sets come first, so that a mistake in them is found before a large training set has been read.
+    Raises:
+      UserError: if it is not set.
+    """
+    if data.train is None:
+        raise UserError("data.train is missing: name a file, hf:NAME or tfds:NAME with --data.train")
+    return data.train
+
+
+def read_stored(config: Config, tokenizer: Any, max_length: int) -> StoredSets:
+    """Tokenize every data set of a run.
+
+    All are looked for first, and the small ones are read first, so that a mistake in them is found before a large training
+    set has been read.
 
     Raises:
       UserError: for anything wrong in the files.
     """
     data, folder = config.data, cache_folder(config.data.cache_dir)
-    if data.train is None:
-        raise UserError("data.train is missing: name a file, hf:NAME or tfds:NAME with --data.train")
 
-    def find(spec: str | None, role: Role, limit: int | None = None) -> Source | None:
-        return None if spec is None else open_source(spec, data, role=role, labelled=True, limit=limit)
+    def find(specs: dict[str, str], role: Role) -> dict[str, Source]:
+        return {name: open_source(spec, data, role=role, labelled=True) for name, spec in specs.items()}
 
-    def read(source: Source | None) -> Stored | None:
-        return None if source is None else prepare_shown(source, tokenizer, max_length, folder)
+    def read(source: Source) -> Stored:
+        return prepare_shown(source, tokenizer, max_length, folder)
 
-    sources = find(data.train, "train", data.limit), find(data.validation, "validation"), find(data.test, "test")
-    validation_stored, test_stored, train_stored = read(sources[1]), read(sources[2]), read(sources[0])
-    assert train_stored is not None
-    assert train_stored.labels is not None
-    labels = fit_labels(train_stored.labels, data, config.model.num_labels)
-    train = label(train_stored, labels)
-    validation = None if validation_stored is None else label(validation_stored, labels)
-    test = None if test_stored is None else label(test_stored, labels)
-    if data.validation_fraction:
-        assert train.labels is not None
-        kept, held_out = stratified_split(train.labels, data.validation_fraction, config.train.seed)
-        train, validation = train.take(kept), train.take(held_out)
-    return Inputs(train, validation, test, labels)
+    train = open_source(training_spec(data), data, role="train", labelled=True, limit=data.limit)
+    validation = find(named_sets(data.validation, "validation"), "validation")
+    test = find(named_sets(data.test, "test"), "test")
+    read_validation = {name: read(source) for name, source in validation.items()}
+    read_test = {name: read(source) for name, source in test.items()}
+    return StoredSets(read(train), read_validation, read_test)
+
+
+def read_source(spec: str, data: DataConfig, tokenizer: Any, max_length: int, *, role: Role, labelled: bool) -> Stored:
+    """Tokenize one source to evaluate or to predict; nothing is kept for another time."""
+    return prepare_shown(open_source(spec, data, role=role, labelled=labelled), tokenizer, max_length)
+
+
+def split_off(train: Examples, config: Config) -> tuple[Examples, dict[str, Examples]]:
+    """Return the training examples, and the validation set that `data.validation_fraction` takes of them."""
+    if not config.data.validation_fraction:
+        return train, {}
+    assert train.labels is not None
+    kept, held_out = stratified_split(train.labels, config.data.validation_fraction, config.train.seed)
+    return train.take(kept), {"validation": train.take(held_out)}
 
 
 def prepare_shown(source: Source, tokenizer: Any, max_length: int, folder: Path | None = None) -> Stored:
     """Return a source's tokens, from the cache in `folder` where it has them, and show progress where it takes long."""
     with Reading(source.name) as reading:
         return prepare(source, tokenizer, max_length, folder=folder, on_rows=reading.add, share=tokenizing_share())
-
-
-def label(stored: Stored, labels: LabelSet) -> Examples:
-    """Turn the labels of tokenized examples into ids.
-
-    Raises:
-      UserError: for a label that is not in the set.
-    """
-    return Examples(stored.tokens, None if stored.labels is None else encode(stored.labels, labels))
 
 
 def resolve_max_length(max_length: int | None, positions: int) -> int:

@@ -72,6 +72,8 @@ class Work:
     evaluate: Callable[[Any], dict[str, Any]] | None
     """`params -> metrics`; None without a validation set."""
     base_key: Array
+    best_metric: str
+    """Of the evaluation: chooses the best checkpoint."""
     count: Callable[[Batch], BatchSize] = batch_size_of
 
 
@@ -230,7 +232,7 @@ class Loop:
     def _evaluate(self, report: Report) -> bool:
         """Evaluate, and say whether this is the best so far."""
         assert self.work.evaluate is not None
-        progress, name = self.progress, self.work.config.best_metric
+        progress, name = self.progress, self.work.best_metric
         metrics = self.work.evaluate(self.state["params"])
         progress.evaluation = metrics
         report.log(progress.step, {f"eval_{k}": v for k, v in metrics.items()})

@@ -19,6 +19,7 @@ from transformers import BertConfig
 
 from jaxbert.config import Config
 from jaxbert.data.batches import Batch, BatchSize, batch_size_of, one_row
+from jaxbert.data.examples import Windows
 from jaxbert.data.packing import Layout, choose_layout, padded_layout
 from jaxbert.models.attention.base import Request
 from jaxbert.models.attention.select import visited_tile
@@ -165,7 +166,9 @@ def make_task_model(config: Config, bert_config: BertConfig, task: Task, mesh: M
     return make_model(task.head, with_dropout(bert_config, config.model), dtype)
 
 
-def training_layout(config: Config, lengths: np.ndarray, mesh: Mesh, alignment: int | None = None) -> Layout:
+def training_layout(
+    config: Config, lengths: np.ndarray, mesh: Mesh, alignment: int | None = None, windows: Windows | None = None
+) -> Layout:
     """Choose row length, row counts and slots for training examples of these lengths.
 
     `alignment` is what row lengths are a multiple of; left out, what suits the mesh's devices.
@@ -173,7 +176,7 @@ def training_layout(config: Config, lengths: np.ndarray, mesh: Mesh, alignment: 
     batch_size = config.train.batch_size
     row_multiple = row_devices(mesh) * config.train.accumulation_steps
     if not config.data.packing:
-        return padded_layout(lengths, batch_size, config.data.row_length, row_multiple)
+        return padded_layout(lengths, batch_size, config.data.row_length, row_multiple, windows)
     return choose_layout(
         lengths,
         batch_size,
@@ -181,4 +184,5 @@ def training_layout(config: Config, lengths: np.ndarray, mesh: Mesh, alignment: 
         row_multiple=row_multiple,
         alignment=alignment or row_alignment(mesh),
         seed=config.train.seed,
+        windows=windows,
     )

@@ -147,10 +147,24 @@ def headline(metrics: dict[str, Any]) -> str:
 def print_metrics(metrics: dict[str, Any], title: str) -> None:
     """Print overall metrics, then those of each class."""
     console.print(f"[bold]{title}[/bold]  {headline(metrics)}", highlight=False, soft_wrap=True)
+    if "sets" in metrics:
+        print_sets(metrics["sets"])
     per_class = metrics.get("per_class", {})
+    if not per_class:
+        return
     table = Table("label", *next(iter(per_class.values()), {}))
     for name, scores in per_class.items():
         table.add_row(name, *(f"{s:.4f}" if isinstance(s, float) else str(s) for s in scores.values()))
+    console.print(table)
+
+
+def print_sets(sets: dict[str, dict[str, Any]]) -> None:
+    """Print a table of several evaluation sets, one a line."""
+    first = next(iter(sets.values()))
+    names = [name for name, value in first.items() if isinstance(value, float)][:_HEADLINE]
+    table = Table("set", *names, "examples")
+    for name, metrics in sets.items():
+        table.add_row(name, *(f"{metrics[key]:.4f}" for key in names), str(metrics.get("examples", "")))
     console.print(table)
 
 
@@ -158,6 +172,8 @@ def print_summary(summary: dict[str, Any], folder: RunFolder) -> None:
     """Print the last table of a run, and where its export lies."""
     table = Table("", "", show_header=False)
     for part in ("eval", "test"):
+        if "sets" in (summary.get(part) or {}):
+            print_sets(summary[part]["sets"])
         if summary.get(part):
             table.add_row("validation" if part == "eval" else part, headline(summary[part]))
     table.add_row("steps", f"{summary['steps']} ({summary['epochs']:g} epochs), exported: {summary['exported_step']}")

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 from transformers import BertConfig
 
-from jaxbert import config as configuration
+from jaxbert.checks import check
 from jaxbert.config import Config
-from jaxbert.data.batches import batches
+from jaxbert.data.batches import Batch, batches
+from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Layout
 from jaxbert.errors import UserError
 from jaxbert.models.functional import Model, Params
-from jaxbert.tasks.classification import Classification, resolve_class_weights
+from jaxbert.tasks.base import Task
 from jaxbert.train.checkpoint import Checkpoints
 from jaxbert.train.compiled import CompileLog
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.export import export_params, save_start
-from jaxbert.train.inputs import Examples, read_inputs, resolve_max_length
+from jaxbert.train.inputs import resolve_max_length
+from jaxbert.train.kinds import kind_of
+from jaxbert.train.kinds.base import Inputs
 from jaxbert.train.loop import Loop, Progress, Work
 from jaxbert.train.processes import is_main, wait_for_all
 from jaxbert.train.program import Program, make_task_model, training_layout
@@ -30,7 +33,7 @@ from jaxbert.train.report import Report, console
 from jaxbert.train.run_folder import RunFolder
 from jaxbert.train.sharding import make_mesh, own_rows
 from jaxbert.train.speed import Speed
-from jaxbert.train.start import Start, open_start, with_labels
+from jaxbert.train.start import Start, open_start
 from jaxbert.train.step import State
 
 
@@ -43,18 +46,25 @@ class Session:
     mesh: Mesh
     start: Start
     bert_config: BertConfig
-    """With label names, and the dropout rates of the checkpoint."""
-    task: Classification
+    """With what the task learned, and the dropout rates of the checkpoint."""
+    inputs: Inputs
     model: Model
-    train: Examples
-    validation: Examples | None
-    test: Examples | None
     layout: Layout
+
+    @property
+    def task(self) -> Task:
+        """What is learned."""
+        return self.inputs.task
+
+    @property
+    def train(self) -> Examples:
+        """The training examples."""
+        return self.inputs.train
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one pass over the training examples."""
-        return -(-len(self.train.tokens) // self.config.train.batch_size)
+        return -(-len(self.train) // self.config.train.batch_size)
 
     @property
     def total_steps(self) -> int:
@@ -81,7 +91,7 @@ def run_training(config: Config) -> dict[str, Any]:
       UserError: for anything wrong in configuration, data or model, before the first step.
       StoppedError: if a signal ended the run after saving.
     """
-    configuration.check(config)
+    check(config)
     folder = RunFolder(config.train.output_dir)
     folder.check(config)
     if folder.summary.exists():
@@ -104,35 +114,27 @@ def open_session(config: Config, folder: RunFolder) -> Session:
     mesh = make_mesh(config.mesh)
     start = open_start(config.model)
     max_length = resolve_max_length(config.data.max_length, start.bert_config.max_position_embeddings)
-    inputs = read_inputs(config, start.tokenizer, max_length)
-    names, train = inputs.labels.names, inputs.train
-    assert train.labels is not None
-    weights = resolve_class_weights(config.train, train.labels, names)
-    task = Classification(names, weights, config.train.label_smoothing)
-    if inputs.validation is not None:
-        _check_best_metric(task, config.train.best_metric)
-    bert_config = with_labels(start.bert_config, names)
+    kind = kind_of(config.task)
+    inputs = kind.read(config, start.tokenizer, max_length)
+    if inputs.validation:
+        _check_best_metric(inputs.task, config.train.best_metric)
+    bert_config = kind.configure(start.bert_config, inputs.task)
     return Session(
         config=config,
         folder=folder,
         mesh=mesh,
         start=start,
         bert_config=bert_config,
-        task=task,
-        model=make_task_model(config, bert_config, task, mesh),
-        train=train,
-        validation=inputs.validation,
-        test=inputs.test,
-        layout=training_layout(config, train.tokens.lengths, mesh),
+        inputs=inputs,
+        model=make_task_model(config, bert_config, inputs.task, mesh),
+        layout=training_layout(config, inputs.train.tokens.lengths, mesh, windows=inputs.train.windows),
     )
 
 
-def _check_best_metric(task: Classification, name: str) -> None:
-    """Check the name before training, against the metrics of a made-up evaluation."""
-    classes = len(task.label_names)
-    metrics = task.metrics(np.full((classes, classes), -np.log(classes)), np.arange(classes))
-    names = [key for key, value in metrics.items() if isinstance(value, float)]
-    if name not in names:
+def _check_best_metric(task: Task, name: str | None) -> None:
+    """Check the name before training."""
+    names = task.metric_names()
+    if name is not None and name not in names:
         raise UserError(f"train.best_metric is {name!r}, but it must be one of {', '.join(names)}")
 
 
@@ -146,6 +148,7 @@ def _run(session: Session, checkpoints: Checkpoints, params: Params | None, log:
         session.mesh,
         session.program.call,
         session.config.train.eval_batch_size,
+        session.inputs.dress,
     )
     speed = Speed(session.bert_config)
     work = _work(session, predictor)
@@ -165,31 +168,30 @@ def _first_state(session: Session, checkpoints: Checkpoints, params: Params | No
 
 
 def _work(session: Session, predictor: Predictor) -> Work:
-    config, task, validation = session.config, session.task, session.validation
+    config, inputs = session.config, session.inputs
 
-    def evaluate(params: Any) -> dict[str, Any]:
-        assert validation is not None
-        assert validation.labels is not None
-        return task.metrics(predictor(params, validation.tokens), validation.labels)
-
-    return Work(
-        config=config.train,
-        total_steps=session.total_steps,
-        steps_per_epoch=session.steps_per_epoch,
-        programs=session.program.step_programs(),
-        feed=lambda epoch, first_step: batches(
-            session.train.tokens,
-            session.train.labels,
+    def feed(epoch: int, first_step: int) -> Iterator[Batch]:
+        source = batches(
+            inputs.train,
             session.layout,
             config.train.batch_size,
             seed=config.train.seed,
             epoch=epoch,
             first_step=first_step,
             own_rows=partial(own_rows, session.mesh),
-        ),
+        )
+        return source if inputs.dress is None else (inputs.dress(batch, epoch) for batch in source)
+
+    return Work(
+        config=config.train,
+        total_steps=session.total_steps,
+        steps_per_epoch=session.steps_per_epoch,
+        programs=session.program.step_programs(),
+        feed=feed,
         put=session.program.put_group,
-        source_rows=session.train.source_rows,
-        evaluate=None if validation is None else evaluate,
+        source_rows=lambda example_ids: inputs.train.source_rows(inputs.train.documents_of(example_ids)),
+        evaluate=partial(predictor.metrics, sets=inputs.validation) if inputs.validation else None,
+        best_metric=config.train.best_metric or session.task.default_metric,
         base_key=session.program.base_key,
         count=session.program.count,
     )
@@ -198,10 +200,9 @@ def _work(session: Session, predictor: Predictor) -> Work:
 def _announce(session: Session, progress: Progress) -> None:
     """Say in two lines what is about to happen."""
     layout, devices = session.layout, jax.devices()
-    held_out = 0 if session.validation is None else len(session.validation.tokens)
+    held_out = sum(map(len, session.inputs.validation.values()))
     console.print(
-        f"{len(session.train.tokens):,} training and {held_out:,} validation examples, labels: "
-        f"{', '.join(session.task.label_names)}",
+        f"{len(session.train):,} training and {held_out:,} validation examples, {session.task.describe()}",
         highlight=False,
         soft_wrap=True,
     )
@@ -225,9 +226,7 @@ def _finish(
         state, remembered = checkpoints.restore(exported, session.program.state_target)
         params, evaluation = state["params"], remembered["evaluation"]
     export_params(session.folder, session.bert_config, session.start.tokenizer, params, session.task.architecture)
-    test = None
-    if session.test is not None and session.test.labels is not None:
-        test = session.task.metrics(predictor(params, session.test.tokens), session.test.labels)
+    test = predictor.metrics(params, session.inputs.test) if session.inputs.test else None
     speed = loop.speed.summary()
     summary = {
         "steps": progress.step,

@@ -103,7 +103,8 @@ def _logged_step(line: str) -> int | None:
 def _read_config(path: Path) -> dict[str, Any]:
     content = read_yaml(path, str(path))
     if not isinstance(content, dict) or not all(
-        isinstance(section, str) and isinstance(values, dict) and all(isinstance(key, str) for key in values)
+        section == "task"
+        or (isinstance(section, str) and isinstance(values, dict) and all(isinstance(key, str) for key in values))
         for section, values in content.items()
     ):
         raise UserError(f"{path} is not the configuration of a run")
@@ -111,14 +112,21 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Name each key whose value differs, with both values; keys of another version count as differing."""
-    lines = []
-    for section in sorted((old.keys() | new.keys()) - _FREE):
-        before, after = old.get(section, {}), new.get(section, {})
-        for key in sorted(before.keys() | after.keys()):
-            if before.get(key) != after.get(key) and f"{section}.{key}" not in _FREE:
-                lines.append(f"{section}.{key}: {shown(before.get(key))} there, {shown(after.get(key))} now")
-    return lines
+    """Name each key whose value differs, with both values; a key that an older version did not know had its default."""
+    before, after = _flat(Config().to_dict()) | _flat(old), _flat(new)
+    return [
+        f"{key}: {shown(before.get(key))} there, {shown(after.get(key))} now"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not {key, key.partition(".")[0]} & _FREE
+    ]
+
+
+def _flat(content: dict[str, Any]) -> dict[str, Any]:
+    """Return values by their dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in content.items():
+        flat |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def _write(path: Path, text: str) -> None:

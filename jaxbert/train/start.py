@@ -104,12 +104,12 @@ def _new_tokenizer(config: ModelConfig) -> Any:
     return tokenizer
 
 
-def with_labels(bert_config: BertConfig, names: tuple[str, ...]) -> BertConfig:
-    """Return a copy that carries the label names of a classifier."""
+def with_labels(bert_config: BertConfig, names: tuple[str, ...], problem_type: Any = None) -> BertConfig:
+    """Return a copy that carries label names, and what transformers take the problem for."""
     labelled = copy.deepcopy(bert_config)
     labelled.id2label = dict(enumerate(names))
     labelled.label2id = {name: index for index, name in enumerate(names)}
-    labelled.problem_type = "single_label_classification"
+    labelled.problem_type = problem_type
     return labelled
 
 

@@ -36,19 +36,19 @@ def make_train_step(
     nor the number of devices, nor `slices` (gradient accumulation over the rows) changes it.
     """
 
-    def loss_fn(params: Params, batch: DeviceBatch, key: Array, num_examples: Array) -> tuple[Array, Sums]:
-        sums = task.sums(model.apply(params, batch, key, call), batch, train=True)
-        return sums["loss"] / num_examples, sums
+    def loss_fn(params: Params, batch: DeviceBatch, key: Array, totals: Sums) -> tuple[Array, Sums]:
+        sums = task.sums(model.apply(params, batch, key, call), batch, totals, train=True)
+        return sums["loss"] / totals["examples"], sums
 
     grad_fn = jax.grad(loss_fn, has_aux=True)
 
     def train_step(state: State, batch: DeviceBatch, base_key: Array) -> tuple[State, Sums]:
         key = jax.random.fold_in(base_key, state["step"])
-        num_examples = batch["example_mask"].sum()
+        totals = task.totals(batch)
         if slices == 1:
-            grads, sums = grad_fn(state["params"], batch, key, num_examples)
+            grads, sums = grad_fn(state["params"], batch, key, totals)
         else:
-            grads, sums = _accumulate(grad_fn, state["params"], batch, key, num_examples, slices)
+            grads, sums = _accumulate(grad_fn, state["params"], batch, key, totals, slices)
         updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
         params = optax.apply_updates(state["params"], updates)
         grad_norm = optax.tree.norm(grads)
@@ -75,7 +75,7 @@ def make_group_step(
 
 
 def _accumulate(
-    grad_fn: Callable, params: Params, batch: DeviceBatch, key: Array, num_examples: Array, slices: int
+    grad_fn: Callable, params: Params, batch: DeviceBatch, key: Array, totals: Sums, slices: int
 ) -> tuple[Params, Sums]:
     """Add up gradients and sums over slices of the rows, one at a time.
 
@@ -85,13 +85,11 @@ def _accumulate(
     keys = jax.random.split(key, slices)
 
     def add_slice(total: tuple[Params, Sums], xs: tuple[DeviceBatch, Array]) -> tuple[tuple[Params, Sums], None]:
-        part = grad_fn(params, xs[0], xs[1], num_examples)
+        part = grad_fn(params, xs[0], xs[1], totals)
         return jax.tree.map(jnp.add, total, part), None
 
     first = jax.tree.map(lambda x: x[0], sliced)
-    zeros = jax.tree.map(
-        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad_fn, params, first, keys[0], num_examples)
-    )
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad_fn, params, first, keys[0], totals))
     return jax.lax.scan(add_slice, zeros, (sliced, keys))[0]
 
 
@@ -99,6 +97,6 @@ def make_predict_step(model: Model, task: Task, call: Call) -> Callable[[Params,
     """Return `(params, batch) -> predictions` [B, S, ...], without dropout."""
 
     def predict_step(params: Params, batch: DeviceBatch) -> Array:
-        return task.predictions(model.apply(params, batch, None, call))
+        return task.predictions(model.apply(params, batch, None, call), batch)
 
     return predict_step

@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 
 from jaxbert.config import DataConfig
 from jaxbert.data.batches import batches
+from jaxbert.data.examples import Examples
 from jaxbert.data.labels import encode, fit_labels
 from jaxbert.data.packing import choose_layout
 from jaxbert.data.prepare import prepare
@@ -68,7 +69,7 @@ def main() -> None:
     prepared, prepared_cpu = time.perf_counter() - begin, time.process_time() - cpu
     begin, cpu, first = time.perf_counter(), time.process_time(), None
     quarters, steps = [], -(-len(labels) // values.batch_size)
-    for step, _ in enumerate(batches(stored.tokens, labels, layout, values.batch_size, seed=0), 1):
+    for step, _ in enumerate(batches(Examples(stored.tokens, labels), layout, values.batch_size, seed=0), 1):
         first = first or time.perf_counter() - begin
         if step * 4 % steps < 4:
             quarters.append(resident())

@@ -148,7 +148,7 @@ def test_prediction_alone(folder, capsys):
 
 def test_predicted_are_the_examples_of_the_timed_steps(folder):
     bench = open_bench(bench_config(folder), "uniform:4:20")
-    tokens, everything = examples_of_steps(bench, 3), bench.examples.tokens
+    tokens, everything = examples_of_steps(bench, 3).tokens, bench.examples.tokens
     assert len(tokens) == 48
     chosen = sorted(
         {i for batch in itertools.islice(bench.feed(), 3) for i in batch["example_ids"][batch["example_mask"]]}
@@ -160,7 +160,7 @@ def test_predicted_are_the_examples_of_the_timed_steps(folder):
 def test_a_small_data_set_is_predicted_once_each(tmp_path):
     """Twenty steps pass over three examples many times."""
     bench = open_bench(bench_config_of_three(tmp_path), None)
-    assert examples_of_steps(bench, 20).lengths.tolist() == [5, 3, 4]
+    assert examples_of_steps(bench, 20).tokens.lengths.tolist() == [5, 3, 4]
 
 
 def bench_config_of_three(folder: Path) -> Config:

@@ -84,11 +84,12 @@ def test_print_config_resolves_file_and_flags(tmp_path, capsys):
     assert (content["train"]["epochs"], content["train"]["seed"]) == (7, 5)
     assert content["optimizer"]["schedule"] == "cosine"
     assert content["data"]["columns"] == ["a", "b"]
+    assert content.pop("task") == "classification"
     assert {f"{section}.{key}" for section, keys in content.items() for key in keys} == set(KEYS)
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(SystemExit):
         main(["train", "--config", str(path), "--print_config"])
-    assert yaml.safe_load(capsys.readouterr().out) == content
+    assert yaml.safe_load(capsys.readouterr().out) == content | {"task": "classification"}
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda path: path.stem)

@@ -269,7 +269,7 @@ def test_what_predict_and_evaluate_refuse(problem, run, rows, tmp_path, capsys):
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(run, rows, tmp_path, capsys, monkeypatch, verb):
     source = write_csv(tmp_path / "rows.csv", rows)
-    monkeypatch.setattr("jaxbert.train.inference.open_classifier", lambda *a, **k: pytest.fail("it opened the model"))
+    monkeypatch.setattr("jaxbert.train.inference.open_trained", lambda *a, **k: pytest.fail("it opened the model"))
     option = "--input" if verb == "predict" else "--data"
     for output in (tmp_path / "nowhere" / "out.json", tmp_path):
         line = refused(capsys, verb, "--model", run, option, source, "--output", output)

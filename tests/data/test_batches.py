@@ -7,6 +7,7 @@ import pytest
 from runs import ids_of, random_tokens
 
 from jaxbert.data.batches import batch_size_of, batches, fill_rows
+from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Layout, choose_layout, padded_layout, plan_epoch
 
 COUNT, BATCH_SIZE = 75, 20
@@ -29,7 +30,7 @@ def labels_of(count: int) -> np.ndarray:
 
 def test_keys_shapes_and_dtypes(case):
     tokens, layout = case
-    for batch in batches(tokens, labels_of(COUNT), layout, BATCH_SIZE, seed=1):
+    for batch in batches(Examples(tokens, labels_of(COUNT)), layout, BATCH_SIZE, seed=1):
         rows = batch["input_ids"].shape[0]
         assert rows in layout.row_counts
         by_token = dict.fromkeys(("input_ids", "token_type_ids", "segment_ids", "position_ids"), np.int32)
@@ -45,7 +46,7 @@ def test_each_example_lies_whole_in_its_slot(case):
     tokens, layout = case
     labels = labels_of(COUNT)
     seen = []
-    for batch in batches(tokens, labels, layout, BATCH_SIZE, seed=1):
+    for batch in batches(Examples(tokens, labels), layout, BATCH_SIZE, seed=1):
         for row, slot in np.argwhere(batch["example_mask"]):
             example = batch["example_ids"][row, slot]
             seen.append(example)
@@ -64,7 +65,7 @@ def test_each_example_lies_whole_in_its_slot(case):
 
 def test_what_is_unused_is_zero(case):
     tokens, layout = case
-    for batch in batches(tokens, labels_of(COUNT), layout, BATCH_SIZE, seed=1):
+    for batch in batches(Examples(tokens, labels_of(COUNT)), layout, BATCH_SIZE, seed=1):
         padding = batch["segment_ids"] == 0
         for name in ("input_ids", "token_type_ids", "position_ids"):
             assert not batch[name][padding].any(), name
@@ -81,16 +82,16 @@ def test_labels_may_have_axes_of_their_own_or_be_absent():
     layout = choose_layout(tokens.lengths, 10)
     plan = next(plan_epoch(tokens.lengths, layout, 10, seed=0))
     labels = np.random.default_rng(0).random((10, 3, 2))
-    batch = fill_rows(plan, layout, tokens, labels)
+    batch = fill_rows(plan, layout, Examples(tokens, labels))
     assert batch["labels"].shape == (plan.num_rows, layout.slots, 3, 2)
     mask = batch["example_mask"]
     np.testing.assert_array_equal(batch["labels"][mask], labels[batch["example_ids"][mask]])
-    assert "labels" not in fill_rows(plan, layout, tokens, None)
+    assert "labels" not in fill_rows(plan, layout, Examples(tokens))
 
 
 def test_counts_of_a_batch(case):
     tokens, layout = case
-    for batch in batches(tokens, None, layout, BATCH_SIZE, seed=1):
+    for batch in batches(Examples(tokens), layout, BATCH_SIZE, seed=1):
         ids = batch["example_ids"][batch["example_mask"]]
         size = batch_size_of(batch)
         assert size.examples == ids.size
@@ -104,7 +105,7 @@ def test_counts_of_a_batch(case):
 def test_pairs_of_the_tiles_that_touch_a_segment(case, tile):
     """Tiles of one token are the squares of the segments, padding being one; others skip padding off the diagonal."""
     tokens, layout = case
-    for batch in batches(tokens, None, layout, BATCH_SIZE, seed=1):
+    for batch in batches(Examples(tokens), layout, BATCH_SIZE, seed=1):
         pairs = 0
         for row in batch["segment_ids"]:
             tiles = [
@@ -122,8 +123,8 @@ def test_pairs_of_the_tiles_that_touch_a_segment(case, tile):
 
 def test_going_on_gives_the_tail(case):
     tokens, layout = case
-    whole = list(batches(tokens, None, layout, BATCH_SIZE, seed=1, epoch=3))
-    tail = list(batches(tokens, None, layout, BATCH_SIZE, seed=1, epoch=3, first_step=2))
+    whole = list(batches(Examples(tokens), layout, BATCH_SIZE, seed=1, epoch=3))
+    tail = list(batches(Examples(tokens), layout, BATCH_SIZE, seed=1, epoch=3, first_step=2))
     assert len(whole) == 4
     for batch, expected in zip(tail, whole[2:], strict=True):
         for name, array in expected.items():
@@ -133,7 +134,7 @@ def test_going_on_gives_the_tail(case):
 def test_an_example_that_fills_a_row_to_its_end():
     tokens = random_tokens(6, longest=3)
     layout = Layout(row_length=3, row_counts=(6,), slots=1)
-    (batch,) = batches(tokens, None, layout, 6, seed=0)
+    (batch,) = batches(Examples(tokens), layout, 6, seed=0)
     assert batch["segment_ids"].all()
 
 
@@ -144,8 +145,8 @@ def test_rows_of_others_are_left_empty(case):
     def odd(num_rows):
         return np.arange(num_rows) % 2 == 1
 
-    whole = batches(tokens, labels_of(COUNT), layout, BATCH_SIZE, seed=1)
-    share = batches(tokens, labels_of(COUNT), layout, BATCH_SIZE, seed=1, own_rows=odd)
+    whole = batches(Examples(tokens, labels_of(COUNT)), layout, BATCH_SIZE, seed=1)
+    share = batches(Examples(tokens, labels_of(COUNT)), layout, BATCH_SIZE, seed=1, own_rows=odd)
     for batch, part in zip(whole, share, strict=True):
         own = odd(len(batch["input_ids"]))
         for name, array in batch.items():

@@ -23,6 +23,7 @@ from pathlib import Path
 from jaxbert.config import DataConfig
 from jaxbert.data.batches import batches
 from jaxbert.data.labels import encode, fit_labels
+from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
 from jaxbert.data.prepare import prepare
 from jaxbert.data.sources import open_source
@@ -50,7 +51,7 @@ labels = encode(stored.labels, fit_labels(stored.labels, DataConfig(), None))
 layout = choose_layout(stored.tokens.lengths, 256)
 watch(0)
 reading, quarters, steps = peak - before, [], -(-count // 256)
-for step, _ in enumerate(batches(stored.tokens, labels, layout, 256, seed=0), 1):
+for step, _ in enumerate(batches(Examples(stored.tokens, labels), layout, 256, seed=0), 1):
     if step * 4 % steps < 4:
         quarters.append(anonymous() - before)
 print(json.dumps({"reading": reading, "quarters": quarters}))

@@ -14,8 +14,9 @@ from fuzz_mutations import damage_bytes, damage_value, set_keys, write_json
 from runs import SPECIAL, VOCAB, small_config
 from transformers import BertTokenizer
 
+from jaxbert.checks import check
 from jaxbert.cli.parsing import add_config, make_parser, parse, to_config
-from jaxbert.config import Config, check
+from jaxbert.config import Config
 from jaxbert.data.tokens import encode_texts
 from jaxbert.errors import foreign_errors
 from jaxbert.interop.tokenizer import load_tokenizer

@@ -16,7 +16,8 @@ import pytest
 import yaml
 from runs import ROOT, finish
 
-from jaxbert.config import Config, LaunchConfig, TrainConfig, check
+from jaxbert.checks import check
+from jaxbert.config import Config, LaunchConfig, TrainConfig
 from jaxbert.errors import UserError
 from jaxbert.launch import start as starting
 from jaxbert.launch.start import missing_processes, start

@@ -10,6 +10,7 @@ from runs import random_tokens, small_config
 from tiny import random_params
 
 from jaxbert.data.batches import batches
+from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
 from jaxbert.models.dropout import dropout
 from jaxbert.models.functional import make_model
@@ -71,7 +72,7 @@ PLACES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dro
 @pytest.fixture(scope="module")
 def batch():
     tokens = random_tokens(12)
-    (batch,) = batches(tokens, None, choose_layout(tokens.lengths, 12, row_length=30), 12, seed=None)
+    (batch,) = batches(Examples(tokens), choose_layout(tokens.lengths, 12, row_length=30), 12, seed=None)
     return batch
 
 

@@ -13,6 +13,7 @@ from runs import make_config, make_program, random_tokens, small_config
 from tiny import random_params
 
 from jaxbert.data.batches import batches
+from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
 from jaxbert.errors import UserError
 from jaxbert.models.encoder import Call
@@ -72,7 +73,7 @@ def gradients():
     model = make_model(SequenceClassification, small_config(initializer_range=0.1), jnp.bfloat16)
     params = jax.tree.map(jnp.asarray, random_params(model))
     tokens = random_tokens(24)
-    (batch,) = batches(tokens, None, choose_layout(tokens.lengths, 24, row_length=64), 24, seed=None)
+    (batch,) = batches(Examples(tokens), choose_layout(tokens.lengths, 24, row_length=64), 24, seed=None)
 
     def loss(params, fp8):
         logits = model.apply(params, batch, None, Call(fp8=fp8))["logits"].astype(jnp.float32)
@@ -102,7 +103,7 @@ def test_the_step_multiplies_in_float8_where_it_is_asked_to():
         program = dataclasses.replace(program, config=make_config(precision__fp8=fp8))
         tokens = random_tokens(8)
         labels = np.zeros(len(tokens), np.int32)
-        (batch,) = batches(tokens, labels, choose_layout(tokens.lengths, 8, row_length=32), 8, seed=None)
+        (batch,) = batches(Examples(tokens, labels), choose_layout(tokens.lengths, 8, row_length=32), 8, seed=None)
         text = program.train_step()._jitted.lower(program.state_target, program.put(batch), program.base_key).as_text()
         return re.findall(r"stablehlo\.dot_general .*: \(tensor<\S*(f8E\w+)>, tensor<\S*(f8E\w+)>\)", text)
 

@@ -10,6 +10,7 @@ from runs import random_tokens, small_config
 from tiny import random_params
 
 from jaxbert.data.batches import batches
+from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import init_params, make_model
@@ -29,7 +30,7 @@ def params(model):
 @pytest.fixture(scope="module")
 def batch():
     tokens = random_tokens(12)
-    (batch,) = batches(tokens, None, choose_layout(tokens.lengths, 12, row_length=30), 12, seed=None)
+    (batch,) = batches(Examples(tokens), choose_layout(tokens.lengths, 12, row_length=30), 12, seed=None)
     return batch
 
 

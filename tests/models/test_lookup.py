@@ -10,6 +10,7 @@ from runs import make_config, make_program, random_tokens, small_config
 from tiny import random_params
 
 from jaxbert.data.batches import batches
+from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import make_model
@@ -48,7 +49,7 @@ def test_rows_of_a_word_are_added_in_the_format_of_the_table(table):
 def test_the_gradient_of_a_model_stays():
     model = make_model(SequenceClassification, small_config(), jnp.float32)
     params, tokens = random_params(model), random_tokens(20)
-    (batch,) = batches(tokens, None, choose_layout(tokens.lengths, 20, row_length=40), 20, seed=None)
+    (batch,) = batches(Examples(tokens), choose_layout(tokens.lengths, 20, row_length=40), 20, seed=None)
 
     def grads(fuse: bool):
         loss = lambda p: (model.apply(p, batch, None, Call(False, fuse_lookup=fuse))["logits"] ** 2).sum()  # noqa: E731

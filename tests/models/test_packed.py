@@ -11,6 +11,7 @@ from runs import random_tokens, small_config
 from tiny import random_params
 
 from jaxbert.data.batches import batches
+from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout, padded_layout
 from jaxbert.models.attention.select import Attention
 from jaxbert.models.encoder import Call
@@ -41,7 +42,7 @@ def tokens():
 
 
 def only_batch(tokens, layout):
-    (batch,) = batches(tokens, None, layout, COUNT, seed=None)
+    (batch,) = batches(Examples(tokens), layout, COUNT, seed=None)
     return batch
 
 

@@ -11,6 +11,7 @@ from runs import random_tokens, small_config
 from tiny import random_params
 
 from jaxbert.data.batches import batches
+from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
 from jaxbert.models.encoder import BertModule, Call, take_positions
 from jaxbert.models.functional import make_model
@@ -24,7 +25,7 @@ def classifier(layers):
 
 def packed_rows():
     tokens = random_tokens(12)
-    (batch,) = batches(tokens, None, choose_layout(tokens.lengths, 12, row_length=30), 12, seed=None)
+    (batch,) = batches(Examples(tokens), choose_layout(tokens.lengths, 12, row_length=30), 12, seed=None)
     return {name: array for name, array in batch.items() if name != "example_ids"}
 
 

@@ -9,6 +9,7 @@ import pytest
 from runs import random_tokens, small_config
 
 from jaxbert.data.batches import batches
+from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
 from jaxbert.interop.load import load_params
 from jaxbert.models.encoder import Call
@@ -50,7 +51,7 @@ def assert_within_bound(config, batch, params=None):
 
 def one_batch(tokens):
     count = len(tokens)
-    (batch,) = batches(tokens, None, choose_layout(tokens.lengths, count, row_length=64), count, seed=None)
+    (batch,) = batches(Examples(tokens), choose_layout(tokens.lengths, count, row_length=64), count, seed=None)
     return batch
 
 

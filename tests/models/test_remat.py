@@ -14,6 +14,7 @@ from tiny import random_params
 
 from jaxbert.config import MeshConfig, ModelConfig
 from jaxbert.data.batches import batches
+from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import make_model
@@ -41,7 +42,7 @@ def params(model):
 def loss(model):
     """A function of parameters and `Call`, with dropout on."""
     tokens = random_tokens(100)
-    (batch,) = batches(tokens, None, choose_layout(tokens.lengths, 100, row_length=40), 100, seed=None)
+    (batch,) = batches(Examples(tokens), choose_layout(tokens.lengths, 100, row_length=40), 100, seed=None)
     key = jax.random.key(1)
     return lambda params, call: (model.apply(params, batch, key, call)["logits"] ** 2).sum()
 

@@ -11,6 +11,8 @@ from sklearn import metrics as sk
 from sklearn.utils.class_weight import compute_class_weight
 
 from jaxbert.config import TrainConfig
+from jaxbert.data.examples import Examples
+from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 from jaxbert.tasks.classification import Classification, resolve_class_weights
 
@@ -27,6 +29,16 @@ def random_batch(seed: int = 0):
     return logits, {"labels": jnp.asarray(labels), "example_mask": jnp.asarray(mask)}
 
 
+def labelled(labels) -> Examples:
+    """Return examples of no tokens."""
+    nothing = np.zeros(len(labels), np.int32)
+    return Examples(Tokens.behind_one_another(nothing[:0], nothing, nothing), labels)
+
+
+def sums_of(task, outputs, batch, *, train):
+    return task.sums(outputs, batch, task.totals(batch), train=train)
+
+
 def torch_loss(logits, batch, smoothing: float = 0.0) -> float:
     torch = pytest.importorskip("torch")
     mask = np.asarray(batch["example_mask"])
@@ -38,14 +50,14 @@ def torch_loss(logits, batch, smoothing: float = 0.0) -> float:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.7])
 def test_the_loss_is_that_of_torch(smoothing):
     logits, batch = random_batch()
-    sums = Classification(NAMES, label_smoothing=smoothing).sums({"logits": jnp.asarray(logits)}, batch, train=True)
+    sums = sums_of(Classification(NAMES, label_smoothing=smoothing), {"logits": jnp.asarray(logits)}, batch, train=True)
     assert float(sums["loss"]) == pytest.approx(torch_loss(logits, batch, smoothing), rel=1e-6)
 
 
 def test_sums_count_real_examples_only():
     logits, batch = random_batch(1)
     mask = np.asarray(batch["example_mask"])
-    sums = Classification(NAMES).sums({"logits": jnp.asarray(logits)}, batch, train=True)
+    sums = sums_of(Classification(NAMES), {"logits": jnp.asarray(logits)}, batch, train=True)
     assert int(sums["examples"]) == mask.sum()
     assert int(sums["correct"]) == (logits.argmax(-1) == np.asarray(batch["labels"]))[mask].sum()
 
@@ -53,7 +65,7 @@ def test_sums_count_real_examples_only():
 def test_weights_scale_each_examples_loss():
     logits, batch = random_batch(2)
     weights = (0.5, 2.0, 0.0, 1.0)
-    sums = Classification(NAMES, weights).sums({"logits": jnp.asarray(logits)}, batch, train=True)
+    sums = sums_of(Classification(NAMES, weights), {"logits": jnp.asarray(logits)}, batch, train=True)
     total = 0.0
     for label, weight in enumerate(weights):
         part = {**batch, "example_mask": batch["example_mask"] & (batch["labels"] == label)}
@@ -65,14 +77,14 @@ def test_evaluation_knows_neither_weights_nor_smoothing():
     logits, batch = random_batch(3)
     outputs = {"logits": jnp.asarray(logits)}
     task = Classification(NAMES, (5.0, 1.0, 1.0, 1.0), 0.3)
-    plain = Classification(NAMES).sums(outputs, batch, train=False)
-    assert float(task.sums(outputs, batch, train=False)["loss"]) == float(plain["loss"])
-    assert float(task.sums(outputs, batch, train=True)["loss"]) != float(plain["loss"])
+    plain = sums_of(Classification(NAMES), outputs, batch, train=False)
+    assert float(sums_of(task, outputs, batch, train=False)["loss"]) == float(plain["loss"])
+    assert float(sums_of(task, outputs, batch, train=True)["loss"]) != float(plain["loss"])
 
 
 def test_half_precision_logits_are_summed_in_float32():
     logits, batch = random_batch()
-    sums = Classification(NAMES).sums({"logits": jnp.asarray(logits, jnp.bfloat16)}, batch, train=True)
+    sums = sums_of(Classification(NAMES), {"logits": jnp.asarray(logits, jnp.bfloat16)}, batch, train=True)
     assert sums["loss"].dtype == jnp.float32
     rounded = np.asarray(jnp.asarray(logits, jnp.bfloat16).astype(jnp.float32))
     assert float(sums["loss"]) == pytest.approx(torch_loss(rounded, batch), rel=1e-6)
@@ -101,7 +113,7 @@ def test_metrics_are_those_of_scikit_learn(count, present, classes):
     """Classes that are absent, a single example, two classes and more."""
     names = NAMES[:classes]
     predictions, labels = random_predictions(count, list(present), classes)
-    found = Classification(names).metrics(predictions, labels)
+    found = Classification(names).metrics(predictions, labelled(labels))
     predicted = predictions.argmax(-1)
     everything = list(range(classes))
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(labels, predicted))
@@ -151,6 +163,6 @@ def test_given_weights():
 
 def test_answers_name_the_label_and_all_probabilities():
     predictions = np.log(np.array([[0.1, 0.6, 0.2, 0.1], [0.97, 0.01, 0.01, 0.01]], np.float32))
-    first, second = Classification(NAMES).answers(predictions)
+    first, second = Classification(NAMES).answers(predictions, labelled(np.zeros(2)), 0, 2)
     assert first == {"label": "b", "score": 0.6, "probabilities": {"a": 0.1, "b": 0.6, "c": 0.2, "d": 0.1}}
     assert (second["label"], second["score"]) == ("a", 0.97)

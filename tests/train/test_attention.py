@@ -10,6 +10,7 @@ from tiny import tiny_config
 
 from jaxbert.config import MeshConfig, ModelConfig
 from jaxbert.data.batches import BatchSize, batch_size_of, batches
+from jaxbert.data.examples import Examples
 from jaxbert.models.attention.base import Hardware
 from jaxbert.models.attention.pallas import TILE
 from jaxbert.train.program import training_layout
@@ -53,7 +54,7 @@ def test_a_run_counts_what_its_backend_skips():
     attention = dataclasses.replace(on_gpu.call.attention, hardware=Hardware("gpu", (9, 0)))
     on_gpu.__dict__["call"] = dataclasses.replace(on_gpu.call, attention=attention)
     layout = training_layout(program.config, tokens.lengths, program.mesh)
-    for batch in batches(tokens, None, layout, 100, seed=0):
+    for batch in batches(Examples(tokens), layout, 100, seed=0):
         rows, length = batch["segment_ids"].shape
         assert program.count(batch) == batch_size_of(batch)
         assert program.count(batch).computed_pairs == rows * length**2

@@ -16,6 +16,7 @@ from runs import ROOT, Problem, make_config, make_program, random_tokens, small_
 from tiny import random_params
 
 from jaxbert.data.batches import batches
+from jaxbert.data.examples import Examples
 from jaxbert.train.program import training_layout
 from jaxbert.train.start import make_key
 
@@ -75,7 +76,9 @@ def test_the_state_is_updated_in_place(mesh, together):
     program = make_program(make_config(train__batch_size=16, **mesh), small_config(), 10)
     tokens = random_tokens(16)
     labels = np.zeros(len(tokens), np.int32)
-    (batch,) = batches(tokens, labels, training_layout(program.config, tokens.lengths, program.mesh), 16, seed=0)
+    (batch,) = batches(
+        Examples(tokens, labels), training_layout(program.config, tokens.lengths, program.mesh), 16, seed=0
+    )
     state = program.first_state(random_params(program.model))
     programs, group = program.step_programs(), program.put_group([batch] * together)
     step = programs.one if together == 1 else programs.several

@@ -104,6 +104,7 @@ def make_loop(folder, scores=None, total_steps=10, first=None, bad=(), **config)
         source_rows=lambda ids: ids + 100,
         evaluate=None if scores is None else lambda params: {"accuracy": next(left), "loss": float(params["w"][0])},
         base_key=jax.random.key(0),
+        best_metric=config.best_metric or "accuracy",
     )
     checkpoints = Checkpoints(folder, config.keep_checkpoints)
     state, progress = first or (first_state(), Progress())

@@ -11,6 +11,7 @@ from tiny import random_params
 
 from jaxbert.config import MeshConfig
 from jaxbert.data.batches import batches
+from jaxbert.data.examples import Examples
 from jaxbert.data.packing import padded_layout
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, make_model
@@ -45,7 +46,8 @@ def test_any_size_of_set_and_batch(count, batch_size):
     model = Model(small_config(), SequenceClassification, {}, sums_of_ids)
     predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), batch_size)
     tokens = random_tokens(count, seed=count)
-    found = predictor({"scale": jnp.float32(1 / 2000)}, tokens)
+    examples = Examples(tokens)
+    found = predictor({"scale": jnp.float32(1 / 2000)}, examples)
     np.testing.assert_allclose(found, expected_of(tokens), rtol=1e-5, atol=1e-6)
 
 
@@ -53,9 +55,10 @@ def test_a_second_evaluation_compiles_nothing():
     model = Model(small_config(), SequenceClassification, {}, sums_of_ids)
     predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), 16)
     tokens = random_tokens(100)
-    first = predictor({"scale": jnp.float32(1)}, tokens)
+    examples = Examples(tokens)
+    first = predictor({"scale": jnp.float32(1)}, examples)
     count = predictor.step.count
-    np.testing.assert_array_equal(predictor({"scale": jnp.float32(1)}, tokens), first)
+    np.testing.assert_array_equal(predictor({"scale": jnp.float32(1)}, examples), first)
     assert predictor.step.count == count <= 4
 
 
@@ -64,11 +67,11 @@ def test_bert_itself_one_example_at_a_time():
     params = random_params(model)
     tokens = random_tokens(9)
     layout = padded_layout(tokens.lengths, 1, None, 1)
-    apply = jax.jit(lambda batch: TASK.predictions(model.apply(params, batch)))
-    alone = np.concatenate([np.asarray(apply(batch))[0] for batch in batches(tokens, None, layout, 1, seed=None)])
+    apply = jax.jit(lambda batch: TASK.predictions(model.apply(params, batch), batch))
+    alone = np.concatenate([np.asarray(apply(batch))[0] for batch in batches(Examples(tokens), layout, 1, seed=None)])
     predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), 4)
-    ids = np.concatenate([b["example_ids"][0] for b in batches(tokens, None, layout, 1, seed=None)])
-    np.testing.assert_allclose(predictor(params, tokens)[ids], alone, rtol=1e-4, atol=1e-5)
+    ids = np.concatenate([b["example_ids"][0] for b in batches(Examples(tokens), layout, 1, seed=None)])
+    np.testing.assert_allclose(predictor(params, Examples(tokens))[ids], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_long_examples_make_smaller_steps(monkeypatch):
@@ -76,7 +79,8 @@ def test_long_examples_make_smaller_steps(monkeypatch):
     model = Model(small_config(), SequenceClassification, {}, sums_of_ids)
     predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), 256)
     tokens = random_tokens(100)
-    found = predictor({"scale": jnp.float32(1 / 2000)}, tokens)
+    examples = Examples(tokens)
+    found = predictor({"scale": jnp.float32(1 / 2000)}, examples)
     np.testing.assert_allclose(found, expected_of(tokens), rtol=1e-5, atol=1e-6)
     (layout,) = predictor.layouts.values()
     assert layout.row_counts[-1] * tokens.lengths.max() <= 2 * 16 * jax.device_count() < tokens.lengths.sum()

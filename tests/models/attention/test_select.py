@@ -12,6 +12,7 @@ from runs import random_tokens, small_config
 from tiny import random_params
 
 from jaxbert.data.batches import batches
+from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
 from jaxbert.models.attention import pallas, select, splash
 from jaxbert.models.attention.base import Hardware, Request
@@ -109,7 +110,7 @@ def test_the_fallback_is_xla_and_says_so_once(name, caplog):
     tokens = random_tokens(12)
     with caplog.at_level(logging.INFO, logger="jaxbert"):
         for length in (30, 40):
-            (batch,) = batches(tokens, None, choose_layout(tokens.lengths, 12, row_length=length), 12, seed=None)
+            (batch,) = batches(Examples(tokens), choose_layout(tokens.lengths, 12, row_length=length), 12, seed=None)
             for scan in (True, False):
 
                 def program(attend, batch=batch, scan=scan):
@@ -140,7 +141,7 @@ def test_weights_and_head_masks_are_plain(monkeypatch):
     monkeypatch.setattr(select.Attention, "__call__", never)
     model = make_model(SequenceClassification, small_config())
     params, tokens = random_params(model), random_tokens(4)
-    (batch,) = batches(tokens, None, choose_layout(tokens.lengths, 4, row_length=30), 4, seed=None)
+    (batch,) = batches(Examples(tokens), choose_layout(tokens.lengths, 4, row_length=30), 4, seed=None)
     call = Call(attention=Attention("pallas", HOPPER), output_attentions=True)
     assert jax.eval_shape(lambda: model.apply(params, batch, None, call))["encoded"].attentions_NBHTT is not None
     call = Call(attention=Attention("pallas", HOPPER))

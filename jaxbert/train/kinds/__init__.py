@@ -1,0 +1,38 @@
+"""The host's half of each task: how its data are read, and how an export remembers what it learned."""
+
+from __future__ import annotations
+
+from transformers import BertConfig
+
+from jaxbert.errors import UserError
+from jaxbert.train.kinds.base import Kind, settings_of
+from jaxbert.train.kinds.classification import ClassificationKind
+
+KINDS: dict[str, Kind] = {
+    "classification": ClassificationKind(),
+}
+"""By the value of `task` in a configuration."""
+
+
+def kind_of(task: str) -> Kind:
+    """Return the kind of this name.
+
+    Raises:
+      UserError: if there is none.
+    """
+    if task not in KINDS:
+        raise UserError(f"task {task!r} is unknown: take one of {', '.join(KINDS)}")
+    return KINDS[task]
+
+
+def kind_of_model(bert_config: BertConfig) -> Kind:
+    """Return the kind of an exported model: as our own export says, else by what transformers say of the head."""
+    named = settings_of(bert_config).get("task")
+    if named in KINDS:
+        return KINDS[named]
+    problem = getattr(bert_config, "problem_type", None)
+    by_problem = {"multi_label_classification": "multi_label", "regression": "regression"}
+    by_head = {"ForTokenClassification": "token_classification", "ForQuestionAnswering": "question_answering"}
+    architecture = (bert_config.architectures or [""])[0].removeprefix("Bert")
+    task = by_problem.get(problem or "") or by_head.get(architecture) or "classification"
+    return kind_of(task)

@@ -1,0 +1,87 @@
+"""What the trainer asks of the host's half of a task."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from transformers import BertConfig
+
+from jaxbert.config import Config, DataConfig
+from jaxbert.data.batches import Batch
+from jaxbert.data.examples import Examples
+from jaxbert.data.sources import Role
+from jaxbert.tasks.base import Task
+
+SETTINGS = "jaxbert"
+"""The key of `config.json` under which an export keeps what our own inference needs."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The examples of a run, and the task that its training rows define."""
+
+    train: Examples
+    validation: dict[str, Examples]
+    """By name; one that has none is "validation", as the only test set is "test"."""
+    test: dict[str, Examples]
+    task: Task
+    dress: Callable[[Batch, int | None], Batch] | None = None
+    """What is done to each batch on its way to the device, in an epoch; None stands for evaluation."""
+
+
+class Kind(Protocol):
+    """How a task reads its data."""
+
+    def read(self, config: Config, tokenizer: Any, max_length: int) -> Inputs:
+        """Read every data set of a run; the small ones first, so that a mistake in them is found soon.
+
+        Raises:
+          UserError: for anything wrong in the files.
+        """
+        ...
+
+    def configure(self, bert_config: BertConfig, task: Task) -> BertConfig:
+        """Return a copy that carries what the task learned: label names, and what else `reopen` needs."""
+        ...
+
+    def reopen(self, bert_config: BertConfig) -> Task:
+        """Return the task of an exported model.
+
+        Raises:
+          UserError: if the model is of another task.
+        """
+        ...
+
+    def read_for(
+        self,
+        task: Task,
+        spec: str,
+        data: DataConfig,
+        tokenizer: Any,
+        max_length: int,
+        *,
+        role: Role,
+        labelled: bool,
+    ) -> Examples:
+        """Read one source to evaluate (`labelled`) or to predict.
+
+        Raises:
+          UserError: for anything wrong in it, or a label that the model does not know.
+        """
+        ...
+
+
+def with_settings(bert_config: BertConfig, task: str, **settings: Any) -> BertConfig:
+    """Return a copy that names its task, and what is to be known of it, under `SETTINGS`."""
+    changed = copy.deepcopy(bert_config)
+    setattr(changed, SETTINGS, dict(sorted({"task": task, **settings}.items())))
+    return changed
+
+
+def settings_of(bert_config: BertConfig) -> dict[str, Any]:
+    """Return what `with_settings` left in a configuration; nothing where it is another program's."""
+    settings = getattr(bert_config, SETTINGS, None)
+    return dict(settings) if isinstance(settings, dict) else {}
