@@ -64,7 +64,9 @@ class DataConfig:
     text_pair: str | None = None
     """Column of the second text of a pair."""
     label: str = "label"
-    """Column of the label: names or integers."""
+    """Column of the label: names or integers; several of them for multi_label, a score for regression."""
+    label_separator: str = ","
+    """What stands between the labels of a text, where a column holds several in one field."""
     columns: list[str] | None = None
     """Column names of a file that has no header line."""
     quoting: Literal["csv", "none"] = "csv"

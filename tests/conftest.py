@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the commands that tests sta
 
 import jax
 import pytest
+
+# Commands that tests start inherit what is ignored here, as under nohup or in the background of a script.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

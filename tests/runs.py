@@ -30,6 +30,7 @@ from jaxbert.data.tokens import Tokens
 from jaxbert.interop.write import save_folder
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassification
+from jaxbert.tasks.base import Task
 from jaxbert.tasks.classification import Classification
 from jaxbert.train.program import Program, make_task_model, training_layout
 from jaxbert.train.sharding import make_mesh
@@ -193,30 +194,32 @@ def make_config(**changes: Any) -> Config:
     return config
 
 
-def make_program(config: Config, bert_config: BertConfig, steps: int, devices: int = 8) -> Program:
-    """Build the computation of `config` on the first devices of this process."""
-    task = Classification(tuple(bert_config.id2label.values()))
+def make_program(
+    config: Config, bert_config: BertConfig, steps: int, devices: int = 8, task: Task | None = None
+) -> Program:
+    """Build the computation of `config` on the first devices of this process; a classifier's unless told otherwise."""
+    task = task or Classification(tuple(bert_config.id2label.values()))
     mesh: Mesh = make_mesh(config.mesh, jax.devices()[:devices])
     return Program(config, mesh, make_task_model(config, bert_config, task, mesh), task, steps)
 
 
-def run_steps(program: Program, params: Any, tokens: Tokens, labels: np.ndarray, most: int | None = None) -> Trajectory:
+def run_steps(program: Program, params: Any, examples: Examples, most: int | None = None) -> Trajectory:
     """Take all of the program's steps from `params`, or the first ones."""
-    layout = training_layout(program.config, tokens.lengths, program.mesh)
+    layout = training_layout(program.config, examples.tokens.lengths, program.mesh, windows=examples.windows)
     state, step = program.first_state(params), program.train_step()
     losses, example_ids = [], []
-    for batch in itertools.islice(feed(program, layout, tokens, labels), most):
+    for batch in itertools.islice(feed(program, layout, examples), most):
         state, sums = step(state, program.put(batch), program.base_key)
         losses.append(float(sums["loss"] / sums["examples"]))
         example_ids.append(sorted(batch["example_ids"][batch["example_mask"]].tolist()))
     return Trajectory(losses, jax.device_get(state["params"]), example_ids)
 
 
-def feed(program: Program, layout: Layout, tokens: Tokens, labels: np.ndarray) -> Iterator[Batch]:
+def feed(program: Program, layout: Layout, examples: Examples) -> Iterator[Batch]:
     """Yield the batches of all steps, epoch after epoch."""
     config, left, epoch = program.config.train, program.total_steps, 0
     while left:
-        for batch in batches(Examples(tokens, labels), layout, config.batch_size, seed=config.seed, epoch=epoch):
+        for batch in batches(examples, layout, config.batch_size, seed=config.seed, epoch=epoch):
             yield batch
             left -= 1
             if not left:

@@ -112,15 +112,9 @@ class LabelColumn:
 
     def _of_one_type(self) -> list[str | int]:
         """Make all labels integers where all are whole numbers, and all names otherwise."""
-        types = {type(value) for value in self._values}
-        if types in ({bool}, {int}):
-            return [int(value) for value in self._values]
-        if types <= {int, float, str}:
-            names: list[str | int] = [str(value).strip() for value in self._values]
-            if all(_INTEGER.fullmatch(str(name)) for name in names):
-                return [int(str(name).partition(".")[0]) for name in names]
-            if str in types:
-                return names
+        labels = one_type(self._values)
+        if labels is not None:
+            return labels
         values = list(zip(self._values, self._rows, strict=True))
         # Where each is a label by itself, whole numbers stand beside one that is too long for a number.
         value, row = next((pair for pair in values if not _is_label(pair[0])), values[0])
@@ -138,6 +132,20 @@ class LabelColumn:
             f"{at_row(self._source, row)}: column {self._column!r} holds {kind_of(value)} ({shorten(repr(value))}), but a "
             "label is a name or a whole number, one a row"
         )
+
+
+def one_type(values: list[Any]) -> list[str | int] | None:
+    """Make all values integers where all are whole numbers, and names where there are texts among them."""
+    types = {type(value) for value in values}
+    if types in ({bool}, {int}):
+        return [int(value) for value in values]
+    if types <= {int, float, str}:
+        names: list[str | int] = [str(value).strip() for value in values]
+        if all(_INTEGER.fullmatch(str(name)) for name in names):
+            return [int(str(name).partition(".")[0]) for name in names]
+        if str in types:
+            return names
+    return None
 
 
 def _key(value: Any) -> tuple[type, Hashable]:

@@ -100,8 +100,8 @@ def _check_given(given: list[str], seen: set[int], count: int, labels: Labels, n
 def _fit_names(seen: set[str], source: str, given: list[str] | None, num_labels: int | None) -> LabelSet:
     if given is None and all(_NUMBER.fullmatch(name) for name in seen) and any("." in name for name in seen):
         raise UserError(
-            f"{source}: the labels are fractional numbers ({quoted(sorted(seen), 5)}): regression is not supported; "
-            "if they are names, list them in data.label_names"
+            f"{source}: the labels are fractional numbers ({quoted(sorted(seen), 5)}): set task: regression, "
+            "or, if they are names, list them in data.label_names"
         )
     if given is None:
         _check_count(sorted(seen), source, num_labels)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxbert.data import cache
-from jaxbert.data.label_column import LabelColumn
+from jaxbert.data.label_kinds import make_label_column
 from jaxbert.data.share import Share
 from jaxbert.data.sources import Source
 from jaxbert.data.store import Stored, Writer, open_stored
@@ -74,7 +74,7 @@ def _read(
     source: Source, tokenizer: Any, max_length: int, folder: Path, on_rows: Callable[[int], None], share: Share
 ) -> Stored:
     """Read and tokenize a source into an empty folder."""
-    labels = LabelColumn(source.wanted, source.name)
+    labels = make_label_column(source.wanted, source.name)
     with Writer(folder) as writer:
         for part in source.parts():
             codes = labels.add(part)

@@ -24,7 +24,7 @@ from jaxbert.data.files import (
     read_file,
     read_json_lines,
 )
-from jaxbert.data.table import PART_ROWS, Table, Wanted, at_row, build_table
+from jaxbert.data.table import PART_ROWS, LabelKind, Table, Wanted, at_row, build_table
 from jaxbert.errors import UserError
 
 Role = Literal["train", "validation", "test", "predict"]
@@ -47,17 +47,25 @@ class Source:
     """Return plain values that change with the content and with how it is read; None where that cannot be told."""
 
 
-def open_source(spec: str, data: DataConfig, *, role: Role, labelled: bool | None, limit: int | None = None) -> Source:
+def open_source(
+    spec: str,
+    data: DataConfig,
+    *,
+    role: Role,
+    labelled: bool | None,
+    limit: int | None = None,
+    labels: LabelKind = "name",
+) -> Source:
     """Find a source, of which the first `limit` examples are wanted.
 
     `labelled` True: every row must have a label. False: labels are not looked at. None: labels are taken where the label
-    column is there and filled in every row. `role` is the split that is read where `spec` names none (for "predict" the
-    test split), and lets "predict" read plain text.
+    column is there and filled in every row. `labels` says what a label is. `role` is the split that is read where `spec`
+    names none (for "predict" the test split), and lets "predict" read plain text.
 
     Raises:
       UserError: for a source that is missing or unreachable.
     """
-    wanted = Wanted.of(data, labelled)
+    wanted = Wanted.of(data, labelled, labels)
     name = "standard input" if spec == STDIN else spec
     parts, content = _find(spec, name, data, role, wanted, limit)
     settings = [*dataclasses.astuple(wanted), limit, data.columns, data.quoting]

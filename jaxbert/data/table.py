@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from jaxbert.config import DataConfig
 from jaxbert.errors import UserError
 
+LabelKind = Literal["name", "list", "number"]
 PART_ROWS = 4096
 """Rows that a reader brings at a time."""
 _COMPARED = 1000
@@ -57,11 +58,15 @@ class Wanted:
     text_pair: str | None
     label: str
     labelled: bool | None
+    labels: LabelKind = "name"
+    """What a label is: one name or whole number, a list of them, or a score."""
+    separator: str = ","
+    """Between the labels of a list that is written as text."""
 
     @classmethod
-    def of(cls, data: DataConfig, labelled: bool | None) -> Wanted:
+    def of(cls, data: DataConfig, labelled: bool | None, labels: LabelKind = "name") -> Wanted:
         """Take the column names from the configuration."""
-        return cls(data.text, data.text_pair, data.label, labelled)
+        return cls(data.text, data.text_pair, data.label, labelled, labels, data.label_separator)
 
     def needed(self) -> dict[str, str]:
         """Return the configuration keys of the columns that must be there, with the column names."""

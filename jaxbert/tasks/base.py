@@ -73,6 +73,10 @@ class Task(Protocol):
         """Return the metrics by which a best checkpoint can be chosen."""
         ...
 
+    def learned(self, evaluation: dict[str, Any]) -> Task:
+        """Return the task with what an evaluation on the validation set has found for it, as an export keeps it."""
+        ...
+
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
         """Return one JSON-ready answer for each document from `first` to `last - 1`, in the order of the source."""
         ...

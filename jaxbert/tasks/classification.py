@@ -112,6 +112,10 @@ class Classification:
         result["confusion_matrix"] = metrics.confusion_matrix(labels, predicted, labels=classes).tolist()
         return result
 
+    def learned(self, evaluation: dict[str, Any]) -> Classification:
+        """Return itself: an evaluation finds nothing to keep."""
+        return self
+
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
         """Return `label`, `score` (its probability) and `probabilities` by label name."""
         answers = []

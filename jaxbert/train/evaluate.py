@@ -66,9 +66,10 @@ class Predictor:
         assert results is not None, "no examples"
         return results
 
-    def metrics(self, params: Params, sets: Mapping[str, Examples]) -> dict[str, Any]:
-        """Evaluate one or several sets."""
-        return over_sets({name: self.task.metrics(self(params, examples), examples) for name, examples in sets.items()})
+    def metrics(self, params: Params, sets: Mapping[str, Examples], task: Task | None = None) -> dict[str, Any]:
+        """Evaluate one or several sets, by the metrics of `task` where it has learned something since."""
+        judge = task or self.task
+        return over_sets({name: judge.metrics(self(params, examples), examples) for name, examples in sets.items()})
 
     def _run(self, params: Params, source: Iterator[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
         """Yield each batch with its values, one step late so that the device never waits for the host."""

@@ -12,6 +12,7 @@ from jaxbert.interop.folder import read_config
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.interop.write import save_folder
 from jaxbert.train.checkpoint import Checkpoints, choose_step
+from jaxbert.train.kinds import kind_of_model
 from jaxbert.train.processes import is_main, on_host, wait_for_all
 from jaxbert.train.run_folder import RunFolder
 
@@ -52,6 +53,9 @@ def export_run(run: str | Path, step: str, output: str | Path) -> Path:
         raise UserError(f"--output {target} holds something else than a model: choose a new folder")
     config = read_config(folder.start)
     with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
-        params = checkpoints.restore_params(choose_step(checkpoints, step))
+        chosen = choose_step(checkpoints, step)
+        params, evaluation = checkpoints.restore_params(chosen), checkpoints.progress(chosen)["evaluation"]
+    kind = kind_of_model(config)
+    config = kind.configure(config, kind.reopen(config).learned(evaluation))
     architecture = (config.architectures or ["BertForSequenceClassification"])[0]
     return export_params(folder, config, load_tokenizer(folder.start, config), params, architecture, target)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.cache import cache_folder
 from jaxbert.data.examples import Examples
@@ -13,6 +15,7 @@ from jaxbert.data.prepare import prepare
 from jaxbert.data.sources import Role, Source, open_source
 from jaxbert.data.split import stratified_split
 from jaxbert.data.store import Stored
+from jaxbert.data.table import LabelKind
 from jaxbert.errors import UserError
 from jaxbert.train.processes import tokenizing_share
 from jaxbert.train.report import Reading
@@ -45,7 +48,7 @@ def training_spec(data: DataConfig) -> str:
     return data.train
 
 
-def read_stored(config: Config, tokenizer: Any, max_length: int) -> StoredSets:
+def read_stored(config: Config, tokenizer: Any, max_length: int, labels: LabelKind = "name") -> StoredSets:
     """Tokenize every data set of a run.
 
     All are looked for first, and the small ones are read first, so that a mistake in them is found before a large training
@@ -57,12 +60,12 @@ def read_stored(config: Config, tokenizer: Any, max_length: int) -> StoredSets:
     data, folder = config.data, cache_folder(config.data.cache_dir)
 
     def find(specs: dict[str, str], role: Role) -> dict[str, Source]:
-        return {name: open_source(spec, data, role=role, labelled=True) for name, spec in specs.items()}
+        return {name: open_source(spec, data, role=role, labelled=True, labels=labels) for name, spec in specs.items()}
 
     def read(source: Source) -> Stored:
         return prepare_shown(source, tokenizer, max_length, folder)
 
-    train = open_source(training_spec(data), data, role="train", labelled=True, limit=data.limit)
+    train = open_source(training_spec(data), data, role="train", labelled=True, limit=data.limit, labels=labels)
     validation = find(named_sets(data.validation, "validation"), "validation")
     test = find(named_sets(data.test, "test"), "test")
     read_validation = {name: read(source) for name, source in validation.items()}
@@ -70,9 +73,18 @@ def read_stored(config: Config, tokenizer: Any, max_length: int) -> StoredSets:
     return StoredSets(read(train), read_validation, read_test)
 
 
-def read_source(spec: str, data: DataConfig, tokenizer: Any, max_length: int, *, role: Role, labelled: bool) -> Stored:
+def read_source(
+    spec: str,
+    data: DataConfig,
+    tokenizer: Any,
+    max_length: int,
+    *,
+    role: Role,
+    labelled: bool,
+    labels: LabelKind = "name",
+) -> Stored:
     """Tokenize one source to evaluate or to predict; nothing is kept for another time."""
-    return prepare_shown(open_source(spec, data, role=role, labelled=labelled), tokenizer, max_length)
+    return prepare_shown(open_source(spec, data, role=role, labelled=labelled, labels=labels), tokenizer, max_length)
 
 
 def split_off(train: Examples, config: Config) -> tuple[Examples, dict[str, Examples]]:
@@ -80,7 +92,9 @@ def split_off(train: Examples, config: Config) -> tuple[Examples, dict[str, Exam
     if not config.data.validation_fraction:
         return train, {}
     assert train.labels is not None
-    kept, held_out = stratified_split(train.labels, config.data.validation_fraction, config.train.seed)
+    single = train.labels.ndim == 1 and train.labels.dtype == np.int32
+    strata = train.labels if single else np.zeros(len(train), np.int32)
+    kept, held_out = stratified_split(strata, config.data.validation_fraction, config.train.seed)
     return train.take(kept), {"validation": train.take(held_out)}
 
 

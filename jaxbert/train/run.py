@@ -225,8 +225,10 @@ def _finish(
         exported = best
         state, remembered = checkpoints.restore(exported, session.program.state_target)
         params, evaluation = state["params"], remembered["evaluation"]
-    export_params(session.folder, session.bert_config, session.start.tokenizer, params, session.task.architecture)
-    test = predictor.metrics(params, session.inputs.test) if session.inputs.test else None
+    task = session.task.learned(evaluation)
+    bert_config = kind_of(session.config.task).configure(session.bert_config, task)
+    export_params(session.folder, bert_config, session.start.tokenizer, params, task.architecture)
+    test = predictor.metrics(params, session.inputs.test, task) if session.inputs.test else None
     speed = loop.speed.summary()
     summary = {
         "steps": progress.step,

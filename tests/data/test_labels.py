@@ -66,7 +66,7 @@ def test_fit_and_encode(labels, keys, names, indices):
             {"given": ["a", "c"]},
             "data.label_names ('a', 'c') and the labels of train.csv ('a', 'b') differ",
         ),
-        (["3.5", "1.0"], {}, "the labels are fractional numbers ('1.0', '3.5'): regression is not supported"),
+        (["3.5", "1.0"], {}, "the labels are fractional numbers ('1.0', '3.5'): set task: regression"),
     ],
 )
 def test_contradictions(labels, keys, expected):

@@ -18,9 +18,7 @@ STAND_IN = Path(__file__).with_name("stand_in.sh")
 def local(*arguments: str, **variables: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHON": str(STAND_IN), "XLA_FLAGS": ""} | variables
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # A shell cannot trap what was ignored when it started, as under nohup.
-    command = ["env", "--default-signal=HUP,INT,TERM", "bash", str(LOCAL), *arguments]
-    return subprocess.Popen(command, env=environment, **pipes)
+    return subprocess.Popen(["bash", str(LOCAL), *arguments], env=environment, **pipes)
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:

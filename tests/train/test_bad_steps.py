@@ -9,6 +9,7 @@ from flax import traverse_util
 from runs import VOCAB, feed, make_config, make_program, random_tokens, small_config
 from tiny import random_params
 
+from jaxbert.data.examples import Examples
 from jaxbert.train.program import training_layout
 
 POISONED = len(VOCAB) - 1
@@ -27,7 +28,7 @@ def bench(request):
     params["bert"]["embeddings"]["word_embeddings"]["embedding"][POISONED, 3] = np.inf
     tokens = random_tokens(64, vocab=POISONED)
     layout = training_layout(config, tokens.lengths, program.mesh)
-    batches = list(feed(program, layout, tokens, np.arange(64) % 2))
+    batches = list(feed(program, layout, Examples(tokens, np.arange(64) % 2)))
     return program, params, batches
 
 

@@ -17,6 +17,7 @@ from runs import assert_close_params, make_config, make_program, random_tokens, 
 from tiny import random_params
 
 from jaxbert.config import DataConfig
+from jaxbert.data.examples import Examples
 from jaxbert.data.labels import LabelSet, encode
 from jaxbert.data.prepare import prepare
 from jaxbert.data.sources import open_source
@@ -30,7 +31,7 @@ def small_run(devices: int = 8, most: int = SHORT, **changes):
     program = make_program(config, small_config(num_attention_heads=4), STEPS, devices)
     tokens = random_tokens(150)
     labels = (tokens.ids[tokens.begins + 1] % 2).astype(np.int32)
-    return run_steps(program, random_params(program.model), tokens, labels, most)
+    return run_steps(program, random_params(program.model), Examples(tokens, labels), most)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def test_fifty_steps_of_sst2_packed_and_padded(shared_data, minilm):
         config = make_config(train__batch_size=8, data__packing=packing)
         program = make_program(config, read_config(minilm), STEPS, devices=1)
         params, _ = load_params(minilm, program.model, key=jax.random.key(0))
-        return run_steps(program, params, tokens, labels)
+        return run_steps(program, params, Examples(tokens, labels))
 
     packed, padded = run(True), run(False)
     assert len(packed.losses) == STEPS

@@ -7,9 +7,13 @@ from transformers import BertConfig
 from jaxbert.errors import UserError
 from jaxbert.train.kinds.base import Kind, settings_of
 from jaxbert.train.kinds.classification import ClassificationKind
+from jaxbert.train.kinds.multi_label import MultiLabelKind
+from jaxbert.train.kinds.regression import RegressionKind
 
 KINDS: dict[str, Kind] = {
     "classification": ClassificationKind(),
+    "multi_label": MultiLabelKind(),
+    "regression": RegressionKind(),
 }
 """By the value of `task` in a configuration."""
 
@@ -31,6 +35,8 @@ def kind_of_model(bert_config: BertConfig) -> Kind:
     if named in KINDS:
         return KINDS[named]
     problem = getattr(bert_config, "problem_type", None)
+    if settings_of(bert_config).get("task") is None and bert_config.num_labels == 1 and problem is None:
+        problem = "regression"  # as transformers take it
     by_problem = {"multi_label_classification": "multi_label", "regression": "regression"}
     by_head = {"ForTokenClassification": "token_classification", "ForQuestionAnswering": "question_answering"}
     architecture = (bert_config.architectures or [""])[0].removeprefix("Bert")

@@ -7,40 +7,35 @@ from typing import Any
 import numpy as np
 from transformers import BertConfig
 
-from jaxbert.config import Config, DataConfig
-from jaxbert.data.examples import Examples
+from jaxbert.config import Config
+from jaxbert.data.label_column import Labels
 from jaxbert.data.labels import LabelSet, encode, fit_labels
-from jaxbert.data.sources import Role
-from jaxbert.data.store import Stored
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.classification import Classification, resolve_class_weights
-from jaxbert.train.inputs import read_source, read_stored, split_off
-from jaxbert.train.kinds.base import Inputs, settings_of, with_settings
+from jaxbert.train.kinds.base import settings_of, with_settings
+from jaxbert.train.kinds.text import TextKind, label_names
 from jaxbert.train.start import with_labels
 
 
-class ClassificationKind:
+class ClassificationKind(TextKind[LabelSet]):
     """One label a text, or a pair of texts."""
 
-    def read(self, config: Config, tokenizer: Any, max_length: int) -> Inputs:
-        """Read all data sets; the training rows decide which labels there are."""
-        stored = read_stored(config, tokenizer, max_length)
-        assert stored.train.labels is not None
-        labels = fit_labels(stored.train.labels, config.data, config.model.num_labels)
-        train, validation = split_off(_labelled(stored.train, labels), config)
-        assert train.labels is not None
-        task = Classification(
-            labels.names,
-            resolve_class_weights(config.train, train.labels, labels.names),
-            config.train.label_smoothing,
-            integers=labels.integers,
-        )
-        return Inputs(
-            train=train,
-            validation=validation | {name: _labelled(s, labels) for name, s in stored.validation.items()},
-            test={name: _labelled(s, labels) for name, s in stored.test.items()},
-            task=task,
-        )
+    def fit(self, labels: Labels, config: Config) -> LabelSet:
+        """Decide names and indices."""
+        return fit_labels(labels, config.data, config.model.num_labels)
+
+    def encode(self, labels: Labels, space: LabelSet) -> np.ndarray:
+        """Return indices, int32 [N]."""
+        return encode(labels, space)
+
+    def make_task(self, space: LabelSet, labels: np.ndarray, config: Config) -> Classification:
+        """Weigh the labels as the configuration says."""
+        weights = resolve_class_weights(config.train, labels, space.names)
+        return Classification(space.names, weights, config.train.label_smoothing, integers=space.integers)
+
+    def space_of(self, task: Any) -> LabelSet:
+        """Return the label names."""
+        return LabelSet(task.label_names, task.integers)
 
     def configure(self, bert_config: BertConfig, task: Task) -> BertConfig:
         """Add the label names."""
@@ -50,23 +45,7 @@ class ClassificationKind:
 
     def reopen(self, bert_config: BertConfig) -> Classification:
         """Take the label names."""
-        names = {int(index): str(name) for index, name in (bert_config.id2label or {}).items()}
         integers = settings_of(bert_config).get("integers")
         return Classification(
-            tuple(names[index] for index in sorted(names)),
-            integers=integers if integers in ("index", "name") else "either",
+            label_names(bert_config), integers=integers if integers in ("index", "name") else "either"
         )
-
-    def read_for(
-        self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, *, role: Role, labelled: bool
-    ) -> Examples:
-        """Read one source."""
-        assert isinstance(task, Classification)
-        stored = read_source(spec, data, tokenizer, max_length, role=role, labelled=labelled)
-        return _labelled(stored, LabelSet(task.label_names, task.integers))
-
-
-def _labelled(stored: Stored, labels: LabelSet) -> Examples:
-    """Turn the labels of tokenized examples into indices."""
-    indices: np.ndarray | None = None if stored.labels is None else encode(stored.labels, labels)
-    return Examples(stored.tokens, indices)

@@ -1,0 +1,84 @@
+"""What tasks that give whole texts, or pairs of them, something have in common: how their sources are read.
+
+A task says what a label is, what the training labels define, and how labels become numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+from transformers import BertConfig
+
+from jaxbert.config import Config, DataConfig
+from jaxbert.data.examples import Examples
+from jaxbert.data.label_column import Labels
+from jaxbert.data.sources import Role
+from jaxbert.data.store import Stored
+from jaxbert.data.table import LabelKind
+from jaxbert.tasks.base import Task
+from jaxbert.train.inputs import read_source, read_stored, split_off
+from jaxbert.train.kinds.base import Inputs
+
+LabelSpace = TypeVar("LabelSpace")
+
+
+class TextKind(Generic[LabelSpace]):
+    """Read texts with labels; the training rows decide which labels there are."""
+
+    labels: ClassVar[LabelKind] = "name"
+
+    def fit(self, labels: Labels, config: Config) -> LabelSpace:
+        """Return what the labels of the training rows define.
+
+        Raises:
+          UserError: where they contradict the configuration.
+        """
+        raise NotImplementedError
+
+    def encode(self, labels: Labels, space: LabelSpace) -> np.ndarray:
+        """Return labels as numbers, [N, ...].
+
+        Raises:
+          UserError: for one that is not known.
+        """
+        raise NotImplementedError
+
+    def make_task(self, space: LabelSpace, labels: np.ndarray, config: Config) -> Task:
+        """Return the task of these training labels."""
+        raise NotImplementedError
+
+    def space_of(self, task: Any) -> LabelSpace:
+        """Return the labels that a task knows."""
+        raise NotImplementedError
+
+    def read(self, config: Config, tokenizer: Any, max_length: int) -> Inputs:
+        """Read all data sets of a run."""
+        stored = read_stored(config, tokenizer, max_length, self.labels)
+        assert stored.train.labels is not None
+        space = self.fit(stored.train.labels, config)
+        train, validation = split_off(self._labelled(stored.train, space), config)
+        assert train.labels is not None
+        return Inputs(
+            train=train,
+            validation=validation | {name: self._labelled(s, space) for name, s in stored.validation.items()},
+            test={name: self._labelled(s, space) for name, s in stored.test.items()},
+            task=self.make_task(space, train.labels, config),
+        )
+
+    def read_for(
+        self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, *, role: Role, labelled: bool
+    ) -> Examples:
+        """Read one source."""
+        stored = read_source(spec, data, tokenizer, max_length, role=role, labelled=labelled, labels=self.labels)
+        return self._labelled(stored, self.space_of(task))
+
+    def _labelled(self, stored: Stored, space: LabelSpace) -> Examples:
+        labels = None if stored.labels is None else self.encode(stored.labels, space)
+        return Examples(stored.tokens, labels)
+
+
+def label_names(bert_config: BertConfig) -> tuple[str, ...]:
+    """Return the names of an exported model's labels, in order."""
+    names = {int(index): str(name) for index, name in (bert_config.id2label or {}).items()}
+    return tuple(names[index] for index in sorted(names))

@@ -1,0 +1,95 @@
+"""For every task that labels texts: packed, padded or sliced, a run takes the same steps; neighbours see nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from runs import Trajectory, assert_close_params, make_config, make_program, random_tokens, run_steps, small_config
+from tiny import random_params
+
+from jaxbert.data.batches import batches
+from jaxbert.data.examples import Examples
+from jaxbert.data.packing import choose_layout
+from jaxbert.models.functional import make_model
+from jaxbert.tasks.base import Task
+from jaxbert.tasks.multi_label import MultiLabel
+from jaxbert.tasks.regression import Regression
+
+STEPS = 20
+COUNT = 150
+
+
+def learnable(task: Task) -> Examples:
+    """Return examples whose labels follow from their tokens."""
+    tokens = random_tokens(COUNT)
+    ids = tokens.ids[tokens.begins[:, None] + 1]
+    if isinstance(task, Regression):
+        return Examples(tokens, (ids[:, 0] % 7 / 3).astype(np.float32))
+    return Examples(tokens, ids % np.arange(2, 5)[None] == 0)
+
+
+TASKS: dict[str, Task] = {
+    "multi_label": MultiLabel(("a", "b", "c"), positive_weights=(1.0, 2.0, 0.5), label_smoothing=0.1),
+    "regression": Regression(),
+}
+
+
+def config_of(task: Task) -> Any:
+    return small_config(num_attention_heads=4, num_labels=1 if isinstance(task, Regression) else 3)
+
+
+def small_run(task: Task, **changes: Any) -> Trajectory:
+    config = make_config(train__batch_size=16, optimizer__learning_rate=1e-3, **changes)
+    program = make_program(config, config_of(task), STEPS, task=task)
+    return run_steps(program, random_params(program.model), learnable(task))
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_packed_padded_and_sliced(name):
+    packed = small_run(TASKS[name])
+    assert len(packed.losses) == STEPS
+    assert np.mean(packed.losses[-4:]) < np.mean(packed.losses[:4])
+    for changes in ({"data__packing": False}, {"train__accumulation_steps": 2}):
+        other = small_run(TASKS[name], **changes)
+        assert other.example_ids == packed.example_ids
+        np.testing.assert_allclose(other.losses, packed.losses, rtol=1e-5)
+        assert_close_params(other.params, packed.params, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_leak_between_neighbours(name):
+    """The gradient of one example's loss is zero at all words that the example does not have."""
+    task = TASKS[name]
+    model = make_model(task.head, config_of(task))
+    params = random_params(model)
+    examples = learnable(task).take(np.arange(12))
+    (batch,) = batches(examples, choose_layout(examples.tokens.lengths, 12, row_length=30), 12, seed=None)
+    del batch["example_ids"]
+
+    first = np.zeros_like(batch["example_mask"])
+    first[0, 0] = True
+    word_loss = jax.jit(
+        lambda table: task.sums(
+            model.apply(with_words(params, table), batch), only(batch, first), task.totals(batch), train=True
+        )["loss"]
+    )
+    words = params["bert"]["embeddings"]["word_embeddings"]["embedding"]
+    gradient = np.asarray(jax.grad(word_loss)(words))
+    own = set(batch["input_ids"][0][batch["segment_ids"][0] == 1].tolist())
+    assert np.abs(gradient[sorted(own)]).max() > 0
+    others = sorted(set(batch["input_ids"].ravel().tolist()) - own)
+    assert np.abs(gradient[others]).max() == 0
+
+
+def only(batch: dict[str, Any], chosen: np.ndarray) -> dict[str, Any]:
+    """Return a batch of which some examples count."""
+    return batch | {"example_mask": batch["example_mask"] & chosen}
+
+
+def with_words(params: Any, table: Any) -> Any:
+    """Return parameters with another table of words."""
+    embeddings = params["bert"]["embeddings"] | {"word_embeddings": {"embedding": table}}
+    return params | {"bert": params["bert"] | {"embeddings": embeddings}}
