@@ -75,6 +75,7 @@ def check(config: Config) -> None:
             f"data.max_length ({data.max_length}) is above data.row_length ({data.row_length}): "
             "lower the first or raise the second"
         )
+    _check_windows(config)
     if data.validation and data.validation_fraction:
         raise UserError("data.validation and data.validation_fraction are both set: keep one of them")
     _check_finite(config)
@@ -82,6 +83,24 @@ def check(config: Config) -> None:
     _check_class_weights(train.class_weights)
     _check_mesh(config.mesh)
     check_launch(config.launch)
+
+
+def _check_windows(config: Config) -> None:
+    data = config.data
+    shared, longest = data.window_stride, data.max_length
+    if shared is not None and longest is not None and not 0 <= shared < longest - 2:
+        raise UserError(
+            f"data.window_stride is {shared}, but it must be from 0 to below data.max_length - 2 ({longest - 2})"
+        )
+    if data.long_texts == "cut" or config.task not in ("classification", "multi_label", "regression"):
+        return
+    if data.text_pair is not None:
+        raise UserError(f"data.long_texts is {data.long_texts}, which pairs (data.text_pair) do not have: leave it out")
+    if data.long_texts == "windows" and config.train.accumulation_steps > 1:
+        raise UserError(
+            "data.long_texts: windows does not go with train.accumulation_steps, since the windows of a text must be in one "
+            "slice: lower train.batch_size, or set model.remat"
+        )
 
 
 def _check_finite(config: Config) -> None:

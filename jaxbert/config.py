@@ -41,6 +41,9 @@ class ModelConfig:
     attention: Literal["auto", "xla", "cudnn", "pallas", "splash"] = "auto"
     """How attention is computed: xla anywhere, cudnn and pallas on NVIDIA GPUs, splash on TPUs; auto: by device and row
     length. What the device or the other settings do not allow is computed by xla, and a line says so."""
+    pooling: Literal["mean", "max", "first"] = "mean"
+    """With data.long_texts: windows, how the outputs of a text's windows become one: their mean, the largest of each, or
+    those of the first."""
     remat: Literal["none", "dots", "full"] = "none"
     """Save memory by computing parts of each layer again in the backward pass: all but the products with weights (dots),
     or all (full)."""
@@ -75,6 +78,12 @@ class DataConfig:
     """Names of integer labels, in order from 0."""
     max_length: int | None = None
     """Longest example in tokens, special tokens included; left out, the model's own limit."""
+    long_texts: Literal["cut", "head_tail", "windows"] = "cut"
+    """What becomes of a longer text: its end is cut off (cut), or its middle (head_tail), or it is read in windows whose
+    outputs `model.pooling` makes one (windows)."""
+    window_stride: int | None = None
+    """Tokens that neighbouring windows of a text longer than `max_length` share, in tasks that read long texts in windows;
+    left out, a quarter of `max_length`, 128 at most."""
     limit: int | None = None
     """Take the first N training rows only."""
     packing: bool = True

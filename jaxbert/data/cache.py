@@ -16,9 +16,11 @@ import re
 import shutil
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jaxbert.data.long_texts import LongTexts
 from jaxbert.data.sources import Source
 from jaxbert.data.store import FORMAT, HEADER, DamagedError, Stored, open_stored
 
@@ -39,7 +41,7 @@ def cache_folder(cache_dir: str | None) -> Path | None:
     return Path(cache_dir).expanduser()
 
 
-def entry_name(source_identity: Any, tokenizer: Any, max_length: int) -> str | None:
+def entry_name(source_identity: Any, tokenizer: Any, max_length: int, long: LongTexts) -> str | None:
     """Return the name of the entry, None for a tokenizer that cannot be told from another."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if source_identity is None or backend is None:
@@ -50,7 +52,7 @@ def entry_name(source_identity: Any, tokenizer: Any, max_length: int) -> str | N
     versions = [importlib.metadata.version(library) for library in ("tokenizers", "transformers")]
     kind = type(tokenizer)
     settings = [kind.__module__, kind.__qualname__, tokenizer.truncation_side, tokenizer.split_special_tokens]
-    content = json.dumps([FORMAT, source_identity, state, settings, versions, max_length], sort_keys=True)
+    content = json.dumps([FORMAT, source_identity, state, settings, versions, max_length, asdict(long)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:40]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from jaxbert.data import cache
 from jaxbert.data.label_kinds import make_label_column
+from jaxbert.data.long_texts import LongTexts
 from jaxbert.data.share import Share
 from jaxbert.data.sources import Source
 from jaxbert.data.store import Stored, Writer, open_stored
@@ -34,6 +35,7 @@ def prepare(
     folder: Path | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
     share: Share = Share(),  # noqa: B008 (frozen)
+    long_texts: LongTexts = LongTexts(),  # noqa: B008 (frozen)
 ) -> Stored:
     """Return a source's tokens and labels; texts above `max_length` are cut, and how many is said.
 
@@ -43,13 +45,14 @@ def prepare(
       max_length: longest example in tokens, special tokens included.
       folder: where tokens are kept for the next start; None keeps none.
       on_rows: called with the number of rows that have been read since the last call.
+      long_texts: what becomes of texts above `max_length`.
       share: what this process tokenizes; every process of the run reads the same source at the same time.
 
     Raises:
       UserError: for the first row that is malformed.
     """
     identity = None if folder is None else source.identity()
-    name = cache.entry_name(identity, tokenizer, max_length)
+    name = cache.entry_name(identity, tokenizer, max_length, long_texts)
     found = None if folder is None or name is None else cache.find(folder, name, source)
     stored = found if share.all_have(found is not None) else None
     if stored is not None:
@@ -57,7 +60,7 @@ def prepare(
     else:
         written = cache.new_folder(None if name is None else folder)
         try:
-            stored = _read(source, tokenizer, max_length, written, on_rows, share)
+            stored = _read(source, tokenizer, max_length, long_texts, written, on_rows, share)
             # A file that changed while it was read must not be kept under the name of what it was.
             if name is not None and written.parent == folder and source.identity() == identity:
                 cache.publish(written, name)
@@ -65,13 +68,21 @@ def prepare(
             shutil.rmtree(written, ignore_errors=True)  # unless it was published; what is mapped stays readable
     forget_lengths(tokenizer)
     if stored.cut:
-        message = "%s: %d of %d texts are longer than %d tokens and were cut"
-        logger.warning(message, source.name, stored.cut, len(stored.tokens), max_length)
+        count = len(stored.tokens) if stored.windows is None else len(stored.windows.counts)
+        became = f"read in {len(stored.tokens):,} windows" if stored.windows else "cut"
+        message = "%s: %d of %d texts are longer than %d tokens and were %s"
+        logger.warning(message, source.name, stored.cut, count, max_length, became)
     return stored
 
 
 def _read(
-    source: Source, tokenizer: Any, max_length: int, folder: Path, on_rows: Callable[[int], None], share: Share
+    source: Source,
+    tokenizer: Any,
+    max_length: int,
+    long_texts: LongTexts,
+    folder: Path,
+    on_rows: Callable[[int], None],
+    share: Share,
 ) -> Stored:
     """Read and tokenize a source into an empty folder."""
     labels = make_label_column(source.wanted, source.name)
@@ -80,28 +91,30 @@ def _read(
             codes = labels.add(part)
             if codes is not None:
                 writer.add_labels(codes)
-            for encoded in _encode_shared(part, tokenizer, max_length, share):
+            for encoded in _encode_shared(part, tokenizer, max_length, long_texts, share):
                 writer.add(encoded)
-                on_rows(len(encoded.lengths))
+                on_rows(len(encoded.windows) or len(encoded.lengths))
         writer.finish(labels.finish())
     return open_stored(folder, source.name)
 
 
-def _encode_shared(part: Table, tokenizer: Any, max_length: int, share: Share) -> Iterator[Encoded]:
+def _encode_shared(
+    part: Table, tokenizer: Any, max_length: int, long_texts: LongTexts, share: Share
+) -> Iterator[Encoded]:
     """Tokenize a part, alone or a stretch of it in each process."""
     if share.count == 1:
-        yield from _encode_part(part, tokenizer, max_length)
+        yield from _encode_part(part, tokenizer, max_length, long_texts)
         return
     mine = share.of(part)
-    yield from share.gather(joined(list(_encode_part(mine, tokenizer, max_length)) if len(mine) else []))
+    yield from share.gather(joined(list(_encode_part(mine, tokenizer, max_length, long_texts)) if len(mine) else []))
 
 
-def _encode_part(part: Table, tokenizer: Any, max_length: int) -> Iterator[Encoded]:
+def _encode_part(part: Table, tokenizer: Any, max_length: int, long_texts: LongTexts) -> Iterator[Encoded]:
     """Tokenize a part in slices of about the same number of characters."""
     characters = sum(map(len, part.texts)) + sum(map(len, part.pairs or ()))
     size = max(1, _CHARACTERS * len(part) // characters)
     for start in range(0, len(part), size):
         pairs = None if part.pairs is None else part.pairs[start : start + size]
         with foreign_errors(f"{part.source}: the tokenizer fails on a text near row {part.rows[start]}"):
-            encoded = encode_texts(tokenizer, part.texts[start : start + size], pairs, max_length)
+            encoded = encode_texts(tokenizer, part.texts[start : start + size], pairs, max_length, long_texts)
         yield encoded

@@ -15,11 +15,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from jaxbert.data.examples import Windows
 from jaxbert.data.label_column import Labels, Legend
 from jaxbert.data.tokens import Encoded, Tokens
 from jaxbert.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 """Raise it with every change to these files or to what a reader or the tokenizing makes of the same data."""
 
 HEADER = "tokens.json"
@@ -29,7 +30,9 @@ _DTYPES: dict[str, Any] = {
     "lengths": np.int32,
     "first_lengths": np.int32,
     "labels": np.int32,
+    "windows": np.int32,
 }
+_ALWAYS = ("ids", "begins", "lengths", "first_lengths")
 _BLOCK = 1 << 20
 
 
@@ -45,6 +48,8 @@ class Stored:
     labels: Labels | None
     cut: int
     """How many were longer than allowed."""
+    windows: Windows | None = None
+    """Which of them are pieces of one text; None where none is."""
 
 
 class Writer:
@@ -77,6 +82,7 @@ class Writer:
         self._append("begins", ends - encoded.lengths)
         self._append("lengths", encoded.lengths)
         self._append("first_lengths", encoded.first_lengths)
+        self._append("windows", encoded.windows)
         self._tokens = int(ends[-1])
         self._cut += encoded.cut
 
@@ -95,7 +101,8 @@ class Writer:
 
     def finish(self, legend: Legend | None) -> None:
         """Write the header; the folder is whole from here on."""
-        names = [name for name in _DTYPES if legend is not None or name != "labels"]
+        extra = {"labels": legend is not None, "windows": self._sizes["windows"] > 0}
+        names = [*_ALWAYS, *(name for name, there in extra.items() if there)]
         content = json.dumps(
             {
                 "format": FORMAT,
@@ -132,9 +139,10 @@ def open_stored(folder: Path, source: str) -> Stored:
         arrays = {name: np.asarray(np.memmap(folder / name, _DTYPES[name], "r")) for name in header["files"]}
     except OSError as error:
         raise DamagedError("a file cannot be mapped") from error
-    codes = arrays.pop("labels", None)
+    codes, counts = arrays.pop("labels", None), arrays.pop("windows", None)
     labels = None if codes is None else Labels(codes, Legend(**header["legend"]), source)
-    return Stored(Tokens(**arrays), labels, header["cut"])
+    windows = None if counts is None else Windows.of_counts(counts)
+    return Stored(Tokens(**arrays), labels, header["cut"], windows)
 
 
 def _read_header(folder: Path) -> dict[str, Any]:
@@ -143,8 +151,8 @@ def _read_header(folder: Path) -> dict[str, Any]:
         if int(checksum) != zlib.crc32(content.encode()):
             raise DamagedError(f"{HEADER} has another checksum")
         header = json.loads(content)
-        names = {"ids", "begins", "lengths", "first_lengths"} | ({"labels"} if header["legend"] else set())
-        if header["files"].keys() != names:  # nothing outside the folder is opened
+        names = {*_ALWAYS} | ({"labels"} if header["legend"] else set())
+        if header["files"].keys() - {"windows"} != names:  # nothing outside the folder is opened
             raise DamagedError(f"{HEADER} names other files")
         return header
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

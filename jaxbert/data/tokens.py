@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxbert.data.long_texts import LongTexts
+
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
@@ -50,6 +52,8 @@ class Encoded:
     first_lengths: np.ndarray
     cut: int
     """How many were longer than allowed."""
+    windows: np.ndarray
+    """int32: pieces of each text; empty where each is one."""
 
 
 def joined(parts: Sequence[Encoded]) -> Encoded:
@@ -60,21 +64,36 @@ def joined(parts: Sequence[Encoded]) -> Encoded:
         lengths=np.concatenate([nothing, *(part.lengths for part in parts)]),
         first_lengths=np.concatenate([nothing, *(part.first_lengths for part in parts)]),
         cut=sum(part.cut for part in parts),
+        windows=np.concatenate([nothing, *(part.windows for part in parts)]),
     )
 
 
-def encode_texts(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> Encoded:
-    """Tokenize, cutting examples above `max_length` (the longer text of a pair first).
+def encode_texts(
+    tokenizer: Any,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    max_length: int,
+    long_texts: LongTexts = LongTexts(),  # noqa: B008 (frozen)
+) -> Encoded:
+    """Tokenize, cutting examples above `max_length` (of a pair, the end of the longer text first).
 
     Args:
       tokenizer: a transformers tokenizer.
       texts: the texts, or the first texts of pairs; few enough to be held as lists.
       pairs: the second texts.
       max_length: longest example in tokens, special tokens included.
+      long_texts: how longer ones are cut; for pairs, at the end alone.
     """
     ids, types = _encode_whole(tokenizer, texts, pairs)
     long = [i for i, row in enumerate(ids) if len(row) > max_length]
-    if long:
+    windows = np.zeros(0, np.int32)
+    if long_texts.how != "cut":
+        pieces = [long_texts.cut(row, max_length) if len(row) > max_length else [row] for row in ids]
+        if long_texts.how == "windows":
+            windows = np.fromiter(map(len, pieces), np.int32, len(pieces))
+        ids = list(itertools.chain.from_iterable(pieces))
+        types = [[0] * len(row) for row in ids]
+    elif long:
         again = _call(
             tokenizer,
             [texts[i] for i in long],
@@ -90,6 +109,7 @@ def encode_texts(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | No
         lengths=lengths,
         first_lengths=lengths - np.fromiter(map(sum, types), np.int32, len(types)),
         cut=len(long),
+        windows=windows,
     )
 
 

@@ -11,13 +11,16 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import Array
+from scipy.special import log_softmax
 
 from jaxbert.config import TrainConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.labels import IntegerLabels
+from jaxbert.data.long_texts import AS_IT_IS, Reading
 from jaxbert.errors import UserError
 from jaxbert.models.heads import SequenceClassification
 from jaxbert.tasks.base import Batch, Sums, count_documents
+from jaxbert.tasks.pooling import pool_documents, pool_windows
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Classification:
     label_smoothing: float = 0.0
     integers: IntegerLabels = "either"
     """What an integer in a label column means."""
+    reading: Reading = AS_IT_IS
+    """How long texts are read."""
     head: type[nnx.Module] = SequenceClassification
     architecture: str = "BertForSequenceClassification"
     per_token: bool = False
@@ -45,7 +50,7 @@ class Classification:
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
         """Sum the loss over real examples, in float32; weights and smoothing count in training only."""
-        logits_BSC = outputs["logits"].astype(jnp.float32)
+        logits_BSC, batch = pool_documents(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
         labels_BS, real_BS = batch["labels"], batch["example_mask"]
         targets_BSC = jax.nn.one_hot(labels_BS, len(self.label_names))
         if train and self.label_smoothing:
@@ -61,8 +66,9 @@ class Classification:
         }
 
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
-        """Return log-probabilities [B, S, C], float32."""
-        return jax.nn.log_softmax(outputs["logits"].astype(jnp.float32))
+        """Return log-probabilities [B, S, C], float32; logits where they are still to be pooled."""
+        logits_BSC = outputs["logits"].astype(jnp.float32)
+        return jax.nn.log_softmax(logits_BSC) if self.reading.pooling is None else logits_BSC
 
     def metric_names(self) -> list[str]:
         """Return the single numbers among the metrics."""
@@ -77,7 +83,14 @@ class Classification:
         told all labels.
         """
         assert examples.labels is not None
-        return self._metrics(predictions, examples.labels)
+        return self._metrics(self._of_documents(predictions, examples), examples.labels)
+
+    def _of_documents(
+        self, predictions: np.ndarray, examples: Examples, first: int = 0, last: int | None = None
+    ) -> np.ndarray:
+        """Return log-probabilities of documents `first` to `last - 1`."""
+        pooled = pool_windows(predictions, examples, self.reading.pooling, first, last)
+        return pooled if self.reading.pooling is None else log_softmax(pooled, axis=-1)
 
     def _metrics(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         from sklearn import metrics
@@ -119,7 +132,7 @@ class Classification:
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
         """Return `label`, `score` (its probability) and `probabilities` by label name."""
         answers = []
-        for row in np.exp(predictions[first:last].astype(np.float64)):
+        for row in np.exp(self._of_documents(predictions, examples, first, last).astype(np.float64)):
             best = int(row.argmax())
             probabilities = {name: round(float(p), 6) for name, p in zip(self.label_names, row, strict=True)}
             answers.append(

@@ -16,9 +16,11 @@ from jax import Array
 from jaxbert.config import TrainConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.labels import IntegerLabels
+from jaxbert.data.long_texts import AS_IT_IS, Reading
 from jaxbert.errors import UserError
 from jaxbert.models.heads import SequenceClassification
 from jaxbert.tasks.base import Batch, Sums, count_documents
+from jaxbert.tasks.pooling import pool_documents, pool_windows
 
 _UNTUNED = 0.5
 
@@ -35,6 +37,8 @@ class MultiLabel:
     """What an integer in a label column means."""
     threshold: float | None = None
     """Probability from which a label is given; None: the best for the examples that are evaluated."""
+    reading: Reading = AS_IT_IS
+    """How long texts are read."""
     head: type[nnx.Module] = SequenceClassification
     architecture: str = "BertForSequenceClassification"
     per_token: bool = False
@@ -50,7 +54,7 @@ class MultiLabel:
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
         """Sum over real examples the mean of their labels' losses, in float32; weights and smoothing in training only."""
-        logits_BSC = outputs["logits"].astype(jnp.float32)
+        logits_BSC, batch = pool_documents(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
         present_BSC, real_BS = batch["labels"].astype(jnp.float32), batch["example_mask"]
         targets_BSC = present_BSC
         if train and self.label_smoothing:
@@ -73,7 +77,7 @@ class MultiLabel:
     def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
         """Compute F1, precision and recall, micro, macro and by label, at the threshold; the headline ones first."""
         assert examples.labels is not None
-        return self._metrics(predictions, examples.labels)
+        return self._metrics(pool_windows(predictions, examples, self.reading.pooling), examples.labels)
 
     def _metrics(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         from sklearn import metrics
@@ -112,7 +116,7 @@ class MultiLabel:
         """Return `labels` (those from the threshold on, the most probable first) and all `probabilities` by name."""
         threshold = _UNTUNED if self.threshold is None else self.threshold
         answers = []
-        for row in np.asarray(jax.nn.sigmoid(predictions[first:last])):
+        for row in np.asarray(jax.nn.sigmoid(pool_windows(predictions, examples, self.reading.pooling, first, last))):
             given = [self.label_names[i] for i in np.argsort(-row, kind="stable") if row[i] >= threshold]
             probabilities = {name: round(float(p), 6) for name, p in zip(self.label_names, row, strict=True)}
             answers.append({"labels": given, "probabilities": probabilities})

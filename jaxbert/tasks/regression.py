@@ -11,8 +11,10 @@ from flax import nnx
 from jax import Array
 
 from jaxbert.data.examples import Examples
+from jaxbert.data.long_texts import AS_IT_IS, Reading
 from jaxbert.models.heads import SequenceClassification
 from jaxbert.tasks.base import Batch, Sums, count_documents
+from jaxbert.tasks.pooling import pool_documents, pool_windows
 
 LABEL = "score"
 """The name of the only output, in the configuration of an export."""
@@ -22,6 +24,8 @@ LABEL = "score"
 class Regression:
     """Give each example a number."""
 
+    reading: Reading = AS_IT_IS
+    """How long texts are read."""
     head: type[nnx.Module] = SequenceClassification
     architecture: str = "BertForSequenceClassification"
     per_token: bool = False
@@ -37,7 +41,8 @@ class Regression:
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
         """Sum the squared errors of real examples, in float32."""
-        errors_BS = outputs["logits"][..., 0].astype(jnp.float32) - batch["labels"]
+        scores_BSC, batch = pool_documents(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
+        errors_BS = scores_BSC[..., 0] - batch["labels"]
         real_BS = batch["example_mask"]
         return {"loss": jnp.where(real_BS, errors_BS**2, 0.0).sum(), "examples": real_BS.sum()}
 
@@ -54,6 +59,7 @@ class Regression:
         from scipy import stats
 
         assert examples.labels is not None
+        predictions = pool_windows(predictions, examples, self.reading.pooling)
         found, expected = predictions.astype(np.float64), examples.labels.astype(np.float64)
         varied = len(found) > 1 and np.ptp(found) > 0 and np.ptp(expected) > 0
         mse = float(((found - expected) ** 2).mean())
@@ -74,4 +80,7 @@ class Regression:
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
         """Return `score`."""
-        return [{"score": round(float(score), 6)} for score in predictions[first:last]]
+        return [
+            {"score": round(float(score), 6)}
+            for score in pool_windows(predictions, examples, self.reading.pooling, first, last)
+        ]

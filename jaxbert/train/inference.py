@@ -75,7 +75,7 @@ def open_trained(
         tokenizer=load_tokenizer(folder, config),
         params=place(params, param_shardings(mesh, model.abstract_params)),
         predictor=Predictor(model, task, mesh, layer_call(ModelConfig(), mesh), batch_size),
-        max_length=resolve_max_length(max_length, config.max_position_embeddings),
+        max_length=resolve_max_length(max_length or kind.reading_length(task), config.max_position_embeddings),
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.cache import cache_folder
 from jaxbert.data.examples import Examples
+from jaxbert.data.long_texts import LongTexts
 from jaxbert.data.prepare import prepare
 from jaxbert.data.sources import Role, Source, open_source
 from jaxbert.data.split import stratified_split
@@ -48,7 +49,13 @@ def training_spec(data: DataConfig) -> str:
     return data.train
 
 
-def read_stored(config: Config, tokenizer: Any, max_length: int, labels: LabelKind = "name") -> StoredSets:
+def read_stored(
+    config: Config,
+    tokenizer: Any,
+    max_length: int,
+    labels: LabelKind = "name",
+    long_texts: LongTexts = LongTexts(),  # noqa: B008 (frozen)
+) -> StoredSets:
     """Tokenize every data set of a run.
 
     All are looked for first, and the small ones are read first, so that a mistake in them is found before a large training
@@ -63,7 +70,7 @@ def read_stored(config: Config, tokenizer: Any, max_length: int, labels: LabelKi
         return {name: open_source(spec, data, role=role, labelled=True, labels=labels) for name, spec in specs.items()}
 
     def read(source: Source) -> Stored:
-        return prepare_shown(source, tokenizer, max_length, folder)
+        return prepare_shown(source, tokenizer, max_length, folder, long_texts)
 
     train = open_source(training_spec(data), data, role="train", labelled=True, limit=data.limit, labels=labels)
     validation = find(named_sets(data.validation, "validation"), "validation")
@@ -82,9 +89,12 @@ def read_source(
     role: Role,
     labelled: bool,
     labels: LabelKind = "name",
+    long_texts: LongTexts = LongTexts(),  # noqa: B008 (frozen)
 ) -> Stored:
     """Tokenize one source to evaluate or to predict; nothing is kept for another time."""
-    return prepare_shown(open_source(spec, data, role=role, labelled=labelled, labels=labels), tokenizer, max_length)
+    return prepare_shown(
+        open_source(spec, data, role=role, labelled=labelled, labels=labels), tokenizer, max_length, None, long_texts
+    )
 
 
 def split_off(train: Examples, config: Config) -> tuple[Examples, dict[str, Examples]]:
@@ -98,10 +108,19 @@ def split_off(train: Examples, config: Config) -> tuple[Examples, dict[str, Exam
     return train.take(kept), {"validation": train.take(held_out)}
 
 
-def prepare_shown(source: Source, tokenizer: Any, max_length: int, folder: Path | None = None) -> Stored:
+def prepare_shown(
+    source: Source,
+    tokenizer: Any,
+    max_length: int,
+    folder: Path | None = None,
+    long_texts: LongTexts = LongTexts(),  # noqa: B008 (frozen)
+) -> Stored:
     """Return a source's tokens, from the cache in `folder` where it has them, and show progress where it takes long."""
     with Reading(source.name) as reading:
-        return prepare(source, tokenizer, max_length, folder=folder, on_rows=reading.add, share=tokenizing_share())
+        share = tokenizing_share()
+        return prepare(
+            source, tokenizer, max_length, folder=folder, on_rows=reading.add, share=share, long_texts=long_texts
+        )
 
 
 def resolve_max_length(max_length: int | None, positions: int) -> int:

@@ -19,6 +19,7 @@ from transformers import BertTokenizer
 from jaxbert.config import DataConfig
 from jaxbert.data import cache, files, prepare, store, table
 from jaxbert.data.label_column import Legend
+from jaxbert.data.long_texts import LongTexts
 from jaxbert.data.sources import open_source
 from jaxbert.errors import UserError
 
@@ -335,5 +336,5 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
 
 def test_standard_input_and_other_tokenizers_are_not_kept(tokenizer, data_file, folder):
     identity = open_source("-", DataConfig(), role="predict", labelled=False).identity()
-    assert cache.entry_name(identity, tokenizer, 8) is None
-    assert cache.entry_name(["content"], object(), 8) is None
+    assert cache.entry_name(identity, tokenizer, 8, LongTexts()) is None
+    assert cache.entry_name(["content"], object(), 8, LongTexts()) is None

@@ -69,9 +69,9 @@ def test_all_get_the_tokens_of_one_and_tokenize_a_share(tmp_path, vocab, monkeyp
     expected = make(path, vocab, None, Share())
     tokenized = []
 
-    def count_rows(tokenizer, texts, pairs, max_length):
+    def count_rows(tokenizer, texts, *settings):
         tokenized.append(len(texts))
-        return encode_texts(tokenizer, texts, pairs, max_length)
+        return encode_texts(tokenizer, texts, *settings)
 
     monkeypatch.setattr(prepare, "encode_texts", count_rows)
     for found in together(count, path, vocab, [None] * count):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from runs import VOCAB, ids_of
 from transformers import BertTokenizer
 
+from jaxbert.data.long_texts import LongTexts
 from jaxbert.data.tokens import Encoded, Tokens, encode_texts, forget_lengths
 
 
@@ -87,3 +90,38 @@ def test_taken_examples_keep_their_tokens(tokenizer):
         np.testing.assert_array_equal(ids_of(taken, i), ids_of(tokens, original))
         assert taken.first_lengths[i] == tokens.first_lengths[original]
     assert taken.ids is tokens.ids
+
+
+def test_a_long_text_becomes_windows(tokenizer):
+    words = [f"w{i}" for i in range(1, 10)]
+    encoded = encode_texts(tokenizer, [" ".join(words), "good", "w1 w2 w3"], None, 6, LongTexts("windows", 1))
+    assert (encoded.windows.tolist(), encoded.cut) == ([3, 1, 1], 1)
+    pieces = [tokenizer.decode(ids_of(joined(encoded), i)) for i in range(5)]
+    assert pieces == [
+        "[CLS] w1 w2 w3 w4 [SEP]",
+        "[CLS] w4 w5 w6 w7 [SEP]",
+        "[CLS] w7 w8 w9 [SEP]",
+        "[CLS] good [SEP]",
+        "[CLS] w1 w2 w3 [SEP]",
+    ]
+    assert encoded.first_lengths.tolist() == encoded.lengths.tolist()
+
+
+@pytest.mark.parametrize("shared", [0, 1, 3])
+@pytest.mark.parametrize("length", range(1, 30))
+def test_windows_hold_every_token_and_share_what_they_should(length, shared):
+    ids = [101, *range(length), 102]
+    pieces = LongTexts("windows", shared).cut(ids, 8) if len(ids) > 8 else [ids]
+    assert all(piece[0] == 101 and piece[-1] == 102 and len(piece) <= 8 for piece in pieces)
+    bodies = [piece[1:-1] for piece in pieces]
+    for before, after in itertools.pairwise(bodies):
+        assert before[len(before) - shared :] == after[:shared]
+        assert len(after) > shared
+    assert [*bodies[0], *itertools.chain(*(body[shared:] for body in bodies[1:]))] == list(range(length))
+
+
+def test_head_and_tail(tokenizer):
+    words = [f"w{i}" for i in range(1, 21)]
+    encoded = encode_texts(tokenizer, [" ".join(words), "good"], None, 10, LongTexts("head_tail"))
+    assert tokenizer.decode(ids_of(joined(encoded), 0)) == "[CLS] w1 w2 w15 w16 w17 w18 w19 w20 [SEP]"
+    assert (len(encoded.windows), encoded.cut) == (0, 1)

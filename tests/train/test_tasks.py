@@ -11,10 +11,11 @@ from runs import Trajectory, assert_close_params, make_config, make_program, ran
 from tiny import random_params
 
 from jaxbert.data.batches import batches
-from jaxbert.data.examples import Examples
+from jaxbert.data.examples import Examples, Windows
+from jaxbert.data.long_texts import LongTexts, Reading
 from jaxbert.data.packing import choose_layout
 from jaxbert.models.functional import make_model
-from jaxbert.tasks.base import Task
+from jaxbert.tasks.classification import Classification
 from jaxbert.tasks.multi_label import MultiLabel
 from jaxbert.tasks.regression import Regression
 
@@ -22,26 +23,38 @@ STEPS = 20
 COUNT = 150
 
 
-def learnable(task: Task) -> Examples:
+def learnable(task: Any) -> Examples:
     """Return examples whose labels follow from their tokens."""
     tokens = random_tokens(COUNT)
     ids = tokens.ids[tokens.begins[:, None] + 1]
+    windows = None
+    if task.reading.pooling is not None:
+        ids, windows = ids[WINDOWS.first[:-1]], WINDOWS
+    if isinstance(task, Classification):
+        return Examples(tokens, (ids[:, 0] % 3).astype(np.int32), windows=windows)
     if isinstance(task, Regression):
         return Examples(tokens, (ids[:, 0] % 7 / 3).astype(np.float32))
-    return Examples(tokens, ids % np.arange(2, 5)[None] == 0)
+    return Examples(tokens, ids % np.arange(2, 5)[None] == 0, windows=windows)
 
 
-TASKS: dict[str, Task] = {
+WINDOWS = Windows.of_counts(np.resize([3, 1, 4, 1, 6], 50))
+"""The windows of fifty documents; 150 in all."""
+
+TASKS: dict[str, Any] = {
+    "documents": Classification(("a", "b", "c"), reading=Reading(LongTexts("windows"), "mean", 48)),
+    "documents by their largest": MultiLabel(("a", "b", "c"), reading=Reading(LongTexts("windows"), "max", 48)),
     "multi_label": MultiLabel(("a", "b", "c"), positive_weights=(1.0, 2.0, 0.5), label_smoothing=0.1),
     "regression": Regression(),
 }
 
 
-def config_of(task: Task) -> Any:
-    return small_config(num_attention_heads=4, num_labels=1 if isinstance(task, Regression) else 3)
+def config_of(task: Any) -> Any:
+    names = ["score"] if isinstance(task, Regression) else ["a", "b", "c"]
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    return small_config(num_attention_heads=4, **labels)
 
 
-def small_run(task: Task, **changes: Any) -> Trajectory:
+def small_run(task: Any, **changes: Any) -> Trajectory:
     config = make_config(train__batch_size=16, optimizer__learning_rate=1e-3, **changes)
     program = make_program(config, config_of(task), STEPS, task=task)
     return run_steps(program, random_params(program.model), learnable(task))
@@ -52,7 +65,8 @@ def test_packed_padded_and_sliced(name):
     packed = small_run(TASKS[name])
     assert len(packed.losses) == STEPS
     assert np.mean(packed.losses[-4:]) < np.mean(packed.losses[:4])
-    for changes in ({"data__packing": False}, {"train__accumulation_steps": 2}):
+    sliced = {} if TASKS[name].reading.pooling else {"train__accumulation_steps": 2}  # windows must be in one slice
+    for changes in ({"data__packing": False}, sliced, {"mesh__fsdp": 4}):
         other = small_run(TASKS[name], **changes)
         assert other.example_ids == packed.example_ids
         np.testing.assert_allclose(other.losses, packed.losses, rtol=1e-5)
@@ -66,19 +80,24 @@ def test_no_leak_between_neighbours(name):
     model = make_model(task.head, config_of(task))
     params = random_params(model)
     examples = learnable(task).take(np.arange(12))
-    (batch,) = batches(examples, choose_layout(examples.tokens.lengths, 12, row_length=30), 12, seed=None)
+    layout = choose_layout(examples.tokens.lengths, 12, row_length=30, windows=examples.windows)
+    (batch,) = batches(examples, layout, 12, seed=None)
     del batch["example_ids"]
 
     first = np.zeros_like(batch["example_mask"])
     first[0, 0] = True
+    mine = only(batch, first)["example_mask"]
+    if task.reading.pooling is not None:  # the windows of the first document, wherever they are
+        mine = batch["example_mask"] & (batch["document"] == batch["document"][0, 0])
+    rows, slots = np.nonzero(mine)
+    own = {i for r, s in zip(rows, slots, strict=True) for i in batch["input_ids"][r][batch["segment_ids"][r] == s + 1]}
     word_loss = jax.jit(
         lambda table: task.sums(
-            model.apply(with_words(params, table), batch), only(batch, first), task.totals(batch), train=True
+            model.apply(with_words(params, table), batch), only(batch, mine), task.totals(batch), train=True
         )["loss"]
     )
     words = params["bert"]["embeddings"]["word_embeddings"]["embedding"]
     gradient = np.asarray(jax.grad(word_loss)(words))
-    own = set(batch["input_ids"][0][batch["segment_ids"][0] == 1].tolist())
     assert np.abs(gradient[sorted(own)]).max() > 0
     others = sorted(set(batch["input_ids"].ravel().tolist()) - own)
     assert np.abs(gradient[others]).max() == 0

@@ -55,6 +55,10 @@ class Kind(Protocol):
         """
         ...
 
+    def reading_length(self, task: Task) -> int | None:
+        """Return the longest example that the model was taught to read; None where its own limit will do."""
+        ...
+
     def read_for(
         self,
         task: Task,

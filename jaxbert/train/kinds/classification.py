@@ -10,6 +10,7 @@ from transformers import BertConfig
 from jaxbert.config import Config
 from jaxbert.data.label_column import Labels
 from jaxbert.data.labels import LabelSet, encode, fit_labels
+from jaxbert.data.long_texts import Reading
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.classification import Classification, resolve_class_weights
 from jaxbert.train.kinds.base import settings_of, with_settings
@@ -28,10 +29,12 @@ class ClassificationKind(TextKind[LabelSet]):
         """Return indices, int32 [N]."""
         return encode(labels, space)
 
-    def make_task(self, space: LabelSet, labels: np.ndarray, config: Config) -> Classification:
+    def make_task(self, space: LabelSet, labels: np.ndarray, config: Config, reading: Reading) -> Classification:
         """Weigh the labels as the configuration says."""
         weights = resolve_class_weights(config.train, labels, space.names)
-        return Classification(space.names, weights, config.train.label_smoothing, integers=space.integers)
+        return Classification(
+            space.names, weights, config.train.label_smoothing, integers=space.integers, reading=reading
+        )
 
     def space_of(self, task: Any) -> LabelSet:
         """Return the label names."""
@@ -41,11 +44,14 @@ class ClassificationKind(TextKind[LabelSet]):
         """Add the label names."""
         assert isinstance(task, Classification)
         named = with_labels(bert_config, task.label_names, "single_label_classification")
-        return with_settings(named, "classification", integers=task.integers)
+        return with_settings(named, "classification", integers=task.integers, reading=task.reading.to_dict())
 
     def reopen(self, bert_config: BertConfig) -> Classification:
         """Take the label names."""
-        integers = settings_of(bert_config).get("integers")
+        settings = settings_of(bert_config)
+        integers = settings.get("integers")
         return Classification(
-            label_names(bert_config), integers=integers if integers in ("index", "name") else "either"
+            label_names(bert_config),
+            integers=integers if integers in ("index", "name") else "either",
+            reading=Reading.of(settings.get("reading")),
         )

@@ -11,6 +11,7 @@ from jaxbert.config import Config
 from jaxbert.data.label_column import Labels
 from jaxbert.data.label_kinds import encode_lists, fit_label_lists
 from jaxbert.data.labels import LabelSet
+from jaxbert.data.long_texts import Reading
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.multi_label import MultiLabel, resolve_positive_weights
 from jaxbert.train.kinds.base import settings_of, with_settings
@@ -31,10 +32,10 @@ class MultiLabelKind(TextKind[LabelSet]):
         """Return which labels each example has, bool [N, C]."""
         return encode_lists(labels, space)
 
-    def make_task(self, space: LabelSet, labels: np.ndarray, config: Config) -> MultiLabel:
+    def make_task(self, space: LabelSet, labels: np.ndarray, config: Config, reading: Reading) -> MultiLabel:
         """Weigh the labels as the configuration says; the threshold is found by the evaluations."""
         weights = resolve_positive_weights(config.train, labels, space.names)
-        return MultiLabel(space.names, weights, config.train.label_smoothing, integers=space.integers)
+        return MultiLabel(space.names, weights, config.train.label_smoothing, integers=space.integers, reading=reading)
 
     def space_of(self, task: Any) -> LabelSet:
         """Return the label names."""
@@ -44,7 +45,9 @@ class MultiLabelKind(TextKind[LabelSet]):
         """Add the label names and the threshold."""
         assert isinstance(task, MultiLabel)
         named = with_labels(bert_config, task.label_names, "multi_label_classification")
-        return with_settings(named, "multi_label", integers=task.integers, threshold=task.threshold)
+        return with_settings(
+            named, "multi_label", integers=task.integers, threshold=task.threshold, reading=task.reading.to_dict()
+        )
 
     def reopen(self, bert_config: BertConfig) -> MultiLabel:
         """Take the label names and the threshold; half, where another program has trained the model."""
@@ -53,5 +56,6 @@ class MultiLabelKind(TextKind[LabelSet]):
         return MultiLabel(
             label_names(bert_config),
             integers=integers if integers in ("index", "name") else "either",
+            reading=Reading.of(settings.get("reading")),
             threshold=float(threshold) if isinstance(threshold, int | float) else 0.5,
         )

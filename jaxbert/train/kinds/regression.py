@@ -10,10 +10,11 @@ from transformers import BertConfig
 from jaxbert.config import Config
 from jaxbert.data.label_column import Labels
 from jaxbert.data.label_kinds import scores_of
+from jaxbert.data.long_texts import Reading
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.regression import LABEL, Regression
-from jaxbert.train.kinds.base import with_settings
+from jaxbert.train.kinds.base import settings_of, with_settings
 from jaxbert.train.kinds.text import TextKind
 from jaxbert.train.start import with_labels
 
@@ -34,19 +35,21 @@ class RegressionKind(TextKind[None]):
         """Return the scores, float32 [N]."""
         return scores_of(labels)
 
-    def make_task(self, space: None, labels: np.ndarray, config: Config) -> Regression:
+    def make_task(self, space: None, labels: np.ndarray, config: Config, reading: Reading) -> Regression:
         """Return the only regression there is."""
-        return Regression()
+        return Regression(reading=reading)
 
     def space_of(self, task: Any) -> None:
         """Return nothing: a score is a score."""
 
     def configure(self, bert_config: BertConfig, task: Task) -> BertConfig:
         """Name the output."""
-        return with_settings(with_labels(bert_config, (LABEL,), "regression"), "regression")
+        assert isinstance(task, Regression)
+        named = with_labels(bert_config, (LABEL,), "regression")
+        return with_settings(named, "regression", reading=task.reading.to_dict())
 
     def reopen(self, bert_config: BertConfig) -> Regression:
         """Check that there is one output."""
         if bert_config.num_labels != 1:
             raise UserError(f"the model says that it is for regression, but has {bert_config.num_labels} outputs")
-        return Regression()
+        return Regression(Reading.of(settings_of(bert_config).get("reading")))

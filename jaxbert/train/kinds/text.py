@@ -5,7 +5,7 @@ A task says what a label is, what the training labels define, and how labels bec
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 from transformers import BertConfig
@@ -13,6 +13,7 @@ from transformers import BertConfig
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.label_column import Labels
+from jaxbert.data.long_texts import LongTexts, Reading, resolve_shared
 from jaxbert.data.sources import Role
 from jaxbert.data.store import Stored
 from jaxbert.data.table import LabelKind
@@ -44,7 +45,7 @@ class TextKind(Generic[LabelSpace]):
         """
         raise NotImplementedError
 
-    def make_task(self, space: LabelSpace, labels: np.ndarray, config: Config) -> Task:
+    def make_task(self, space: LabelSpace, labels: np.ndarray, config: Config, reading: Reading) -> Task:
         """Return the task of these training labels."""
         raise NotImplementedError
 
@@ -52,9 +53,14 @@ class TextKind(Generic[LabelSpace]):
         """Return the labels that a task knows."""
         raise NotImplementedError
 
+    def reading_length(self, task: Any) -> int | None:
+        """Return the longest piece that the model was taught to read."""
+        return task.reading.max_length
+
     def read(self, config: Config, tokenizer: Any, max_length: int) -> Inputs:
         """Read all data sets of a run."""
-        stored = read_stored(config, tokenizer, max_length, self.labels)
+        reading = _reading(config, max_length)
+        stored = read_stored(config, tokenizer, max_length, self.labels, reading.long_texts)
         assert stored.train.labels is not None
         space = self.fit(stored.train.labels, config)
         train, validation = split_off(self._labelled(stored.train, space), config)
@@ -63,19 +69,34 @@ class TextKind(Generic[LabelSpace]):
             train=train,
             validation=validation | {name: self._labelled(s, space) for name, s in stored.validation.items()},
             test={name: self._labelled(s, space) for name, s in stored.test.items()},
-            task=self.make_task(space, train.labels, config),
+            task=self.make_task(space, train.labels, config, reading),
         )
 
     def read_for(
         self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, *, role: Role, labelled: bool
     ) -> Examples:
         """Read one source."""
-        stored = read_source(spec, data, tokenizer, max_length, role=role, labelled=labelled, labels=self.labels)
+        stored = read_source(
+            *(spec, data, tokenizer, max_length),
+            role=role,
+            labelled=labelled,
+            labels=self.labels,
+            long_texts=cast(Any, task).reading.long_texts,
+        )
         return self._labelled(stored, self.space_of(task))
 
     def _labelled(self, stored: Stored, space: LabelSpace) -> Examples:
         labels = None if stored.labels is None else self.encode(stored.labels, space)
-        return Examples(stored.tokens, labels)
+        return Examples(stored.tokens, labels, windows=stored.windows)
+
+
+def _reading(config: Config, max_length: int) -> Reading:
+    """Return how long texts are read; with the first window alone they are cut."""
+    how, pooling = config.data.long_texts, config.model.pooling
+    if how == "cut" or (how == "windows" and pooling == "first"):
+        return Reading()
+    long_texts = LongTexts(how, resolve_shared(config.data.window_stride, max_length))
+    return Reading(long_texts, pooling if how == "windows" and pooling != "first" else None, max_length)
 
 
 def label_names(bert_config: BertConfig) -> tuple[str, ...]:

@@ -1,0 +1,51 @@
+"""From the windows of a document to the document: one output, one loss and one prediction."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxbert.data.examples import Examples
+from jaxbert.data.long_texts import Pooling
+from jaxbert.tasks.base import Batch
+
+
+def pool_documents(logits_BSC: Array, batch: Batch, how: Pooling | None) -> tuple[Array, Batch]:
+    """Make one example of all windows of a document, wherever in the batch they lie; without `how`, nothing is changed.
+
+    Returns:
+      Logits [1, B * S, C] of documents in the order of the step, and `labels` and `example_mask` to go with them.
+    """
+    if how is None or "document" not in batch:
+        return logits_BSC, batch
+    real_W = batch["example_mask"].reshape(-1)
+    windows = real_W.shape[0]
+    document_W = jnp.where(real_W, batch["document"].reshape(-1), windows)  # those of nobody are dropped
+    logits_WC = logits_BSC.reshape(windows, -1)
+    count_D = jax.ops.segment_sum(real_W.astype(logits_WC.dtype), document_W, windows)
+    if how == "max":
+        pooled_DC = jax.ops.segment_max(logits_WC, document_W, windows)
+        pooled_DC = jnp.where(count_D[:, None] > 0, pooled_DC, 0.0)
+    else:
+        pooled_DC = jax.ops.segment_sum(logits_WC, document_W, windows) / jnp.maximum(count_D, 1)[:, None]
+    labels = batch["labels"]
+    labels_W = labels.reshape(windows, *labels.shape[2:])
+    labels_D = jnp.zeros_like(labels_W).at[document_W].set(labels_W, mode="drop")
+    return pooled_DC[None], {"labels": labels_D[None], "example_mask": (count_D > 0)[None]}
+
+
+def pool_windows(
+    logits: np.ndarray, examples: Examples, how: Pooling | None, first: int = 0, last: int | None = None
+) -> np.ndarray:
+    """Make one row of those of a document's windows, for documents `first` to `last - 1`; without `how`, they are rows."""
+    last = len(examples) if last is None else last
+    if how is None or examples.windows is None:
+        return logits[first:last]
+    begins = examples.windows.first[first : last + 1]
+    rows, places = logits[begins[0] : begins[-1]], begins[:-1] - begins[0]
+    if how == "max":
+        return np.maximum.reduceat(rows, places)
+    counts = examples.windows.counts[first:last].reshape(-1, *[1] * (logits.ndim - 1))
+    return np.add.reduceat(rows, places) / counts.astype(logits.dtype)
