@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
+from safetensors import safe_open
 from tiny import assert_same_tensors, random_params, random_rows, tiny_config
 
 import jaxbert
@@ -143,6 +144,9 @@ def test_without_init_params_stay_outside(model, folder):
 def test_saving_and_loading_again_is_exact(model, folder, tmp_path):
     architecture = json.loads((folder / "config.json").read_text())["architectures"]
     assert architecture == [type(model).__name__.removeprefix("Flax")]
+    with safe_open(folder / "model.safetensors", framework="np") as file:
+        prefixed = any(name.startswith("bert.") for name in file.keys())  # noqa: SIM118 (not a mapping)
+    assert prefixed != isinstance(model, jaxbert.FlaxBertModel)
     again = type(model).from_pretrained(folder)
     assert_same_tensors(flat(again.params), flat(model.params))
     again.save_pretrained(tmp_path, safe_serialization=False)

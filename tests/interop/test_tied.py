@@ -9,7 +9,7 @@ from tiny import assert_same_tensors, random_params, tiny_config, write_tensors
 
 from jaxbert.errors import UserError
 from jaxbert.interop import names
-from jaxbert.interop.load import load_params
+from jaxbert.interop.load import fit_params, load_params, replace_misshapen
 from jaxbert.interop.read import read_tensors
 from jaxbert.interop.write import save_folder
 from jaxbert.models import heads
@@ -109,6 +109,15 @@ def test_an_untied_decoder_is_written_with_both_biases(tmp_path):
     params, report = load_params(tmp_path, make(heads.MaskedLM, tie_word_embeddings=False))
     assert report.unused == ()
     assert_same_tensors(names.to_torch(params), tensors)
+
+
+def test_another_vocabulary_starts_both_tables_anew(tmp_path):
+    tensors = write(tmp_path, heads.MaskedLM)
+    larger = make(heads.MaskedLM, vocab_size=150)
+    resized, changed = replace_misshapen(tensors | {DECODER: tensors[WORDS]}, larger, key=KEY, source="here")
+    assert changed == [f"{WORDS} [120, 32] instead of [150, 32]", f"{BIAS} [120] instead of [150]"]
+    _, report = fit_params(resized, larger, key=None, source="here")
+    assert (report.fresh, report.unused) == ((), ())
 
 
 def test_half_of_a_head_is_damage(tmp_path):
