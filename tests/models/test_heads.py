@@ -45,7 +45,7 @@ def test_masked_positions_are_a_choice_of_all(head, call):
         others = outputs.get("seq_relationship_logits", jnp.zeros(()))
         return (jax.nn.log_softmax(logits) ** 2).sum() + (others**2).sum(), (logits, others)
 
-    run = jax.value_and_grad(loss_fn, has_aux=True)
+    run = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
     (_, expected), expected_grads = run(random_params(model), batch)
     (_, found), grads = run(random_params(model), batch | {"masked_positions": jnp.asarray(POSITIONS)})
     assert found[0].shape == (4, 3, 120)
