@@ -19,9 +19,9 @@ from jaxbert.errors import UserError
 from jaxbert.launch.start import end, lost
 
 VERBS = {
-    "train": "fine-tune a classifier and export it",
+    "train": "fine-tune BERT for a task and export it",
     "evaluate": "measure a model on labelled examples",
-    "predict": "label texts from a file or standard input",
+    "predict": "answer for texts from a file or standard input",
     "export": "write a checkpoint of a run as a Hugging Face folder",
     "bench": "time training and prediction",
     "plan": "say whether a run fits devices that need not be here, and what it takes and costs there",

@@ -1,4 +1,4 @@
-"""`jaxbert predict`: label texts from a file or standard input."""
+"""`jaxbert predict`: answer for texts from a file or standard input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ _ANSWERS = 4096
 
 def run(arguments: list[str]) -> int:
     """Predict; one JSON line an example, in input order."""
-    parser = make_parser("predict", "Label texts: one JSON line an example, in input order.")
+    parser = make_parser(
+        "predict", "Answer for each text by the task of the model: one JSON line an example, in input order."
+    )
     add_options(parser)
     parser.add_argument("--input", type=str, required=True, help="a file, hf:NAME, tfds:NAME, or - for standard input")
     parser.add_argument("--output", type=str, default="-", help="a file, or - for standard output")

@@ -1,4 +1,4 @@
-"""`jaxbert train`: fine-tune a classifier and export it."""
+"""`jaxbert train`: fine-tune BERT for a task and export it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxbert.cli.parsing import add_config, make_parser, parse, to_config
 
 def run(arguments: list[str]) -> int:
     """Train; exit 75 if a signal stopped the run after saving."""
-    parser = make_parser("train", "Fine-tune a classifier and export it.")
+    parser = make_parser("train", "Fine-tune BERT for a task (--task) and export it.")
     add_config(parser)
     config = to_config(parse(parser, arguments))
     from jaxbert.checks import check
