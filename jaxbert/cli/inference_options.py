@@ -21,6 +21,9 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--text_pair", type=str | None, default=None, help="column of the second text of a pair")
     parser.add_argument("--columns", type=list[str] | None, default=None, help="column names of a file without header")
     parser.add_argument("--quoting", type=Literal["csv", "none"], default=data.quoting, help="none for raw fields")
+    parser.add_argument(
+        "--label_separator", type=str, default=data.label_separator, help="what stands between the labels of a text"
+    )
     parser.add_argument("--max_length", type=int | None, default=None, help="longest example in tokens")
     parser.add_argument(
         "--batch_size", type=int, default=256, help="examples of one step; fewer are taken where they are long"
@@ -34,7 +37,12 @@ def add_options(parser: ArgumentParser) -> None:
 def data_config(values: Namespace, label: str = DataConfig.label) -> DataConfig:
     """Return the options that say how a file is read."""
     return DataConfig(
-        text=values.text, text_pair=values.text_pair, label=label, columns=values.columns, quoting=values.quoting
+        text=values.text,
+        text_pair=values.text_pair,
+        label=label,
+        columns=values.columns,
+        quoting=values.quoting,
+        label_separator=values.label_separator,
     )
 
 
