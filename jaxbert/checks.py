@@ -80,6 +80,7 @@ def check(config: Config) -> None:
         raise UserError("data.validation and data.validation_fraction are both set: keep one of them")
     _check_finite(config)
     _check_compute(config.precision.compute)
+    _check_pretrain(config)
     _check_class_weights(train.class_weights)
     _check_mesh(config.mesh)
     check_launch(config.launch)
@@ -117,6 +118,16 @@ def _check_compute(compute: str) -> None:
             "take bfloat16, which has the range of float32"
         )
     _require(compute in COMPUTE_FORMATS, "precision.compute", compute, f"one of {', '.join(COMPUTE_FORMATS)}")
+
+
+def _check_pretrain(config: Config) -> None:
+    pretrain, probability = config.pretrain, config.pretrain.masking_probability
+    _require(0 < probability < 1, "pretrain.masking_probability", probability, "above 0 and below 1")
+    _require((pretrain.vocab_size or 100) >= 100, "pretrain.vocab_size", pretrain.vocab_size, "at least 100")
+    if pretrain.segmented and pretrain.mask != "word":
+        raise UserError("pretrain.segmented says where words end, but pretrain.mask is token: set it to word")
+    if pretrain.vocab_size and config.model.vocab:
+        raise UserError("pretrain.vocab_size and model.vocab are both set: train a vocabulary, or give one")
 
 
 def _check_class_weights(weights: ClassWeights) -> None:

@@ -95,6 +95,28 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
+class PretrainConfig:
+    """Pretraining (`jaxbert pretrain`): how raw text becomes examples, and what is predicted."""
+
+    mask: Literal["token", "word"] = "token"
+    """Mask single tokens, or all tokens of a word together."""
+    masking_probability: float = 0.15
+    """Share of the tokens that are predicted."""
+    next_sentence: bool = True
+    """Predict as well whether the second half of an example follows the first or comes from another document."""
+    documents: Literal["blank", "heading", "line", "file"] = "blank"
+    """What divides the documents of a text file: blank lines, headings (`= Title =` or `# Title`), every line, or only
+    the end of the file. A row of a table is a document."""
+    sentences: Literal["split", "line"] = "split"
+    """Whether lines are split into sentences, or each line is one already."""
+    segmented: bool = False
+    """With `mask: word`: white space in the text separates Chinese words. Without it, each character is a word."""
+    vocab_size: int | None = None
+    """Train a WordPiece vocabulary of so many tokens on `data.train` first, for a new model; it is kept in the run
+    folder."""
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """The run: its length, its seed, what is saved and when it is evaluated."""
 
@@ -212,6 +234,7 @@ class Config:
     context, or the language itself."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)

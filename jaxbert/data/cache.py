@@ -18,10 +18,9 @@ import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from jaxbert.data.long_texts import LongTexts
-from jaxbert.data.sources import Source
 from jaxbert.data.store import FORMAT, HEADER, DamagedError, Stored, open_stored
 
 LIMIT_BYTES = 20 * 2**30
@@ -52,11 +51,22 @@ def entry_name(source_identity: Any, tokenizer: Any, max_length: int, long: Long
     versions = [importlib.metadata.version(library) for library in ("tokenizers", "transformers")]
     kind = type(tokenizer)
     settings = [kind.__module__, kind.__qualname__, tokenizer.truncation_side, tokenizer.split_special_tokens]
-    content = json.dumps([FORMAT, source_identity, state, settings, versions, max_length, asdict(long)], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:40]
+    return name_of([source_identity, state, settings, versions, max_length, asdict(long)])
 
 
-def find(folder: Path, name: str, source: Source) -> Stored | None:
+def name_of(content: Any) -> str:
+    """Return the name of the entry that these plain values decide."""
+    return hashlib.sha256(json.dumps([FORMAT, *content], sort_keys=True).encode()).hexdigest()[:40]
+
+
+class Named(Protocol):
+    """What has a name for messages."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def find(folder: Path, name: str, source: Named) -> Stored | None:
     """Open an entry if it is there and whole; one that is damaged is removed, and said."""
     entry = folder / name
     if not entry.is_dir():

@@ -1,0 +1,165 @@
+"""Raw text as a stream of lines with document ends, wherever it comes from.
+
+Text files are read here; rows of tables (`sources` reads them) are documents of their own. What a sentence is, and what
+becomes of it, is left to `sentences` and `corpus`.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from jaxbert.config import DataConfig, PretrainConfig
+from jaxbert.data.files import EXTENSIONS, decoded_lines, file_identity, find_file, raw_lines
+from jaxbert.data.sources import Role, open_source
+from jaxbert.data.table import Table
+from jaxbert.errors import UserError
+
+END = ""
+"""Stands behind the last line of each document; no line of a document is empty."""
+_HEADING = re.compile(r"\s*((?:=\s*)+)[^=\s](?:.*[^=\s])?\s*((?:=\s*)+)$|\s*(#+)\s+\S")
+"""`= Title =` as wikis write it, `# Title` as Markdown does."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Documents that were found, and not read yet."""
+
+    name: str
+    """As messages name them."""
+    lines: Callable[[], Iterator[str]]
+    """Read them: stripped lines, and `END` behind each document."""
+    identity: Callable[[], Any]
+    """Return plain values that change with the content and with how it is read; None where that cannot be told."""
+
+
+def open_documents(
+    spec: str, data: DataConfig, pretrain: PretrainConfig, *, role: Role = "train", limit: int | None = None
+) -> Documents:
+    """Find documents, of which the first `limit` are wanted.
+
+    A .txt file is raw text, unless `data.columns` says that it is a table; a pattern (`texts/*.txt`) or a folder names
+    several files, which are read in the order of their names.
+
+    Raises:
+      UserError: for what is missing or unreachable.
+    """
+    if _is_dataset(spec):
+        return _table_documents(spec, data, role, limit)
+    parts = [_file_documents(name, data, pretrain, role) for name in find_files(spec)]
+
+    def lines() -> Iterator[str]:
+        return _first_documents(chain.from_iterable(part.lines() for part in parts), limit)
+
+    def identity() -> Any:
+        found = [part.identity() for part in parts]
+        return None if None in found else [found, limit]
+
+    return Documents(spec, lines, identity)
+
+
+def _is_dataset(spec: str) -> bool:
+    return spec == "-" or spec.startswith(("hf:", "tfds:"))
+
+
+def find_files(spec: str) -> list[str]:
+    """Return the files that a file, a folder or a pattern names, sorted by name.
+
+    Raises:
+      UserError: if there is none.
+    """
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        found = [str(inside) for inside in path.iterdir() if inside.suffix.lower() in EXTENSIONS]
+    elif path.exists() or not glob.has_magic(spec):
+        return [spec]
+    else:
+        found = glob.glob(str(path), recursive=True)
+    if not found:
+        raise UserError(f"{spec}: no file to read there: it must name files of {' '.join(EXTENSIONS)}")
+    return sorted(found)
+
+
+def _file_documents(name: str, data: DataConfig, pretrain: PretrainConfig, role: Role) -> Documents:
+    if Path(name).suffix.lower() != ".txt" or data.columns is not None:
+        return _table_documents(name, data, role, None)
+    find_file(name)
+    identity = partial(_text_identity, name, pretrain.documents)
+    return Documents(name, partial(_read_text, name, pretrain.documents), identity)
+
+
+def _text_identity(name: str, divided: str) -> list[Any]:
+    return [file_identity(name), divided]
+
+
+def _table_documents(spec: str, data: DataConfig, role: Role, limit: int | None) -> Documents:
+    """Return the rows of a table as documents, the second text of a pair behind the first."""
+    source = open_source(spec, data, role=role, labelled=False, limit=limit)
+    return Documents(source.name, lambda: chain.from_iterable(map(_table_lines, source.parts())), source.identity)
+
+
+def _table_lines(table: Table) -> Iterator[str]:
+    for row, text in enumerate(table.texts):
+        whole = text if table.pairs is None else f"{text}\n{table.pairs[row]}"
+        yield from filter(None, map(str.strip, whole.splitlines()))
+        yield END
+
+
+def _first_documents(lines: Iterator[str], limit: int | None) -> Iterator[str]:
+    for line in lines:
+        if limit is not None and limit <= 0:
+            return
+        yield line
+        if line == END and limit is not None:
+            limit -= 1
+
+
+def _read_text(name: str, divided: str) -> Iterator[str]:
+    try:
+        with find_file(name).open("rb") as stream:
+            lines = map(str.strip, decoded_lines(raw_lines(stream, name), name))
+            yield from without_empty(DIVISIONS[divided](lines))
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
+
+
+def without_empty(lines: Iterable[str]) -> Iterator[str]:
+    """Leave out documents without a line, and close the last one."""
+    inside = False
+    for line in lines:
+        if line or inside:
+            yield line
+        inside = line != END
+    if inside:
+        yield END
+
+
+def _by_headings(lines: Iterable[str]) -> Iterator[str]:
+    """Begin a document at each heading of the first level; headings themselves are no sentences and are left out."""
+    for line in lines:
+        found = _HEADING.match(line)
+        if found is None:
+            if line:
+                yield line
+        elif (found[1] or found[3]).count(found[3][0] if found[3] else "=") == 1:
+            yield END
+
+
+def _by_lines(lines: Iterable[str]) -> Iterator[str]:
+    for line in lines:
+        yield line
+        yield END
+
+
+DIVISIONS: dict[str, Callable[[Iterable[str]], Iterator[str]]] = {
+    "blank": iter,  # a blank line is END already
+    "heading": _by_headings,
+    "line": _by_lines,
+    "file": partial(filter, None),
+}
