@@ -78,5 +78,6 @@ def test_scripts_of_the_readme_are_there():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_configuration_opens_with_its_command_and_result(path: Path):
     head = path.read_text("utf-8").split("model:")[0]
-    assert f"jaxbert train --config configs/{path.name}" in head
+    verb = "pretrain" if "task: pretraining" in head else "train"
+    assert f"jaxbert {verb} --config configs/{path.name}" in head
     assert "Result:" in head

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from jaxbert.cli.parsing import add_config, make_parser, parse, to_config
+from jaxbert.config import Config
 
 
 def run(arguments: list[str]) -> int:
     """Train; exit 75 if a signal stopped the run after saving."""
     parser = make_parser("train", "Fine-tune BERT for a task (--task) and export it.")
     add_config(parser)
-    config = to_config(parse(parser, arguments))
+    return train(to_config(parse(parser, arguments)))
+
+
+def train(config: Config) -> int:
+    """Do the run that `config` says, and return the exit code."""
     from jaxbert.checks import check
     from jaxbert.launch.start import start
     from jaxbert.train.interrupt import EXIT_CODE, StoppedError

@@ -56,6 +56,6 @@ def export_run(run: str | Path, step: str, output: str | Path) -> Path:
         chosen = choose_step(checkpoints, step)
         params, evaluation = checkpoints.restore_params(chosen), checkpoints.progress(chosen)["evaluation"]
     kind = kind_of_model(config)
-    config = kind.configure(config, kind.reopen(config).learned(evaluation))
-    architecture = (config.architectures or ["BertForSequenceClassification"])[0]
-    return export_params(folder, config, load_tokenizer(folder.start, config), params, architecture, target)
+    task = kind.reopen(config).learned(evaluation)
+    config = kind.configure(config, task)
+    return export_params(folder, config, load_tokenizer(folder.start, config), params, task.architecture, target)

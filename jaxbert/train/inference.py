@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +10,7 @@ import numpy as np
 from jaxbert.config import DataConfig, MeshConfig, ModelConfig, PrecisionConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.sources import Role
-from jaxbert.errors import UserError
-from jaxbert.interop.folder import read_config, resolve
+from jaxbert.interop.folder import read_config
 from jaxbert.interop.load import load_params
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.functional import Params, make_model
@@ -21,9 +19,8 @@ from jaxbert.train.evaluate import Predictor
 from jaxbert.train.inputs import resolve_max_length
 from jaxbert.train.kinds import kind_of_model
 from jaxbert.train.kinds.base import Kind
-from jaxbert.train.run_folder import RunFolder
 from jaxbert.train.sharding import make_mesh, param_shardings, place
-from jaxbert.train.start import compute_dtype, layer_call
+from jaxbert.train.start import compute_dtype, layer_call, model_folder
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ def open_trained(
     Raises:
       UserError: if there is no such model, or its head was not trained.
     """
-    folder = _model_folder(name)
+    folder = model_folder(name)
     config = read_config(folder)
     kind = kind_of_model(config)
     task = kind.reopen(config)
@@ -77,15 +74,3 @@ def open_trained(
         predictor=Predictor(model, task, mesh, layer_call(ModelConfig(), mesh), batch_size),
         max_length=resolve_max_length(max_length or kind.reading_length(task), config.max_position_embeddings),
     )
-
-
-def _model_folder(name: str) -> Path:
-    run = RunFolder(name)
-    if not run.config.exists():
-        return resolve(name)
-    if not run.export.is_dir():
-        raise UserError(
-            f"{name} is a run that has not finished: run `jaxbert train` again, or export a checkpoint with "
-            f"`jaxbert export --run {name} --step last --output DIR`"
-        )
-    return resolve(run.export)

@@ -35,6 +35,7 @@ from jaxbert.train.sharding import make_mesh, own_rows
 from jaxbert.train.speed import Speed
 from jaxbert.train.start import Start, open_start
 from jaxbert.train.step import State
+from jaxbert.train.vocabulary import with_vocabulary
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,9 @@ def run_training(config: Config) -> dict[str, Any]:
 
 
 def open_session(config: Config, folder: RunFolder) -> Session:
-    """Read data and model configuration and decide on shapes; nothing is written."""
+    """Read data and model configuration and decide on shapes; nothing is written but a vocabulary that is trained."""
     mesh = make_mesh(config.mesh)
-    start = open_start(config.model)
+    start = open_start(with_vocabulary(config))
     max_length = resolve_max_length(config.data.max_length, start.bert_config.max_position_embeddings)
     kind = kind_of(config.task)
     inputs = kind.read(config, start.tokenizer, max_length)

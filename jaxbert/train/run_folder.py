@@ -31,6 +31,8 @@ class RunFolder:
         self.export = self.path / "export"
         self.start = self.path / "start"
         """Model configuration, tokenizer and label names, which every later export needs."""
+        self.vocabulary = self.path / "vocab.txt"
+        """What a new model's vocabulary was trained to be; written before anything else."""
 
     def check(self, config: Config) -> None:
         """Check that a run with this configuration may begin or go on here, and write nothing.
@@ -40,7 +42,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"train.output_dir {self.path} is a file: choose a folder")
-        if not self.path.exists() or not any(self.path.iterdir()):
+        if not self.path.exists() or not {path.name for path in self.path.iterdir()} - {self.vocabulary.name}:
             return
         if not self.config.exists():
             raise UserError(

@@ -25,6 +25,7 @@ from jaxbert.models.attention.select import Attention
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, Params, init_params
 from jaxbert.models.sizes import SIZES, sized_config
+from jaxbert.train.run_folder import RunFolder
 from jaxbert.train.sharding import attention_spread, place, platform_of, row_sharding
 
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -76,15 +77,33 @@ def open_start(config: ModelConfig) -> Start:
     if config.name_or_path in SIZES and not Path(config.name_or_path).is_dir():
         tokenizer = _new_tokenizer(config)
         return Start(sized_config(config.name_or_path, len(tokenizer)), tokenizer, None)
-    folder = resolve(config.name_or_path)
+    folder = model_folder(config.name_or_path)
     bert_config = read_config(folder)
     return Start(bert_config, load_tokenizer(folder, bert_config), folder)
+
+
+def model_folder(name: str) -> Path:
+    """Return the folder of a model: an exported one, a run's (its export), or what the Hub has under this name.
+
+    Raises:
+      UserError: if there is none, or the run has not finished.
+    """
+    run = RunFolder(name)
+    if not run.config.exists():
+        return resolve(name)
+    if not run.export.is_dir():
+        raise UserError(
+            f"{name} is a run that has not finished: run it again, or export a checkpoint with "
+            f"`jaxbert export --run {name} --step last --output DIR`"
+        )
+    return resolve(run.export)
 
 
 def _new_tokenizer(config: ModelConfig) -> Any:
     if config.vocab is None:
         raise UserError(
-            f"a new model ({config.name_or_path}) needs a vocabulary: set model.vocab to a file, one token a line"
+            f"a new model ({config.name_or_path}) needs a vocabulary: set model.vocab to a file, one token a line "
+            "(`jaxbert pretrain` can train one: pretrain.vocab_size)"
         )
     path = Path(config.vocab)
     try:

@@ -8,12 +8,14 @@ from jaxbert.errors import UserError
 from jaxbert.train.kinds.base import Kind, settings_of
 from jaxbert.train.kinds.classification import ClassificationKind
 from jaxbert.train.kinds.multi_label import MultiLabelKind
+from jaxbert.train.kinds.pretraining import PretrainingKind
 from jaxbert.train.kinds.regression import RegressionKind
 
 KINDS: dict[str, Kind] = {
     "classification": ClassificationKind(),
     "multi_label": MultiLabelKind(),
     "regression": RegressionKind(),
+    "pretraining": PretrainingKind(),
 }
 """By the value of `task` in a configuration."""
 

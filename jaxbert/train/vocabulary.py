@@ -1,0 +1,41 @@
+"""The vocabulary that a run trains for its new model, before anything else is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from jaxbert.config import Config, ModelConfig
+from jaxbert.data.pretraining.documents import open_documents
+from jaxbert.data.pretraining.vocabulary import train_vocabulary, write_vocabulary
+from jaxbert.errors import UserError
+from jaxbert.models.sizes import SIZES
+from jaxbert.train.inputs import training_spec
+from jaxbert.train.processes import is_main, wait_for_all
+from jaxbert.train.report import console
+from jaxbert.train.run_folder import RunFolder
+
+
+def with_vocabulary(config: Config) -> ModelConfig:
+    """Return the model's settings, with the vocabulary that the run has trained or trains now in its folder.
+
+    Raises:
+      UserError: if the model is not new, or the text too small.
+    """
+    size = config.pretrain.vocab_size
+    if config.task != "pretraining" or size is None:
+        return config.model
+    if config.model.name_or_path not in SIZES or Path(config.model.name_or_path).is_dir():
+        raise UserError(
+            f"pretrain.vocab_size trains a vocabulary for a new model, but {config.model.name_or_path} has its own: "
+            f"leave the key out, or set model.name_or_path to one of {', '.join(SIZES)}"
+        )
+    path = RunFolder(config.train.output_dir).vocabulary
+    if is_main() and not path.exists():
+        documents = open_documents(training_spec(config.data), config.data, config.pretrain, limit=config.data.limit)
+        console.print(f"training a vocabulary on {documents.name}", highlight=False, soft_wrap=True)
+        tokens = train_vocabulary(documents.lines, size, lower_case=config.model.lower_case)
+        write_vocabulary(tokens, path)
+        console.print(f"{len(tokens):,} tokens in {path}", highlight=False, soft_wrap=True)
+    wait_for_all("the vocabulary is there")
+    return dataclasses.replace(config.model, vocab=str(path))
