@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
-from jaxbert.config import ClassWeights, Config, LaunchConfig, MeshConfig
+from jaxbert.config import ClassWeights, Config, LaunchConfig, MeshConfig, OptimizerConfig
 from jaxbert.errors import UserError
 
 COMPUTE_FORMATS = ("auto", "float32", "bfloat16")
@@ -64,12 +65,8 @@ def check(config: Config) -> None:
         config, 0, 1, "model.dropout", "model.attention_dropout", "data.validation_fraction", "train.label_smoothing"
     )
     _check_range(config, 0, 1, "optimizer.warmup_ratio", "optimizer.b1", "optimizer.b2")
-    optimizer, data, train = config.optimizer, config.data, config.train
-    _require(optimizer.learning_rate > 0, "optimizer.learning_rate", optimizer.learning_rate, "above 0")
-    _require(optimizer.eps > 0, "optimizer.eps", optimizer.eps, "above 0")
-    _require(
-        optimizer.clip_norm is None or optimizer.clip_norm > 0, "optimizer.clip_norm", optimizer.clip_norm, "above 0"
-    )
+    _check_optimizer(config.optimizer)
+    data, train = config.data, config.train
     if data.row_length and data.max_length and data.max_length > data.row_length:
         raise UserError(
             f"data.max_length ({data.max_length}) is above data.row_length ({data.row_length}): "
@@ -102,6 +99,19 @@ def _check_windows(config: Config) -> None:
             "data.long_texts: windows does not go with train.accumulation_steps, since the windows of a text must be in one "
             "slice: lower train.batch_size, or set model.remat"
         )
+
+
+def _check_optimizer(optimizer: OptimizerConfig) -> None:
+    for name in ("learning_rate", "eps", "clip_norm", "layer_decay"):
+        value = getattr(optimizer, name)
+        _require(value is None or value > 0, f"optimizer.{name}", value, "above 0")
+    decay = optimizer.layer_decay
+    _require(decay is None or decay <= 1, "optimizer.layer_decay", decay, "above 0 and at most 1")
+    for pattern in optimizer.freeze or ():
+        try:
+            re.compile(pattern)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise UserError(f"optimizer.freeze: {pattern!r} is no regular expression ({error})") from error
 
 
 def _check_finite(config: Config) -> None:

@@ -173,7 +173,15 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     """Decoupled weight decay; biases and LayerNorm are left out."""
     clip_norm: float | None = 1.0
-    """Largest global norm of the gradient; null switches clipping off."""
+    """Largest global norm of the gradient of what is trained; null switches clipping off."""
+    layer_decay: float | None = None
+    """Factor of the learning rate from each layer to the one below it: 1 for the head, D for the last layer, D**(N+1) for
+    the embeddings of N layers; left out, all learn at the same rate."""
+    freeze: list[str] | None = None
+    """Regular expressions: a parameter whose name one of them matches somewhere is not trained; each layer has names of
+    its own, such as bert/encoder/layer/3/output/dense/kernel."""
+    train_only: Literal["head"] | None = None
+    """head: train the pooler and what follows it, and neither embeddings nor layers (a linear probe)."""
     b1: float = 0.9
     """Decay of the first moment."""
     b2: float = 0.999

@@ -29,13 +29,13 @@ from jaxbert.models.attention.select import backend_of
 from jaxbert.train.ahead import CompiledStep, DoesNotFitError, compile_step
 from jaxbert.train.links import Link
 from jaxbert.train.program import Program
-from jaxbert.train.sharding import make_mesh, placements
+from jaxbert.train.sharding import Placed, make_mesh, placements
 from jaxbert.train.speed import training_flops
 from jaxbert.train.start import compute_dtype
 
 _FLOAT32 = 4
-_STATE = 3
-"""Arrays of a parameter's size in the state: itself and AdamW's two moments."""
+_MOMENTS = 2
+"""Arrays of a trained parameter's size in the state besides itself: those of AdamW."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,8 @@ def _costs(planner: Planner, attempt: Attempt) -> dict[str, Any]:
         "flops": {
             "compiled": step.flops,
             "formula": step.formula_flops,
-            "real_tokens": training_flops(bert_config, work.tokens, work.pairs) / step.devices,
+            "real_tokens": training_flops(bert_config, work.tokens, work.pairs, work.program.trained.backward)
+            / step.devices,
             "silent_kernels": step.silent_kernels,
             "unknown_loops": step.unknown_loops,
         },
@@ -231,6 +232,12 @@ def state_bytes(program: Program) -> int:
 
 def sharding_rows(program: Program) -> list[dict[str, Any]]:
     """Return a row a parameter: the rule that placed it, and what one device holds of it."""
+
+    def with_moments(placed: Placed) -> int:
+        size = math.prod(placed.device_shape)
+        trained = program.trained.count(lambda path: "/".join(path) == placed.name)
+        return _FLOAT32 * (size + _MOMENTS * size * trained // math.prod(placed.shape))
+
     return [
         {
             "rule": placed.pattern,
@@ -239,7 +246,7 @@ def sharding_rows(program: Program) -> list[dict[str, Any]]:
             "shape": list(placed.shape),
             "device_shape": list(placed.device_shape),
             "device_bytes": _FLOAT32 * math.prod(placed.device_shape),
-            "device_bytes_with_moments": _STATE * _FLOAT32 * math.prod(placed.device_shape),
+            "device_bytes_with_moments": with_moments(placed),
         }
         for placed in placements(program.mesh, program.model.abstract_params)
     ]

@@ -28,7 +28,7 @@ class Stopwatch:
 
     def __init__(self, program: Program, train_step: Compiled, trace: Trace) -> None:
         self.train_step = train_step
-        self.speed = Speed(program.model.config)
+        self.speed = Speed(program.model.config, program.trained.backward)
         self.step_seconds: list[float] = []
         self.dispatch_seconds = 0.0
         self.state = program.first_state(

@@ -74,7 +74,8 @@ def _roofline(program: Program, watch: Stopwatch, options: BenchOptions) -> dict
     on_cpu = platform_of(program.mesh) == "cpu"  # there the host that starts a step is the device that computes it
     cost = StepCost(
         seconds=speed.elapsed / speed.steps,
-        flops=training_flops(config, row_tokens, speed.computed_pairs / speed.steps) / devices,
+        flops=training_flops(config, row_tokens, speed.computed_pairs / speed.steps, program.trained.backward)
+        / devices,
         bytes_moved=max(moved, bytes_accessed(watch.executable) or 0.0),
         input_share=speed.wait_seconds / speed.elapsed,
         dispatch_share=None if on_cpu else watch.dispatch_seconds / speed.elapsed,

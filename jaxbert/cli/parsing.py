@@ -22,6 +22,23 @@ _FIELDS: dict[str, Any] = typing.get_type_hints(Config)
 SECTIONS: dict[str, type[Any]] = {name: hint for name, hint in _FIELDS.items() if name != "task"}
 KEYS = [f"{name}.{field.name}" for name, section in SECTIONS.items() for field in dataclasses.fields(section)]
 
+_UNION = re.compile(
+    r'(?P<key>[\w.]+)"?: Does not validate against any of the Union subtypes Subtypes: \[(?P<kinds>.*?)\] Errors: '
+    r".* Given value: (?P<value>.*)"
+)
+"""What the parser says of a value that is of none of several types."""
+_KIND = re.compile(r"[\w.]+(?:\[[^\]]*\])?")
+_KINDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "NoneType": "null",
+    "list[str]": "[TEXT, ...]",
+    "list[float]": "[NUMBER, ...]",
+    "dict[str, str]": "{NAME: TEXT, ...}",
+}
+
 
 def make_parser(verb: str, description: str) -> ArgumentParser:
     """Return an empty parser whose mistakes are raised."""
@@ -109,4 +126,9 @@ def nearest(name: str, known: list[str]) -> str:
 def _one_line(error: BaseException) -> str:
     """Return the message on one line, with Python's names of types made plain."""
     line = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
+    if wrong := _UNION.search(line):
+        kinds = [
+            _KINDS.get(kind, kind.removeprefix("typing.Literal").strip("[]")) for kind in _KIND.findall(wrong["kinds"])
+        ]
+        line = f"{wrong['key']} is {wrong['value']}, but it must be {' or '.join(kinds)}"
     return re.sub(r'Parser key "([\w.]+)"', r"\1", line).replace("typing.", "").replace(" a int", " an int")

@@ -7,6 +7,7 @@ Modules only say what is computed. They hold one template layer; its parameters 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -45,6 +46,8 @@ class Call:
     """Compute the word embeddings' gradient by `lookup`, for one device whose memory is slow."""
     attention: Attend = xla_attention
     """The backend, but for weights, head masks and single positions: these are xla's alone."""
+    frozen_layers: int = 0
+    """How many of the lowest layers need no gradient of their own, so that none is computed."""
     slots: int | None = None
     """Example slots of a row; `encode` reads them off the batch."""
     rows: Sharding | None = None
@@ -268,14 +271,27 @@ class BertEncoder(nnx.Module):
         if call.remat != "none":
             # A loop's body is compiled by itself; unrolled, the recomputation would be merged with the forward pass.
             run_layer = jax.checkpoint(run_layer, policy=_SAVED[call.remat], prevent_cse=not call.scan_layers)
+        if call.frozen_layers and not call.keeps_all:
+            x_BTD, stacks_N = self._run_frozen(run_layer, x_BTD, stacks_N, call)
+        count = jax.tree.leaves(stacks_N)[0].shape[0]
         if positions_BP is None:
-            x_BTD, (hidden, weights) = jax.lax.scan(run_layer, x_BTD, stacks_N, unroll=call.unroll(self.num_layers))
+            x_BTD, (hidden, weights) = jax.lax.scan(run_layer, x_BTD, stacks_N, unroll=call.unroll(count))
             if hidden is not None:
                 hidden = jnp.concatenate([hidden, x_BTD[None]])
             return EncoderOutput(x_BTD, hidden, weights)
         below, last = (jax.tree.map(lambda a, i=i: a[i], stacks_N) for i in (slice(-1), -1))
-        x_BTD, _ = jax.lax.scan(run_layer, x_BTD, below, unroll=call.unroll(self.num_layers - 1))
+        x_BTD, _ = jax.lax.scan(run_layer, x_BTD, below, unroll=call.unroll(count - 1))
         return EncoderOutput(run_layer(x_BTD, last, positions_BP)[0], None, None)
+
+    @staticmethod
+    def _run_frozen(run_layer: Callable, x_BTD: Array, stacks_N: tuple, call: Call) -> tuple[Array, tuple]:
+        """Run the frozen layers in a loop of their own, through which a gradient goes to `x_BTD` alone; return the rest."""
+        number = call.frozen_layers
+        (params, *others), rest = (
+            jax.tree.map(lambda a, part=part: a[part], stacks_N) for part in (slice(number), slice(number, None))
+        )
+        stacks = jax.lax.stop_gradient(params), *others
+        return jax.lax.scan(run_layer, x_BTD, stacks, unroll=call.unroll(number))[0], rest
 
 
 class BertPooler(nnx.Module):

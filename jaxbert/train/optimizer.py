@@ -1,4 +1,4 @@
-"""AdamW with decay by name, the learning-rate schedules and clipping."""
+"""AdamW with decay by name, the learning-rate schedules, shares of them, and clipping."""
 
 from __future__ import annotations
 
@@ -30,8 +30,10 @@ def decay_mask(params: Params) -> Params:
     return traverse_util.unflatten_dict({path: path[-1] in ("kernel", "embedding") for path in flat})
 
 
-def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
-    """Return clipping by global norm followed by AdamW."""
+def make_optimizer(
+    config: OptimizerConfig, total_steps: int, shares: Params | None = None
+) -> optax.GradientTransformation:
+    """Return clipping by global norm followed by AdamW, whose whole update is multiplied by `shares`."""
     adamw = optax.adamw(
         make_schedule(config, total_steps),
         b1=config.b1,
@@ -40,9 +42,18 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
         weight_decay=config.weight_decay,
         mask=decay_mask,
     )
-    if config.clip_norm is None:
-        return adamw
-    return optax.chain(clip_by_global_norm(config.clip_norm), adamw)
+    clip = [] if config.clip_norm is None else [clip_by_global_norm(config.clip_norm)]
+    multiply = [] if shares is None else [multiply_by(shares)]
+    return optax.chain(*clip, adamw, *multiply) if clip or multiply else adamw
+
+
+def multiply_by(shares: Params) -> optax.GradientTransformation:
+    """Multiply each update by its share, decay included: a learning rate of its own, as of a parameter group in PyTorch."""
+
+    def update(updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None) -> tuple:
+        return jax.tree.map(lambda u, share: u * share, updates, shares), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:

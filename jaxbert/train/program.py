@@ -12,7 +12,6 @@ from functools import cached_property, partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from transformers import BertConfig
@@ -40,7 +39,8 @@ from jaxbert.train.sharding import (
     word_sharding,
 )
 from jaxbert.train.start import check_fp8, compute_dtype, layer_call, make_key, with_dropout
-from jaxbert.train.step import DeviceBatch, State, init_state, make_group_step, make_train_step
+from jaxbert.train.step import Descent, DeviceBatch, State, init_state, make_group_step, make_train_step
+from jaxbert.train.trained import Trained, choose_trained, rate_shares
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,22 @@ class Program:
     """Optimizer steps over which the learning rate falls."""
 
     @cached_property
-    def tx(self) -> optax.GradientTransformation:
+    def trained(self) -> Trained:
+        """What is not frozen."""
+        return choose_trained(self.config.optimizer, self.model.abstract_params)
+
+    @cached_property
+    def descent(self) -> Descent:
         """The optimizer."""
-        return make_optimizer(self.config.optimizer, self.total_steps)
+        config = self.config.optimizer
+        shares = None if config.layer_decay is None else rate_shares(config.layer_decay, self.trained)
+        schedule = make_schedule(config, self.total_steps)
+        return Descent(make_optimizer(config, self.total_steps, shares), schedule, self.trained)
 
     @cached_property
     def state_shardings(self) -> State:
         """Where each part of the state lies."""
-        return state_shardings(self.mesh, self.tx, self.model.abstract_params)
+        return state_shardings(self.mesh, self._abstract_state)
 
     @cached_property
     def call(self) -> Call:
@@ -73,16 +81,19 @@ class Program:
     @property
     def state_target(self) -> State:
         """Shapes, dtypes and shardings of the state."""
-        shapes = jax.eval_shape(partial(init_state, tx=self.tx), self.model.abstract_params)
         return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.state_shardings
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), self._abstract_state, self.state_shardings
         )
+
+    @property
+    def _abstract_state(self) -> State:
+        return jax.eval_shape(partial(init_state, descent=self.descent), self.model.abstract_params)
 
     def first_state(self, params: Params) -> State:
         """Spread the first parameters over the devices and make the state around them."""
         shardings = self.state_shardings
         placed = place(params, shardings["params"])
-        return jax.jit(partial(init_state, tx=self.tx), out_shardings=shardings)(placed)
+        return jax.jit(partial(init_state, descent=self.descent), out_shardings=shardings)(placed)
 
     def train_step(self) -> Compiled:
         """Return the step, `(state, batch, base_key) -> (state, sums)`; nothing is compiled yet."""
@@ -91,9 +102,8 @@ class Program:
     def step_programs(self) -> StepPrograms:
         """Return the step, and several of them in a loop; nothing is compiled yet."""
         slices = self.config.train.accumulation_steps
-        schedule = make_schedule(self.config.optimizer, self.total_steps)
-        call = replace(self.call, fp8=self.config.precision.fp8)
-        step = make_train_step(self.model, self.task, self.tx, schedule, call, slices)
+        call = replace(self.call, fp8=self.config.precision.fp8, frozen_layers=self.trained.frozen_layers)
+        step = make_train_step(self.model, self.task, self.descent, call, slices)
 
         def compiled(fn: Callable, batch_sharding: NamedSharding) -> Compiled:
             return Compiled(

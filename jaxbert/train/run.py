@@ -72,6 +72,11 @@ class Session:
         """Optimizer steps of the whole run."""
         return self.config.train.max_steps or self.config.train.epochs * self.steps_per_epoch
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers the parameters are, frozen ones included."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.model.abstract_params))
+
     def first_params(self) -> Params:
         """Load or draw the parameters before the first step."""
         program = self.program
@@ -151,7 +156,7 @@ def _run(session: Session, checkpoints: Checkpoints, params: Params | None, log:
         session.config.train.eval_batch_size,
         session.inputs.dress,
     )
-    speed = Speed(session.bert_config)
+    speed = Speed(session.bert_config, session.program.trained.backward)
     work = _work(session, predictor)
     loop = Loop(work, state, progress, checkpoints, speed)
     _announce(session, progress)
@@ -199,7 +204,7 @@ def _work(session: Session, predictor: Predictor) -> Work:
 
 
 def _announce(session: Session, progress: Progress) -> None:
-    """Say in two lines what is about to happen."""
+    """Say in a few lines what is about to happen."""
     layout, devices = session.layout, jax.devices()
     held_out = sum(map(len, session.inputs.validation.values()))
     console.print(
@@ -207,6 +212,11 @@ def _announce(session: Session, progress: Progress) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    trained, whole = session.program.trained, session.parameters
+    if not trained.everything:
+        console.print(
+            f"{trained.count():,} of {whole:,} parameters are trained, the others are frozen", highlight=False
+        )
     kind = "packed" if session.config.data.packing else "padded"
     begin = f"going on after step {progress.step}" if progress.step else f"{session.total_steps} steps"
     console.print(
@@ -236,6 +246,8 @@ def _finish(
         "epochs": round(progress.step / session.steps_per_epoch, 4),
         "train_loss": progress.loss_sum / progress.examples if progress.examples else None,
         "bad_steps": progress.bad_steps,
+        "parameters": session.parameters,
+        "trained_parameters": session.program.trained.count(),
         "exported_step": exported,
         "eval": evaluation,
         "test": test,

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from flax import traverse_util
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -174,7 +173,7 @@ def _spec(mesh: Mesh, name: str, shape: tuple[int, ...]) -> PartitionSpec:
     return PartitionSpec(*fits)
 
 
-def state_shardings(mesh: Mesh, tx: optax.GradientTransformation, abstract_params: Params) -> dict[str, Any]:
+def state_shardings(mesh: Mesh, abstract_state: dict[str, Any]) -> dict[str, Any]:
     """Return shardings of a train state: moments lie where their parameters lie, counters everywhere."""
 
     def sharding_of(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
@@ -182,11 +181,7 @@ def state_shardings(mesh: Mesh, tx: optax.GradientTransformation, abstract_param
         name = "/".join(str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey))
         return NamedSharding(mesh, _spec(mesh, name, leaf.shape))
 
-    return {
-        "step": NamedSharding(mesh, PartitionSpec()),
-        "params": param_shardings(mesh, abstract_params),
-        "opt_state": jax.tree.map_with_path(sharding_of, jax.eval_shape(tx.init, abstract_params)),
-    }
+    return jax.tree.map_with_path(sharding_of, abstract_state)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

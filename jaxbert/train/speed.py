@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -15,9 +15,15 @@ from transformers import BertConfig
 
 from jaxbert.data.batches import BatchSize
 from jaxbert.train.devices import device_spec
+from jaxbert.train.trained import Backward
 
 
-def training_flops(config: BertConfig, tokens: float, attended_pairs: float) -> float:
+def training_flops(
+    config: BertConfig,
+    tokens: float,
+    attended_pairs: float,
+    backward: Backward = Backward(),  # noqa: B008 (frozen)
+) -> float:
     """Return the matrix FLOPs of forward and backward over real tokens.
 
     Six times the parameters of the layers for each token, and 12 D for each pair of tokens that attend to each other
@@ -27,10 +33,14 @@ def training_flops(config: BertConfig, tokens: float, attended_pairs: float) -> 
       config: the encoder.
       tokens: real tokens.
       attended_pairs: sum over examples of their squared length.
+      backward: what of the backward pass is needed where parameters are frozen.
     """
     width, layers = config.hidden_size, config.num_hidden_layers
     weights = layers * (4 * width**2 + 2 * width * config.intermediate_size)
-    return 6.0 * weights * tokens + 12.0 * layers * width * attended_pairs
+    return (
+        2.0 * (1 + backward.layers + backward.kernels) * weights * tokens
+        + 4.0 * (1 + 2 * backward.layers) * layers * width * attended_pairs
+    )
 
 
 def peak_flops(device: Any) -> float | None:
@@ -44,6 +54,7 @@ class Speed:
     """What has been timed so far in this process."""
 
     bert_config: BertConfig
+    backward: Backward = field(default_factory=Backward)
     steps: int = 0
     examples: int = 0
     real_tokens: int = 0
@@ -74,7 +85,7 @@ class Speed:
             self.row_tokens += size.row_tokens
             self.attended_pairs += size.attended_pairs
             self.computed_pairs += size.computed_pairs
-            self.flops += training_flops(self.bert_config, size.tokens, size.attended_pairs)
+            self.flops += training_flops(self.bert_config, size.tokens, size.attended_pairs, self.backward)
         self.wait_seconds += waited
 
     @property

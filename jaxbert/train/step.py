@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -13,19 +14,30 @@ from jax import Array
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, Params
 from jaxbert.tasks.base import Sums, Task
+from jaxbert.train.trained import Trained
 
 State = dict[str, Any]
-"""`step` (int32), `params` and `opt_state`."""
+"""`step` (int32), `params` and `opt_state`, which knows of the trained part alone."""
 DeviceBatch = dict[str, Array]
 
 
-def init_state(params: Params, tx: optax.GradientTransformation) -> State:
+@dataclass(frozen=True)
+class Descent:
+    """How gradients change parameters, and which."""
+
+    tx: optax.GradientTransformation
+    schedule: optax.Schedule
+    trained: Trained
+
+
+def init_state(params: Params, descent: Descent) -> State:
     """Return the state before the first step."""
-    return {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": tx.init(params)}
+    opt_state = descent.tx.init(descent.trained.take(params))
+    return {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": opt_state}
 
 
 def make_train_step(
-    model: Model, task: Task, tx: optax.GradientTransformation, schedule: optax.Schedule, call: Call, slices: int = 1
+    model: Model, task: Task, descent: Descent, call: Call, slices: int = 1
 ) -> Callable[[State, DeviceBatch, Array], tuple[State, Sums]]:
     """Return `(state, batch, base_key) -> (state, sums)`.
 
@@ -33,31 +45,35 @@ def make_train_step(
     bad step leaves parameters, moments and the optimizer's count as they were; `step` counts it.
 
     The gradient is that of the summed loss divided by the number of real examples of the whole step, so neither packing,
-    nor the number of devices, nor `slices` (gradient accumulation over the rows) changes it.
+    nor the number of devices, nor `slices` (gradient accumulation over the rows) changes it. It is that of the trained part
+    alone, and so are its norm and its clipping.
     """
-
-    def loss_fn(params: Params, batch: DeviceBatch, key: Array, totals: Sums) -> tuple[Array, Sums]:
-        sums = task.sums(model.apply(params, batch, key, call), batch, totals, train=True)
-        return sums["loss"] / totals["examples"], sums
-
-    grad_fn = jax.grad(loss_fn, has_aux=True)
+    trained = descent.trained
 
     def train_step(state: State, batch: DeviceBatch, base_key: Array) -> tuple[State, Sums]:
+        def loss_fn(part: Params, batch: DeviceBatch, key: Array, totals: Sums) -> tuple[Array, Sums]:
+            outputs = model.apply(trained.put(state["params"], part), batch, key, call)
+            sums = task.sums(outputs, batch, totals, train=True)
+            return sums["loss"] / totals["examples"], sums
+
+        grad_fn = jax.grad(loss_fn, has_aux=True)
         key = jax.random.fold_in(base_key, state["step"])
+        part = trained.take(state["params"])
         totals = task.totals(batch)
         if slices == 1:
-            grads, sums = grad_fn(state["params"], batch, key, totals)
+            grads, sums = grad_fn(part, batch, key, totals)
         else:
-            grads, sums = _accumulate(grad_fn, state["params"], batch, key, totals, slices)
-        updates, opt_state = tx.update(grads, state["opt_state"], state["params"])
-        params = optax.apply_updates(state["params"], updates)
+            grads, sums = _accumulate(grad_fn, part, batch, key, totals, slices)
+        updates, opt_state = descent.tx.update(grads, state["opt_state"], part)
+        new_part = optax.apply_updates(part, updates)
         grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(grad_norm) & jnp.isfinite(sums["loss"])
-        params, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(good, new, old), (params, opt_state), (state["params"], state["opt_state"])
+        new_part, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(good, new, old), (new_part, opt_state), (part, state["opt_state"])
         )
+        params = trained.put(state["params"], new_part)
         count = optax.tree.get_all_with_path(state["opt_state"], "count")[0][1]
-        sums |= {"grad_norm": grad_norm, "learning_rate": jnp.asarray(schedule(count)), "bad": ~good}
+        sums |= {"grad_norm": grad_norm, "learning_rate": jnp.asarray(descent.schedule(count)), "bad": ~good}
         return {"step": state["step"] + 1, "params": params, "opt_state": opt_state}, sums
 
     return train_step
@@ -75,7 +91,7 @@ def make_group_step(
 
 
 def _accumulate(
-    grad_fn: Callable, params: Params, batch: DeviceBatch, key: Array, totals: Sums, slices: int
+    grad_fn: Callable, part: Params, batch: DeviceBatch, key: Array, totals: Sums, slices: int
 ) -> tuple[Params, Sums]:
     """Add up gradients and sums over slices of the rows, one at a time.
 
@@ -85,11 +101,11 @@ def _accumulate(
     keys = jax.random.split(key, slices)
 
     def add_slice(total: tuple[Params, Sums], xs: tuple[DeviceBatch, Array]) -> tuple[tuple[Params, Sums], None]:
-        part = grad_fn(params, xs[0], xs[1], totals)
-        return jax.tree.map(jnp.add, total, part), None
+        found = grad_fn(part, xs[0], xs[1], totals)
+        return jax.tree.map(jnp.add, total, found), None
 
     first = jax.tree.map(lambda x: x[0], sliced)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad_fn, params, first, keys[0], totals))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad_fn, part, first, keys[0], totals))
     return jax.lax.scan(add_slice, zeros, (sliced, keys))[0]
 
 

@@ -165,6 +165,9 @@ VALUES = {
     "optimizer.eps": ["0"],
     "optimizer.clip_norm": ["0", "-1", ".nan"],
     "optimizer.schedule": ["square"],
+    "optimizer.layer_decay": ["0", "-0.5", "1.01", ".nan", "steep"],
+    "optimizer.freeze": ["bert/embeddings", "[1]", '["["]', "[bert/embedings]", "[.]"],
+    "optimizer.train_only": ["pooler"],
     "model.num_labels": ["1", "3", "two"],
     "model.dropout": ["1", "-0.1"],
     "model.attention_dropout": ["1", "-0.1"],
@@ -195,6 +198,16 @@ def test_values_that_contradict_each_other(refused, problem):
     assert line.startswith("data.validation and data.validation_fraction are both set")
     line = refused("--data.row_length=8", "--data.max_length=16")
     assert line.startswith("data.max_length (16) is above data.row_length (8)")
+
+
+def test_what_is_frozen(refused):
+    line = refused("--optimizer.freeze=[bert/embedings]")
+    assert line == "optimizer.freeze: 'bert/embedings' matches no parameter; the nearest is bert/embeddings"
+    line = refused("--optimizer.freeze=[classifier, pooler, bias]", "--optimizer.train_only=head")
+    assert line == "optimizer.freeze and optimizer.train_only leave nothing to train: name fewer parameters"
+    line = refused("--optimizer.freeze=[.]")
+    assert line == "optimizer.freeze leaves nothing to train: name fewer parameters"
+    assert refused("--optimizer.freeze=bert") == "optimizer.freeze is bert, but it must be [TEXT, ...] or null"
 
 
 def test_float16_is_refused_with_the_reason(refused):

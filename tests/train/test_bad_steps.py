@@ -16,10 +16,17 @@ POISONED = len(VOCAB) - 1
 """A token whose embedding is not finite."""
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=lambda slices: f"{slices}-slices")
+RUNS = {
+    "1-slices": {},
+    "2-slices": {"train__accumulation_steps": 2},
+    "frozen": {"optimizer__freeze": ["embeddings", "layer/0/"], "optimizer__layer_decay": 0.5},
+}
+
+
+@pytest.fixture(scope="module", params=RUNS)
 def bench(request):
     """A program of eight steps on two devices, its first parameters, with one poisoned token, and batches without it."""
-    config = make_config(train__batch_size=8, train__accumulation_steps=request.param)
+    config = make_config(train__batch_size=8, **RUNS[request.param])
     program = make_program(config, small_config(), 8, devices=2)
     params = random_params(program.model)
     params["bert"]["embeddings"]["word_embeddings"]["embedding"] = np.array(

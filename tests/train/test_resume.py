@@ -6,9 +6,11 @@ import json
 import signal
 import time
 
+import numpy as np
 import pytest
 import yaml
 from runs import Problem, command, finish, read_metrics, weights
+from safetensors.numpy import load_file
 
 from jaxbert.train.checkpoint import Checkpoints
 from jaxbert.train.loop import Loop
@@ -106,6 +108,32 @@ def test_a_crash_changes_no_bit(problem, undisturbed, monkeypatch, name, crashes
     summaries = [json.loads((r / "summary.json").read_text()) for r in (run, undisturbed)]
     for key in ("steps", "epochs", "train_loss", "eval", "exported_step"):
         assert summaries[0][key] == summaries[1][key], key
+
+
+def test_a_crash_changes_no_bit_of_what_is_partly_frozen(problem, monkeypatch, capsys):
+    """Nor any bit at all of what is frozen."""
+    changes = keys(problem, "frozen") | {
+        "optimizer__freeze": ["bert/embeddings", "bert/encoder/layer/0/"],
+        "optimizer__layer_decay": 0.7,
+        "train__epochs": 1,
+    }
+    run, whole = problem.folder / "frozen", problem.folder / "frozen-whole"
+    assert problem.train(**changes | {"train__output_dir": whole}) == 0
+    with monkeypatch.context() as patch:
+        crash_before(patch, 5)
+        with pytest.raises(CrashError):
+            problem.train(**changes)
+    assert problem.train(**changes) == 0
+    assert weights(run) == weights(whole)
+    before, after = (load_file(folder / "model.safetensors") for folder in (problem.folder / "model", run / "export"))
+    frozen = {name for name in before if name.startswith(("bert.embeddings.", "bert.encoder.layer.0."))}
+    same = {name for name in before if np.array_equal(before[name], after[name])}
+    assert same == frozen | {"bert.encoder.layer.1.attention.self.key.bias"}  # which is never trained
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["parameters"] == sum(tensor.size for tensor in before.values())
+    assert summary["trained_parameters"] == summary["parameters"] - sum(before[name].size for name in frozen)
+    line = f"{summary['trained_parameters']:,} of {summary['parameters']:,} parameters are trained"
+    assert capsys.readouterr().err.count(line) == 3
 
 
 def test_a_crash_behind_the_last_step_only_exports(problem, undisturbed, monkeypatch):

@@ -1,0 +1,173 @@
+"""Which parameters are trained, and at what share of the learning rate: chosen by name, layer by layer.
+
+Names are those of the sharding table with each layer named by itself, `bert/encoder/layer/3/output/dense/kernel`, though
+one array holds all layers. The step takes gradients of the trained part alone, and the optimizer sees nothing else: what is
+frozen has no gradient, no moments and no decay, and keeps its bits.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from jaxbert.config import OptimizerConfig
+from jaxbert.errors import UserError
+from jaxbert.interop.names import Path, layer_axis
+from jaxbert.models.functional import Params
+
+BELOW_HEAD = r"^bert/(embeddings|encoder)/"
+"""All but the head: the pooler belongs to the head, for a checkpoint may lack it and only tasks use it."""
+
+
+@dataclass(frozen=True)
+class Backward:
+    """How much of a whole backward pass a step needs."""
+
+    layers: float = 1.0
+    """Share of the layers that a gradient goes through."""
+    kernels: float = 1.0
+    """Share of the layers' kernels that have a gradient of their own."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The trained part of a tree of parameters.
+
+    As a tree of its own it holds the leaves that are trained, and of a stack the trained layers.
+    """
+
+    abstract_params: Params
+    layers: Mapping[Path, tuple[int, ...] | None]
+    """Which layers of each trained leaf; None for the whole leaf. What is left out is frozen."""
+
+    @property
+    def everything(self) -> bool:
+        """Whether nothing is frozen."""
+        whole = len(self.layers) == len(traverse_util.flatten_dict(self.abstract_params))
+        return whole and all(rows is None for rows in self.layers.values())
+
+    def take(self, params: Params) -> Params:
+        """Return the trained part of `params`."""
+        if self.everything:
+            return params
+        flat = traverse_util.flatten_dict(params)
+        return traverse_util.unflatten_dict(
+            {path: flat[path] if rows is None else flat[path][_index(rows)] for path, rows in self.layers.items()}
+        )
+
+    def put(self, params: Params, part: Params) -> Params:
+        """Return `params` with `part` in the place of their trained part."""
+        if self.everything:
+            return part
+        flat = traverse_util.flatten_dict(params)
+        for path, leaf in traverse_util.flatten_dict(part).items():
+            rows = self.layers[path]
+            flat[path] = leaf if rows is None else flat[path].at[_index(rows)].set(leaf)
+        return traverse_util.unflatten_dict(flat)
+
+    @property
+    def frozen_layers(self) -> int:
+        """How many of the lowest layers hold no trained parameter, where others of the stack do."""
+        stacked = [rows for path, rows in self.layers.items() if layer_axis(path) is not None]
+        return min((0 if rows is None else rows[0] for rows in stacked), default=0)
+
+    def count(self, belongs: Callable[[Path], bool] = lambda path: True) -> int:
+        """Return how many trained numbers the leaves hold that `belongs` chooses."""
+        part = traverse_util.flatten_dict(jax.eval_shape(self.take, self.abstract_params))
+        return sum(leaf.size for path, leaf in part.items() if belongs(path))
+
+    @property
+    def backward(self) -> Backward:
+        """What of the backward pass through the layers is needed."""
+        if self.everything:
+            return Backward()
+
+        def is_kernel(path: Path) -> bool:
+            return layer_axis(path) is not None and path[-1] == "kernel"
+
+        flat = traverse_util.flatten_dict(self.abstract_params)
+        kernels = {path: leaf for path, leaf in flat.items() if is_kernel(path)}
+        number = next(leaf.shape[0] for leaf in kernels.values())
+        trained = self.count(is_kernel) / sum(leaf.size for leaf in kernels.values())
+        if any(path[:2] == ("bert", "embeddings") for path in self.layers):
+            return Backward(1.0, trained)
+        stacked = any(layer_axis(path) is not None for path in self.layers)
+        return Backward((number - self.frozen_layers) / number if stacked else 0.0, trained)
+
+
+def _index(rows: tuple[int, ...]) -> Any:
+    """Return rows as a slice where they lie side by side."""
+    return slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] == len(rows) - 1 else np.array(rows)
+
+
+def _named(path: Path, leaf: Any) -> Iterator[tuple[str, int | None]]:
+    """Yield the name of a leaf, or that of each of its layers with the layer's number."""
+    at = layer_axis(path)
+    if at is None:
+        yield "/".join(path), None
+        return
+    for layer in range(leaf.shape[0]):
+        yield "/".join((*path[:at], str(layer), *path[at:])), layer
+
+
+def choose_trained(config: OptimizerConfig, abstract_params: Params) -> Trained:
+    """Leave out what `freeze` and `train_only` name.
+
+    Raises:
+      UserError: for an expression that matches no parameter, or where nothing is left.
+    """
+    patterns = [*(config.freeze or ()), *([BELOW_HEAD] if config.train_only == "head" else ())]
+    flat = traverse_util.flatten_dict(abstract_params)
+    names = [name for path, leaf in flat.items() for name, _ in _named(path, leaf)]
+    for pattern in config.freeze or ():
+        if not any(re.search(pattern, name) for name in names):
+            raise UserError(
+                f"optimizer.freeze: {pattern!r} matches no parameter; the nearest is {_nearest(pattern, names)}"
+            )
+
+    def is_trained(name: str) -> bool:
+        return not any(re.search(pattern, name) for pattern in patterns)
+
+    layers: dict[Path, tuple[int, ...] | None] = {}
+    for path, leaf in flat.items():
+        kept = [layer for name, layer in _named(path, leaf) if is_trained(name)]
+        if kept:
+            rows = tuple(layer for layer in kept if layer is not None)
+            layers[path] = rows if rows and len(rows) < leaf.shape[0] else None
+    if not layers:
+        those = "optimizer.freeze and optimizer.train_only leave" if config.train_only else "optimizer.freeze leaves"
+        raise UserError(f"{those} nothing to train: name fewer parameters")
+    return Trained(abstract_params, layers)
+
+
+def _nearest(pattern: str, names: list[str]) -> str:
+    """Return the name, or the beginning of names up to a slash, that looks most like an expression."""
+    parts = (name.split("/") for name in names)
+    known = {"/".join(words[:end]) for words in parts for end in range(1, len(words) + 1)}
+    return difflib.get_close_matches(pattern.strip("^$/"), sorted(known), n=1, cutoff=0.0)[0]
+
+
+def rate_shares(decay: float, trained: Trained) -> Params:
+    """Return for each trained leaf its share of the learning rate, in a shape that multiplies it.
+
+    1 for the head, `decay` for the last of N layers, `decay**N` for the first, `decay**(N + 1)` for the embeddings
+    (as in BEiT).
+    """
+    flat = traverse_util.flatten_dict(trained.abstract_params)
+    number = next(leaf.shape[0] for path, leaf in flat.items() if layer_axis(path) is not None)
+
+    def share(path: Path, rows: tuple[int, ...] | None) -> Any:
+        if layer_axis(path) is not None:
+            rows = tuple(range(number)) if rows is None else rows
+            shares = np.array([decay ** (number - layer) for layer in rows], np.float32)
+            return shares.reshape(-1, *[1] * (len(flat[path].shape) - 1))
+        return np.float32(decay ** (number + 1) if path[:2] == ("bert", "embeddings") else 1.0)
+
+    return traverse_util.unflatten_dict({path: share(path, rows) for path, rows in trained.layers.items()})
