@@ -67,6 +67,8 @@ def check(config: Config) -> None:
     _check_range(config, 0, 1, "optimizer.warmup_ratio", "optimizer.b1", "optimizer.b2")
     _check_optimizer(config.optimizer)
     data, train = config.data, config.train
+    _check_sets("data.validation", data.validation)
+    _check_sets("data.test", data.test)
     if data.row_length and data.max_length and data.max_length > data.row_length:
         raise UserError(
             f"data.max_length ({data.max_length}) is above data.row_length ({data.row_length}): "
@@ -112,6 +114,17 @@ def _check_optimizer(optimizer: OptimizerConfig) -> None:
             re.compile(pattern)
         except (re.error, RecursionError, OverflowError) as error:
             raise UserError(f"optimizer.freeze: {pattern!r} is no regular expression ({error})") from error
+
+
+def _check_sets(key: str, sets: str | dict[str, str] | None) -> None:
+    if not isinstance(sets, dict):
+        return
+    _require(
+        bool(sets), key, sets, "a source, or one source at least by its name, {NAME: SOURCE}; leave it out for none"
+    )
+    for name in sets:
+        text = isinstance(name, str) and bool(name.strip())  # YAML reads the name of Norwegian as false
+        _require(text, f"{key}: the name of a set", name, "text: write it in quotes")
 
 
 def _check_finite(config: Config) -> None:

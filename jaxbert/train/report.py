@@ -148,7 +148,7 @@ def print_metrics(metrics: dict[str, Any], title: str) -> None:
     """Print overall metrics, then those of each class."""
     console.print(f"[bold]{title}[/bold]  {headline(metrics)}", highlight=False, soft_wrap=True)
     if "sets" in metrics:
-        print_sets(metrics["sets"])
+        print_sets(metrics["sets"], "set")
     per_class = metrics.get("per_class", {})
     if not per_class:
         return
@@ -158,24 +158,25 @@ def print_metrics(metrics: dict[str, Any], title: str) -> None:
     console.print(table)
 
 
-def print_sets(sets: dict[str, dict[str, Any]]) -> None:
-    """Print a table of several evaluation sets, one a line."""
+def print_sets(sets: dict[str, dict[str, Any]], title: str) -> None:
+    """Print a table of several evaluation sets, one a line; `title` heads their names."""
     first = next(iter(sets.values()))
     names = [name for name, value in first.items() if isinstance(value, float)][:_HEADLINE]
-    table = Table("set", *names, "examples")
+    table = Table(title, *names, "examples")
     for name, metrics in sets.items():
-        table.add_row(name, *(f"{metrics[key]:.4f}" for key in names), str(metrics.get("examples", "")))
+        table.add_row(Text(name), *(f"{metrics[key]:.4f}" for key in names), str(metrics.get("examples", "")))
     console.print(table)
 
 
 def print_summary(summary: dict[str, Any], folder: RunFolder) -> None:
     """Print the last table of a run, and where its export lies."""
     table = Table("", "", show_header=False)
-    for part in ("eval", "test"):
-        if "sets" in (summary.get(part) or {}):
-            print_sets(summary[part]["sets"])
+    for part, name in (("eval", "validation"), ("test", "test")):
+        several = "sets" in (summary.get(part) or {})
+        if several:
+            print_sets(summary[part]["sets"], f"{name} set")
         if summary.get(part):
-            table.add_row("validation" if part == "eval" else part, headline(summary[part]))
+            table.add_row(f"{name}, mean" if several else name, headline(summary[part]))
     table.add_row("steps", f"{summary['steps']} ({summary['epochs']:g} epochs), exported: {summary['exported_step']}")
     rates = ("examples_per_second", "real_tokens_per_second")
     speed = [f"{summary[name]:,.0f} {name.split('_per')[0].replace('_', ' ')}/s" for name in rates if summary[name]]

@@ -200,6 +200,23 @@ def test_values_that_contradict_each_other(refused, problem):
     assert line.startswith("data.max_length (16) is above data.row_length (8)")
 
 
+SETS = {
+    "{}": "data.validation is {}, but it must be a source, or one source at least by its name, {NAME: SOURCE}",
+    "{no: dev.csv}": "data.validation: the name of a set is False, but it must be text: write it in quotes",
+    "{1: dev.csv}": "data.validation: the name of a set is 1, but it must be text: write it in quotes",
+    "{'': dev.csv}": "data.validation: the name of a set is '', but it must be text: write it in quotes",
+    "{en: 3}": "data.validation is {'en': 3}, but it must be text or {NAME: TEXT, ...} or null",
+    "[dev.csv]": "data.validation is ['dev.csv'], but it must be text or {NAME: TEXT, ...} or null",
+    "{en: nowhere.csv}": "nowhere.csv: no such file",
+}
+
+
+@pytest.mark.parametrize("sets", SETS)
+def test_sets_by_name(refused, tmp_path, sets):
+    (tmp_path / "run.yaml").write_text(f"data:\n  validation: {sets}\n")
+    assert refused("--config", str(tmp_path / "run.yaml")).startswith(SETS[sets])
+
+
 def test_what_is_frozen(refused):
     line = refused("--optimizer.freeze=[bert/embedings]")
     assert line == "optimizer.freeze: 'bert/embedings' matches no parameter; the nearest is bert/embeddings"
