@@ -80,3 +80,15 @@ def test_tokens_are_known():
 
 def test_folder_stays_small():
     assert sum(path.stat().st_size for path in REVIEWS.iterdir()) < 400_000
+
+
+def test_dividing_by_language_keeps_every_row(tmp_path):
+    script = ROOT / "scripts" / "reviews_by_language.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path / "reviews")], check=True)
+    for split, count in SPLITS.items():
+        whole = [(row["text"], row["label"]) for row in read_split(split)]
+        for tongue in ("en", "zh"):
+            with (tmp_path / "reviews" / f"{split}.{tongue}.csv").open(encoding="utf-8", newline="") as file:
+                rows = [(row["text"], row["label"]) for row in csv.DictReader(file)]
+            assert rows == [row for row in whole if language(row[0]) == tongue]
+            assert len(rows) == count // 2
