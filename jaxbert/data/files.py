@@ -247,7 +247,7 @@ def _check_no_header(fields: list[str], names: Sequence[str], wanted: Wanted, so
 
 def read_json_lines(stream: Iterable[bytes], source: str, wanted: Wanted, limit: int | None = None) -> Iterator[Table]:
     """Yield one JSON object a line, part by part; the first one says which columns there are."""
-    records = islice(_json_records(stream, source), limit)
+    records = islice(json_records(stream, source), limit)
     chosen: list[str] = []
     while part := list(islice(records, PART_ROWS)):
         first_row, first = part[0]
@@ -258,7 +258,12 @@ def read_json_lines(stream: Iterable[bytes], source: str, wanted: Wanted, limit:
         raise UserError(f"{source}: the file is empty")
 
 
-def _json_records(stream: Iterable[bytes], source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_records(stream: Iterable[bytes], source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the line of each JSON object, and the object; blank lines may stand at the end.
+
+    Raises:
+      UserError: for a line that is no JSON object.
+    """
     blank: int | None = None
     for row, line in enumerate(decoded_lines(stream, source), 1):
         if not line.strip():

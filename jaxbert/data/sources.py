@@ -30,8 +30,8 @@ from jaxbert.errors import UserError
 Role = Literal["train", "validation", "test", "predict"]
 STDIN = "-"
 
-# A role without a split of its own name reads this one.
-_SPLITS: dict[Role, str] = {"train": "train", "validation": "validation", "test": "test", "predict": "test"}
+SPLITS: dict[Role, str] = {"train": "train", "validation": "validation", "test": "test", "predict": "test"}
+"""The split that a role reads where none is named."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ def _find(
     if spec.startswith("hf:"):
         from jaxbert.data import hub
 
-        dataset = hub.open_hub(spec, _SPLITS[role])
+        dataset = hub.open_hub(spec, SPLITS[role])
         return partial(hub.read_hub, dataset, spec, wanted, limit), partial(hub.hub_identity, dataset)
     if spec.startswith("tfds:"):
         from jaxbert.data import tfds
 
-        prepared = tfds.open_tfds(spec, _SPLITS[role])
+        prepared = tfds.open_tfds(spec, SPLITS[role])
         return partial(tfds.read_tfds, prepared, wanted, limit), prepared.identity
     find_file(spec)
     if role == "predict" and _is_plain_text(spec, data):

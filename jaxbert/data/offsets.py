@@ -1,0 +1,90 @@
+"""Token ids together with the characters and words from which each came, and long texts as windows of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxbert.data.tokens import forget_lengths
+from jaxbert.errors import UserError, foreign_errors
+
+_CHARACTERS = 2**20
+"""About how much text is tokenized at once: the tokenizer's own result takes some hundred bytes a token."""
+_MOST_OVERLAP = 128
+
+
+class Located(NamedTuple):
+    """The tokens of a text, without special ones."""
+
+    ids: np.ndarray
+    """int32 [n]"""
+    offsets: np.ndarray
+    """int32 [n, 2]: first character, and the one behind the last; of its word where words were given."""
+    words: np.ndarray
+    """int32 [n]: the word that was given, or that the tokenizer found."""
+
+
+def locate(tokenizer: Any, texts: Sequence[str] | Sequence[list[str]], source: str) -> Iterator[Located]:
+    """Tokenize texts, or lists of words, each as the tokenizer would without a limit.
+
+    Raises:
+      UserError: for a tokenizer that does not say where its tokens come from, or that fails.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError("the model's tokenizer does not tell where tokens come from: save it with a tokenizer.json")
+    forget_lengths(tokenizer)
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    for part in _slices(texts):
+        with foreign_errors(f"{source}: the tokenizer fails on a text"):
+            encodings = backend.encode_batch(
+                part, is_pretokenized=not isinstance(part[0], str), add_special_tokens=False
+            )
+        for encoding in encodings:
+            yield Located(
+                np.array(encoding.ids, np.int32),
+                np.array(encoding.offsets, np.int32).reshape(-1, 2),
+                np.array(encoding.word_ids, np.int32),
+            )
+
+
+def _slices(texts: Sequence[Any]) -> Iterator[list[Any]]:
+    """Yield stretches of about the same number of characters."""
+    part: list[Any] = []
+    characters = 0
+    for text in texts:
+        part.append(text)
+        characters += len(text) if isinstance(text, str) else sum(map(len, text)) + len(text)
+        if characters > _CHARACTERS:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part
+
+
+def overlap_of(stride: int | None, max_length: int, room: int) -> int:
+    """Return how many tokens neighbouring windows share: `stride`, or a quarter of a row; half of their room at most."""
+    wanted = min(_MOST_OVERLAP, max_length // 4) if stride is None else stride
+    return min(wanted, room // 2)
+
+
+def cut_windows(length: int, room: int, overlap: int, begins: np.ndarray | None = None) -> list[tuple[int, int]]:
+    """Cut `length` tokens into windows of at most `room`; each shares `overlap` tokens with the one before.
+
+    Where `begins` are given, the tokens with which a word begins (rising), windows begin and end with whole words, as
+    far as words are shorter than a window: then they share fewer tokens. A text without tokens is one empty window.
+    """
+    begins = np.arange(length) if begins is None else begins
+    windows, low = [], 0
+    while True:
+        high = min(low + room, length)
+        if high < length:
+            before = begins[: np.searchsorted(begins, high, "right")]
+            high = int(before[-1]) if len(before) and before[-1] > low else high
+        windows.append((low, high))
+        if high == length:
+            return windows
+        next_begins = begins[np.searchsorted(begins, max(high - overlap, low + 1)) :]
+        low = min(int(next_begins[0]), high) if len(next_begins) else high

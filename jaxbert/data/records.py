@@ -1,0 +1,133 @@
+"""Examples that are more than texts and a label, one record at a time: lists of words, marked spans, answers.
+
+Finds JSON lines, parquet files, Hub datasets and standard input, as `sources` does for texts, and says in which row each
+record is. What a record must hold is the caller's part.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from jaxbert.data import hub
+from jaxbert.data.files import JSON_LINES, json_records, raw_lines
+from jaxbert.data.sources import SPLITS, STDIN, Role
+from jaxbert.data.table import PART_ROWS, at_row, kind_of, nearest, quoted, shorten
+from jaxbert.errors import UserError, foreign_errors
+
+TABLES = (*JSON_LINES, ".parquet")
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of a source, each with its row as a user counts it."""
+
+    name: str
+    """As messages name it."""
+    rows: Iterator[tuple[int, dict[str, Any]]]
+    features: Mapping[str, Any] = field(default_factory=dict)
+    """What a Hub dataset knows of its columns."""
+
+    def label_names(self, column: str) -> list[str] | None:
+        """Return the names that the source gives to the integers in a column of lists."""
+        inner = getattr(self.features.get(column), "feature", None)
+        names = getattr(inner, "names", None)
+        return None if names is None else list(names)
+
+
+def is_table(spec: str) -> bool:
+    """Say whether a source holds records, by how it is named."""
+    return spec == STDIN or spec.startswith(("hf:", "tfds:")) or Path(spec).suffix.lower() in TABLES
+
+
+def open_records(spec: str, role: Role, limit: int | None = None) -> Records:
+    """Find the first `limit` records of a source.
+
+    Raises:
+      UserError: for a source that is missing, of another kind or malformed, the latter while it is read.
+    """
+    if spec == STDIN:
+        name = "standard input"
+        return Records(name, islice(json_records(raw_lines(sys.stdin.buffer, name), name), limit))
+    if spec.startswith("tfds:"):
+        raise UserError(f"{spec}: this task reads files and hf: datasets: export the data set as JSON lines")
+    if spec.startswith("hf:"):
+        dataset = hub.open_hub(spec, SPLITS[role])
+        return Records(spec, islice(enumerate(dataset, 1), limit), dataset.features)
+    path = existing_file(spec)
+    if path.suffix.lower() == ".parquet":
+        return Records(spec, islice(_parquet_rows(path, spec), limit))
+    return Records(spec, islice(_file_rows(path, spec), limit))
+
+
+def existing_file(name: str) -> Path:
+    """Return the path of a file, or say what is there instead."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        raise UserError(f"{name}: is a folder: name a file in it")
+    if not path.exists():
+        folder = path.parent
+        near = nearest(path.name, sorted(entry.name for entry in folder.iterdir())) if folder.is_dir() else None
+        raise UserError(f"{name}: no such file" + (f"; did you mean {str(folder / near)!r}?" if near else ""))
+    return path
+
+
+def _file_rows(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        with path.open("rb") as stream:
+            yield from json_records(raw_lines(stream, name), name)
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
+
+
+def _parquet_rows(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    import pyarrow.parquet as pq
+
+    row, unreadable = 0, f"{name}: not a readable parquet file"
+    with foreign_errors(unreadable):
+        file = pq.ParquetFile(path)
+    with file:
+        parts = file.iter_batches(PART_ROWS)
+        while True:
+            with foreign_errors(unreadable):
+                part = next(parts, None)
+                records = [] if part is None else part.to_pylist()
+            if part is None:
+                return
+            for record in records:
+                row += 1
+                yield row, record
+
+
+def missing_column(record: Mapping[str, Any], column: str, key: str, source: str, row: int) -> UserError:
+    """Return the error for a record that lacks a column."""
+    near = nearest(column, record)
+    hint = f"; did you mean {near!r}?" if near else ""
+    return UserError(f"{at_row(source, row)}: no column {column!r} ({key}); there are {quoted(record)}{hint}")
+
+
+def text_of(record: Mapping[str, Any], column: str, key: str, source: str, row: int) -> str:
+    """Return the text in a column.
+
+    Raises:
+      UserError: if it is missing, empty or no text.
+    """
+    if column not in record:
+        raise missing_column(record, column, key, source, row)
+    value = record[column]
+    if not isinstance(value, str):
+        raise wrong_kind(value, column, "text", source, row)
+    if not value.strip():
+        raise UserError(f"{at_row(source, row)}: column {column!r} is empty: fill in the text or remove the row")
+    return value
+
+
+def wrong_kind(value: Any, column: str, expected: str, source: str, row: int) -> UserError:
+    """Return the error for a value of a wrong kind."""
+    found = "nothing" if value is None else "text" if isinstance(value, str) else kind_of(value)
+    shown = shorten(repr(value))
+    return UserError(f"{at_row(source, row)}: column {column!r} holds {found} ({shown}), but it must hold {expected}")

@@ -1,0 +1,101 @@
+"""Tags and the spans they mark: which scheme a set of tags follows, and how spans become tags and tags spans.
+
+A tag is `O` or a letter, which says where in a span it stands, a hyphen and the span's label (`B-PER`); a letter alone
+marks spans without a label. Spans are counted as the CoNLL scripts and seqeval's default mode count them, so that every
+sequence of tags means something, also one that no scheme allows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from jaxbert.data.table import quoted
+from jaxbert.errors import UserError
+
+OUTSIDE = "O"
+NO_LABEL = "_"
+_COMMON = {"M": "I", "L": "E", "U": "S"}
+"""What the schemes write differently: inside, last, single."""
+_TAG = re.compile("[BIMELUS](-.+)?", re.DOTALL)
+
+
+class Span(NamedTuple):
+    """Units `start` to `end - 1` and their label; a unit is a character, a word or a token."""
+
+    start: int
+    end: int
+    label: str
+
+
+class Scheme(NamedTuple):
+    """The letters of the first, the inner and the last unit of a span, and of a single one."""
+
+    name: str
+    first: str
+    inner: str
+    last: str
+    single: str
+
+    @property
+    def letters(self) -> set[str]:
+        """All of them."""
+        return set(self[1:])
+
+
+BIO = Scheme("BIO", *"BIIB")
+SCHEMES = (BIO, Scheme("BIOES", *"BIES"), Scheme("BMES", *"BMES"), Scheme("BILOU", *"BILU"))
+"""IOB1, which writes B only between two spans that touch, has the tags of BIO, and the same spans are read from it."""
+
+
+def find_scheme(tags: Iterable[str], source: str) -> Scheme:
+    """Return the scheme that a set of tags follows.
+
+    Raises:
+      UserError: if none has all of them, or nothing is ever marked.
+    """
+    marking = sorted(set(tags) - {OUTSIDE})
+    known = ", ".join(scheme.name for scheme in SCHEMES)
+    if not marking:
+        raise UserError(f"{source}: every tag is {OUTSIDE!r}: at least one word must be marked")
+    odd = [tag for tag in marking if not _TAG.fullmatch(tag)]
+    if odd:
+        raise UserError(f"{source}: tags of no scheme ({quoted(odd)}): use {known}, for instance B-PER, I-PER and O")
+    letters = {tag[0] for tag in marking}
+    nearest = max(SCHEMES, key=lambda scheme: len(letters & scheme.letters))
+    odd = [tag for tag in marking if tag[0] not in nearest.letters]
+    if odd:
+        raise UserError(f"{source}: the tags mix schemes ({quoted(odd)} are not {nearest.name}): use one of {known}")
+    return nearest
+
+
+def label_of(tag: str) -> str:
+    """Return the label of a tag that marks something."""
+    return tag[2:] or NO_LABEL
+
+
+def spans_of(tags: Sequence[str]) -> list[Span]:
+    """Return the spans that tags mark, in order."""
+    spans: list[Span] = []
+    begin, last, last_label = 0, OUTSIDE, ""
+    for i, tag in enumerate([*tags, OUTSIDE]):
+        letter = _COMMON.get(tag[0], tag[0])
+        label = "" if letter == OUTSIDE else label_of(tag)
+        if last != OUTSIDE and (last in "ES" or letter in "BSO" or label != last_label):
+            spans.append(Span(begin, i, last_label))
+        if letter != OUTSIDE and (letter in "BS" or last in "ESO" or label != last_label):
+            begin = i
+        last, last_label = letter, label
+    return spans
+
+
+def tags_of(spans: Iterable[Span], length: int, scheme: Scheme = BIO) -> list[str]:
+    """Return the tags of `length` units; the spans do not overlap."""
+    tags = [OUTSIDE] * length
+    for start, end, label in spans:
+        letters = (
+            [scheme.first, *[scheme.inner] * (end - start - 2), scheme.last] if end - start > 1 else [scheme.single]
+        )
+        tags[start:end] = [letter if label == NO_LABEL else f"{letter}-{label}" for letter in letters]
+    return tags
