@@ -58,7 +58,7 @@ def check(config: Config) -> None:
         "data.limit",
         "data.row_length",
     )
-    _check_at_least(config, 0, "train.seed", "optimizer.weight_decay")
+    _check_at_least(config, 0, "train.seed", "optimizer.weight_decay", "data.window_stride")
     _check_range(config, 2, 2**17 + 1, "model.num_labels")
     _check_at_least(config, 3, "data.max_length")
     _check_range(

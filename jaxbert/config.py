@@ -61,7 +61,8 @@ class DataConfig:
     test: str | dict[str, str] | None = None
     """Examples that are evaluated once, after training; or several sets by name."""
     validation_fraction: float = 0.0
-    """With no validation set: the share of the training rows that is split off, stratified by label."""
+    """With no validation set: the share of the training rows that is split off, stratified by label; whole contexts
+    with their questions for question answering."""
     text: str = "text"
     """Column of the text."""
     text_pair: str | None = None
@@ -70,12 +71,29 @@ class DataConfig:
     """Column of the label: names or integers; several of them for multi_label, a score for regression."""
     label_separator: str = ","
     """What stands between the labels of a text, where a column holds several in one field."""
+    tokens: str = "tokens"
+    """Token classification: column of a text's words, a list."""
+    tag_column: str | None = None
+    """Token classification: column of the words' tags; left out, `tags` or `ner_tags`. In files with a token a line, its
+    number from 1; left out, the last."""
+    spans: str = "entities"
+    """Token classification: column of the spans marked in `text`, a list of {start, end, label}."""
+    question: str = "question"
+    """Question answering: column of the question."""
+    context: str = "context"
+    """Question answering: column of the text that answers it."""
+    answers: str = "answers"
+    """Question answering: column of the answers, {text: [...], answer_start: [...]}; empty where the text has none."""
+    no_answer_threshold: float = 0.0
+    """Question answering: how much larger the log-score of no answer must be than that of the best answer, to be given;
+    counts where questions of the training set have no answer."""
     columns: list[str] | None = None
     """Column names of a file that has no header line."""
     quoting: Literal["csv", "none"] = "csv"
     """How fields are quoted in csv and tsv: `csv` for double quotes, `none` for raw fields."""
     label_names: list[str] | None = None
-    """Names of integer labels, in order from 0."""
+    """Names of integer labels, in order from 0; for token classification the tags, where some of them are in no training
+    text or a column holds their numbers."""
     max_length: int | None = None
     """Longest example in tokens, special tokens included; left out, the model's own limit."""
     long_texts: Literal["cut", "head_tail", "windows"] = "cut"

@@ -13,6 +13,17 @@ if TYPE_CHECKING:
     from jaxbert.train.inference import TrainedModel
 
 
+_TASK_COLUMNS = {
+    "tokens": "token classification: column of a text's words, a list",
+    "tag_column": "token classification, evaluate: column of the words' tags",
+    "spans": "token classification, evaluate: column of the spans marked in the text",
+    "question": "question answering: column of the question",
+    "context": "question answering: column of the text that answers it",
+    "answers": "question answering, evaluate: column of the answers",
+}
+"""Keys of the section `data` that some tasks read, with their help."""
+
+
 def add_options(parser: ArgumentParser) -> None:
     """Add the model, the columns and how it is computed."""
     data = DataConfig()
@@ -24,7 +35,12 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--label_separator", type=str, default=data.label_separator, help="what stands between the labels of a text"
     )
+    for name, meaning in _TASK_COLUMNS.items():
+        parser.add_argument(f"--{name}", type=str | None, default=getattr(data, name), help=meaning)
     parser.add_argument("--max_length", type=int | None, default=None, help="longest example in tokens")
+    parser.add_argument(
+        "--window_stride", type=int | None, default=None, help="tokens that two windows of a long text share"
+    )
     parser.add_argument(
         "--batch_size", type=int, default=256, help="examples of one step; fewer are taken where they are long"
     )
@@ -43,12 +59,14 @@ def data_config(values: Namespace, label: str = DataConfig.label) -> DataConfig:
         columns=values.columns,
         quoting=values.quoting,
         label_separator=values.label_separator,
+        window_stride=values.window_stride,
+        **{name: getattr(values, name) for name in _TASK_COLUMNS},
     )
 
 
 def open_model(values: Namespace) -> TrainedModel:
     """Check the sizes and open the model."""
-    for name, least in (("batch_size", 1), ("max_length", 3)):
+    for name, least in (("batch_size", 1), ("max_length", 3), ("window_stride", 0)):
         value = getattr(values, name)
         if value is not None and value < least:
             raise UserError(f"--{name} is {value}, but it must be at least {least}")

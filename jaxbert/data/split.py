@@ -1,4 +1,4 @@
-"""Split validation rows off the training rows, label by label."""
+"""Split validation rows off the training rows: label by label, or group by group."""
 
 from __future__ import annotations
 
@@ -46,3 +46,25 @@ def _rows_per_class(counts: np.ndarray, fraction: float) -> np.ndarray:
     while taken.sum() > total:
         taken[np.argmax(np.where(taken > lowest, taken - exact, -np.inf))] -= 1
     return taken
+
+
+def split_groups(groups: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sorted row indices of training and of validation, int64; no group is in both.
+
+    `groups` says to which group each row belongs, [rows], numbered from 0. Validation gets whole groups, drawn at random,
+    until it has `fraction` of the rows.
+
+    Raises:
+      UserError: if one of the parts would be empty.
+    """
+    counts = np.bincount(groups)
+    order = np.random.default_rng([seed, _PURPOSE]).permutation(len(counts))
+    before = np.cumsum(counts[order]) - counts[order]
+    chosen = order[before < round(fraction * len(groups))]
+    in_validation = np.isin(groups, chosen)
+    if in_validation.all() or not in_validation.any():
+        raise UserError(
+            f"data.validation_fraction is {fraction}, which leaves one part of {len(groups)} rows in {len(counts)} groups "
+            "empty: choose another fraction, or give data.validation"
+        )
+    return np.flatnonzero(~in_validation), np.flatnonzero(in_validation)

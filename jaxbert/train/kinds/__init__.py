@@ -9,13 +9,17 @@ from jaxbert.train.kinds.base import Kind, settings_of
 from jaxbert.train.kinds.classification import ClassificationKind
 from jaxbert.train.kinds.multi_label import MultiLabelKind
 from jaxbert.train.kinds.pretraining import PretrainingKind
+from jaxbert.train.kinds.question_answering import QuestionAnsweringKind
 from jaxbert.train.kinds.regression import RegressionKind
+from jaxbert.train.kinds.token_classification import TokenClassificationKind
 
 KINDS: dict[str, Kind] = {
     "classification": ClassificationKind(),
     "multi_label": MultiLabelKind(),
+    "question_answering": QuestionAnsweringKind(),
     "regression": RegressionKind(),
     "pretraining": PretrainingKind(),
+    "token_classification": TokenClassificationKind(),
 }
 """By the value of `task` in a configuration."""
 

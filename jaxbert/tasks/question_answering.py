@@ -1,0 +1,138 @@
+"""Extractive question answering: where in a context the answer to a question starts and ends.
+
+A window's distribution of starts, and of ends, covers its own tokens only. Where no answer is whole in a window, both are
+to be at its first token. Answers are chosen over all windows of a question.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from jaxbert.data.answering.windows import Asked
+from jaxbert.data.examples import Examples
+from jaxbert.models import heads
+from jaxbert.tasks.base import Batch, Sums, count_documents
+from jaxbert.tasks.n_best import Candidate, Scored, n_best, no_answer
+from jaxbert.tasks.squad_scores import exact_and_f1, is_chinese
+
+MOST_ANSWERS = 5
+"""Answers that are listed for a question."""
+
+
+@dataclass(frozen=True)
+class QuestionAnswering:
+    """Find the answer to a question in its context."""
+
+    unanswered: bool = False
+    """Whether a question may have no answer."""
+    threshold: float = 0.0
+    """How much larger the log-score of no answer must be than that of the best answer, to be given."""
+    head: type[nnx.Module] = heads.QuestionAnswering
+    architecture: str = "BertForQuestionAnswering"
+    per_token: bool = True
+    default_metric: str = "f1"
+
+    def describe(self) -> str:
+        """Say whether every question has an answer."""
+        return "questions with and without an answer" if self.unanswered else "questions with an answer"
+
+    def totals(self, batch: Batch) -> Sums:
+        """Count the examples."""
+        return {"examples": count_documents(batch)}
+
+    def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
+        """Sum the loss of windows, the mean of start's and end's, in float32."""
+        real_BS = batch["example_mask"]
+        loss_BS = jnp.zeros(real_BS.shape, jnp.float32)
+        for place, scores_BT in enumerate(_scores_of(outputs)):
+            total_BS = _log_totals(scores_BT, batch)
+            targets_BS = batch["cls_positions"] + batch["labels"][..., place]
+            loss_BS += (total_BS - jnp.take_along_axis(scores_BT, targets_BS, axis=1)) / 2
+        return {"loss": jnp.where(real_BS, loss_BS, 0.0).sum(), "examples": real_BS.sum()}
+
+    def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
+        """Return each token's log-probability to be the first and the last of its window's answer, [B, T, 2], float32."""
+        slots_BT = jnp.maximum(batch["segment_ids"] - 1, 0)
+        return jnp.stack(
+            [
+                scores_BT - jnp.take_along_axis(_log_totals(scores_BT, batch), slots_BT, axis=1)
+                for scores_BT in _scores_of(outputs)
+            ],
+            axis=-1,
+        )
+
+    def metric_names(self) -> list[str]:
+        """Return the single numbers among the metrics."""
+        return ["f1", "exact_match", "loss", *(["answered_f1", "unanswered_accuracy"] if self.unanswered else [])]
+
+    def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
+        """Compute exact match and F1 as SQuAD counts them, from 0 to 1, and the loss over windows."""
+        asked: Asked = examples.extra
+        exact, f1, answered = [], [], []
+        for number, question in enumerate(asked.questions.items):
+            text = asked.text_of(number, *self._choose(predictions, asked, number)[0][:2])
+            gold = [answer.text for answer in question.answers]
+            scores = exact_and_f1(text, gold, is_chinese(question.context))
+            exact.append(scores[0])
+            f1.append(scores[1])
+            answered.append(bool(gold))
+        windows = asked.windows
+        targets = windows.tokens.begins[:, None] + windows.answers
+        loss = -predictions[targets, [[0, 1]]].mean(dtype=np.float64)
+        result = {"f1": float(np.mean(f1)), "exact_match": float(np.mean(exact)), "loss": float(loss)}
+        if self.unanswered:
+            has = np.array(answered)
+            result["answered_f1"] = float(np.mean(np.array(f1)[has])) if has.any() else 0.0
+            result["unanswered_accuracy"] = float(np.mean(np.array(exact)[~has])) if not has.all() else 0.0
+        return result | {"examples": len(examples)}
+
+    def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
+        """Return the best answer to each question and, as `n_best`, those that follow.
+
+        Of each its text, start and end in characters of the context, and score, the product of the probabilities of both
+        ends in their window. No answer is an empty text.
+        """
+        asked: Asked = examples.extra
+        answers = []
+        for number in range(first, last):
+            listed = [_answer(asked, number, found) for found in self._choose(predictions, asked, number, MOST_ANSWERS)]
+            answers.append({"id": asked.questions.items[number].id, **listed[0], "n_best": listed})
+        return answers
+
+    def _choose(self, predictions: np.ndarray, asked: Asked, number: int, count: int = 1) -> list[Candidate]:
+        """Return the answer that is given, and those that follow."""
+        windows = [Scored(predictions[at], context, offsets) for at, context, offsets in asked.windows_of(number)]
+        best = n_best(windows, count)
+        nothing = Candidate(0, 0, no_answer(windows))
+        if not best:
+            return [nothing]
+        if not self.unanswered:
+            return best
+        if nothing.score - best[0].score > self.threshold:
+            return [nothing, *best][:count]
+        return [best[0], *sorted([*best[1:], nothing], key=lambda found: -found.score)][:count]
+
+
+def _answer(asked: Asked, number: int, found: Candidate) -> dict[str, Any]:
+    text = asked.text_of(number, found.start, found.end)
+    return {"text": text, "start": found.start, "end": found.end, "score": round(float(np.exp(found.score)), 6)}
+
+
+def _scores_of(outputs: dict[str, Any]) -> tuple[Array, Array]:
+    return outputs["start_logits"].astype(jnp.float32), outputs["end_logits"].astype(jnp.float32)
+
+
+def _log_totals(scores_BT: Array, batch: Batch) -> Array:
+    """Return the logarithm of the sum of exponentials over each example's own tokens, [B, S]; 0 for an unused slot."""
+    numbers_S = 1 + jnp.arange(batch["example_mask"].shape[1])
+    own_BST = batch["segment_ids"][:, None, :] == numbers_S[None, :, None]
+    lowest = jnp.finfo(scores_BT.dtype).min  # not infinite: an unused slot must not make gradients that are no numbers
+    totals_BS = jax.nn.logsumexp(jnp.where(own_BST, scores_BT[:, None, :], lowest), axis=-1)
+    return jnp.where(batch["example_mask"], totals_BS, 0.0)

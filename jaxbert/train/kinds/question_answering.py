@@ -1,0 +1,96 @@
+"""Reading questions with their contexts: `task: question_answering`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from transformers import BertConfig
+
+from jaxbert.config import Config, DataConfig
+from jaxbert.data.answering.read import Questions, read_questions
+from jaxbert.data.answering.windows import Asked, cut_questions
+from jaxbert.data.examples import Examples, Windows
+from jaxbert.data.sources import Role
+from jaxbert.data.split import split_groups
+from jaxbert.errors import UserError
+from jaxbert.tasks.base import Task
+from jaxbert.tasks.question_answering import QuestionAnswering
+from jaxbert.train.inputs import named_sets, training_spec
+from jaxbert.train.kinds.base import Inputs, settings_of, with_settings
+
+
+class QuestionAnsweringKind:
+    """An answer that stands in a context."""
+
+    def read(self, config: Config, tokenizer: Any, max_length: int) -> Inputs:
+        """Read all data sets; whether a question may have no answer is what the training questions say."""
+        data = config.data
+        _check_settings(config)
+        validation = {
+            name: read_questions(spec, data, role="validation", labelled=True)
+            for name, spec in named_sets(data.validation, "validation").items()
+        }
+        test = {
+            name: read_questions(spec, data, role="test", labelled=True)
+            for name, spec in named_sets(data.test, "test").items()
+        }
+        train = read_questions(training_spec(data), data, role="train", labelled=True, limit=data.limit)
+        if data.validation_fraction:  # a context must not be in both parts
+            contexts = {context: i for i, context in enumerate(dict.fromkeys(q.context for q in train.items))}
+            groups = np.array([contexts[question.context] for question in train.items])
+            kept, held_out = split_groups(groups, data.validation_fraction, config.train.seed)
+            train, validation = train.take(kept), {"validation": train.take(held_out)}
+        unanswered = any(not question.answers for question in train.items)
+        task = QuestionAnswering(unanswered, data.no_answer_threshold)
+
+        def examples(questions: Questions, *, in_windows: bool = True) -> Examples:
+            return _examples(questions, tokenizer, max_length, data.window_stride, in_windows)
+
+        return Inputs(
+            train=examples(train, in_windows=False),
+            validation={name: examples(questions) for name, questions in validation.items()},
+            test={name: examples(questions) for name, questions in test.items()},
+            task=task,
+        )
+
+    def configure(self, bert_config: BertConfig, task: Task) -> BertConfig:
+        """Note whether a question may have no answer, and when that is said."""
+        assert isinstance(task, QuestionAnswering)
+        settings = {"unanswered": task.unanswered, "no_answer_threshold": task.threshold}
+        changed = with_settings(bert_config, "question_answering", **settings)
+        changed.num_labels = 2  # start and end
+        return changed
+
+    def reopen(self, bert_config: BertConfig) -> QuestionAnswering:
+        """Take these notes; a model of another program answers every question."""
+        settings = settings_of(bert_config)
+        threshold = settings.get("no_answer_threshold")
+        return QuestionAnswering(
+            settings.get("unanswered") is True, float(threshold) if isinstance(threshold, int | float) else 0.0
+        )
+
+    def read_for(
+        self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, *, role: Role, labelled: bool
+    ) -> Examples:
+        """Read one source."""
+        questions = read_questions(spec, data, role=role, labelled=labelled)
+        return _examples(questions, tokenizer, max_length, data.window_stride, True)
+
+
+def _check_settings(config: Config) -> None:
+    if config.train.class_weights != "none":
+        raise UserError("train.class_weights is for tasks with one label a text: remove it")
+    if config.train.label_smoothing:
+        raise UserError("train.label_smoothing is for tasks with labels: remove it")
+    if config.model.num_labels is not None:
+        raise UserError("model.num_labels is for tasks with labels: remove it")
+
+
+def _examples(questions: Questions, tokenizer: Any, max_length: int, stride: int | None, in_windows: bool) -> Examples:
+    """Tokenize questions; in training, each window of a long context is an example of its own."""
+    windows = cut_questions(questions, tokenizer, max_length, stride)
+    if in_windows:
+        return Examples(windows.tokens, windows=Windows(windows.first), extra=Asked(questions, windows))
+    rows = np.repeat(np.arange(len(questions)), np.diff(windows.first))
+    return Examples(windows.tokens, windows.answers, rows)

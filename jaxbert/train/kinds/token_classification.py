@@ -1,0 +1,114 @@
+"""Reading texts in which words or spans are marked: `task: token_classification`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from transformers import BertConfig
+
+from jaxbert.config import Config, DataConfig
+from jaxbert.data.examples import Examples, Windows
+from jaxbert.data.sources import Role
+from jaxbert.data.split import split_groups
+from jaxbert.data.tagging.align import By, align
+from jaxbert.data.tagging.marks import Marks, fit_tags, marked_spans, tag_units
+from jaxbert.data.tagging.read import Documents, read_documents
+from jaxbert.data.tagging.scheme import OUTSIDE, find_scheme
+from jaxbert.errors import UserError
+from jaxbert.tasks.base import Task
+from jaxbert.tasks.token_classification import TokenClassification
+from jaxbert.train.inputs import named_sets, training_spec
+from jaxbert.train.kinds.base import Inputs, settings_of, with_settings
+from jaxbert.train.start import with_labels
+
+_NO_TAG = -100
+
+
+class TokenClassificationKind:
+    """A tag for each word, or for each token."""
+
+    def read(self, config: Config, tokenizer: Any, max_length: int) -> Inputs:
+        """Read all data sets; the training texts decide which tags there are."""
+        data = config.data
+        if config.train.class_weights != "none":
+            raise UserError("train.class_weights is for tasks with one label a text: remove it")
+        validation = {
+            name: read_documents(spec, data, role="validation", labelled=True)
+            for name, spec in named_sets(data.validation, "validation").items()
+        }
+        test = {
+            name: read_documents(spec, data, role="test", labelled=True)
+            for name, spec in named_sets(data.test, "test").items()
+        }
+        train = read_documents(training_spec(data), data, role="train", labelled=True, limit=data.limit)
+        names = fit_tags(train, data.label_names)
+        _check_count(names, config.model.num_labels, train.source)
+        if data.validation_fraction:
+            kept, held_out = split_groups(np.arange(len(train)), data.validation_fraction, config.train.seed)
+            train, validation = train.take(kept), {"validation": train.take(held_out)}
+        by: By = "word" if train.items[0].words is not None else "token"
+        task = TokenClassification(names, by, config.train.label_smoothing)
+
+        def examples(documents: Documents, *, in_windows: bool = True) -> Examples:
+            return _examples(task, documents, tokenizer, max_length, data.window_stride, True, in_windows)
+
+        return Inputs(
+            train=examples(train, in_windows=False),
+            validation={name: examples(documents) for name, documents in validation.items()},
+            test={name: examples(documents) for name, documents in test.items()},
+            task=task,
+        )
+
+    def configure(self, bert_config: BertConfig, task: Task) -> BertConfig:
+        """Add the tags."""
+        assert isinstance(task, TokenClassification)
+        return with_settings(with_labels(bert_config, task.tag_names, None), "token_classification", by=task.by)
+
+    def reopen(self, bert_config: BertConfig) -> TokenClassification:
+        """Take the tags."""
+        by_index = {int(index): str(name) for index, name in (bert_config.id2label or {}).items()}
+        names = tuple(by_index[index] for index in sorted(by_index))
+        find_scheme(names, "the model's id2label")
+        if OUTSIDE not in names:
+            raise UserError(f"the model's id2label has no tag {OUTSIDE!r} for what is not marked")
+        by: By = "token" if settings_of(bert_config).get("by") == "token" else "word"
+        return TokenClassification(names, by)
+
+    def read_for(
+        self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, *, role: Role, labelled: bool
+    ) -> Examples:
+        """Read one source."""
+        assert isinstance(task, TokenClassification)
+        documents = read_documents(spec, data, role=role, labelled=labelled)
+        return _examples(task, documents, tokenizer, max_length, data.window_stride, labelled, True)
+
+
+def _check_count(names: tuple[str, ...], expected: int | None, source: str) -> None:
+    if expected not in (None, len(names)):
+        raise UserError(
+            f"model.num_labels is {expected}, but {source} has {len(names)} tags: remove it, or list all tags in "
+            "data.label_names"
+        )
+
+
+def _examples(
+    task: TokenClassification,
+    documents: Documents,
+    tokenizer: Any,
+    max_length: int,
+    stride: int | None,
+    labelled: bool,
+    in_windows: bool,
+) -> Examples:
+    """Tokenize texts; in training, each window of a long text is an example of its own."""
+    aligned = align(documents, tokenizer, max_length, stride=stride, by=task.by)
+    units = aligned.units
+    tags = tag_units(documents, units, task.tag_names) if labelled else None
+    return Examples(
+        aligned.tokens,
+        rows=None if in_windows else np.repeat(np.arange(len(documents)), np.diff(aligned.first_windows)),
+        token_labels=None if tags is None else units.scatter(tags, _NO_TAG),
+        windows=Windows(aligned.first_windows) if in_windows else None,
+        extra=Marks(documents, units, marked_spans(documents) if labelled else None),
+    )
