@@ -81,7 +81,8 @@ class TokenClassification:
         assert marks.spans is not None
         assert labels is not None
         right, found, expected = Counter[str](), Counter[str](), Counter[str]()
-        for document, (gold, tags) in enumerate(zip(marks.spans, self._tags(predictions, marks), strict=True)):
+        predicted = self._tags(predictions, marks, 0, len(marks.documents))
+        for document, (gold, tags) in enumerate(zip(marks.spans, predicted, strict=True)):
             spans = {span for span, _ in marks.spans_of(tags, document)}
             right.update(span.label for span in spans & set(gold))
             found.update(span.label for span in spans)
@@ -105,17 +106,23 @@ class TokenClassification:
         Start and end count characters of a text, and words where words were given.
         """
         marks: Marks = examples.extra
-        tags = self._tags(predictions, marks, first, last)
-        sure = marks.units.gather(np.exp(predictions.max(-1).astype(np.float64)), 1.0)
-        return [
-            {"entities": [_entity(marks, document, span, sure[units]) for span, units in marks.spans_of(own, document)]}
-            for document, own in enumerate(tags, first)
-        ]
+        units = marks.units
+        own = predictions[units.tokens(first, last)]
+        sure = units.gather(np.exp(own.max(-1).astype(np.float64)), 1.0, first, last)
+        low = int(units.first[first])
+        answers = []
+        for document, tags in enumerate(self._tags(own, marks, first, last), first):
+            found = [(span, slice(a - low, b - low)) for span, (a, b) in marks.spans_of(tags, document)]
+            answers.append({"entities": [_entity(marks, document, span, sure[at]) for span, at in found]})
+        return answers
 
-    def _tags(self, predictions: np.ndarray, marks: Marks, first: int = 0, last: int | None = None) -> list[list[str]]:
-        """Return the most probable tag of each unit, text by text; a unit without a token is outside."""
-        chosen = marks.units.gather(predictions.argmax(-1), self.tag_names.index(OUTSIDE))
-        edges = marks.units.first[first : None if last is None else last + 1]
+    def _tags(self, predictions: np.ndarray, marks: Marks, first: int, last: int) -> list[list[str]]:
+        """Return the most probable tag of each unit, text by text, from the predictions of the texts' own tokens.
+
+        A unit without a token is outside.
+        """
+        chosen = marks.units.gather(predictions.argmax(-1), self.tag_names.index(OUTSIDE), first, last)
+        edges = marks.units.first[first : last + 1] - marks.units.first[first]
         return [[self.tag_names[i] for i in chosen[low:high]] for low, high in pairwise(edges)]
 
 

@@ -244,12 +244,12 @@ WRONG = {
     "weights": (
         {"task": "question_answering", "data.train": "t.jsonl", "train.class_weights": "balanced"},
         "",
-        "train.class_weights is for tasks with one label a text",
+        "train.class_weights has no meaning for task question_answering: remove it",
     ),
     "smoothing": (
         {"task": "question_answering", "data.train": "t.jsonl", "train.label_smoothing": "0.1"},
         "",
-        "train.label_smoothing is for tasks with labels",
+        "train.label_smoothing has no meaning for task question_answering",
     ),
     "stride": ({"task": "question_answering", "data.window_stride": "-1"}, "", "data.window_stride is -1"),
     "metric": (
@@ -287,6 +287,32 @@ def test_mistakes_are_one_line(files, tmp_path, capsys, case):
     assert error.startswith("error: ")
     assert message in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_the_peers_count_the_same(tags, answers, monkeypatch):
+    """The scripts that train in PyTorch read the same files on their own, and find what `evaluate` finds."""
+    pytest.importorskip("torch")
+    import peer_answers
+    import peer_tags
+    from transformers import AutoTokenizer, BertForQuestionAnswering, BertForTokenClassification
+
+    path = tags / "run" / "export"
+    model = BertForTokenClassification.from_pretrained(path).eval()
+    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    sentences = peer_tags.read_sentences(tags / "dev.bmes")
+    encoded = peer_tags.Encoded(sentences, AutoTokenizer.from_pretrained(path), names, 48)
+    ours = evaluate(tags, tags / "dev.bmes", "--max_length=48")
+    assert peer_tags.evaluate(model, encoded, names) == pytest.approx(
+        {n: ours[n] for n in ("f1", "precision", "recall")}
+    )
+
+    path = answers / "run" / "export"
+    questions = peer_answers.read_questions(answers / "dev.json")
+    encoded = peer_answers.Encoded(questions, AutoTokenizer.from_pretrained(path), 48, 4)
+    ours = evaluate(answers, answers / "dev.json", "--max_length=48")
+    found = peer_answers.evaluate(BertForQuestionAnswering.from_pretrained(path).eval(), encoded)
+    assert found == pytest.approx({n: ours[n] for n in ("f1", "exact_match")})
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxbert.data.split import stratified_split
+from jaxbert.data.split import split_groups, stratified_split
 from jaxbert.errors import UserError
 
 
@@ -54,3 +54,20 @@ def test_rare_labels(counts, fraction, expected):
 def test_impossible_fractions(counts, fraction):
     with pytest.raises(UserError, match=r"data\.validation_fraction"):
         stratified_split(labels(*counts), fraction, seed=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_groups_stay_whole(seed):
+    groups = np.random.default_rng(seed).integers(0, 30, 400)
+    train, validation = split_groups(groups, 0.2, seed)
+    assert sorted([*train, *validation]) == list(range(400))
+    assert not set(groups[train]) & set(groups[validation])
+    assert 80 <= len(validation) < 80 + np.bincount(groups).max()
+    again = split_groups(groups, 0.2, seed)[1]
+    assert validation.tolist() == again.tolist() != split_groups(groups, 0.2, seed + 1)[1].tolist()
+
+
+@pytest.mark.parametrize(("groups", "fraction"), [([0, 0, 0], 0.5), ([0, 1], 0.1), ([0, 1], 0.9)])
+def test_groups_that_leave_a_part_empty(groups, fraction):
+    with pytest.raises(UserError, match=r"leaves one part of \d rows in \d groups empty"):
+        split_groups(np.array(groups), fraction, seed=0)

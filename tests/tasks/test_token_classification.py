@@ -34,6 +34,7 @@ def made_up(count: int, seed: int, silent: float = 0.0):
         np.concatenate([np.arange(n) for n in counts]),
         np.concatenate([np.arange(n) + 1 for n in counts]),
         np.where(np.random.default_rng(seed).random(first[-1]) < silent, -1, np.arange(first[-1])),
+        first,
     )
     documents = Documents("a", items)
     spoken = units.of_tokens >= 0

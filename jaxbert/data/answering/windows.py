@@ -15,6 +15,10 @@ import numpy as np
 from jaxbert.data.answering.read import Question, Questions
 from jaxbert.data.offsets import Located, cut_windows, locate, overlap_of
 from jaxbert.data.tokens import Tokens
+from jaxbert.errors import UserError
+
+_SHORTEST = 5
+"""Tokens of a window: three special ones, one of the question and one of the context."""
 
 logger = logging.getLogger("jaxbert")
 
@@ -62,7 +66,14 @@ def cut_questions(questions: Questions, tokenizer: Any, max_length: int, stride:
       tokenizer: a transformers tokenizer that knows where tokens come from.
       max_length: longest window in tokens, special tokens included; a question takes half of it at most.
       stride: tokens of the context that two windows share; None: some.
+
+    Raises:
+      UserError: for windows too short to hold both.
     """
+    if max_length < _SHORTEST:
+        raise UserError(
+            f"data.max_length is {max_length}, but a question with its context takes {_SHORTEST} tokens at least"
+        )
     items = questions.items
     contexts = list(dict.fromkeys(item.context for item in items))
     found = dict(zip(contexts, locate(tokenizer, contexts, questions.source), strict=True))

@@ -31,12 +31,22 @@ class Units:
     """int32 [U]: one behind its last."""
     of_tokens: np.ndarray
     """int64 [T]: the unit for which a token of a window speaks, -1 for none. A unit has one such token, or none."""
+    first_tokens: np.ndarray
+    """int64 [D + 1]: tokens of the windows of text d are first_tokens[d] to first_tokens[d + 1] - 1."""
 
-    def gather(self, values: np.ndarray, nothing: Any) -> np.ndarray:
-        """Return for each unit the value of its token, from values [T, ...]; `nothing` where it has none."""
-        speaks = self.of_tokens >= 0
-        found = np.full((len(self.starts), *values.shape[1:]), nothing, values.dtype)
-        found[self.of_tokens[speaks]] = values[speaks]
+    def tokens(self, first: int, last: int) -> slice:
+        """Return where the tokens of texts `first` to `last - 1` are."""
+        return slice(int(self.first_tokens[first]), int(self.first_tokens[last]))
+
+    def gather(self, values: np.ndarray, nothing: Any, first: int, last: int) -> np.ndarray:
+        """Return for each unit of texts `first` to `last - 1` the value of its token; `nothing` where it has none.
+
+        `values` are those of the texts' own tokens.
+        """
+        low, high = int(self.first[first]), int(self.first[last])
+        spoken = self.of_tokens[self.tokens(first, last)]
+        found = np.full((high - low, *values.shape[1:]), nothing, values.dtype)
+        found[spoken[spoken >= 0] - low] = values[spoken >= 0]
         return found
 
     def scatter(self, values: np.ndarray, nothing: int) -> np.ndarray:
@@ -103,6 +113,7 @@ def align(documents: Documents, tokenizer: Any, max_length: int, *, stride: int 
         starts=np.concatenate([found.starts for found in found_units]).astype(np.int32),
         ends=np.concatenate([found.ends for found in found_units]).astype(np.int32),
         of_tokens=np.concatenate(speaks),
+        first_tokens=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[first_windows],
     )
     tokens = Tokens.behind_one_another(np.concatenate(ids), lengths, lengths)
     return Aligned(tokens, np.array(first_windows, np.int64), units)

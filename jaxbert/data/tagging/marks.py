@@ -28,11 +28,11 @@ class Marks:
     units: Units
     spans: list[list[Span]] | None
 
-    def spans_of(self, tags: list[str], document: int) -> list[tuple[Span, slice]]:
-        """Return the spans that tags of a text's units mark, each with the units it covers among all units."""
+    def spans_of(self, tags: list[str], document: int) -> list[tuple[Span, tuple[int, int]]]:
+        """Return the spans that tags of a text's units mark, each with its stretch of all units."""
         units, base = self.units, int(self.units.first[document])
         return [
-            (Span(int(units.starts[base + a]), int(units.ends[base + b - 1]), label), slice(base + a, base + b))
+            (Span(int(units.starts[base + a]), int(units.ends[base + b - 1]), label), (base + a, base + b))
             for a, b, label in spans_of(tags)
         ]
 
@@ -89,8 +89,9 @@ def tag_units(documents: Documents, units: Units, names: tuple[str, ...]) -> np.
             tags = tags_of(spans, len(starts), find_scheme(names, "the model"))
         unknown = next((tag for tag in tags if tag not in indices), None)
         if unknown is not None:
+            row = item.row + (tags.index(unknown) if item.by_line else 0)
             raise UserError(
-                f"{at_row(documents.source, item.row)}: tag {unknown!r} is unknown; the tags known from training are "
+                f"{at_row(documents.source, row)}: tag {unknown!r} is unknown; the tags known from training are "
                 f"{quoted(names, 40)}: list all tags in data.label_names, or correct it"
             )
         found[stretch] = [indices[tag] for tag in tags]

@@ -39,6 +39,8 @@ class Document:
     text: str | None = None
     words: list[str] | None = None
     tags: list[str] | None = None
+    by_line: bool = False
+    """Whether each word has a row of its own."""
     spans: list[Span] | None = None
 
 
@@ -190,7 +192,7 @@ def _sentences(lines: Iterable[str], source: str, tag_column: str | None, labell
         line = line.strip(_SEPARATORS)
         if not line or line.startswith(_NEW_DOCUMENT):
             if words:
-                yield Document(begin, words=words, tags=tags if labelled else None)
+                yield Document(begin, words=words, tags=tags if labelled else None, by_line=True)
             words, tags = [], []
             continue
         if not width and "\t" in line:

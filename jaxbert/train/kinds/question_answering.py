@@ -13,11 +13,19 @@ from jaxbert.data.answering.windows import Asked, cut_questions
 from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.sources import Role
 from jaxbert.data.split import split_groups
-from jaxbert.errors import UserError
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.question_answering import QuestionAnswering
 from jaxbert.train.inputs import named_sets, training_spec
 from jaxbert.train.kinds.base import Inputs, settings_of, with_settings
+from jaxbert.train.kinds.refuse import refuse
+
+_WITHOUT_MEANING = (
+    "train.class_weights",
+    "train.label_smoothing",
+    "model.num_labels",
+    "data.label_names",
+    "data.text_pair",
+)
 
 
 class QuestionAnsweringKind:
@@ -26,7 +34,7 @@ class QuestionAnsweringKind:
     def read(self, config: Config, tokenizer: Any, max_length: int) -> Inputs:
         """Read all data sets; whether a question may have no answer is what the training questions say."""
         data = config.data
-        _check_settings(config)
+        refuse(config, *_WITHOUT_MEANING)
         validation = {
             name: read_questions(spec, data, role="validation", labelled=True)
             for name, spec in named_sets(data.validation, "validation").items()
@@ -76,15 +84,6 @@ class QuestionAnsweringKind:
         """Read one source."""
         questions = read_questions(spec, data, role=role, labelled=labelled)
         return _examples(questions, tokenizer, max_length, data.window_stride, True)
-
-
-def _check_settings(config: Config) -> None:
-    if config.train.class_weights != "none":
-        raise UserError("train.class_weights is for tasks with one label a text: remove it")
-    if config.train.label_smoothing:
-        raise UserError("train.label_smoothing is for tasks with labels: remove it")
-    if config.model.num_labels is not None:
-        raise UserError("model.num_labels is for tasks with labels: remove it")
 
 
 def _examples(questions: Questions, tokenizer: Any, max_length: int, stride: int | None, in_windows: bool) -> Examples:

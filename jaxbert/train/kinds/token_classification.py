@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 from transformers import BertConfig
 
 from jaxbert.config import Config, DataConfig
+from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.sources import Role
 from jaxbert.data.split import split_groups
@@ -20,9 +22,8 @@ from jaxbert.tasks.base import Task
 from jaxbert.tasks.token_classification import TokenClassification
 from jaxbert.train.inputs import named_sets, training_spec
 from jaxbert.train.kinds.base import Inputs, settings_of, with_settings
+from jaxbert.train.kinds.refuse import refuse
 from jaxbert.train.start import with_labels
-
-_NO_TAG = -100
 
 
 class TokenClassificationKind:
@@ -31,8 +32,7 @@ class TokenClassificationKind:
     def read(self, config: Config, tokenizer: Any, max_length: int) -> Inputs:
         """Read all data sets; the training texts decide which tags there are."""
         data = config.data
-        if config.train.class_weights != "none":
-            raise UserError("train.class_weights is for tasks with one label a text: remove it")
+        refuse(config, "train.class_weights", "data.text_pair")
         validation = {
             name: read_documents(spec, data, role="validation", labelled=True)
             for name, spec in named_sets(data.validation, "validation").items()
@@ -78,9 +78,10 @@ class TokenClassificationKind:
     def read_for(
         self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, *, role: Role, labelled: bool
     ) -> Examples:
-        """Read one source."""
+        """Read one source; tags that are numbers without names are the model's own."""
         assert isinstance(task, TokenClassification)
-        documents = read_documents(spec, data, role=role, labelled=labelled)
+        named = dataclasses.replace(data, label_names=data.label_names or list(task.tag_names))
+        documents = read_documents(spec, named, role=role, labelled=labelled)
         return _examples(task, documents, tokenizer, max_length, data.window_stride, labelled, True)
 
 
@@ -108,7 +109,7 @@ def _examples(
     return Examples(
         aligned.tokens,
         rows=None if in_windows else np.repeat(np.arange(len(documents)), np.diff(aligned.first_windows)),
-        token_labels=None if tags is None else units.scatter(tags, _NO_TAG),
+        token_labels=None if tags is None else units.scatter(tags, NO_LABEL),
         windows=Windows(aligned.first_windows) if in_windows else None,
         extra=Marks(documents, units, marked_spans(documents) if labelled else None),
     )

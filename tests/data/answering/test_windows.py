@@ -10,6 +10,7 @@ from transformers import BertTokenizer
 
 from jaxbert.data.answering.read import Answer, Question, Questions
 from jaxbert.data.answering.windows import cut_questions
+from jaxbert.errors import UserError
 
 PIECES = ["a", "b", "c", "##a", "##b", "##c", "高", "勇", ".", "-"]
 
@@ -124,3 +125,7 @@ def test_the_shortest_windows(tokenizer):
     item = Question("q", "a b c", "a b", (Answer("b", 2),))
     windows = cut_questions(Questions("a", [item]), tokenizer, 5, None)
     assert windows.answers.tolist() == [[0, 0], [3, 3]]
+    with pytest.raises(
+        UserError, match=r"data\.max_length is 4, but a question with its context takes 5 tokens at least"
+    ):
+        cut_questions(Questions("a", [item]), tokenizer, 4)

@@ -73,8 +73,10 @@ def test_each_unit_speaks_once_and_where_it_has_most_around_it(tokenizer, by, wo
         np.testing.assert_array_equal(getattr(cut.units, name), getattr(whole.units, name))
     spoken = np.concatenate([cut.units.of_tokens[cut.units.of_tokens >= 0]])
     assert sorted(spoken.tolist()) == list(range(len(cut.units.starts)))
-    ids_of_units = whole.units.gather(whole.tokens.ids, 0)
-    np.testing.assert_array_equal(cut.units.gather(cut.tokens.ids, 0), ids_of_units)
+    ids_of_units = whole.units.gather(whole.tokens.ids, 0, 0, 30)
+    np.testing.assert_array_equal(cut.units.gather(cut.tokens.ids, 0, 0, 30), ids_of_units)
+    some = cut.units.gather(cut.tokens.ids[cut.units.tokens(4, 9)], 0, 4, 9)
+    np.testing.assert_array_equal(some, ids_of_units[cut.units.first[4] : cut.units.first[9]])
     for document in range(30):
         chosen = {}
         best = {}
@@ -106,7 +108,7 @@ def test_words_without_tokens_have_tags_and_no_token(tokenizer):
     )
     aligned = align(documents, tokenizer, 16, by="word")
     assert aligned.units.of_tokens.tolist() == [-1, 0, 2, -1, -1, -1]
-    assert aligned.units.gather(np.arange(6), -7).tolist() == [1, -7, 2]
+    assert aligned.units.gather(np.arange(6), -7, 0, 2).tolist() == [1, -7, 2]
     tags = tag_units(documents, aligned.units, ("B-X", "I-X", "O"))
     assert tags.tolist() == [0, 1, 2]
     assert aligned.units.scatter(tags, -100).tolist() == [-100, 0, 2, -100, -100, -100]
@@ -168,13 +170,18 @@ def test_texts_by_words(tokenizer):
 
 def test_unknown_tags_are_named(tokenizer):
     train = Documents("train", [Document(1, words=["a"], tags=["B-X"])])
-    dev = Documents("dev.conll", [Document(1, words=["a"], tags=["O"]), Document(4, words=["a"], tags=["B-Z"])])
+    dev = Documents(
+        "dev.conll", [Document(1, words=["a"], tags=["O"]), Document(4, words=["a"], tags=["B-Z"], by_line=True)]
+    )
     names = fit_tags(train, None)
     assert names == ("B-X", "O")
     units = align(dev, tokenizer, 16, by="word").units
     with pytest.raises(UserError, match=r"dev\.conll, row 4: tag 'B-Z' is unknown; .* 'B-X', 'O': list all tags in"):
         tag_units(dev, units, names)
     assert tag_units(dev, units, fit_tags(train, ["O", "B-X", "B-Z"])).tolist() == [0, 2]
+    later = Documents("dev.conll", [Document(7, words=["a", "b"], tags=["O", "B-Z"], by_line=True)])
+    with pytest.raises(UserError, match=r"dev\.conll, row 8: tag 'B-Z'"):
+        tag_units(later, align(later, tokenizer, 16, by="word").units, names)
     with pytest.raises(UserError, match=r"train: tags that data\.label_names lacks: 'B-X'"):
         fit_tags(train, ["O", "B-Y"])
     with pytest.raises(UserError, match="names a tag twice"):

@@ -82,6 +82,16 @@ def test_parquet(tmp_path):
     assert [d.tags for d in read(tmp_path / "t.parquet")] == [["B-ORG"], ["O", "O"]]
 
 
+def test_a_hub_dataset_names_its_tags(monkeypatch):
+    from datasets import ClassLabel, Dataset, Features, List, Value
+
+    features = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=["O", "B-ORG"]))})
+    dataset = Dataset.from_dict({"tokens": [["EU", "won"], ["a"]], "ner_tags": [[1, 0], [0]]}, features)
+    monkeypatch.setattr("jaxbert.data.hub.open_hub", lambda spec, split: dataset)
+    assert [d.tags for d in read("hf:org/conll")] == [["B-ORG", "O"], ["O"]]
+    assert len(read("hf:org/conll", limit=1)) == 1
+
+
 WRONG = {
     "tokens and tags of different lengths": (
         "t.jsonl",
