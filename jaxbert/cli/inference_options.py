@@ -39,9 +39,6 @@ def add_options(parser: ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=str | None, default=getattr(data, name), help=meaning)
     parser.add_argument("--max_length", type=int | None, default=None, help="longest example in tokens")
     parser.add_argument(
-        "--window_stride", type=int | None, default=None, help="tokens that two windows of a long text share"
-    )
-    parser.add_argument(
         "--batch_size", type=int, default=256, help="examples of one step; fewer are taken where they are long"
     )
     parser.add_argument(
@@ -59,14 +56,13 @@ def data_config(values: Namespace, label: str = DataConfig.label) -> DataConfig:
         columns=values.columns,
         quoting=values.quoting,
         label_separator=values.label_separator,
-        window_stride=values.window_stride,
         **{name: getattr(values, name) for name in _TASK_COLUMNS},
     )
 
 
 def open_model(values: Namespace) -> TrainedModel:
     """Check the sizes and open the model."""
-    for name, least in (("batch_size", 1), ("max_length", 3), ("window_stride", 0)):
+    for name, least in (("batch_size", 1), ("max_length", 3)):
         value = getattr(values, name)
         if value is not None and value < least:
             raise UserError(f"--{name} is {value}, but it must be at least {least}")

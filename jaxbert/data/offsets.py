@@ -12,7 +12,6 @@ from jaxbert.errors import UserError, foreign_errors
 
 _CHARACTERS = 2**20
 """About how much text is tokenized at once: the tokenizer's own result takes some hundred bytes a token."""
-_MOST_OVERLAP = 128
 
 
 class Located(NamedTuple):
@@ -62,12 +61,6 @@ def _slices(texts: Sequence[Any]) -> Iterator[list[Any]]:
             part, characters = [], 0
     if part:
         yield part
-
-
-def overlap_of(stride: int | None, max_length: int, room: int) -> int:
-    """Return how many tokens neighbouring windows share: `stride`, or a quarter of a row; half of their room at most."""
-    wanted = min(_MOST_OVERLAP, max_length // 4) if stride is None else stride
-    return min(wanted, room // 2)
 
 
 def cut_windows(length: int, room: int, overlap: int, begins: np.ndarray | None = None) -> list[tuple[int, int]]:

@@ -17,6 +17,7 @@ from jax import Array
 
 from jaxbert.data.answering.windows import Asked
 from jaxbert.data.examples import Examples
+from jaxbert.data.long_texts import AS_IT_IS, Reading
 from jaxbert.models import heads
 from jaxbert.tasks.base import Batch, Sums, count_documents
 from jaxbert.tasks.n_best import Candidate, Scored, n_best, no_answer
@@ -34,6 +35,8 @@ class QuestionAnswering:
     """Whether a question may have no answer."""
     threshold: float = 0.0
     """How much larger the log-score of no answer must be than that of the best answer, to be given."""
+    reading: Reading = AS_IT_IS
+    """How long its windows are, and what they share."""
     head: type[nnx.Module] = heads.QuestionAnswering
     architecture: str = "BertForQuestionAnswering"
     per_token: bool = True
@@ -92,6 +95,10 @@ class QuestionAnswering:
             result["answered_f1"] = float(np.mean(np.array(f1)[has])) if has.any() else 0.0
             result["unanswered_accuracy"] = float(np.mean(np.array(exact)[~has])) if not has.all() else 0.0
         return result | {"examples": len(examples)}
+
+    def learned(self, evaluation: dict[str, Any]) -> QuestionAnswering:
+        """Return the same: nothing is chosen on evaluations."""
+        return self
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
         """Return the best answer to each question and, as `n_best`, those that follow.

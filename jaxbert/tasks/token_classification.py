@@ -18,6 +18,7 @@ from flax import nnx
 from jax import Array
 
 from jaxbert.data.examples import Examples
+from jaxbert.data.long_texts import AS_IT_IS, Reading
 from jaxbert.data.tagging.align import By
 from jaxbert.data.tagging.marks import Marks
 from jaxbert.data.tagging.scheme import OUTSIDE, Span, label_of
@@ -33,6 +34,8 @@ class TokenClassification:
     by: By = "word"
     """What has a tag in a plain text."""
     label_smoothing: float = 0.0
+    reading: Reading = AS_IT_IS
+    """How long its windows are, and what they share."""
     head: type[nnx.Module] = heads.TokenClassification
     architecture: str = "BertForTokenClassification"
     per_token: bool = True
@@ -99,6 +102,10 @@ class TokenClassification:
             "examples": len(examples),
             "per_label": {name: {**scores, "support": expected[name]} for name, scores in by_label.items()},
         }
+
+    def learned(self, evaluation: dict[str, Any]) -> TokenClassification:
+        """Return the same: nothing is chosen on evaluations."""
+        return self
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
         """Return `entities`: of each its text, label, start, end and score, the mean probability of its tags.

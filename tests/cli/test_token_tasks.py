@@ -58,14 +58,14 @@ def summary(folder):
 def evaluate(folder, data, *more):
     output = folder / "metrics.json"
     arguments = ["evaluate", "--model", str(folder / "run"), "--data", str(data), "--output", str(output)]
-    assert main([*arguments, "--max_length=16", "--window_stride=4", *more]) == 0
+    assert main([*arguments, *more]) == 0
     return json.loads(output.read_text())
 
 
 def predict(folder, data, *more):
     output = folder / "out.jsonl"
     arguments = ["predict", "--model", str(folder / "run"), "--input", str(data), "--output", str(output)]
-    assert main([*arguments, "--max_length=16", "--window_stride=4", *more]) == 0
+    assert main([*arguments, *more]) == 0
     return [json.loads(line) for line in output.read_text().splitlines()]
 
 
@@ -158,7 +158,7 @@ def test_questions_without_an_answer(tmp_path):
     assert main(["train", "--task=question_answering", *arguments]) == 0
     assert {"answered_f1", "unanswered_accuracy"} <= summary(tmp_path)["eval"].keys()
     settings = json.loads((tmp_path / "run" / "export" / "config.json").read_text())["jaxbert"]
-    assert settings == {"task": "question_answering", "unanswered": True, "no_answer_threshold": 0.0}
+    assert (settings["unanswered"], settings["no_answer_threshold"]) == (True, 0.0)
     assert any("" in [one["text"] for one in answer["n_best"]] for answer in predict(tmp_path, tmp_path / "some.json"))
 
 

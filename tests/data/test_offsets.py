@@ -9,7 +9,7 @@ import pytest
 from runs import VOCAB
 from transformers import BertTokenizer
 
-from jaxbert.data.offsets import cut_windows, locate, overlap_of
+from jaxbert.data.offsets import cut_windows, locate
 from jaxbert.errors import UserError
 
 
@@ -43,13 +43,6 @@ def test_windows_begin_with_whole_words_and_cover_everything(seed):
 
 def test_a_word_longer_than_a_window_is_cut():
     assert cut_windows(10, 4, 2, np.array([0, 1, 9])) == [(0, 1), (1, 5), (5, 9), (9, 10)]
-
-
-def test_how_much_windows_share():
-    assert overlap_of(None, 384, 350) == 96
-    assert overlap_of(None, 1024, 900) == 128
-    assert overlap_of(30, 384, 350) == 30
-    assert overlap_of(300, 384, 100) == 50
 
 
 def test_tokens_know_their_characters_and_words(tmp_path):

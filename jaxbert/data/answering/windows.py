@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jaxbert.data.answering.read import Question, Questions
-from jaxbert.data.offsets import Located, cut_windows, locate, overlap_of
+from jaxbert.data.offsets import Located, cut_windows, locate
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 
@@ -58,14 +58,14 @@ class Asked:
         return self.questions.items[question].context[start:end]
 
 
-def cut_questions(questions: Questions, tokenizer: Any, max_length: int, stride: int | None = None) -> QuestionWindows:
+def cut_questions(questions: Questions, tokenizer: Any, max_length: int, stride: int) -> QuestionWindows:
     """Tokenize questions with their contexts and cut the long ones into windows.
 
     Args:
       questions: what is asked.
       tokenizer: a transformers tokenizer that knows where tokens come from.
       max_length: longest window in tokens, special tokens included; a question takes half of it at most.
-      stride: tokens of the context that two windows share; None: some.
+      stride: tokens of the context that two windows share, half of their room at most.
 
     Raises:
       UserError: for windows too short to hold both.
@@ -89,7 +89,7 @@ def cut_questions(questions: Questions, tokenizer: Any, max_length: int, stride:
         head = np.concatenate([special[:1], question.ids[:most], special[1:]])
         context, room = found[item.context], max_length - len(head) - 1
         answer = answer_tokens(item, context)
-        for low, high in cut_windows(len(context.ids), room, overlap_of(stride, max_length, room)):
+        for low, high in cut_windows(len(context.ids), room, min(stride, room // 2)):
             ids += [head, context.ids[low:high], special[1:]]
             offsets += [np.repeat(nowhere, len(head), 0), context.offsets[low:high], nowhere]
             lengths.append(len(head) + high - low + 1)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxbert.data.offsets import Located, cut_windows, locate, overlap_of
+from jaxbert.data.offsets import Located, cut_windows, locate
 from jaxbert.data.tagging.read import Document, Documents
 from jaxbert.data.tokens import Tokens
 
@@ -77,18 +77,18 @@ class _Found:
     ends: np.ndarray
 
 
-def align(documents: Documents, tokenizer: Any, max_length: int, *, stride: int | None = None, by: By) -> Aligned:
+def align(documents: Documents, tokenizer: Any, max_length: int, *, stride: int, by: By) -> Aligned:
     """Tokenize texts and cut the long ones into windows; each unit is spoken for in the window with most around it.
 
     Args:
       documents: the texts.
       tokenizer: a transformers tokenizer that knows where tokens come from.
       max_length: longest window in tokens, special tokens included.
-      stride: tokens that two windows of a text share; None: some.
+      stride: tokens that two windows of a text share, half of one at most.
       by: what the units of plain texts are.
     """
     room = max_length - 2
-    overlap = overlap_of(stride, max_length, room)
+    overlap = min(stride, room // 2)
     begin, end = (np.array([token], np.int32) for token in (tokenizer.cls_token_id, tokenizer.sep_token_id))
     ids: list[np.ndarray] = []
     speaks: list[np.ndarray] = []

@@ -11,21 +11,14 @@ from jaxbert.config import Config, DataConfig
 from jaxbert.data.answering.read import Questions, read_questions
 from jaxbert.data.answering.windows import Asked, cut_questions
 from jaxbert.data.examples import Examples, Windows
+from jaxbert.data.long_texts import Reading
 from jaxbert.data.sources import Role
 from jaxbert.data.split import split_groups
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.question_answering import QuestionAnswering
 from jaxbert.train.inputs import named_sets, training_spec
 from jaxbert.train.kinds.base import Inputs, settings_of, with_settings
-from jaxbert.train.kinds.refuse import refuse
-
-_WITHOUT_MEANING = (
-    "train.class_weights",
-    "train.label_smoothing",
-    "model.num_labels",
-    "data.label_names",
-    "data.text_pair",
-)
+from jaxbert.train.kinds.token_kinds import reading_of, refuse, shared_tokens
 
 
 class QuestionAnsweringKind:
@@ -34,7 +27,7 @@ class QuestionAnsweringKind:
     def read(self, config: Config, tokenizer: Any, max_length: int) -> Inputs:
         """Read all data sets; whether a question may have no answer is what the training questions say."""
         data = config.data
-        refuse(config, *_WITHOUT_MEANING)
+        refuse(config, "train.label_smoothing", "model.num_labels", "data.label_names")
         validation = {
             name: read_questions(spec, data, role="validation", labelled=True)
             for name, spec in named_sets(data.validation, "validation").items()
@@ -50,10 +43,10 @@ class QuestionAnsweringKind:
             kept, held_out = split_groups(groups, data.validation_fraction, config.train.seed)
             train, validation = train.take(kept), {"validation": train.take(held_out)}
         unanswered = any(not question.answers for question in train.items)
-        task = QuestionAnswering(unanswered, data.no_answer_threshold)
+        task = QuestionAnswering(unanswered, data.no_answer_threshold, reading_of(config, max_length))
 
         def examples(questions: Questions, *, in_windows: bool = True) -> Examples:
-            return _examples(questions, tokenizer, max_length, data.window_stride, in_windows)
+            return _examples(task, questions, tokenizer, max_length, in_windows)
 
         return Inputs(
             train=examples(train, in_windows=False),
@@ -65,8 +58,13 @@ class QuestionAnsweringKind:
     def configure(self, bert_config: BertConfig, task: Task) -> BertConfig:
         """Note whether a question may have no answer, and when that is said."""
         assert isinstance(task, QuestionAnswering)
-        settings = {"unanswered": task.unanswered, "no_answer_threshold": task.threshold}
-        changed = with_settings(bert_config, "question_answering", **settings)
+        changed = with_settings(
+            bert_config,
+            "question_answering",
+            unanswered=task.unanswered,
+            no_answer_threshold=task.threshold,
+            reading=task.reading.to_dict(),
+        )
         changed.num_labels = 2  # start and end
         return changed
 
@@ -75,20 +73,30 @@ class QuestionAnsweringKind:
         settings = settings_of(bert_config)
         threshold = settings.get("no_answer_threshold")
         return QuestionAnswering(
-            settings.get("unanswered") is True, float(threshold) if isinstance(threshold, int | float) else 0.0
+            settings.get("unanswered") is True,
+            float(threshold) if isinstance(threshold, int | float) else 0.0,
+            Reading.of(settings.get("reading")),
         )
+
+    def reading_length(self, task: Task) -> int | None:
+        """Return the length of windows in training."""
+        assert isinstance(task, QuestionAnswering)
+        return task.reading.max_length
 
     def read_for(
         self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, *, role: Role, labelled: bool
     ) -> Examples:
         """Read one source."""
+        assert isinstance(task, QuestionAnswering)
         questions = read_questions(spec, data, role=role, labelled=labelled)
-        return _examples(questions, tokenizer, max_length, data.window_stride, True)
+        return _examples(task, questions, tokenizer, max_length, True)
 
 
-def _examples(questions: Questions, tokenizer: Any, max_length: int, stride: int | None, in_windows: bool) -> Examples:
+def _examples(
+    task: QuestionAnswering, questions: Questions, tokenizer: Any, max_length: int, in_windows: bool
+) -> Examples:
     """Tokenize questions; in training, each window of a long context is an example of its own."""
-    windows = cut_questions(questions, tokenizer, max_length, stride)
+    windows = cut_questions(questions, tokenizer, max_length, shared_tokens(task.reading, max_length))
     if in_windows:
         return Examples(windows.tokens, windows=Windows(windows.first), extra=Asked(questions, windows))
     rows = np.repeat(np.arange(len(questions)), np.diff(windows.first))

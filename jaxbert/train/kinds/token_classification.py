@@ -11,6 +11,7 @@ from transformers import BertConfig
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.examples import Examples, Windows
+from jaxbert.data.long_texts import Reading
 from jaxbert.data.sources import Role
 from jaxbert.data.split import split_groups
 from jaxbert.data.tagging.align import By, align
@@ -22,7 +23,8 @@ from jaxbert.tasks.base import Task
 from jaxbert.tasks.token_classification import TokenClassification
 from jaxbert.train.inputs import named_sets, training_spec
 from jaxbert.train.kinds.base import Inputs, settings_of, with_settings
-from jaxbert.train.kinds.refuse import refuse
+from jaxbert.train.kinds.text import label_names
+from jaxbert.train.kinds.token_kinds import reading_of, refuse, shared_tokens
 from jaxbert.train.start import with_labels
 
 
@@ -32,7 +34,7 @@ class TokenClassificationKind:
     def read(self, config: Config, tokenizer: Any, max_length: int) -> Inputs:
         """Read all data sets; the training texts decide which tags there are."""
         data = config.data
-        refuse(config, "train.class_weights", "data.text_pair")
+        refuse(config)
         validation = {
             name: read_documents(spec, data, role="validation", labelled=True)
             for name, spec in named_sets(data.validation, "validation").items()
@@ -48,10 +50,10 @@ class TokenClassificationKind:
             kept, held_out = split_groups(np.arange(len(train)), data.validation_fraction, config.train.seed)
             train, validation = train.take(kept), {"validation": train.take(held_out)}
         by: By = "word" if train.items[0].words is not None else "token"
-        task = TokenClassification(names, by, config.train.label_smoothing)
+        task = TokenClassification(names, by, config.train.label_smoothing, reading_of(config, max_length))
 
         def examples(documents: Documents, *, in_windows: bool = True) -> Examples:
-            return _examples(task, documents, tokenizer, max_length, data.window_stride, True, in_windows)
+            return _examples(task, documents, tokenizer, max_length, labelled=True, in_windows=in_windows)
 
         return Inputs(
             train=examples(train, in_windows=False),
@@ -63,17 +65,23 @@ class TokenClassificationKind:
     def configure(self, bert_config: BertConfig, task: Task) -> BertConfig:
         """Add the tags."""
         assert isinstance(task, TokenClassification)
-        return with_settings(with_labels(bert_config, task.tag_names, None), "token_classification", by=task.by)
+        named = with_labels(bert_config, task.tag_names)
+        return with_settings(named, "token_classification", by=task.by, reading=task.reading.to_dict())
 
     def reopen(self, bert_config: BertConfig) -> TokenClassification:
         """Take the tags."""
-        by_index = {int(index): str(name) for index, name in (bert_config.id2label or {}).items()}
-        names = tuple(by_index[index] for index in sorted(by_index))
+        names = label_names(bert_config)
         find_scheme(names, "the model's id2label")
         if OUTSIDE not in names:
             raise UserError(f"the model's id2label has no tag {OUTSIDE!r} for what is not marked")
-        by: By = "token" if settings_of(bert_config).get("by") == "token" else "word"
-        return TokenClassification(names, by)
+        settings = settings_of(bert_config)
+        by: By = "token" if settings.get("by") == "token" else "word"
+        return TokenClassification(names, by, reading=Reading.of(settings.get("reading")))
+
+    def reading_length(self, task: Task) -> int | None:
+        """Return the length of windows in training."""
+        assert isinstance(task, TokenClassification)
+        return task.reading.max_length
 
     def read_for(
         self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, *, role: Role, labelled: bool
@@ -82,7 +90,7 @@ class TokenClassificationKind:
         assert isinstance(task, TokenClassification)
         named = dataclasses.replace(data, label_names=data.label_names or list(task.tag_names))
         documents = read_documents(spec, named, role=role, labelled=labelled)
-        return _examples(task, documents, tokenizer, max_length, data.window_stride, labelled, True)
+        return _examples(task, documents, tokenizer, max_length, labelled=labelled, in_windows=True)
 
 
 def _check_count(names: tuple[str, ...], expected: int | None, source: str) -> None:
@@ -98,12 +106,12 @@ def _examples(
     documents: Documents,
     tokenizer: Any,
     max_length: int,
-    stride: int | None,
+    *,
     labelled: bool,
     in_windows: bool,
 ) -> Examples:
     """Tokenize texts; in training, each window of a long text is an example of its own."""
-    aligned = align(documents, tokenizer, max_length, stride=stride, by=task.by)
+    aligned = align(documents, tokenizer, max_length, stride=shared_tokens(task.reading, max_length), by=task.by)
     units = aligned.units
     tags = tag_units(documents, units, task.tag_names) if labelled else None
     return Examples(

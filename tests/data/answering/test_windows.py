@@ -114,7 +114,7 @@ def test_windows_without_the_answer_point_to_the_first_token(tokenizer):
 
 def test_long_questions_take_half_of_a_window_and_are_counted(tokenizer, caplog):
     item = Question("q", "a b c a b c a b c", "a b c. a b c. a b c. b")
-    windows = cut_questions(Questions("a", [item]), tokenizer, 13, None)
+    windows = cut_questions(Questions("a", [item]), tokenizer, 13, 3)
     assert "1 questions are longer than 5 tokens" in caplog.text
     assert windows.context_begins.tolist() == [7] * len(windows.tokens)
     assert windows.tokens.lengths.max() == 13
@@ -123,9 +123,9 @@ def test_long_questions_take_half_of_a_window_and_are_counted(tokenizer, caplog)
 
 def test_the_shortest_windows(tokenizer):
     item = Question("q", "a b c", "a b", (Answer("b", 2),))
-    windows = cut_questions(Questions("a", [item]), tokenizer, 5, None)
+    windows = cut_questions(Questions("a", [item]), tokenizer, 5, 1)
     assert windows.answers.tolist() == [[0, 0], [3, 3]]
     with pytest.raises(
         UserError, match=r"data\.max_length is 4, but a question with its context takes 5 tokens at least"
     ):
-        cut_questions(Questions("a", [item]), tokenizer, 4)
+        cut_questions(Questions("a", [item]), tokenizer, 4, 1)

@@ -44,7 +44,7 @@ def test_labels_stand_where_hugging_faces_recipe_puts_them(tokenizer):
     rng = random.Random(0)
     items = [Document(i, words=(words := random_words(rng)), tags=random_tags(rng, len(words))) for i in range(40)]
     documents = Documents("a", items)
-    aligned = align(documents, tokenizer, 512, by="word")
+    aligned = align(documents, tokenizer, 512, stride=4, by="word")
     names = fit_tags(documents, None)
     labels = aligned.units.scatter(tag_units(documents, aligned.units, names), -100)
     assert len(aligned.tokens) == len(items)
@@ -66,7 +66,7 @@ def test_each_unit_speaks_once_and_where_it_has_most_around_it(tokenizer, by, wo
     lists = [random_words(rng, 60) for _ in range(30)]
     items = [Document(0, words=ws) if worded else Document(0, text=" ".join(ws)) for ws in lists]
     documents = Documents("a", items)
-    whole = align(documents, tokenizer, 512, by=by)
+    whole = align(documents, tokenizer, 512, stride=4, by=by)
     cut = align(documents, tokenizer, 20, stride=8, by=by)
     assert len(whole.tokens) == 30 < len(cut.tokens)
     for name in ("first", "starts", "ends"):
@@ -106,7 +106,7 @@ def test_words_without_tokens_have_tags_and_no_token(tokenizer):
     documents = Documents(
         "a", [Document(1, words=["a", "\u200b", "b"], tags=["B-X", "I-X", "O"]), Document(5, words=[], tags=[])]
     )
-    aligned = align(documents, tokenizer, 16, by="word")
+    aligned = align(documents, tokenizer, 16, stride=4, by="word")
     assert aligned.units.of_tokens.tolist() == [-1, 0, 2, -1, -1, -1]
     assert aligned.units.gather(np.arange(6), -7, 0, 2).tolist() == [1, -7, 2]
     tags = tag_units(documents, aligned.units, ("B-X", "I-X", "O"))
@@ -118,7 +118,7 @@ def test_spans_of_characters_become_tags_of_tokens_and_return(tokenizer):
     text = "高勇 abc-a b."
     spans = [Span(0, 2, "PER"), Span(3, 8, "X")]
     documents = Documents("a", [Document(1, text=text, spans=spans)])
-    aligned = align(documents, tokenizer, 32, by="token")
+    aligned = align(documents, tokenizer, 32, stride=4, by="token")
     names = fit_tags(documents, None)
     assert names == ("B-PER", "B-X", "I-PER", "I-X", "O")
     tags = [names[i] for i in tag_units(documents, aligned.units, names)]
@@ -139,7 +139,7 @@ def test_random_spans_return_unchanged_in_many_windows(tokenizer):
         pairs = [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if text[a] != " " and text[b - 1] != " "]
         items.append(Document(0, text=text, spans=[Span(a, b, rng.choice("XY")) for a, b in pairs]))
     documents = Documents("a", items)
-    aligned = align(documents, tokenizer, 16, by="token")
+    aligned = align(documents, tokenizer, 16, stride=4, by="token")
     names = fit_tags(documents, None)
     tags = [names[i] for i in tag_units(documents, aligned.units, names)]
     first = aligned.units.first
@@ -150,7 +150,7 @@ def test_random_spans_return_unchanged_in_many_windows(tokenizer):
 
 def test_a_span_inside_a_token_is_taught_as_the_token_and_said(tokenizer, caplog):
     documents = Documents("a", [Document(1, text="高a ab", spans=[Span(1, 2, "X"), Span(3, 4, "Y")])])
-    aligned = align(documents, tokenizer, 16, by="word")
+    aligned = align(documents, tokenizer, 16, stride=4, by="word")
     names = fit_tags(documents, None)
     assert [names[i] for i in tag_units(documents, aligned.units, names)] == ["O", "B-X", "B-Y"]
     assert "1 spans begin or end inside a token" in caplog.text
@@ -158,7 +158,7 @@ def test_a_span_inside_a_token_is_taught_as_the_token_and_said(tokenizer, caplog
 
 def test_texts_by_words(tokenizer):
     documents = Documents("a", [Document(1, text="abc ab-高勇")])
-    units = align(documents, tokenizer, 16, by="word").units
+    units = align(documents, tokenizer, 16, stride=4, by="word").units
     assert list(zip(units.starts.tolist(), units.ends.tolist(), strict=True)) == [
         (0, 3),
         (4, 6),
@@ -175,13 +175,13 @@ def test_unknown_tags_are_named(tokenizer):
     )
     names = fit_tags(train, None)
     assert names == ("B-X", "O")
-    units = align(dev, tokenizer, 16, by="word").units
+    units = align(dev, tokenizer, 16, stride=4, by="word").units
     with pytest.raises(UserError, match=r"dev\.conll, row 4: tag 'B-Z' is unknown; .* 'B-X', 'O': list all tags in"):
         tag_units(dev, units, names)
     assert tag_units(dev, units, fit_tags(train, ["O", "B-X", "B-Z"])).tolist() == [0, 2]
     later = Documents("dev.conll", [Document(7, words=["a", "b"], tags=["O", "B-Z"], by_line=True)])
     with pytest.raises(UserError, match=r"dev\.conll, row 8: tag 'B-Z'"):
-        tag_units(later, align(later, tokenizer, 16, by="word").units, names)
+        tag_units(later, align(later, tokenizer, 16, stride=4, by="word").units, names)
     with pytest.raises(UserError, match=r"train: tags that data\.label_names lacks: 'B-X'"):
         fit_tags(train, ["O", "B-Y"])
     with pytest.raises(UserError, match="names a tag twice"):

@@ -1,0 +1,39 @@
+"""What the kinds share whose answers are tokens: long texts are always windows, and some settings have no meaning."""
+
+from __future__ import annotations
+
+from jaxbert.config import Config
+from jaxbert.data.long_texts import LongTexts, Reading, resolve_shared
+from jaxbert.errors import UserError
+
+_WITHOUT_MEANING = (
+    "train.class_weights",
+    "data.text_pair",
+    "data.long_texts",
+    "data.label_separator",
+    "model.pooling",
+)
+
+
+def refuse(config: Config, *keys: str) -> None:
+    """Check that settings without a meaning for these kinds have their defaults; `keys` are further ones.
+
+    Raises:
+      UserError: for the first one that has not.
+    """
+    defaults = Config()
+    for key in (*_WITHOUT_MEANING, *keys):
+        section, name = key.split(".")
+        if getattr(getattr(config, section), name) != getattr(getattr(defaults, section), name):
+            raise UserError(f"{key} has no meaning for task {config.task}: remove it")
+
+
+def reading_of(config: Config, max_length: int) -> Reading:
+    """Return how long the windows of a run are, and what they share."""
+    return Reading(LongTexts("windows", resolve_shared(config.data.window_stride, max_length)), None, max_length)
+
+
+def shared_tokens(reading: Reading, max_length: int) -> int:
+    """Return what windows share: as in training, or as it is where no training says so."""
+    known = reading.long_texts.how == "windows"
+    return reading.long_texts.shared if known else resolve_shared(None, max_length)
