@@ -36,7 +36,8 @@ def add_options(parser: ArgumentParser) -> None:
         "--label_separator", type=str, default=data.label_separator, help="what stands between the labels of a text"
     )
     for name, meaning in _TASK_COLUMNS.items():
-        parser.add_argument(f"--{name}", type=str | None, default=getattr(data, name), help=meaning)
+        default = getattr(data, name)
+        parser.add_argument(f"--{name}", type=str if default else str | None, default=default, help=meaning)
     parser.add_argument("--max_length", type=int | None, default=None, help="longest example in tokens")
     parser.add_argument(
         "--batch_size", type=int, default=256, help="examples of one step; fewer are taken where they are long"
