@@ -8,7 +8,8 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from runs import Problem, make_config
+from flax import traverse_util
+from runs import Problem, assert_close_params, make_config
 from tiny import random_params
 from token_tasks import TASKS, write_problem
 
@@ -34,7 +35,7 @@ def open_run(problem, **changes):
     keys = {name.replace(".", "__"): str(v) if "." in name and "_" not in name else v for name, v in settings.items()}
     task = keys.pop("task")
     keys |= {"model__name_or_path": str(folder / "model"), "train__max_steps": STEPS, "train__batch_size": BATCH}
-    keys |= {"optimizer__learning_rate": 3e-3, "train__seed": 3, "model__scan_layers": False}
+    keys |= {"optimizer__learning_rate": 1e-3, "train__seed": 3, "model__scan_layers": False}
     config = dataclasses.replace(make_config(**(keys | changes)), task=task)
     return open_session(config, RunFolder(folder / "unused"))
 
@@ -53,14 +54,23 @@ def losses_of(session, most=STEPS):
     return losses, rows, jax.device_get(state["params"])
 
 
+def without_unfelt(problem, params):
+    """Leave out what adds the same to all scores of a window: a softmax feels none of it, and AdamW enlarges rounding."""
+    flat = traverse_util.flatten_dict(params, sep="/")
+    if problem[1]["task"] == "question_answering":
+        del flat["qa_outputs/bias"]
+        (name,) = (name for name in flat if name.endswith("/output/LayerNorm/bias") and "attention" not in name)
+        flat[name] = flat[name][:-1]
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
 def test_twenty_steps_packed_and_padded(problem):
-    packed, packed_rows, params = losses_of(open_run(problem))
+    packed, packed_rows, params = losses_of(open_run(problem, data__row_length=48))
     padded, padded_rows, other = losses_of(open_run(problem, data__packing=False))
     assert sum(packed_rows) < sum(padded_rows)
     assert np.mean(packed[-4:]) < np.mean(packed[:4])
     np.testing.assert_allclose(packed, padded, rtol=1e-5)
-    for one, another in zip(jax.tree.leaves(params), jax.tree.leaves(other), strict=True):
-        np.testing.assert_allclose(one, another, rtol=0, atol=1e-4)
+    assert_close_params(*(without_unfelt(problem, tree) for tree in (params, other)), atol=1e-4)
 
 
 @pytest.mark.slow
@@ -72,7 +82,7 @@ def test_accumulation_changes_no_step(problem):
 
 def test_the_loss_of_an_example_feels_no_neighbour(problem):
     """Its gradient with respect to the vectors of all other tokens is exactly zero."""
-    session = open_run(problem)
+    session = open_run(problem, data__row_length=48)
     params = random_params(session.model)
     batch = next(batches(session.train, session.layout, BATCH, seed=0))
     table = params["bert"]["embeddings"]["word_embeddings"]["embedding"]
@@ -89,15 +99,14 @@ def test_the_loss_of_an_example_feels_no_neighbour(problem):
 
         return jax.grad(loss)(vectors)
 
-    seen = 0
-    for row, slot in np.argwhere(batch["example_mask"])[-10:]:
+    shared = batch["example_mask"] & (batch["example_mask"].sum(1, keepdims=True) > 1)
+    assert shared.any()
+    for row, slot in np.argwhere(shared)[:10]:
         mine = np.zeros(own_ids.shape, bool)
         mine[row] = batch["segment_ids"][row] == slot + 1
         mask = np.zeros_like(batch["example_mask"])
         mask[row, slot] = True
         labels = np.where(mine, batch.get("token_labels", own_ids * 0), -100)
         grad = np.asarray(grad_of(table[batch["input_ids"].ravel()], mask, labels)).reshape(*own_ids.shape, -1)
-        seen += batch["example_mask"][row].sum() > 1
         assert np.all(grad[~mine] == 0)
         assert np.all(np.abs(grad[mine]).max(-1) > 0)
-    assert seen
