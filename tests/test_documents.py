@@ -50,6 +50,7 @@ def test_every_command_of_the_readme_runs(workplace: Path, monkeypatch: pytest.M
     assert namespace["logits"].shape == (1, 2)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("command", commands(BENCH), ids=lambda command: command[-1])
 def test_every_benchmark_runs(command: list[str], workplace: Path):

@@ -118,6 +118,7 @@ def test_peers_see_jaxberts_tokens(problem):
     np.testing.assert_array_equal(np.concatenate([example["input_ids"] for example in theirs]), ours.ids)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_legacy_loop_learns(problem, tmp_path, monkeypatch):
     """jaxbert's class stands in for the one that transformers removed; it has the same interface."""
@@ -159,6 +160,7 @@ def run_script(name: str, problem: Path, *more: str) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "more", "steps", "timed"), [("peer.py", ["--padding=grouped"], 64, 59), ("varlen.py", [], 56, 51)]

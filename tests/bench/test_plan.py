@@ -285,6 +285,7 @@ def test_help_starts_no_jax():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_process_of_its_own_has_as_many_devices_as_it_plans(folder, tmp_path):
     """`command` starts it with one device."""
@@ -324,6 +325,7 @@ def test_bert_large_on_a_slice(tmp_path, fsdp):
     assert result["memory"]["needed_bytes"] < result["memory"]["available_bytes"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_tpu_that_is_too_small(capsys):
     """The compiler refuses; what it proposes, it has compiled."""

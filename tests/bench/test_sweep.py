@@ -227,6 +227,7 @@ def sweep_command(folder: Path, *more: str, **options: Any) -> subprocess.Popen[
     return command("bench", f"--model.name_or_path={folder}", *short, *more, **options)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_four_combinations_of_which_two_do_not_fit(folder, tmp_path):
     output = tmp_path / "sweep.json"

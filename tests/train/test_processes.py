@@ -107,7 +107,9 @@ def speaks_of_its_place_alone(err: str) -> bool:
     return all(line.startswith("note: process ") or "SIGTERM caught" in line for line in err.splitlines())
 
 
-@pytest.mark.parametrize(("number", "to"), [(signal.SIGTERM, 1), (signal.SIGINT, 0)])
+@pytest.mark.parametrize(
+    ("number", "to"), [(signal.SIGTERM, 1), pytest.param(signal.SIGINT, 0, marks=pytest.mark.long)]
+)
 def test_a_signal_to_one_process_stops_all_after_the_same_step(problem, number, to):
     name = f"{number.name}-{to}"
     run = problem.folder / name / "run"
