@@ -243,7 +243,13 @@ def test_a_busy_machine_is_said(folder, capsys, monkeypatch, load, said):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("said", "delay"), [("nothing cached", 1.0), ("timing 100000 training steps", 1.0)])
+@pytest.mark.parametrize(
+    ("said", "delay"),
+    [
+        pytest.param("nothing cached", 1.0, marks=pytest.mark.long),
+        ("timing 100000 training steps", 1.0),
+    ],
+)
 def test_an_interruption_is_one_line(said, delay):
     """Also while a program compiles, which jaxlib does not stop at once."""
     process = command("bench", "--model.name_or_path=tiny", "--bench.steps=100000")

@@ -190,6 +190,7 @@ def test_the_warm_up_of_jaxbert_is_not_counted_either(tmp_path):
     assert modes._steady(tmp_path / "none", 8) == {}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_all_run_in_turns(problem, tmp_path, monkeypatch):
     pytest.importorskip("torch")

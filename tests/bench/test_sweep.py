@@ -264,6 +264,7 @@ def test_an_interruption_keeps_the_finished_rows_and_leaves_no_process(folder, t
     assert len(json.loads(output.read_text())["rows"]) == 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_process_that_sweeps_leaves_the_devices_alone():
     """On a TPU only one process may have them."""

@@ -114,6 +114,7 @@ def test_another_format_is_fetched_where_there_is_no_safetensors(hub, tmp_path):
     assert sorted(hub.fetched) == ["config.json", "flax_model.msgpack"]
 
 
+@pytest.mark.long
 def test_an_unknown_name_and_no_network_are_one_line(hub, tmp_path):
     hub.folder.mkdir()
     unknown = run_resolve("org/unknown", tmp_path, hub.server_port)

@@ -59,6 +59,7 @@ def test_bfloat16_against_float32():
     assert_within_bound(small_config(initializer_range=0.1), one_batch(random_tokens(24)))
 
 
+@pytest.mark.long
 @pytest.mark.real
 @pytest.mark.slow
 def test_bfloat16_against_float32_with_pretrained_weights(minilm):

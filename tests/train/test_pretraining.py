@@ -107,6 +107,7 @@ def test_twenty_steps_packed_and_padded(problem):
     np.testing.assert_allclose(small_run(problem, data__packing=False), packed, rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"train__accumulation_steps": 2}, {"devices": 8}, {"devices": 8, "mesh__fsdp": 2}], ids=str
@@ -115,6 +116,7 @@ def test_twenty_steps_however_they_are_computed(problem, changes):
     np.testing.assert_allclose(small_run(problem, **changes), small_run(problem), rtol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_twenty_steps_without_pairs(problem):
     packed = small_run(problem, next_sentence=False)

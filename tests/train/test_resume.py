@@ -212,7 +212,9 @@ def undisturbed_command(problem):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "expected"), [("SIGKILL", -9), ("SIGTERM", 75), ("SIGINT", 75)])
+@pytest.mark.parametrize(
+    ("number", "expected"), [("SIGKILL", -9), ("SIGTERM", 75), pytest.param("SIGINT", 75, marks=pytest.mark.long)]
+)
 def test_a_signal_changes_no_bit(problem, undisturbed_command, number, expected):
     """A process of its own, one device, met at an arbitrary moment behind the first steps."""
     run = problem.folder / number

@@ -73,6 +73,7 @@ def test_twenty_steps_packed_and_padded(problem):
     assert_close_params(*(without_unfelt(problem, tree) for tree in (params, other)), atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_accumulation_changes_no_step(problem):
     whole, _, _ = losses_of(open_run(problem), 4)

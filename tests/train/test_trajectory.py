@@ -71,7 +71,10 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+_LONG = ("one device", "unrolled", "remat")
+
+
+@pytest.mark.parametrize("name", [pytest.param(v, marks=[pytest.mark.long] * (v in _LONG)) for v in VARIANTS])
 def test_variants_take_the_same_steps(packed, name):
     assert_same_steps(small_run(**VARIANTS[name]), packed, atol=1e-4)
 
