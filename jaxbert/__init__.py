@@ -23,18 +23,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0.dev0"
 
-_PUBLIC = {
-    "FlaxBertForMaskedLM": "jaxbert.api.flax_bert",
-    "FlaxBertForMultipleChoice": "jaxbert.api.flax_bert",
-    "FlaxBertForNextSentencePrediction": "jaxbert.api.flax_bert",
-    "FlaxBertForPreTraining": "jaxbert.api.flax_bert",
-    "FlaxBertForQuestionAnswering": "jaxbert.api.flax_bert",
-    "FlaxBertForSequenceClassification": "jaxbert.api.flax_bert",
-    "FlaxBertForTokenClassification": "jaxbert.api.flax_bert",
-    "FlaxBertModel": "jaxbert.api.flax_bert",
-    "UserError": "jaxbert.errors",
-}
-
 __all__ = [
     "FlaxBertForMaskedLM",
     "FlaxBertForMultipleChoice",
@@ -50,9 +38,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
+    if name not in __all__:
         raise AttributeError(f"module 'jaxbert' has no attribute {name!r}")
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+    home = "jaxbert.api.flax_bert" if name.startswith("Flax") else "jaxbert.errors"
+    return getattr(importlib.import_module(home), name)
 
 
 def __dir__() -> list[str]:

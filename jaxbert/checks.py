@@ -59,7 +59,7 @@ def check(config: Config) -> None:
         "data.row_length",
     )
     _check_at_least(config, 0, "train.seed", "optimizer.weight_decay", "data.window_stride")
-    _check_range(config, 2, 2**17 + 1, "model.num_labels")
+    _check_range(config, 1 if config.task == "regression" else 2, 2**17 + 1, "model.num_labels")
     _check_at_least(config, 3, "data.max_length")
     _check_range(
         config, 0, 1, "model.dropout", "model.attention_dropout", "data.validation_fraction", "train.label_smoothing"

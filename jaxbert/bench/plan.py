@@ -88,7 +88,7 @@ class Planner:
         workload = workload or self.workload(config)
         try:
             quick = self.target.platform == "tpu" and not self.options.thorough
-            step = compile_step(workload.program, workload.layout, workload.rows, quick=quick)
+            step = compile_step(workload.program, workload.layout, workload.rows, quick=quick, like=workload.batch)
         except DoesNotFitError as refusal:
             return Attempt(config, workload, None, refusal.needed_bytes, fits=False)
         memory = self.memory_bytes

@@ -31,7 +31,7 @@ def time_predictions(bench: Bench, params: Params, steps: int) -> dict[str, Any]
     examples = examples_of_steps(bench, steps)
     tokens = examples.tokens
     call, batch_size = program.call, program.config.train.eval_batch_size
-    predictor = Predictor(program.model, program.task, program.mesh, call, batch_size)
+    predictor = Predictor(program.model, program.task, program.mesh, call, batch_size, bench.dress)
     predictor(params, examples)
     passes, begin = 0, time.perf_counter()
     while True:
@@ -54,4 +54,4 @@ def examples_of_steps(bench: Bench, steps: int) -> Examples:
     """Gather the examples of the first training steps, each once, in the order of the data."""
     batches = itertools.islice(bench.feed(), steps)
     chosen = np.unique(np.concatenate([batch["example_ids"][batch["example_mask"]] for batch in batches]))
-    return bench.examples.take(bench.examples.documents_of(chosen))
+    return Examples(bench.examples.tokens.take(chosen))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,18 +52,15 @@ class Bench:
     layout: Layout
     source: str
     """Where the lengths come from."""
+    dress: Callable[[Batch, int | None], Batch] | None = None
+    """What is done to each batch of an epoch before it is sent."""
 
     def feed(self) -> Iterator[Batch]:
         """Yield batches without end, epoch after epoch."""
         config = self.program.config.train
         for epoch in itertools.count():
-            yield from batches(
-                self.examples,
-                self.layout,
-                config.batch_size,
-                seed=config.seed,
-                epoch=epoch,
-            )
+            for batch in batches(self.examples, self.layout, config.batch_size, seed=config.seed, epoch=epoch):
+                yield batch if self.dress is None else self.dress(batch, epoch)
 
 
 def open_bench(config: Config, lengths: str | None) -> Bench:
@@ -81,7 +78,7 @@ def open_bench(config: Config, lengths: str | None) -> Bench:
 def _real(config: Config, source: str) -> Bench:
     data = dataclasses.replace(config.data, validation=None, test=None, validation_fraction=0.0)
     session = open_session(dataclasses.replace(config, data=data), RunFolder(config.train.output_dir))
-    return Bench(session.program, session.train, session.layout, source)
+    return Bench(session.program, session.train, session.layout, source, session.inputs.dress)
 
 
 def new_program(config: Config, mesh: Mesh) -> Program:
@@ -102,6 +99,8 @@ def program_of(config: Config, mesh: Mesh, bert_config: BertConfig, task: Task, 
 
 
 def _synthetic(config: Config, lengths: str) -> Bench:
+    if config.task != "classification":
+        logger.warning("task %s needs data.train to be timed: a classifier stands in its place", config.task)
     program = new_program(config, make_mesh(config.mesh))
     bert_config = program.model.config
     max_length = resolve_max_length(config.data.max_length, bert_config.max_position_embeddings)

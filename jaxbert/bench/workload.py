@@ -21,13 +21,15 @@ from jaxbert.bench.lengths import draw_lengths
 from jaxbert.bench.setup import find_shape, program_of
 from jaxbert.bench.target import Target
 from jaxbert.config import Config, ModelConfig
-from jaxbert.data.packing import WINDOW, Layout, plan_epoch
+from jaxbert.data.batches import Batch, fill_rows, one_row
+from jaxbert.data.packing import WINDOW, Layout, StepPlan, plan_epoch
 from jaxbert.errors import UserError
 from jaxbert.models.sizes import SIZES
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.classification import Classification
 from jaxbert.train.inputs import resolve_max_length
 from jaxbert.train.kinds import kind_of
+from jaxbert.train.kinds.base import Inputs
 from jaxbert.train.program import Program, training_layout
 from jaxbert.train.sharding import make_mesh
 from jaxbert.train.start import load_tokenizer, open_start, with_labels
@@ -48,8 +50,8 @@ class Material:
 
     bert_config: BertConfig
     task: Task
-    lengths: np.ndarray | None
-    """Of the training examples; None where they are to be drawn."""
+    inputs: Inputs | None
+    """The run's own; None where lengths are to be drawn."""
     source: str
     """A name of data, or how lengths are drawn."""
 
@@ -60,6 +62,8 @@ class Workload:
 
     program: Program
     layout: Layout
+    batch: Batch
+    """A step's, for its keys and shapes."""
     rows: int
     """Of the largest of the steps that were sampled, over all devices."""
     examples: int
@@ -83,6 +87,8 @@ def find_material(config: Config, lengths: str | None) -> Material:
             return _real(config, config.data.train)
         except UserError as error:
             logger.warning("lengths of %s and not of data.train (--lengths takes others): %s", _DEFAULT_LENGTHS, error)
+    if config.task != "classification":
+        logger.warning("task %s needs data.train to be planned: a classifier stands in its place", config.task)
     names = tuple(config.data.label_names or (f"LABEL_{i}" for i in range(config.model.num_labels or 2)))
     return Material(with_labels(_shape(config.model), names), Classification(names), None, lengths or _DEFAULT_LENGTHS)
 
@@ -94,24 +100,26 @@ def make_workload(config: Config, target: Target, devices: Sequence[Any], materi
       UserError: if the mesh does not fit the devices, or the lengths the model or the rows.
     """
     mesh = make_mesh(config.mesh, list(devices))
-    lengths = material.lengths
-    if lengths is None:
+    inputs = material.inputs
+    if inputs is None:
         longest = resolve_max_length(config.data.max_length, material.bert_config.max_position_embeddings)
         steps = max(2, min(WINDOW, _DRAWN // config.train.batch_size))
         lengths = draw_lengths(material.source, steps * config.train.batch_size, longest, config.train.seed)
-        total = config.train.max_steps
+        total, windows = config.train.max_steps, None
     else:
-        total = config.train.max_steps or config.train.epochs * -(-len(lengths) // config.train.batch_size)
-    layout = training_layout(config, lengths, mesh, _GPU_ALIGNMENT if target.stands_in else None)
+        lengths, windows = np.asarray(inputs.train.tokens.lengths), inputs.train.windows
+        total = config.train.max_steps or config.train.epochs * -(-len(inputs.train) // config.train.batch_size)
+    layout = training_layout(config, lengths, mesh, _GPU_ALIGNMENT if target.stands_in else None, windows)
     program = program_of(config, mesh, material.bert_config, material.task, total or WINDOW)
-    plans = plan_epoch(lengths, layout, config.train.batch_size, seed=config.train.seed)
+    plans = plan_epoch(lengths, layout, config.train.batch_size, seed=config.train.seed, windows=windows)
     sample = list(itertools.islice(plans, _SAMPLED_STEPS))
     sampled = [lengths[plan.example_ids].astype(np.int64) for plan in sample]
     return Workload(
         program=program,
         layout=layout,
+        batch=one_row(layout) if inputs is None else _filled(sample[0], layout, inputs),
         rows=max(plan.num_rows for plan in sample),
-        examples=len(sampled[0]),
+        examples=len(sample[0].example_ids if sample[0].documents is None else sample[0].documents),
         tokens=float(np.mean([step.sum() for step in sampled])),
         pairs=float(np.mean([(step**2).sum() for step in sampled])),
         total_steps=total,
@@ -142,7 +150,13 @@ def _real(config: Config, source: str) -> Material:
     kind = kind_of(config.task)
     inputs = kind.read(dataclasses.replace(config, data=data), tokenizer, longest)
     configured = kind.configure(bert_config, inputs.task)
-    return Material(configured, inputs.task, np.asarray(inputs.train.tokens.lengths), source)
+    return Material(configured, inputs.task, inputs, source)
+
+
+def _filled(plan: StepPlan, layout: Layout, inputs: Inputs) -> Batch:
+    """Return the batch of a step as the run would send it."""
+    batch = fill_rows(plan, layout, inputs.train)
+    return batch if inputs.dress is None else inputs.dress(batch, 0)
 
 
 def _tokenizer(model: ModelConfig) -> tuple[BertConfig, Any]:

@@ -65,7 +65,7 @@ class Examples:
         return len(self.tokens) if self.windows is None else len(self.windows.counts)
 
     def take(self, indices: np.ndarray) -> Examples:
-        """Return the documents at `indices`, in that order."""
+        """Return the documents at `indices`, in that order, without what `extra` says of all."""
         members, windows = indices, None
         if self.windows is not None:
             members, _ = self.windows.members(indices)
@@ -76,7 +76,6 @@ class Examples:
             rows=self.source_rows(indices),
             token_labels=self.token_labels,
             windows=windows,
-            extra=None if self.extra is None else self.extra.take(indices),
         )
 
     def documents_of(self, example_ids: np.ndarray) -> np.ndarray:

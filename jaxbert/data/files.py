@@ -11,7 +11,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -67,6 +67,14 @@ def file_identity(name: str) -> list[str]:
 
 def find_file(name: str) -> Path:
     """Return the path of a readable kind of file, or say what is there instead."""
+    path = existing_file(name)
+    if path.suffix.lower() not in EXTENSIONS:
+        raise UserError(f"{name}: unknown file type {path.suffix!r}: it must be one of {' '.join(EXTENSIONS)}")
+    return path
+
+
+def existing_file(name: str) -> Path:
+    """Return the path of a file of any kind, or say what is there instead."""
     path = Path(name).expanduser()
     if path.is_dir():
         inside = [entry for entry in sorted(os.listdir(path)) if Path(entry).suffix.lower() in EXTENSIONS]
@@ -74,11 +82,14 @@ def find_file(name: str) -> Path:
         inside.sort(key=lambda entry: entry.lower().endswith(".txt"))
         there = f", for instance {os.path.join(name, inside[0])}" if inside else ""
         raise UserError(f"{name}: is a folder: name a file in it{there}")
+    check_exists(path, name)
+    return path
+
+
+def check_exists(path: Path, name: str) -> None:
+    """Raise `UserError` with what may have been meant where nothing is at a path."""
     if not path.exists():
         raise UserError(f"{name}: no such file{_nearest_file(path)}")
-    if path.suffix.lower() not in EXTENSIONS:
-        raise UserError(f"{name}: unknown file type {path.suffix!r}: it must be one of {' '.join(EXTENSIONS)}")
-    return path
 
 
 def _nearest_file(path: Path) -> str:
@@ -258,7 +269,7 @@ def read_json_lines(stream: Iterable[bytes], source: str, wanted: Wanted, limit:
         raise UserError(f"{source}: the file is empty")
 
 
-def json_records(stream: Iterable[bytes], source: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_records(stream: Iterable[bytes], source: str) -> Generator[tuple[int, dict[str, Any]], None, None]:
     """Yield the line of each JSON object, and the object; blank lines may stand at the end.
 
     Raises:

@@ -19,7 +19,7 @@ class LongTexts:
 
     how: How = "cut"
     shared: int = 0
-    """Tokens that neighbouring windows have in common."""
+    """Tokens that neighbouring windows have in common; half of one at most."""
 
     def cut(self, ids: Sequence[int], max_length: int) -> list[list[int]]:
         """Return the pieces of a text of more than `max_length` tokens, each between the text's first and last token.
@@ -33,7 +33,7 @@ class LongTexts:
             head = room // _HEAD
             pieces = [body[:head] + body[len(body) - (room - head) :]]
         else:
-            step = room - self.shared
+            step = room - min(self.shared, room // 2)
             count = 1 + max(0, -(-(len(body) - room) // step))
             pieces = [body[i * step : i * step + room] for i in range(count)]
         return [[ids[0], *piece, ids[-1]] for piece in pieces]

@@ -7,19 +7,20 @@ record is. What a record must hold is the caller's part.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from jaxbert.data import hub
-from jaxbert.data.files import JSON_LINES, json_records, raw_lines
+from jaxbert.data.files import JSON_LINES, existing_file, json_records, raw_lines
 from jaxbert.data.sources import SPLITS, STDIN, Role
 from jaxbert.data.table import PART_ROWS, at_row, kind_of, nearest, quoted, shorten
 from jaxbert.errors import UserError, foreign_errors
 
 TABLES = (*JSON_LINES, ".parquet")
+
+Rows = Generator[tuple[int, dict[str, Any]], None, None]
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Records:
 
     name: str
     """As messages name it."""
-    rows: Iterator[tuple[int, dict[str, Any]]]
+    rows: Rows
+    """Whoever reads them closes them, as a mistake in one leaves a file open."""
     features: Mapping[str, Any] = field(default_factory=dict)
     """What a Hub dataset knows of its columns."""
 
@@ -44,39 +46,27 @@ def is_table(spec: str) -> bool:
     return spec == STDIN or spec.startswith(("hf:", "tfds:")) or Path(spec).suffix.lower() in TABLES
 
 
-def open_records(spec: str, role: Role, limit: int | None = None) -> Records:
-    """Find the first `limit` records of a source.
+def open_records(spec: str, role: Role) -> Records:
+    """Find the records of a source.
 
     Raises:
       UserError: for a source that is missing, of another kind or malformed, the latter while it is read.
     """
     if spec == STDIN:
         name = "standard input"
-        return Records(name, islice(json_records(raw_lines(sys.stdin.buffer, name), name), limit))
+        return Records(name, json_records(raw_lines(sys.stdin.buffer, name), name))
     if spec.startswith("tfds:"):
         raise UserError(f"{spec}: this task reads files and hf: datasets: export the data set as JSON lines")
     if spec.startswith("hf:"):
         dataset = hub.open_hub(spec, SPLITS[role])
-        return Records(spec, islice(enumerate(dataset, 1), limit), dataset.features)
+        return Records(spec, (numbered for numbered in enumerate(dataset, 1)), dataset.features)
     path = existing_file(spec)
     if path.suffix.lower() == ".parquet":
-        return Records(spec, islice(_parquet_rows(path, spec), limit))
-    return Records(spec, islice(_file_rows(path, spec), limit))
+        return Records(spec, _parquet_rows(path, spec))
+    return Records(spec, _file_rows(path, spec))
 
 
-def existing_file(name: str) -> Path:
-    """Return the path of a file, or say what is there instead."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        raise UserError(f"{name}: is a folder: name a file in it")
-    if not path.exists():
-        folder = path.parent
-        near = nearest(path.name, sorted(entry.name for entry in folder.iterdir())) if folder.is_dir() else None
-        raise UserError(f"{name}: no such file" + (f"; did you mean {str(folder / near)!r}?" if near else ""))
-    return path
-
-
-def _file_rows(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _file_rows(path: Path, name: str) -> Rows:
     try:
         with path.open("rb") as stream:
             yield from json_records(raw_lines(stream, name), name)
@@ -84,7 +74,7 @@ def _file_rows(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
         raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
 
 
-def _parquet_rows(path: Path, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _parquet_rows(path: Path, name: str) -> Rows:
     import pyarrow.parquet as pq
 
     row, unreadable = 0, f"{name}: not a readable parquet file"

@@ -7,16 +7,19 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any, Literal
 
 from jaxbert.config import DataConfig
 from jaxbert.data.files import (
     LONGEST_ROW,
+    check_exists,
     decoded_lines,
     file_identity,
     find_file,
@@ -71,6 +74,16 @@ def open_source(
     settings = [*dataclasses.astuple(wanted), limit, data.columns, data.quoting]
     identity = (lambda: None) if content is None else (lambda: [settings, content()])
     return Source(name, wanted, lambda: _some(parts(), name), identity)
+
+
+def check_there(spec: str) -> None:
+    """Check that a source is there if it is a file; all else about it is told when it is opened.
+
+    Raises:
+      UserError: if it is not.
+    """
+    if spec != STDIN and not spec.startswith(("hf:", "tfds:")) and not glob.has_magic(spec):
+        check_exists(Path(spec).expanduser(), spec)
 
 
 def _find(

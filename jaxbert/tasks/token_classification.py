@@ -100,7 +100,7 @@ class TokenClassification:
             "loss": float(-log_probabilities[np.arange(len(targets)), targets].mean(dtype=np.float64)),
             "entities": expected.total(),
             "examples": len(examples),
-            "per_label": {name: {**scores, "support": expected[name]} for name, scores in by_label.items()},
+            "per_class": {name: {**scores, "support": expected[name]} for name, scores in by_label.items()},
         }
 
     def learned(self, evaluation: dict[str, Any]) -> TokenClassification:

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from transformers import BertConfig
 
 from jaxbert.config import Config
-from jaxbert.data.batches import Batch, BatchSize, batch_size_of, one_row
+from jaxbert.data.batches import Batch, BatchSize, batch_size_of
 from jaxbert.data.examples import Windows
 from jaxbert.data.packing import Layout, choose_layout, padded_layout
 from jaxbert.models.attention.base import Request
@@ -129,12 +129,12 @@ class Program:
         key = jax.eval_shape(lambda: jax.random.key(0))
         return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=self.state_shardings["step"])
 
-    def batch_target(self, layout: Layout, num_rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes, dtypes and shardings of a batch of so many rows."""
+    def batch_target(self, like: Batch, num_rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, dtypes and shardings of a batch like another, of so many rows."""
         rows = row_sharding(self.mesh)
         return {
             name: jax.ShapeDtypeStruct((num_rows, *array.shape[1:]), array.dtype, sharding=rows)
-            for name, array in one_row(layout).items()
+            for name, array in like.items()
             if name != "example_ids"
         }
 

@@ -94,6 +94,7 @@ def test_evaluate_gives_the_metrics_of_the_run(trained, capsys):
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
 
 
+@pytest.mark.parametrize("trained", ["multi_label", "regression"], indirect=True)  # windows are ours alone
 def test_answers_and_pytorch_agree(trained, capsys):
     torch = pytest.importorskip("torch")
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -105,8 +106,6 @@ def test_answers_and_pytorch_agree(trained, capsys):
     tokenizer = AutoTokenizer.from_pretrained(run / "export")
     problems = {"multi_label": "multi_label_classification", "regression": "regression"}
     assert model.config.problem_type == problems.get(name, "single_label_classification")
-    if name == "documents":
-        return  # its windows are ours alone
     texts = [text for text, _ in ROWS[name](40, 30)]
     with torch.inference_mode():
         logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
@@ -120,11 +119,10 @@ def test_answers_and_pytorch_agree(trained, capsys):
         assert set(answer["labels"]) == {k for k, p in answer["probabilities"].items() if p >= threshold}
 
 
+@pytest.mark.parametrize("trained", ["documents"], indirect=True)
 def test_the_end_of_a_long_text_counts(trained, capsys):
     """Cut at its end, a text tells nothing; with the settings that the export keeps, it does."""
-    name, run, dev = trained
-    if name != "documents":
-        return
+    _, run, dev = trained
     found = json.loads(output_of(capsys, "evaluate", "--model", run, "--data", dev))
     assert found["accuracy"] > 0.9
     config = run / "export" / "config.json"
@@ -135,6 +133,15 @@ def test_the_end_of_a_long_text_counts(trained, capsys):
     finally:
         config.write_text(content)
     assert cut["accuracy"] < 0.75
+
+
+@pytest.mark.parametrize("trained", ["documents"], indirect=True)
+def test_windows_shorter_than_those_of_training(trained, capsys):
+    """What they shared there may be more than they are long here."""
+    _, run, dev = trained
+    for length in ("3", "5"):
+        answers = output_of(capsys, "predict", "--model", run, "--input", dev, "--max_length", length)
+        assert len(answers.splitlines()) == 40
 
 
 def refused(capsys, problem: Problem, **changes: object) -> str:
@@ -154,6 +161,8 @@ def test_mistakes_are_one_line(problem, tmp_path, capsys):
         line
         == f"{no_number}, row 4: column 'label' holds 'high', but a score is a finite number: correct it, or remove the row"
     )
+    line = refused(capsys, problem, task="regression", model__num_labels=1)
+    assert "a score is a finite number" in line  # one output is what a regression has
     numbers = {"task": "regression", "data__train": write_csv(tmp_path / "b.csv", [("w1", "1"), ("w2", "2.5")])}
     assert "model.num_labels" in refused(capsys, problem, **numbers, model__num_labels=3)
     assert "train.class_weights" in refused(capsys, problem, **numbers, train__class_weights="balanced")

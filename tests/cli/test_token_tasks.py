@@ -74,7 +74,7 @@ def test_tagging_learns_and_evaluates_as_in_training(tags):
     found = evaluate(tags, tags / "dev.bmes")
     expected = summary(tags)["eval"]
     assert found["f1"] > 0.9
-    assert found["per_label"].keys() == {"good", "bad"}
+    assert found["per_class"].keys() == {"good", "bad"}
     for name in ("f1", "precision", "recall", "accuracy", "loss"):
         assert found[name] == pytest.approx(expected[name], abs=1e-5)
 

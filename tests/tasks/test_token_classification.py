@@ -65,7 +65,7 @@ def test_metrics_are_those_of_seqeval(seed, silent):
             assert name is None or metrics[name] == pytest.approx(score, abs=1e-12)
     precision, recall, f1, support = precision_recall_fscore_support(expected, predicted)
     for i, name in enumerate("XY"):
-        found = metrics["per_label"][name]
+        found = metrics["per_class"][name]
         assert [*found.values()] == pytest.approx([f1[i], precision[i], recall[i], support[i]], abs=1e-12)
     tagged = examples.token_labels >= 0
     right = predictions[tagged].argmax(-1) == examples.token_labels[tagged]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from runs import make_config, make_program, small_config
 
+from jaxbert.data.batches import one_row
 from jaxbert.data.packing import Layout
 from jaxbert.train.hlo_cost import read_cost
 from jaxbert.train.sharding import arrange
@@ -45,7 +46,7 @@ def test_where_fsdp_goes_across_slices_it_is_said_and_slices_stay_together(caplo
 
 
 def collective_bytes(program):
-    batch, step = program.batch_target(Layout(64, (128,), 4), 128), program.train_step()
+    batch, step = program.batch_target(one_row(Layout(64, (128,), 4)), 128), program.train_step()
     compiled = step.compile(program.state_target, batch, program.key_target)
     return sum(read_cost(compiled.as_text()).collective_bytes.values())
 

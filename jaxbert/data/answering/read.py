@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from jaxbert.config import DataConfig
-from jaxbert.data.files import JSON_LINES
-from jaxbert.data.records import TABLES, existing_file, is_table, missing_column, open_records, text_of, wrong_kind
+from jaxbert.data.files import JSON_LINES, existing_file
+from jaxbert.data.records import TABLES, is_table, missing_column, open_records, text_of, wrong_kind
 from jaxbert.data.sources import STDIN, Role
 from jaxbert.data.table import at_row, shorten
 from jaxbert.errors import UserError, one_line
@@ -80,8 +81,9 @@ def _questions(spec: str, data: DataConfig, role: Role, labelled: bool) -> Itera
             yield from _from_squad(nested, spec, labelled)
             return
     records = open_records(spec, role)
-    for row, record in records.rows:
-        yield _from_record(record, row, records.name, data, labelled)
+    with closing(records.rows) as rows:
+        for row, record in rows:
+            yield _from_record(record, row, records.name, data, labelled)
 
 
 def _nested(path: Path, source: str) -> list[Any] | None:

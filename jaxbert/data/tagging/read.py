@@ -10,14 +10,15 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from jaxbert.config import DataConfig
-from jaxbert.data.files import decoded_lines, json_records, raw_lines
-from jaxbert.data.records import Records, existing_file, is_table, missing_column, open_records, text_of, wrong_kind
+from jaxbert.data.files import decoded_lines, existing_file, json_records, raw_lines
+from jaxbert.data.records import Records, is_table, missing_column, open_records, text_of, wrong_kind
 from jaxbert.data.sources import STDIN, Role, open_source, read_lines
 from jaxbert.data.table import Wanted, at_row, quoted, shorten
 from jaxbert.data.tagging.scheme import Span
@@ -95,17 +96,21 @@ def _standard_input(name: str, data: DataConfig, labelled: bool) -> Iterator[Doc
 
 
 def _from_records(records: Records, data: DataConfig, labelled: bool) -> Iterator[Document]:
-    for row, record in records.rows:
-        if data.tokens in record:
-            yield _from_words(record, row, records, data, labelled)
-            continue
-        if data.text not in record:
-            raise UserError(
-                f"{at_row(records.name, row)}: neither a column {data.tokens!r} (data.tokens) nor {data.text!r} "
-                f"(data.text); there are {quoted(record)}"
-            )
-        text = text_of(record, data.text, "data.text", records.name, row)
-        yield Document(row, text, spans=_spans(record, text, row, records.name, data) if labelled else None)
+    with closing(records.rows) as rows:
+        for row, record in rows:
+            yield _from_record(record, row, records, data, labelled)
+
+
+def _from_record(record: Mapping[str, Any], row: int, records: Records, data: DataConfig, labelled: bool) -> Document:
+    if data.tokens in record:
+        return _from_words(record, row, records, data, labelled)
+    if data.text not in record:
+        raise UserError(
+            f"{at_row(records.name, row)}: neither a column {data.tokens!r} (data.tokens) nor {data.text!r} "
+            f"(data.text); there are {quoted(record)}"
+        )
+    text = text_of(record, data.text, "data.text", records.name, row)
+    return Document(row, text, spans=_spans(record, text, row, records.name, data) if labelled else None)
 
 
 def _from_words(record: Mapping[str, Any], row: int, records: Records, data: DataConfig, labelled: bool) -> Document:

@@ -38,7 +38,7 @@ def kind_of(task: str) -> Kind:
 def kind_of_model(bert_config: BertConfig) -> Kind:
     """Return the kind of an exported model: as our own export says, else by what transformers say of the head."""
     named = settings_of(bert_config).get("task")
-    if named in KINDS:
+    if isinstance(named, str) and named in KINDS:
         return KINDS[named]
     problem = getattr(bert_config, "problem_type", None)
     if settings_of(bert_config).get("task") is None and bert_config.num_labels == 1 and problem is None:
