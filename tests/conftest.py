@@ -23,10 +23,6 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the commands that tests sta
 import jax
 import pytest
 
-# Commands that tests start inherit what is ignored here, as under nohup or in the background of a script.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
@@ -60,6 +56,13 @@ def _own_token_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _plain_signals() -> None:
+    """Let commands that tests start get these: nohup, the background of a script and libtpu have them ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)
