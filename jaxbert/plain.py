@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from etils import epath
 
 from jaxbert.errors import UserError, foreign_errors, one_line
 
@@ -50,7 +51,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_yaml(path: Path, name: str) -> Any:
+def read_yaml(path: Path | epath.Path, name: str) -> Any:
     """Read a YAML file of plain values; `name` is how messages call it.
 
     Raises:
@@ -102,7 +103,7 @@ def _count(node: yaml.Node, counts: dict[yaml.Node, float]) -> float:
     return counts[node]
 
 
-def _read_text(path: Path, most: int) -> str:
+def _read_text(path: Path | epath.Path, most: int) -> str:
     content = bytearray()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):  # asked for at once, `most` bytes would be reserved for the smallest file

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 from flax import traverse_util
 from jax.sharding import Mesh
 from tiny import random_params
@@ -32,6 +33,7 @@ from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassification
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.classification import Classification
+from jaxbert.train.loop import Loop
 from jaxbert.train.program import Program, make_task_model, training_layout
 from jaxbert.train.sharding import make_mesh
 
@@ -154,6 +156,30 @@ def finish(process: subprocess.Popen[str], stdin: str | None = None) -> tuple[in
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Read `metrics.jsonl`."""
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def whole_losses(run: Path) -> dict[int, float]:
+    """Return the loss of every step, after checking that none is there twice."""
+    lines = [line for line in read_metrics(run) if "train_loss" in line]
+    losses = {line["step"]: line["train_loss"] for line in lines}
+    assert len(losses) == len(lines), "a step is there twice"
+    return losses
+
+
+class CrashError(RuntimeError):
+    """Stands for anything that ends a process between two steps."""
+
+
+def crash_before(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Let the loop fail when it is about to dispatch `step`."""
+    dispatch = Loop._dispatch
+
+    def failing(self: Loop, *args: Any) -> None:
+        if self._dispatched == step:
+            raise CrashError
+        dispatch(self, *args)
+
+    monkeypatch.setattr(Loop, "_dispatch", failing)
 
 
 def weights(run: Path) -> bytes:

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
+from jaxbert.bucket import in_bucket, to_path
 from jaxbert.errors import UserError
 from jaxbert.train.checkpoint_files import damage, seal, set_damaged_aside
 from jaxbert.train.processes import another_is_gone, is_main, wait_for_all
@@ -53,14 +53,14 @@ def _write_whole_arrays() -> None:
 class Checkpoints:
     """The checkpoints of one run, by step; read-only, nothing in the folder changes, and the run may go on meanwhile."""
 
-    def __init__(self, folder: Path, keep: int = 2, *, read_only: bool = False) -> None:
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 2, *, read_only: bool = False) -> None:
         _write_whole_arrays()
         self._policy = _LatestAndBest(keep)
         self._saving: int | None = None
         self._needed = 0
-        self.folder = folder.absolute()
+        self.folder = to_path(folder) if in_bucket(folder) else to_path(folder).resolve()
         if is_main() and not read_only:
-            set_damaged_aside(epath.Path(self.folder), epath.Path(self.folder.parent / "damaged_checkpoints"))
+            set_damaged_aside(self.folder, self.folder.parent / "damaged_checkpoints")
         wait_for_all("checkpoints are looked at")
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
@@ -73,8 +73,8 @@ class Checkpoints:
     def _seal(self) -> None:
         """List the files of the checkpoint that is about to be committed."""
         if is_main():
-            folder = epath.Path(self.folder)  # a bucket has no renaming: there it has its last name from the start
-            for unfinished in [*folder.glob(f"{self._saving}.*")] or [folder / str(self._saving)]:
+            # A bucket has no renaming: there it has its last name from the start.
+            for unfinished in [*self.folder.glob(f"{self._saving}.*")] or [self.folder / str(self._saving)]:
                 seal(unfinished)
 
     def __enter__(self) -> Checkpoints:
@@ -117,6 +117,8 @@ class Checkpoints:
 
     def _check_room(self, needed: int) -> None:
         self._needed = needed
+        if in_bucket(self.folder):
+            return
         free = shutil.disk_usage(self.folder).free
         if free < needed:
             raise UserError(
@@ -150,7 +152,7 @@ class Checkpoints:
 
     def is_whole(self, step: int) -> bool:
         """Say whether a checkpoint is undamaged; what is wrong with it is said."""
-        wrong = damage(epath.Path(self.folder / str(step)))
+        wrong = damage(self.folder / str(step))
         if wrong:
             logger.warning("the checkpoint of step %d in %s is damaged (%s)", step, self.folder, wrong)
         return wrong is None
@@ -161,7 +163,7 @@ class Checkpoints:
         Raises:
           UserError: if the checkpoint is damaged.
         """
-        if wrong := damage(epath.Path(self.folder / str(step))):
+        if wrong := damage(self.folder / str(step)):
             raise UserError(f"the checkpoint of step {step} in {self.folder} is damaged ({wrong}): take another --step")
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         args = ocp.args.Composite(state=ocp.args.StandardRestore(fallback_sharding=sharding))

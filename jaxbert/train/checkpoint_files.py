@@ -11,7 +11,10 @@ import logging
 import zlib
 from collections.abc import Iterator
 
+import orbax.checkpoint as ocp
 from etils import epath
+
+from jaxbert.bucket import move
 
 _LIST = "files.json"
 _CHANGES_LATER = "_CHECKPOINT_METADATA"
@@ -49,12 +52,14 @@ def set_damaged_aside(checkpoints: epath.Path, aside: epath.Path) -> None:
     if not checkpoints.exists():
         return
     for step in sorted((int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()), reverse=True):
+        if not ocp.utils.is_checkpoint_finalized(checkpoints / str(step)):
+            continue  # in a bucket it has its name before it is committed
         wrong = damage(checkpoints / str(step))
         if wrong is None:
             return
         aside.mkdir(parents=True, exist_ok=True)
         target = next(t for n in range(1, 10**6) if not (t := aside / f"{step}.{n}").exists())
-        (checkpoints / str(step)).rename(target)
+        move(checkpoints / str(step), target)
         logger.warning("the checkpoint of step %d is damaged (%s): moved to %s", step, wrong, target)
 
 

@@ -227,6 +227,7 @@ class Loop:
         if self.work.evaluate is not None and self._is_time(step, self.work.config.eval_every):
             improved = self._evaluate(report)
         if improved or self._is_time(step, self.work.config.checkpoint_every):
+            report.flush()
             self._save()
 
     def _evaluate(self, report: Report) -> bool:

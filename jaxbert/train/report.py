@@ -35,7 +35,7 @@ class Report:
     def __init__(self, folder: RunFolder, total_steps: int, first_step: int, *, writes: bool = True) -> None:
         self._folder = folder
         self._total = total_steps
-        self._board = SummaryWriter(str(folder.path), purge_step=first_step + 1) if writes else None
+        self._board = SummaryWriter(str(folder.board), purge_step=first_step + 1) if writes else None
         self._bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -57,6 +57,13 @@ class Report:
         self._bar.stop()
         if self._board is not None:
             self._board.close()
+            self._folder.flush()
+
+    def flush(self) -> None:
+        """Write what was logged, before a checkpoint counts on it."""
+        if self._board is not None:
+            self._board.flush()
+            self._folder.flush()
 
     def progress(
         self, step: int, loss: float, examples_per_second: float, tokens_per_second: float, bad_steps: int

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
+from etils import epath
 
+from jaxbert.bucket import copy, in_bucket, scratch_folder, to_path, write_whole
 from jaxbert.config import Config
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, foreign_errors
 from jaxbert.plain import read_yaml, shown
 
 _FREE = {"train.steps_per_dispatch", "mesh.data", "mesh.fsdp", "mesh.tensor", "launch"}
@@ -20,10 +23,10 @@ rounding."""
 
 
 class RunFolder:
-    """Paths and small files of one run; checkpoints are `checkpoint`'s."""
+    """Paths and small files of one run, on this machine or in a bucket; checkpoints are `checkpoint`'s."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = to_path(path)
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
@@ -33,21 +36,22 @@ class RunFolder:
         """Model configuration, tokenizer and label names, which every later export needs."""
         self.vocabulary = self.path / "vocab.txt"
         """What a new model's vocabulary was trained to be; written before anything else."""
+        self._kept: list[str] | None = None
+        """The lines of metrics, where they are in a bucket: its files are written whole."""
 
     def check(self, config: Config) -> None:
         """Check that a run with this configuration may begin or go on here, and write nothing.
 
         Raises:
-          UserError: if the folder holds something else, or a run with another configuration.
+          UserError: if the folder holds something else, or a run with another configuration, or cannot be reached.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"train.output_dir {self.path} is a file: choose a folder")
-        if not self.path.exists() or not {path.name for path in self.path.iterdir()} - {self.vocabulary.name}:
+        names = self._names()
+        if not set(names) - {self.vocabulary.name}:
             return
-        if not self.config.exists():
+        if self.config.name not in names:
+            shown_names = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise UserError(
-                f"train.output_dir {self.path} holds something else than a run ({_first_names(self.path)}): "
-                "choose a new folder"
+                f"train.output_dir {self.path} holds something else than a run ({shown_names}): choose a new folder"
             )
         differing = _differences(_read_config(self.config), config.to_dict())
         if differing:
@@ -56,53 +60,72 @@ class RunFolder:
                 "use the same one to go on, or a new folder"
             )
 
+    def _names(self) -> list[str]:
+        """Return the names of what is in the folder, in order."""
+        with foreign_errors(f"train.output_dir {self.path} cannot be read"):
+            if not self.path.exists():
+                return []
+            if not self.path.is_dir():
+                raise UserError(f"train.output_dir {self.path} is a file: choose a folder")
+            return sorted(path.name for path in self.path.iterdir())
+
     def create(self, config: Config) -> None:
         """Make the folder and write the resolved configuration."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            _write(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+            write_whole(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
         except OSError as error:
-            raise UserError(f"train.output_dir {self.path} cannot be written: {error.strerror}") from error
+            raise UserError(f"train.output_dir {self.path} cannot be written: {error.strerror or error}") from error
 
     def log(self, step: int, values: dict[str, Any]) -> None:
-        """Append one line to `metrics.jsonl`."""
-        line = json.dumps({"step": step, "time": round(time.time(), 3), **values}, ensure_ascii=False)
+        """Append one line to `metrics.jsonl`; in a bucket it is there after `flush`."""
+        line = json.dumps({"step": step, "time": round(time.time(), 3), **values}, ensure_ascii=False) + "\n"
+        if self._kept is not None:
+            self._kept.append(line)
+            return
         with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(line)
+
+    def flush(self) -> None:
+        """Write the metrics, and the files of `board`, that are only here yet."""
+        if self._kept is not None:
+            write_whole(self.metrics, "".join(self._kept))
+            copy(epath.Path(self.board), self.path)
+
+    @cached_property
+    def board(self) -> Path:
+        """The local folder for TensorBoard's files."""
+        return scratch_folder() if in_bucket(self.path) else Path(self.path)
 
     def rewind(self, step: int) -> None:
         """Drop the metrics of steps after `step`, which are about to be done again, and a line cut off by a crash."""
-        if not self.metrics.exists():
-            return
         kept = []
-        with self.metrics.open(encoding="utf-8", errors="replace", newline="\n") as file:
-            for line in file:
-                logged = _logged_step(line)
-                if logged is not None and logged <= step:
-                    kept.append(line)
-        _write(self.metrics, "".join(kept))
+        if self.metrics.exists():
+            with self.metrics.open("rb") as file:
+                for line in file:
+                    logged = _logged_step(line)
+                    if logged is not None and logged <= step:
+                        kept.append(line.decode("utf-8"))
+            write_whole(self.metrics, "".join(kept))
+        if in_bucket(self.metrics):
+            self._kept = kept
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write `summary.json`: the run is complete."""
-        _write(self.summary, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        write_whole(self.summary, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
 
-def _first_names(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir())
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _logged_step(line: str) -> int | None:
+def _logged_step(line: bytes) -> int | None:
     """Return the step of a line of metrics, None where it is not whole."""
     try:
-        logged = json.loads(line) if line.endswith("\n") else None
+        logged = json.loads(line) if line.endswith(b"\n") else None
     except (ValueError, RecursionError):
         return None
     step = logged.get("step") if isinstance(logged, dict) else None
     return step if isinstance(step, int) else None
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(path: epath.Path) -> dict[str, Any]:
     content = read_yaml(path, str(path))
     if not isinstance(content, dict) or not all(
         section == "task"
@@ -129,10 +152,3 @@ def _flat(content: dict[str, Any]) -> dict[str, Any]:
     for name, value in content.items():
         flat |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
     return flat
-
-
-def _write(path: Path, text: str) -> None:
-    """Write whole or not at all."""
-    staged = path.with_name(path.name + ".tmp")
-    staged.write_text(text, "utf-8")
-    os.replace(staged, path)

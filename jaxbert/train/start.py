@@ -15,6 +15,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding
 from transformers import BertConfig, BertTokenizer
 
+from jaxbert.bucket import fetched, in_bucket, to_path
 from jaxbert.config import ModelConfig, PrecisionConfig
 from jaxbert.errors import UserError, foreign_errors, one_line
 from jaxbert.interop.folder import read_config, resolve
@@ -90,13 +91,13 @@ def model_folder(name: str) -> Path:
     """
     run = RunFolder(name)
     if not run.config.exists():
-        return resolve(name)
+        return resolve(fetched(run.path) if in_bucket(run.path) else name)
     if not run.export.is_dir():
         raise UserError(
             f"{name} is a run that has not finished: run it again, or export a checkpoint with "
             f"`jaxbert export --run {name} --step last --output DIR`"
         )
-    return resolve(run.export)
+    return resolve(fetched(run.export))
 
 
 def _new_tokenizer(config: ModelConfig) -> Any:
@@ -105,7 +106,7 @@ def _new_tokenizer(config: ModelConfig) -> Any:
             f"a new model ({config.name_or_path}) needs a vocabulary: set model.vocab to a file, one token a line "
             "(`jaxbert pretrain` can train one: pretrain.vocab_size)"
         )
-    path = Path(config.vocab)
+    path = fetched(to_path(config.vocab))
     try:
         tokens = path.read_text("utf-8").splitlines()
     except FileNotFoundError as error:

@@ -17,7 +17,7 @@
 #   --internal-ip         connect by the internal addresses
 #   --dry-run             print what would be run, and run nothing
 #
-# train.output_dir must be a folder that all hosts share: Filestore, a mounted bucket, NFS.
+# train.output_dir must be what all hosts share: gs://BUCKET/FOLDER (jaxbert[gcs]), Filestore, a mounted bucket, NFS.
 set -euo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 # shellcheck source=common.sh
@@ -65,7 +65,7 @@ setup() {
   # uv brings a newer Python where the image has 3.10.
   on_all "set -e; mkdir -p jaxbert; tar -xzf $archive -C jaxbert; cd jaxbert; python3 -m pip install --quiet --user uv; \
 python3 -m uv venv --quiet --allow-existing --python '>=3.11' .venv; \
-python3 -m uv pip install --quiet --python .venv/bin/python '.[tpu]'"
+python3 -m uv pip install --quiet --python .venv/bin/python '.[tpu,gcs]'"
 }
 
 launch() { # launch ARGUMENT...: jaxbert on all hosts, its process number in a file for `stop`

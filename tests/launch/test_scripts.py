@@ -58,7 +58,7 @@ def test_installing_on_the_hosts_of_a_slice():
     assert copy[:5] == ["gcloud", "compute", "tpus", "tpu-vm", "scp"]
     assert install[:6] == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "s"]
     assert {"--zone=z", "--project=p", "--worker=all"} <= {*copy} & {*install}
-    assert "'.[tpu]'" in remote(install)
+    assert "'.[tpu,gcs]'" in remote(install)
 
 
 def test_running_on_the_hosts_of_a_slice():

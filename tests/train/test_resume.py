@@ -9,11 +9,10 @@ import time
 import numpy as np
 import pytest
 import yaml
-from runs import Problem, command, finish, read_metrics, weights
+from runs import CrashError, Problem, command, crash_before, finish, read_metrics, weights, whole_losses
 from safetensors.numpy import load_file
 
 from jaxbert.train.checkpoint import Checkpoints
-from jaxbert.train.loop import Loop
 
 STEPS_PER_EPOCH = 7
 
@@ -21,30 +20,6 @@ STEPS_PER_EPOCH = 7
 @pytest.fixture(scope="module")
 def problem(tmp_path_factory):
     return Problem.write(tmp_path_factory.mktemp("problem"))
-
-
-def whole_losses(run) -> dict[int, float]:
-    """Return the loss of every step, after checking that none is there twice."""
-    lines = [line for line in read_metrics(run) if "train_loss" in line]
-    losses = {line["step"]: line["train_loss"] for line in lines}
-    assert len(losses) == len(lines), "a step is there twice"
-    return losses
-
-
-class CrashError(RuntimeError):
-    """Stands for anything that ends a process between two steps."""
-
-
-def crash_before(monkeypatch, step: int) -> None:
-    """Let the loop fail when it is about to dispatch `step`."""
-    dispatch = Loop._dispatch
-
-    def failing(self, *args):
-        if self._dispatched == step:
-            raise CrashError
-        dispatch(self, *args)
-
-    monkeypatch.setattr(Loop, "_dispatch", failing)
 
 
 KEYS = {"data__validation": "dev.csv", "train__checkpoint_every": 3, "train__epochs": 2}

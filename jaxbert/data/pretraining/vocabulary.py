@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import numpy as np
+from etils import epath
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from jaxbert.bucket import write_whole
 from jaxbert.data.pretraining.corpus import is_chinese
 from jaxbert.errors import UserError
 
@@ -55,12 +55,10 @@ def _goes_inside(character: str) -> bool:
     return character.isalnum() and not is_chinese(character)
 
 
-def write_vocabulary(tokens: Iterable[str], path: Path) -> None:
+def write_vocabulary(tokens: Iterable[str], path: epath.Path) -> None:
     """Write one token a line, whole or not at all."""
-    staged = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_text("".join(f"{token}\n" for token in tokens), "utf-8")
-        os.replace(staged, path)
+        write_whole(path, "".join(f"{token}\n" for token in tokens))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error

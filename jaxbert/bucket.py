@@ -1,0 +1,120 @@
+"""Run folders of this machine and in buckets (`gs://`), by one kind of path.
+
+Orbax writes checkpoints to a bucket itself. Libraries that know local files only read a copy (`fetched`) and write to a
+folder that is copied when it is whole (`staged`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from etils import epath
+
+from jaxbert.errors import UserError, foreign_errors
+
+_SCHEME = "gs://"
+_LAST = "config.json"
+"""Written behind all others: a model's folder that has one is complete."""
+
+
+def to_path(name: str | os.PathLike[str]) -> epath.Path:
+    """Return the path of a folder, on this machine or in a bucket.
+
+    Raises:
+      UserError: for a bucket of another kind, or where the library for buckets is not installed.
+    """
+    text = os.fspath(name)
+    scheme, found, _ = text.partition("://")
+    if not found:
+        return epath.Path(Path(text).expanduser())
+    if not text.startswith(_SCHEME):
+        raise UserError(
+            f"{text}: {scheme}:// is not supported, as Orbax writes to {_SCHEME} alone: mount the bucket as a folder"
+        )
+    if find_spec("gcsfs") is None:
+        raise UserError(f"{text}: needs gcsfs: install jaxbert[gcs]")
+    _see_what_others_write()
+    return epath.Path(text)
+
+
+def in_bucket(path: os.PathLike[str] | str) -> bool:
+    """Say whether a path is in a bucket."""
+    return os.fspath(path).startswith(_SCHEME)
+
+
+def _see_what_others_write() -> None:
+    """Keep no list of a folder's files: TensorStore and other processes add to them."""
+    import fsspec
+
+    logging.getLogger("gcsfs").setLevel(logging.ERROR)  # it warns of each bucket whose kind it may not ask
+
+    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+
+
+def write_whole(path: epath.Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    if in_bucket(path):
+        path.write_text(text)
+        return
+    staged = path.with_name(path.name + ".tmp")
+    staged.write_text(text)
+    staged.replace(path)
+
+
+def fetched(path: epath.Path) -> Path:
+    """Return a local path of the same content; a bucket's is copied to a folder that goes when the process ends.
+
+    Raises:
+      UserError: if the bucket cannot be read.
+    """
+    if not in_bucket(path):
+        return Path(path)
+    target = scratch_folder() / path.name
+    with foreign_errors(f"{path} cannot be read"):
+        copy(path, epath.Path(target))
+    return target
+
+
+def scratch_folder() -> Path:
+    """Make a folder that goes when the process ends."""
+    scratch = tempfile.TemporaryDirectory(prefix="jaxbert-")
+    atexit.register(scratch.cleanup)
+    return Path(scratch.name)
+
+
+@contextmanager
+def staged(target: epath.Path) -> Iterator[Path]:
+    """Give a local folder to write to: the target itself, or one that is copied to the bucket at the end."""
+    if not in_bucket(target):
+        yield Path(target)
+        return
+    with tempfile.TemporaryDirectory(prefix="jaxbert-") as scratch:
+        yield Path(scratch)
+        with foreign_errors(f"{target} cannot be written"):
+            copy(epath.Path(scratch), target)
+
+
+def move(folder: epath.Path, target: epath.Path) -> None:
+    """Give a folder another name; in a bucket each file is copied for it."""
+    if not in_bucket(folder):
+        folder.rename(target)
+        return
+    copy(folder, target)
+    folder.rmtree()
+
+
+def copy(source: epath.Path, target: epath.Path) -> None:
+    """Copy a file, or a folder with all that is in it."""
+    if not source.is_dir():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        source.copy(target, overwrite=True)
+        return
+    for path in sorted(source.iterdir(), key=lambda path: (path.name == _LAST, path.name)):
+        copy(path, target / path.name)

@@ -1,0 +1,140 @@
+"""A run whose folder is in a bucket: the same files as in a folder, the same bits after a crash, the same damage found.
+
+Google's storage is emulated on loopback; where the emulator is not installed, these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import time
+from importlib.util import find_spec
+
+import fsspec
+import pytest
+from etils import epath
+from runs import LABELS, ROOT, CrashError, Problem, crash_before, python, read_metrics, weights, whole_losses
+
+from jaxbert.bucket import fetched, in_bucket
+from jaxbert.cli.main import main
+from jaxbert.train.checkpoint import Checkpoints
+
+pytest.importorskip("gcp_storage_emulator")
+if find_spec("gcsfs") is None:  # imported, it would read the environment too early
+    pytest.skip("gcsfs is not installed", allow_module_level=True)
+pytestmark = pytest.mark.filterwarnings("default")  # other people's sockets and event loops
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory):
+    return Problem.write(tmp_path_factory.mktemp("problem"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def storage():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = python(str(ROOT / "tests" / "storage_emulator.py"), str(port), **silent)
+    wait_for(port)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
+            patch.setenv(name, f"http://127.0.0.1:{port}")
+        for name, value in {"GOOGLE_CLOUD_PROJECT": "nobody", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}.items():
+            patch.setenv(name, value)
+        patch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
+        yield
+    server.kill()
+    server.wait()
+
+
+def wait_for(port):
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < deadline, "the emulator does not answer"
+            time.sleep(0.1)
+
+
+def keys(problem, run):
+    return {"data__validation": problem.folder / "dev.csv", "train__checkpoint_every": 3, "train__output_dir": run}
+
+
+def test_a_crash_changes_no_bit(problem, monkeypatch, tmp_path, capsys):
+    run = "gs://bucket/runs/crashed"
+    assert problem.train(**keys(problem, tmp_path / "run")) == 0
+    with monkeypatch.context() as patch:
+        crash_before(patch, 8)
+        with pytest.raises(CrashError):
+            problem.train(**keys(problem, run))
+    capsys.readouterr()
+    assert problem.train(**keys(problem, run)) == 0
+    said = capsys.readouterr().err
+    assert "going on after step 7" in said
+    assert f"export: {run}/export" in said
+    copy = fetched(epath.Path(run))
+    assert weights(copy) == weights(tmp_path / "run")
+    assert whole_losses(copy) == whole_losses(tmp_path / "run")
+    assert len(read_metrics(copy)) == len(read_metrics(tmp_path / "run"))
+    names = {path.name for path in (tmp_path / "run").iterdir() if not path.name.startswith("events")}
+    assert names <= {path.name for path in copy.iterdir()}
+    assert any(path.name.startswith("events") for path in copy.iterdir())  # of TensorBoard
+
+    answers = tmp_path / "answers.jsonl"
+    data = str(problem.folder / "dev.csv")
+    assert main(["predict", "--model", run, "--input", data, "--output", str(answers)]) == 0
+    assert {json.loads(line)["label"] for line in answers.read_text().splitlines()} <= set(LABELS)
+    exported = "gs://bucket/exports/last"
+    assert main(["export", "--run", run, "--step", "last", "--output", exported]) == 0
+    assert main(["evaluate", "--model", exported, "--data", data]) == 0
+
+
+def test_damage_is_found_and_what_is_not_committed_is_not_there(problem, monkeypatch, capsys):
+    run = epath.Path("gs://bucket/runs/damaged")
+    with monkeypatch.context() as patch:
+        crash_before(patch, 11)
+        with pytest.raises(CrashError):
+            problem.train(**keys(problem, run))
+    checkpoints = run / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["7", "9"]
+    (checkpoints / "7").joinpath("progress", "metadata").copy(checkpoints / "12" / "progress" / "metadata")
+    state = checkpoints / "9" / "progress" / "metadata"
+    state.write_text(state.read_text().replace("9", "8"))
+    capsys.readouterr()
+    with Checkpoints(checkpoints) as opened:
+        assert opened.steps == [7]
+    assert problem.train(**keys(problem, run)) == 0
+    said = capsys.readouterr().err
+    assert "the checkpoint of step 9 is damaged" in said
+    assert "step 12" not in said
+    assert "going on after step 7" in said
+    aside = run / "damaged_checkpoints" / "9.1"
+    assert (aside / "progress" / "metadata").exists()
+    assert (aside / "files.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("folder", "part"),
+    [
+        ("s3://bucket/run", "s3:// is not supported"),
+        ("gs://elsewhere/run", "train.output_dir gs://elsewhere/run cannot be"),
+        ("gs://bucket/file", "is a file"),
+    ],
+)
+def test_mistakes_are_one_line(problem, folder, part, capsys):
+    epath.Path("gs://bucket/file").write_text("a")
+    assert in_bucket("gs://bucket/file")
+    assert problem.train(train__output_dir=folder) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if part in line] == [said[-1]]
+    assert said[-1].startswith("error: ")
+
+
+def test_without_the_library_it_is_said(problem, monkeypatch, capsys):
+    monkeypatch.setattr("jaxbert.bucket.find_spec", lambda name: None)
+    assert problem.train(train__output_dir="gs://bucket/run") == 2
+    assert "install jaxbert[gcs]" in capsys.readouterr().err
