@@ -2,7 +2,8 @@
 
 Keys and shapes (B rows, T tokens, S slots): `input_ids`, `token_type_ids`, `segment_ids` (1..S, 0 for padding),
 `position_ids` [B, T]; `cls_positions`, `example_mask`, `example_ids` [B, S]; `labels` [B, S, ...]. Where tokens have labels,
-`token_labels` [B, T] (-100 for none); where documents have several examples, `document` [B, S], counted from 0 in a step.
+`token_labels` [B, T] (-100 for none); where documents have several examples, `document` [B, S], counted from 0 in a step. Of
+several processes each fills its own rows of what has a token axis, and all have `lengths` [B, S]; the rest is whole in all.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from jaxbert.data.packing import Layout, StepPlan, plan_epoch
 from jaxbert.data.tokens import Tokens
 
 Batch = dict[str, np.ndarray]
+HOST_KEYS = ("example_ids", "lengths")
+"""What stays on the host."""
 NO_LABEL = -100
 """The label of a token that has none."""
 
@@ -28,22 +31,20 @@ def fill_rows(plan: StepPlan, layout: Layout, examples: Examples, own_rows: np.n
       plan: where each example goes.
       layout: row length and slots.
       examples: all examples.
-      own_rows: bool [B], the rows whose tokens are wanted here; those of others stay 0 in `input_ids`, `token_type_ids`,
-        `position_ids` and `token_labels`, and never take memory. None: all.
+      own_rows: bool [B], the rows whose tokens are wanted here; those of others stay 0 in what has a token axis, and neither
+        take time nor memory. None: all.
     """
     row_length, tokens = layout.row_length, examples.tokens
-    begins = tokens.begins[plan.example_ids]
-    lengths = tokens.lengths[plan.example_ids].astype(np.int64)
-    ends = np.cumsum(lengths)
-    within = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
-    targets = np.repeat(plan.rows.astype(np.int64) * row_length + plan.starts, lengths) + within
-    second_text = within >= np.repeat(tokens.first_lengths[plan.example_ids], lengths)
-    sources = np.repeat(begins, lengths) + within
-    own = slice(None) if own_rows is None else np.repeat(own_rows[plan.rows], lengths)
+    own = slice(None) if own_rows is None else own_rows[plan.rows]
+    example_ids = plan.example_ids[own]
+    lengths = tokens.lengths[example_ids].astype(np.int64)
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    targets = np.repeat(plan.rows[own].astype(np.int64) * row_length + plan.starts[own], lengths) + within
+    sources = np.repeat(tokens.begins[example_ids], lengths) + within
 
-    def scatter(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    def scatter(values: np.ndarray) -> np.ndarray:
         flat = np.zeros(plan.num_rows * row_length, np.int32)
-        flat[at] = values
+        flat[targets] = values
         return flat.reshape(plan.num_rows, row_length)
 
     def per_slot(values: np.ndarray) -> np.ndarray:
@@ -52,19 +53,21 @@ def fill_rows(plan: StepPlan, layout: Layout, examples: Examples, own_rows: np.n
         return grid
 
     batch = {
-        "input_ids": scatter(tokens.ids[sources[own]], targets[own]),
-        "token_type_ids": scatter(second_text[own], targets[own]),
-        "segment_ids": scatter(np.repeat(plan.slots + 1, lengths), targets),
-        "position_ids": scatter(within[own], targets[own]),
+        "input_ids": scatter(tokens.ids[sources]),
+        "token_type_ids": scatter(within >= np.repeat(tokens.first_lengths[example_ids], lengths)),
+        "segment_ids": scatter(np.repeat(plan.slots[own] + 1, lengths)),
+        "position_ids": scatter(within),
         "cls_positions": per_slot(plan.starts),
         "example_mask": per_slot(np.ones(len(plan.example_ids), bool)),
         "example_ids": per_slot(plan.example_ids),
     }
+    if own_rows is not None:
+        batch["lengths"] = per_slot(tokens.lengths[plan.example_ids])
     documents = plan.example_ids if plan.documents is None else plan.documents[plan.places]
     if examples.labels is not None:
         batch["labels"] = per_slot(examples.labels[documents])
     if examples.token_labels is not None:
-        batch["token_labels"] = scatter(examples.token_labels[sources[own]] - NO_LABEL, targets[own]) + NO_LABEL
+        batch["token_labels"] = scatter(examples.token_labels[sources] - NO_LABEL) + NO_LABEL
     if plan.places is not None:
         batch["document"] = per_slot(plan.places.astype(np.int32))
     return batch
@@ -94,33 +97,46 @@ class BatchSize:
 
 def batch_size_of(batch: Batch, tile: int | None = None) -> BatchSize:
     """Count a packed batch, whose attention computes whole rows or, with `tile`, what `computed_pairs` says."""
-    segments = batch["segment_ids"]
-    slots = batch["example_mask"].shape[1]
-    example = np.arange(len(segments))[:, None] * (slots + 1) + segments
-    lengths = np.bincount(example[segments > 0])
+    lengths, (rows, row_length) = lengths_of(batch), batch["segment_ids"].shape
+    starts = batch["cls_positions"]
+    pairs = rows * row_length**2 if tile is None else computed_pairs(starts, lengths, row_length, tile)
     return BatchSize(
         examples=int(batch["document"].max()) + 1 if "document" in batch else int(batch["example_mask"].sum()),
         tokens=int(lengths.sum()),
-        row_tokens=segments.size,
+        row_tokens=rows * row_length,
         attended_pairs=int((lengths**2).sum()),
-        computed_pairs=segments.size * segments.shape[1] if tile is None else computed_pairs(segments, tile),
+        computed_pairs=pairs,
     )
 
 
-def computed_pairs(segments: np.ndarray, tile: int) -> int:
+def lengths_of(batch: Batch) -> np.ndarray:
+    """Return the tokens of each slot of all rows, int64 [B, S]."""
+    if "lengths" in batch:
+        return batch["lengths"].astype(np.int64)
+    rows, slots = batch["example_mask"].shape
+    index = np.arange(rows)[:, None] * (slots + 1) + batch["segment_ids"]
+    return np.bincount(index.ravel(), minlength=rows * (slots + 1)).reshape(rows, -1)[:, 1:]
+
+
+def computed_pairs(starts: np.ndarray, lengths: np.ndarray, row_length: int, tile: int) -> int:
     """Count the pairs of tokens in the squares of `tile` tokens that touch a segment, and in those on the diagonal.
 
     Two tiles of a row share a segment if the ranges of their segments overlap, since segments are contiguous. With `tile` 1,
     segments are counted whole, and padding as one of them.
+
+    Args:
+      starts: integers [B, S], the first token of each segment, in order.
+      lengths: integers [B, S], its tokens; 0 behind the last.
+      row_length: tokens of a row.
+      tile: tokens of the side of a square.
     """
-    rows, length = segments.shape
     if tile == 1:
-        slots = int(segments.max()) + 1
-        runs = np.bincount((np.arange(rows)[:, None] * slots + segments).ravel())
-        return int((runs**2).sum())
-    last = np.iinfo(segments.dtype).max
-    tiles = np.pad(segments, ((0, 0), (0, -length % tile))).reshape(rows, -1, tile)
-    low, high = np.where(tiles > 0, tiles, last).min(2), tiles.max(2)
+        padding = row_length - lengths.sum(1)
+        return int((lengths**2).sum() + (padding**2).sum())
+    used = lengths[:, None, :] > 0
+    tiles = np.arange(0, row_length, tile)[:, None]
+    low = 1 + (used & ((starts + lengths)[:, None, :] <= tiles)).sum(-1)
+    high = (used & (starts[:, None, :] < tiles + tile)).sum(-1)
     near = (low[:, :, None] <= high[:, None, :]) & (low[:, None, :] <= high[:, :, None])
     near |= np.eye(near.shape[1], dtype=bool)
     return int(near.sum()) * tile**2

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from transformers import BertConfig
 
 from jaxbert.config import Config
-from jaxbert.data.batches import Batch, BatchSize, batch_size_of
+from jaxbert.data.batches import HOST_KEYS, Batch, BatchSize, batch_size_of
 from jaxbert.data.examples import Windows
 from jaxbert.data.packing import Layout, choose_layout, padded_layout
 from jaxbert.models.attention.base import Request
@@ -135,7 +135,7 @@ class Program:
         return {
             name: jax.ShapeDtypeStruct((num_rows, *array.shape[1:]), array.dtype, sharding=rows)
             for name, array in like.items()
-            if name != "example_ids"
+            if name not in HOST_KEYS
         }
 
     def put(self, batch: Batch) -> DeviceBatch:

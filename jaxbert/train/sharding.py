@@ -16,6 +16,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxbert.config import MeshConfig
+from jaxbert.data.batches import HOST_KEYS
 from jaxbert.errors import UserError
 from jaxbert.models.attention.select import Spread
 from jaxbert.models.functional import Params
@@ -207,6 +208,6 @@ def place(tree: Any, shardings: Any) -> Any:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, *, stacked: bool = False) -> dict[str, jax.Array]:
-    """Send the device-side arrays of a packed batch to their devices; `example_ids` stays on the host."""
-    on_device = {name: array for name, array in batch.items() if name != "example_ids"}
+    """Send the device-side arrays of a packed batch to their devices."""
+    on_device = {name: array for name, array in batch.items() if name not in HOST_KEYS}
     return place(on_device, row_sharding(mesh, stacked=stacked))

@@ -150,7 +150,7 @@ def test_rows_of_others_are_left_empty(case):
     for batch, part in zip(whole, share, strict=True):
         own = odd(len(batch["input_ids"]))
         for name, array in batch.items():
-            if name in ("input_ids", "token_type_ids", "position_ids"):
+            if name in ("input_ids", "token_type_ids", "position_ids", "segment_ids"):
                 np.testing.assert_array_equal(part[name][own], array[own], err_msg=name)
                 assert not part[name][~own].any(), name
             else:

@@ -30,7 +30,7 @@ def keys(problem: Problem, name: str) -> list[str]:
         train__output_dir=problem.folder / name,
         train__epochs=30,
         train__max_steps=STEPS,
-        train__checkpoint_every=3,
+        train__checkpoint_every=5,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.data.batches import Batch
+from jaxbert.data.batches import Batch, lengths_of
 from jaxbert.data.pretraining.corpus import INSIDE_WORD
 from jaxbert.errors import UserError
 
@@ -110,11 +110,7 @@ class Masking:
 
     def _budget(self, batch: Batch, keys: np.ndarray) -> np.ndarray:
         """Return how many tokens of each slot may be chosen, from its length alone: all hosts know that of all rows."""
-        segments = batch["segment_ids"]
-        rows, slots = batch["example_mask"].shape
-        index = (np.arange(rows)[:, None] * (slots + 1) + segments).ravel()
-        lengths = np.bincount(index, minlength=rows * (slots + 1)).reshape(rows, -1)[:, 1:].ravel()
-        expected = self.probability * np.maximum(lengths - self.specials, 0)
+        expected = self.probability * np.maximum(lengths_of(batch).ravel() - self.specials, 0)
         return np.floor(expected + _uniform(keys, 0, _COUNT)).astype(np.int64)
 
     def _width(self, budget: np.ndarray, rows: int, slots: int, length: int) -> int:

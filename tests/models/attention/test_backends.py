@@ -159,7 +159,9 @@ def test_only_tiles_that_share_a_segment_are_visited(seed):
     np.testing.assert_array_equal(found, expected)
     visited = (found[:, :, 1] - found[:, :, 0]).sum() * TILE**2
     assert visited < 0.6 * filled.size * filled.shape[1]
-    assert computed_pairs(segments, TILE) == visited
+    slots = np.arange(1, segments.max() + 1)
+    inside = segments[:, None, :] == slots[:, None]
+    assert computed_pairs(inside.argmax(-1), inside.sum(-1), segments.shape[1], TILE) == visited
     assert (found[-1, :, 1] - found[-1, :, 0] == 1).all()  # an empty row
 
 
