@@ -98,8 +98,9 @@ class BatchSize:
 def batch_size_of(batch: Batch, tile: int | None = None) -> BatchSize:
     """Count a packed batch, whose attention computes whole rows or, with `tile`, what `computed_pairs` says."""
     lengths, (rows, row_length) = lengths_of(batch), batch["segment_ids"].shape
-    starts = batch["cls_positions"]
-    pairs = rows * row_length**2 if tile is None else computed_pairs(starts, lengths, row_length, tile)
+    pairs = rows * row_length**2
+    if tile is not None:
+        pairs = computed_pairs(batch["cls_positions"], lengths, row_length, tile)
     return BatchSize(
         examples=int(batch["document"].max()) + 1 if "document" in batch else int(batch["example_mask"].sum()),
         tokens=int(lengths.sum()),

@@ -118,7 +118,7 @@ class RunFolder:
 def _logged_step(line: bytes) -> int | None:
     """Return the step of a line of metrics, None where it is not whole."""
     try:
-        logged = json.loads(line) if line.endswith(b"\n") else None
+        logged = json.loads(line.decode("utf-8")) if line.endswith(b"\n") else None
     except (ValueError, RecursionError):
         return None
     step = logged.get("step") if isinstance(logged, dict) else None

@@ -250,6 +250,7 @@ class RunFiles:
 
     def __init__(self, folder: Path) -> None:
         self._run = RunFolder(folder / "run")
+        self._files = [Path(self._run.metrics), Path(self._run.config)]
         self._config = Config()
         self._run.create(self._config)
         self._yaml = self._run.config.read_bytes()
@@ -267,13 +268,13 @@ class RunFiles:
             config = (
                 _bomb(rng).encode() if rng.random() < 0.2 else _as_yaml(damage_value(rng, yaml.safe_load(self._yaml)))
             )
-        self._run.metrics.write_bytes(metrics)
-        self._run.config.write_bytes(config)
-        return [self._run.metrics, self._run.config]
+        for path, content in zip(self._files, (metrics, config), strict=True):
+            path.write_bytes(content)
+        return self._files
 
     def read(self) -> None:
         """Do what happens before a run goes on."""
         self._run.rewind(3)
-        left = self._run.metrics.read_text("utf-8").split("\n")
+        left = self._files[0].read_text("utf-8").split("\n")
         assert all(json.loads(line)["step"] <= 3 for line in left if line)
         self._run.check(self._config)

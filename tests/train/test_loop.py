@@ -46,6 +46,9 @@ class Recorder:
     def log(self, step, values):
         self.lines.append((step, values))
 
+    def flush(self):
+        self.flushed = len(self.lines)
+
     def losses(self):
         return {step: values["train_loss"] for step, values in self.lines if "train_loss" in values}
 
