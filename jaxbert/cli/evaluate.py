@@ -18,12 +18,10 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--output", type=str, default="-", help="a file for the JSON, or - for standard output")
     values = parse(parser, arguments)
     check_output(values.output)
-    from jaxbert.data.sources import check_there
     from jaxbert.train.processes import is_main
     from jaxbert.train.report import print_metrics
 
-    check_there(values.data)
-    model = open_model(values)
+    model = open_model(values, values.data)
     examples = model.read(values.data, data_config(values, values.label), role="test", labelled=True)
     metrics = model.evaluate(examples)
     if is_main():

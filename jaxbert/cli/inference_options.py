@@ -61,19 +61,25 @@ def data_config(values: Namespace, label: str = DataConfig.label) -> DataConfig:
     )
 
 
-def open_model(values: Namespace) -> TrainedModel:
-    """Check the sizes and open the model."""
+def open_model(values: Namespace, source: str) -> TrainedModel:
+    """Check the sizes, and that `source` can be read, and open the model."""
     for name, least in (("batch_size", 1), ("max_length", 3)):
         value = getattr(values, name)
         if value is not None and value < least:
             raise UserError(f"--{name} is {value}, but it must be at least {least}")
+    from jaxbert.data.sources import STDIN, check_there
+
+    check_there(source)
     from jaxbert.launch.start import start
     from jaxbert.train.runtime import prepare_process
 
     prepare_process(values.precision)
     start(LaunchConfig(**values.launch.as_dict()))
     from jaxbert.train.inference import open_trained
+    from jaxbert.train.processes import is_alone
 
+    if source == STDIN and not is_alone():
+        raise UserError("standard input reaches one process, but all of them read the texts: name a file instead of -")
     return open_trained(
         values.model,
         batch_size=values.batch_size,

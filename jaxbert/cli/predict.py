@@ -29,11 +29,9 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--output", type=str, default="-", help="a file, or - for standard output")
     values = parse(parser, arguments)
     check_output(values.output)
-    from jaxbert.data.sources import check_there
     from jaxbert.train.processes import is_main
 
-    check_there(values.input)
-    model = open_model(values)
+    model = open_model(values, values.input)
     examples = model.read(values.input, data_config(values), role="predict", labelled=False)
     predictions = model.predict(examples)
     if is_main():

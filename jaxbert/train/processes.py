@@ -30,6 +30,11 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
+def is_alone() -> bool:
+    """Say whether this process is the whole run."""
+    return jax.process_count() == 1
+
+
 def wait_for_all(name: str) -> None:
     """Return when all processes have come to this place."""
     if jax.process_count() > 1:

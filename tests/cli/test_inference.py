@@ -106,6 +106,12 @@ def test_standard_input(run, rows, answers, tmp_path, kind):
     assert_same_answers(read_lines(out), answers)
 
 
+def test_standard_input_is_for_one_process(run, monkeypatch, capsys):
+    monkeypatch.setattr("jaxbert.train.processes.is_alone", lambda: False)
+    assert main(["predict", "--model", str(run), "--input", "-"]) == 2
+    assert "standard input reaches one process" in capsys.readouterr().err
+
+
 def test_batches_of_another_size_change_no_answer(run, rows, answers, tmp_path, capsys):
     source = write_source(tmp_path, "csv", rows)
     arguments = ["predict", "--model", str(run), "--input", str(source), "--batch_size", "5"]
