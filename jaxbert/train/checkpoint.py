@@ -131,8 +131,9 @@ class Checkpoints:
         """Turn what Orbax and its libraries raise while writing into a user's error; JAX raises for lost processes."""
         try:
             yield
-        except (OSError, ValueError, RuntimeError) as error:
-            if isinstance(error, jax.errors.JaxRuntimeError) or another_is_gone(error):
+        except Exception as error:
+            expected = in_bucket(self.folder) or isinstance(error, OSError | ValueError | RuntimeError)
+            if not expected or isinstance(error, jax.errors.JaxRuntimeError) or another_is_gone(error):
                 raise
             raise UserError(
                 f"the checkpoint of step {self._saving} cannot be written to {self.folder} ({_line(error)}); it needs "
