@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from cluster import Cluster
 from runs import FILLERS, VOCAB, Problem, make_config, read_metrics, small_config, weights
 from safetensors.numpy import load_file
 from tiny import random_params
@@ -46,14 +47,19 @@ def problem(tmp_path_factory):
     return problem
 
 
-def pretrain(problem: Problem, **changes) -> int:
+def arguments(problem: Problem, **changes) -> list[str]:
+    """Return the command line of an epoch."""
     keys = {
         "data__train": problem.folder / "train.txt",
         "data__max_length": 24,
         "pretrain__sentences": "line",
         "train__epochs": 1,
     }
-    return main(["pretrain", *problem.arguments(**(keys | changes))[1:]])
+    return ["pretrain", *problem.arguments(**(keys | changes))[1:]]
+
+
+def pretrain(problem: Problem, **changes) -> int:
+    return main(arguments(problem, **changes))
 
 
 def losses(run: Path) -> list[float]:
@@ -151,6 +157,30 @@ def test_a_run_that_crashed_in_an_epoch_ends_the_same(problem, tmp_path, monkeyp
     settings = json.loads((tmp_path / "whole" / "export" / "config.json").read_text())
     assert settings["vocab_size"] == len(tokens)
     assert settings["architectures"] == ["BertForMaskedLM"]
+
+
+@pytest.mark.slow
+def test_two_processes_pretrain_as_one(problem, tmp_path):
+    """Each tokenizes its share of the documents; one trains the vocabulary."""
+    keys = {
+        "model__name_or_path": "tiny",
+        "model__dropout": 0.0,
+        "pretrain__vocab_size": 100,
+        "pretrain__mask": "word",
+        "data__validation": problem.folder / "dev.txt",
+    }
+    folders = {cluster: tmp_path / f"{cluster.processes}" for cluster in (Cluster(1, 1), Cluster(2, 2))}
+    for cluster, folder in folders.items():
+        mesh = {"mesh__fsdp": cluster.processes}
+        cluster.run(
+            arguments(problem, train__output_dir=folder / "run", data__cache_dir=folder / "cache", **keys, **mesh)
+        )
+    one, two = (folder / "run" for folder in folders.values())
+    assert (one / "vocab.txt").read_text() == (two / "vocab.txt").read_text()
+    assert len(losses(one)) > 5
+    np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
+    evaluated = [json.loads((run / "summary.json").read_text())["eval"] for run in (one, two)]
+    assert evaluated[1] == pytest.approx(evaluated[0], rel=1e-5)
 
 
 @pytest.fixture(scope="module")
