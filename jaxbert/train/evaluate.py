@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxbert.data.batches import Batch, batches
+from jaxbert.data.batches import Batch, batches, lengths_of
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Layout, choose_layout
 from jaxbert.models.encoder import Call
@@ -58,11 +58,11 @@ class Predictor:
             if results is None:
                 results = np.zeros((count, *values.shape[2:]), values.dtype)
             if self.task.per_token:
-                real, targets = _token_places(batch, examples)
+                places, targets = _token_places(batch, examples)
+                results[targets] = values.reshape(-1, *values.shape[2:])[places]
             else:
                 real = batch["example_mask"]
-                targets = batch["example_ids"][real]
-            results[targets] = values[real]
+                results[batch["example_ids"][real]] = values[real]
         assert results is not None, "no examples"
         return results
 
@@ -104,13 +104,16 @@ class Predictor:
 
 
 def _token_places(batch: Batch, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-    """Return which tokens of a batch are real, bool [B, T], and where each of them lies in `examples.tokens.ids`."""
-    segments = batch["segment_ids"]
-    real = segments > 0
-    slots = segments[real] - 1
-    rows = np.nonzero(real)[0]
-    within = np.nonzero(real)[1] - batch["cls_positions"][rows, slots]
-    return real, examples.tokens.begins[batch["example_ids"][rows, slots]] + within
+    """Return where the real tokens lie in a batch of B rows of T, counted in B * T, and where in `examples.tokens.ids`.
+
+    They follow from what every process has whole: the rows of others have no tokens here, but predictions.
+    """
+    real = batch["example_mask"]
+    row_length, lengths = batch["segment_ids"].shape[1], lengths_of(batch)[real]
+    starts = np.nonzero(real)[0] * row_length + batch["cls_positions"][real]
+    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    sources = examples.tokens.begins[batch["example_ids"][real]]
+    return np.repeat(starts, lengths) + within, np.repeat(sources, lengths) + within
 
 
 def over_sets(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
