@@ -41,6 +41,17 @@ class _LatestAndBest(checkpoint_managers.PreservationPolicy):
         return [info.step in latest or info.step == self.best for info in checkpoints]
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which leaves stopping to the loop.
+
+    Its own asks JAX's preemption service at each save, under the number of the checkpoint, also from its background thread. The
+    service takes what was asked last for where the run is: if the loop counts otherwise, it would stop much later or never.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 def _write_whole_arrays() -> None:
     """Let one device write what all devices of this process hold alike; several processes write a share each.
 
@@ -68,7 +79,7 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = _Manager(self.folder, options=options)
 
     def _seal(self) -> None:
         """List the files of the checkpoint that is about to be committed."""

@@ -67,8 +67,9 @@ def test_a_run_that_is_killed_again_and_again_ends_the_same(problem, seed):
             else:
                 time.sleep(rng.random() / 2)
             number = rng.choice([signal.SIGTERM, signal.SIGKILL])
+            at = losses(run)[-1][0]
             ends.append(end(number, rng.choice(running), running))
-            print(f"{ends[-1]} at {reached}, went on to {losses(run)[-1][0]}")
+            assert losses(run)[-1][0] - at < MARGIN / 3, f"{ends[-1]} at step {at}: it went on to {losses(run)[-1][0]}"
         assert not (run / "summary.json").exists(), f"the run was complete before kill {KILLS - left + 1}"
         reached = losses(run)[-1][0]
     assert "going on after step" in PAIR.run(keys(problem, "disturbed"))[0]

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from runs import small_config
 
 from jaxbert.config import TrainConfig
@@ -271,6 +272,15 @@ def test_a_signal_saves_the_step_and_stops(tmp_path, number, together):
     assert checkpoints.folder.joinpath(str(step)).is_dir()
     assert int(loop.state["step"]) == step
     assert signal.getsignal(number) is handler
+
+
+def test_saving_does_not_ask_whether_to_stop(tmp_path, monkeypatch):
+    """JAX's service counts by what it was asked last: a save that asked too would put off the stop, or lose it."""
+    asked: list[int] = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: bool(asked.append(step)))
+    _, _, steps = run(tmp_path, [0.1] * 6, total_steps=6, checkpoint_every=1, keep_checkpoints=9)
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert asked == []
 
 
 def test_an_error_of_the_data_ends_the_run(tmp_path):
