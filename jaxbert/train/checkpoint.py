@@ -44,8 +44,9 @@ class _LatestAndBest(checkpoint_managers.PreservationPolicy):
 class _Manager(ocp.CheckpointManager):
     """Orbax's manager, which leaves stopping to the loop.
 
-    Its own asks JAX's preemption service at each save, under the number of the checkpoint, also from its background thread. The
-    service takes what was asked last for where the run is: if the loop counts otherwise, it would stop much later or never.
+    Its own asks JAX's preemption service at each save, under the number of the checkpoint, also from its background
+    thread. The service takes what was asked last for where the run is: the loop counts otherwise, and would stop much
+    later or never.
     """
 
     def reached_preemption(self, step: int) -> bool:

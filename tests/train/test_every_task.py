@@ -75,7 +75,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tasks")
     problem, settings = Problem.write(folder), settings_of(folder)
     for name, cluster in CLUSTERS.items():
-        cluster.run(*(line for task, set_ in settings.items() for line in commands(problem, folder / name / task, set_)))
+        cluster.run(
+            *(line for task, set_ in settings.items() for line in commands(problem, folder / name / task, set_))
+        )
     return folder
 
 
