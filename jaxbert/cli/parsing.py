@@ -10,13 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
 from jaxbert.config import Config, TaskName
 from jaxbert.errors import UserError
 from jaxbert.plain import read_yaml, shown
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
+_load_yaml = get_loader("yaml")
+
+
+def _load(value: str) -> Any:
+    """Read YAML, but take a single line behind `#` for text: MRPC has a column `#1 String`, which is no comment."""
+    return value if re.fullmatch(r"\s*#.*", value) else _load_yaml(value)
+
+
+set_loader("yaml", _load, (yaml.YAMLError,))
 
 _FIELDS: dict[str, Any] = typing.get_type_hints(Config)
 SECTIONS: dict[str, type[Any]] = {name: hint for name, hint in _FIELDS.items() if name != "task"}

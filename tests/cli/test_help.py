@@ -92,6 +92,14 @@ def test_print_config_resolves_file_and_flags(tmp_path, capsys):
     assert yaml.safe_load(capsys.readouterr().out) == content | {"task": "classification"}
 
 
+def test_a_column_may_begin_as_a_comment_does(capsys):
+    """As those of MRPC do: taken for a comment, the second text would be left out without a word."""
+    with pytest.raises(SystemExit):
+        main(["train", "--data.text", "#1 String", "--data.text_pair=#2 String", "--print_config"])
+    content = yaml.safe_load(capsys.readouterr().out)
+    assert (content["data"]["text"], content["data"]["text_pair"]) == ("#1 String", "#2 String")
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_configuration_parses(path, capsys):
     with pytest.raises(SystemExit) as caught:
