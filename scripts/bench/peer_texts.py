@@ -1,9 +1,11 @@
 """Train BertForSequenceClassification of transformers in PyTorch on tasks that score or label whole texts, beside jaxbert.
 
   python scripts/bench/peer_texts.py --task regression --model MODEL --train stsb-train.csv --validation stsb-dev.csv \
-      --columns text,text_pair,label --max-length 128 --seed 0 --output peer.json
-  jaxbert train --config configs/stsb.yaml --model.name_or_path MODEL --data.train stsb-train.csv ... --train.seed 0
+      --columns text,text_pair,label --max-length 128 --seed 0 --start START
+  (the same with --output peer.json in the place of --start)
+  jaxbert train --config configs/stsb.yaml --model.name_or_path START --data.train stsb-train.csv ... --train.seed 0
 
+The first command writes the encoder with a new head, the one that the second trains, for jaxbert to start from it too.
 Fields are read as csv, or raw (`--raw`, tabs between); `--columns` names them in their order, "-" for one that is not used.
 The threshold of a multi-label model is tuned on the validation set, as jaxbert does.
 """
@@ -114,6 +116,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = BertForSequenceClassification.from_pretrained(
         values.model, num_labels=len(names), problem_type=_PROBLEMS[values.task]
     )
+    if values.start is not None:
+        model.save_pretrained(values.start)
+        tokenizer.save_pretrained(values.start)
+        return
     training = Encoded(rows, tokenizer, names, values)
     result = peer_loop.train(values, model, len(rows), training.collate)
     result["validation"] = evaluate(

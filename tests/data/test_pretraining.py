@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from itertools import chain
+from collections import Counter
+from itertools import chain, islice, pairwise
 
 import numpy as np
 import pytest
@@ -184,6 +185,56 @@ def test_pairs(corpus):
     assert firsts == list(chain(*documents))
 
 
+def even_text(*lengths: int, documents: int = 30) -> str:
+    """Return documents whose sentences have so many words, no word twice in one."""
+    rng = random.Random(0)
+    parts = []
+    for _ in range(documents):
+        words = iter(rng.sample(WORDS, sum(lengths)))
+        parts.append("\n".join(" ".join(islice(words, length)) for length in lengths))
+    return "\n\n".join(parts)
+
+
+def test_examples_are_filled_to_the_last_token(tmp_path, tokenizer):
+    singles = make_corpus(write(tmp_path / "t.txt", even_text(10, 10, 10)), tokenizer)
+    assert set(make_examples(singles, Recipe(32, False, CLS, SEP, 0)).tokens.lengths) == {32}
+    pairs = make_corpus(write(tmp_path / "p.txt", even_text(15, 15)), tokenizer)
+    stored = make_examples(pairs, Recipe(33, True, CLS, SEP, 0))
+    assert {len(part) for parts in bodies(stored) for part in parts} == {15}, "a sentence that fits was cut"
+
+
+def test_a_partner_from_elsewhere_is_cut_only_where_the_example_is_full(tmp_path, tokenizer):
+    text = f"{even_text(10, 10, 9, documents=20)}\n\n{even_text(15, 15, documents=400)}"
+    corpus = make_corpus(write(tmp_path / "t.txt", text), tokenizer)
+    sentences = [
+        [corpus.sentences.ids[b : b + n].tolist() for b, n in zip(begins, lengths, strict=True)]
+        for begins, lengths in (
+            (corpus.sentences.begins[low + 1 : high], corpus.sentences.lengths[low + 1 : high])
+            for low, high in pairwise(corpus.ends)
+        )
+    ]
+    whole = {tuple(chain(*s[i:j])) for s in sentences for i in range(len(s)) for j in range(i + 1, len(s) + 1)}
+    stored = make_examples(corpus, Recipe(33, True, CLS, SEP, 0))
+    random_pairs = [p for p, label in zip(bodies(stored), stored.labels.codes, strict=True) if label]
+    cut = [len(first) + len(second) for first, second in random_pairs if tuple(second) not in whole]
+    assert cut
+    assert set(cut) == {30}
+
+
+def test_a_true_pair_leaves_no_sentence_alone(tmp_path, tokenizer):
+    corpus = make_corpus(write(tmp_path / "t.txt", even_text(10, 10, 10, 10)), tokenizer)
+    stored = make_examples(corpus, Recipe(33, True, CLS, SEP, 0))
+    documents = documents_of(corpus)
+    behind = Counter()
+    for (first, second), label in zip(bodies(stored), stored.labels.codes, strict=True):
+        if label == 0:
+            (home,) = [document for document in documents if contains(document, first + second)]
+            behind[(len(home) - home.index(second[-1]) - 1) // 10] += 1
+    assert behind[0]
+    assert behind[2]
+    assert not behind[1]
+
+
 def test_half_of_the_pairs_are_true_and_length_does_not_tell(tmp_path, tokenizer):
     corpus = make_corpus(write(tmp_path / "t.txt", random_text(1500)), tokenizer)
     stored = make_examples(corpus, Recipe(64, True, CLS, SEP, 0))
@@ -225,8 +276,9 @@ def test_a_second_start_takes_tokens_and_examples_from_the_cache(tmp_path, token
     np.testing.assert_array_equal(examples.tokens.ids, again.tokens.ids)
     write(path, random_text(seed=1))
     assert len(start()[0].sentences.ids) != len(first.sentences.ids)
-    make_examples(first, Recipe(40, True, CLS, SEP, 0), folder=folder)
-    assert len(list(folder.iterdir())) == 5
+    for other in (Recipe(40, True, CLS, SEP, 0), Recipe(48, True, CLS, SEP, 1), Recipe(48, False, CLS, SEP, 0)):
+        make_examples(first, other, folder=folder)
+    assert len(list(folder.iterdir())) == 7
 
 
 def test_processes_share_the_tokenizing(tmp_path, tokenizer, monkeypatch):
