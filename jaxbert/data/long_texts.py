@@ -53,6 +53,8 @@ class Reading:
     """How the outputs of a text's windows become one; None where no text has several."""
     max_length: int | None = None
     """The longest piece; None where the model's own limit will do."""
+    pairs: bool = False
+    """Whether examples are pairs of texts, which are always cut."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -61,14 +63,15 @@ class Reading:
     @classmethod
     def of(cls, content: Any) -> Reading:
         """Take what `to_dict` gave; anything else is read like a text that is cut at the end."""
+        cut = cls(pairs=isinstance(content, dict) and content.get("pairs") is True)
         try:
             long_texts = LongTexts(content["long_texts"]["how"], int(content["long_texts"]["shared"]))
             reading = cls(long_texts, content["pooling"], int(content["max_length"]))
         except (KeyError, TypeError, ValueError):
-            return cls()
+            return cut
         known = reading.pooling in ("mean", "max", None) and long_texts.how in ("cut", "head_tail", "windows")
         whole = reading.max_length is not None and 0 <= long_texts.shared < reading.max_length - 2
-        return reading if known and whole else cls()
+        return reading if known and whole else cut
 
 
 AS_IT_IS = Reading()

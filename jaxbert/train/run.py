@@ -207,8 +207,9 @@ def _announce(session: Session, progress: Progress) -> None:
     """Say in a few lines what is about to happen."""
     layout, devices = session.layout, jax.devices()
     held_out = sum(map(len, session.inputs.validation.values()))
+    examples = "examples" if session.config.data.text_pair is None else "pairs of texts"
     console.print(
-        f"{len(session.train):,} training and {held_out:,} validation examples, {session.task.describe()}",
+        f"{len(session.train):,} training and {held_out:,} validation {examples}, {session.task.describe()}",
         highlight=False,
         soft_wrap=True,
     )

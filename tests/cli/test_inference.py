@@ -221,11 +221,14 @@ def test_pairs_go_through_all_verbs(problem, tmp_path, capsys):
         (a, b, "good" if label == other else "bad")
         for (a, label), (b, other) in zip(random_rows(60, 1), random_rows(60, 2), strict=True)
     ]
-    source = write_csv(tmp_path / "pairs.csv", pairs, ("first", "second", "label"))
-    changes = {"data__text": "first", "data__text_pair": "second", "train__epochs": 1, "data__train": source}
+    source = write_csv(tmp_path / "pairs.csv", pairs, ("#1 String", "#2 String", "label"))
+    changes = {"data__text": "#1 String", "data__text_pair": "#2 String", "train__epochs": 1, "data__train": source}
     assert problem.train(**changes, train__output_dir=tmp_path / "run") == 0
-    columns = ["--model", str(tmp_path / "run"), "--text", "first", "--text_pair", "second"]
-    capsys.readouterr()
+    assert "60 training and 0 validation pairs of texts" in capsys.readouterr().err
+    columns = ["--model", str(tmp_path / "run"), "--text", "#1 String", "--text_pair", "#2 String"]
+    for verb, source_flag in (("predict", "--input"), ("evaluate", "--data")):
+        line = refused(capsys, verb, *columns[:4], source_flag, source)
+        assert line == "this model reads pairs of texts: say with --text_pair which column has the second"
     assert main(["predict", *columns, "--input", str(source)]) == 0
     answers = read_lines(capsys.readouterr().out)
     assert main(["evaluate", *columns, "--data", str(source)]) == 0

@@ -17,6 +17,7 @@ from jaxbert.data.long_texts import LongTexts, Reading, resolve_shared
 from jaxbert.data.sources import Role
 from jaxbert.data.store import Stored
 from jaxbert.data.table import LabelKind
+from jaxbert.errors import UserError
 from jaxbert.tasks.base import Task
 from jaxbert.train.inputs import read_source, read_stored, split_off
 from jaxbert.train.kinds.base import Inputs
@@ -76,12 +77,15 @@ class TextKind(Generic[LabelSpace]):
         self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, *, role: Role, labelled: bool
     ) -> Examples:
         """Read one source."""
+        reading: Reading = cast(Any, task).reading
+        if reading.pairs and data.text_pair is None:
+            raise UserError("this model reads pairs of texts: say with --text_pair which column has the second")
         stored = read_source(
             *(spec, data, tokenizer, max_length),
             role=role,
             labelled=labelled,
             labels=self.labels,
-            long_texts=cast(Any, task).reading.long_texts,
+            long_texts=reading.long_texts,
         )
         return self._labelled(stored, self.space_of(task))
 
@@ -94,7 +98,7 @@ def _reading(config: Config, max_length: int) -> Reading:
     """Return how long texts are read; with the first window alone they are cut."""
     how, pooling = config.data.long_texts, config.model.pooling
     if how == "cut" or (how == "windows" and pooling == "first"):
-        return Reading()
+        return Reading(pairs=config.data.text_pair is not None)
     long_texts = LongTexts(how, resolve_shared(config.data.window_stride, max_length))
     return Reading(long_texts, pooling if how == "windows" and pooling != "first" else None, max_length)
 
