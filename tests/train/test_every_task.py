@@ -69,16 +69,23 @@ def commands(problem: Problem, run: Path, settings: dict[str, Any]) -> list[list
     ]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The runs of all tasks in both clusters, as `CLUSTER/TASK`."""
+GROUPS = [
+    pytest.param(("documents", "token_classification"), id="windows-and-tokens"),
+    pytest.param(("multi_label", "regression", "question_answering"), id="others", marks=pytest.mark.long),
+]
+
+
+@pytest.fixture(scope="module", params=GROUPS)
+def runs(request, tmp_path_factory):
+    """The folder with the runs of some tasks in both clusters, as `CLUSTER/TASK`, and the tasks."""
     folder = tmp_path_factory.mktemp("tasks")
     problem, settings = Problem.write(folder), settings_of(folder)
+    settings = {task: settings[task] for task in request.param}
     for name, cluster in CLUSTERS.items():
         cluster.run(
             *(line for task, set_ in settings.items() for line in commands(problem, folder / name / task, set_))
         )
-    return folder
+    return folder, request.param
 
 
 def assert_close(found: Any, expected: Any) -> None:
@@ -94,10 +101,14 @@ def assert_close(found: Any, expected: Any) -> None:
         assert found == (pytest.approx(expected, rel=1e-4, abs=1e-5) if isinstance(expected, float) else expected)
 
 
-@pytest.mark.parametrize(
-    "task", ["multi_label", "regression", "documents", "token_classification", "question_answering"]
-)
-def test_two_processes_do_as_one(folder, task):
+def test_two_processes_do_as_one(runs):
+    folder, tasks = runs
+    for task in tasks:
+        compare(folder, task)
+
+
+def compare(folder: Path, task: str) -> None:
+    """Compare course, scores and answers of a task in both clusters."""
     one, two = (folder / name / task for name in CLUSTERS)
     assert len(losses(one)) > 5
     np.testing.assert_allclose([x for _, x in losses(two)], [x for _, x in losses(one)], rtol=1e-5)

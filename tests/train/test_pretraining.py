@@ -159,6 +159,7 @@ def test_a_run_that_crashed_in_an_epoch_ends_the_same(problem, tmp_path, monkeyp
     assert settings["architectures"] == ["BertForMaskedLM"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_processes_pretrain_as_one(problem, tmp_path):
     """Each tokenizes its share of the documents; one trains the vocabulary."""
