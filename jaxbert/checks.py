@@ -96,11 +96,6 @@ def _check_windows(config: Config) -> None:
         return
     if data.text_pair is not None:
         raise UserError(f"data.long_texts is {data.long_texts}, which pairs (data.text_pair) do not have: leave it out")
-    if data.long_texts == "windows" and config.train.accumulation_steps > 1:
-        raise UserError(
-            "data.long_texts: windows does not go with train.accumulation_steps, since the windows of a text must be in one "
-            "slice: lower train.batch_size, or set model.remat"
-        )
 
 
 def _check_optimizer(optimizer: OptimizerConfig) -> None:

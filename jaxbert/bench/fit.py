@@ -98,10 +98,7 @@ def families(first: Attempt) -> list[list[Settings]]:
         _sharded(config, k, mesh.shape["tensor"]) for k in range(mesh.shape["fsdp"] + 1, shards + 1) if shards % k == 0
     ]
     remat = [{"model.remat": name} for name in _REMAT[_REMAT.index(config.model.remat) + 1 :]]
-    windows = config.data.long_texts == "windows"  # which must be in one slice
-    slices = (
-        [] if windows else [{"train.accumulation_steps": k} for k in _doublings(config.train.accumulation_steps, rows)]
-    )
+    slices = [{"train.accumulation_steps": k} for k in _doublings(config.train.accumulation_steps, rows)]
     batches = [{"train.batch_size": config.train.batch_size // k} for k in _doublings(1, rows)]
     most: Settings = fsdp[-1] if fsdp else {}
     strongest = most | (remat[-1] if remat else {})

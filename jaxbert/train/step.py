@@ -14,11 +14,11 @@ from jax import Array
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, Params
 from jaxbert.tasks.base import Sums, Task
+from jaxbert.train.accumulate import DeviceBatch, Outputs, sliced_document_gradient, sliced_gradient, whole_gradient
 from jaxbert.train.trained import Trained
 
 State = dict[str, Any]
 """`step` (int32), `params` and `opt_state`, which knows of the trained part alone."""
-DeviceBatch = dict[str, Array]
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,22 @@ def make_train_step(
     trained = descent.trained
 
     def train_step(state: State, batch: DeviceBatch, base_key: Array) -> tuple[State, Sums]:
-        def loss_fn(part: Params, batch: DeviceBatch, key: Array, totals: Sums) -> tuple[Array, Sums]:
-            outputs = model.apply(trained.put(state["params"], part), batch, key, call)
+        totals = task.totals(batch)
+
+        def forward(part: Params, batch: DeviceBatch, key: Array) -> Outputs:
+            return model.apply(trained.put(state["params"], part), batch, key, call)
+
+        def loss(outputs: Outputs, batch: DeviceBatch) -> tuple[Array, Sums]:
             sums = task.sums(outputs, batch, totals, train=True)
             return sums["loss"] / totals["examples"], sums
 
-        grad_fn = jax.grad(loss_fn, has_aux=True)
         key = jax.random.fold_in(base_key, state["step"])
         part = trained.take(state["params"])
-        totals = task.totals(batch)
         if slices == 1:
-            grads, sums = grad_fn(part, batch, key, totals)
+            grads, sums = whole_gradient(forward, loss, part, batch, key)
         else:
-            grads, sums = _accumulate(grad_fn, part, batch, key, totals, slices)
+            gradient = sliced_document_gradient if "document" in batch else sliced_gradient
+            grads, sums = gradient(forward, loss, part, batch, key, slices)
         updates, opt_state = descent.tx.update(grads, state["opt_state"], part)
         new_part = optax.apply_updates(part, updates)
         grad_norm = optax.tree.norm(grads)
@@ -88,25 +91,6 @@ def make_group_step(
         return jax.lax.scan(lambda state, batch: train_step(state, batch, base_key), state, batches)
 
     return group_step
-
-
-def _accumulate(
-    grad_fn: Callable, part: Params, batch: DeviceBatch, key: Array, totals: Sums, slices: int
-) -> tuple[Params, Sums]:
-    """Add up gradients and sums over slices of the rows, one at a time.
-
-    Slice i takes every row with index i modulo `slices`, which leaves each row on its device.
-    """
-    sliced = jax.tree.map(lambda x: x.reshape(-1, slices, *x.shape[1:]).swapaxes(0, 1), batch)
-    keys = jax.random.split(key, slices)
-
-    def add_slice(total: tuple[Params, Sums], xs: tuple[DeviceBatch, Array]) -> tuple[tuple[Params, Sums], None]:
-        found = grad_fn(part, xs[0], xs[1], totals)
-        return jax.tree.map(jnp.add, total, found), None
-
-    first = jax.tree.map(lambda x: x[0], sliced)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad_fn, part, first, keys[0], totals))
-    return jax.lax.scan(add_slice, zeros, (sliced, keys))[0]
 
 
 def make_predict_step(model: Model, task: Task, call: Call) -> Callable[[Params, DeviceBatch], Array]:

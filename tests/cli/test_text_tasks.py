@@ -171,8 +171,6 @@ def test_mistakes_are_one_line(problem, tmp_path, capsys):
     assert line.startswith(f"{dev}, row 2: label 'odd' is unknown; the labels known from training are 'bad', 'good'")
     line = refused(capsys, problem, data__long_texts="windows", data__text_pair="label")
     assert line.startswith("data.long_texts is windows, which pairs (data.text_pair) do not have")
-    line = refused(capsys, problem, data__long_texts="windows", train__accumulation_steps=2)
-    assert line.startswith("data.long_texts: windows does not go with train.accumulation_steps")
     line = refused(capsys, problem, data__long_texts="windows", data__max_length=12, data__window_stride=10)
     assert line == "data.window_stride is 10, but it must be from 0 to below data.max_length - 2 (10)"
     line = refused(

@@ -47,6 +47,12 @@ TASKS: dict[str, Any] = {
     "regression": Regression(),
 }
 
+OTHER_WAYS: dict[str, dict[str, Any]] = {
+    "documents": {"devices": 4, "mesh__fsdp": 2},
+    "documents by their largest": {"devices": 4, "mesh__fsdp": 2, "train__accumulation_steps": 2},
+}
+"""The windows of a document are pooled over devices and slices."""
+
 
 def config_of(task: Any) -> Any:
     names = ["score"] if isinstance(task, Regression) else ["a", "b", "c"]
@@ -65,9 +71,7 @@ def test_packed_padded_and_sliced(name):
     packed = small_run(TASKS[name])
     assert len(packed.losses) == STEPS
     assert np.mean(packed.losses[-4:]) < np.mean(packed.losses[:4])
-    # The windows of a document must be in one slice; it is pooled over devices instead.
-    other_ways = {"devices": 4, "mesh__fsdp": 2} if TASKS[name].reading.pooling else {"train__accumulation_steps": 2}
-    for changes in ({"data__packing": False}, other_ways):
+    for changes in ({"data__packing": False}, OTHER_WAYS.get(name, {"train__accumulation_steps": 2})):
         other = small_run(TASKS[name], **changes)
         assert other.example_ids == packed.example_ids
         np.testing.assert_allclose(other.losses, packed.losses, rtol=1e-5)
