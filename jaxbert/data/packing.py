@@ -30,6 +30,8 @@ _SAMPLE_EXAMPLES = 65_536
 _ROW_FACTORS = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4)
 _MASKED_PAIR_COST = 1 / 2048
 """Cost of a token of row length, relative to its matrix products: attention's share of a step at a usual width."""
+_SHAPE_WORTH = 0.01
+"""Share of the rows that one more shape must save: each has a program of its own to compile."""
 
 
 @dataclass(frozen=True)
@@ -263,12 +265,16 @@ def _fit_layout(
 
 
 def _cheapest_counts(needed: np.ndarray, how_many: int) -> tuple[int, ...]:
-    """Choose row counts so that rounding `needed` up to them adds the fewest rows; the largest is always one of them."""
+    """Choose row counts so that rounding `needed` up to them adds few rows; the largest is always one of them.
+
+    Up to `how_many`, but no more than it takes to come within `_SHAPE_WORTH` of the fewest rows.
+    """
     values, times = np.unique(needed, return_counts=True)
     cumulative = np.concatenate([[0], np.cumsum(times)])
     best: list[tuple[int, tuple[int, ...]]] = [
         (int(value * cumulative[i + 1]), (int(value),)) for i, value in enumerate(values)
     ]
+    found = [best[-1]]
     for _ in range(how_many - 1):
         best = [
             min(
@@ -283,7 +289,9 @@ def _cheapest_counts(needed: np.ndarray, how_many: int) -> tuple[int, ...]:
             )
             for i in range(len(values))
         ]
-    return best[-1][1]
+        found.append(best[-1])
+    fewest = found[-1][0]
+    return next(counts for rows, counts in found if rows <= fewest * (1 + _SHAPE_WORTH))
 
 
 def _checked_row_length(row_length: int | None, longest: int) -> int | None:

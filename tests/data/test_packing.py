@@ -9,6 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from jaxbert.data import packing
 from jaxbert.data.packing import Layout, best_fit, choose_layout, deal, padded_layout, plan_epoch
 from jaxbert.errors import UserError
 
@@ -224,3 +225,10 @@ def test_the_plan_takes_no_more_memory_for_more_data():
     small, large = peak(100_000), peak(1_000_000)
     assert large < 1.1 * small
     assert large < 1_000_000
+
+
+def test_a_shape_that_saves_next_to_nothing_is_left_out():
+    """Steps of 140 and of 141 rows share a program; those of 100 and of 141 do not."""
+    alike, unlike = [np.full(n, 8) for n in (140, 141) * 4], [np.full(n, 8) for n in (100, 141) * 4]
+    counts = [packing._fit_layout(steps, 141, 8, 8, 1)[1].row_counts for steps in (alike, unlike)]
+    assert counts == [(141,), (100, 141)]
