@@ -57,7 +57,7 @@ class Cluster:
     def run(self, *runs: list[str]) -> list[str]:
         """Run to the end and return what each process wrote to standard error."""
         with self.start(*runs) as running:
-            ends = [finish(process) for process in running]
+            ends = [finish(process, seconds=300 * len(runs)) for process in running]
         assert [code for code, _, _ in ends] == [0] * self.processes, ends
         return [err for _, _, err in ends]
 

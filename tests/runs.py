@@ -144,10 +144,10 @@ def command(*arguments: str, **options: Any) -> subprocess.Popen[str]:
     return python("-m", "jaxbert", *arguments, **options)
 
 
-def finish(process: subprocess.Popen[str], stdin: str | None = None) -> tuple[int, str, str]:
-    """Wait for a command; return its exit code, standard output and standard error."""
+def finish(process: subprocess.Popen[str], stdin: str | None = None, seconds: int = 300) -> tuple[int, str, str]:
+    """Wait for a command, so long at most; return its exit code, standard output and standard error."""
     try:
-        out, err = process.communicate(stdin, timeout=300)
+        out, err = process.communicate(stdin, timeout=seconds)
     finally:
         process.kill()
     return process.returncode, out, err
