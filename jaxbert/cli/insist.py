@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from types import FrameType
+from typing import Any
 
 _SECONDS = 1.0
 _again: threading.Timer | None = None
@@ -14,6 +16,7 @@ def listen() -> None:
     """Take over SIGINT from Python, unless it is ignored, as under nohup."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
+        sys.unraisablehook = _drop_interruption
 
 
 def heard() -> None:
@@ -32,3 +35,9 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     _again.daemon = True
     _again.start()
     raise KeyboardInterrupt
+
+
+def _drop_interruption(dropped: Any) -> None:
+    """Say nothing of an interruption that a callback could not raise: it comes again."""
+    if not issubclass(dropped.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(dropped)
