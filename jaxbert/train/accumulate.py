@@ -21,7 +21,7 @@ Outputs = dict[str, Any]
 Forward = Callable[[Params, DeviceBatch, Array], Outputs]
 """`(part, batch, key) -> outputs`, for any number of rows."""
 Loss = Callable[[Outputs, DeviceBatch], tuple[Array, Sums]]
-"""`(outputs, batch) -> (loss, sums)`; losses of slices add up to that of the step."""
+"""`(outputs, batch) -> (loss, sums)`."""
 
 
 def whole_gradient(forward: Forward, loss: Loss, part: Params, batch: DeviceBatch, key: Array) -> tuple[Params, Sums]:
@@ -36,7 +36,7 @@ def whole_gradient(forward: Forward, loss: Loss, part: Params, batch: DeviceBatc
 def sliced_gradient(
     forward: Forward, loss: Loss, part: Params, batch: DeviceBatch, key: Array, slices: int
 ) -> tuple[Params, Sums]:
-    """Return what `whole_gradient` does, where each example's loss needs its own row alone."""
+    """Return what `whole_gradient` does, where each example's loss needs its own row alone: those of slices add up."""
     xs = _cut(batch, slices), jax.random.split(key, slices)
 
     def of_slice(piece: DeviceBatch, key: Array) -> tuple[Params, Sums]:
@@ -50,8 +50,9 @@ def sliced_document_gradient(
 ) -> tuple[Params, Sums]:
     """Return what `whole_gradient` does, where an example's loss needs several rows, which may lie in different slices.
 
-    The outputs of all slices come first, by a forward pass that keeps nothing else. The gradient of the loss towards them is
-    then taken back through each slice, whose forward pass is computed again with the same dropout.
+    The outputs of all slices come first, by a forward pass that keeps nothing else (not the hidden states, `encoded`). The
+    gradient of the loss towards them is then taken back through each slice, whose forward pass is computed again with the
+    same dropout.
     """
     xs = _cut(batch, slices), jax.random.split(key, slices)
 

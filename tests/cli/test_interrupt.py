@@ -1,59 +1,53 @@
-"""Ctrl-C ends a command, even if a library drops the exception."""
+"""Ctrl-C ends a command and leaves nothing on the terminal, even if a library drops the exception."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
-DROPPING = """
-import signal, time
+import pytest
+
+PROGRAM = """
+import gc, signal, time
 from jaxbert.cli import main as module
 
+{library}
+
 def main():
+    drop()
+    try:
+        time.sleep(30)
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+module.main = main
+module.entry()
+"""
+
+CATCHING = """
+def drop():
     try:
         signal.raise_signal(signal.SIGINT)
         time.sleep(30)
     except KeyboardInterrupt:
         pass
-    try:
-        time.sleep(30)
-    except KeyboardInterrupt:
-        return 130
-    return 1
-
-module.main = main
-module.entry()
 """
 
-
-def test_an_interruption_that_a_library_drops_comes_again():
-    assert subprocess.run([sys.executable, "-c", DROPPING], timeout=25, check=False).returncode == 130
-
-
+# Python prints what a callback of its collector raises; jaxlib has one.
 IN_A_CALLBACK = """
-import gc, signal, time
-from jaxbert.cli import main as module
-
 def interrupt(phase, information):
-    if phase == "start":
-        signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
 
-def main():
+def drop():
     gc.callbacks.append(interrupt)
     gc.collect()
     gc.callbacks.remove(interrupt)
-    try:
-        time.sleep(30)
-    except KeyboardInterrupt:
-        return 130
-    return 1
-
-module.main = main
-module.entry()
 """
 
 
-def test_an_interruption_in_a_callback_is_not_spoken_of():
-    """Python prints what a callback of its collector raises, of which jaxlib has one."""
-    ended = subprocess.run([sys.executable, "-c", IN_A_CALLBACK], timeout=25, check=False, capture_output=True)
+@pytest.mark.parametrize("library", [CATCHING, IN_A_CALLBACK], ids=["caught", "in a callback"])
+def test_an_interruption_that_a_library_drops_comes_again(library):
+    words = [sys.executable, "-c", PROGRAM.format(library=library)]
+    ended = subprocess.run(words, timeout=25, check=False, capture_output=True)
     assert (ended.returncode, ended.stderr) == (130, b"")
