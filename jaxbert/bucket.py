@@ -1,4 +1,4 @@
-"""Run folders of this machine and in buckets (`gs://`), by one kind of path.
+"""Run folders of this machine and in buckets (`gs://`, `s3://`), by one kind of path.
 
 Orbax writes checkpoints to a bucket itself. Libraries that know local files only read a copy (`fetched`) and write to a
 folder that is copied when it is whole (`staged`).
@@ -19,7 +19,9 @@ from etils import epath
 
 from jaxbert.errors import UserError, foreign_errors
 
-_SCHEME = "gs://"
+S3 = "s3://"
+_LIBRARIES = {"gs://": ("gcsfs", "gcs"), S3: ("s3fs", "s3")}
+"""The library that reads the files of a kind of bucket, and jaxbert's extra with it, by the kind's scheme."""
 _LAST = "config.json"
 """Written behind all others: a model's folder that has one is complete."""
 
@@ -28,25 +30,35 @@ def to_path(name: str | os.PathLike[str]) -> epath.Path:
     """Return the path of a folder, on this machine or in a bucket.
 
     Raises:
-      UserError: for a bucket of another kind, or where the library for buckets is not installed.
+      UserError: for a bucket of another kind, one of S3 that is not there, or where the library for it is not installed.
     """
     text = os.fspath(name)
-    scheme, found, _ = text.partition("://")
+    scheme, found, inside = text.partition("://")
     if not found:
         return epath.Path(Path(text).expanduser())
-    if not text.startswith(_SCHEME):
+    if scheme + found not in _LIBRARIES:
         raise UserError(
-            f"{text}: {scheme}:// is not supported, as Orbax writes to {_SCHEME} alone: mount the bucket as a folder"
+            f"{text}: {scheme}:// is not supported, only {' and '.join(_LIBRARIES)}: mount the bucket as a folder"
         )
-    if find_spec("gcsfs") is None:
-        raise UserError(f"{text}: needs gcsfs: install jaxbert[gcs]")
+    library, extra = _LIBRARIES[scheme + found]
+    if find_spec(library) is None:
+        raise UserError(f"{text}: needs {library}: install jaxbert[{extra}]")
     _see_what_others_write()
+    if scheme + found == S3:
+        _check_bucket(inside.partition("/")[0], text)
     return epath.Path(text)
+
+
+def _check_bucket(bucket: str, name: str) -> None:
+    """Raise where a bucket of S3 is not there: its library would make one."""
+    with foreign_errors(f"{name} cannot be reached"):
+        if not bucket or not epath.Path(S3 + bucket).exists():
+            raise UserError(f"{name}: there is no bucket {S3}{bucket}: create it or correct the name")
 
 
 def in_bucket(path: os.PathLike[str] | str) -> bool:
     """Say whether a path is in a bucket."""
-    return os.fspath(path).startswith(_SCHEME)
+    return os.fspath(path).startswith(tuple(_LIBRARIES))
 
 
 def _see_what_others_write() -> None:
@@ -55,7 +67,8 @@ def _see_what_others_write() -> None:
 
     logging.getLogger("gcsfs").setLevel(logging.ERROR)  # it warns of each bucket whose kind it may not ask
 
-    fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
+    for kind in ("gcs", "s3"):
+        fsspec.config.conf.setdefault(kind, {})["use_listings_cache"] = False
 
 
 def write_whole(path: epath.Path, text: str) -> None:

@@ -139,7 +139,7 @@ class TrainConfig:
     """The run: its length, its seed, what is saved and when it is evaluated."""
 
     output_dir: str = "runs/classifier"
-    """Folder of checkpoints, metrics and the export, or of a bucket (gs://...); the same goes on where it stopped."""
+    """Folder of checkpoints, metrics and export, or gs://..., s3://... of a bucket; the same goes on where it stopped."""
     batch_size: int = 32
     """Examples of one optimizer step, packed or not."""
     eval_batch_size: int = 256

@@ -21,8 +21,9 @@ from orbax.checkpoint import checkpoint_managers
 
 from jaxbert.bucket import in_bucket, to_path
 from jaxbert.errors import UserError
-from jaxbert.train.checkpoint_files import damage, seal, set_damaged_aside
+from jaxbert.train.checkpoint_files import committed_steps, damage, seal, set_damaged_aside
 from jaxbert.train.processes import another_is_gone, is_main, wait_for_all
+from jaxbert.train.s3 import atomicity
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs with tracebacks what it then raises
 
@@ -79,6 +80,7 @@ class Checkpoints:
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            **atomicity(self.folder),
         )
         self._manager = _Manager(self.folder, options=options)
 
@@ -153,7 +155,7 @@ class Checkpoints:
             ) from error
 
     def _after_last(self) -> str:
-        steps = sorted(ocp.utils.checkpoint_steps(self.folder))  # the manager lists those that it began, too
+        steps = committed_steps(self.folder)  # the manager lists those that it began, too
         return f"after step {steps[-1]}" if steps else "from the beginning"
 
     def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:

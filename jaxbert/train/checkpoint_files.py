@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from jaxbert.bucket import move
+from jaxbert.train.s3 import atomicity
 
 _LIST = "files.json"
 _CHANGES_LATER = "_CHECKPOINT_METADATA"
@@ -47,13 +48,16 @@ def damage(folder: epath.Path) -> str | None:
     return None
 
 
+def committed_steps(checkpoints: epath.Path) -> list[int]:
+    """Return the steps of committed checkpoints in rising order; in a bucket one has its name before it is committed."""
+    steps = [int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()] if checkpoints.exists() else []
+    known = atomicity(checkpoints)
+    return sorted(step for step in steps if ocp.utils.is_checkpoint_finalized(checkpoints / str(step), **known))
+
+
 def set_damaged_aside(checkpoints: epath.Path, aside: epath.Path) -> None:
     """Move damaged checkpoints to `aside`, from the newest on until one is whole, and say so; nothing is deleted."""
-    if not checkpoints.exists():
-        return
-    for step in sorted((int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()), reverse=True):
-        if not ocp.utils.is_checkpoint_finalized(checkpoints / str(step)):
-            continue  # in a bucket it has its name before it is committed
+    for step in reversed(committed_steps(checkpoints)):
         wrong = damage(checkpoints / str(step))
         if wrong is None:
             return

@@ -101,9 +101,10 @@ def evaluate(model: Any, encoded: Encoded, task: str) -> dict[str, float]:
         last = metrics.f1_score(labels == labels.max(), found == labels.max())
         return {"accuracy": float((found == labels).mean()), "f1_macro": float(f1), "f1_of_the_last_label": float(last)}
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
-    scores = [(metrics.f1_score(labels, probabilities >= t, average="micro"), t) for t in np.linspace(0.02, 0.98, 97)]
-    best, threshold = max(scores)
-    return {"f1_micro": float(best), "threshold": float(threshold)}
+    precision, recall, thresholds = metrics.precision_recall_curve(labels.ravel(), probabilities.ravel())
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-9)
+    best = int(f1[:-1].argmax())
+    return {"f1_micro": float(f1[best]), "threshold": float(thresholds[best])}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,10 +1,11 @@
 """A run whose folder is in a bucket: the same files as in a folder, the same bits after a crash, the same damage found.
 
-Google's storage is emulated on loopback; where the emulator is not installed, these tests are skipped.
+Google's storage and S3 are emulated on loopback; where an emulator is not installed, its tests are skipped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
@@ -12,17 +13,17 @@ import time
 from importlib.util import find_spec
 
 import fsspec
+import orbax.checkpoint
 import pytest
 from etils import epath
 from runs import LABELS, ROOT, CrashError, Problem, crash_before, python, read_metrics, weights, whole_losses
 
 from jaxbert.bucket import fetched, in_bucket
 from jaxbert.cli.main import main
+from jaxbert.errors import UserError
 from jaxbert.train.checkpoint import Checkpoints
+from jaxbert.train.s3 import atomicity
 
-pytest.importorskip("gcp_storage_emulator")
-if find_spec("gcsfs") is None:  # imported, it would read the environment too early
-    pytest.skip("gcsfs is not installed", allow_module_level=True)
 pytestmark = pytest.mark.filterwarnings("default")  # other people's sockets and event loops
 
 
@@ -31,23 +32,57 @@ def problem(tmp_path_factory):
     return Problem.write(tmp_path_factory.mktemp("problem"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def storage():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = python(str(ROOT / "tests" / "storage_emulator.py"), str(port), **silent)
-    wait_for(port)
-    with pytest.MonkeyPatch.context() as patch:
+@pytest.fixture(scope="module", params=["gs", "s3"], autouse=True)
+def storage(request):
+    """Emulate a kind of bucket; return the address of one, which is empty."""
+    with STORES[request.param]() as address:
+        yield address
+
+
+@contextlib.contextmanager
+def google():
+    needed("gcsfs", "gcp_storage_emulator")
+    with server(str(ROOT / "tests" / "storage_emulator.py")) as address, pytest.MonkeyPatch.context() as patch:
         for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
-            patch.setenv(name, f"http://127.0.0.1:{port}")
+            patch.setenv(name, address)
         for name, value in {"GOOGLE_CLOUD_PROJECT": "nobody", "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}.items():
             patch.setenv(name, value)
         patch.setitem(fsspec.config.conf, "gcs", {"token": "anon"})
-        yield
-    server.kill()
-    server.wait()
+        yield "gs://bucket"
+
+
+@contextlib.contextmanager
+def s3():
+    needed("s3fs", "moto")
+    with server("-m", "moto.server", "-p") as address, pytest.MonkeyPatch.context() as patch:
+        account = {"ACCESS_KEY_ID": "anyone", "SECRET_ACCESS_KEY": "anything", "DEFAULT_REGION": "us-east-1"}
+        for name, value in {**account, "ENDPOINT_URL": address}.items():
+            patch.setenv(f"AWS_{name}", value)
+        fsspec.filesystem("s3").mkdir("bucket")
+        yield "s3://bucket"
+
+
+STORES = {"gs": google, "s3": s3}
+
+
+def needed(*modules):
+    """Skip where a module is not installed; imported, it would read the environment too early."""
+    for name in modules:
+        if find_spec(name) is None:
+            pytest.skip(f"{name} is not installed")
+
+
+@contextlib.contextmanager
+def server(*command):
+    """Run a Python program that takes its port as the last argument."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = python(*command, str(port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(port)
+    yield f"http://127.0.0.1:{port}"
+    running.kill()
+    running.wait()
 
 
 def wait_for(port):
@@ -64,8 +99,8 @@ def keys(problem, run):
     return {"data__validation": problem.folder / "dev.csv", "train__checkpoint_every": 3, "train__output_dir": run}
 
 
-def test_a_crash_changes_no_bit(problem, monkeypatch, tmp_path, capsys):
-    run = "gs://bucket/runs/crashed"
+def test_a_crash_changes_no_bit(problem, storage, monkeypatch, tmp_path, capsys):
+    run = f"{storage}/runs/crashed"
     assert problem.train(**keys(problem, tmp_path / "run")) == 0
     with monkeypatch.context() as patch:
         crash_before(patch, 8)
@@ -88,13 +123,13 @@ def test_a_crash_changes_no_bit(problem, monkeypatch, tmp_path, capsys):
     data = str(problem.folder / "dev.csv")
     assert main(["predict", "--model", run, "--input", data, "--output", str(answers)]) == 0
     assert {json.loads(line)["label"] for line in answers.read_text().splitlines()} <= set(LABELS)
-    exported = "gs://bucket/exports/last"
+    exported = f"{storage}/exports/last"
     assert main(["export", "--run", run, "--step", "last", "--output", exported]) == 0
     assert main(["evaluate", "--model", exported, "--data", data]) == 0
 
 
-def test_damage_is_found_and_what_is_not_committed_is_not_there(problem, monkeypatch, capsys):
-    run = epath.Path("gs://bucket/runs/damaged")
+def test_damage_is_found_and_what_is_not_committed_is_not_there(problem, storage, monkeypatch, capsys):
+    run = epath.Path(f"{storage}/runs/damaged")
     with monkeypatch.context() as patch:
         crash_before(patch, 11)
         with pytest.raises(CrashError):
@@ -120,21 +155,36 @@ def test_damage_is_found_and_what_is_not_committed_is_not_there(problem, monkeyp
 @pytest.mark.parametrize(
     ("folder", "part"),
     [
-        ("s3://bucket/run", "s3:// is not supported"),
-        ("gs://elsewhere/run", "train.output_dir gs://elsewhere/run cannot be"),
-        ("gs://bucket/file", "is a file"),
+        ("az://bucket/run", "az:// is not supported"),
+        ("{kind}://elsewhere/run", "{kind}://elsewhere"),
+        ("{kind}://bucket/file", "is a file"),
     ],
 )
-def test_mistakes_are_one_line(problem, folder, part, capsys):
-    epath.Path("gs://bucket/file").write_text("a")
-    assert in_bucket("gs://bucket/file")
+def test_mistakes_are_one_line(problem, storage, folder, part, capsys):
+    kind = storage.partition(":")[0]
+    folder, part = folder.format(kind=kind), part.format(kind=kind)
+    epath.Path(f"{storage}/file").write_text("a")
+    assert in_bucket(f"{storage}/file")
     assert problem.train(train__output_dir=folder) == 2
     said = capsys.readouterr().err.splitlines()
     assert [line for line in said if part in line] == [said[-1]]
     assert said[-1].startswith("error: ")
 
 
-def test_without_the_library_it_is_said(problem, monkeypatch, capsys):
+def test_a_bucket_that_is_not_there_is_not_made(problem, storage):
+    assert problem.train(train__output_dir=f"{storage}-misspelled/run") == 2
+    with contextlib.suppress(OSError):  # Google's
+        assert not epath.Path(f"{storage}-misspelled").exists()
+
+
+@pytest.mark.parametrize(("folder", "extra"), [("gs://bucket/run", "gcs"), ("s3://bucket/run", "s3")])
+def test_without_the_library_it_is_said(problem, monkeypatch, folder, extra, capsys):
     monkeypatch.setattr("jaxbert.bucket.find_spec", lambda name: None)
-    assert problem.train(train__output_dir="gs://bucket/run") == 2
-    assert "install jaxbert[gcs]" in capsys.readouterr().err
+    assert problem.train(train__output_dir=folder) == 2
+    assert f"install jaxbert[{extra}]" in capsys.readouterr().err
+
+
+def test_an_orbax_that_has_changed_is_named(monkeypatch):
+    monkeypatch.delattr("orbax.checkpoint.options.AtomicityOptions")
+    with pytest.raises(UserError, match=f"s3://bucket/run: not with Orbax {orbax.checkpoint.__version__}"):
+        atomicity("s3://bucket/run")
