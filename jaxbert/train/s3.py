@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+from pathlib import Path
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -68,6 +69,18 @@ def _service() -> dict[str, Any]:
         found["endpoint"] = endpoint
     if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
         found["aws_region"] = region
-    if "AWS_ACCESS_KEY_ID" in os.environ:
-        found["aws_credentials"] = {"type": "environment"}
+    if (kind := _credentials()) is not None:
+        found["aws_credentials"] = {"type": kind}
     return found
+
+
+def _credentials() -> str | None:
+    """Say where the credentials come from; None is TensorStore's own search, which reports all that it does not find."""
+    if "AWS_ACCESS_KEY_ID" in os.environ:
+        return "environment"
+    files = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
+    profile = any(Path(os.environ.get(name, usual)).expanduser().exists() for name, usual in files.items())
+    if profile or "AWS_WEB_IDENTITY_TOKEN_FILE" in os.environ:
+        return None
+    container = any(f"AWS_CONTAINER_CREDENTIALS_{end}" in os.environ for end in ("RELATIVE_URI", "FULL_URI"))
+    return "ecs" if container else "imds"

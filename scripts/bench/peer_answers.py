@@ -7,8 +7,9 @@
   jaxbert train --config configs/xquad-en.yaml --model.name_or_path START --data.train DATA/train.json \
       --data.validation DATA/dev.json --train.keep_best false
 
-The second command puts a new head on the encoder, so that both sides start from the same weights. Windows, n-best lists
-and scores are written here anew, after the examples of transformers and SQuAD's definition; texts are English.
+The second command puts a new head on the encoder, or draws a new model (`--new mini --vocab vocab.txt` in the place of
+`--model`), so that both sides start from the same weights. Windows, n-best lists and scores are written here anew, after the
+examples of transformers and SQuAD's definition; of answers in Chinese the characters are compared.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import json
 import re
 import string
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,7 +110,10 @@ def answers_of(model: Any, encoded: Encoded) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """Return the words of an answer that count."""
+    """Return the words of an answer that count, each Chinese character one."""
+    if re.search("[\u4e00-\u9fff]", text):
+        dropped = {c for c in text if unicodedata.category(c).startswith("P")} | set(string.punctuation)
+        return re.findall("[\u4e00-\u9fff]|[^\\s\u4e00-\u9fff]+", "".join(c for c in text.lower() if c not in dropped))
     kept = "".join(c for c in text.lower() if c not in string.punctuation)
     return re.sub(r"\b(a|an|the)\b", " ", kept).split()
 
@@ -133,7 +138,7 @@ def evaluate(model: Any, encoded: Encoded) -> dict[str, float]:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = peer_loop.make_parser("Train question answering and count answers.")
+    parser = peer_loop.make_parser("Train question answering and count answers.", new=True)
     parser.add_argument("--stride", type=int, default=64)
     return parser.parse_args(arguments)
 
@@ -141,6 +146,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> None:
     """Put a head on an encoder, or train and count."""
     values = parse_arguments(arguments)
+    if values.new is not None:
+        peer_loop.draw(values, BertForQuestionAnswering)
+        return
     set_seed(values.seed)
     tokenizer = AutoTokenizer.from_pretrained(values.model)
     model = BertForQuestionAnswering.from_pretrained(values.model, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The training loop that peer_tags.py and peer_answers.py share: plain PyTorch, with jaxbert's recipe.
+"""The training loop that the scripts peer_*.py share: plain PyTorch, with jaxbert's recipe.
 
 AdamW (decay on matrices only), linear warm-up and decay, gradients clipped at norm 1, the dropout of the checkpoint,
 batches padded to their longest example.
@@ -17,15 +17,20 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import get_linear_schedule_with_warmup
+from transformers import BertConfig, BertTokenizer, get_linear_schedule_with_warmup, set_seed
 
+_SIZES = {"tiny": (2, 128), "mini": (4, 256)}
 _UNDECAYED = ("bias", "LayerNorm.weight")
 
 
-def make_parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the options of both scripts."""
+def make_parser(description: str, *, new: bool = False) -> argparse.ArgumentParser:
+    """Return a parser with the options that all scripts have; with `new`, a model can be drawn."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument("--model", type=Path, required=True, help="folder of a checkpoint with its tokenizer")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--model", type=Path, help="folder of a checkpoint with its tokenizer")
+    if new:
+        model.add_argument("--new", choices=list(_SIZES), help="draw a new model, for --start")
+        parser.add_argument("--vocab", type=Path, help="its vocabulary")
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--validation", type=Path, required=True)
     parser.add_argument("--test", type=Path)
@@ -41,6 +46,23 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, help="file for the JSON")
     return parser
+
+
+def draw(values: argparse.Namespace, model_class: Any, **settings: Any) -> None:
+    """Write a new model and its tokenizer."""
+    set_seed(values.seed)
+    layers, width = _SIZES[values.new]
+    tokenizer = BertTokenizer(vocab=str(values.vocab))
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=layers,
+        hidden_size=width,
+        num_attention_heads=width // 64,
+        intermediate_size=4 * width,
+        **settings,
+    )
+    model_class(config).save_pretrained(values.start)
+    tokenizer.save_pretrained(values.start)
 
 
 def train(values: argparse.Namespace, model: Any, count: int, collate: Callable[[Sequence[int]], dict]) -> dict:

@@ -20,21 +20,16 @@ from typing import Any
 import peer_loop
 import torch
 from seqeval.metrics import f1_score, precision_score, recall_score
-from transformers import AutoTokenizer, BertConfig, BertForTokenClassification, BertTokenizer, set_seed
+from transformers import AutoTokenizer, BertForTokenClassification
 
 Sentence = tuple[list[str], list[str]]
-_SIZES = {"tiny": (2, 128), "mini": (4, 256)}
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line."""
-    parser = peer_loop.make_parser("Train a token classifier and count entities.")
-    parser.add_argument("--new", choices=list(_SIZES), help="draw a new model, for --start")
-    parser.add_argument("--vocab", type=Path, help="its vocabulary")
-    for action in parser._actions:
-        action.required = action.required and action.dest != "model"
+    parser = peer_loop.make_parser("Train a token classifier and count entities.", new=True)
     values = parser.parse_args(arguments)
-    if (values.model is None) == (values.new is None) or (values.new is not None) != (values.start is not None):
+    if (values.model is None) != (values.start is not None):
         parser.error("give --model to train, or --new, --vocab and --start to draw a model")
     return values
 
@@ -93,31 +88,14 @@ def _common(tag: str) -> str:
     return tag.replace("M-", "I-", 1) if tag.startswith("M-") else tag
 
 
-def draw(values: argparse.Namespace, tags: list[str]) -> None:
-    """Write a new model and its tokenizer."""
-    set_seed(values.seed)
-    layers, width = _SIZES[values.new]
-    tokenizer = BertTokenizer(vocab=str(values.vocab))
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        num_hidden_layers=layers,
-        hidden_size=width,
-        num_attention_heads=width // 64,
-        intermediate_size=4 * width,
-        id2label=dict(enumerate(tags)),
-        label2id={tag: i for i, tag in enumerate(tags)},
-    )
-    BertForTokenClassification(config).save_pretrained(values.start)
-    tokenizer.save_pretrained(values.start)
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw a model, or train one and count."""
     values = parse_arguments(arguments)
     sentences = read_sentences(values.train)
     tags = sorted({tag for _, own in sentences for tag in own})
     if values.start is not None:
-        draw(values, tags)
+        labels = {"id2label": dict(enumerate(tags)), "label2id": {tag: i for i, tag in enumerate(tags)}}
+        peer_loop.draw(values, BertForTokenClassification, **labels)
         return
     tokenizer = AutoTokenizer.from_pretrained(values.model)
     model = BertForTokenClassification.from_pretrained(values.model)

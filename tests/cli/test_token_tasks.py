@@ -14,6 +14,7 @@ from jaxbert.config import DataConfig
 from jaxbert.data.answering.read import read_questions
 from jaxbert.data.tagging.read import read_documents
 from jaxbert.data.tagging.scheme import spans_of
+from jaxbert.tasks.squad_scores import parts
 
 
 def trained(folder, task, **changes):
@@ -313,6 +314,8 @@ def test_the_peers_count_the_same(tags, answers, monkeypatch):
     ours = evaluate(answers, answers / "dev.json", "--max_length=48")
     found = peer_answers.evaluate(BertForQuestionAnswering.from_pretrained(path).eval(), encoded)
     assert found == pytest.approx({n: ours[n] for n in ("f1", "exact_match")})
+    for text in ("《红楼梦》", "1998年 9 月", "约 3.5 万人（BERT）", "A·B 公司、Łódź"):
+        assert peer_answers.words(text) == parts(text, chinese=True)
 
 
 @pytest.mark.slow

@@ -13,16 +13,13 @@ import time
 from importlib.util import find_spec
 
 import fsspec
-import orbax.checkpoint
 import pytest
 from etils import epath
 from runs import LABELS, ROOT, CrashError, Problem, crash_before, python, read_metrics, weights, whole_losses
 
 from jaxbert.bucket import fetched, in_bucket
 from jaxbert.cli.main import main
-from jaxbert.errors import UserError
 from jaxbert.train.checkpoint import Checkpoints
-from jaxbert.train.s3 import atomicity
 
 pytestmark = pytest.mark.filterwarnings("default")  # other people's sockets and event loops
 
@@ -182,9 +179,3 @@ def test_without_the_library_it_is_said(problem, monkeypatch, folder, extra, cap
     monkeypatch.setattr("jaxbert.bucket.find_spec", lambda name: None)
     assert problem.train(train__output_dir=folder) == 2
     assert f"install jaxbert[{extra}]" in capsys.readouterr().err
-
-
-def test_an_orbax_that_has_changed_is_named(monkeypatch):
-    monkeypatch.delattr("orbax.checkpoint.options.AtomicityOptions")
-    with pytest.raises(UserError, match=f"s3://bucket/run: not with Orbax {orbax.checkpoint.__version__}"):
-        atomicity("s3://bucket/run")
