@@ -35,6 +35,8 @@ def to_path(name: str | os.PathLike[str]) -> epath.Path:
     text = os.fspath(name)
     scheme, found, inside = text.partition("://")
     if not found:
+        if text.startswith(tuple(known.rstrip("/") for known in _LIBRARIES)):
+            raise UserError(f"{text}: a bucket is named with two slashes, {text[:3]}//BUCKET/FOLDER")
         return epath.Path(Path(text).expanduser())
     if scheme + found not in _LIBRARIES:
         raise UserError(

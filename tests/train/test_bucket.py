@@ -153,6 +153,7 @@ def test_damage_is_found_and_what_is_not_committed_is_not_there(problem, storage
     ("folder", "part"),
     [
         ("az://bucket/run", "az:// is not supported"),
+        ("{kind}:/bucket/run", "two slashes, {kind}://BUCKET/FOLDER"),
         ("{kind}://elsewhere/run", "{kind}://elsewhere"),
         ("{kind}://bucket/file", "is a file"),
     ],
