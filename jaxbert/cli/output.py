@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, foreign_errors
 
 
 def check_output(output: str, flag: str = "--output") -> None:
@@ -16,9 +16,14 @@ def check_output(output: str, flag: str = "--output") -> None:
     Raises:
       UserError: if the folder is not there or not open for writing, or the name is a folder's.
     """
-    path = Path(output).expanduser()
     if output == "-":
         return
+    if "://" in output:
+        from jaxbert.bucket import to_path
+
+        to_path(output)
+        return
+    path = Path(output).expanduser()
     if path.is_dir():
         raise UserError(f"{flag} {output} cannot be written: it is a folder; name a file in it")
     if not path.parent.is_dir():
@@ -37,6 +42,12 @@ def write_text(output: str, text: str | Iterable[str]) -> None:
     if output == "-":
         sys.stdout.writelines(pieces)
         sys.stdout.flush()
+        return
+    if "://" in output:
+        from jaxbert.bucket import to_path, write_whole
+
+        with foreign_errors(f"--output {output} cannot be written"):
+            write_whole(to_path(output), "".join(pieces))
         return
     path = Path(output).expanduser()
     staged = path.with_name(path.name + ".tmp")

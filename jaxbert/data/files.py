@@ -8,6 +8,7 @@ their size nor a limit costs more memory or time than the rows that are taken.
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import json
 import os
@@ -16,6 +17,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from etils import epath
+
+from jaxbert.bucket import fetched, in_bucket, to_path
 from jaxbert.config import DataConfig
 from jaxbert.data.table import PART_ROWS, Table, Wanted, at_row, build_table, check_unique, nearest, quoted
 from jaxbert.errors import UserError, foreign_errors
@@ -74,7 +78,9 @@ def find_file(name: str) -> Path:
 
 
 def existing_file(name: str) -> Path:
-    """Return the path of a file of any kind, or say what is there instead."""
+    """Return the path of a file of any kind, or say what is there instead; a bucket's is copied once in a process."""
+    if in_bucket(name):
+        return _copy_of(name)
     path = Path(name).expanduser()
     if path.is_dir():
         inside = [entry for entry in sorted(os.listdir(path)) if Path(entry).suffix.lower() in EXTENSIONS]
@@ -86,10 +92,20 @@ def existing_file(name: str) -> Path:
     return path
 
 
-def check_exists(path: Path, name: str) -> None:
+@functools.cache
+def _copy_of(name: str) -> Path:
+    path = to_path(name)
+    with foreign_errors(f"{name}: cannot be read"):
+        if path.is_dir():
+            raise UserError(f"{name}: is a folder: name a file in it")
+        check_exists(path, name)
+    return fetched(path)
+
+
+def check_exists(path: Path | epath.Path, name: str) -> None:
     """Raise `UserError` with what may have been meant where nothing is at a path."""
     if not path.exists():
-        raise UserError(f"{name}: no such file{_nearest_file(path)}")
+        raise UserError(f"{name}: no such file{'' if in_bucket(path) else _nearest_file(Path(path))}")
 
 
 def _nearest_file(path: Path) -> str:

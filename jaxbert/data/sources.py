@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any, Literal
 
+from jaxbert.bucket import to_path
 from jaxbert.config import DataConfig
 from jaxbert.data.files import (
     LONGEST_ROW,
@@ -28,7 +28,7 @@ from jaxbert.data.files import (
     read_json_lines,
 )
 from jaxbert.data.table import PART_ROWS, LabelKind, Table, Wanted, at_row, build_table
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, foreign_errors
 
 Role = Literal["train", "validation", "test", "predict"]
 STDIN = "-"
@@ -83,7 +83,8 @@ def check_there(spec: str) -> None:
       UserError: if it is not.
     """
     if spec != STDIN and not spec.startswith(("hf:", "tfds:")) and not glob.has_magic(spec):
-        check_exists(Path(spec).expanduser(), spec)
+        with foreign_errors(f"{spec}: cannot be read"):
+            check_exists(to_path(spec), spec)
 
 
 def _find(

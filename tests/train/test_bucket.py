@@ -19,6 +19,8 @@ from runs import LABELS, ROOT, CrashError, Problem, crash_before, python, read_m
 
 from jaxbert.bucket import fetched, in_bucket
 from jaxbert.cli.main import main
+from jaxbert.data.pretraining.documents import find_files
+from jaxbert.errors import UserError
 from jaxbert.train.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.filterwarnings("default")  # other people's sockets and event loops
@@ -96,9 +98,17 @@ def keys(problem, run):
     return {"data__validation": problem.folder / "dev.csv", "train__checkpoint_every": 3, "train__output_dir": run}
 
 
-def test_a_crash_changes_no_bit(problem, storage, monkeypatch, tmp_path, capsys):
+@pytest.fixture(scope="module")
+def local_run(problem):
+    """A run in a folder, left alone."""
+    run = problem.folder / "local"
+    if not run.exists():
+        assert problem.train(**keys(problem, run)) == 0
+    return run
+
+
+def test_a_crash_changes_no_bit(problem, storage, local_run, monkeypatch, tmp_path, capsys):
     run = f"{storage}/runs/crashed"
-    assert problem.train(**keys(problem, tmp_path / "run")) == 0
     with monkeypatch.context() as patch:
         crash_before(patch, 8)
         with pytest.raises(CrashError):
@@ -109,10 +119,10 @@ def test_a_crash_changes_no_bit(problem, storage, monkeypatch, tmp_path, capsys)
     assert "going on after step 7" in said
     assert f"export: {run}/export" in said
     copy = fetched(epath.Path(run))
-    assert weights(copy) == weights(tmp_path / "run")
-    assert whole_losses(copy) == whole_losses(tmp_path / "run")
-    assert len(read_metrics(copy)) == len(read_metrics(tmp_path / "run"))
-    names = {path.name for path in (tmp_path / "run").iterdir() if not path.name.startswith("events")}
+    assert weights(copy) == weights(local_run)
+    assert whole_losses(copy) == whole_losses(local_run)
+    assert len(read_metrics(copy)) == len(read_metrics(local_run))
+    names = {path.name for path in local_run.iterdir() if not path.name.startswith("events")}
     assert names <= {path.name for path in copy.iterdir()}
     assert any(path.name.startswith("events") for path in copy.iterdir())  # of TensorBoard
 
@@ -123,6 +133,27 @@ def test_a_crash_changes_no_bit(problem, storage, monkeypatch, tmp_path, capsys)
     exported = f"{storage}/exports/last"
     assert main(["export", "--run", run, "--step", "last", "--output", exported]) == 0
     assert main(["evaluate", "--model", exported, "--data", data]) == 0
+
+
+def test_data_and_answers_may_lie_there(problem, storage, local_run, tmp_path):
+    for name in ("train.csv", "dev.csv"):
+        (epath.Path(f"{storage}/data") / name).write_text((problem.folder / name).read_text())
+    data = {"data__train": f"{storage}/data/train.csv", "data__validation": f"{storage}/data/dev.csv"}
+    assert problem.train(**{**keys(problem, tmp_path / "run"), **data}) == 0
+    assert weights(tmp_path / "run") == weights(local_run)
+
+    for source, output in ((problem.folder, str(tmp_path / "local.jsonl")), (f"{storage}/data", f"{storage}/a.jsonl")):
+        assert main(["predict", "--model", str(local_run), "--input", f"{source}/dev.csv", "--output", output]) == 0
+    assert epath.Path(f"{storage}/a.jsonl").read_text() == (tmp_path / "local.jsonl").read_text()
+
+
+def test_a_corpus_is_found_by_folder_and_pattern(storage):
+    for name in ("a/1.txt", "b/2.txt", "b/3.csv", "b/4.bin"):
+        (epath.Path(f"{storage}/corpus") / name).write_text("a")
+    assert find_files(f"{storage}/corpus/b") == [f"{storage}/corpus/b/2.txt", f"{storage}/corpus/b/3.csv"]
+    assert find_files(f"{storage}/corpus/*/*.txt") == [f"{storage}/corpus/a/1.txt", f"{storage}/corpus/b/2.txt"]
+    with pytest.raises(UserError, match="no file to read there"):
+        find_files(f"{storage}/corpus/*.txt")
 
 
 def test_damage_is_found_and_what_is_not_committed_is_not_there(problem, storage, monkeypatch, capsys):
@@ -167,6 +198,21 @@ def test_mistakes_are_one_line(problem, storage, folder, part, capsys):
     said = capsys.readouterr().err.splitlines()
     assert [line for line in said if part in line] == [said[-1]]
     assert said[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("keys", "part"),
+    [
+        ({"data__train": "{storage}/data/none.csv"}, "{storage}/data/none.csv: no such file"),
+        ({"data__train": "{storage}/data"}, "{storage}/data: is a folder"),
+        ({"data__validation": "{storage}-misspelled/dev.csv"}, "{storage}-misspelled"),
+    ],
+)
+def test_missing_data_is_one_line(problem, storage, keys, part, capsys):
+    (epath.Path(f"{storage}/data") / "train.csv").write_text("a")
+    given = {name: value.format(storage=storage) for name, value in keys.items()}
+    assert problem.train(**given) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {part.format(storage=storage)}")
 
 
 def test_a_bucket_that_is_not_there_is_not_made(problem, storage):

@@ -7,19 +7,22 @@ becomes of it, is left to `sentences` and `corpus`.
 from __future__ import annotations
 
 import glob
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
+from jaxbert.bucket import in_bucket, to_path
 from jaxbert.config import DataConfig, PretrainConfig
 from jaxbert.data.files import EXTENSIONS, decoded_lines, file_identity, find_file, raw_lines
 from jaxbert.data.sources import Role, open_source
 from jaxbert.data.table import Table
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, foreign_errors
 
 END = ""
 """Stands behind the last line of each document; no line of a document is empty."""
@@ -55,7 +58,7 @@ def open_documents(
     parts = [_file_documents(name, data, pretrain, role) for name in find_files(spec)]
 
     def lines() -> Iterator[str]:
-        return _first_documents(chain.from_iterable(part.lines() for part in parts), limit)
+        return _first_documents(itertools.chain.from_iterable(part.lines() for part in parts), limit)
 
     def identity() -> Any:
         found = [part.identity() for part in parts]
@@ -74,16 +77,25 @@ def find_files(spec: str) -> list[str]:
     Raises:
       UserError: if there is none.
     """
-    path = Path(spec).expanduser()
-    if path.is_dir():
-        found = [str(inside) for inside in path.iterdir() if inside.suffix.lower() in EXTENSIONS]
-    elif path.exists() or not glob.has_magic(spec):
-        return [spec]
-    else:
-        found = glob.glob(str(path), recursive=True)
+    path = to_path(spec)
+    with foreign_errors(f"{spec}: cannot be read"):
+        if path.is_dir():
+            found = [str(inside) for inside in path.iterdir() if inside.suffix.lower() in EXTENSIONS]
+        elif not glob.has_magic(spec) or path.exists():
+            return [spec]
+        else:
+            found = _matching(path)
     if not found:
         raise UserError(f"{spec}: no file to read there: it must name files of {' '.join(EXTENSIONS)}")
     return sorted(found)
+
+
+def _matching(path: epath.Path) -> list[str]:
+    """Return what a pattern matches; in a bucket below the folder before its first wildcard."""
+    if not in_bucket(path):
+        return glob.glob(str(path), recursive=True)
+    fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part.name), reversed([path, *path.parents])))
+    return [str(found) for found in fixed[-1].glob(str(path.relative_to(fixed[-1])))]
 
 
 def _file_documents(name: str, data: DataConfig, pretrain: PretrainConfig, role: Role) -> Documents:
@@ -101,7 +113,9 @@ def _text_identity(name: str, divided: str) -> list[Any]:
 def _table_documents(spec: str, data: DataConfig, role: Role, limit: int | None) -> Documents:
     """Return the rows of a table as documents, the second text of a pair behind the first."""
     source = open_source(spec, data, role=role, labelled=False, limit=limit)
-    return Documents(source.name, lambda: chain.from_iterable(map(_table_lines, source.parts())), source.identity)
+    return Documents(
+        source.name, lambda: itertools.chain.from_iterable(map(_table_lines, source.parts())), source.identity
+    )
 
 
 def _table_lines(table: Table) -> Iterator[str]:
