@@ -70,14 +70,16 @@ def _check_axes(parser: ArgumentParser, arguments: list[str], axes: Axes) -> Non
 
 
 def _plot_path(values: Namespace) -> Path | None:
-    """Return where the image goes: as asked, or beside the JSON."""
+    """Return where the image goes: as asked, or beside the JSON; none beside one in a bucket."""
     plot = values.plot
     if plot is None:
-        if values.output in (None, "-"):
+        if values.output in (None, "-") or "://" in values.output:
             return None
         plot = str(Path(values.output).with_suffix(".png"))
     if Path(plot).suffix not in _IMAGES:
         raise UserError(f"--plot {plot} must end in {', '.join(_IMAGES)}")
+    if "://" in plot:
+        raise UserError(f"--plot {plot} must be a file on this machine")
     if plot == values.output:
         raise UserError(f"--output {plot} is for the JSON, but the image of the sweep has that name: choose another")
     check_output(plot, "--plot")
