@@ -135,6 +135,8 @@ def test_a_crash_changes_no_bit(problem, storage, local_run, monkeypatch, tmp_pa
     assert main(["evaluate", "--model", exported, "--data", data]) == 0
 
 
+@pytest.mark.slow
+@pytest.mark.long
 def test_data_and_answers_may_lie_there(problem, storage, local_run, tmp_path):
     for name in ("train.csv", "dev.csv"):
         (epath.Path(f"{storage}/data") / name).write_text((problem.folder / name).read_text())
