@@ -35,6 +35,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _FIRST.index(item.path.stem) if item.path.stem in _FIRST else len(_FIRST))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Compile small programs without LLVM's optimizations, which cost more than they spare.
+
+    The programs of real weights, and those of the commands that tests start, are compiled as users' are.
+    """
+    jax.config.update("jax_disable_most_optimizations", item.get_closest_marker("real") is None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _no_network() -> Iterator[None]:
     """Refuse connections to other machines; servers that a test starts itself are on this one."""

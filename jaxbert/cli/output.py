@@ -6,8 +6,12 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jaxbert.errors import UserError, foreign_errors
+
+if TYPE_CHECKING:
+    from etils import epath
 
 
 def check_output(output: str, flag: str = "--output") -> None:
@@ -21,15 +25,21 @@ def check_output(output: str, flag: str = "--output") -> None:
     if "://" in output:
         from jaxbert.bucket import to_path
 
-        to_path(output)
+        _check_no_folder(to_path(output), output, flag)
         return
     path = Path(output).expanduser()
-    if path.is_dir():
-        raise UserError(f"{flag} {output} cannot be written: it is a folder; name a file in it")
+    _check_no_folder(path, output, flag)
     if not path.parent.is_dir():
         raise UserError(f"{flag} {output} cannot be written: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise UserError(f"{flag} {output} cannot be written: no permission to write in {path.parent}")
+
+
+def _check_no_folder(path: Path | epath.Path, output: str, flag: str) -> None:
+    said = f"{flag} {output} cannot be written"
+    with foreign_errors(said):
+        if path.is_dir():
+            raise UserError(f"{said}: it is a folder; name a file in it")
 
 
 def write_text(output: str, text: str | Iterable[str]) -> None:
@@ -44,16 +54,17 @@ def write_text(output: str, text: str | Iterable[str]) -> None:
         sys.stdout.flush()
         return
     if "://" in output:
-        from jaxbert.bucket import to_path, write_whole
+        from jaxbert.bucket import staged, to_path
 
-        with foreign_errors(f"--output {output} cannot be written"):
-            write_whole(to_path(output), "".join(pieces))
+        target = to_path(output)
+        with staged(target.parent) as folder, (folder / target.name).open("w", encoding="utf-8") as file:
+            file.writelines(pieces)
         return
     path = Path(output).expanduser()
-    staged = path.with_name(path.name + ".tmp")
+    unfinished = path.with_name(path.name + ".tmp")
     try:
-        with staged.open("w", encoding="utf-8") as file:
+        with unfinished.open("w", encoding="utf-8") as file:
             file.writelines(pieces)
-        os.replace(staged, path)
+        os.replace(unfinished, path)
     except OSError as error:
         raise UserError(f"--output {output} cannot be written: {error.strerror}") from error

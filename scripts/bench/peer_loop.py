@@ -50,6 +50,8 @@ def make_parser(description: str, *, new: bool = False) -> argparse.ArgumentPars
 
 def draw(values: argparse.Namespace, model_class: Any, **settings: Any) -> None:
     """Write a new model and its tokenizer."""
+    if values.vocab is None:
+        raise SystemExit("error: --new needs --vocab")
     set_seed(values.seed)
     layers, width = _SIZES[values.new]
     tokenizer = BertTokenizer(vocab=str(values.vocab))

@@ -19,6 +19,7 @@ from runs import LABELS, ROOT, CrashError, Problem, crash_before, python, read_m
 
 from jaxbert.bucket import fetched, in_bucket
 from jaxbert.cli.main import main
+from jaxbert.cli.output import check_output
 from jaxbert.data.pretraining.documents import find_files
 from jaxbert.errors import UserError
 from jaxbert.train.checkpoint import Checkpoints
@@ -147,6 +148,13 @@ def test_data_and_answers_may_lie_there(problem, storage, local_run, tmp_path):
     for source, output in ((problem.folder, str(tmp_path / "local.jsonl")), (f"{storage}/data", f"{storage}/a.jsonl")):
         assert main(["predict", "--model", str(local_run), "--input", f"{source}/dev.csv", "--output", output]) == 0
     assert epath.Path(f"{storage}/a.jsonl").read_text() == (tmp_path / "local.jsonl").read_text()
+
+
+def test_answers_need_the_name_of_a_file(storage):
+    (epath.Path(f"{storage}/answers") / "a.jsonl").write_text("a")
+    check_output(f"{storage}/answers/b.jsonl")
+    with pytest.raises(UserError, match=f"--output {storage}/answers cannot be written: it is a folder"):
+        check_output(f"{storage}/answers")
 
 
 def test_a_corpus_is_found_by_folder_and_pattern(storage):

@@ -173,8 +173,7 @@ SMALL = 20_000
 @pytest.mark.slow
 def test_a_save_that_fails_stops_the_run_and_leaves_the_others(problem, crashed, undisturbed):
     """Files above a limit fail as they do on a full disk: in the background, while writing."""
-    arguments = problem.arguments(**keys(problem, crashed.name))
-    process = command(*arguments)
+    process = command(*problem.arguments(**keys(problem, crashed.name)))
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (SMALL, SMALL))
     code, _, err = finish(process)
     assert code == 2, err
@@ -184,7 +183,7 @@ def test_a_save_that_fails_stops_the_run_and_leaves_the_others(problem, crashed,
     assert "(File too large); it needs 0." in last
     with Checkpoints(crashed / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps == list(SAVED)
-    assert finish(command(*arguments))[0] == 0
+    assert problem.train(**keys(problem, crashed.name)) == 0
 
 
 def test_a_disk_without_room_is_seen_before_saving(problem, undisturbed, monkeypatch, capsys):

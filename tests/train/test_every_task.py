@@ -70,8 +70,10 @@ def commands(problem: Problem, run: Path, settings: dict[str, Any]) -> list[list
 
 
 GROUPS = [
-    pytest.param(("documents", "token_classification"), id="windows-and-tokens"),
-    pytest.param(("multi_label", "regression", "question_answering"), id="others", marks=pytest.mark.long),
+    pytest.param(("documents",), id="documents"),
+    pytest.param(
+        ("multi_label", "regression", "token_classification", "question_answering"), id="others", marks=pytest.mark.long
+    ),
 ]
 
 
