@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,11 @@ def read_yaml(path: Path | epath.Path, name: str) -> Any:
         return _construct(text, name)
 
 
+_HIDDEN = re.compile(r" +(#\S[^\r\n]*)")
+
+
 class _Loader(yaml.SafeLoader):
-    """Stop at too many values: each takes some hundred bytes before it is one."""
+    """Stop at too many values, which take some hundred bytes each before they are one, and at one that is a comment."""
 
     composed = 0
 
@@ -77,7 +81,19 @@ class _Loader(yaml.SafeLoader):
         self.composed += 1
         if self.composed > _MOST_VALUES:
             raise ValueError(f"it holds more than {_MOST_VALUES} values")
-        return super().compose_node(parent, index)
+        node = super().compose_node(parent, index)
+        if isinstance(node, yaml.ScalarNode) and not node.value and not node.style:
+            _check_not_hidden(node.end_mark)
+        return node
+
+
+def _check_not_hidden(mark: yaml.Mark) -> None:
+    """Raise where what stands for an empty value is its comment, and may have been meant as text: `text: #1 String`."""
+    if hidden := _HIDDEN.match(mark.buffer or "", mark.pointer):
+        raise ValueError(
+            f"line {mark.line + 1}: {shown(hidden[1])} is a comment, so the key has no value: put it in quotes, "
+            "or a space behind the #"
+        )
 
 
 def _construct(text: str, name: str) -> Any:

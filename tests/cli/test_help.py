@@ -100,6 +100,27 @@ def test_a_column_may_begin_as_a_comment_does(capsys):
     assert (content["data"]["text"], content["data"]["text_pair"]) == ("#1 String", "#2 String")
 
 
+@pytest.mark.parametrize("line", ["text_pair: #2 String", "text_pair:   #2 String", "text_pair: ~\n  text: #2 String"])
+def test_a_value_that_is_a_comment_is_refused(line, tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"data:\n  {line}\n")
+    assert main(["train", "--config", str(path)]) == 2
+    number = 2 + line.count("\n")
+    assert (
+        f"line {number}: '#2 String' is a comment, so the key has no value: put it in quotes" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    "line", ["text_pair:  # none", "text_pair:\n  #none", "columns: #two\n    - a", 'text: "#1 String"']
+)
+def test_other_comments_are_comments(line, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"data:\n  {line}\n")
+    with pytest.raises(SystemExit):
+        main(["train", "--config", str(path), "--print_config"])
+
+
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/**/*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_configuration_parses(path, capsys):
     with pytest.raises(SystemExit) as caught:
