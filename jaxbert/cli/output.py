@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,18 +54,24 @@ def write_text(output: str, text: str | Iterable[str]) -> None:
         sys.stdout.writelines(pieces)
         sys.stdout.flush()
         return
+    try:
+        with _unfinished(output) as path, path.open("w", encoding="utf-8") as file:
+            file.writelines(pieces)
+    except OSError as error:
+        raise UserError(f"--output {output} cannot be written: {error.strerror}") from error
+
+
+@contextmanager
+def _unfinished(output: str) -> Iterator[Path]:
+    """Give a place to write to; what is there goes to its own at the end."""
     if "://" in output:
         from jaxbert.bucket import staged, to_path
 
         target = to_path(output)
-        with staged(target.parent) as folder, (folder / target.name).open("w", encoding="utf-8") as file:
-            file.writelines(pieces)
+        with staged(target.parent) as folder:
+            yield folder / target.name
         return
     path = Path(output).expanduser()
     unfinished = path.with_name(path.name + ".tmp")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            file.writelines(pieces)
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise UserError(f"--output {output} cannot be written: {error.strerror}") from error
+    yield unfinished
+    os.replace(unfinished, path)
