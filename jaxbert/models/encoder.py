@@ -21,6 +21,7 @@ from transformers import BertConfig
 from jaxbert.models.activations import ACTIVATIONS
 from jaxbert.models.attention.base import Attend
 from jaxbert.models.attention.xla import attend_with_weights, xla_attention
+from jaxbert.models.dense import KeyProjection, make_linear
 from jaxbert.models.dropout import dropout
 from jaxbert.models.fp8 import use_fp8
 from jaxbert.models.lookup import lookup
@@ -85,14 +86,6 @@ class EncoderOutput(NamedTuple):
     attentions_NBHTT: Array | None
 
 
-def make_linear(
-    d_in: int, d_out: int, config: BertConfig, dtype: Any, rngs: nnx.Rngs, kind: type[nnx.Linear] = nnx.Linear
-) -> nnx.Linear:
-    """Make a dense layer with BERT's initializer."""
-    init = nnx.initializers.normal(config.initializer_range)
-    return kind(d_in, d_out, dtype=dtype, kernel_init=init, rngs=rngs)
-
-
 def make_layer_norm(config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """Make a LayerNorm whose variance is taken around the mean, as PyTorch's is."""
     return nnx.LayerNorm(
@@ -128,21 +121,6 @@ class BertEmbeddings(nnx.Module):
         x_BTD = call.place_words(x_BTD)
         x_BTD += self.position_embeddings(position_ids) + self.token_type_embeddings(token_type_ids)
         return dropout(self.LayerNorm(x_BTD), self.rate, key)
-
-
-class KeyProjection(nnx.Linear):
-    """The dense layer of the keys, whose bias is not trained.
-
-    It adds the same to all logits of a query, and softmax ignores that: its true gradient is exactly zero. What a
-    computed gradient holds instead is rounding, which Adam would scale up to whole steps, different ones for each
-    packing, sharding and device.
-    """
-
-    def __call__(self, inputs: Array) -> Array:  # type: ignore[override]
-        assert self.bias is not None
-        inputs, kernel, bias = (jnp.asarray(x, self.dtype) for x in (inputs, self.kernel[...], self.bias[...]))
-        product = self.dot_general(inputs, kernel, (((inputs.ndim - 1,), (0,)), ((), ())), precision=self.precision)
-        return product + jax.lax.stop_gradient(bias)[None, None]
 
 
 class BertSelfAttention(nnx.Module):

@@ -15,8 +15,9 @@ from jax import Array
 from transformers import BertConfig
 
 from jaxbert.models.activations import ACTIVATIONS
+from jaxbert.models.dense import make_linear
 from jaxbert.models.dropout import dropout
-from jaxbert.models.encoder import BertModule, Call, EncoderOutput, make_layer_norm, make_linear, take_positions
+from jaxbert.models.encoder import BertModule, Call, EncoderOutput, make_layer_norm, take_positions
 
 Batch = dict[str, Array]
 

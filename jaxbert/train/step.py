@@ -25,7 +25,8 @@ State = dict[str, Any]
 class Descent:
     """How gradients change parameters, and which."""
 
-    tx: optax.GradientTransformation
+    tx: optax.GradientTransformationExtraArgs
+    """Keeps its moments where `good` is false."""
     schedule: optax.Schedule
     trained: Trained
 
@@ -67,15 +68,13 @@ def make_train_step(
         else:
             gradient = sliced_document_gradient if "document" in batch else sliced_gradient
             grads, sums = gradient(forward, loss, part, batch, key, slices)
-        updates, opt_state = descent.tx.update(grads, state["opt_state"], part)
-        new_part = optax.apply_updates(part, updates)
         grad_norm = optax.tree.norm(grads)
         good = jnp.isfinite(grad_norm) & jnp.isfinite(sums["loss"])
-        new_part, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(good, new, old), (new_part, opt_state), (part, state["opt_state"])
-        )
+        updates, opt_state = descent.tx.update(grads, state["opt_state"], part, good=good)
+        new_part = jax.tree.map(lambda p, u: jnp.where(good, p + u, p), part, updates)
         params = trained.put(state["params"], new_part)
         count = optax.tree.get_all_with_path(state["opt_state"], "count")[0][1]
+        opt_state = optax.tree.set(opt_state, count=jnp.where(good, count + 1, count))
         sums |= {"grad_norm": grad_norm, "learning_rate": jnp.asarray(descent.schedule(count)), "bad": ~good}
         return {"step": state["step"] + 1, "params": params, "opt_state": opt_state}, sums
 

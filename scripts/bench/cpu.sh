@@ -25,7 +25,7 @@ ln -s "$(realpath "$MODEL")" "$NAMED"
 compare() { # compare NAME OPTION...
   echo "== $1"
   "$PYTHON" scripts/bench/compare.py --name "$1" --legacy-python "$LEGACY/bin/python" --seconds "${SECONDS_TIMED:-10}" \
-    --skip-seconds 5 --repeats "${REPEATS:-3}" --timeout 300 "${@:2}" || echo "$1: some runs failed; their rows say so"
+    --skip-steps 20 --skip-seconds 10 --repeats "${REPEATS:-3}" --timeout 300 "${@:2}" || echo "$1: some runs failed; their rows say so"
 }
 
 SST2_RUN=(--model "$NAMED" --train "$SST2/train.tsv" --text sentence --limit 20000 --max-length 128)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from tiny import random_params
 from jaxbert.config import OptimizerConfig
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassification
-from jaxbert.train.optimizer import decay_mask, make_optimizer, make_schedule
+from jaxbert.train.optimizer import bias_correction, decay_mask, make_optimizer, make_schedule
 
 BASE = OptimizerConfig(learning_rate=0.1, warmup_ratio=0.2)
 
@@ -91,6 +92,13 @@ def test_updates_are_those_of_torch():
         np.testing.assert_allclose(ours["a"][name], value.detach().numpy(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("count", [1, 2, 10, 100_000])
+def test_biases_are_corrected_to_the_last_digits(count):
+    for decay in (0.9, 0.999):
+        assert float(bias_correction(decay, jnp.int32(count))) == pytest.approx(1 / (1 - decay**count), rel=3e-7)
+    assert bias_correction(0.0, jnp.int32(count)) == 1.0
+
+
 def updated(clip_norm, scale):
     """Return a step of pure descent: without momenta Adam's update has the sign of the gradient alone."""
     tx = make_optimizer(dataclasses.replace(BASE, clip_norm=clip_norm, warmup_ratio=0.0, eps=1.0, b1=0.0, b2=0.0), 10)
@@ -103,3 +111,54 @@ def test_clipping_is_by_the_global_norm():
     np.testing.assert_allclose(updated(1.0, 100.0), updated(None, 0.5), rtol=1e-5)
     np.testing.assert_allclose(updated(1.0, 0.4), updated(None, 0.4), rtol=1e-6)
     assert np.abs(updated(None, 100.0)).max() > 2 * np.abs(updated(1.0, 100.0)).max()
+
+
+def test_updates_and_state_are_those_of_optax():
+    """So that a checkpoint of one goes on with the other. Optax rounds 1 - b2^t to four or five digits."""
+    config = dataclasses.replace(BASE, clip_norm=None, weight_decay=0.1, warmup_ratio=0.0)
+    rates = {"b1": config.b1, "b2": config.b2, "eps": config.eps, "weight_decay": 0.1, "mask": decay_mask}
+    ours, theirs = (
+        make_optimizer(config, 10),
+        optax.adamw(make_schedule(config, 10), **rates),
+    )
+    rng = np.random.default_rng(0)
+    params = {"x": {"kernel": jnp.asarray(rng.normal(size=(4, 5)), jnp.float32), "bias": jnp.ones(5)}}
+    states = [ours.init(params), theirs.init(params)]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+    for _ in range(5):
+        grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+        results = [tx.update(grads, state, params) for tx, state in zip((ours, theirs), states, strict=True)]
+        states = [state for _, state in results]
+        for found, expected in zip(*map(jax.tree.leaves, results), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=5e-5)
+        params = optax.apply_updates(params, results[0][0])
+
+
+def copies_of_moments(step):
+    """Count the copies of whole moments in a compiled step `(good, params, state, grads)` whose old state is donated."""
+    params = {"x": {"kernel": jax.ShapeDtypeStruct((384, 640), jnp.float32)}}
+    state = jax.eval_shape(make_optimizer(BASE, 10).init, params)
+
+    def update(params, state, grads):
+        return step(jnp.isfinite(optax.tree.norm(grads)), params, state, grads)
+
+    text = jax.jit(update, donate_argnums=(0, 1)).lower(params, state, params).compile().as_text()
+    return len(re.findall(r"f32\[384,640\]\S* copy\(", text))
+
+
+def test_moments_are_not_copied():
+    tx = make_optimizer(BASE, 10)
+
+    def choose(good, new, old):
+        return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
+
+    def told(good, params, state, grads):
+        updates, new_state = tx.update(grads, state, params, good=good)
+        return choose(good, optax.apply_updates(params, updates), params), new_state
+
+    def chosen_afterwards(good, params, state, grads):
+        updates, new_state = tx.update(grads, state, params)
+        return choose(good, (optax.apply_updates(params, updates), new_state), (params, state))
+
+    assert copies_of_moments(told) == 0
+    assert copies_of_moments(chosen_afterwards) > 0  # or else there is nothing to gain any more
