@@ -1,4 +1,4 @@
-"""Looking up word embeddings so that their gradient need not be written to memory as a whole."""
+"""Looking up word embeddings so that their gradient is a gather instead of an addition into an array of zeros."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def lookup(table_VD: Array, ids: Array, dtype: Any) -> Array:
 
     The gradient is the usual one, but computed the other way round: where ordinary indexing fills a [V, D] array with
     zeros and adds rows to it, this one adds up the rows of the batch alone, and every word takes its own from there. That
-    is a gather, which XLA fuses into whatever reads the gradient. It pays where the table is large beside the batch and on
-    one device: spread over several, words would have to be looked up in everybody's rows.
+    is a gather, which XLA writes once or fuses into what reads the gradient. It pays where the table is large beside the
+    batch and on one device: spread over several, words would have to be looked up in everybody's rows.
     """
 
     @jax.custom_vjp
