@@ -9,11 +9,12 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal, NoReturn
 
 from jaxbert.config import DataConfig
+from jaxbert.data.facts import Facts
 from jaxbert.errors import UserError
 
 LabelKind = Literal["name", "list", "number"]
@@ -39,6 +40,8 @@ class Table:
     """Names the source itself gives to its integer labels, in order from 0."""
     source: str
     rows: Sequence[int]
+    facts: Facts = field(default_factory=Facts)
+    """What is known of the source as a whole; one object for all of its parts."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -136,6 +139,7 @@ def build_table(
     source: str,
     rows: Sequence[int],
     label_names: list[str] | None = None,
+    facts: Facts | None = None,
 ) -> Table:
     """Check the texts of raw columns and make a table of them; `label_names` are the source's own.
 
@@ -151,6 +155,7 @@ def build_table(
         label_names=label_names if has_labels else None,
         source=source,
         rows=rows,
+        facts=facts or Facts(),
     )
 
 
