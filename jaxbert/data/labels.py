@@ -37,6 +37,35 @@ class LabelSet:
         return len(self.names)
 
 
+def meaning_of(labels: Labels, label_set: LabelSet | None) -> str:
+    """Say what a value of a source's label column means: "name", "index", "multi-hot position" or "score".
+
+    An integer of a column that has names of its own, or of a model whose names they are, stands for a name.
+
+    Args:
+      labels: as they were read.
+      label_set: the labels of the task; None where a label is a score.
+    """
+    if label_set is None:
+        return "score"
+    values = [member for value in labels.legend.values for member in (value if isinstance(value, list) else [value])]
+    integers = any(isinstance(value, int) for value in values)
+    if not integers or labels.legend.names or _integers_are_names(set(values), label_set):
+        return "name"
+    return "index"
+
+
+def count_labels(encoded: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+    """Return how many examples have each label, in the order of `names`.
+
+    Args:
+      encoded: int32 [N], the index of each example's label, or bool [N, C], which labels it has.
+      names: all labels.
+    """
+    counts = np.bincount(encoded, minlength=len(names)) if encoded.ndim == 1 else encoded.sum(0)
+    return dict(zip(names, counts.tolist(), strict=True))
+
+
 def fit_labels(labels: Labels, data: DataConfig, num_labels: int | None) -> LabelSet:
     """Decide names and indices of the labels from the training examples.
 

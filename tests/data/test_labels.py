@@ -5,7 +5,7 @@ import pytest
 from tables import make_labels
 
 from jaxbert.config import DataConfig
-from jaxbert.data.labels import LabelSet, encode, fit_labels
+from jaxbert.data.labels import LabelSet, count_labels, encode, fit_labels, meaning_of
 from jaxbert.errors import UserError
 
 
@@ -110,3 +110,23 @@ def test_unknown_labels(label_set, labels, expected):
     with pytest.raises(UserError) as caught:
         encode(make_labels(labels, source="dev.csv"), label_set)
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "names", "meaning"),
+    [
+        (["neg", "pos"], None, "name"),
+        ([0, 1], None, "index"),
+        ([0, 1], ["neg", "pos"], "name"),
+        ([1, 2], None, "name"),
+    ],
+)
+def test_what_a_value_means(labels, names, meaning):
+    read = make_labels(labels, names)
+    assert meaning_of(read, fit_labels(read, DataConfig(), None)) == meaning
+    assert meaning_of(read, None) == "score"
+
+
+def test_counts():
+    assert count_labels(np.array([2, 0, 2], np.int32), ("a", "b", "c")) == {"a": 1, "b": 0, "c": 2}
+    assert count_labels(np.array([[True, False], [True, True]]), ("a", "b")) == {"a": 2, "b": 1}
