@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jaxbert.data import cache
 from jaxbert.data.label_kinds import make_label_column
 from jaxbert.data.long_texts import LongTexts
+from jaxbert.data.seen import Watcher
 from jaxbert.data.share import Share
 from jaxbert.data.sources import Source
 from jaxbert.data.store import Stored, Writer, open_stored
@@ -85,16 +88,19 @@ def _read(
     share: Share,
 ) -> Stored:
     """Read and tokenize a source into an empty folder."""
-    labels = make_label_column(source.wanted, source.name)
+    labels, watcher = make_label_column(source.wanted, source.name), Watcher(tokenizer)
+    unknown, unknown_id = 0, getattr(tokenizer, "unk_token_id", None)
     with Writer(folder) as writer:
         for part in source.parts():
             codes = labels.add(part)
             if codes is not None:
                 writer.add_labels(codes)
+            writer.add_rows(*watcher.add(part))
             for encoded in _encode_shared(part, tokenizer, max_length, long_texts, share):
                 writer.add(encoded)
-                on_rows(len(encoded.windows) or len(encoded.lengths))
-        writer.finish(labels.finish())
+                unknown += 0 if unknown_id is None else int(np.count_nonzero(encoded.ids == unknown_id))
+                on_rows(len(encoded.whole))
+        writer.finish(labels.finish(), watcher, unknown)
     return open_stored(folder, source.name)
 
 

@@ -16,11 +16,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from jaxbert.data.examples import Windows
+from jaxbert.data.facts import Facts
 from jaxbert.data.label_column import Labels, Legend
+from jaxbert.data.seen import Seen, Watcher
 from jaxbert.data.tokens import Encoded, Tokens
 from jaxbert.errors import UserError
 
-FORMAT = 2
+FORMAT = 3
 """Raise it with every change to these files or to what a reader or the tokenizing makes of the same data."""
 
 HEADER = "tokens.json"
@@ -31,7 +33,12 @@ _DTYPES: dict[str, Any] = {
     "first_lengths": np.int32,
     "labels": np.int32,
     "windows": np.int32,
+    "whole": np.int32,
+    "hashes": np.uint64,
+    "rows": np.int32,
 }
+_SEEN = ("whole", "hashes", "rows")
+"""The arrays of what is known of the texts as they were."""
 _ALWAYS = ("ids", "begins", "lengths", "first_lengths")
 _BLOCK = 1 << 20
 
@@ -50,6 +57,8 @@ class Stored:
     """How many were longer than allowed."""
     windows: Windows | None = None
     """Which of them are pieces of one text; None where none is."""
+    seen: Seen | None = None
+    """The texts as they were; None for a corpus."""
 
 
 class Writer:
@@ -83,12 +92,18 @@ class Writer:
         self._append("lengths", encoded.lengths)
         self._append("first_lengths", encoded.first_lengths)
         self._append("windows", encoded.windows)
+        self._append("whole", encoded.whole)
         self._tokens = int(ends[-1])
         self._cut += encoded.cut
 
     def add_labels(self, codes: np.ndarray) -> None:
         """Append the labels of examples."""
         self._append("labels", codes)
+
+    def add_rows(self, hashes: np.ndarray, rows: np.ndarray) -> None:
+        """Append what tells texts from others, and where they stand."""
+        self._append("hashes", hashes)
+        self._append("rows", rows)
 
     def _append(self, name: str, values: np.ndarray) -> None:
         content = values.astype(_DTYPES[name], copy=False).tobytes()
@@ -99,15 +114,23 @@ class Writer:
         self._sums[name] = zlib.crc32(content, self._sums[name])
         self._sizes[name] += len(content)
 
-    def finish(self, legend: Legend | None) -> None:
-        """Write the header; the folder is whole from here on."""
+    def finish(self, legend: Legend | None, watcher: Watcher | None = None, unknown: int = 0) -> None:
+        """Write the header; the folder is whole from here on.
+
+        Args:
+          legend: what the labels' codes stand for; None where there are none.
+          watcher: what has looked at the texts; None for a corpus.
+          unknown: tokens that the vocabulary does not have.
+        """
         extra = {"labels": legend is not None, "windows": self._sizes["windows"] > 0}
+        extra |= dict.fromkeys(_SEEN, watcher is not None)
         names = [*_ALWAYS, *(name for name, there in extra.items() if there)]
         content = json.dumps(
             {
                 "format": FORMAT,
                 "cut": self._cut,
                 "legend": None if legend is None else dataclasses.asdict(legend),
+                "seen": None if watcher is None else _seen_header(watcher, unknown),
                 "files": {name: [self._sizes[name], self._sums[name]] for name in names},
             }
         )
@@ -117,6 +140,15 @@ class Writer:
             (self._folder / HEADER).write_text(f"{content}\n{zlib.crc32(content.encode())}\n", "utf-8")
         except OSError as error:
             raise _cannot_hold(self._folder, error) from error
+
+
+def _seen_header(watcher: Watcher, unknown: int) -> dict[str, Any]:
+    return {
+        "origins": watcher.origins,
+        "facts": watcher.facts.to_dict(),
+        "lossy": watcher.lossy,
+        "unknown": unknown,
+    }
 
 
 def _cannot_hold(folder: Path, error: OSError) -> UserError:
@@ -142,7 +174,23 @@ def open_stored(folder: Path, source: str) -> Stored:
     codes, counts = arrays.pop("labels", None), arrays.pop("windows", None)
     labels = None if codes is None else Labels(codes, Legend(**header["legend"]), source)
     windows = None if counts is None else Windows.of_counts(counts)
-    return Stored(Tokens(**arrays), labels, header["cut"], windows)
+    known = {name: arrays.pop(name, None) for name in _SEEN}
+    return Stored(Tokens(**arrays), labels, header["cut"], windows, _read_seen(header["seen"], known, source))
+
+
+def _read_seen(header: dict[str, Any] | None, arrays: dict[str, Any], source: str) -> Seen | None:
+    if header is None:
+        return None
+    origins = tuple((first, name) for first, name in header["origins"])
+    return Seen(
+        lengths=arrays["whole"],
+        hashes=arrays["hashes"],
+        rows=arrays["rows"],
+        origins=origins if len(origins) > 1 else ((0, source),),  # a copy may have another name
+        facts=Facts(**header["facts"]),
+        lossy=header["lossy"],
+        unknown=header["unknown"],
+    )
 
 
 def _read_header(folder: Path) -> dict[str, Any]:
@@ -151,7 +199,7 @@ def _read_header(folder: Path) -> dict[str, Any]:
         if int(checksum) != zlib.crc32(content.encode()):
             raise DamagedError(f"{HEADER} has another checksum")
         header = json.loads(content)
-        names = {*_ALWAYS} | ({"labels"} if header["legend"] else set())
+        names = {*_ALWAYS, *(["labels"] if header["legend"] else []), *(_SEEN if header["seen"] else [])}
         if header["files"].keys() - {"windows"} != names:  # nothing outside the folder is opened
             raise DamagedError(f"{HEADER} names other files")
         return header

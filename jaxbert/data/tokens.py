@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,8 @@ class Encoded:
     """How many were longer than allowed."""
     windows: np.ndarray
     """int32: pieces of each text; empty where each is one."""
+    whole: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    """int32: tokens of each text before it was cut; empty where that is not asked for."""
 
 
 def joined(parts: Sequence[Encoded]) -> Encoded:
@@ -65,6 +67,7 @@ def joined(parts: Sequence[Encoded]) -> Encoded:
         first_lengths=np.concatenate([nothing, *(part.first_lengths for part in parts)]),
         cut=sum(part.cut for part in parts),
         windows=np.concatenate([nothing, *(part.windows for part in parts)]),
+        whole=np.concatenate([nothing, *(part.whole for part in parts)]),
     )
 
 
@@ -85,7 +88,8 @@ def encode_texts(
       long_texts: how longer ones are cut; for pairs, at the end alone.
     """
     ids, types = _encode_whole(tokenizer, texts, pairs)
-    long = [i for i, row in enumerate(ids) if len(row) > max_length]
+    whole = np.fromiter(map(len, ids), np.int32, len(ids))
+    long = np.flatnonzero(whole > max_length).tolist()
     windows = np.zeros(0, np.int32)
     if long_texts.how != "cut":
         pieces = [long_texts.cut(row, max_length) if len(row) > max_length else [row] for row in ids]
@@ -110,6 +114,7 @@ def encode_texts(
         first_lengths=lengths - np.fromiter(map(sum, types), np.int32, len(types)),
         cut=len(long),
         windows=windows,
+        whole=whole,
     )
 
 

@@ -76,17 +76,18 @@ def _all_say_yes(mine: bool) -> bool:
 
 def _gather_encoded(mine: Encoded) -> list[Encoded]:
     """Send all arrays as one, padded to a power of two so that few programs are compiled."""
-    sizes = np.array([len(mine.ids), len(mine.lengths), len(mine.windows), mine.cut], np.int32)
+    arrays = [mine.ids, mine.lengths, mine.first_lengths, mine.windows, mine.whole]
+    sizes = np.array([*map(len, arrays), mine.cut], np.int32)
     all_sizes = np.asarray(multihost_utils.process_allgather(sizes))
-    longest = int((all_sizes[:, 0] + 2 * all_sizes[:, 1] + all_sizes[:, 2]).max())
+    longest = int(all_sizes[:, :-1].sum(1).max())
     message = np.zeros(1 << longest.bit_length(), np.int32)
-    content = np.concatenate([mine.ids, mine.lengths, mine.first_lengths, mine.windows])
+    content = np.concatenate(arrays)
     message[: len(content)] = content
     messages = np.asarray(multihost_utils.process_allgather(message))
 
-    def unpack(message: np.ndarray, ids: int, examples: int, windows: int, cut: int) -> Encoded:
-        ends = np.cumsum([ids, examples, examples, windows])
-        parts = np.split(message[: ends[-1]], ends[:-1])
-        return Encoded(parts[0], parts[1], parts[2], cut, parts[3])
+    def unpack(message: np.ndarray, sizes: np.ndarray) -> Encoded:
+        ends = np.cumsum(sizes[:-1])
+        ids, lengths, first_lengths, windows, whole = np.split(message[: ends[-1]], ends[:-1])
+        return Encoded(ids, lengths, first_lengths, int(sizes[-1]), windows, whole)
 
-    return [unpack(message, *map(int, sizes)) for message, sizes in zip(messages, all_sizes, strict=True)]
+    return [unpack(message, sizes) for message, sizes in zip(messages, all_sizes, strict=True)]
