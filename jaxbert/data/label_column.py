@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from jaxbert.data.table import Table, Wanted, at_row, decode, kind_of, shorten
+from jaxbert.data.table import Row, Table, Wanted, at_row, decode, kind_of, shorten
 from jaxbert.errors import UserError
 
 # "007" stays a name; the bound on the digits keeps the number within int64.
@@ -30,7 +30,7 @@ class Legend:
 
     values: list[str | int]
     """All of one type."""
-    rows: list[int]
+    rows: list[Row]
     """The row in which each first occurs."""
     names: list[str] | None
     """Names the source itself gives to its integer labels, in order from 0."""
@@ -55,7 +55,7 @@ class LabelColumn:
         self._source = source
         self._codes: dict[tuple[type, Hashable], int] = {}
         self._values: list[Any] = []
-        self._rows: list[int] = []
+        self._rows: list[Row] = []
         self._names: list[str] | None = None
         self._absent = wanted.labelled is False
         """Whether some row has none, where that is allowed."""
@@ -73,10 +73,10 @@ class LabelColumn:
         codes = np.empty(len(table), np.int32)
         for i, value in enumerate(table.labels):
             code = self._codes.get(_key(value))
-            codes[i] = self._new_code(value, table.rows[i]) if code is None else code
+            codes[i] = self._new_code(value, table.row(i)) if code is None else code
         return None if self._absent else codes
 
-    def _new_code(self, value: Any, row: int) -> int:
+    def _new_code(self, value: Any, row: Row) -> int:
         key, code = _key(value), len(self._values)
         if type(value) is bytes:
             value = decode(value, self._column, self._source, row)
@@ -120,14 +120,14 @@ class LabelColumn:
         value, row = next((pair for pair in values if not _is_label(pair[0])), values[0])
         self._refuse(value, row)
 
-    def _refuse_missing(self, row: int) -> None:
+    def _refuse_missing(self, row: Row) -> None:
         """Refuse a row without a label, or note that the column cannot be used."""
         if self._required:
             where = at_row(self._source, row)
             raise UserError(f"{where}: column {self._column!r} is empty: fill in the label or remove the row")
         self._absent = True
 
-    def _refuse(self, value: Any, row: int) -> NoReturn:
+    def _refuse(self, value: Any, row: Row) -> NoReturn:
         raise UserError(
             f"{at_row(self._source, row)}: column {self._column!r} holds {kind_of(value)} ({shorten(repr(value))}), but a "
             "label is a name or a whole number, one a row"

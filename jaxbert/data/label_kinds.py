@@ -15,7 +15,7 @@ import numpy as np
 from jaxbert.config import DataConfig
 from jaxbert.data.label_column import LabelColumn, Labels, Legend, one_type
 from jaxbert.data.labels import LabelSet, encode, fit_labels
-from jaxbert.data.table import Table, Wanted, at_row, decode, kind_of, shorten
+from jaxbert.data.table import Row, Table, Wanted, at_row, decode, kind_of, shorten
 from jaxbert.errors import UserError
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -47,7 +47,7 @@ class ListColumn:
         self._wanted = wanted
         self._source = source
         self._codes: dict[tuple, int] = {}
-        self._rows: list[int] = []
+        self._rows: list[Row] = []
         self._names: list[str] | None = None
         self._absent = wanted.labelled is False
 
@@ -63,17 +63,17 @@ class ListColumn:
         self._names = table.label_names
         codes = np.empty(len(table), np.int32)
         for i, value in enumerate(table.labels):
-            members = self._members(value, table.rows[i])
+            members = self._members(value, table, i)
             code = self._codes.setdefault(members, len(self._codes))
             if code == len(self._rows):
-                self._rows.append(table.rows[i])
+                self._rows.append(table.row(i))
             codes[i] = code
         return codes
 
-    def _members(self, value: Any, row: int) -> tuple:
+    def _members(self, value: Any, table: Table, index: int) -> tuple:
         """Return the labels of a field, each once, in the order of the field."""
         if type(value) is bytes:
-            value = decode(value, self._wanted.label, self._source, row)
+            value = decode(value, self._wanted.label, self._source, table.row(index))
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return ()
         if isinstance(value, str):
@@ -83,7 +83,7 @@ class ListColumn:
         members = [part.item() if isinstance(part, np.generic) else part for part in parts]
         for member in members:
             if type(member) not in (int, str):
-                where = at_row(self._source, row)
+                where = at_row(self._source, table.row(index))
                 raise UserError(
                     f"{where}: column {self._wanted.label!r} holds {kind_of(member)} ({shorten(repr(member))}) among its "
                     "labels, but each is a name or a whole number"
@@ -128,7 +128,7 @@ def encode_lists(labels: Labels, label_set: LabelSet) -> np.ndarray:
 
 def _members(labels: Labels) -> Labels:
     """Return the single labels of all lists, each once, with the row in which it first occurs."""
-    first: dict[Any, int] = {}
+    first: dict[Any, Row] = {}
     for listed, row in zip(labels.legend.values, labels.legend.rows, strict=True):
         for member in listed:  # type: ignore[union-attr]
             first.setdefault(member, row)
@@ -156,16 +156,16 @@ class ScoreColumn:
             return None
         scores = np.empty(len(table), np.float32)
         for i, value in enumerate(table.labels):
-            score = self._score(value, table.rows[i])
+            score = self._score(value, table, i)
             if score is None:
                 self._absent = True
                 return None
             scores[i] = score
         return scores.view(np.int32)
 
-    def _score(self, value: Any, row: int) -> float | None:
+    def _score(self, value: Any, table: Table, index: int) -> float | None:
         if type(value) is bytes:
-            value = decode(value, self._column, self._source, row)
+            value = decode(value, self._column, self._source, table.row(index))
         missing = value is None or (isinstance(value, str) and not value.strip())
         if missing and not self._required:
             return None
@@ -176,8 +176,8 @@ class ScoreColumn:
         if not abs(score) <= _LARGEST:  # not a number, too
             held = "is empty" if missing else f"holds {shorten(repr(value))}"
             raise UserError(
-                f"{at_row(self._source, row)}: column {self._column!r} {held}, but a score is a finite number: correct it, "
-                "or remove the row"
+                f"{at_row(self._source, table.row(index))}: column {self._column!r} {held}, but a score is a finite number: "
+                "correct it, or remove the row"
             )
         return score
 

@@ -10,7 +10,8 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from glob import has_magic
+from itertools import islice, takewhile
 from typing import Any, Literal, NoReturn
 
 from jaxbert.config import DataConfig
@@ -18,6 +19,8 @@ from jaxbert.data.facts import Facts
 from jaxbert.errors import UserError
 
 LabelKind = Literal["name", "list", "number"]
+Row = int | str
+"""A row as a user counts it, from 1. Of a source that is several files, with the file: "b.csv, row 5"."""
 PART_ROWS = 4096
 """Rows that a reader brings at a time."""
 _COMPARED = 1000
@@ -39,12 +42,19 @@ class Table:
     label_names: list[str] | None
     """Names the source itself gives to its integer labels, in order from 0."""
     source: str
+    """The file of these rows, where the source is several."""
     rows: Sequence[int]
     facts: Facts = field(default_factory=Facts)
     """What is known of the source as a whole; one object for all of its parts."""
+    file: str = ""
+    """Where the source is several files: this one, below the source's folder."""
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def row(self, index: int) -> Row:
+        """Return a row that stays clear beside those of other parts: `at_row` takes it with the whole source's name."""
+        return f"{self.file}, row {self.rows[index]}" if self.file else self.rows[index]
 
     def stretch(self, low: int, high: int) -> Table:
         """Return rows `low` to `high - 1` of this part."""
@@ -120,9 +130,15 @@ def shorten(text: str, most: int = 40) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def at_row(source: str, row: int) -> str:
+def at_row(source: str, row: Row) -> str:
     """Name a row of a source, the same way in every message."""
-    return f"{source}, row {row}"
+    return f"{source}, row {row}" if isinstance(row, int) else folder_of(source) + row
+
+
+def folder_of(source: str) -> str:
+    """Return a folder with a slash behind it; of a pattern, the part before its first wildcard."""
+    fixed = takewhile(lambda part: not has_magic(part), source.rstrip("/").split("/"))
+    return "".join(f"{part}/" for part in fixed)
 
 
 def check_unique(names: Sequence[str], where: str) -> None:
@@ -170,7 +186,7 @@ def _texts(values: Sequence[Any], column: str, source: str, rows: Sequence[int])
     return texts
 
 
-def decode(value: bytes, column: str, source: str, row: int) -> str:
+def decode(value: bytes, column: str, source: str, row: Row) -> str:
     """Return bytes as text, or say which row is not UTF-8."""
     try:
         return value.decode()

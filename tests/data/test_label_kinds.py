@@ -8,7 +8,7 @@ import pytest
 from jaxbert.config import DataConfig
 from jaxbert.data.label_column import Labels
 from jaxbert.data.label_kinds import encode_lists, fit_label_lists, make_label_column, scores_of
-from jaxbert.data.labels import LabelSet
+from jaxbert.data.labels import LabelSet, encode
 from jaxbert.data.table import Table, Wanted
 from jaxbert.errors import UserError
 
@@ -82,3 +82,22 @@ def test_a_score_that_is_missing():
     with pytest.raises(UserError, match="row 3: column 'label' is empty"):
         read([1.0, " "], "number")
     assert read([1.0, None], "number", labelled=None) is None
+
+
+@pytest.mark.parametrize(("kind", "value"), [("name", []), ("list", [[0.5]]), ("number", ["soon"])])
+@pytest.mark.parametrize("source", ["shards", "shards/*.csv", "shards/**/*.csv"])
+def test_a_row_in_one_of_several_files(source, kind, value):
+    column = make_label_column(Wanted.of(DataConfig(), True, kind), source)
+    column.add(Table(["a"], None, ["1"], None, "shards/a.csv", [2], file="a.csv"))
+    with pytest.raises(UserError, match=r"^shards/b.csv, row 2: column 'label'"):
+        column.add(Table(["b"], None, [value[0] if value else None], None, "shards/b.csv", [2], file="b.csv"))
+
+
+def test_a_label_that_is_unknown_in_one_of_several_files():
+    column = make_label_column(Wanted.of(DataConfig(), True), "shards")
+    codes = [
+        column.add(Table(["a", "b"], None, ["x", label], None, f"shards/{file}", [2, 3], file=file))
+        for label, file in (("x", "a.csv"), ("y", "b.csv"))
+    ]
+    with pytest.raises(UserError, match=r"^shards/b.csv, row 3: label 'y' is unknown"):
+        encode(Labels(np.concatenate(codes), column.finish(), "shards"), LabelSet(("x", "z")))
