@@ -63,8 +63,8 @@ def data_config(values: Namespace, label: str = DataConfig.label) -> DataConfig:
 
 def open_model(values: Namespace, source: str) -> TrainedModel:
     """Check the sizes, and that `source` can be read, and open the model."""
-    for name, least in (("batch_size", 1), ("max_length", 3)):
-        value = getattr(values, name)
+    for name, least in (("batch_size", 1), ("max_length", 3), ("top_k", 1)):
+        value = values.get(name)
         if value is not None and value < least:
             raise UserError(f"--{name} is {value}, but it must be at least {least}")
     from jaxbert.data.sources import STDIN, check_there
@@ -85,4 +85,5 @@ def open_model(values: Namespace, source: str) -> TrainedModel:
         batch_size=values.batch_size,
         max_length=values.max_length,
         precision=PrecisionConfig(values.precision),
+        top_k=values.get("top_k"),
     )

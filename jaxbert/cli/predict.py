@@ -27,6 +27,12 @@ def run(arguments: list[str]) -> int:
     add_options(parser)
     parser.add_argument("--input", type=str, required=True, help="a file, hf:NAME, tfds:NAME, or - for standard input")
     parser.add_argument("--output", type=str, default="-", help="a file, also in a bucket, or - for standard output")
+    parser.add_argument(
+        "--top_k",
+        type=int | None,
+        default=None,
+        help="how many labels an answer shows the probabilities of, the best first; left out, all of up to 20, else 5",
+    )
     values = parse(parser, arguments)
     check_output(values.output)
     from jaxbert.train.processes import is_main

@@ -21,6 +21,7 @@ from jaxbert.errors import UserError
 from jaxbert.models.heads import SequenceClassification
 from jaxbert.tasks.base import Batch, Sums, count_documents
 from jaxbert.tasks.pooling import pool_documents, pool_windows
+from jaxbert.tasks.top_k import shown_probabilities
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Classification:
     """What an integer in a label column means."""
     reading: Reading = AS_IT_IS
     """How long texts are read."""
+    top_k: int | None = None
+    """How many labels an answer shows the probabilities of; None: all of up to 20, else the best 5."""
     head: type[nnx.Module] = SequenceClassification
     architecture: str = "BertForSequenceClassification"
     per_token: bool = False
@@ -130,13 +133,16 @@ class Classification:
         return self
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
-        """Return `label`, `score` (its probability) and `probabilities` by label name."""
+        """Return `label`, `score` (its probability) and `probabilities` by label name, those that `top_k` says."""
         answers = []
         for row in np.exp(self._of_documents(predictions, examples, first, last).astype(np.float64)):
             best = int(row.argmax())
-            probabilities = {name: round(float(p), 6) for name, p in zip(self.label_names, row, strict=True)}
             answers.append(
-                {"label": self.label_names[best], "score": round(float(row[best]), 6), "probabilities": probabilities}
+                {
+                    "label": self.label_names[best],
+                    "score": round(float(row[best]), 6),
+                    "probabilities": shown_probabilities(self.label_names, row, self.top_k),
+                }
             )
         return answers
 

@@ -21,6 +21,7 @@ from jaxbert.errors import UserError
 from jaxbert.models.heads import SequenceClassification
 from jaxbert.tasks.base import Batch, Sums, count_documents
 from jaxbert.tasks.pooling import pool_documents, pool_windows
+from jaxbert.tasks.top_k import shown_probabilities
 
 _UNTUNED = 0.5
 
@@ -39,6 +40,8 @@ class MultiLabel:
     """Probability from which a label is given; None: the best for the examples that are evaluated."""
     reading: Reading = AS_IT_IS
     """How long texts are read."""
+    top_k: int | None = None
+    """How many labels an answer shows the probabilities of; None: all of up to 20, else the best 5."""
     head: type[nnx.Module] = SequenceClassification
     architecture: str = "BertForSequenceClassification"
     per_token: bool = False
@@ -113,13 +116,12 @@ class MultiLabel:
         return dataclasses.replace(self, threshold=evaluation.get("threshold", self.threshold))
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
-        """Return `labels` (those from the threshold on, the most probable first) and all `probabilities` by name."""
+        """Return `labels` (those from the threshold on, the most probable first) and the `probabilities` of the best."""
         threshold = _UNTUNED if self.threshold is None else self.threshold
         answers = []
         for row in np.asarray(jax.nn.sigmoid(pool_windows(predictions, examples, self.reading.pooling, first, last))):
             given = [self.label_names[i] for i in np.argsort(-row, kind="stable") if row[i] >= threshold]
-            probabilities = {name: round(float(p), 6) for name, p in zip(self.label_names, row, strict=True)}
-            answers.append({"labels": given, "probabilities": probabilities})
+            answers.append({"labels": given, "probabilities": shown_probabilities(self.label_names, row, self.top_k)})
         return answers
 
 

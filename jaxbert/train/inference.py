@@ -15,6 +15,7 @@ from jaxbert.interop.load import load_params
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.functional import Params, make_model
 from jaxbert.tasks.base import Task
+from jaxbert.tasks.top_k import with_top_k
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.inputs import resolve_max_length
 from jaxbert.train.kinds import kind_of_model
@@ -52,17 +53,22 @@ class TrainedModel:
 
 
 def open_trained(
-    name: str, *, batch_size: int = 256, max_length: int | None = None, precision: PrecisionConfig | None = None
+    name: str,
+    *,
+    batch_size: int = 256,
+    max_length: int | None = None,
+    precision: PrecisionConfig | None = None,
+    top_k: int | None = None,
 ) -> TrainedModel:
-    """Open an exported folder, a run folder (its export) or a Hub name.
+    """Open an exported folder, a run folder (its export) or a Hub name; `top_k` is how many probabilities an answer shows.
 
     Raises:
-      UserError: if there is no such model, or its head was not trained.
+      UserError: if there is no such model, its head was not trained, or its answers have no probabilities for `top_k`.
     """
     folder = model_folder(name)
     config = read_config(folder)
     kind = kind_of_model(config)
-    task = kind.reopen(config)
+    task = with_top_k(kind.reopen(config), top_k)
     mesh = make_mesh(MeshConfig())
     model = make_model(task.head, config, compute_dtype(precision or PrecisionConfig(), mesh))
     params, _ = load_params(folder, model)

@@ -112,6 +112,16 @@ def test_standard_input_is_for_one_process(run, monkeypatch, capsys):
     assert "standard input reaches one process" in capsys.readouterr().err
 
 
+def test_top_k_cuts_the_probabilities(run, rows, answers, tmp_path, capsys):
+    source = write_source(tmp_path, "csv", rows)
+    predict = ["predict", "--model", str(run), "--input", str(source), "--top_k"]
+    assert main([*predict, "1"]) == 0
+    for one, whole in zip(read_lines(capsys.readouterr().out), answers, strict=True):
+        assert one["probabilities"] == {one["label"]: one["score"]}
+        assert one["label"] == whole["label"]
+    assert "--top_k is 0, but it must be at least 1" in refused(capsys, *predict, "0")
+
+
 def test_batches_of_another_size_change_no_answer(run, rows, answers, tmp_path, capsys):
     source = write_source(tmp_path, "csv", rows)
     arguments = ["predict", "--model", str(run), "--input", str(source), "--batch_size", "5"]

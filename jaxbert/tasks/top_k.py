@@ -1,0 +1,50 @@
+"""How many labels an answer shows the probabilities of: all of a few, the best of many."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxbert.errors import UserError
+from jaxbert.tasks.base import Task
+
+_ALL_UP_TO = 20
+_OF_MANY = 5
+
+
+def with_top_k(task: Task, top_k: int | None) -> Task:
+    """Return the task with `top_k` probabilities in its answers; None leaves it as it is.
+
+    Raises:
+      UserError: for a task whose answers have no probabilities by label.
+    """
+    if top_k is None:
+        return task
+    if not hasattr(task, "top_k"):
+        raise UserError(
+            "--top_k says how many labels an answer shows the probabilities of, but this model's answers have none: "
+            "leave it out"
+        )
+    chosen: Any = dataclasses.replace(task, top_k=top_k)  # type: ignore[type-var]
+    return chosen
+
+
+def shown_probabilities(names: Sequence[str], probabilities: np.ndarray, top_k: int | None) -> dict[str, float]:
+    """Return the probabilities of one text's labels by name, in the order of the labels; only the best, falling, if cut.
+
+    Without `top_k` those of up to 20 labels are shown, and of more the best 5.
+    """
+    count = len(names)
+    shown = top_k or (count if count <= _ALL_UP_TO else _OF_MANY)
+    chosen = range(count) if shown >= count else largest(probabilities, shown)
+    return {names[i]: round(float(probabilities[i]), 6) for i in chosen}
+
+
+def largest(values: np.ndarray, count: int) -> list[int]:
+    """Return the places of the `count` largest values, falling; of equal ones the first come first."""
+    least = np.partition(values, len(values) - count)[-count]
+    candidates = np.flatnonzero(~(values < least))
+    return candidates[np.argsort(-values[candidates], kind="stable")][:count].tolist()
