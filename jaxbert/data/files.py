@@ -272,11 +272,13 @@ def _check_no_header(fields: list[str], names: Sequence[str], wanted: Wanted, so
         )
 
 
-def read_json_lines(stream: Iterable[bytes], source: str, wanted: Wanted, limit: int | None = None) -> Iterator[Table]:
+def read_json_lines(
+    stream: Iterable[bytes], source: str, wanted: Wanted, limit: int | None = None, part_rows: int = PART_ROWS
+) -> Iterator[Table]:
     """Yield one JSON object a line, part by part; the first one says which columns there are."""
     records = islice(json_records(stream, source), limit)
     chosen: list[str] = []
-    while part := list(islice(records, PART_ROWS)):
+    while part := list(islice(records, part_rows)):
         first_row, first = part[0]
         chosen = chosen or wanted.choose(list(first), at_row(source, first_row))
         columns = {name: [record.get(name) for _, record in part] for name in chosen}

@@ -6,7 +6,6 @@ record is. What a record must hold is the caller's part.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 from jaxbert.data import hub
 from jaxbert.data.files import JSON_LINES, existing_file, json_records, raw_lines
-from jaxbert.data.sources import SPLITS, STDIN, Role
+from jaxbert.data.sources import SPLITS, STDIN, Role, stdin_lines
 from jaxbert.data.table import PART_ROWS, at_row, kind_of, nearest, quoted, shorten
 from jaxbert.errors import UserError, foreign_errors
 
@@ -54,7 +53,7 @@ def open_records(spec: str, role: Role) -> Records:
     """
     if spec == STDIN:
         name = "standard input"
-        return Records(name, json_records(raw_lines(sys.stdin.buffer, name), name))
+        return Records(name, json_records(stdin_lines(name), name))
     if spec.startswith("tfds:"):
         raise UserError(f"{spec}: this task reads files and hf: datasets: export the data set as JSON lines")
     if spec.startswith("hf:"):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -58,22 +60,46 @@ def open_source(
     labelled: bool | None,
     limit: int | None = None,
     labels: LabelKind = "name",
+    kept: tuple[str, ...] = (),
 ) -> Source:
     """Find a source, of which the first `limit` examples are wanted.
 
     `labelled` True: every row must have a label. False: labels are not looked at. None: labels are taken where the label
-    column is there and filled in every row. `labels` says what a label is. `role` is the split that is read where `spec`
-    names none (for "predict" the test split), and lets "predict" read plain text.
+    column is there and filled in every row. `labels` says what a label is, `kept` which columns the tables carry besides.
+    `role` is the split that is read where `spec` names none (for "predict" the test split), and lets "predict" read plain
+    text.
 
     Raises:
       UserError: for a source that is missing or unreachable.
     """
-    wanted = Wanted.of(data, labelled, labels)
+    wanted = Wanted.of(data, labelled, labels, kept)
     name = "standard input" if spec == STDIN else spec
     parts, content = _find(spec, name, data, role, wanted, limit)
     settings = [*dataclasses.astuple(wanted), limit, data.columns, data.quoting]
     identity = (lambda: None) if content is None else (lambda: [settings, content()])
     return Source(name, wanted, lambda: _some(parts(), name), identity)
+
+
+def stdin_lines(name: str) -> Iterator[bytes]:
+    """Yield the lines of standard input, each as soon as it is whole.
+
+    Raises:
+      UserError: if it is closed or cannot be read.
+    """
+    if sys.stdin is None:
+        raise UserError(f"{name}: is closed: send lines to it, or name a file")
+    try:
+        yield from raw_lines(sys.stdin.buffer, name)
+    except OSError as error:
+        raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
+
+
+def stdin_waits() -> bool:
+    """Say whether lines of standard input may still be to come: it is a pipe or a terminal, and no file."""
+    try:
+        return sys.stdin is not None and not stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode)
+    except OSError:  # a stream that another program put in its place
+        return False
 
 
 def check_there(spec: str) -> None:
@@ -92,7 +118,8 @@ def _find(
 ) -> tuple[Callable[[], Iterator[Table]], Callable[[], list[Any]] | None]:
     """Return how a source is read, and how its content is told from another."""
     if spec == STDIN:
-        return lambda: read_lines(raw_lines(sys.stdin.buffer, name), name, wanted, limit), None
+        part_rows = 1 if stdin_waits() else PART_ROWS
+        return lambda: read_lines(stdin_lines(name), name, wanted, limit, part_rows), None
     if spec.startswith("hf:"):
         from jaxbert.data import hub
 
@@ -128,10 +155,13 @@ def _read_text(spec: str, wanted: Wanted, limit: int | None) -> Iterator[Table]:
         raise UserError(f"{spec}: cannot be read: {error.strerror or error}") from error
 
 
-def read_lines(stream: Iterable[bytes], source: str, wanted: Wanted, limit: int | None = None) -> Iterator[Table]:
+def read_lines(
+    stream: Iterable[bytes], source: str, wanted: Wanted, limit: int | None = None, part_rows: int = PART_ROWS
+) -> Iterator[Table]:
     """Read JSON lines if the first line that is not blank starts with `{`, otherwise one text a line.
 
-    A blank line of plain text is an error, because outputs are matched to inputs by line.
+    A blank line of plain text is an error, because outputs are matched to inputs by line. A part is yielded when it has
+    `part_rows` rows.
 
     Raises:
       UserError: for a line that is blank or malformed, and where plain text cannot carry what is asked for.
@@ -146,16 +176,22 @@ def read_lines(stream: Iterable[bytes], source: str, wanted: Wanted, limit: int 
         raise UserError(f"{source}: empty: at least one example is needed")
     everything = chain(head, lines)
     if head[-1].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
-        return read_json_lines(everything, source, wanted, limit)
-    return _plain_tables(everything, source, wanted, limit)
+        return read_json_lines(everything, source, wanted, limit, part_rows)
+    return _plain_tables(everything, source, wanted, limit, part_rows)
 
 
-def _plain_tables(lines: Iterable[bytes], source: str, wanted: Wanted, limit: int | None) -> Iterator[Table]:
+def _plain_tables(
+    lines: Iterable[bytes], source: str, wanted: Wanted, limit: int | None, part_rows: int
+) -> Iterator[Table]:
+    for name in wanted.kept:
+        if name != wanted.text:
+            way = "give one JSON object a line"
+            raise UserError(f"{source}: one text a line has no column {name!r} (--keep), only {wanted.text!r}: {way}")
     if wanted.text_pair is not None or wanted.labelled:
         missing = "a second text (data.text_pair)" if wanted.text_pair is not None else "labels"
         raise UserError(f"{source}: one text a line has no place for {missing}: give one JSON object a line")
     taken = islice(enumerate(decoded_lines(lines, source), 1), limit)
-    while part := list(islice(taken, PART_ROWS)):
+    while part := list(islice(taken, part_rows)):
         for row, line in part:
             if not line.strip():
                 raise UserError(f"{at_row(source, row)}: the line is blank: each line is one example")

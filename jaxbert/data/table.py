@@ -48,6 +48,8 @@ class Table:
     """What is known of the source as a whole; one object for all of its parts."""
     file: str = ""
     """Where the source is several files: this one, below the source's folder."""
+    kept: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """The columns that are copied into the answers, as the source wrote them."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -60,7 +62,9 @@ class Table:
         """Return rows `low` to `high - 1` of this part."""
         pairs = None if self.pairs is None else self.pairs[low:high]
         labels = None if self.labels is None else self.labels[low:high]
-        return replace(self, texts=self.texts[low:high], pairs=pairs, labels=labels, rows=self.rows[low:high])
+        kept = {name: values[low:high] for name, values in self.kept.items()}
+        texts, rows = self.texts[low:high], self.rows[low:high]
+        return replace(self, texts=texts, pairs=pairs, labels=labels, rows=rows, kept=kept)
 
 
 @dataclass(frozen=True)
@@ -75,11 +79,15 @@ class Wanted:
     """What a label is: one name or whole number, a list of them, or a score."""
     separator: str = ","
     """Between the labels of a list that is written as text."""
+    kept: tuple[str, ...] = ()
+    """Columns that are copied into the answers."""
 
     @classmethod
-    def of(cls, data: DataConfig, labelled: bool | None, labels: LabelKind = "name") -> Wanted:
+    def of(
+        cls, data: DataConfig, labelled: bool | None, labels: LabelKind = "name", kept: tuple[str, ...] = ()
+    ) -> Wanted:
         """Take the column names from the configuration."""
-        return cls(data.text, data.text_pair, data.label, labelled, labels, data.label_separator)
+        return cls(data.text, data.text_pair, data.label, labelled, labels, data.label_separator, kept)
 
     def needed(self) -> dict[str, str]:
         """Return the configuration keys of the columns that must be there, with the column names."""
@@ -96,10 +104,10 @@ class Wanted:
         Raises:
           UserError: if a column is not there; `hint` is added to the message.
         """
-        for key, name in self.needed().items():
+        for key, name in [*self.needed().items(), *(("--keep", name) for name in self.kept)]:
             if name not in names:
                 raise UserError(f"{where}: no column {name!r} ({key}); {_alternatives(name, names)}{hint}")
-        chosen = dict.fromkeys(self.needed().values())
+        chosen = dict.fromkeys([*self.needed().values(), *self.kept])
         if self.labelled is None and self.label in names:
             chosen[self.label] = None
         return list(chosen)
@@ -172,6 +180,7 @@ def build_table(
         source=source,
         rows=rows,
         facts=facts or Facts(),
+        kept={name: columns[name] for name in wanted.kept},
     )
 
 

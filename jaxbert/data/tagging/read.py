@@ -8,7 +8,6 @@ part.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from typing import Any
 from jaxbert.config import DataConfig
 from jaxbert.data.files import decoded_lines, existing_file, json_records, raw_lines
 from jaxbert.data.records import Records, is_table, missing_column, open_records, text_of, wrong_kind
-from jaxbert.data.sources import STDIN, Role, open_source, read_lines
-from jaxbert.data.table import Wanted, at_row, quoted, shorten
+from jaxbert.data.sources import STDIN, Role, open_source, read_lines, stdin_lines, stdin_waits
+from jaxbert.data.table import PART_ROWS, Wanted, at_row, quoted, shorten
 from jaxbert.data.tagging.scheme import Span
 from jaxbert.errors import UserError
 
@@ -85,13 +84,14 @@ def _documents(spec: str, name: str, data: DataConfig, role: Role, labelled: boo
 
 
 def _standard_input(name: str, data: DataConfig, labelled: bool) -> Iterator[Document]:
-    lines = raw_lines(sys.stdin.buffer, name)
+    lines = stdin_lines(name)
     first = next(lines, b"")
     lines = chain([first], lines)
     if labelled or first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
         yield from _from_records(Records(name, json_records(lines, name)), data, labelled)
         return
-    for part in read_lines(lines, name, Wanted(data.text, None, data.label, False)):
+    part_rows = 1 if stdin_waits() else PART_ROWS
+    for part in read_lines(lines, name, Wanted(data.text, None, data.label, False), part_rows=part_rows):
         yield from (Document(row, text) for text, row in zip(part.texts, part.rows, strict=True))
 
 
