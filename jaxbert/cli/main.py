@@ -21,6 +21,7 @@ from jaxbert.launch.start import end, lost
 VERBS = {
     "train": "fine-tune BERT for a task and export it",
     "pretrain": "pretrain a model on raw text, to be fine-tuned",
+    "inspect": "show how the data of a run is read, without training",
     "evaluate": "measure a model on labelled examples",
     "predict": "answer for texts from a file or standard input",
     "export": "write a checkpoint of a run as a Hugging Face folder",

@@ -49,10 +49,10 @@ class Seen:
         taken = {name: getattr(self, name)[indices] for name in ("lengths", "hashes", "rows")}
         return dataclasses.replace(self, origins=origins, **taken)
 
-    def place(self, index: int) -> str:
-        """Name the row of a text, with its file where there are several."""
+    def place(self, index: int) -> int | str:
+        """Return the row of a text, with the name of its file where there are several."""
         if len(self.origins) == 1:
-            return str(self.rows[index])
+            return int(self.rows[index])
         names = [name for first, name in self.origins if first <= index]
         return at_row(names[-1], int(self.rows[index]))
 
@@ -101,3 +101,8 @@ def hash_texts(texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.n
     # A lone surrogate is no text that UTF-8 can write, but a text it is.
     encoded = (text.strip().encode("utf-8", "surrogatepass") for text in whole)
     return np.fromiter((digest(text) for text in encoded), np.uint64, len(texts))
+
+
+def hash_rows(values: np.ndarray) -> np.ndarray:
+    """Return a hash of each row of a matrix, uint64."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(row.tobytes()) for row in values), np.uint64, len(values))

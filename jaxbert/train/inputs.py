@@ -38,6 +38,11 @@ def named_sets(specs: str | dict[str, str] | None, name: str) -> dict[str, str]:
     return {name: specs} if isinstance(specs, str) else dict(specs)
 
 
+def set_name(role: str, name: str) -> str:
+    """Return how an overview names a set: its role, with a name where the role has several."""
+    return role if name == role else f"{role}.{name}"
+
+
 def training_spec(data: DataConfig) -> str:
     """Return `data.train`.
 

@@ -21,6 +21,7 @@ from jaxbert.models.functional import Model, Params
 from jaxbert.tasks.base import Task
 from jaxbert.train.checkpoint import Checkpoints
 from jaxbert.train.compiled import CompileLog
+from jaxbert.train.data_table import data_notes, data_table
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.export import export_params, save_start
 from jaxbert.train.inputs import resolve_max_length
@@ -206,6 +207,10 @@ def _work(session: Session, predictor: Predictor) -> Work:
 def _announce(session: Session, progress: Progress) -> None:
     """Say in a few lines what is about to happen."""
     layout, devices = session.layout, jax.devices()
+    overview = session.inputs.overview.to_dict()
+    console.print(data_table(overview))
+    for note in data_notes(overview):
+        console.print(note, highlight=False, soft_wrap=True)
     held_out = sum(map(len, session.inputs.validation.values()))
     examples = "examples" if session.config.data.text_pair is None else "pairs of texts"
     console.print(
@@ -257,6 +262,7 @@ def _finish(
         "compilations": log.count,
         "compilations_from_cache": log.from_cache,
         "step_programs": loop.work.programs.count + predictor.step.count,
+        "data": session.inputs.overview.to_dict(),
     }
     if is_main():
         session.folder.write_summary(summary)

@@ -170,7 +170,7 @@ def test_the_summary_holds_what_programs_rely_on(run):
     summary = json.loads((run / "summary.json").read_text())
     keys = (
         "steps epochs train_loss eval examples_per_second real_tokens_per_second packing_efficiency compile_seconds "
-        "data_wait_fraction mfu device devices jax_version timed_steps"
+        "data_wait_fraction mfu device devices jax_version timed_steps data"
     )
     assert set(keys.split()) <= summary.keys()
     assert (summary["steps"], summary["epochs"], summary["devices"]) == (21, 3.0, 8)
@@ -178,6 +178,11 @@ def test_the_summary_holds_what_programs_rely_on(run):
     assert 0 < summary["packing_efficiency"] <= 1
     assert {"config.yaml", "metrics.jsonl", "summary.json", "checkpoints", "export"} <= {p.name for p in run.iterdir()}
     assert any(path.name.startswith("events.out.tfevents") for path in run.iterdir())
+    assert {name: source["rows"] for name, source in summary["data"]["sources"].items()} == {
+        "train": 100,
+        "validation": 37,
+        "test": 37,
+    }
 
 
 def scores(run) -> dict[int, float]:

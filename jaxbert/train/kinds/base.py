@@ -12,6 +12,7 @@ from transformers import BertConfig
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.batches import Batch
 from jaxbert.data.examples import Examples
+from jaxbert.data.overview import Overview
 from jaxbert.data.sources import Role
 from jaxbert.tasks.base import Task
 
@@ -28,6 +29,8 @@ class Inputs:
     """By name; one that has none is "validation", as the only test set is "test"."""
     test: dict[str, Examples]
     task: Task
+    overview: Overview
+    """What was understood of the data."""
     dress: Callable[[Batch, int | None], Batch] | None = None
     """What is done to each batch on its way to the device, in an epoch; None stands for evaluation."""
 

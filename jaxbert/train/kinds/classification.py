@@ -9,8 +9,9 @@ from transformers import BertConfig
 
 from jaxbert.config import Config
 from jaxbert.data.label_column import Labels
-from jaxbert.data.labels import LabelSet, encode, fit_labels
+from jaxbert.data.labels import LabelSet, count_labels, encode, fit_labels, meaning_of
 from jaxbert.data.long_texts import Reading
+from jaxbert.data.overview import Labelling
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.classification import Classification, resolve_class_weights
 from jaxbert.train.kinds.base import settings_of, with_settings
@@ -28,6 +29,11 @@ class ClassificationKind(TextKind[LabelSet]):
     def encode(self, labels: Labels, space: LabelSet) -> np.ndarray:
         """Return indices, int32 [N]."""
         return encode(labels, space)
+
+    def describe(self, labels: Labels, encoded: np.ndarray, space: LabelSet) -> Labelling:
+        """Count the examples of each label."""
+        counts = count_labels(encoded, space.names)
+        return Labelling(meaning_of(labels, space), counts, keys=encoded, named=lambda i: space.names[encoded[i]])
 
     def make_task(self, space: LabelSet, labels: np.ndarray, config: Config, reading: Reading) -> Classification:
         """Weigh the labels as the configuration says."""

@@ -10,8 +10,10 @@ from transformers import BertConfig
 from jaxbert.config import Config
 from jaxbert.data.label_column import Labels
 from jaxbert.data.label_kinds import encode_lists, fit_label_lists
-from jaxbert.data.labels import LabelSet
+from jaxbert.data.labels import LabelSet, count_labels, meaning_of
 from jaxbert.data.long_texts import Reading
+from jaxbert.data.overview import Labelling
+from jaxbert.data.seen import hash_rows
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.multi_label import MultiLabel, resolve_positive_weights
 from jaxbert.train.kinds.base import settings_of, with_settings
@@ -31,6 +33,15 @@ class MultiLabelKind(TextKind[LabelSet]):
     def encode(self, labels: Labels, space: LabelSet) -> np.ndarray:
         """Return which labels each example has, bool [N, C]."""
         return encode_lists(labels, space)
+
+    def describe(self, labels: Labels, encoded: np.ndarray, space: LabelSet) -> Labelling:
+        """Count the examples of each label."""
+
+        def named(example: int) -> str:
+            return ", ".join(space.names[i] for i in np.flatnonzero(encoded[example])) or "none"
+
+        keys = hash_rows(np.packbits(encoded, axis=1))
+        return Labelling(meaning_of(labels, space), count_labels(encoded, space.names), keys=keys, named=named)
 
     def make_task(self, space: LabelSet, labels: np.ndarray, config: Config, reading: Reading) -> MultiLabel:
         """Weigh the labels as the configuration says; the threshold is found by the evaluations."""

@@ -11,6 +11,7 @@ from transformers import BertConfig
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.cache import cache_folder
 from jaxbert.data.examples import Examples
+from jaxbert.data.overview import Overview, lower_cases
 from jaxbert.data.pretraining.corpus import Corpus, read_corpus
 from jaxbert.data.pretraining.documents import Documents, open_documents
 from jaxbert.data.pretraining.masking import Masking, Vocabulary
@@ -67,6 +68,7 @@ class PretrainingKind:
             test=read_test,
             task=Pretraining(pretrain.next_sentence),
             dress=masking.dress,
+            overview=Overview([], lower_cases(tokenizer)),
         )
 
     def configure(self, bert_config: BertConfig, task: Task) -> BertConfig:

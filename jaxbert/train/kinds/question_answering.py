@@ -12,6 +12,7 @@ from jaxbert.data.answering.read import Questions, read_questions
 from jaxbert.data.answering.windows import Asked, cut_questions
 from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.long_texts import Reading
+from jaxbert.data.overview import Overview, lower_cases
 from jaxbert.data.sources import Role
 from jaxbert.data.split import split_groups
 from jaxbert.tasks.base import Task
@@ -53,6 +54,7 @@ class QuestionAnsweringKind:
             validation={name: examples(questions) for name, questions in validation.items()},
             test={name: examples(questions) for name, questions in test.items()},
             task=task,
+            overview=Overview([], lower_cases(tokenizer)),
         )
 
     def configure(self, bert_config: BertConfig, task: Task) -> BertConfig:

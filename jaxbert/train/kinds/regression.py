@@ -11,6 +11,7 @@ from jaxbert.config import Config
 from jaxbert.data.label_column import Labels
 from jaxbert.data.label_kinds import scores_of
 from jaxbert.data.long_texts import Reading
+from jaxbert.data.overview import Labelling
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.regression import LABEL, Regression
@@ -34,6 +35,15 @@ class RegressionKind(TextKind[None]):
     def encode(self, labels: Labels, space: None) -> np.ndarray:
         """Return the scores, float32 [N]."""
         return scores_of(labels)
+
+    def describe(self, labels: Labels, encoded: np.ndarray, space: None) -> Labelling:
+        """Give smallest, mean and largest score."""
+        numbers = {
+            "min": float(encoded.min()),
+            "mean": float(encoded.mean(dtype=np.float64)),
+            "max": float(encoded.max()),
+        }
+        return Labelling("score", numbers=numbers, keys=encoded, named=lambda i: f"{encoded[i]:g}")
 
     def make_task(self, space: None, labels: np.ndarray, config: Config, reading: Reading) -> Regression:
         """Return the only regression there is."""

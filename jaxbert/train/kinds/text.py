@@ -14,12 +14,13 @@ from jaxbert.config import Config, DataConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.label_column import Labels
 from jaxbert.data.long_texts import LongTexts, Reading, resolve_shared
+from jaxbert.data.overview import Labelling, Overview, View, lower_cases, view_texts
 from jaxbert.data.sources import Role
 from jaxbert.data.store import Stored
 from jaxbert.data.table import LabelKind
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Task
-from jaxbert.train.inputs import read_source, read_stored, split_off
+from jaxbert.train.inputs import read_source, read_stored, set_name, split_off
 from jaxbert.train.kinds.base import Inputs
 
 LabelSpace = TypeVar("LabelSpace")
@@ -46,6 +47,10 @@ class TextKind(Generic[LabelSpace]):
         """
         raise NotImplementedError
 
+    def describe(self, labels: Labels, encoded: np.ndarray, space: LabelSpace) -> Labelling:
+        """Return what an overview says of labels, and of the numbers that `encode` has made of them."""
+        raise NotImplementedError
+
     def make_task(self, space: LabelSpace, labels: np.ndarray, config: Config, reading: Reading) -> Task:
         """Return the task of these training labels."""
         raise NotImplementedError
@@ -64,13 +69,28 @@ class TextKind(Generic[LabelSpace]):
         stored = read_stored(config, tokenizer, max_length, self.labels, reading.long_texts)
         assert stored.train.labels is not None
         space = self.fit(stored.train.labels, config)
-        train, validation = split_off(self._labelled(stored.train, space), config)
+        train, held_out = split_off(self._labelled(stored.train, space), config)
         assert train.labels is not None
+        validation = {name: self._labelled(s, space) for name, s in stored.validation.items()}
+        test = {name: self._labelled(s, space) for name, s in stored.test.items()}
+
+        def view(name: str, stored: Stored, examples: Examples) -> View:
+            assert stored.labels is not None
+            assert examples.labels is not None
+            labels = self.describe(stored.labels, examples.labels, space)
+            pairs = config.data.text_pair is not None
+            return view_texts(name, stored, examples.rows, labels, max_length, pairs=pairs)
+
+        views = [view("train", stored.train, train)]
+        views += [view(name, stored.train, examples) for name, examples in held_out.items()]
+        for role, found, examples in (("validation", stored.validation, validation), ("test", stored.test, test)):
+            views += [view(set_name(role, name), found[name], examples[name]) for name in found]
         return Inputs(
             train=train,
-            validation=validation | {name: self._labelled(s, space) for name, s in stored.validation.items()},
-            test={name: self._labelled(s, space) for name, s in stored.test.items()},
+            validation=held_out | validation,
+            test=test,
             task=self.make_task(space, train.labels, config, reading),
+            overview=Overview(views, lower_cases(tokenizer)),
         )
 
     def read_for(

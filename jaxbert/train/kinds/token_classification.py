@@ -12,6 +12,7 @@ from jaxbert.config import Config, DataConfig
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.long_texts import Reading
+from jaxbert.data.overview import Overview, lower_cases
 from jaxbert.data.sources import Role
 from jaxbert.data.split import split_groups
 from jaxbert.data.tagging.align import By, align
@@ -60,6 +61,7 @@ class TokenClassificationKind:
             validation={name: examples(documents) for name, documents in validation.items()},
             test={name: examples(documents) for name, documents in test.items()},
             task=task,
+            overview=Overview([], lower_cases(tokenizer)),
         )
 
     def configure(self, bert_config: BertConfig, task: Task) -> BertConfig:

@@ -1,0 +1,74 @@
+"""`jaxbert inspect`: show what a run would read, without training."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from jaxbert.cli.output import check_output, write_text
+from jaxbert.cli.parsing import add_config, make_parser, parse, to_config
+
+_NAMED = 5
+
+
+def run(arguments: list[str]) -> int:
+    """Inspect; a table for people, and everything as JSON where `--output` names a file."""
+    parser = make_parser("inspect", "Show how the data of a run is read, without training: a table, and JSON.")
+    add_config(parser)
+    parser.add_argument("--output", type=str | None, default=None, help="a file for the JSON, or - for standard output")
+    values = parse(parser, arguments)
+    config = to_config(values)
+    if values.output is not None:
+        check_output(values.output)
+    from jaxbert.train.inspect import inspect_data
+    from jaxbert.train.runtime import prepare_process
+
+    prepare_process(config.precision.compute)
+    result = inspect_data(config)
+    _show(result)
+    if values.output is not None:
+        write_text(values.output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return 0
+
+
+def _show(result: dict[str, Any]) -> None:
+    from jaxbert.train.data_table import data_notes, data_table, length_bars
+    from jaxbert.train.report import console
+
+    console.print(data_table(result))
+    lines = data_notes(result)
+    for name, source in result["sources"].items():
+        lines += [f"{name}, lengths in tokens:", *(f"  {line}" for line in length_bars(source))]
+        places = source["duplicates"]["places"]
+        lines += [f"{name}, the same text in {_group(place)}" for place in places[:_NAMED]]
+        lines += _rest(
+            len(source["duplicates"]["places"]), source["duplicates"]["texts"], f"{name}, texts that occur twice"
+        )
+    for leak in result["leaks"]:
+        first, second = leak["sets"]
+        lines += [f"row {p[second]} of {second} is row {p[first]} of {first}" for p in leak["places"][:_NAMED]]
+        lines += _rest(len(leak["places"]), leak["rows"], f"rows of {second} that are in {first}")
+    for title, key in (("as the configuration has it", "now"), ("proposed", "proposal")):
+        if key in result:
+            lines.append(f"{title}: {_choice(result[key])}")
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+def _group(place: dict[str, Any]) -> str:
+    rows = f"rows {', '.join(map(str, place['rows']))}"
+    labels = place.get("labels", [])
+    return rows + (f", labels {', '.join(labels)}" if len(set(labels)) > 1 else "")
+
+
+def _rest(named: int, count: int, what: str) -> list[str]:
+    shown = min(named, _NAMED)
+    return [f"{what}: {count - shown:,} more (--output FILE names up to 1,000)"] if count > shown else []
+
+
+def _choice(choice: dict[str, Any]) -> str:
+    cut = f"{choice['cut']:,} texts cut, {choice['tokens_lost']:.2%} of the tokens lost"
+    return (
+        f"data.max_length {choice['max_length']} ({cut if choice['cut'] else 'nothing is cut'}), rows of "
+        f"{choice['row_length']} tokens, {choice['packing_efficiency']:.1%} of them real"
+    )

@@ -1,0 +1,71 @@
+"""Which longest text and which row length suit a data set, from the lengths of its texts alone."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from jaxbert.data.packing import choose_layout, plan_epoch
+
+_MOST_CUT = 0.01
+"""Share of the texts that a proposed length may cut."""
+_MOST_LOST = 0.005
+"""Share of the tokens that it may lose."""
+_MULTIPLE = 8
+_STEPS = 64
+"""Steps that are planned to measure how full rows are."""
+
+
+def propose(lengths: np.ndarray, positions: int, batch_size: int, seed: int, *, windows: bool) -> dict[str, Any]:
+    """Return the shortest length that keeps nearly all, with the row length and the packing efficiency it gives.
+
+    At most one text in a hundred is cut, and one token in two hundred lost; more where the model has no more positions.
+
+    Args:
+      lengths: tokens of each text, special tokens included.
+      positions: the longest text that the model reads.
+      batch_size: examples of a step.
+      seed: of the order.
+      windows: whether long texts are read in windows, which lose nothing.
+    """
+    longest = int(lengths.max())
+    by_count = int(np.quantile(lengths, 1 - _MOST_CUT, method="inverted_cdf"))
+    steps = sorted({*range(_MULTIPLE, longest, _MULTIPLE), -(-longest // _MULTIPLE) * _MULTIPLE})
+    enough = (step for step in steps if step >= by_count and _lost(lengths, step) <= _MOST_LOST)
+    return describe_choice(lengths, min(next(enough), positions), batch_size, seed, windows=windows)
+
+
+def describe_choice(
+    lengths: np.ndarray, max_length: int, batch_size: int, seed: int, *, windows: bool, row_length: int | None = None
+) -> dict[str, Any]:
+    """Return what a longest text of so many tokens means, on one device: what is cut, and how full rows are."""
+    pieces = _pieces(lengths, max_length) if windows else np.minimum(lengths, max_length)
+    layout = choose_layout(pieces, batch_size, row_length=row_length, seed=seed)
+    real = rows = 0
+    for plan in islice(plan_epoch(pieces, layout, batch_size, seed=seed), _STEPS):
+        real += int(pieces[plan.example_ids].sum())
+        rows += plan.num_rows
+    return {
+        "max_length": max_length,
+        "cut": 0 if windows else int(np.count_nonzero(lengths > max_length)),
+        "tokens_lost": 0.0 if windows else _lost(lengths, max_length),
+        "row_length": layout.row_length,
+        "packing_efficiency": real / (rows * layout.row_length),
+    }
+
+
+def _lost(lengths: np.ndarray, max_length: int) -> float:
+    """Return the share of all tokens that is beyond `max_length`."""
+    over = lengths[lengths > max_length].astype(np.int64) - max_length
+    return float(over.sum() / lengths.sum(dtype=np.int64))
+
+
+def _pieces(lengths: np.ndarray, max_length: int) -> np.ndarray:
+    """Return the lengths of windows that share nothing, special tokens included."""
+    body, room = lengths.astype(np.int64) - 2, max_length - 2
+    counts = np.maximum(1, -(-body // room))
+    pieces = np.full(counts.sum(), max_length, np.int32)
+    pieces[np.cumsum(counts) - 1] = body - (counts - 1) * room + 2
+    return pieces

@@ -1,0 +1,44 @@
+"""Everything that a run would read, looked at without a step: what was understood, and which lengths suit it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxbert.checks import check
+from jaxbert.config import Config
+from jaxbert.data.overview import TRAIN
+from jaxbert.data.proposal import describe_choice, propose
+from jaxbert.train.inputs import resolve_max_length
+from jaxbert.train.kinds import kind_of
+from jaxbert.train.start import open_start
+from jaxbert.train.vocabulary import with_vocabulary
+
+_PLACES = 1000
+"""Duplicates, leaks and empty texts that are named by their rows, of each kind."""
+
+
+def inspect_data(config: Config) -> dict[str, Any]:
+    """Read every data set of a run and return what was understood of it.
+
+    Returns:
+      The content of `data` in `summary.json` with more rows named, `now` (the lengths as the configuration has them) and
+      `proposal`.
+
+    Raises:
+      UserError: for anything wrong in the configuration or the data, as a run would say it.
+    """
+    check(config)
+    start = open_start(with_vocabulary(config))
+    positions = start.bert_config.max_position_embeddings
+    max_length = resolve_max_length(config.data.max_length, positions)
+    overview = kind_of(config.task).read(config, start.tokenizer, max_length).overview
+    result = overview.to_dict(_PLACES)
+    train = next((view for view in overview.views if view.name == TRAIN), None)
+    if train is None:
+        return result
+    batch_size, seed, lengths = config.train.batch_size, config.train.seed, train.seen.lengths
+    result["now"] = describe_choice(
+        lengths, max_length, batch_size, seed, windows=train.windows, row_length=config.data.row_length
+    )
+    result["proposal"] = propose(lengths, positions, batch_size, seed, windows=train.windows)
+    return result

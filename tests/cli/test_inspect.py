@@ -1,0 +1,80 @@
+"""`jaxbert inspect` tells what a run would read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from runs import Problem, write_csv
+
+from jaxbert.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
+    """Training rows of which one occurs twice, one is in the validation set, and one has no token."""
+    problem = Problem.write(tmp_path_factory.mktemp("problem"))
+    rows = [
+        ("w1 good", "good"),
+        ("w2 bad", "bad"),
+        ("w1 good", "bad"),
+        ("\u200b", "bad"),
+        ("w3 w4 fine unheard", "good"),
+    ]
+    write_csv(problem.folder / "train.csv", [(str(i), *row) for i, row in enumerate(rows)], ("id", "text", "label"))
+    write_csv(problem.folder / "dev.csv", [("w5 great", "good"), ("w2 bad", "bad")])
+    return problem
+
+
+def options(problem: Problem) -> list[str]:
+    """Return the flags that say what is read."""
+    sources = {"train": "train.csv", "validation": "dev.csv"}
+    return [
+        f"--model.name_or_path={problem.folder / 'model'}",
+        *(f"--data.{role}={problem.folder / name}" for role, name in sources.items()),
+    ]
+
+
+def check(content: dict) -> None:
+    train, validation = content["sources"]["train"], content["sources"]["validation"]
+    assert (train["rows"], validation["rows"]) == (5, 2)
+    assert train["labels"] == {"bad": 3, "good": 2}
+    assert train["label_meaning"] == "name"
+    assert (train["empty_texts"], train["lossy_texts"], train["unknown_tokens"]) == (1, 1, 1)
+    assert (train["duplicates"]["rows"], train["duplicates"]["conflicting_texts"]) == (1, 1)
+    assert train["duplicates"]["places"] == [{"rows": [2, 4], "labels": ["good", "bad"]}]
+    assert train["lengths"]["quantiles"]["1"] == 6
+    (leak,) = content["leaks"]
+    assert leak["places"] == [{"train": 3, "validation": 3}]
+
+
+def test_inspect_tells_everything(problem: Problem, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["inspect", *options(problem), f"--output={tmp_path / 'data.json'}"]) == 0
+    content = json.loads((tmp_path / "data.json").read_text())
+    check(content)
+    assert content["now"]["max_length"] == 48
+    assert content["proposal"]["max_length"] == 8
+    assert content["proposal"]["packing_efficiency"] > 0.5
+    said = " ".join(capsys.readouterr().err.split())
+    for words in ("bad 3, good 2", "row 3 of validation is row 3 of train", "rows 2, 4, labels good, bad"):
+        assert words in said
+    assert not list(problem.folder.glob("runs*"))
+
+
+def test_inspect_on_standard_output(problem: Problem, capsys: pytest.CaptureFixture[str]):
+    assert main(["inspect", *options(problem), "--output=-"]) == 0
+    check(json.loads(capsys.readouterr().out))
+
+
+def test_a_split_is_looked_at_as_two_sets(problem: Problem, tmp_path: Path):
+    rows = [(f"w{i % 10} {'good' if i % 2 else 'bad'}", "good" if i % 2 else "bad") for i in range(40)]
+    path = write_csv(tmp_path / "all.csv", rows)
+    model = f"--model.name_or_path={problem.folder / 'model'}"
+    flags = [model, f"--data.train={path}", "--data.validation_fraction=0.25", f"--output={tmp_path / 'data.json'}"]
+    assert main(["inspect", *flags]) == 0
+    content = json.loads((tmp_path / "data.json").read_text())
+    assert {name: source["rows"] for name, source in content["sources"].items()} == {"train": 30, "validation": 10}
+    assert content["leaks"][0]["rows"] == 10  # every text is there four times
+    for place in content["leaks"][0]["places"]:
+        assert rows[place["train"] - 2][0] == rows[place["validation"] - 2][0]
