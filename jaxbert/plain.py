@@ -10,6 +10,7 @@ import json
 import math
 import re
 import reprlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,13 @@ _short.maxstring = _short.maxother = _short.maxlong = 60
 def shown(value: object) -> str:
     """Return a value of a file as a message shows it, however large it is."""
     return _short.repr(value)
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Return names as a message lists them: the first ones, and how many there are."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{len(names)} of them, {', '.join(names[:most])} and {len(names) - most} others"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -119,11 +127,20 @@ def _count(node: yaml.Node, counts: dict[yaml.Node, float]) -> float:
     return counts[node]
 
 
-def _read_text(path: Path | epath.Path, most: int) -> str:
+def read_bytes(path: Path | epath.Path, most: int) -> bytes:
+    """Read a file of at most `most` bytes.
+
+    Raises:
+      ValueError: if it is larger.
+    """
     content = bytearray()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):  # asked for at once, `most` bytes would be reserved for the smallest file
             content += block
             if len(content) > most:
                 raise ValueError(f"it is larger than {most // 1024} KiB")
-    return content.decode("utf-8")
+    return bytes(content)
+
+
+def _read_text(path: Path | epath.Path, most: int) -> str:
+    return read_bytes(path, most).decode("utf-8")

@@ -17,7 +17,7 @@ from tiny import write_tiny
 
 from jaxbert.cli.main import main
 from jaxbert.errors import UserError
-from jaxbert.interop.folder import parse_config, read_config
+from jaxbert.interop.bert_config import parse_config, read_config
 from jaxbert.interop.read import read_tensors
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.plain import MOST_JSON, read_json, read_yaml

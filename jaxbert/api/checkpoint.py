@@ -18,7 +18,8 @@ from transformers import BertConfig
 
 from jaxbert.api.module import FlaxBertModule
 from jaxbert.errors import UserError
-from jaxbert.interop.folder import Hub, parse_config, resolve
+from jaxbert.interop.bert_config import config_file, parse_config
+from jaxbert.interop.folder import Hub, resolve
 from jaxbert.interop.load import fit_params, replace_misshapen
 from jaxbert.interop.names import flax_path
 from jaxbert.interop.read import read_tensors
@@ -60,9 +61,9 @@ def locate(name_or_path: str | Path, kwargs: dict[str, Any]) -> Found:
     hub = Hub(**{key: kwargs.pop(key) for key in _HUB_ARGUMENTS if key in kwargs})
     path = Path(name_or_path).expanduser()
     if path.is_file():
-        return Found(path, path.parent / "config.json", hub)
+        return Found(path, config_file(path.parent), hub)
     folder = resolve(name_or_path, hub)
-    return Found(folder, folder / "config.json", hub)
+    return Found(folder, config_file(folder), hub)
 
 
 def choose_config(found: Found, config: BertConfig | str | Path | None, kwargs: dict[str, Any]) -> BertConfig:
@@ -72,7 +73,7 @@ def choose_config(found: Found, config: BertConfig | str | Path | None, kwargs: 
     path = found.config
     if config is not None:
         given = Path(config).expanduser()
-        path = given if given.is_file() else resolve(config, found.hub) / "config.json"
+        path = given if given.is_file() else config_file(resolve(config, found.hub))
     content = read_json(path)
     known = parse_config(content, path)
     overrides = {key: kwargs.pop(key) for key in list(kwargs) if hasattr(known, key)}

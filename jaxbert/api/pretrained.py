@@ -20,7 +20,7 @@ from transformers import BertConfig
 from jaxbert.api import checkpoint
 from jaxbert.api.module import FlaxBertModule
 from jaxbert.api.outputs import FlaxModelOutput
-from jaxbert.interop.folder import parse_config
+from jaxbert.interop.bert_config import parse_config
 from jaxbert.interop.write import save_folder
 from jaxbert.models.functional import Params
 

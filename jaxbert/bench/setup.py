@@ -25,7 +25,7 @@ from jaxbert.data.examples import Examples
 from jaxbert.data.packing import WINDOW, Layout
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
-from jaxbert.interop.folder import read_config
+from jaxbert.interop.bert_config import read_config
 from jaxbert.models.sizes import SIZES, published_config, sized_config
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.classification import Classification

@@ -1,12 +1,13 @@
-"""Find a model's folder and read its configuration.
+"""Find a model's folder.
 
 A name is a local folder or a Hub name. From the Hub come only the files that are needed, with one format of weights,
-and what is in its cache serves without a network. The tensors themselves are `read`'s part.
+and what is in its cache serves without a network. Its files are read by `bert_config`, `read` and `tokenizer`.
 """
 
 from __future__ import annotations
 
-import math
+import fnmatch
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,34 +20,41 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from transformers import BertConfig
 
 from jaxbert.errors import UserError, foreign_errors, one_line
+from jaxbert.interop.bert_config import CONFIGS, config_file
 from jaxbert.interop.read import WEIGHT_FILES, find_weights
-from jaxbert.models.activations import ACTIVATIONS
 from jaxbert.plain import read_json, shown
 
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _SMALL_FILES = (
-    "config.json",
+    *CONFIGS,
+    "modules.json",
+    "adapter_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "vocab.txt",
     "special_tokens_map.json",
     "added_tokens.json",
 )
-_MOST = {
-    "vocab_size": 2**24,
-    "hidden_size": 2**16,
-    "num_hidden_layers": 2**10,
-    "num_attention_heads": 2**16,
-    "intermediate_size": 2**18,
-    "max_position_embeddings": 2**20,
-    "type_vocab_size": 2**16,
-    "num_labels": 2**17,
+_LISTED = 10
+_ONCE = "convert them once in an environment with transformers below 5 and tensorflow"
+_FOREIGN = {
+    "*.ckpt.*": f"TensorFlow's weights: {_ONCE}, transformers-cli convert --model_type bert --tf_checkpoint "
+    "bert_model.ckpt --config bert_config.json --pytorch_dump_output pytorch_model.bin",
+    "tf_model.h5": f"TensorFlow's weights: {_ONCE}, AutoModel.from_pretrained(FOLDER, from_tf=True).save_pretrained(FOLDER)",
+    "saved_model.pb": "a program of TensorFlow, which is not read: take the checkpoint that it was made of",
+    "*.onnx": "an ONNX graph, which is not read: take the checkpoint that it was made of",
+    "*.gguf": "a GGUF file, which is not read: take the checkpoint that it was made of",
+    "*.ot": "weights for Rust, which are not read: take the checkpoint that they were made of",
+    "zero_to_fp32.py": "the parts of a DeepSpeed run: run zero_to_fp32.py there once",
+    "*.safetensors": f"weights by another name: rename them to {WEIGHT_FILES[0]}",
+    "*.bin": f"files of PyTorch: rename the one of the weights to {WEIGHT_FILES[1]}",
+    "*.pt*": f"files of PyTorch: rename the one of the weights to {WEIGHT_FILES[1]}",
 }
-"""Far above every BERT: a larger number is damage, and the mere list of its tensors or labels would fill the memory."""
-_DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
+"""By pattern, what people take for a model's weights and is none of those that are read."""
+
+logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True)
@@ -72,20 +80,83 @@ def resolve(name_or_path: str | Path, hub: Hub = Hub()) -> Path:
     name = str(name_or_path)
     path = Path(name).expanduser()
     if path.is_dir():
-        return _check_model(path / hub.subfolder, f"the folder {path / hub.subfolder}")
+        return _find_model(path / hub.subfolder, f"the folder {path / hub.subfolder}")
     if path.exists():
         raise UserError(f"{name} is a file: give the folder that holds it, with its config.json")
     if isinstance(name_or_path, Path) or not _HUB_NAME.fullmatch(name):
         raise UserError(f"{name!r} is no folder: give an existing model folder or a Hub name (NAME or ORG/NAME)")
-    return _check_model(_download(name, hub), f"the Hub model {name}")
+    return _find_model(_download(name, hub), f"the Hub model {name}")
 
 
-def _check_model(folder: Path, what: str) -> Path:
-    lacking = [] if (folder / "config.json").is_file() else ["config.json"]
+def _find_model(folder: Path, what: str) -> Path:
+    """Return `folder` where it holds a model, else the only folder in it that does, and say so."""
+    found = [folder] if _is_model(folder) else _models_below(folder)
+    if len(found) > 1:
+        names = sorted((path.name for path in found), key=_by_number)
+        named = f"{', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}"
+        raise UserError(f"{what} holds {len(names)} models: name one of them ({named})")
+    if not found:
+        raise UserError(f"{what} is no model: {_why_none(folder)}")
+    if found[0] != folder:
+        logger.warning("%s is no model itself: %s in it is taken", what, found[0].relative_to(folder))
+    if any((path / "modules.json").is_file() for path in {folder, found[0]}):
+        logger.warning("%s is a model of sentence-transformers: its BERT is taken, without the modules behind it", what)
+    return found[0]
+
+
+def _is_model(folder: Path) -> bool:
+    return config_file(folder).is_file() and find_weights(folder) is not None
+
+
+def _models_below(folder: Path) -> list[Path]:
+    """Return the models one folder below, and of a repository in the Hub's cache the snapshot that it calls main."""
+    try:
+        main = folder / "snapshots" / (folder / "refs" / "main").read_text("utf-8").strip()
+        if _is_model(main):
+            return [main]
+    except (OSError, ValueError):
+        pass
+    with foreign_errors(f"{folder} cannot be read"):
+        below = [*folder.glob("*"), *folder.glob("snapshots/*")]
+        return [path for path in below if path.is_dir() and _is_model(path) and not _is_dense(path)]
+
+
+def _is_dense(folder: Path) -> bool:
+    """Say whether a folder with weights is another module of sentence-transformers than its BERT."""
+    try:
+        content = read_json(config_file(folder))
+    except UserError:  # whoever reads the model says what is wrong
+        return False
+    return not content.keys() & {"model_type", "hidden_size"}
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _why_none(folder: Path) -> str:
+    """Say what a folder lacks, and what it holds instead."""
+    if not folder.is_dir():
+        return "there is no such folder"
+    names = {path.name for path in [*folder.iterdir(), *folder.glob("*/*")]}
+    if "adapter_config.json" in names:
+        base = _adapted(folder / "adapter_config.json")
+        return (
+            f"it is an adapter (PEFT, LoRA) to {base}: merge the two once, by peft's merge_and_unload() and "
+            "save_pretrained(), and name that folder"
+        )
+    lacking = [] if config_file(folder).is_file() else [CONFIGS[0]]
     lacking += [] if find_weights(folder) else [f"weights ({', '.join(WEIGHT_FILES)})"]
-    if lacking:
-        raise UserError(f"{what} is no model: it has no {' and no '.join(lacking)}")
-    return folder
+    found = next((f"; it holds {way}" for pattern, way in _FOREIGN.items() if fnmatch.filter(names, pattern)), "")
+    return f"it has no {' and no '.join(lacking)}{found}"
+
+
+def _adapted(path: Path) -> str:
+    """Return the name of the model that an adapter is for."""
+    try:
+        return shown(read_json(path).get("base_model_name_or_path"))
+    except UserError:
+        return "a model"
 
 
 def _download(name: str, hub: Hub) -> Path:
@@ -137,77 +208,3 @@ def _snapshot(name: str, hub: Hub, patterns: list[str]) -> Path:
     except Exception as error:  # the library lets its HTTP client's own exceptions through
         raise UserError(f"the Hub model {name!r} cannot be downloaded: {one_line(error)}") from error
     return Path(folder)
-
-
-def read_config(folder: Path | str) -> BertConfig:
-    """Read the `config.json` of a BERT model.
-
-    Raises:
-      UserError: for broken JSON, another model type, or a variant that would be computed wrongly.
-    """
-    path = Path(folder) / "config.json"
-    return parse_config(read_json(path), path)
-
-
-def parse_config(content: dict, path: object) -> BertConfig:
-    """Check the content of a `config.json` and build the configuration; `path` is named in errors."""
-    model_type = content.get("model_type")
-    if model_type != "bert":
-        raise UserError(f"{path} has model_type {shown(model_type)}, but only 'bert' is supported")
-    positions = content.get("position_embedding_type", "absolute")
-    if positions != "absolute":
-        raise UserError(f"{path} has position_embedding_type {shown(positions)}, but only 'absolute' is supported")
-    for key in ("is_decoder", "add_cross_attention"):
-        if content.get(key):
-            raise UserError(f"{path} has {key} true, but only encoders are supported")
-    act = content.get("hidden_act", "gelu")
-    if act not in tuple(ACTIVATIONS):
-        raise UserError(f"{path} has hidden_act {shown(act)}, expected one of {', '.join(ACTIVATIONS)}")
-    _check_keys(content, path)
-    _check_labels(content, path)
-    with foreign_errors(f"{path} is not a valid BERT configuration"):
-        config = BertConfig.from_dict(dict(content))
-    return _check_numbers(config, path)
-
-
-def _check_keys(content: dict, path: object) -> None:
-    """Refuse what the library would look up by name: every key becomes an attribute, a dtype becomes one of torch's."""
-    for key in content:
-        if key.startswith("__") or callable(getattr(BertConfig, key, None)):
-            raise UserError(f"{path} has the key {shown(key)}, which is no setting of a model: remove it")
-    for key in ("dtype", "torch_dtype"):
-        if content.get(key) is not None and str(content[key]).removeprefix("torch.") not in _DTYPES:
-            raise UserError(f"{path} has {key} {shown(content[key])}, expected one of {', '.join(_DTYPES)}")
-
-
-def _check_labels(content: dict, path: object) -> None:
-    """Check what the library would make a label of each: a number makes as many."""
-    count, names, most = content.get("num_labels"), content.get("id2label"), _MOST["num_labels"]
-    if count is not None and not (type(count) is int and 1 <= count <= most):
-        raise UserError(f"{path} has num_labels {shown(count)}, but it must be a number from 1 to {most}")
-    if names is None:
-        return
-    if not isinstance(names, dict) or {str(index) for index in names} != {str(i) for i in range(len(names))}:
-        raise UserError(f"{path} has id2label {shown(names)}, but it must name the labels 0, 1, 2 and so on")
-    if not names or not all(isinstance(name, str | int | float) for name in names.values()):
-        raise UserError(f"{path} has id2label {shown(names)}, but it must hold a name for each label")
-
-
-def _check_numbers(config: BertConfig, path: object) -> BertConfig:
-    for key, most in _MOST.items():
-        value = getattr(config, key)
-        if not 1 <= value <= most:
-            raise UserError(f"{path} has {key} {shown(value)}, but it must be from 1 to {most}")
-    for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
-        rate = getattr(config, key)
-        if rate is not None and not 0 <= rate < 1:
-            raise UserError(f"{path} has {key} {shown(rate)}, but it must be from 0 to below 1")
-    for key in ("layer_norm_eps", "initializer_range"):
-        if not 0 <= getattr(config, key) < math.inf:
-            raise UserError(f"{path} has {key} {shown(getattr(config, key))}, but it must be a number from 0 up")
-    if config.hidden_size % config.num_attention_heads:
-        raise UserError(
-            f"{path} has hidden_size {config.hidden_size}, which num_attention_heads "
-            f"{config.num_attention_heads} does not divide"
-        )
-    return config

@@ -18,6 +18,7 @@ from flax import traverse_util
 from jaxbert.errors import UserError
 from jaxbert.interop import names
 from jaxbert.interop.formats import Tensors
+from jaxbert.interop.misfit import Misfit
 from jaxbert.interop.read import read_tensors
 from jaxbert.interop.tied import join_tied
 from jaxbert.models.functional import Model, Params, init_params
@@ -42,22 +43,6 @@ class LoadReport:
         return line
 
 
-@dataclass(frozen=True)
-class _Fit:
-    missing: list[str]
-    unexpected: list[str]
-    misshapen: dict[str, str]
-    """Name to `[found] instead of [expected]`."""
-
-    def __bool__(self) -> bool:
-        return not (self.missing or self.unexpected or self.misshapen)
-
-    def __str__(self) -> str:
-        shapes = [f"{name} {shapes}" for name, shapes in self.misshapen.items()]
-        parts = {"missing": self.missing, "unexpected": self.unexpected, "misshapen": shapes}
-        return "; ".join(f"{what}: {', '.join(tensors)}" for what, tensors in parts.items() if tensors)
-
-
 def load_params(checkpoint: Path | str, model: Model, *, key: jax.Array | None = None) -> tuple[Params, LoadReport]:
     """Load a checkpoint folder (or one file of weights) into `model`'s stacked tree of float32 NumPy arrays.
 
@@ -65,7 +50,7 @@ def load_params(checkpoint: Path | str, model: Model, *, key: jax.Array | None =
     drawn from it, and tensors of other heads are left unused. Without one, as for prediction, every tensor must fit.
 
     Raises:
-      UserError: listing all missing, unexpected and misshapen tensors.
+      UserError: naming missing, unexpected and misshapen tensors, and what they have in common.
     """
     path = Path(checkpoint)
     return fit_params(read_tensors(path), model, key=key, source=str(path))
@@ -79,13 +64,14 @@ def fit_params(tensors: Tensors, model: Model, *, key: jax.Array | None, source:
     fresh = _fresh_tensors(fit, expected) if key is not None else set()
     unused = [n for n in fit.unexpected if _may_be_unused(n, key)]
     unused += sorted(fresh & fit.misshapen.keys())
-    rest = _Fit(
+    rest = Misfit(
         [n for n in fit.missing if n not in fresh],
         [n for n in fit.unexpected if n not in unused],
         {n: shapes for n, shapes in fit.misshapen.items() if n not in fresh},
     )
-    if not rest:
-        raise UserError(f"{source} does not fit this model: {rest}{_advice(rest, expected, key)}")
+    if rest:
+        reason = rest.reason(tensors, model.config) or _advice(rest, expected, key)
+        raise UserError(f"{source} does not fit this model: {rest}{reason}")
     kept = {n: tensors[n] for n in expected if n not in fresh}
     complete = kept | (_draw(model, fresh, key) if key is not None else {})
     report = LoadReport(tuple(kept), tuple(n for n in expected if n in fresh), tuple(unused))
@@ -111,8 +97,8 @@ def _torch_shapes(model: Model) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _compare(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> _Fit:
-    return _Fit(
+def _compare(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> Misfit:
+    return Misfit(
         missing=[name for name in expected if name not in tensors],
         unexpected=[name for name in tensors if name not in expected],
         misshapen={
@@ -134,7 +120,7 @@ def _may_be_unused(name: str, key: jax.Array | None) -> bool:
     return _group(name) == "bert.pooler" or (key is not None and not name.startswith("bert."))
 
 
-def _fresh_tensors(fit: _Fit, expected: dict[str, tuple[int, ...]]) -> set[str]:
+def _fresh_tensors(fit: Misfit, expected: dict[str, tuple[int, ...]]) -> set[str]:
     """Return the tensors of heads that are wholly absent or of another size, and of a pooler that is wholly absent.
 
     Half a head is no other checkpoint but a damaged one, so it stays an error.
@@ -146,7 +132,7 @@ def _fresh_tensors(fit: _Fit, expected: dict[str, tuple[int, ...]]) -> set[str]:
     return {name for name in unfit if _group(name) in whole}
 
 
-def _advice(fit: _Fit, expected: dict[str, tuple[int, ...]], key: jax.Array | None) -> str:
+def _advice(fit: Misfit, expected: dict[str, tuple[int, ...]], key: jax.Array | None) -> str:
     head = {name for name in expected if not name.startswith("bert.")}
     if key is None and head and head <= set(fit.missing):
         return " (the checkpoint has no trained head of this kind: train one first)"

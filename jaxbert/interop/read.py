@@ -6,21 +6,29 @@ precision and refuses numbers that are not finite. Whether the tensors fit a mod
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from jaxbert.errors import UserError
 from jaxbert.interop.formats import Tensors, read_file
-from jaxbert.plain import read_json
+from jaxbert.plain import listed, read_json
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "flax_model.msgpack")
 """Names of a checkpoint's weights, best first; each may be sharded behind `NAME.index.json`."""
 
 _BARE_PARTS = ("embeddings.", "encoder.", "pooler.")
+_FIRST_QUERY = re.compile(r"((?:[^.]+\.)*?)(?:bert\.)?encoder\.layer\.0\.attention\.self\.query\.(?:weight|kernel)")
+_OTHER_KINDS = {"roberta", "electra", "ernie", "nezha", "layoutlm", "xlm_roberta"}
+"""Prefixes of models whose layers have BERT's names."""
 _BUFFERS = (".position_ids", ".token_type_ids")
 _OLD_LEAVES = {"gamma": "weight", "beta": "bias"}
 _FLAX_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+
+logger = logging.getLogger("jaxbert")
 
 
 def find_weights(folder: Path) -> Path | None:
@@ -57,22 +65,27 @@ def _read_shards(index: Path) -> Tensors:
         shard = read_file(index.parent / name)
         twice = sorted(tensors.keys() & shard.keys())
         if twice:
-            raise UserError(f"{index.parent / name} repeats tensors of another shard: {', '.join(twice)}")
+            raise UserError(f"{index.parent / name} repeats tensors of another shard: {listed(twice)}")
         tensors |= shard
     separator = "/" if suffix == ".msgpack" else "."
     lost = sorted({name.replace(separator, ".") for name in weight_map} - tensors.keys())
     if lost:
-        raise UserError(f"{index} names tensors that its shards do not hold: {', '.join(lost)}")
+        raise UserError(f"{index} names tensors that its shards do not hold: {listed(lost)}")
     return tensors
 
 
 def _normalize(raw: Tensors, source: Path) -> Tensors:
     """Bring names, layout and dtype to today's; order is kept, and `raw` is used up."""
-    bare = not any(name.startswith("bert.") for name in raw)
+    wrapper = wrapper_of(raw)
+    if wrapper and not _OTHER_KINDS & set(wrapper.split(".")) and all(name.startswith(wrapper) for name in raw):
+        logger.warning("%s: the name of every tensor begins with %s, which is taken off", source, wrapper)
+    else:
+        wrapper = ""
+    bare = not any(name.startswith("bert.", len(wrapper)) for name in raw)
     tensors: Tensors = {}
     for raw_name in list(raw):
         tensor = raw.pop(raw_name)  # so that half precision and what it is widened to are not both there as a whole
-        *parents, leaf = raw_name.split(".")
+        *parents, leaf = raw_name[len(wrapper) :].split(".")
         if leaf in _FLAX_LEAVES:
             tensor = tensor.T if leaf == "kernel" else tensor
             leaf = _FLAX_LEAVES[leaf]
@@ -89,10 +102,16 @@ def _normalize(raw: Tensors, source: Path) -> Tensors:
     broken = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
     if broken:
         raise UserError(
-            f"{source} holds numbers that are not finite, in {', '.join(broken)}: "
+            f"{source} holds numbers that are not finite, in {listed(broken)}: "
             "the file is damaged or its training diverged; take another copy"
         )
     return tensors
+
+
+def wrapper_of(names: Iterable[str]) -> str:
+    """Return what stands before the names of the only BERT in a file, `module.` or `model.bert.`; empty for nothing."""
+    found = {match[1] for name in names if (match := _FIRST_QUERY.fullmatch(name))}
+    return found.pop() if len(found) == 1 else ""
 
 
 def _to_float32(tensor: np.ndarray, name: str, source: Path) -> np.ndarray:

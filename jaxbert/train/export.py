@@ -10,7 +10,7 @@ from transformers import BertConfig
 
 from jaxbert.bucket import fetched, staged, to_path
 from jaxbert.errors import UserError
-from jaxbert.interop.folder import read_config
+from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.interop.write import save_folder
 from jaxbert.train.checkpoint import Checkpoints, choose_step

@@ -10,7 +10,7 @@ import numpy as np
 from jaxbert.config import DataConfig, MeshConfig, ModelConfig, PrecisionConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.sources import Role
-from jaxbert.interop.folder import read_config
+from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.load import load_params
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.functional import Params, make_model

@@ -18,7 +18,8 @@ from transformers import BertConfig, BertTokenizer
 from jaxbert.bucket import fetched, in_bucket, to_path
 from jaxbert.config import ModelConfig, PrecisionConfig
 from jaxbert.errors import UserError, foreign_errors, one_line
-from jaxbert.interop.folder import read_config, resolve
+from jaxbert.interop.bert_config import read_config
+from jaxbert.interop.folder import resolve
 from jaxbert.interop.load import load_params
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.attention.base import Hardware

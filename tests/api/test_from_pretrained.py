@@ -43,6 +43,16 @@ def test_safetensors(folder):
     assert all(isinstance(x, jax.Array) for x in jax.tree.leaves(load(folder).params))
 
 
+def test_what_older_programs_left_is_read_as_by_the_command_line(folder, tmp_path, caplog):
+    write_tensors(folder, {f"module.{name}": tensor for name, tensor in read_tensors(folder).items()})
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").unlink()
+    (folder / "bert_config.json").write_text(json.dumps(content | {"model_type": None, "architectures": None}))
+    folder.rename(tmp_path / "checkpoint-500")
+    assert_loaded(load(tmp_path).params)
+    assert [said in caplog.text for said in ("checkpoint-500 in it is taken", "no model_type", "begins with module.")]
+
+
 def test_a_file_of_weights(folder):
     assert_loaded(load(folder / "model.safetensors").params)
     assert_loaded(load(str(folder / "model.safetensors"), config=tiny_config()).params)

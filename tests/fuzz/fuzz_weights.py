@@ -17,7 +17,7 @@ from safetensors.numpy import save
 from tiny import random_params, tiny_config, tiny_model, write_tiny
 
 from jaxbert.interop import names
-from jaxbert.interop.folder import read_config
+from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.load import fit_params
 from jaxbert.interop.read import read_tensors
 from jaxbert.models.functional import make_model

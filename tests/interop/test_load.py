@@ -96,6 +96,61 @@ def test_all_misfits_are_listed_in_one_line(folder, tensors, key):
     assert "misshapen: bert.encoder.layer.0.output.dense.bias [5] instead of [32]" in message
 
 
+def renamed(tensors, old, new):
+    return {new + n.removeprefix(old) if n.startswith(old) else n: tensor for n, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+@pytest.mark.parametrize(
+    ("changes", "edit", "expected"),
+    [
+        (
+            {"num_hidden_layers": 5},
+            None,
+            "missing: 32 of them, bert.encoder.layer.3.attention.output.LayerNorm.bias, .* and 27 others "
+            r"\(all 32 are of encoder.layer.3 to 4: the checkpoint has 3 layers, its configuration num_hidden_layers 5\)",
+        ),
+        (
+            {"num_hidden_layers": 2},
+            None,
+            r"unexpected: 16 of .* \(all 16 are of encoder.layer.2: the checkpoint has 3 layers, its configuration num_",
+        ),
+        (
+            {"vocab_size": 200},
+            None,
+            r"misshapen: .*word_embeddings.weight \[120, 32\] instead of \[200, 32\] "
+            r"\(vocab_size is 120 in the checkpoint, 200 in its configuration\)$",
+        ),
+        (
+            {"hidden_size": 48, "max_position_embeddings": 20},
+            None,
+            r"\(max_position_embeddings is 40 in the checkpoint, 20 in its configuration; hidden_size is 32 in the "
+            r"checkpoint, 48 in its configuration\)$",
+        ),
+        (
+            {},
+            lambda tensors: renamed(tensors, "bert.", "model."),
+            r"\(the encoder's names begin with model., but those of 2 tensors do not \(classifier.bias\): save the",
+        ),
+    ],
+)
+def test_what_misfits_have_in_common_is_said(folder, tensors, key, changes, edit, expected):
+    if edit:
+        write_tensors(folder, edit(tensors))
+    with pytest.raises(UserError, match=expected) as caught:
+        load_params(folder, tiny_model(**changes), key=key)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_another_kind_of_model_is_named(folder, tensors, key):
+    write_tensors(folder, {n.replace("bert.", "roberta."): t for n, t in tensors.items() if n.startswith("bert.")})
+    with pytest.raises(
+        UserError, match=r"55 of 55 names begin with roberta.: this is no BERT, or one inside of another"
+    ):
+        load_params(folder, tiny_model(), key=key)
+
+
 @pytest.mark.parametrize("lost", ["classifier.weight", "bert.pooler.dense.bias"])
 def test_half_a_head_is_damage(folder, tensors, lost):
     write_tensors(folder, without(tensors, lost))

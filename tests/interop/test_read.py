@@ -115,6 +115,34 @@ def test_old_names_no_prefix_and_buffers(folder, tensors):
     assert_same_tensors(read_tensors(folder), tensors)
 
 
+WRAPPERS = ["module.", "model.", "_orig_mod.", "bert.", "module._orig_mod.model.", "0.auto_model."]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_prefix_of_all_names_is_taken_off_and_said(folder, tensors, wrapper, bare, caplog):
+    if bare:
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("bert.")}
+    named = {wrapper + name.removeprefix("bert." if bare else ""): tensor for name, tensor in tensors.items()}
+    write_tensors(folder, named)
+    assert_same_tensors(read_tensors(folder), tensors)
+    usual = bare and wrapper == "bert."
+    said = f"the name of every tensor begins with {wrapper}, which is taken off"
+    assert [message.partition(": ")[2] for message in caplog.messages] == ([] if usual else [said])
+
+
+def test_a_prefix_of_some_names_stays(folder, tensors):
+    named = {"model." + n.removeprefix("bert.") if n.startswith("bert.") else n: t for n, t in tensors.items()}
+    write_tensors(folder, named)
+    assert read_tensors(folder).keys() == named.keys()
+
+
+def test_two_encoders_keep_their_names(folder, tensors):
+    two = {f"{side}.{name}": tensor for side in ("student", "teacher") for name, tensor in tensors.items()}
+    write_tensors(folder, two)
+    assert read_tensors(folder).keys() == two.keys()
+
+
 def test_a_name_in_both_spellings_is_refused(folder, tensors):
     write_tensors(folder, tensors | {"bert.embeddings.LayerNorm.gamma": tensors["bert.embeddings.LayerNorm.weight"]})
     assert "bert.embeddings.LayerNorm.weight twice" in error_of(folder)

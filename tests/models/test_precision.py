@@ -63,7 +63,7 @@ def test_bfloat16_against_float32():
 @pytest.mark.real
 @pytest.mark.slow
 def test_bfloat16_against_float32_with_pretrained_weights(minilm):
-    from jaxbert.interop.folder import read_config
+    from jaxbert.interop.bert_config import read_config
 
     config = read_config(minilm)
     model = make_model(SequenceClassification, config)

@@ -10,7 +10,7 @@ import pytest
 from tiny import assert_same_tensors
 
 from jaxbert import FlaxBertForSequenceClassification
-from jaxbert.interop.folder import read_config
+from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.load import load_params
 from jaxbert.interop.read import read_tensors
 from jaxbert.interop.write import save_folder

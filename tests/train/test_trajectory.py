@@ -117,7 +117,7 @@ def test_fifty_steps_of_sst2_packed_and_padded(shared_data, minilm):
     """Real rows, pretrained weights: the loss of each step within 1e-5, the parameters at the end within 1e-4."""
     from transformers import AutoTokenizer
 
-    from jaxbert.interop.folder import read_config
+    from jaxbert.interop.bert_config import read_config
     from jaxbert.interop.load import load_params
 
     data = DataConfig(text="sentence", quoting="none")

@@ -1,0 +1,152 @@
+"""Read the configuration of a BERT, whoever wrote it, and refuse what would be computed wrongly.
+
+Google's first folders call it `bert_config.json`, and older ones do not say which kind of model it describes.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+from transformers import BertConfig
+
+from jaxbert.errors import UserError, foreign_errors
+from jaxbert.models.activations import ACTIVATIONS
+from jaxbert.plain import read_json, shown
+
+CONFIGS = ("config.json", "bert_config.json")
+"""Names of a configuration, the first that is there counts."""
+
+_MOST = {
+    "vocab_size": 2**24,
+    "hidden_size": 2**16,
+    "num_hidden_layers": 2**10,
+    "num_attention_heads": 2**16,
+    "intermediate_size": 2**18,
+    "max_position_embeddings": 2**20,
+    "type_vocab_size": 2**16,
+    "num_labels": 2**17,
+}
+"""Far above every BERT: a larger number is damage, and the mere list of its tensors or labels would fill the memory."""
+_DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
+_SHAPE = tuple(key for key in _MOST if key != "num_labels")
+_OTHER_KINDS = {
+    "embedding_size": "ALBERT or ELECTRA",
+    "num_hidden_groups": "ALBERT",
+    "dim": "DistilBERT",
+    "use_relative_position": "NEZHA",
+    "max_relative_position": "NEZHA",
+    "relative_attention": "DeBERTa",
+    "q_groups": "SqueezeBERT",
+    "conv_kernel_size": "ConvBERT",
+    "max_2d_position_embeddings": "LayoutLM",
+    "use_task_id": "ERNIE",
+}
+"""Keys that tell other models with the shape of BERT from it."""
+
+logger = logging.getLogger("jaxbert")
+
+
+def config_file(folder: Path) -> Path:
+    """Return the file of a model's configuration, there or not."""
+    return next((path for name in CONFIGS if (path := folder / name).is_file()), folder / CONFIGS[0])
+
+
+def read_config(folder: Path | str) -> BertConfig:
+    """Read the configuration of a BERT model.
+
+    Raises:
+      UserError: for broken JSON, another model type, or a variant that would be computed wrongly.
+    """
+    path = config_file(Path(folder))
+    content = read_json(path)
+    if path.name != CONFIGS[0] and "model_type" in content:
+        logger.warning("%s is taken, for there is no %s", path, CONFIGS[0])
+    return parse_config(content, path)
+
+
+def parse_config(content: dict, path: object) -> BertConfig:
+    """Check the content of a `config.json` and build the configuration; `path` is named in errors."""
+    model_type = content.get("model_type")
+    if model_type is None:
+        _check_shape(content, path)
+        logger.warning("%s says no model_type: it is taken for a BERT's", path)
+    elif model_type != "bert":
+        raise UserError(
+            f"{path} has model_type {shown(model_type)}, but only 'bert' is supported: "
+            "name a BERT (by its config.json, not by its name: chinese-roberta-wwm-ext is one)"
+        )
+    positions = content.get("position_embedding_type", "absolute")
+    if positions != "absolute":
+        raise UserError(f"{path} has position_embedding_type {shown(positions)}, but only 'absolute' is supported")
+    for key in ("is_decoder", "add_cross_attention"):
+        if content.get(key):
+            raise UserError(f"{path} has {key} true, but only encoders are supported")
+    act = content.get("hidden_act", "gelu")
+    if act not in tuple(ACTIVATIONS):
+        raise UserError(f"{path} has hidden_act {shown(act)}, expected one of {', '.join(ACTIVATIONS)}")
+    _check_keys(content, path)
+    _check_labels(content, path)
+    with foreign_errors(f"{path} is not a valid BERT configuration"):
+        config = BertConfig.from_dict(dict(content))
+    return _check_numbers(config, path)
+
+
+def _check_shape(content: dict, path: object) -> None:
+    """Check that a configuration that does not say so is a BERT's."""
+    way = 'only BERT is supported; if it is one, add "model_type": "bert"'
+    lacking = [key for key in _SHAPE if key not in content]
+    if lacking:
+        raise UserError(f"{path} says no model_type and lacks {', '.join(lacking)}: {way}")
+    named = content.get("architectures") or []
+    if not isinstance(named, list) or not all(str(name).startswith("Bert") for name in named):
+        raise UserError(f"{path} says no model_type and has architectures {shown(named)}: {way}")
+    told = [(key, kind) for key, kind in _OTHER_KINDS.items() if content.get(key) not in (None, content["hidden_size"])]
+    if content["type_vocab_size"] == 1:
+        told.append(("type_vocab_size 1", "RoBERTa"))
+    if told:
+        raise UserError(f"{path} says no model_type, but has {told[0][0]} like {told[0][1]}: {way}")
+
+
+def _check_keys(content: dict, path: object) -> None:
+    """Refuse what the library would look up by name: every key becomes an attribute, a dtype becomes one of torch's."""
+    for key in content:
+        if key.startswith("__") or callable(getattr(BertConfig, key, None)):
+            raise UserError(f"{path} has the key {shown(key)}, which is no setting of a model: remove it")
+    for key in ("dtype", "torch_dtype"):
+        if content.get(key) is not None and str(content[key]).removeprefix("torch.") not in _DTYPES:
+            raise UserError(f"{path} has {key} {shown(content[key])}, expected one of {', '.join(_DTYPES)}")
+
+
+def _check_labels(content: dict, path: object) -> None:
+    """Check what the library would make a label of each: a number makes as many."""
+    count, names, most = content.get("num_labels"), content.get("id2label"), _MOST["num_labels"]
+    if count is not None and not (type(count) is int and 1 <= count <= most):
+        raise UserError(f"{path} has num_labels {shown(count)}, but it must be a number from 1 to {most}")
+    if names is None:
+        return
+    if not isinstance(names, dict) or {str(index) for index in names} != {str(i) for i in range(len(names))}:
+        raise UserError(f"{path} has id2label {shown(names)}, but it must name the labels 0, 1, 2 and so on")
+    if not names or not all(isinstance(name, str | int | float) for name in names.values()):
+        raise UserError(f"{path} has id2label {shown(names)}, but it must hold a name for each label")
+
+
+def _check_numbers(config: BertConfig, path: object) -> BertConfig:
+    for key, most in _MOST.items():
+        value = getattr(config, key)
+        if not 1 <= value <= most:
+            raise UserError(f"{path} has {key} {shown(value)}, but it must be from 1 to {most}")
+    for key in ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"):
+        rate = getattr(config, key)
+        if rate is not None and not 0 <= rate < 1:
+            raise UserError(f"{path} has {key} {shown(rate)}, but it must be from 0 to below 1")
+    for key in ("layer_norm_eps", "initializer_range"):
+        if not 0 <= getattr(config, key) < math.inf:
+            raise UserError(f"{path} has {key} {shown(getattr(config, key))}, but it must be a number from 0 up")
+    if config.hidden_size % config.num_attention_heads:
+        raise UserError(
+            f"{path} has hidden_size {config.hidden_size}, which num_attention_heads "
+            f"{config.num_attention_heads} does not divide"
+        )
+    return config
