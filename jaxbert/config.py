@@ -30,8 +30,9 @@ class ModelConfig:
     """How many labels; left out, they are counted in the training data."""
     vocab: str | None = None
     """The vocabulary file of a new model, one token a line."""
-    lower_case: bool = True
-    """Whether a new model's tokenizer lower-cases and strips accents."""
+    lower_case: bool | None = None
+    """Whether texts are lower-cased; left out, as the model's folder says, and a vocabulary alone by whether its words have
+    capitals."""
     dropout: float | None = None
     """Dropout rate of hidden states and attention; left out, the checkpoint's own."""
     attention_dropout: float | None = None

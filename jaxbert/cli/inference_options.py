@@ -40,6 +40,12 @@ def add_options(parser: ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=str if default else str | None, default=default, help=meaning)
     parser.add_argument("--max_length", type=int | None, default=None, help="longest example in tokens")
     parser.add_argument(
+        "--lower_case",
+        type=bool | None,
+        default=None,
+        help="whether texts are lower-cased, where the model's folder leaves it open",
+    )
+    parser.add_argument(
         "--batch_size", type=int, default=256, help="examples of one step; fewer are taken where they are long"
     )
     parser.add_argument(
@@ -84,6 +90,7 @@ def open_model(values: Namespace, source: str) -> TrainedModel:
         values.model,
         batch_size=values.batch_size,
         max_length=values.max_length,
+        lower_case=values.lower_case,
         precision=PrecisionConfig(values.precision),
         top_k=values.get("top_k"),
     )

@@ -1,56 +1,218 @@
 """Load the tokenizer that lies beside a model; every one of its files is data.
 
 `tokenizer_config.json` could name a class of any kind, code to import, other files to open and templates to run. What is
-no setting of a tokenizer is refused or left out here; the rest is the libraries' part.
+no setting of a tokenizer is refused or left out here; the rest is the libraries' part. Whether texts keep their capitals is
+`casing`'s question.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoTokenizer, BertConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, BertConfig, BertTokenizer, PreTrainedTokenizerBase, TokenizersBackend
+from transformers.tokenization_utils_base import get_fast_tokenizer_file
 
 from jaxbert.errors import UserError, foreign_errors
+from jaxbert.interop.casing import by_files, by_vocabulary, check_pipeline
+from jaxbert.interop.vocab_file import SPECIAL_TOKENS, read_vocabulary
 from jaxbert.plain import read_json, shown
 
 _SETTINGS = "tokenizer_config.json"
+_FILE = "tokenizer.json"
+_VOCABULARY = "vocab.txt"
 _OTHER_SOURCES = ("init_inputs", "vocab", "merges", "gguf_file", "tokenizer_object")
 """Settings by which a tokenizer would be built from something else than the files of its folder."""
 _CLASS = re.compile(r"\w*Tokenizer(Fast)?|TokenizersBackend|PythonBackend")
 _PROBES = ("", "a", "\u4e2d\u0416\U0001f600")
+_SPECIAL = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS, strict=True))
+_FEWER = 0.02
+"""Share of the model's tokens that a tokenizer may lack without a word: some models have a few to spare."""
+
+logger = logging.getLogger("jaxbert")
 
 
-def load_tokenizer(folder: Path, bert_config: BertConfig) -> Any:
-    """Load the tokenizer that lies beside a model.
+def load_tokenizer(folder: Path, bert_config: BertConfig, lower_case: bool | None = None) -> Any:
+    """Load the tokenizer that lies beside a model; what had to be guessed is said.
+
+    Args:
+      folder: of the model.
+      bert_config: its configuration.
+      lower_case: whether texts are lower-cased, where the folder leaves it open; None: as it seems to be meant.
 
     Raises:
-      UserError: if there is none, it is damaged, or it makes tokens that the model lacks.
+      UserError: if there is none, it is damaged, it makes tokens that the model lacks, or `lower_case` contradicts it.
     """
-    unusable = f"{folder} has no usable tokenizer (tokenizer.json or vocab.txt)"
+    unusable = f"{folder} has no usable tokenizer ({_FILE} or {_VOCABULARY})"
     with foreign_errors(unusable):
-        _check_settings(folder, bert_config)
+        settings = _check_settings(folder, bert_config)
     config = copy.copy(bert_config)
     config._name_or_path = ""  # the library keeps exceptions for some names
     with foreign_errors(unusable):
-        # Given the configuration, it does not look for another one in the folder.
-        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
+        tokenizer = _load(folder, config, settings, lower_case)
         size, largest = len(tokenizer), max(tokenizer.get_vocab().values(), default=-1)
-    if size > bert_config.vocab_size:
-        raise UserError(
-            f"{folder}: the tokenizer has {size} tokens, but the model only {bert_config.vocab_size}: "
-            "put the tokenizer there that the model was trained with"
-        )
+    _check_size(folder, size, bert_config.vocab_size)
     with foreign_errors(unusable):
         _check_tokens(tokenizer, bert_config.vocab_size, largest)
     _forget_programs(tokenizer)
     return tokenizer
 
 
-def _check_settings(folder: Path, bert_config: BertConfig) -> None:
+def new_tokenizer(path: Path, lower_case: bool | None) -> Any:
+    """Make the tokenizer of a new model from a vocabulary file; without `lower_case` the vocabulary says, and it is said.
+
+    Raises:
+      UserError: if it is no vocabulary of BERT, or leaves the casing open.
+    """
+    vocabulary = read_vocabulary(path, f"model.vocab {path}")
+    vocabulary.check_special()
+    vocabulary.refuse_repeated()
+    options: Any = by_vocabulary(vocabulary.name, vocabulary.tokens, {}, lower_case)
+    with foreign_errors(f"{vocabulary.name} is no BERT vocabulary, one token a line"):
+        return BertTokenizer(vocab=vocabulary.ids(), **options)
+
+
+def _check_size(folder: Path, size: int, expected: int) -> None:
+    if size > expected:
+        raise UserError(
+            f"{folder}: the tokenizer has {size} tokens, but the model only {expected}: "
+            "put the tokenizer there that the model was trained with"
+        )
+    if expected - size > max(128, _FEWER * expected):
+        logger.warning(
+            "%s: the tokenizer has %d tokens, but the model %d: see that it is the model's own", folder, size, expected
+        )
+
+
+def _load(folder: Path, config: BertConfig, settings: dict[str, Any], lower_case: bool | None) -> Any:
+    path = folder / _file_of(settings)
+    kind = settings.get("tokenizer_class") or getattr(config, "tokenizer_class", None)
+    berts = _is_berts(kind)
+    if not path.is_file():
+        if berts:
+            return _of_vocabulary(folder, config, settings, lower_case)
+        if kind in ("PreTrainedTokenizerFast", "TokenizersBackend"):
+            raise UserError(f"{folder} has no {_FILE}, which its tokenizer_class {kind} needs: copy it there")
+        tokenizer = _auto(folder, config)
+    else:
+        content = read_json(path)
+        tokens = content["model"]["vocab"]
+        _check_same_vocabulary(folder, tokens)
+        if berts and _is_berts_pipeline(content):
+            options = by_files(folder, tokens, settings, content["normalizer"], lower_case)
+            return _auto(folder, config, **options)
+        if berts:
+            logger.warning("%s splits texts in a way of its own: it is taken as it is", path)
+            named = _named_special(folder, settings)
+            special: Any = {kind: token for kind, token in _SPECIAL.items() if kind not in named and token in tokens}
+            tokenizer = TokenizersBackend.from_pretrained(
+                folder, **special, model_input_names=BertTokenizer.model_input_names
+            )
+        else:
+            tokenizer = _auto(folder, config)
+    check_pipeline(folder, getattr(tokenizer, "backend_tokenizer", None), lower_case)
+    return tokenizer
+
+
+def _auto(folder: Path, config: BertConfig, **options: Any) -> Any:
+    # Given the configuration, the library does not look for another one in the folder.
+    return AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False, **options)
+
+
+def _file_of(settings: dict[str, Any]) -> str:
+    """Return the name of the file that the library takes for `tokenizer.json`."""
+    return get_fast_tokenizer_file(settings["fast_tokenizer_files"]) if settings.get("fast_tokenizer_files") else _FILE
+
+
+def _is_berts(name: str | None) -> bool:
+    """Say whether the library would take BERT's own tokenizer, which it builds anew from a vocabulary and switches."""
+    found = getattr(transformers, (name or "BertTokenizer").removesuffix("Fast"), None)
+    return isinstance(found, type) and issubclass(found, BertTokenizer)
+
+
+def _is_berts_pipeline(content: dict[str, Any]) -> bool:
+    """Say whether a `tokenizer.json` does no more than BERT's own tokenizer would with the same switches."""
+    model, normalizer, splitter = (content.get(part) or {} for part in ("model", "normalizer", "pre_tokenizer"))
+    defaults = {"type": "WordPiece", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+    return (
+        all(model.get(key, default) == default for key, default in defaults.items())
+        and normalizer.get("type") == "BertNormalizer"
+        and normalizer.get("clean_text", True) is True
+        and splitter.get("type") == "BertPreTokenizer"
+        and _is_berts_template(content.get("post_processor") or {})
+    )
+
+
+def _is_berts_template(processor: dict[str, Any]) -> bool:
+    """Say whether texts become [CLS] A [SEP], pairs [CLS] A [SEP] B [SEP], and the second text's tokens type 1."""
+    if processor.get("type") == "BertProcessing":
+        return True
+
+    def types(pieces: list[dict[str, Any]]) -> list[int]:
+        return [int(part["type_id"]) for piece in pieces for part in piece.values()]
+
+    if processor.get("type") != "TemplateProcessing":
+        return False
+    return types(processor["single"]) == [0, 0, 0] and types(processor["pair"]) == [0, 0, 0, 1, 1]
+
+
+def _named_special(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """Return the special tokens that the folder's settings name, by their kind."""
+    path = folder / "special_tokens_map.json"
+    named = (read_json(path) if path.is_file() else {}) | settings
+    given = {kind: named[kind] for kind in _SPECIAL if named.get(kind)}
+    return {kind: str(token["content"] if isinstance(token, dict) else token) for kind, token in given.items()}
+
+
+def _check_same_vocabulary(folder: Path, tokens: Mapping[str, int]) -> None:
+    """Raise where a `vocab.txt` beside `tokenizer.json` is another vocabulary: one was edited, the other is read."""
+    path = folder / _VOCABULARY
+    if not path.is_file():
+        return
+    known = {token.strip(): index for token, index in tokens.items()}
+    listed = {token: i for i, token in enumerate(read_vocabulary(path).tokens) if token}
+    differing = [(i, token) for token, i in listed.items() if known.get(token) != i]
+    if differing:
+        index, token = differing[0]
+        there = next((shown(t) for t, i in known.items() if i == index), "nothing")
+        raise UserError(
+            f"{folder}: {_FILE} and {_VOCABULARY} are two vocabularies, which differ in {len(differing)} ids: {index} is "
+            f"{there} in the first and {shown(token)} in the second: remove the one that the model was not trained with"
+        )
+
+
+def _of_vocabulary(folder: Path, config: BertConfig, settings: dict[str, Any], lower_case: bool | None) -> Any:
+    """Build BERT's own tokenizer from `vocab.txt`, each token with its line's id."""
+    path = folder / _VOCABULARY
+    if not path.is_file():
+        others = sorted(p.name for p in folder.glob("*vocab*"))[:3]
+        hint = f"; is it {' or '.join(others)}? Then rename it" if others else ""
+        raise UserError(f"{folder} has no tokenizer: put {_FILE} or {_VOCABULARY} of the model there{hint}")
+    if settings.get("do_basic_tokenize") is False:
+        raise UserError(
+            f"{folder / _SETTINGS} says do_basic_tokenize false (words end at blanks only), which is not supported: "
+            "remove the key to have them split at punctuation, or save the tokenizer with a tokenizer.json"
+        )
+    vocabulary = read_vocabulary(path)
+    added = folder / "added_tokens.json"
+    known = {*vocabulary.tokens, *(read_json(added) if added.is_file() else ())}
+    special = _SPECIAL | _named_special(folder, settings)
+    missing = {kind: token for kind, token in special.items() if token not in known}
+    # The library would add them behind all others, as tokens that the model was never shown.
+    if len(known) + len(missing) > config.vocab_size or missing.keys() & {"unk_token", "cls_token", "sep_token"}:
+        vocabulary.check_special(missing.values())
+    vocabulary.warn_of_repeated()
+    options = by_vocabulary(vocabulary.name, vocabulary.tokens, settings, lower_case, folder / _SETTINGS)
+    return _auto(folder, config, vocab=vocabulary.ids(), **options)
+
+
+def _check_settings(folder: Path, bert_config: BertConfig) -> dict[str, Any]:
+    """Return the content of `tokenizer_config.json`, nothing for none, after a look at what could lead astray."""
     path = folder / _SETTINGS
     settings = read_json(path) if path.is_file() else {}
     for key in _OTHER_SOURCES:
@@ -61,6 +223,10 @@ def _check_settings(folder: Path, bert_config: BertConfig) -> None:
         raise UserError(f"{path} has fast_tokenizer_files {shown(names)}: only files of its own folder are read")
     _check_class(settings.get("tokenizer_class"), path)
     _check_class(getattr(bert_config, "tokenizer_class", None), folder / "config.json")
+    for key in ("do_lower_case", "strip_accents", "tokenize_chinese_chars"):
+        if not (settings.get(key) is None or isinstance(settings[key], bool)):
+            raise UserError(f"{path} has {key} {shown(settings[key])}, but it must be true or false")
+    return settings
 
 
 def _check_class(name: object, path: Path) -> None:

@@ -57,6 +57,7 @@ def open_trained(
     *,
     batch_size: int = 256,
     max_length: int | None = None,
+    lower_case: bool | None = None,
     precision: PrecisionConfig | None = None,
     top_k: int | None = None,
 ) -> TrainedModel:
@@ -75,7 +76,7 @@ def open_trained(
     return TrainedModel(
         kind=kind,
         task=task,
-        tokenizer=load_tokenizer(folder, config),
+        tokenizer=load_tokenizer(folder, config, lower_case),
         params=place(params, param_shardings(mesh, model.abstract_params)),
         predictor=Predictor(model, task, mesh, layer_call(ModelConfig(), mesh), batch_size),
         max_length=resolve_max_length(max_length or kind.reading_length(task), config.max_position_embeddings),

@@ -13,15 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh, NamedSharding
-from transformers import BertConfig, BertTokenizer
+from transformers import BertConfig
 
 from jaxbert.bucket import fetched, in_bucket, to_path
 from jaxbert.config import ModelConfig, PrecisionConfig
-from jaxbert.errors import UserError, foreign_errors, one_line
+from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.folder import resolve
 from jaxbert.interop.load import load_params
-from jaxbert.interop.tokenizer import load_tokenizer
+from jaxbert.interop.tokenizer import load_tokenizer, new_tokenizer
 from jaxbert.models.attention.base import Hardware
 from jaxbert.models.attention.select import Attention
 from jaxbert.models.encoder import Call
@@ -29,8 +29,6 @@ from jaxbert.models.functional import Model, Params, init_params
 from jaxbert.models.sizes import SIZES, sized_config
 from jaxbert.train.run_folder import RunFolder
 from jaxbert.train.sharding import attention_spread, place, platform_of, row_sharding
-
-_SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 logger = logging.getLogger("jaxbert")
 
@@ -81,7 +79,7 @@ def open_start(config: ModelConfig) -> Start:
         return Start(sized_config(config.name_or_path, len(tokenizer)), tokenizer, None)
     folder = model_folder(config.name_or_path)
     bert_config = read_config(folder)
-    return Start(bert_config, load_tokenizer(folder, bert_config), folder)
+    return Start(bert_config, load_tokenizer(folder, bert_config, config.lower_case), folder)
 
 
 def model_folder(name: str) -> Path:
@@ -107,22 +105,7 @@ def _new_tokenizer(config: ModelConfig) -> Any:
             f"a new model ({config.name_or_path}) needs a vocabulary: set model.vocab to a file, one token a line "
             "(`jaxbert pretrain` can train one: pretrain.vocab_size)"
         )
-    path = fetched(to_path(config.vocab))
-    try:
-        tokens = path.read_text("utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise UserError(f"model.vocab {path} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"model.vocab {path} cannot be read as UTF-8 text: {one_line(error)}") from error
-    missing = [token for token in _SPECIAL_TOKENS if token not in tokens]
-    if missing:
-        raise UserError(f"model.vocab {path} lacks {', '.join(missing)}: give a BERT vocabulary, one token a line")
-    with foreign_errors(f"model.vocab {path} is no BERT vocabulary, one token a line"):
-        tokenizer = BertTokenizer(vocab=str(path), do_lower_case=config.lower_case)
-    # The place of a line is its id, so that a token that stands twice leaves ids that the model would not have.
-    if max(tokenizer.get_vocab().values()) >= len(tokenizer):
-        raise UserError(f"model.vocab {path} holds a token twice: remove one of the lines")
-    return tokenizer
+    return new_tokenizer(fetched(to_path(config.vocab)), config.lower_case)
 
 
 def with_labels(bert_config: BertConfig, names: tuple[str, ...], problem_type: Any = None) -> BertConfig:

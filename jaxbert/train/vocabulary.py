@@ -30,12 +30,13 @@ def with_vocabulary(config: Config) -> ModelConfig:
             f"pretrain.vocab_size trains a vocabulary for a new model, but {config.model.name_or_path} has its own: "
             f"leave the key out, or set model.name_or_path to one of {', '.join(SIZES)}"
         )
-    path = RunFolder(config.train.output_dir).vocabulary
+    path, lower_case = RunFolder(config.train.output_dir).vocabulary, config.model.lower_case is not False
     if is_main() and not path.exists():
         documents = open_documents(training_spec(config.data), config.data, config.pretrain, limit=config.data.limit)
         console.print(f"training a vocabulary on {documents.name}", highlight=False, soft_wrap=True)
-        tokens = train_vocabulary(documents.lines, size, lower_case=config.model.lower_case)
+        tokens = train_vocabulary(documents.lines, size, lower_case=lower_case)
         write_vocabulary(tokens, path)
-        console.print(f"{len(tokens):,} tokens in {path}", highlight=False, soft_wrap=True)
+        became = "texts are lower-cased" if lower_case else "texts keep their capitals"
+        console.print(f"{len(tokens):,} tokens in {path}, {became} (model.lower_case)", highlight=False, soft_wrap=True)
     wait_for_all("the vocabulary is there")
-    return dataclasses.replace(config.model, vocab=str(path))
+    return dataclasses.replace(config.model, vocab=str(path), lower_case=lower_case)
