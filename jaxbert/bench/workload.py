@@ -171,7 +171,7 @@ def _tokenizer(model: ModelConfig) -> tuple[BertConfig, Any]:
             folder = Path(snapshot_download(model.name_or_path, allow_patterns=_TOKENIZER_FILES))
         except Exception as error:  # the library lets its HTTP client's own exceptions through
             raise UserError(f"the Hub gave no tokenizer of {model.name_or_path}") from error
-    return bert_config, load_tokenizer(folder, bert_config)
+    return bert_config, load_tokenizer(folder, bert_config, model.lower_case)
 
 
 def _shape(model: ModelConfig) -> BertConfig:
