@@ -165,8 +165,8 @@ class TrainConfig:
     keep_checkpoints: int = 2
     """How many of the latest checkpoints are kept; the best is kept as well."""
     best_metric: str | None = None
-    """The validation metric that chooses the best checkpoint, `loss` the smallest and all others the largest; left out, the
-    task's own (accuracy for classification)."""
+    """The validation metric that chooses the best checkpoint: the smallest loss, perplexity, mse or mae, the largest of all
+    others; left out, the task's own (accuracy for classification)."""
     keep_best: bool = True
     """Export the best checkpoint instead of the last where there is a validation set."""
     max_bad_steps: int = 10

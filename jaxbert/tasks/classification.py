@@ -75,9 +75,9 @@ class Classification:
 
     def metric_names(self) -> list[str]:
         """Return the single numbers among the metrics."""
-        classes = len(self.label_names)
-        made_up = self._metrics(np.full((classes, classes), -np.log(classes)), np.arange(classes))
-        return [name for name, value in made_up.items() if isinstance(value, float)]
+        means = [f"{score}_{mean}" for mean in ("macro", "weighted") for score in ("f1", "precision", "recall")]
+        mcc = ["mcc"] if len(self.label_names) == 2 else []
+        return ["accuracy", "f1_macro", "f1_macro_present", *mcc, "loss", *means[1:]]
 
     def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
         """Compute accuracy, loss, and precision, recall and F1 by class, macro and weighted; the headline ones first.

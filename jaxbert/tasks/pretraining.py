@@ -119,8 +119,9 @@ class Pretraining:
         }
 
     def metric_names(self) -> list[str]:
-        """Leave out perplexity, which would be maximized; `loss` chooses the same."""
-        return ["loss", "masked_accuracy", *(["nsp_accuracy"] if self.next_sentence else [])]
+        """Return the single numbers among the metrics."""
+        of_pairs = ["nsp_accuracy", "masked_loss", "nsp_loss"] if self.next_sentence else []
+        return ["loss", "masked_accuracy", "perplexity", *of_pairs]
 
     def learned(self, evaluation: dict[str, Any]) -> Pretraining:
         """Return itself: an evaluation finds nothing to keep."""

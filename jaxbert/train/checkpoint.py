@@ -203,7 +203,9 @@ def choose_step(checkpoints: Checkpoints, which: str) -> int:
     if which == "best":
         best = checkpoints.progress(steps[-1])["best_step"]
         if best is None:
-            raise UserError(f"{checkpoints.folder}: the run had no evaluation yet, so none is best: take --step last")
+            raise UserError(
+                f"{checkpoints.folder}: the run had no evaluation that counts yet, so none is best: take --step last"
+            )
         return best
     if not which.isdigit() or int(which) not in steps:
         raise UserError(f"--step {which!r} is not there: use last, best or one of {', '.join(map(str, steps))}")

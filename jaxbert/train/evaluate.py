@@ -17,6 +17,7 @@ from jaxbert.data.packing import Layout, choose_layout
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, Params
 from jaxbert.tasks.base import Task
+from jaxbert.tasks.direction import value_of
 from jaxbert.train.compiled import Compiled
 from jaxbert.train.prefetch import Prefetcher
 from jaxbert.train.sharding import own_rows, put_batch, replicated, row_alignment, row_devices
@@ -120,7 +121,25 @@ def over_sets(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the metrics of the only set, or the mean over several of each number, and in `sets` those of each."""
     if len(results) == 1:
         return next(iter(results.values()))
-    first = next(iter(results.values()))
-    shared = [name for name, value in first.items() if isinstance(value, float)]
-    means = {name: float(np.mean([metrics[name] for metrics in results.values()])) for name in shared}
+    names = dict.fromkeys(name for part in results.values() for name, value in part.items() if isinstance(value, float))
+    means = {name: float(np.mean([value_of(part, name) for part in results.values()])) for name in names}
     return means | {"sets": results}
+
+
+def numbers_of(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return the single numbers among metrics, those of each set too: what a line and a checkpoint hold.
+
+    What is there of each label, and of pairs of them, is left out: it grows with them.
+    """
+    numbers: dict[str, Any] = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    if "sets" in metrics:
+        numbers["sets"] = {name: numbers_of(part) for name, part in metrics["sets"].items()}
+    return numbers
+
+
+def with_details(numbers: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
+    """Return what `numbers_of` left, with all else of `metrics`, which are of the same parameters."""
+    whole = metrics | numbers
+    if "sets" in numbers:
+        whole["sets"] = {name: metrics["sets"][name] | part for name, part in numbers["sets"].items()}
+    return whole

@@ -6,6 +6,8 @@ The loop is thin. What is computed is `step`'s, what is fed is `data`'s, what is
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -17,13 +19,17 @@ from jax import Array
 from jaxbert.config import TrainConfig
 from jaxbert.data.batches import Batch, BatchSize, batch_size_of
 from jaxbert.errors import UserError
+from jaxbert.tasks.direction import falls, improves, merit, value_of
 from jaxbert.train.checkpoint import Checkpoints
 from jaxbert.train.dispatch import Group, StepPrograms, group_batches
+from jaxbert.train.evaluate import numbers_of
 from jaxbert.train.interrupt import Interrupt, StoppedError
 from jaxbert.train.prefetch import Prefetcher
 from jaxbert.train.report import Report, headline
 from jaxbert.train.speed import Speed
 from jaxbert.train.step import DeviceBatch, State
+
+logger = logging.getLogger("jaxbert")
 
 _NAMED_ROWS = 20
 
@@ -43,9 +49,19 @@ class Progress:
     bad_in_a_row: int = 0
     best_step: int | None = None
     best_value: float | None = None
+    """The best metric there, its negative where it falls: larger is better."""
     evaluations_since_best: int = 0
     evaluation: dict[str, Any] = field(default_factory=dict)
-    """The metrics of the last one."""
+    """The single numbers among the metrics of the last one."""
+
+    @classmethod
+    def of(cls, remembered: dict[str, Any], best_metric: str) -> Progress:
+        """Take what a checkpoint holds, also one of an older version: it negated `loss` alone, and kept all metrics."""
+        progress = cls(**remembered)
+        if progress.best_value is not None and falls(best_metric):
+            progress.best_value = -abs(progress.best_value)  # no metric that falls is below 0
+        progress.evaluation = numbers_of(progress.evaluation)
+        return progress
 
     def add(self, loss: float, examples: int) -> None:
         """Count a good step with its summed loss."""
@@ -85,8 +101,11 @@ class Loop:
         self.state = state
         self.progress = progress
         self.speed = speed
+        self.details: dict[int, dict[str, Any]] = {}
+        """All metrics of the best and of the last evaluation, by step, where they were made by this start."""
         self._checkpoints = checkpoints
         self._dispatched = progress.step
+        self._said_unusable = False
         self._pending: tuple[Group, dict[str, Array]] | None = None
 
     def run(self, report: Report) -> None:
@@ -235,16 +254,27 @@ class Loop:
         assert self.work.evaluate is not None
         progress, name = self.progress, self.work.best_metric
         metrics = self.work.evaluate(self.state["params"])
-        progress.evaluation = metrics
-        report.log(progress.step, {f"eval_{k}": v for k, v in metrics.items()})
-        value = -metrics[name] if name == "loss" else metrics[name]
-        improved = progress.best_value is None or value > progress.best_value
+        progress.evaluation = numbers_of(metrics)
+        report.log(progress.step, {f"eval_{k}": v for k, v in progress.evaluation.items()})
+        value, best = value_of(metrics, name), progress.best_value
+        usable = math.isfinite(metrics.get("loss", 0.0))
+        if not usable or not math.isfinite(value):
+            self._say_unusable(name, value, metrics)
+        improved = usable and improves(name, value, None if best is None else merit(name, best))
         if improved:
-            progress.best_step, progress.best_value, progress.evaluations_since_best = progress.step, value, 0
-        else:
-            progress.evaluations_since_best += 1
-        report.say(f"step {progress.step}: {headline(metrics)}{'  (best so far)' if improved else ''}")
+            progress.best_step, progress.best_value = progress.step, merit(name, value)
+        progress.evaluations_since_best = 0 if improved else progress.evaluations_since_best + 1
+        self.details = {step: kept for step, kept in self.details.items() if step == progress.best_step}
+        self.details[progress.step] = metrics
+        report.say(f"step {progress.step}: {headline(metrics, name)}{'  (best so far)' if improved else ''}")
         return improved
+
+    def _say_unusable(self, name: str, value: float, metrics: dict[str, Any]) -> None:
+        """Say once that an evaluation cannot be the best."""
+        if not self._said_unusable:
+            self._said_unusable = True
+            found = f"{name} is {value}" if not math.isfinite(value) else f"the loss is {metrics['loss']}"
+            logger.warning("step %d: %s: such an evaluation counts as worse than all others", self.progress.step, found)
 
     def _save(self) -> None:
         self._checkpoints.save(self.progress.step, self.state, asdict(self.progress), self.progress.best_step)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from tensorboardX import SummaryWriter
 
+from jaxbert.tasks.direction import value_of
 from jaxbert.train.run_folder import RunFolder
 
 console = Console(stderr=True)
@@ -145,10 +146,11 @@ class Reading:
             console.print(Text(line), soft_wrap=True)
 
 
-def headline(metrics: dict[str, Any]) -> str:
-    """Return the first few single numbers of a metrics dictionary on one line."""
-    numbers = [f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, float)]
-    return "  ".join(numbers[:_HEADLINE])
+def headline(metrics: dict[str, Any], also: str | None = None) -> str:
+    """Return the first few single numbers of a metrics dictionary on one line, and the one that is named."""
+    names = [name for name, value in metrics.items() if isinstance(value, float)]
+    shown = [name for place, name in enumerate(names) if place < _HEADLINE or name == also]
+    return "  ".join(f"{name} {metrics[name]:.4f}" for name in shown)
 
 
 def print_metrics(metrics: dict[str, Any], title: str) -> None:
@@ -171,7 +173,7 @@ def print_sets(sets: dict[str, dict[str, Any]], title: str) -> None:
     names = [name for name, value in first.items() if isinstance(value, float)][:_HEADLINE]
     table = Table(title, *names, "examples")
     for name, metrics in sets.items():
-        table.add_row(Text(name), *(f"{metrics[key]:.4f}" for key in names), str(metrics.get("examples", "")))
+        table.add_row(Text(name), *(f"{value_of(metrics, key):.4f}" for key in names), str(metrics.get("examples", "")))
     console.print(table)
 
 

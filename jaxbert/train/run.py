@@ -22,7 +22,7 @@ from jaxbert.tasks.base import Task
 from jaxbert.train.checkpoint import Checkpoints
 from jaxbert.train.compiled import CompileLog
 from jaxbert.train.data_table import data_notes, data_table
-from jaxbert.train.evaluate import Predictor
+from jaxbert.train.evaluate import Predictor, numbers_of, with_details
 from jaxbert.train.export import export_params, save_start
 from jaxbert.train.inputs import resolve_max_length
 from jaxbert.train.kinds import kind_of
@@ -170,7 +170,7 @@ def _first_state(session: Session, checkpoints: Checkpoints, params: Params | No
     """Restore the last checkpoint where there is one, else begin from `params`, which are loaded if they are not yet."""
     if checkpoints.steps:
         state, remembered = checkpoints.restore(checkpoints.steps[-1], session.program.state_target)
-        return state, Progress(**remembered)
+        return state, Progress.of(remembered, _best_metric(session))
     return session.program.first_state(params or session.first_params()), Progress()
 
 
@@ -198,10 +198,14 @@ def _work(session: Session, predictor: Predictor) -> Work:
         put=session.program.put_group,
         source_rows=lambda example_ids: inputs.train.source_rows(inputs.train.documents_of(example_ids)),
         evaluate=partial(predictor.metrics, sets=inputs.validation) if inputs.validation else None,
-        best_metric=config.train.best_metric or session.task.default_metric,
+        best_metric=_best_metric(session),
         base_key=session.program.base_key,
         count=session.program.count,
     )
+
+
+def _best_metric(session: Session) -> str:
+    return session.config.train.best_metric or session.task.default_metric
 
 
 def _announce(session: Session, progress: Progress) -> None:
@@ -241,7 +245,10 @@ def _finish(
     if session.config.train.keep_best and best not in (None, exported) and checkpoints.is_whole(best):
         exported = best
         state, remembered = checkpoints.restore(exported, session.program.state_target)
-        params, evaluation = state["params"], remembered["evaluation"]
+        params, evaluation = state["params"], numbers_of(remembered["evaluation"])
+    if session.inputs.validation:
+        metrics = loop.details.get(exported) or predictor.metrics(params, session.inputs.validation)
+        evaluation = with_details(evaluation, metrics)
     task = session.task.learned(evaluation)
     bert_config = kind_of(session.config.task).configure(session.bert_config, task)
     export_params(session.folder, bert_config, session.start.tokenizer, params, task.architecture)

@@ -122,6 +122,8 @@ def test_metrics_are_those_of_scikit_learn(count, present, classes):
     probabilities /= probabilities.sum(-1, keepdims=True)
     assert found["loss"] == pytest.approx(sk.log_loss(labels, probabilities, labels=everything), rel=1e-5)
     assert found["examples"] == count
+    numbers = {name for name, value in found.items() if isinstance(value, float)}
+    assert numbers == set(Classification(names).metric_names()) - ({"f1_macro_present"} - numbers)
     options = {"labels": everything, "zero_division": 0}
     for average in ("macro", "weighted"):
         for name in ("precision", "recall", "f1"):

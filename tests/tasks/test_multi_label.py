@@ -49,6 +49,8 @@ def test_metrics_are_those_of_scikit_learn(seed):
     found = MultiLabel(NAMES, threshold=0.4).metrics(log_odds, labelled(labels))
     probabilities = 1 / (1 + np.exp(-log_odds.astype(np.float64)))
     predicted = probabilities >= 0.4
+    numbers = {name for name, value in found.items() if isinstance(value, float)} - {"threshold"}
+    assert numbers == set(MultiLabel(NAMES).metric_names()) - ({"f1_macro_present"} - numbers)
     for average in ("micro", "macro"):
         for name in ("f1", "precision", "recall"):
             expected = getattr(sk, f"{name}_score")(labels, predicted, average=average, zero_division=0)

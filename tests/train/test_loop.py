@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import signal
 from functools import partial
@@ -92,6 +93,12 @@ def put(batches):
     return jax.device_put(batches[0] if len(batches) == 1 else jax.tree.map(lambda *arrays: np.stack(arrays), *batches))
 
 
+def measured(score, loss):
+    """Return the metrics of an evaluation; a score that is a dictionary is some of them."""
+    found = score if isinstance(score, dict) else {"accuracy": score}
+    return {"accuracy": 0.5, "loss": loss, "per_class": {"a": {"f1": 0.25}}, "confusion_matrix": [[1]]} | found
+
+
 def make_loop(folder, scores=None, total_steps=10, first=None, bad=(), **config):
     """Return a loop whose evaluations give `scores` one after another, and its checkpoints; steps in `bad` are bad."""
     config = TrainConfig(**{"log_every": 1, **config})
@@ -106,7 +113,7 @@ def make_loop(folder, scores=None, total_steps=10, first=None, bad=(), **config)
         feed=partial(feed, bad=bad),
         put=put,
         source_rows=lambda ids: ids + 100,
-        evaluate=None if scores is None else lambda params: {"accuracy": next(left), "loss": float(params["w"][0])},
+        evaluate=None if scores is None else lambda params: measured(next(left), float(params["w"][0])),
         base_key=jax.random.key(0),
         best_metric=config.best_metric or "accuracy",
     )
@@ -232,6 +239,62 @@ def test_the_loss_is_minimized(tmp_path):
     """It grows with every step here, so the first is the best."""
     loop, _, _ = run(tmp_path, [0.1, 0.2], best_metric="loss")
     assert loop.progress.best_step == 5
+
+
+@pytest.mark.parametrize("metric", ["mse", "mae", "perplexity"])
+def test_an_error_is_minimized_and_does_not_stop_the_run_while_it_falls(tmp_path, metric):
+    values = [{metric: value} for value in (6.5, 6.0, 4.0, 2.5, 3.0, 2.75)]
+    options = {"best_metric": metric, "early_stopping_patience": 2, "eval_every": 2, "checkpoint_every": 99}
+    loop, report, steps = run(tmp_path, values, total_steps=100, keep_checkpoints=1, **options)
+    assert (loop.progress.best_step, loop.progress.best_value) == (8, -2.5)
+    assert loop.progress.step == 12
+    assert steps == [8, 12]
+    assert ["best so far" in line for line in report.said] == [True] * 4 + [False] * 2
+
+
+def test_an_evaluation_that_is_no_number_is_never_the_best(tmp_path, caplog):
+    for name, scores in {"accuracy": [math.nan, 0.2, math.inf, 0.1], "mse": [math.nan, 4.0, -math.inf, 5.0]}.items():
+        caplog.clear()
+        values = [{name: score} for score in scores]
+        loop, report, _ = run(tmp_path / name, values, best_metric=name, total_steps=8, eval_every=2)
+        assert loop.progress.best_step == 4
+        assert loop.progress.evaluations_since_best == 2
+        assert ["best so far" in line for line in report.said] == [False, True, False, False]
+        assert [record.getMessage() for record in caplog.records] == [
+            f"step 2: {name} is nan: such an evaluation counts as worse than all others"
+        ]
+
+
+def test_a_good_score_of_a_model_whose_loss_is_no_number_is_not_the_best(tmp_path, caplog):
+    values = [{"accuracy": 0.3}, {"accuracy": 0.9, "loss": math.nan}]
+    loop, _, _ = run(tmp_path, values, total_steps=4, eval_every=2)
+    assert loop.progress.best_step == 2
+    assert "step 4: the loss is nan" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("metric", "stored", "worse", "better"),
+    [("loss", -3.0, 3.5, 2.5), ("mse", 3.0, 3.5, 2.5), ("mse", -3.0, 3.5, 2.5), ("accuracy", 0.5, 0.4, 0.6)],
+)
+def test_the_best_of_a_checkpoint_counts_whatever_its_sign(tmp_path, metric, stored, worse, better):
+    """Older versions negated the loss alone."""
+    remembered = dataclasses.asdict(Progress(step=2, best_step=2, best_value=stored, evaluation={"per_class": {}}))
+    progress = Progress.of(remembered, metric)
+    assert progress.evaluation == {}
+    first = {"step": jnp.int32(2), "params": {"w": jnp.full(4, 2.0)}}, progress
+    values = [{metric: worse}, {metric: better}]
+    loop, report, _ = run(tmp_path, values, first=first, total_steps=6, eval_every=2, best_metric=metric)
+    assert ["best so far" in line for line in report.said] == [False, True]
+    assert loop.progress.best_step == 6
+
+
+def test_lines_and_checkpoints_hold_single_numbers(tmp_path):
+    loop, report, _ = run(tmp_path, [{"sets": {"en": {"loss": 0.5, "per_class": {}}}}], total_steps=2)
+    numbers = {"accuracy": 0.5, "loss": 2.0, "sets": {"en": {"loss": 0.5}}}
+    assert loop.progress.evaluation == numbers
+    (line,) = (values for _, values in report.lines if "eval_loss" in values)
+    assert line == {f"eval_{name}": value for name, value in numbers.items()}
+    assert set(loop.details[2]) == {*numbers, "per_class", "confusion_matrix"}
 
 
 def test_early_stopping(tmp_path):

@@ -13,7 +13,7 @@ from runs import Problem, random_rows, read_metrics, write_csv
 from sklearn.metrics import accuracy_score
 
 from jaxbert.cli.main import main
-from jaxbert.train.evaluate import over_sets
+from jaxbert.train.evaluate import numbers_of, over_sets
 
 OTHER = {"good": "bad", "bad": "good"}
 ODD = "[/turned]"
@@ -86,7 +86,8 @@ def test_the_summary_has_the_sets_and_their_mean(summary):
 def test_the_mean_chooses_the_best(summary, evaluations):
     best = min(evaluations, key=lambda step: evaluations[step]["loss"])
     assert summary["exported_step"] == best
-    assert summary["eval"] == evaluations[best]
+    assert numbers_of(summary["eval"]) == evaluations[best]  # the details of each label are in the summary alone
+    assert {"per_class", "confusion_matrix"} <= summary["eval"]["sets"]["dev"].keys()
 
 
 def test_a_set_is_measured_as_if_it_were_alone(folder, summary, tmp_path):
@@ -105,6 +106,12 @@ def test_the_terminal_shows_a_line_a_set(folder, summary):
         for name, metrics in summary[part]["sets"].items():
             assert re.search(rf"{re.escape(name)} .*{metrics['accuracy']:.4f}.* {metrics['examples']} ", said), name
         assert re.search(rf"{title}, mean .*accuracy {summary[part]['accuracy']:.4f}", said)
+
+
+def test_a_mean_that_a_set_lacks_is_that_over_all_its_labels():
+    metrics = over_sets({"en": {"f1_macro": 0.5}, "zh": {"f1_macro": 0.25, "f1_macro_present": 1.0}})
+    assert metrics["f1_macro_present"] == 0.75
+    assert metrics["f1_macro"] == 0.375
 
 
 def test_one_named_set_is_like_one_without_a_name():

@@ -1,0 +1,50 @@
+"""Which way a metric is better.
+
+Every metric of every task has its direction here; whatever compares or sorts models asks `improves` or `merit`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+_FALLING_ENDS = ("loss", "error", "perplexity")
+"""A name that ends so falls: nsp_loss, calibration_error."""
+_FALLING = {"mse", "mae"}
+_RISING = {
+    *("accuracy", "exact_match", "f1", "mcc", "pearson", "precision", "r2", "recall", "spearman"),
+    *("answered_f1", "unanswered_accuracy", "masked_accuracy", "nsp_accuracy"),
+    *(f"{score}_{mean}" for score in ("f1", "precision", "recall") for mean in ("macro", "micro", "weighted")),
+    "f1_macro_present",
+}
+
+
+def falls(name: str) -> bool:
+    """Say whether a metric is the better the smaller it is.
+
+    Raises:
+      KeyError: for a metric whose direction nobody has named: the wrong one would keep the worst model.
+    """
+    if name in _FALLING or name.endswith(_FALLING_ENDS):
+        return True
+    if name not in _RISING:
+        raise KeyError(f"the metric {name!r} has no direction: name it in {__name__}")
+    return False
+
+
+def merit(name: str, value: float) -> float:
+    """Return a metric's value, or its negative where it falls, so that larger is better; twice is the value again."""
+    return -value if falls(name) else value
+
+
+def improves(name: str, new: float, old: float | None) -> bool:
+    """Say whether a value of a metric is better than another; what is no finite number is worse than any, as None is."""
+    if not math.isfinite(new):
+        return False
+    return old is None or not math.isfinite(old) or merit(name, new) > merit(name, old)
+
+
+def value_of(metrics: Mapping[str, Any], name: str) -> float:
+    """Return a metric's value; `f1_macro_present` stands among the metrics only where it differs from `f1_macro`."""
+    return float(metrics["f1_macro" if name == "f1_macro_present" and name not in metrics else name])
