@@ -17,7 +17,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--label", type=str, default="label", help="column of the label")
     parser.add_argument("--output", type=str, default="-", help="a file for the JSON, or - for standard output")
     values = parse(parser, arguments)
-    check_output(values.output)
+    check_output(values.output, source=values.data)
     from jaxbert.train.processes import is_main
     from jaxbert.train.report import print_metrics
 

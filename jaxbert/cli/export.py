@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jaxbert.cli.output import write_out
 from jaxbert.cli.parsing import make_parser, parse
 
 
@@ -14,5 +15,5 @@ def run(arguments: list[str]) -> int:
     values = parse(parser, arguments)
     from jaxbert.train.export import export_run
 
-    print(export_run(values.run, values.step, values.output))
+    write_out(f"{export_run(values.run, values.step, values.output)}\n")
     return 0

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from jaxbert import __version__
 from jaxbert.cli import insist
+from jaxbert.cli.output import prepare_streams, write_out
 from jaxbert.errors import UserError
 from jaxbert.launch.start import end, lost
 
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb and return its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    prepare_streams()
     try:
         return _run([a for a in arguments if a != "--debug"])
     except UserError as error:
@@ -60,7 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         insist.heard()
         return _fail("interrupted before anything was to be saved", _INTERRUPTED)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         if not debug and "RESOURCE_EXHAUSTED" in str(error):
@@ -79,26 +80,53 @@ def entry() -> NoReturn:
     several processes ends as `launch` says.
     """
     insist.listen()
+    _open_closed()
     try:
         code = main()
+    except SystemExit as ended:  # the parser's, after --help and --print_config
+        code = ended.code if isinstance(ended.code, int) else 0
     except Exception:
         traceback.print_exc()
         code = 1
+    code = _flushed(code)
     end(code)
     if code:
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
 
+def _open_closed() -> None:
+    """Open /dev/null in the place of a closed stream: a file would get its number, and what is said would go there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (for the life of the process)
+
+
+def _flushed(code: int) -> int:
+    """Write out what is buffered, and return the exit code: 1 where nobody reads it, 2 where it cannot be written."""
+    sys.stderr.flush()
+    if sys.stdout is None:
+        return code
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return code or 1
+    except OSError as error:
+        return code or _fail(f"standard output cannot be written: {error.strerror or error}", 2)
+    return code
+
+
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_USAGE + "\n" + "\n".join(f"  {verb:10} {what}" for verb, what in VERBS.items()), flush=True)
+        write_out(_USAGE + "\n" + "\n".join(f"  {verb:10} {what}" for verb, what in VERBS.items()) + "\n")
         return 0 if arguments else 2
     verb = arguments[0]
     if verb == "--version":
-        print(__version__)
+        write_out(f"{__version__}\n")
         return 0
     if verb not in VERBS:
         raise UserError(f"unknown verb {verb!r}: use one of {', '.join(VERBS)}")

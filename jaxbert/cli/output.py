@@ -1,77 +1,264 @@
-"""Results to a file or to standard output."""
+"""Results to a file or to standard output: whether they can be written is asked before the work.
+
+What is written is UTF-8 whatever the locale says; half of a surrogate pair, which UTF-8 has no form for, becomes the escape
+that JSON has for it.
+"""
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
+import select
+import shutil
+import stat
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxbert.errors import UserError, foreign_errors
 
 if TYPE_CHECKING:
     from etils import epath
 
+_STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+_CLOSED = "standard output is closed: send it somewhere"
+_OTHER_FORMATS = (".csv", ".tsv", ".parquet", ".xlsx", ".xls", ".gz", ".bz2", ".xz", ".zst", ".zip")
+TABLES = {".csv": ",", ".tsv": "\t"}
+"""Extensions of tables, with what separates their fields."""
 
-def check_output(output: str, flag: str = "--output") -> None:
+
+def prepare_streams() -> None:
+    """Let standard output and standard error take every character.
+
+    Standard output is UTF-8, for programs read it. A terminal that is not keeps its encoding, with JSON's escapes for what
+    it cannot show; so does standard error, with Python's.
+    """
+    for stream, keeps in ((sys.stdout, _is_terminal(sys.stdout)), (sys.stderr, True)):
+        if isinstance(stream, io.TextIOWrapper):
+            errors = "json" if stream is sys.stdout else "backslashreplace"
+            stream.reconfigure(encoding=stream.encoding if keeps else "utf-8", errors=errors)
+
+
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Escape characters as JSON does: those outside the first plane by two escapes."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4)), error.end
+
+
+codecs.register_error("json", _escaped)
+
+
+def check_output(output: str, flag: str = "--output", *, tables: bool = False, source: str | None = None) -> None:
     """Check before the work that its result, which `flag` named, can be written.
 
+    Args:
+      output: a file, or `-` for standard output.
+      flag: for messages.
+      tables: whether the result may be a table.
+      source: a file that the work reads, which its result must not replace.
+
     Raises:
-      UserError: if the folder is not there or not open for writing, or the name is a folder's.
+      UserError: if it cannot.
+      BrokenPipeError: if nobody reads standard output any more.
     """
-    if output == "-":
+    if output in _STDOUT:
+        _check_stdout()
         return
+    said = f"{flag} {output} cannot be written"
+    kind = os.path.splitext(output)[1].lower()
+    if flag == "--output" and kind in _OTHER_FORMATS and not (tables and kind in TABLES):
+        those = "answers are written as JSON lines (.jsonl), .csv or .tsv" if tables else "it is written as JSON"
+        raise UserError(f"{said} as {kind}: {those}: name such a file")
     if "://" in output:
         from jaxbert.bucket import to_path
 
-        _check_no_folder(to_path(output), output, flag)
+        _check_no_folder(to_path(output), said)
         return
     path = Path(output).expanduser()
-    _check_no_folder(path, output, flag)
+    _check_no_folder(path, said)
+    if output.endswith("/"):
+        raise UserError(f"{said}: it names a folder; name a file")
     if not path.parent.is_dir():
-        raise UserError(f"{flag} {output} cannot be written: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise UserError(f"{flag} {output} cannot be written: no permission to write in {path.parent}")
+        raise UserError(f"{said}: there is no folder {path.parent}")
+    if source is not None and path.exists() and os.path.exists(source) and os.path.samefile(path, source):
+        raise UserError(f"{said}: it is the file that is read: name another one")
+    try:
+        _try_file(path, said)
+    except OSError as error:
+        raise UserError(f"{said}: {error.strerror or error}") from error
 
 
-def _check_no_folder(path: Path | epath.Path, output: str, flag: str) -> None:
-    said = f"{flag} {output} cannot be written"
-    with foreign_errors(said):
+def _check_no_folder(path: Path | epath.Path, said: str) -> None:
+    with foreign_errors(said), _file_errors(said):
         if path.is_dir():
             raise UserError(f"{said}: it is a folder; name a file in it")
 
 
-def write_text(output: str, text: str | Iterable[str]) -> None:
-    """Write a text, or its pieces, to a file, whole or not at all, or to standard output for `-`.
-
-    Raises:
-      UserError: if the file cannot be written.
-    """
-    pieces = [text] if isinstance(text, str) else text
-    if output == "-":
-        sys.stdout.writelines(pieces)
-        sys.stdout.flush()
-        return
+def _check_stdout() -> None:
+    """Write nothing, which a full device refuses, and ask whether a pipe still has a reader."""
+    if sys.stdout is None:
+        raise UserError(_CLOSED)
     try:
-        with _unfinished(output) as path, path.open("w", encoding="utf-8") as file:
-            file.writelines(pieces)
-    except OSError as error:
-        raise UserError(f"--output {output} cannot be written: {error.strerror}") from error
+        number = sys.stdout.fileno()
+    except OSError:  # a stream that another program put in its place
+        return
+    with _stdout_errors():
+        os.write(number, b"")
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        poll.register(number, 0)
+        if any(event & select.POLLERR for _, event in poll.poll(0)) and _is_pipe(os.fstat(number)):
+            raise BrokenPipeError
+
+
+def _is_pipe(status: os.stat_result) -> bool:
+    return stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode)
 
 
 @contextmanager
-def _unfinished(output: str) -> Iterator[Path]:
-    """Give a place to write to; what is there goes to its own at the end."""
-    if "://" in output:
-        from jaxbert.bucket import staged, to_path
+def _stdout_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise UserError(f"standard output cannot be written: {error.strerror or error}") from error
 
-        target = to_path(output)
-        with staged(target.parent) as folder:
-            yield folder / target.name
+
+def _try_file(path: Path, said: str) -> None:
+    """Ask the system whether a file can be written, without touching what is there."""
+    if path.exists() and not os.access(path, os.W_OK):
+        raise UserError(f"{said}: no permission to overwrite it")
+    if not _is_device(path):
+        if os.access(path.parent, os.W_OK):
+            with tempfile.TemporaryFile(dir=path.parent) as file:
+                file.write(b"\n")
+        elif path.exists():
+            path.open("r+b").close()
+        else:
+            raise UserError(f"{said}: no permission to write in {path.parent}")
         return
-    path = Path(output).expanduser()
-    unfinished = path.with_name(path.name + ".tmp")
-    yield unfinished
-    os.replace(unfinished, path)
+    mode = path.stat().st_mode
+    if not stat.S_ISCHR(mode) and not stat.S_ISFIFO(mode):
+        raise UserError(f"{said}: it is a {'disk' if stat.S_ISBLK(mode) else 'socket'}: name a file")
+    if stat.S_ISCHR(mode):  # a pipe is not opened here: its reader would take the closing for the end
+        number = os.open(path, os.O_WRONLY | os.O_NOCTTY)
+        try:
+            os.write(number, b"")
+        finally:
+            os.close(number)
+
+
+def _is_device(path: Path) -> bool:
+    """Say whether something is there that is written to as it is: a pipe, a terminal, /dev/null."""
+    return path.exists() and not path.is_file()
+
+
+def write_text(output: str, text: str | Iterable[str], *, live: bool = False) -> None:
+    """Write a text, or its pieces, to a file, whole or not at all, or to standard output for `-`, each as it comes.
+
+    With `live` a file too has each piece as it comes, and keeps them where the work ends early; in a bucket they are there
+    at the end.
+
+    Raises:
+      UserError: if the file cannot be written.
+      BrokenPipeError: if nobody reads standard output any more.
+    """
+    pieces = [text] if isinstance(text, str) else text
+    if output in _STDOUT:
+        for piece in pieces:
+            write_out(piece)
+        return
+    said = f"--output {output} cannot be written"
+    with _opened(output, said, live) as file:
+        for piece in pieces:
+            with _file_errors(said):
+                file.write(piece)
+                file.flush()
+
+
+def write_out(text: str) -> None:
+    """Write to standard output, at once.
+
+    Raises:
+      UserError: if it cannot be written.
+      BrokenPipeError: if nobody reads it any more.
+    """
+    if sys.stdout is None:
+        raise UserError(_CLOSED)
+    with _stdout_errors():
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+@contextmanager
+def _file_errors(said: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{said}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _opened(output: str, said: str, live: bool) -> Iterator[io.TextIOWrapper]:
+    """Give a file to write to; unless it is written as it stands, it gets its name at the end."""
+    if "://" in output:
+        with _sent_to_bucket(output, said, live) as file:
+            yield file
+        return
+    given = Path(output).expanduser()
+    path = Path(os.path.realpath(given))
+    as_it_stands = live or _is_device(given) or not os.access(path.parent, os.W_OK)
+    unfinished = given if as_it_stands else path.with_name(f".jaxbert-{os.getpid()}.tmp")
+    try:
+        with _open_text(unfinished, said) as file:
+            yield file
+        if not as_it_stands:
+            with _file_errors(said):
+                _put_in_place(unfinished, path)
+    finally:
+        if not as_it_stands:
+            unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def _sent_to_bucket(output: str, said: str, live: bool) -> Iterator[io.TextIOWrapper]:
+    from jaxbert.bucket import staged, to_path
+
+    target, ended = to_path(output), None
+    with staged(target.parent) as folder, _open_text(folder / target.name, said) as file:
+        try:
+            yield file
+        except BaseException as error:
+            if not live:
+                raise
+            ended = error
+    if ended is not None:
+        raise ended
+
+
+def _open_text(path: Path, said: str) -> io.TextIOWrapper:
+    with _file_errors(said):
+        return path.open("w", encoding="utf-8", errors="json", newline="")
+
+
+def _put_in_place(unfinished: Path, path: Path) -> None:
+    """Give a finished file its name; where a container has mounted that very file, its content."""
+    if path.exists():
+        shutil.copymode(path, unfinished)
+    try:
+        os.replace(unfinished, path)
+    except OSError:
+        if not path.exists():
+            raise
+        shutil.copyfile(unfinished, path)

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
+from jaxbert.cli.output import check_output, write_out
 from jaxbert.config import Config, TaskName
 from jaxbert.errors import UserError
 from jaxbert.plain import read_yaml, shown
@@ -50,9 +51,15 @@ _KINDS = {
 }
 
 
+class _Parser(ArgumentParser):
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print a help; argparse would say nothing where it cannot."""
+        write_out(message)
+
+
 def make_parser(verb: str, description: str) -> ArgumentParser:
     """Return an empty parser whose mistakes are raised."""
-    return ArgumentParser(prog=f"jaxbert {verb}", description=description, exit_on_error=False)
+    return _Parser(prog=f"jaxbert {verb}", description=description, exit_on_error=False)
 
 
 def add_config(parser: ArgumentParser) -> None:
@@ -72,6 +79,8 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
     flags = [option for action in parser._actions for option in action.option_strings]
     _check_flags(arguments, flags)
     _check_files(arguments)
+    if any(argument.startswith("--print_config") for argument in arguments):
+        check_output("-")
     try:
         return parser.parse_args(list(arguments))
     except ArgumentError as error:

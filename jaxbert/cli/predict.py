@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> int:
         help="how many labels an answer shows the probabilities of, the best first; left out, all of up to 20, else 5",
     )
     values = parse(parser, arguments)
-    check_output(values.output)
+    check_output(values.output, source=values.input)
     from jaxbert.train.processes import is_main
 
     model = open_model(values, values.input)

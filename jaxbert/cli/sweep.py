@@ -88,6 +88,8 @@ def _plot_path(values: Namespace) -> Path | None:
 
 def _time_all(parser: ArgumentParser, arguments: list[str], axes: Axes, flags: list[str], rows: list[Row]) -> None:
     """Add a row for each combination; an interruption leaves those that are there."""
+    from rich.text import Text
+
     from jaxbert.train.report import console
 
     everything = combinations(axes)
@@ -95,7 +97,7 @@ def _time_all(parser: ArgumentParser, arguments: list[str], axes: Axes, flags: l
         values = parse(parser, [*arguments, *(f"--{key}={text}" for key, text in settings.items())])
         lengths = [] if values.lengths is None else [f"--lengths={values.lengths}"]
         place = f"{number}/{len(everything)}  {describe(settings)}"
-        with console.status(place):
+        with console.status(Text(place)):
             rows.append(_time_one(settings, to_config(values), [*flags, *lengths]))
         console.print(f"{place}: {_outcome(rows[-1])}", highlight=False, soft_wrap=True)
 

@@ -184,8 +184,6 @@ def end(code: int) -> None:
 
         jax.distributed.shutdown()
         return
-    sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(code)
 
 

@@ -15,7 +15,7 @@ from tensorboardX import SummaryWriter
 from jaxbert.tasks.direction import value_of
 from jaxbert.train.run_folder import RunFolder
 
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False)
 _PLAIN_LINE_SECONDS = 10.0
 _SHORT_SECONDS = 2.0
 _HEADLINE = 4
@@ -25,6 +25,10 @@ def mute() -> None:
     """Leave the terminal to another process of the run; errors are still printed."""
     console.quiet = True
     logging.getLogger("jaxbert").setLevel(logging.ERROR)
+
+
+def _spinner() -> str:
+    return "dots" if console.encoding.startswith("utf") else "line"
 
 
 class Report:
@@ -102,7 +106,7 @@ class Status:
     """What goes on, while it goes on: a spinner on a terminal, else a line each time; use it as a context manager."""
 
     def __init__(self, first: str) -> None:
-        self._status = console.status(first, refresh_per_second=4)
+        self._status = console.status(first, spinner=_spinner(), refresh_per_second=4)
 
     def __enter__(self) -> Status:
         self._status.start()
@@ -113,7 +117,7 @@ class Status:
 
     def say(self, line: str) -> None:
         """Show another line."""
-        self._status.update(line)
+        self._status.update(Text(line))
         if not console.is_terminal:
             console.print(line, highlight=False, soft_wrap=True)
 
@@ -125,7 +129,7 @@ class Reading:
         self._name = name
         self._rows = 0
         self._begin = self._last_plain_line = time.monotonic()
-        self._status = console.status("")
+        self._status = console.status("", spinner=_spinner())
 
     def __enter__(self) -> Reading:
         return self
@@ -155,7 +159,7 @@ def headline(metrics: dict[str, Any], also: str | None = None) -> str:
 
 def print_metrics(metrics: dict[str, Any], title: str) -> None:
     """Print overall metrics, then those of each class."""
-    console.print(f"[bold]{title}[/bold]  {headline(metrics)}", highlight=False, soft_wrap=True)
+    console.print(Text.assemble((title, "bold"), f"  {headline(metrics)}"), soft_wrap=True)
     if "sets" in metrics:
         print_sets(metrics["sets"], "set")
     per_class = metrics.get("per_class", {})
