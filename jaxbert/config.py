@@ -73,10 +73,17 @@ class DataConfig:
     label_separator: str = ","
     """What stands between the labels of a text, where a column holds several in one field."""
     tokens: str = "tokens"
-    """Token classification: column of a text's words, a list."""
+    """Token classification: column of a text's words, a list. In files with a token a line, its number from 1 or, where the
+    file names its columns, its name; left out, the first that holds words."""
     tag_column: str | None = None
     """Token classification: column of the words' tags; left out, `tags` or `ner_tags`. In files with a token a line, its
-    number from 1; left out, the last."""
+    number from 1 or its name; left out, UPOS of CoNLL-U, and the last column of others."""
+    tag_scheme: Literal["auto", "BIO", "BIOES", "BMES", "BILOU", "plain"] = "auto"
+    """Token classification: whether tags mark entities, and by which letters, or are plain: each word's tag counts by
+    itself. auto: what fits all tags of the training texts."""
+    comment_lines: Literal["auto", "skip", "tokens"] = "auto"
+    """Token classification, files with a token a line: what lines are that begin with #: comments (skip), tokens, or
+    what their columns and tags make them in the file as a whole (auto)."""
     spans: str = "entities"
     """Token classification: column of the spans marked in `text`, a list of {start, end, label}."""
     question: str = "question"

@@ -38,6 +38,12 @@ def add_options(parser: ArgumentParser) -> None:
     for name, meaning in _TASK_COLUMNS.items():
         default = getattr(data, name)
         parser.add_argument(f"--{name}", type=str if default else str | None, default=default, help=meaning)
+    parser.add_argument(
+        "--comment_lines",
+        type=Literal["auto", "skip", "tokens"],
+        default=data.comment_lines,
+        help="token classification: what lines are that begin with #, in files with a token a line",
+    )
     parser.add_argument("--max_length", type=int | None, default=None, help="longest example in tokens")
     parser.add_argument(
         "--lower_case",
@@ -63,6 +69,7 @@ def data_config(values: Namespace, label: str = DataConfig.label) -> DataConfig:
         columns=values.columns,
         quoting=values.quoting,
         label_separator=values.label_separator,
+        comment_lines=values.comment_lines,
         **{name: getattr(values, name) for name in _TASK_COLUMNS},
     )
 

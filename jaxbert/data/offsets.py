@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,9 +21,10 @@ class Located(NamedTuple):
     ids: np.ndarray
     """int32 [n]"""
     offsets: np.ndarray
-    """int32 [n, 2]: first character, and the one behind the last; of its word where words were given."""
+    """int32 [n, 2]: first character, and the one behind the last; of its word where words were given. Accents and the
+    like that the tokenizer drops belong to the character before them."""
     words: np.ndarray
-    """int32 [n]: the word that was given, or that the tokenizer found."""
+    """int32 [n]: the word that was given, or that the tokenizer found; -1 for none."""
 
 
 def locate(tokenizer: Any, texts: Sequence[str] | Sequence[list[str]], source: str) -> Iterator[Located]:
@@ -41,12 +43,23 @@ def locate(tokenizer: Any, texts: Sequence[str] | Sequence[list[str]], source: s
             encodings = backend.encode_batch(
                 part, is_pretokenized=not isinstance(part[0], str), add_special_tokens=False
             )
-        for encoding in encodings:
+        for text, encoding in zip(part, encodings, strict=True):
+            offsets = np.array(encoding.offsets, np.int32).reshape(-1, 2)
             yield Located(
                 np.array(encoding.ids, np.int32),
-                np.array(encoding.offsets, np.int32).reshape(-1, 2),
-                np.array(encoding.word_ids, np.int32),
+                _with_marks(offsets, text) if isinstance(text, str) and not text.isascii() else offsets,
+                np.array([-1 if word is None else word for word in encoding.word_ids], np.int32),
             )
+
+
+def _with_marks(offsets: np.ndarray, text: str) -> np.ndarray:
+    """Let tokens end behind the combining marks that follow them and belong to no token."""
+    begins = set(offsets[:, 0].tolist())
+    for token, end in enumerate(offsets[:, 1].tolist()):
+        while end < len(text) and end not in begins and unicodedata.category(text[end]).startswith("M"):
+            end += 1
+            offsets[token, 1] = end
+    return offsets
 
 
 def _slices(texts: Sequence[Any]) -> Iterator[list[Any]]:

@@ -1,13 +1,13 @@
-"""Token classification: softmax cross-entropy over tagged tokens, metrics over entities, entities as answers.
+"""Token classification: softmax cross-entropy over tagged tokens, and what tags mean in metrics and answers.
 
-An entity is right if its label, its beginning and its end are; so CoNLL and seqeval count.
+Tags of a scheme mark entities: one is right if its label, its beginning and its end are; so CoNLL and seqeval count. Plain
+tags, parts of speech for instance, are right or wrong word by word.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import jax
@@ -21,14 +21,15 @@ from jaxbert.data.examples import Examples
 from jaxbert.data.long_texts import AS_IT_IS, Reading
 from jaxbert.data.tagging.align import By
 from jaxbert.data.tagging.marks import Marks
-from jaxbert.data.tagging.scheme import OUTSIDE, Span, label_of
+from jaxbert.data.tagging.scheme import BIO, OUTSIDE, Scheme, label_of
+from jaxbert.data.tagging.tag_sets import CANONICAL, TagSet
 from jaxbert.models import heads
 from jaxbert.tasks.base import Batch, Sums, count_documents
 
 
 @dataclass(frozen=True)
 class TokenClassification:
-    """Give each word, or each token, one of C tags."""
+    """Give each word, or each token, one of C tags that mark entities."""
 
     tag_names: tuple[str, ...]
     by: By = "word"
@@ -40,15 +41,29 @@ class TokenClassification:
     architecture: str = "BertForTokenClassification"
     per_token: bool = True
     default_metric: str = "f1"
+    scheme: Scheme | None = BIO
+    """How the tags mark entities."""
+
+    @property
+    def tag_set(self) -> TagSet:
+        """The tags, and what they mean."""
+        return TagSet(self.tag_names, self.scheme)
 
     @property
     def labels(self) -> list[str]:
         """The labels of entities, sorted."""
-        return sorted({label_of(tag) for tag in self.tag_names if tag != OUTSIDE})
+        return sorted({label_of(tag) for tag in self._marking if tag != OUTSIDE})
+
+    @property
+    def _marking(self) -> list[str]:
+        """The tags; outside in the place of those that mark nothing."""
+        letters = set() if self.scheme is None else self.scheme.letters
+        return [tag if CANONICAL.read(tag) and tag[0] in letters else OUTSIDE for tag in self.tag_names]
 
     def describe(self) -> str:
-        """Name the labels."""
-        return f"{len(self.tag_names)} tags, labels: {', '.join(self.labels)}"
+        """Name the scheme and the labels."""
+        scheme = "" if self.scheme is None else f" ({self.scheme.name})"
+        return f"{len(self.tag_names)} tags{scheme}, labels: {', '.join(self.labels)}"
 
     def totals(self, batch: Batch) -> Sums:
         """Count the examples and the tagged tokens."""
@@ -92,12 +107,11 @@ class TokenClassification:
             expected.update(span.label for span in gold)
         by_label = {name: _scores(right[name], found[name], expected[name]) for name in sorted(found | expected)}
         tagged = labels >= 0
-        log_probabilities, targets = predictions[tagged], labels[tagged]
         return {
             **_scores(right.total(), found.total(), expected.total()),
-            "f1_macro": float(np.mean([scores["f1"] for scores in by_label.values()])) if by_label else 0.0,
-            "accuracy": float((log_probabilities.argmax(-1) == targets).mean()),
-            "loss": float(-log_probabilities[np.arange(len(targets)), targets].mean(dtype=np.float64)),
+            "f1_macro": _mean([scores["f1"] for scores in by_label.values()]),
+            "accuracy": _mean(predictions[tagged].argmax(-1) == labels[tagged]),
+            "loss": _loss(predictions, labels),
             "entities": expected.total(),
             "examples": len(examples),
             "per_class": {name: {**scores, "support": expected[name]} for name, scores in by_label.items()},
@@ -113,34 +127,126 @@ class TokenClassification:
         Start and end count characters of a text, and words where words were given.
         """
         marks: Marks = examples.extra
-        units = marks.units
-        own = predictions[units.tokens(first, last)]
-        sure = units.gather(np.exp(own.max(-1).astype(np.float64)), 1.0, first, last)
-        low = int(units.first[first])
+        own = predictions[marks.units.tokens(first, last)]
+        sure = marks.units.gather(np.exp(own.max(-1).astype(np.float64)), 0.0, first, last)
+        low = int(marks.units.first[first])
         answers = []
         for document, tags in enumerate(self._tags(own, marks, first, last), first):
-            found = [(span, slice(a - low, b - low)) for span, (a, b) in marks.spans_of(tags, document)]
-            answers.append({"entities": [_entity(marks, document, span, sure[at]) for span, at in found]})
+            entities = [
+                _answer(marks, document, span.start, span.end, span.label, float(sure[units - low].mean()))
+                for span, units in marks.spans_of(tags, document)
+            ]
+            answers.append({"entities": entities})
         return answers
 
-    def _tags(self, predictions: np.ndarray, marks: Marks, first: int, last: int) -> list[list[str]]:
+    def _tags(self, predictions: np.ndarray, marks: Marks, first: int, last: int) -> list[list[str | None]]:
         """Return the most probable tag of each unit, text by text, from the predictions of the texts' own tokens.
 
-        A unit without a token is outside.
+        A unit without a token has none.
         """
-        chosen = marks.units.gather(predictions.argmax(-1), self.tag_names.index(OUTSIDE), first, last)
-        edges = marks.units.first[first : last + 1] - marks.units.first[first]
-        return [[self.tag_names[i] for i in chosen[low:high]] for low, high in pairwise(edges)]
+        names = [*self._marking, None]
+        chosen = marks.units.gather(predictions.argmax(-1), -1, first, last)
+        return [[names[i] for i in part] for part in marks.units.by_text(chosen, first, last)]
 
 
-def _entity(marks: Marks, document: int, span: Span, sure: np.ndarray) -> dict[str, Any]:
-    return {
-        "text": marks.text_of(document, span),
-        "label": span.label,
-        "start": span.start,
-        "end": span.end,
-        "score": round(float(sure.mean()), 6),
-    }
+@dataclass(frozen=True)
+class PlainTags(TokenClassification):
+    """Give each word one of C tags that mark no entities: parts of speech, or types without a scheme."""
+
+    default_metric: str = "accuracy"
+    scheme: Scheme | None = None
+
+    def describe(self) -> str:
+        """Name the tags."""
+        return f"{len(self.tag_names)} tags, each word's counts: {', '.join(self.tag_names)}"
+
+    def metric_names(self) -> list[str]:
+        """Return the single numbers among the metrics."""
+        return ["accuracy", "f1_macro", *(["f1"] if OUTSIDE in self.tag_names else []), "loss"]
+
+    def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
+        """Compute the accuracy of words, precision, recall and F1 of each tag, and the loss.
+
+        `f1_macro` is the mean over tags that occur, in the texts or among the predictions. Where there is a tag `O`, `f1`
+        is that of all words with another one.
+        """
+        marks: Marks = examples.extra
+        assert marks.tags is not None
+        assert examples.token_labels is not None
+        known = marks.tags >= 0
+        expected, found = marks.tags[known], self._numbers(predictions, marks, 0, len(marks.documents))[known]
+        numbers = range(len(self.tag_names))
+        right, all_found, all_expected = (
+            np.bincount(tags[tags >= 0], minlength=len(numbers)).tolist()
+            for tags in (expected[found == expected], found, expected)
+        )
+        by_tag = {
+            self.tag_names[i]: {**_scores(right[i], all_found[i], all_expected[i]), "support": all_expected[i]}
+            for i in numbers
+            if all_found[i] or all_expected[i]
+        }
+        inside = [i for i in numbers if self.tag_names[i] != OUTSIDE]
+        totals = [sum(counts[i] for i in inside) for counts in (right, all_found, all_expected)]
+        return {
+            "accuracy": _mean(found == expected),
+            "f1_macro": _mean([scores["f1"] for scores in by_tag.values()]),
+            **({} if OUTSIDE not in self.tag_names else {"f1": _scores(*totals)["f1"]}),
+            "loss": _loss(predictions, examples.token_labels),
+            "words": len(expected),
+            "examples": len(examples),
+            "per_class": by_tag,
+        }
+
+    def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
+        """Return `tags`: of each word its text, label, start, end and score, the label's probability.
+
+        Start and end count characters of a text, and words where words were given. A word without a token is outside, or,
+        where there is no such tag, has no label; its score is 0.
+        """
+        marks: Marks = examples.extra
+        units = marks.units
+        own = predictions[units.tokens(first, last)]
+        sure = units.gather(np.exp(own.max(-1).astype(np.float64)), 0.0, first, last)
+        names = [*self.tag_names, None]
+        chosen = self._numbers(own, marks, first, last)
+        answers = []
+        place = 0
+        for document, numbers in enumerate(units.by_text(chosen, first, last), first):
+            tags = []
+            for unit, number in enumerate(numbers, int(units.first[document])):
+                start, end = int(units.starts[unit]), int(units.ends[unit])
+                tags.append(_answer(marks, document, start, end, names[number], float(sure[place])))
+                place += 1
+            answers.append({"tags": tags})
+        return answers
+
+    def _numbers(self, predictions: np.ndarray, marks: Marks, first: int, last: int) -> np.ndarray:
+        """Return the number of each unit's most probable tag; of one without a token that of outside, or -1."""
+        nothing = self.tag_names.index(OUTSIDE) if OUTSIDE in self.tag_names else -1
+        return marks.units.gather(predictions.argmax(-1), nothing, first, last)
+
+
+def make_tagging(tag_set: TagSet, by: By, label_smoothing: float, reading: Reading) -> TokenClassification:
+    """Return the task of these tags."""
+    if tag_set.scheme is None:
+        return PlainTags(tag_set.names, by, label_smoothing, reading)
+    return TokenClassification(tag_set.names, by, label_smoothing, reading, scheme=tag_set.scheme)
+
+
+def _answer(marks: Marks, document: int, start: int, end: int, label: str | None, score: float) -> dict[str, Any]:
+    text = marks.text_of(document, start, end)
+    return {"text": text, "label": label, "start": start, "end": end, "score": round(score, 6)}
+
+
+def _mean(values: Any) -> float:
+    """Return a mean; 0 of nothing."""
+    return float(np.mean(values)) if len(values) else 0.0
+
+
+def _loss(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean negative log-probability of the labels of tagged tokens."""
+    (tagged,) = np.nonzero(labels >= 0)
+    return _mean(-predictions[tagged, labels[tagged]].astype(np.float64))
 
 
 def _scores(right: int, found: int, expected: int) -> dict[str, float]:

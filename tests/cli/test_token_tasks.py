@@ -221,10 +221,10 @@ WRONG = {
         '{"tokens": ["w1", "w2"], "tags": ["O"]}\n',
         "row 1: 2 words in 'tokens', but 1 tags",
     ),
-    "no scheme": (
+    "half a scheme": (
         {"task": "token_classification", "data.train": "t.conll"},
-        "w1 NN\nw2 VB\n",
-        "tags of no scheme ('NN', 'VB')",
+        "w1 NN\nw2 B-X\n",
+        "some tags have the prefix of a scheme ('B-X'), others have none ('NN')",
     ),
     "empty": ({"task": "token_classification", "data.train": "t.conll"}, "", "empty: at least one text is needed"),
     "overlap": (

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from seqeval.metrics.sequence_labeling import f1_score, get_entities, precision_recall_fscore_support
+from sklearn.metrics import accuracy_score
+from sklearn.metrics import precision_recall_fscore_support as precision_recall_fscore
 
 from jaxbert.data.examples import Examples
 from jaxbert.data.tagging.align import Units
 from jaxbert.data.tagging.marks import Marks, marked_spans
 from jaxbert.data.tagging.read import Document, Documents
 from jaxbert.data.tokens import Tokens
-from jaxbert.tasks.token_classification import TokenClassification
+from jaxbert.tasks.token_classification import PlainTags, TokenClassification
 
 NAMES = ("B-X", "B-Y", "I-X", "I-Y", "O")
+
+
+def without_silent(tags: list[str], spoken: list[bool]) -> list[str]:
+    """Return tags whose entities are those that seqeval finds in the words with a token, with what lies between these."""
+    places = [i for i, own in enumerate(spoken) if own]
+    result = ["O"] * len(tags)
+    for label, first, last in get_entities([tags[i] for i in places]) if places else []:
+        inside = range(places[first] + 1, places[last] + 1)
+        result[places[first]] = f"B-{label}"
+        for i in inside:
+            result[i] = f"I-{label}"
+    return result
 
 
 def made_up(count: int, seed: int, silent: float = 0.0):
@@ -46,10 +61,10 @@ def made_up(count: int, seed: int, silent: float = 0.0):
     examples = Examples(
         Tokens.behind_one_another(np.zeros(first[-1], np.int32), counts.astype(np.int32), counts.astype(np.int32)),
         token_labels=np.where(spoken, labels, -100),
-        extra=Marks(documents, units, marked_spans(documents)),
+        extra=Marks(documents, units, labels, marked_spans(documents)),
     )
     flat = iter(spoken)
-    predicted = [[tag if next(flat) else "O" for tag in tags] for tags in found]
+    predicted = [without_silent(tags, [next(flat) for _ in tags]) for tags in found]
     return examples, log_probabilities, [item.tags for item in items], predicted
 
 
@@ -78,6 +93,75 @@ def test_metrics_are_those_of_seqeval(seed, silent):
     )
 
 
+POS = ("ADJ", "NOUN", "O", "VERB", "X")
+
+
+@pytest.mark.parametrize("names", [POS, ("ADJ", "DET", "NOUN", "VERB", "X")])
+@pytest.mark.parametrize("seed", range(3))
+def test_plain_tags_are_counted_as_scikit_learn_counts_them(seed, names):
+    """A word without a token is outside where there is such a tag, and wrong where there is none."""
+    examples, predictions, expected, _ = made_up(60, seed, 0.2)
+    units = examples.extra.units
+    gold = np.array([NAMES.index(tag) for tags in expected for tag in tags])
+    gold[::7] = -100  # words without a tag
+    gold[gold == names.index("X")] = 0  # a tag that may be found and never occurs
+    examples = dataclasses.replace(
+        examples,
+        token_labels=units.scatter(gold, -100),
+        extra=dataclasses.replace(examples.extra, tags=gold, spans=None),
+    )
+    found = np.where(units.of_tokens >= 0, predictions.argmax(-1), names.index("O") if "O" in names else 5)
+    metrics = PlainTags(names).metrics(predictions, examples)
+    known = gold >= 0
+    true, predicted = gold[known], found[known]
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(true, predicted), abs=1e-12)
+    labels = sorted({*true, *predicted} - {5})
+    precision, recall, f1, support = precision_recall_fscore(true, predicted, labels=labels, zero_division=0)
+    assert metrics["f1_macro"] == pytest.approx(f1.mean(), abs=1e-12)
+    assert list(metrics["per_class"]) == [names[label] for label in labels]
+    for i, scores in enumerate(metrics["per_class"].values()):
+        assert [*scores.values()] == pytest.approx([f1[i], precision[i], recall[i], support[i]], abs=1e-12)
+    if "O" in names:
+        inside = [i for i, name in enumerate(names) if name != "O"]
+        micro = precision_recall_fscore(true, predicted, labels=inside, average="micro")
+        assert metrics["f1"] == pytest.approx(micro[2], abs=1e-12)
+    taught = examples.token_labels >= 0
+    assert metrics["loss"] == pytest.approx(-predictions[taught, examples.token_labels[taught]].mean(), rel=1e-5)
+    assert metrics["words"] == known.sum() > taught.sum()
+    assert {name for name, value in metrics.items() if isinstance(value, float)} == set(PlainTags(names).metric_names())
+
+
+def test_plain_tags_are_answered_word_by_word():
+    examples, predictions, *_ = made_up(6, 3)
+    task = PlainTags(POS)
+    answers = task.answers(predictions, examples, 2, 5)
+    assert answers == task.answers(predictions, examples, 0, 6)[2:5]
+    first = examples.extra.units.first
+    for document, answer in enumerate(answers, 2):
+        chosen = predictions[first[document] : first[document + 1]]
+        assert answer == {
+            "tags": [
+                {
+                    "text": f"w{i}",
+                    "label": POS[row.argmax()],
+                    "start": i,
+                    "end": i + 1,
+                    "score": pytest.approx(np.exp(row.max()), abs=1e-6),
+                }
+                for i, row in enumerate(chosen)
+            ]
+        }
+
+
+def test_tags_that_no_scheme_has_mark_nothing():
+    """As in models made elsewhere, which have names for tokens that are no words."""
+    names = ("B-X", "X", "I-X", "[CLS]", "O")
+    examples, predictions, *_ = made_up(4, 0)
+    task = TokenClassification(names)
+    assert task.labels == ["X"]
+    assert {e["label"] for a in task.answers(predictions, examples, 0, 4) for e in a["entities"]} == {"X"}
+
+
 def test_nothing_found_and_nothing_there():
     examples, predictions, *_ = made_up(1, 0)
     outside = np.log(np.where(np.arange(len(NAMES)) == 4, 0.96, 0.01))[None].repeat(len(predictions), 0)
@@ -96,7 +180,7 @@ def test_answers_name_the_entities():
         found = []
         for label, start, last in get_entities(predicted[document]):
             units = range(first[document] + start, first[document] + last + 1)
-            sure = [np.exp(predictions[u].max()) if examples.extra.units.of_tokens[u] >= 0 else 1.0 for u in units]
+            sure = [np.exp(predictions[u].max()) for u in units if examples.extra.units.of_tokens[u] >= 0]
             score = pytest.approx(np.mean(sure), abs=1e-6)
             text = " ".join(words[start : last + 1])
             found.append({"text": text, "label": label, "start": start, "end": last + 1, "score": score})

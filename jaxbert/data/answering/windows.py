@@ -81,7 +81,7 @@ def cut_questions(questions: Questions, tokenizer: Any, max_length: int, stride:
     most = max(1, (max_length - 3) // 2)
     ids: list[np.ndarray] = []
     offsets: list[np.ndarray] = []
-    lengths, begins, answers, first, cut = [], [], [], [0], 0
+    lengths, begins, answers, first, cut, dropped = [], [], [], [0], 0, 0
     special = np.array([tokenizer.cls_token_id, tokenizer.sep_token_id], np.int32)
     nowhere = np.zeros((1, 2), np.int32)
     for item, question in zip(items, asked, strict=True):
@@ -89,6 +89,7 @@ def cut_questions(questions: Questions, tokenizer: Any, max_length: int, stride:
         head = np.concatenate([special[:1], question.ids[:most], special[1:]])
         context, room = found[item.context], max_length - len(head) - 1
         answer = answer_tokens(item, context)
+        dropped += bool(item.answers) and answer is None
         for low, high in cut_windows(len(context.ids), room, min(stride, room // 2)):
             ids += [head, context.ids[low:high], special[1:]]
             offsets += [np.repeat(nowhere, len(head), 0), context.offsets[low:high], nowhere]
@@ -99,6 +100,9 @@ def cut_questions(questions: Questions, tokenizer: Any, max_length: int, stride:
         first.append(len(lengths))
     if cut:
         logger.warning("%s: %d questions are longer than %d tokens and were cut", questions.source, cut, most)
+    if dropped:
+        message = "%s: the tokenizer drops the whole text of %d answers; their questions are taught as without one"
+        logger.warning(message, questions.source, dropped)
     sizes = np.array(lengths, np.int32)
     context_begins = np.array(begins, np.int32)
     return QuestionWindows(

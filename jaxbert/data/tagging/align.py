@@ -6,7 +6,9 @@ given, or those that the tokenizer splits a text into.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -48,6 +50,12 @@ class Units:
         found = np.full((high - low, *values.shape[1:]), nothing, values.dtype)
         found[spoken[spoken >= 0] - low] = values[spoken >= 0]
         return found
+
+    def by_text(self, values: np.ndarray, first: int, last: int) -> Iterator[list[Any]]:
+        """Yield the values of each text's units, from those of the units of texts `first` to `last - 1`."""
+        edges = self.first[first : last + 1] - self.first[first]
+        for low, high in pairwise(edges.tolist()):
+            yield values[low:high].tolist()
 
     def scatter(self, values: np.ndarray, nothing: int) -> np.ndarray:
         """Return for each token the value of its unit, from values [U]; `nothing` where it speaks for none."""
@@ -134,11 +142,12 @@ def _units(located: Located, document: Document, by: By) -> _Found:
     if document.words is None and by == "token":
         begins = np.arange(len(located.ids))
     else:
-        begins = np.flatnonzero(np.diff(located.words, prepend=-1))
+        changes = np.flatnonzero(np.diff(located.words, prepend=-1))
+        begins = changes[located.words[changes] >= 0]
     if document.words is not None:
         places = np.arange(len(document.words))
         return _Found(begins, located.words[begins], places, places + 1)
-    lasts = np.append(begins[1:], len(located.ids)) - 1
+    lasts = np.append(begins[1:], [len(located.ids)] * (len(begins) > 0)).astype(np.int64) - 1
     return _Found(begins, np.arange(len(begins)), located.offsets[begins, 0], located.offsets[lasts, 1])
 
 

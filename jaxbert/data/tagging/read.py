@@ -1,33 +1,35 @@
 """Read texts in which words or spans are marked.
 
-Three layouts: a file with a token and its tag on each line (CoNLL and its kin), records with lists of tokens and tags, and
-records with a text and the spans that are marked in it. For prediction, also plain texts. What tags mean is `scheme`'s
-part.
+Three layouts: a file with a token and its tag on each line (CoNLL and its kin, `lines`), records with lists of tokens and
+tags, and records with a text and the spans that are marked in it. For prediction, also plain texts. What tags mean is
+`tag_sets`' part.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from jaxbert.config import DataConfig
+from jaxbert.data.batches import NO_LABEL
+from jaxbert.data.facts import Facts
 from jaxbert.data.files import decoded_lines, existing_file, json_records, raw_lines
 from jaxbert.data.records import Records, is_table, missing_column, open_records, text_of, wrong_kind
 from jaxbert.data.sources import STDIN, Role, open_source, read_lines, stdin_lines, stdin_waits
 from jaxbert.data.table import PART_ROWS, Wanted, at_row, quoted, shorten
+from jaxbert.data.tagging.lines import read_sentences
 from jaxbert.data.tagging.scheme import Span
+from jaxbert.data.tagging.tag_sets import clean_tag
 from jaxbert.errors import UserError
 
 _TEXTS = (".txt", ".csv", ".tsv")
 """Files that hold texts where nothing is marked, and a token a line where something is."""
 _TAG_COLUMNS = ("tags", "ner_tags")
-_NEW_DOCUMENT = "-DOCSTART-"
-_SEPARATORS = " \t\r\n"  # a wide space may be a token
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,13 @@ class Document:
     """The row where it begins, as a user counts."""
     text: str | None = None
     words: list[str] | None = None
-    tags: list[str] | None = None
-    by_line: bool = False
-    """Whether each word has a row of its own."""
+    tags: list[str | None] | None = None
+    """None for a word that has none."""
+    rows: Sequence[int] | None = None
+    """Where each word stands, if each has a row of its own."""
     spans: list[Span] | None = None
+    numbered: bool = False
+    """Whether the tags were numbers, which `data.label_names` names."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +55,18 @@ class Documents:
 
     source: str
     items: list[Document]
+    facts: Facts = field(default_factory=Facts)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def take(self, indices: Iterable[int]) -> Documents:
         """Return some of them."""
-        return Documents(self.source, [self.items[i] for i in indices])
+        return replace(self, items=[self.items[i] for i in indices])
+
+    def tags(self) -> set[str]:
+        """Return all tags of words."""
+        return {tag for item in self.items for tag in item.tags or () if tag is not None}
 
 
 def read_documents(spec: str, data: DataConfig, *, role: Role, labelled: bool, limit: int | None = None) -> Documents:
@@ -66,13 +76,14 @@ def read_documents(spec: str, data: DataConfig, *, role: Role, labelled: bool, l
       UserError: for anything missing or malformed.
     """
     name = "standard input" if spec == STDIN else spec
-    items = list(islice(_documents(spec, name, data, role, labelled), limit))
+    facts = Facts()
+    items = list(islice(_documents(spec, name, data, role, labelled, facts), limit))
     if not items:
         raise UserError(f"{name}: empty: at least one text is needed")
-    return Documents(name, items)
+    return Documents(name, items, facts)
 
 
-def _documents(spec: str, name: str, data: DataConfig, role: Role, labelled: bool) -> Iterator[Document]:
+def _documents(spec: str, name: str, data: DataConfig, role: Role, labelled: bool, facts: Facts) -> Iterator[Document]:
     if spec == STDIN:
         return _standard_input(name, data, labelled)
     if is_table(spec):
@@ -80,7 +91,7 @@ def _documents(spec: str, name: str, data: DataConfig, role: Role, labelled: boo
     if not labelled and Path(spec).suffix.lower() in _TEXTS:
         source = open_source(spec, data, role="predict", labelled=False)
         return (Document(row, text) for part in source.parts() for text, row in zip(part.texts, part.rows, strict=True))
-    return _token_lines(existing_file(spec), name, data, labelled)
+    return _token_lines(existing_file(spec), name, data, labelled, facts)
 
 
 def _standard_input(name: str, data: DataConfig, labelled: bool) -> Iterator[Document]:
@@ -119,7 +130,10 @@ def _from_words(record: Mapping[str, Any], row: int, records: Records, data: Dat
         raise wrong_kind(words, data.tokens, "a list of words", source, row)
     if not labelled:
         return Document(row, words=words)
-    column = data.tag_column or next((name for name in _TAG_COLUMNS if name in record), _TAG_COLUMNS[0])
+    there = [name for name in _TAG_COLUMNS if name in record]
+    if data.tag_column is None and len(there) > 1:
+        raise UserError(f"{at_row(source, row)}: the tags can be in {quoted(there)}: name one by data.tag_column")
+    column = data.tag_column or (there or _TAG_COLUMNS)[0]
     if column not in record:
         raise missing_column(record, column, "data.tag_column", source, row)
     tags = record[column]
@@ -130,13 +144,17 @@ def _from_words(record: Mapping[str, Any], row: int, records: Records, data: Dat
             f"{at_row(source, row)}: {len(words)} words in {data.tokens!r}, but {len(tags)} tags in {column!r}: give "
             "each word one tag"
         )
-    names = records.label_names(column) or data.label_names
-    return Document(row, words=words, tags=[_tag(tag, names, column, source, row) for tag in tags])
+    names = records.label_names(column)
+    numbered = names is None and any(isinstance(tag, int) and tag != NO_LABEL for tag in tags)
+    found = [_tag(tag, names or data.label_names, column, source, row) for tag in tags]
+    return Document(row, words=words, tags=found, numbered=numbered)
 
 
-def _tag(tag: Any, names: list[str] | None, column: str, source: str, row: int) -> str:
-    if isinstance(tag, str) and tag:
-        return tag
+def _tag(tag: Any, names: list[str] | None, column: str, source: str, row: int) -> str | None:
+    if isinstance(tag, str) and (clean := clean_tag(tag)):
+        return clean
+    if isinstance(tag, int) and tag == NO_LABEL:
+        return None
     if isinstance(tag, int) and not isinstance(tag, bool):
         if names is None:
             raise UserError(f"{at_row(source, row)}: the tags in {column!r} are numbers: name them by data.label_names")
@@ -147,7 +165,7 @@ def _tag(tag: Any, names: list[str] | None, column: str, source: str, row: int) 
 
 
 def _spans(record: Mapping[str, Any], text: str, row: int, source: str, data: DataConfig) -> list[Span]:
-    """Return the marked spans in order, without the blanks at their ends."""
+    """Return the marked spans in order, without blanks and invisible characters at their ends."""
     if data.spans not in record:
         raise missing_column(record, data.spans, "data.spans", source, row)
     values, where = record[data.spans], at_row(source, row)
@@ -176,54 +194,20 @@ def _span(value: Any, text: str, where: str) -> Span:
     marked = text[start:end]
     if not marked.strip():
         raise UserError(f"{where}: span {start} to {end} marks blanks only: remove it")
-    return Span(start + len(marked) - len(marked.lstrip()), end - len(marked) + len(marked.rstrip()), label)
+    seen = [at for at, character in enumerate(marked) if not _is_invisible(character)]
+    return Span(start + seen[0], start + seen[-1] + 1, label) if seen else Span(start, end, label)
 
 
-def _token_lines(path: Path, source: str, data: DataConfig, labelled: bool) -> Iterator[Document]:
+def _is_invisible(character: str) -> bool:
+    """Tell blanks, and characters without a width or a meaning, which tokenizers drop."""
+    return character.isspace() or unicodedata.category(character) in ("Cc", "Cf", "Cn", "Co")
+
+
+def _token_lines(path: Path, source: str, data: DataConfig, labelled: bool, facts: Facts) -> Iterator[Document]:
     try:
         with path.open("rb") as stream:
-            yield from _sentences(decoded_lines(raw_lines(stream, source), source), source, data.tag_column, labelled)
+            lines = decoded_lines(raw_lines(stream, source), source)
+            for rows, words, tags in read_sentences(lines, source, data, labelled, facts):
+                yield Document(rows[0], words=words, tags=tags, rows=rows)
     except OSError as error:
         raise UserError(f"{source}: cannot be read: {error.strerror or error}") from error
-
-
-def _sentences(lines: Iterable[str], source: str, tag_column: str | None, labelled: bool) -> Iterator[Document]:
-    """Put the lines between blank ones together; the columns are those of the first line."""
-    width, at, begin = 0, -1, 0
-    words: list[str] = []
-    tags: list[str] = []
-    separator = re.compile("[ \t]+")
-    for row, line in enumerate(chain(lines, [""]), 1):
-        line = line.strip(_SEPARATORS)
-        if not line or line.startswith(_NEW_DOCUMENT):
-            if words:
-                yield Document(begin, words=words, tags=tags if labelled else None, by_line=True)
-            words, tags = [], []
-            continue
-        if not width and "\t" in line:
-            separator = re.compile("\t")
-        fields = separator.split(line)
-        if not width:
-            width = len(fields)
-            at = _tag_index(tag_column, width, at_row(source, row)) if labelled else 0
-        if len(fields) != width:
-            raise UserError(
-                f"{at_row(source, row)}: {len(fields)} columns, but the rows above have {width}: each line is a token "
-                "and its tag, with a blank line between sentences"
-            )
-        begin = begin if words else row
-        words.append(fields[0])
-        tags.append(fields[at])
-
-
-def _tag_index(tag_column: str | None, width: int, where: str) -> int:
-    if width < 2:
-        raise UserError(f"{where}: one column, but a token and its tag are needed, separated by a space or a tab")
-    if tag_column is None:
-        return width - 1
-    if not tag_column.isdecimal() or not 2 <= int(tag_column) <= width:
-        raise UserError(
-            f"data.tag_column is {tag_column!r}, but in files with a token a line it is a number from 2 to {width} "
-            f"({where} has so many columns)"
-        )
-    return int(tag_column) - 1

@@ -1,4 +1,4 @@
-"""Tags and the spans they mark: which scheme a set of tags follows, and how spans become tags and tags spans.
+"""Tags and the spans they mark: how spans become tags and tags spans. How a set of tags is read is `tag_sets`' part.
 
 A tag is `O` or a letter, which says where in a span it stands, a hyphen and the span's label (`B-PER`); a letter alone
 marks spans without a label. Spans are counted as the CoNLL scripts and seqeval's default mode count them, so that every
@@ -7,18 +7,13 @@ sequence of tags means something, also one that no scheme allows.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
-
-from jaxbert.data.table import quoted
-from jaxbert.errors import UserError
 
 OUTSIDE = "O"
 NO_LABEL = "_"
 _COMMON = {"M": "I", "L": "E", "U": "S"}
 """What the schemes write differently: inside, last, single."""
-_TAG = re.compile("[BIMELUS](-.+)?", re.DOTALL)
 
 
 class Span(NamedTuple):
@@ -49,37 +44,17 @@ SCHEMES = (BIO, Scheme("BIOES", *"BIES"), Scheme("BMES", *"BMES"), Scheme("BILOU
 """IOB1, which writes B only between two spans that touch, has the tags of BIO, and the same spans are read from it."""
 
 
-def find_scheme(tags: Iterable[str], source: str) -> Scheme:
-    """Return the scheme that a set of tags follows.
-
-    Raises:
-      UserError: if none has all of them, or nothing is ever marked.
-    """
-    marking = sorted(set(tags) - {OUTSIDE})
-    known = ", ".join(scheme.name for scheme in SCHEMES)
-    if not marking:
-        raise UserError(f"{source}: every tag is {OUTSIDE!r}: at least one word must be marked")
-    odd = [tag for tag in marking if not _TAG.fullmatch(tag)]
-    if odd:
-        raise UserError(f"{source}: tags of no scheme ({quoted(odd)}): use {known}, for instance B-PER, I-PER and O")
-    letters = {tag[0] for tag in marking}
-    nearest = max(SCHEMES, key=lambda scheme: len(letters & scheme.letters))
-    odd = [tag for tag in marking if tag[0] not in nearest.letters]
-    if odd:
-        raise UserError(f"{source}: the tags mix schemes ({quoted(odd)} are not {nearest.name}): use one of {known}")
-    return nearest
-
-
 def label_of(tag: str) -> str:
     """Return the label of a tag that marks something."""
     return tag[2:] or NO_LABEL
 
 
-def spans_of(tags: Sequence[str]) -> list[Span]:
-    """Return the spans that tags mark, in order."""
+def spans_of(tags: Sequence[str | None]) -> list[Span]:
+    """Return the spans that tags mark, in order; None marks nothing, as `O`."""
     spans: list[Span] = []
     begin, last, last_label = 0, OUTSIDE, ""
     for i, tag in enumerate([*tags, OUTSIDE]):
+        tag = tag or OUTSIDE
         letter = _COMMON.get(tag[0], tag[0])
         label = "" if letter == OUTSIDE else label_of(tag)
         if last != OUTSIDE and (last in "ES" or letter in "BSO" or label != last_label):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 import numpy as np
@@ -15,18 +16,21 @@ from jaxbert.data.long_texts import Reading
 from jaxbert.data.overview import Overview, lower_cases
 from jaxbert.data.sources import Role
 from jaxbert.data.split import split_groups
+from jaxbert.data.table import at_row
 from jaxbert.data.tagging.align import By, align
-from jaxbert.data.tagging.marks import Marks, fit_tags, marked_spans, tag_units
+from jaxbert.data.tagging.marks import Marks, fit_tags, marked_spans, spelled, tag_units
 from jaxbert.data.tagging.read import Documents, read_documents
-from jaxbert.data.tagging.scheme import OUTSIDE, find_scheme
+from jaxbert.data.tagging.tag_sets import reopen_tag_set
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Task
-from jaxbert.tasks.token_classification import TokenClassification
+from jaxbert.tasks.token_classification import TokenClassification, make_tagging
 from jaxbert.train.inputs import named_sets, training_spec
 from jaxbert.train.kinds.base import Inputs, settings_of, with_settings
 from jaxbert.train.kinds.text import label_names
 from jaxbert.train.kinds.token_kinds import reading_of, refuse, shared_tokens
 from jaxbert.train.start import with_labels
+
+logger = logging.getLogger("jaxbert")
 
 
 class TokenClassificationKind:
@@ -45,13 +49,13 @@ class TokenClassificationKind:
             for name, spec in named_sets(data.test, "test").items()
         }
         train = read_documents(training_spec(data), data, role="train", labelled=True, limit=data.limit)
-        names = fit_tags(train, data.label_names)
-        _check_count(names, config.model.num_labels, train.source)
+        by = _units_of(train)
+        train, tag_set = fit_tags(train, data.label_names, data.tag_scheme)
+        _check_count(tag_set.names, config.model.num_labels, train.source)
         if data.validation_fraction:
             kept, held_out = split_groups(np.arange(len(train)), data.validation_fraction, config.train.seed)
             train, validation = train.take(kept), {"validation": train.take(held_out)}
-        by: By = "word" if train.items[0].words is not None else "token"
-        task = TokenClassification(names, by, config.train.label_smoothing, reading_of(config, max_length))
+        task = make_tagging(tag_set, by, config.train.label_smoothing, reading_of(config, max_length))
 
         def examples(documents: Documents, *, in_windows: bool = True) -> Examples:
             return _examples(task, documents, tokenizer, max_length, labelled=True, in_windows=in_windows)
@@ -68,17 +72,15 @@ class TokenClassificationKind:
         """Add the tags."""
         assert isinstance(task, TokenClassification)
         named = with_labels(bert_config, task.tag_names)
-        return with_settings(named, "token_classification", by=task.by, reading=task.reading.to_dict())
+        scheme = "plain" if task.scheme is None else task.scheme.name
+        return with_settings(named, "token_classification", by=task.by, reading=task.reading.to_dict(), scheme=scheme)
 
     def reopen(self, bert_config: BertConfig) -> TokenClassification:
         """Take the tags."""
-        names = label_names(bert_config)
-        find_scheme(names, "the model's id2label")
-        if OUTSIDE not in names:
-            raise UserError(f"the model's id2label has no tag {OUTSIDE!r} for what is not marked")
         settings = settings_of(bert_config)
+        tag_set = reopen_tag_set(label_names(bert_config), settings.get("scheme"))
         by: By = "token" if settings.get("by") == "token" else "word"
-        return TokenClassification(names, by, reading=Reading.of(settings.get("reading")))
+        return make_tagging(tag_set, by, 0.0, Reading.of(settings.get("reading")))
 
     def reading_length(self, task: Task) -> int | None:
         """Return the length of windows in training."""
@@ -92,7 +94,21 @@ class TokenClassificationKind:
         assert isinstance(task, TokenClassification)
         named = dataclasses.replace(data, label_names=data.label_names or list(task.tag_names))
         documents = read_documents(spec, named, role=role, labelled=labelled)
+        if any(item.numbered for item in documents.items) and data.label_names is None:
+            logger.warning("%s: the tags are numbers, and are read as the model's tags, in order", documents.source)
         return _examples(task, documents, tokenizer, max_length, labelled=labelled, in_windows=True)
+
+
+def _units_of(documents: Documents) -> By:
+    """Return what has a tag in plain texts, as the training texts are: their words, or their tokens."""
+    worded = [document.words is not None for document in documents.items]
+    if any(worded) and not all(worded):
+        row = documents.items[worded.index(not worded[0])].row
+        raise UserError(
+            f"{at_row(documents.source, row)}: a text with spans among lists of words, or the reverse: write all "
+            "training texts in one way"
+        )
+    return "word" if worded[0] else "token"
 
 
 def _check_count(names: tuple[str, ...], expected: int | None, source: str) -> None:
@@ -113,13 +129,16 @@ def _examples(
     in_windows: bool,
 ) -> Examples:
     """Tokenize texts; in training, each window of a long text is an example of its own."""
+    if labelled:
+        documents = spelled(documents, task.tag_set)
     aligned = align(documents, tokenizer, max_length, stride=shared_tokens(task.reading, max_length), by=task.by)
     units = aligned.units
-    tags = tag_units(documents, units, task.tag_names) if labelled else None
+    tags = tag_units(documents, units, task.tag_set) if labelled else None
+    spans = marked_spans(documents) if labelled and task.scheme else None
     return Examples(
         aligned.tokens,
         rows=None if in_windows else np.repeat(np.arange(len(documents)), np.diff(aligned.first_windows)),
         token_labels=None if tags is None else units.scatter(tags, NO_LABEL),
         windows=Windows(aligned.first_windows) if in_windows else None,
-        extra=Marks(documents, units, marked_spans(documents) if labelled else None),
+        extra=Marks(documents, units, tags, spans),
     )

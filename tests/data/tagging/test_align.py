@@ -12,6 +12,7 @@ from jaxbert.data.tagging.align import align
 from jaxbert.data.tagging.marks import Marks, fit_tags, join_words, marked_spans, tag_units
 from jaxbert.data.tagging.read import Document, Documents
 from jaxbert.data.tagging.scheme import Span
+from jaxbert.data.tagging.tag_sets import fit_tag_set
 from jaxbert.errors import UserError
 
 PIECES = ["a", "b", "c", "##a", "##b", "##c", "高", "勇", ".", "-"]
@@ -45,8 +46,9 @@ def test_labels_stand_where_hugging_faces_recipe_puts_them(tokenizer):
     items = [Document(i, words=(words := random_words(rng)), tags=random_tags(rng, len(words))) for i in range(40)]
     documents = Documents("a", items)
     aligned = align(documents, tokenizer, 512, stride=4, by="word")
-    names = fit_tags(documents, None)
-    labels = aligned.units.scatter(tag_units(documents, aligned.units, names), -100)
+    documents, tag_set = fit_tags(documents, None)
+    names = tag_set.names
+    labels = aligned.units.scatter(tag_units(documents, aligned.units, tag_set), -100)
     assert len(aligned.tokens) == len(items)
     for i, item in enumerate(items):
         encoded = tokenizer(item.words, is_split_into_words=True)
@@ -109,7 +111,7 @@ def test_words_without_tokens_have_tags_and_no_token(tokenizer):
     aligned = align(documents, tokenizer, 16, stride=4, by="word")
     assert aligned.units.of_tokens.tolist() == [-1, 0, 2, -1, -1, -1]
     assert aligned.units.gather(np.arange(6), -7, 0, 2).tolist() == [1, -7, 2]
-    tags = tag_units(documents, aligned.units, ("B-X", "I-X", "O"))
+    tags = tag_units(documents, aligned.units, fit_tag_set(("B-X", "I-X", "O"), "a"))
     assert tags.tolist() == [0, 1, 2]
     assert aligned.units.scatter(tags, -100).tolist() == [-100, 0, 2, -100, -100, -100]
 
@@ -119,15 +121,17 @@ def test_spans_of_characters_become_tags_of_tokens_and_return(tokenizer):
     spans = [Span(0, 2, "PER"), Span(3, 8, "X")]
     documents = Documents("a", [Document(1, text=text, spans=spans)])
     aligned = align(documents, tokenizer, 32, stride=4, by="token")
-    names = fit_tags(documents, None)
+    documents, tag_set = fit_tags(documents, None)
+    names = tag_set.names
     assert names == ("B-PER", "B-X", "I-PER", "I-X", "O")
-    tags = [names[i] for i in tag_units(documents, aligned.units, names)]
+    numbers = tag_units(documents, aligned.units, tag_set)
+    tags = [names[i] for i in numbers]
     #              高      勇       a      ##b    ##c    -      a      b    .
     assert tags == ["B-PER", "I-PER", "B-X", "I-X", "I-X", "I-X", "I-X", "O", "O"]
-    marks = Marks(documents, aligned.units, marked_spans(documents))
+    marks = Marks(documents, aligned.units, numbers, marked_spans(documents))
     found = [span for span, _ in marks.spans_of(tags, 0)]
     assert found == spans == marks.spans[0]
-    assert [marks.text_of(0, span) for span in found] == ["高勇", "abc-a"]
+    assert [marks.text_of(0, span.start, span.end) for span in found] == ["高勇", "abc-a"]
 
 
 def test_random_spans_return_unchanged_in_many_windows(tokenizer):
@@ -140,10 +144,11 @@ def test_random_spans_return_unchanged_in_many_windows(tokenizer):
         items.append(Document(0, text=text, spans=[Span(a, b, rng.choice("XY")) for a, b in pairs]))
     documents = Documents("a", items)
     aligned = align(documents, tokenizer, 16, stride=4, by="token")
-    names = fit_tags(documents, None)
-    tags = [names[i] for i in tag_units(documents, aligned.units, names)]
+    documents, tag_set = fit_tags(documents, None)
+    numbers = tag_units(documents, aligned.units, tag_set)
+    tags = [tag_set.names[i] for i in numbers]
     first = aligned.units.first
-    marks = Marks(documents, aligned.units, marked_spans(documents))
+    marks = Marks(documents, aligned.units, numbers, marked_spans(documents))
     for i, item in enumerate(items):
         assert [span for span, _ in marks.spans_of(tags[first[i] : first[i + 1]], i)] == item.spans
 
@@ -151,8 +156,8 @@ def test_random_spans_return_unchanged_in_many_windows(tokenizer):
 def test_a_span_inside_a_token_is_taught_as_the_token_and_said(tokenizer, caplog):
     documents = Documents("a", [Document(1, text="高a ab", spans=[Span(1, 2, "X"), Span(3, 4, "Y")])])
     aligned = align(documents, tokenizer, 16, stride=4, by="word")
-    names = fit_tags(documents, None)
-    assert [names[i] for i in tag_units(documents, aligned.units, names)] == ["O", "B-X", "B-Y"]
+    documents, tag_set = fit_tags(documents, None)
+    assert [tag_set.names[i] for i in tag_units(documents, aligned.units, tag_set)] == ["O", "B-X", "B-Y"]
     assert "1 spans begin or end inside a token" in caplog.text
 
 
@@ -171,15 +176,15 @@ def test_texts_by_words(tokenizer):
 def test_unknown_tags_are_named(tokenizer):
     train = Documents("train", [Document(1, words=["a"], tags=["B-X"])])
     dev = Documents(
-        "dev.conll", [Document(1, words=["a"], tags=["O"]), Document(4, words=["a"], tags=["B-Z"], by_line=True)]
+        "dev.conll", [Document(1, words=["a"], tags=["O"]), Document(4, words=["a"], tags=["B-Z"], rows=[4])]
     )
-    names = fit_tags(train, None)
-    assert names == ("B-X", "O")
+    names = fit_tags(train, None)[1]
+    assert names.names == ("B-X", "O")
     units = align(dev, tokenizer, 16, stride=4, by="word").units
     with pytest.raises(UserError, match=r"dev\.conll, row 4: tag 'B-Z' is unknown; .* 'B-X', 'O': list all tags in"):
         tag_units(dev, units, names)
-    assert tag_units(dev, units, fit_tags(train, ["O", "B-X", "B-Z"])).tolist() == [0, 2]
-    later = Documents("dev.conll", [Document(7, words=["a", "b"], tags=["O", "B-Z"], by_line=True)])
+    assert tag_units(dev, units, fit_tags(train, ["O", "B-X", "B-Z"])[1]).tolist() == [0, 2]
+    later = Documents("dev.conll", [Document(7, words=["a", "b"], tags=["O", "B-Z"], rows=range(7, 9))])
     with pytest.raises(UserError, match=r"dev\.conll, row 8: tag 'B-Z'"):
         tag_units(later, align(later, tokenizer, 16, stride=4, by="word").units, names)
     with pytest.raises(UserError, match=r"train: tags that data\.label_names lacks: 'B-X'"):

@@ -53,7 +53,11 @@ def test_lists_of_words_and_tags(write):
     assert read(path)[0].tags == ["B-ORG", "O"]
     assert read(path)[1].words == []
     numbered = write("n.jsonl", [{"words": ["EU", "won"], "ner_tags": [1, 0]}])
-    assert read(numbered, tokens="words", label_names=["O", "B-ORG"])[0].tags == ["B-ORG", "O"]
+    (found,) = read(numbered, tokens="words", label_names=["O", "B-ORG"])
+    assert (found.tags, found.numbered) == (["B-ORG", "O"], True)
+    spaced = write("s.jsonl", [{"tokens": ["EU", "won", "it"], "tags": ["B-ORG\u00a0", " O", -100]}])
+    (found,) = read(spaced)
+    assert (found.tags, found.numbered) == (["B-ORG", "O", None], False)
 
 
 def test_marked_spans(write):
@@ -63,6 +67,8 @@ def test_marked_spans(write):
         Span(0, 2, "PER"),
         Span(13, 15, "ORG"),
     ]
+    unseen = {"text": "\u200bEU\u2060 \u200b", "entities": [[0, 4, "ORG"], [4, 6, "ORG"]]}
+    assert read(write("unseen.jsonl", [unseen]))[0].spans == [Span(1, 3, "ORG"), Span(4, 6, "ORG")]
 
 
 def test_plain_texts_for_prediction(write, monkeypatch):
@@ -98,8 +104,8 @@ WRONG = {
         [{"tokens": ["a", "b"], "tags": ["O"]}],
         r"t\.jsonl, row 1: 2 words in 'tokens', but 1 tags in 'tags': give each word one tag",
     ),
-    "another number of columns": ("t.conll", "a B-X\nb\n", r"t\.conll, row 2: 1 columns, but the rows above have 2.*"),
-    "no tag": ("t.conll", "a\nb\n", r"t\.conll, row 1: one column, but a token and its tag are needed.*"),
+    "another number of columns": ("t.conll", "a B-X\nb\n", r"t\.conll, row 2: 1 columns, but other rows have 2.*"),
+    "no tag": ("t.conll", "a\nb\n", r".*t\.conll: one column, but a token and its tag are needed.*"),
     "empty": ("t.conll", "", r".*t\.conll: empty: at least one text is needed"),
     "empty records": ("t.jsonl", "", r".*t\.jsonl: empty.*"),
     "overlap": (
@@ -113,6 +119,11 @@ WRONG = {
     "no column": ("t.jsonl", [{"txt": "abc"}], r".*row 1: neither a column 'tokens' .* nor 'text' .*'txt'"),
     "no spans": ("t.jsonl", [{"text": "abc", "entitys": []}], r".*no column 'entities' \(data\.spans\);.*'entitys'\?"),
     "no tags": ("t.jsonl", [{"tokens": ["a"], "tag": ["O"]}], r".*no column 'tags' \(data\.tag_column\);.*'tag'\?"),
+    "two columns of tags": (
+        "t.jsonl",
+        [{"tokens": ["a"], "tags": ["O"], "ner_tags": ["O"]}],
+        r".*row 1: the tags can be in 'tags', 'ner_tags': name one by data\.tag_column",
+    ),
     "words": ("t.jsonl", [{"tokens": "a b", "tags": []}], r".*holds text \('a b'\), but it must hold a list of words"),
     "numbers": ("t.jsonl", [{"tokens": ["a"], "tags": [1]}], r".*are numbers: name them by data\.label_names"),
     "not json": ("t.jsonl", "tokens\n", r".*row 1: not a whole JSON object.*"),
@@ -133,7 +144,9 @@ def test_missing_files_and_columns(write, tmp_path):
         read(path.with_name("train.bmse"))
     with pytest.raises(UserError, match="is a folder"):
         read(tmp_path)
-    with pytest.raises(UserError, match=r"data\.tag_column is 'ner', but .* a number from 2 to 2"):
+    with pytest.raises(
+        UserError, match=r"data\.tag_column is 'ner', but in .* it must be the number of a column, from 2 to 2"
+    ):
         read(path, tag_column="ner")
     with pytest.raises(UserError, match="tfds:conll: this task reads files and hf: datasets"):
         read("tfds:conll")

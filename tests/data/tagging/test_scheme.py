@@ -1,4 +1,4 @@
-"""Schemes are told by their tags, and spans are those that seqeval counts."""
+"""Spans are those that seqeval counts."""
 
 from __future__ import annotations
 
@@ -8,40 +8,9 @@ import warnings
 import pytest
 from seqeval.metrics import sequence_labeling
 
-from jaxbert.data.tagging.scheme import SCHEMES, Span, find_scheme, spans_of, tags_of
-from jaxbert.errors import UserError
+from jaxbert.data.tagging.scheme import SCHEMES, Span, spans_of, tags_of
 
 COMMON = str.maketrans("MLU", "IES")
-
-
-@pytest.mark.parametrize(
-    ("tags", "name"),
-    [
-        ("O B-PER I-PER B-LOC", "BIO"),
-        ("I-PER O", "BIO"),
-        ("B-A M-A E-A S-A O", "BMES"),
-        ("B-A I-A E-A S-A O", "BIOES"),
-        ("B-A I-A L-A U-A O", "BILOU"),
-        ("B M E S", "BMES"),
-        ("B-I-need-hyphens I-I-need-hyphens", "BIO"),
-    ],
-)
-def test_a_scheme_is_told_by_its_tags(tags, name):
-    assert find_scheme(tags.split(), "train.conll").name == name
-
-
-@pytest.mark.parametrize(
-    ("tags", "message"),
-    [
-        ("O NN VB B-PER", r"train\.conll: tags of no scheme \('NN', 'VB'\): use BIO, .*"),
-        ("B-A I-A M-A E-A", r"train\.conll: the tags mix schemes \('M-A' are not BIOES\).*"),
-        ("B- O", r".*no scheme \('B-'\).*"),
-        ("O", r"train\.conll: every tag is 'O'.*"),
-    ],
-)
-def test_tags_of_no_scheme_are_listed(tags, message):
-    with pytest.raises(UserError, match=message):
-        find_scheme(tags.split(), "train.conll")
 
 
 def random_tags(rng: random.Random, letters: str) -> list[str]:
