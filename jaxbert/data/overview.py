@@ -6,14 +6,16 @@ differ in nothing but blanks at their ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from jaxbert.data.seen import Seen
+from jaxbert.data.facts import Facts
+from jaxbert.data.pretraining.corpus import Corpus
+from jaxbert.data.seen import Seen, hash_rows, hash_texts
 from jaxbert.data.store import Stored
 
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
@@ -21,6 +23,7 @@ _BARS = 12
 _SPECIAL = 2
 """Tokens of a text that is nothing but special ones; the second text of a pair has one of them."""
 TRAIN = "train"
+DOCUMENTS = "documents"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +38,8 @@ class Labelling:
     """Of scores: smallest, mean and largest."""
     keys: np.ndarray | None = None
     """[D]: equal where the labels of two texts are equal; None where that has no meaning."""
-    named: Callable[[int], str] = str
-    """Return how the labels of text i are shown."""
+    named: Callable[[int], str] | None = None
+    """Return how the labels of text i are shown; None where they are too many to be shown."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +107,7 @@ class View:
     def _group(self, number: int, keys: np.ndarray | None, most: int) -> dict[str, Any]:
         members = self.groups.members(number)[:most]
         group: dict[str, Any] = {"rows": [self.seen.place(int(i)) for i in members]}
-        if keys is not None and self.labels is not None:
+        if keys is not None and self.labels is not None and self.labels.named is not None:
             group["labels"] = [self.labels.named(int(i)) for i in members]
         return group
 
@@ -162,6 +165,48 @@ def view_texts(
     return View(name, seen, max_length, np.flatnonzero(gone), labels, stored.windows is not None, unit)
 
 
+def view_items(
+    name: str,
+    source: str,
+    texts: Sequence[str],
+    lengths: np.ndarray,
+    rows: Sequence[int],
+    labels: Labelling,
+    max_length: int,
+    *,
+    unit: str,
+    facts: Facts,
+) -> View:
+    """Return the view of texts that are read in windows, from what a task holds of them.
+
+    Args:
+      name: of the set.
+      source: as messages name it.
+      texts: equal where two items are; without blanks at the ends.
+      lengths: tokens of each, special tokens included.
+      rows: where each stands.
+      labels: of the set.
+      max_length: of a window.
+      unit: what an item is, in the plural.
+      facts: of the reader.
+    """
+    places = np.fromiter(rows, np.int32, len(rows))
+    seen = Seen(lengths.astype(np.int32), hash_texts(texts), places, ((0, source),), facts)
+    return View(name, seen, max_length, np.flatnonzero(lengths <= _SPECIAL), labels, windows=True, unit=unit)
+
+
+def view_corpus(name: str, corpus: Corpus, chosen: np.ndarray | None, max_length: int) -> View:
+    """Return the view of the documents of a corpus, or of the chosen ones; a row is the number of a document."""
+    numbers = np.arange(len(corpus)) if chosen is None else chosen
+    sentences = corpus.sentences
+    edges = np.append(sentences.begins, len(sentences.ids))[np.append(corpus.ends[:-1] + 1, corpus.ends[-1])]
+    stretches = [(int(edges[i]), int(edges[i + 1])) for i in numbers]
+    lengths = np.fromiter((high - low for low, high in stretches), np.int32, len(stretches))
+    hashes = hash_rows([sentences.ids[low:high] for low, high in stretches])
+    seen = Seen(lengths, hashes, (numbers + 1).astype(np.int32), ((0, corpus.name),), Facts())
+    return View(name, seen, max_length, np.flatnonzero(lengths == 0), windows=True, unit=DOCUMENTS)
+
+
 def describe_lengths(lengths: np.ndarray, max_length: int, windows: bool) -> dict[str, Any]:
     """Return quantiles and a histogram of lengths in tokens, and what `max_length` cuts off."""
     over = lengths[lengths > max_length].astype(np.int64)
@@ -196,22 +241,22 @@ class Overview:
     """All sets of a run."""
 
     views: list[View]
-    """Training first."""
     lower_case: bool | None = None
     """Whether the tokenizer lower-cases; None where it does not tell."""
 
     def to_dict(self, most: int = 10) -> dict[str, Any]:
         """Return plain values for JSON, with so many places of duplicates and leaks."""
+        train, others = self.train, [view for view in self.views if view is not self.train]
         return {
             "lower_case": self.lower_case,
-            "sources": {view.name: view.to_dict(most) for view in self.views},
-            "leaks": self._leaks(most),
+            "sources": {view.name: view.to_dict(most) for view in [train, *others]},
+            "leaks": [_leak(train, view, most) for view in others],
         }
 
-    def _leaks(self, most: int) -> list[dict[str, Any]]:
-        train = next((view for view in self.views if view.name == TRAIN), None)
-        others = [view for view in self.views if view is not train]
-        return [] if train is None else [_leak(train, view, most) for view in others]
+    @property
+    def train(self) -> View:
+        """The training set."""
+        return next(view for view in self.views if view.name == TRAIN)
 
 
 def _leak(train: View, other: View, most: int) -> dict[str, Any]:

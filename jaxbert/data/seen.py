@@ -6,7 +6,7 @@ Kept with the tokens, so that a start from the cache knows them too. What is mad
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,6 @@ def hash_texts(texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.n
     return np.fromiter((digest(text) for text in encoded), np.uint64, len(texts))
 
 
-def hash_rows(values: np.ndarray) -> np.ndarray:
-    """Return a hash of each row of a matrix, uint64."""
+def hash_rows(values: Collection[np.ndarray]) -> np.ndarray:
+    """Return a hash of each of some arrays, or rows of a matrix, uint64."""
     return np.fromiter((xxhash.xxh3_64_intdigest(row.tobytes()) for row in values), np.uint64, len(values))

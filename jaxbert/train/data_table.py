@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import dropwhile
 from typing import Any
 
 from rich.markup import escape
@@ -140,12 +141,10 @@ def _leak(leak: Content | None) -> str:
 
 def length_bars(source: Content) -> list[str]:
     """Return the histogram of a set's lengths, a line for each bar."""
-    bars = source["lengths"]["histogram"]
+    bars = list(dropwhile(lambda bar: not bar[2], source["lengths"]["histogram"]))
     highest = max(count for *_, count in bars)
     width = len(str(bars[-1][1]))
-    return [
-        f"{low:>{width}}-{high:<{width}} {_bar(count / highest)} {count:,}" for low, high, count in bars if count or low
-    ]
+    return [f"{low:>{width}}-{high:<{width}} {_bar(count / highest)} {count:,}" for low, high, count in bars]
 
 
 def _bar(share: float) -> str:

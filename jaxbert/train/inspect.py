@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxbert.checks import check
 from jaxbert.config import Config
-from jaxbert.data.overview import TRAIN
+from jaxbert.data.overview import DOCUMENTS
 from jaxbert.data.proposal import describe_choice, propose
 from jaxbert.train.inputs import resolve_max_length
 from jaxbert.train.kinds import kind_of
@@ -33,8 +33,8 @@ def inspect_data(config: Config) -> dict[str, Any]:
     max_length = resolve_max_length(config.data.max_length, positions)
     overview = kind_of(config.task).read(config, start.tokenizer, max_length).overview
     result = overview.to_dict(_PLACES)
-    train = next((view for view in overview.views if view.name == TRAIN), None)
-    if train is None:
+    train = overview.train
+    if train.unit == DOCUMENTS:  # which fill examples of any length
         return result
     batch_size, seed, lengths = config.train.batch_size, config.train.seed, train.seen.lengths
     result["now"] = describe_choice(

@@ -78,3 +78,40 @@ def test_a_split_is_looked_at_as_two_sets(problem: Problem, tmp_path: Path):
     assert content["leaks"][0]["rows"] == 10  # every text is there four times
     for place in content["leaks"][0]["places"]:
         assert rows[place["train"] - 2][0] == rows[place["validation"] - 2][0]
+
+
+def inspected(problem: Problem, folder: Path, *flags: str) -> dict:
+    model = f"--model.name_or_path={problem.folder / 'model'}"
+    assert main(["inspect", model, *flags, f"--output={folder / 'data.json'}"]) == 0
+    return json.loads((folder / "data.json").read_text())
+
+
+def test_questions(problem: Problem, tmp_path: Path):
+    answer = {"text": ["w2"], "answer_start": [3]}
+    none = {"text": [], "answer_start": []}
+    rows = [
+        {"question": "w5", "context": "w1 w2 w3", "answers": answer},
+        {"question": "w6", "context": "w1 w2 w3", "answers": none},
+        {"question": "w5 ", "context": "w1 w2 w3", "answers": answer},
+    ]
+    for name, chosen in (("train", rows), ("test", rows[1:2])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
+    files = [f"--data.{role}={tmp_path / f'{role}.jsonl'}" for role in ("train", "test")]
+    content = inspected(problem, tmp_path, "--task=question_answering", *files)
+    train = content["sources"]["train"]
+    assert (train["rows"], train["unit"], train["labels"]) == (3, "questions", {"answered": 2, "unanswered": 1})
+    assert (train["lengths"]["quantiles"]["1"], train["duplicates"]["places"]) == (7, [{"rows": [1, 3]}])
+    assert content["leaks"][0]["places"] == [{"train": 2, "test": 1}]
+
+
+def test_documents(problem: Problem, tmp_path: Path):
+    """Documents of a corpus, with the third the first again."""
+    (tmp_path / "train.txt").write_text("w1 w2.\nw3.\n\nw4 w5.\nw6 w7.\n\nw1 w2.\nw3.\n")
+    (tmp_path / "dev.txt").write_text("w8.\nw9.\n\nw4 w5.\nw6 w7.\n")
+    files = [f"--data.{role}={tmp_path / name}" for role, name in (("train", "train.txt"), ("validation", "dev.txt"))]
+    content = inspected(problem, tmp_path, "--task=pretraining", *files)
+    train = content["sources"]["train"]
+    assert (train["rows"], train["unit"]) == (3, "documents")
+    assert train["duplicates"]["places"] == [{"rows": [1, 3]}]
+    assert content["leaks"][0]["places"] == [{"train": 2, "validation": 2}]
+    assert "proposal" not in content

@@ -36,6 +36,8 @@ class QuestionWindows:
     """int32 [T, 2]: the characters of the context from which a token comes; 0 where it does not come from there."""
     answers: np.ndarray
     """int32 [W, 2]: first and last token of the question's first answer, 0 (CLS) where it is not whole in the window."""
+    lengths: np.ndarray
+    """int32 [D]: tokens of each question with its context, special tokens included, before anything was cut."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,13 +83,14 @@ def cut_questions(questions: Questions, tokenizer: Any, max_length: int, stride:
     most = max(1, (max_length - 3) // 2)
     ids: list[np.ndarray] = []
     offsets: list[np.ndarray] = []
-    lengths, begins, answers, first, cut, dropped = [], [], [], [0], 0, 0
+    lengths, begins, answers, whole, first, cut, dropped = [], [], [], [], [0], 0, 0
     special = np.array([tokenizer.cls_token_id, tokenizer.sep_token_id], np.int32)
     nowhere = np.zeros((1, 2), np.int32)
     for item, question in zip(items, asked, strict=True):
         cut += len(question.ids) > most
         head = np.concatenate([special[:1], question.ids[:most], special[1:]])
         context, room = found[item.context], max_length - len(head) - 1
+        whole.append(len(question.ids) + len(context.ids) + 3)
         answer = answer_tokens(item, context)
         dropped += bool(item.answers) and answer is None
         for low, high in cut_windows(len(context.ids), room, min(stride, room // 2)):
@@ -111,6 +114,7 @@ def cut_questions(questions: Questions, tokenizer: Any, max_length: int, stride:
         context_begins=context_begins,
         offsets=np.concatenate(offsets),
         answers=np.array(answers, np.int32),
+        lengths=np.array(whole, np.int32),
     )
 
 

@@ -73,6 +73,8 @@ class Aligned:
     first_windows: np.ndarray
     """int64 [D + 1]: windows of text d are first_windows[d] to first_windows[d + 1] - 1."""
     units: Units
+    lengths: np.ndarray
+    """int32 [D]: tokens of each text before it was cut into windows, special tokens included."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,10 @@ def align(documents: Documents, tokenizer: Any, max_length: int, *, stride: int,
     ids: list[np.ndarray] = []
     speaks: list[np.ndarray] = []
     found_units: list[_Found] = []
-    first_windows, first_units = [0], [0]
+    first_windows, first_units, whole = [0], [0], []
     for document, located in zip(documents.items, _located(documents, tokenizer), strict=True):
         found = _units(located, document, by)
+        whole.append(len(located.ids) + 2)
         windows = cut_windows(len(located.ids), room, overlap, found.tokens)
         owners = _owners(found.tokens, windows)
         for number, (low, high) in enumerate(windows):
@@ -124,7 +127,7 @@ def align(documents: Documents, tokenizer: Any, max_length: int, *, stride: int,
         first_tokens=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[first_windows],
     )
     tokens = Tokens.behind_one_another(np.concatenate(ids), lengths, lengths)
-    return Aligned(tokens, np.array(first_windows, np.int64), units)
+    return Aligned(tokens, np.array(first_windows, np.int64), units, np.array(whole, np.int32))
 
 
 def _located(documents: Documents, tokenizer: Any) -> list[Located]:

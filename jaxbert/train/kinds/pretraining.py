@@ -11,7 +11,7 @@ from transformers import BertConfig
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.cache import cache_folder
 from jaxbert.data.examples import Examples
-from jaxbert.data.overview import Overview, lower_cases
+from jaxbert.data.overview import TRAIN, Overview, View, lower_cases, view_corpus
 from jaxbert.data.pretraining.corpus import Corpus, read_corpus
 from jaxbert.data.pretraining.documents import Documents, open_documents
 from jaxbert.data.pretraining.masking import Masking, Vocabulary
@@ -20,7 +20,7 @@ from jaxbert.data.sources import Role
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.pretraining import NOT_FINE_TUNED, Pretraining
-from jaxbert.train.inputs import named_sets, training_spec
+from jaxbert.train.inputs import named_sets, set_name, training_spec
 from jaxbert.train.kinds.base import Inputs, settings_of, with_settings
 from jaxbert.train.processes import tokenizing_share
 from jaxbert.train.report import Reading
@@ -49,26 +49,31 @@ class PretrainingKind:
                 share = tokenizing_share()
                 return read_corpus(documents, tokenizer, pretrain, folder=folder, on_documents=reading.add, share=share)
 
-        def examples(corpus: Corpus, chosen: np.ndarray | None = None) -> Examples:
+        views: list[View] = []
+
+        def examples(name: str, corpus: Corpus, chosen: np.ndarray | None = None) -> Examples:
+            views.append(view_corpus(name, corpus, chosen, max_length))
             return _examples(corpus, recipe, folder, chosen)
+
+        def read(role: str, found: dict[str, Documents]) -> dict[str, Examples]:
+            return {name: examples(set_name(role, name), tokenize(documents)) for name, documents in found.items()}
 
         train = open_documents(training_spec(data), data, pretrain, limit=data.limit)
         validation = find(named_sets(data.validation, "validation"), "validation")
         test = find(named_sets(data.test, "test"), "test")
-        read_validation = {name: examples(tokenize(documents)) for name, documents in validation.items()}
-        read_test = {name: examples(tokenize(documents)) for name, documents in test.items()}
+        read_validation, read_test = read("validation", validation), read("test", test)
         corpus, kept = tokenize(train), None
         if data.validation_fraction:
             kept, held_out = split_documents(len(corpus), data.validation_fraction, seed)
-            read_validation["validation"] = examples(corpus, held_out)
+            read_validation["validation"] = examples("validation", corpus, held_out)
         masking = Masking(vocabulary, pretrain.masking_probability, pretrain.mask == "word", recipe.specials, seed)
         return Inputs(
-            train=examples(corpus, kept),
+            train=examples(TRAIN, corpus, kept),
             validation=read_validation,
             test=read_test,
             task=Pretraining(pretrain.next_sentence),
             dress=masking.dress,
-            overview=Overview([], lower_cases(tokenizer)),
+            overview=Overview(views, lower_cases(tokenizer)),
         )
 
     def configure(self, bert_config: BertConfig, task: Task) -> BertConfig:

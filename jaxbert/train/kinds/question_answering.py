@@ -9,15 +9,16 @@ from transformers import BertConfig
 
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.answering.read import Questions, read_questions
-from jaxbert.data.answering.windows import Asked, cut_questions
+from jaxbert.data.answering.windows import Asked, QuestionWindows, cut_questions
 from jaxbert.data.examples import Examples, Windows
+from jaxbert.data.facts import Facts
 from jaxbert.data.long_texts import Reading
-from jaxbert.data.overview import Overview, lower_cases
+from jaxbert.data.overview import TRAIN, Labelling, Overview, View, lower_cases, view_items
 from jaxbert.data.sources import Role
 from jaxbert.data.split import split_groups
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.question_answering import QuestionAnswering
-from jaxbert.train.inputs import named_sets, training_spec
+from jaxbert.train.inputs import named_sets, set_name, training_spec
 from jaxbert.train.kinds.base import Inputs, settings_of, with_settings
 from jaxbert.train.kinds.token_kinds import reading_of, refuse, shared_tokens
 
@@ -46,15 +47,19 @@ class QuestionAnsweringKind:
         unanswered = any(not question.answers for question in train.items)
         task = QuestionAnswering(unanswered, data.no_answer_threshold, reading_of(config, max_length))
 
-        def examples(questions: Questions, *, in_windows: bool = True) -> Examples:
-            return _examples(task, questions, tokenizer, max_length, in_windows)
+        views: list[View] = []
+
+        def examples(name: str, questions: Questions, *, in_windows: bool = True) -> Examples:
+            windows = _windows(task, questions, tokenizer, max_length)
+            views.append(_view(name, questions, windows, max_length))
+            return _examples(questions, windows, in_windows)
 
         return Inputs(
-            train=examples(train, in_windows=False),
-            validation={name: examples(questions) for name, questions in validation.items()},
-            test={name: examples(questions) for name, questions in test.items()},
+            train=examples(TRAIN, train, in_windows=False),
+            validation={name: examples(set_name("validation", name), found) for name, found in validation.items()},
+            test={name: examples(set_name("test", name), found) for name, found in test.items()},
             task=task,
-            overview=Overview([], lower_cases(tokenizer)),
+            overview=Overview(views, lower_cases(tokenizer)),
         )
 
     def configure(self, bert_config: BertConfig, task: Task) -> BertConfig:
@@ -91,14 +96,28 @@ class QuestionAnsweringKind:
         """Read one source."""
         assert isinstance(task, QuestionAnswering)
         questions = read_questions(spec, data, role=role, labelled=labelled)
-        return _examples(task, questions, tokenizer, max_length, True)
+        return _examples(questions, _windows(task, questions, tokenizer, max_length), True)
 
 
-def _examples(
-    task: QuestionAnswering, questions: Questions, tokenizer: Any, max_length: int, in_windows: bool
-) -> Examples:
-    """Tokenize questions; in training, each window of a long context is an example of its own."""
-    windows = cut_questions(questions, tokenizer, max_length, shared_tokens(task.reading, max_length))
+def _windows(task: QuestionAnswering, questions: Questions, tokenizer: Any, max_length: int) -> QuestionWindows:
+    """Tokenize questions."""
+    return cut_questions(questions, tokenizer, max_length, shared_tokens(task.reading, max_length))
+
+
+def _view(name: str, questions: Questions, windows: QuestionWindows, max_length: int) -> View:
+    """Return what an overview says of a set of questions; equal ones have the same context."""
+    items = questions.items
+    answered = sum(1 for item in items if item.answers)
+    texts = [f"{item.question.strip()}\0{item.context}" for item in items]
+    labels = Labelling("answer", {"answered": answered, "unanswered": len(items) - answered})
+    rows = range(1, len(items) + 1)
+    return view_items(
+        name, questions.source, texts, windows.lengths, rows, labels, max_length, unit="questions", facts=Facts()
+    )
+
+
+def _examples(questions: Questions, windows: QuestionWindows, in_windows: bool) -> Examples:
+    """Make examples of questions; in training, each window of a long context is an example of its own."""
     if in_windows:
         return Examples(windows.tokens, windows=Windows(windows.first), extra=Asked(questions, windows))
     rows = np.repeat(np.arange(len(questions)), np.diff(windows.first))

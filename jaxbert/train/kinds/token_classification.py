@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,18 +15,20 @@ from jaxbert.config import Config, DataConfig
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.long_texts import Reading
-from jaxbert.data.overview import Overview, lower_cases
+from jaxbert.data.overview import TRAIN, Labelling, Overview, View, lower_cases, view_items
+from jaxbert.data.seen import hash_rows
+from jaxbert.data.labels import count_labels
 from jaxbert.data.sources import Role
 from jaxbert.data.split import split_groups
 from jaxbert.data.table import at_row
-from jaxbert.data.tagging.align import By, align
+from jaxbert.data.tagging.align import Aligned, By, align
 from jaxbert.data.tagging.marks import Marks, fit_tags, marked_spans, spelled, tag_units
 from jaxbert.data.tagging.read import Documents, read_documents
 from jaxbert.data.tagging.tag_sets import reopen_tag_set
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.token_classification import TokenClassification, make_tagging
-from jaxbert.train.inputs import named_sets, training_spec
+from jaxbert.train.inputs import named_sets, set_name, training_spec
 from jaxbert.train.kinds.base import Inputs, settings_of, with_settings
 from jaxbert.train.kinds.text import label_names
 from jaxbert.train.kinds.token_kinds import reading_of, refuse, shared_tokens
@@ -57,15 +61,20 @@ class TokenClassificationKind:
             train, validation = train.take(kept), {"validation": train.take(held_out)}
         task = make_tagging(tag_set, by, config.train.label_smoothing, reading_of(config, max_length))
 
-        def examples(documents: Documents, *, in_windows: bool = True) -> Examples:
-            return _examples(task, documents, tokenizer, max_length, labelled=True, in_windows=in_windows)
+        views: list[View] = []
+
+        def examples(name: str, documents: Documents, *, in_windows: bool = True) -> Examples:
+            aligned = _align(task, documents, tokenizer, max_length)
+            found = _examples(task, documents, aligned, labelled=True, in_windows=in_windows)
+            views.append(_view(name, found.extra, aligned.lengths, task, max_length))
+            return found
 
         return Inputs(
-            train=examples(train, in_windows=False),
-            validation={name: examples(documents) for name, documents in validation.items()},
-            test={name: examples(documents) for name, documents in test.items()},
+            train=examples(TRAIN, train, in_windows=False),
+            validation={name: examples(set_name("validation", name), found) for name, found in validation.items()},
+            test={name: examples(set_name("test", name), found) for name, found in test.items()},
             task=task,
-            overview=Overview([], lower_cases(tokenizer)),
+            overview=Overview(views, lower_cases(tokenizer)),
         )
 
     def configure(self, bert_config: BertConfig, task: Task) -> BertConfig:
@@ -96,7 +105,8 @@ class TokenClassificationKind:
         documents = read_documents(spec, named, role=role, labelled=labelled)
         if any(item.numbered for item in documents.items) and data.label_names is None:
             logger.warning("%s: the tags are numbers, and are read as the model's tags, in order", documents.source)
-        return _examples(task, documents, tokenizer, max_length, labelled=labelled, in_windows=True)
+        aligned = _align(task, documents, tokenizer, max_length)
+        return _examples(task, documents, aligned, labelled=labelled, in_windows=True)
 
 
 def _units_of(documents: Documents) -> By:
@@ -119,19 +129,35 @@ def _check_count(names: tuple[str, ...], expected: int | None, source: str) -> N
         )
 
 
+def _align(task: TokenClassification, documents: Documents, tokenizer: Any, max_length: int) -> Aligned:
+    """Tokenize texts."""
+    return align(documents, tokenizer, max_length, stride=shared_tokens(task.reading, max_length), by=task.by)
+
+
+def _view(name: str, marks: Marks, lengths: np.ndarray, task: TokenClassification, max_length: int) -> View:
+    """Return what an overview says of a set of texts: its spans, or its tags where they are plain."""
+    documents, units, tags = marks.documents, marks.units, marks.tags
+    assert tags is not None
+    if marks.spans is not None:
+        spans = Counter(span.label for found in marks.spans for span in found)
+        counts = {label: spans[label] for label in sorted(spans)}
+    else:
+        counts = count_labels(tags[tags >= 0], task.tag_names)
+    stretches = [tags[low:high] for low, high in pairwise(units.first.tolist())]
+    labels = Labelling("span" if task.scheme else "tag", counts, keys=hash_rows(stretches))
+    texts = [item.text if item.text is not None else "\0".join(item.words or ()) for item in documents.items]
+    rows = [item.row for item in documents.items]
+    return view_items(
+        name, documents.source, texts, lengths, rows, labels, max_length, unit="texts", facts=documents.facts
+    )
+
+
 def _examples(
-    task: TokenClassification,
-    documents: Documents,
-    tokenizer: Any,
-    max_length: int,
-    *,
-    labelled: bool,
-    in_windows: bool,
+    task: TokenClassification, documents: Documents, aligned: Aligned, *, labelled: bool, in_windows: bool
 ) -> Examples:
-    """Tokenize texts; in training, each window of a long text is an example of its own."""
+    """Make examples of texts; in training, each window of a long text is an example of its own."""
     if labelled:
         documents = spelled(documents, task.tag_set)
-    aligned = align(documents, tokenizer, max_length, stride=shared_tokens(task.reading, max_length), by=task.by)
     units = aligned.units
     tags = tag_units(documents, units, task.tag_set) if labelled else None
     spans = marked_spans(documents) if labelled and task.scheme else None
