@@ -115,3 +115,24 @@ def test_documents(problem: Problem, tmp_path: Path):
     assert train["duplicates"]["places"] == [{"rows": [1, 3]}]
     assert content["leaks"][0]["places"] == [{"train": 2, "validation": 2}]
     assert "proposal" not in content
+
+
+def test_tags(problem: Problem, tmp_path: Path):
+    """Sentences of a token a line; the third has the words of the first and other tags."""
+    sentences = [["w1 B-PER", "w2 I-PER", "w3 O"], ["w4 B-ORG"], ["w1 O", "w2 O", "w3 B-ORG"]]
+    for name, chosen in (("train", sentences), ("test", sentences[1:2])):
+        (tmp_path / f"{name}.conll").write_text("\n\n".join("\n".join(lines) for lines in chosen) + "\n")
+    files = [f"--data.{role}={tmp_path / f'{role}.conll'}" for role in ("train", "test")]
+    content = inspected(problem, tmp_path, "--task=token_classification", *files)
+    train = content["sources"]["train"]
+    assert (train["rows"], train["labels"], train["label_meaning"]) == (3, {"ORG": 2, "PER": 1}, "span")
+    assert (train["duplicates"]["conflicting_texts"], train["duplicates"]["places"]) == (1, [{"rows": [1, 7]}])
+    assert train["lengths"]["quantiles"]["1"] == 5
+    assert content["leaks"][0]["places"] == [{"train": 5, "test": 1}]
+
+
+def test_plain_tags(problem: Problem, tmp_path: Path):
+    (tmp_path / "train.conll").write_text("w1 NOUN\nw2 VERB\n\nw3 NOUN\n")
+    content = inspected(problem, tmp_path, "--task=token_classification", f"--data.train={tmp_path / 'train.conll'}")
+    train = content["sources"]["train"]
+    assert (train["labels"], train["label_meaning"]) == ({"NOUN": 2, "VERB": 1}, "tag")

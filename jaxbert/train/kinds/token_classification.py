@@ -14,10 +14,10 @@ from transformers import BertConfig
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.examples import Examples, Windows
+from jaxbert.data.labels import count_labels
 from jaxbert.data.long_texts import Reading
 from jaxbert.data.overview import TRAIN, Labelling, Overview, View, lower_cases, view_items
 from jaxbert.data.seen import hash_rows
-from jaxbert.data.labels import count_labels
 from jaxbert.data.sources import Role
 from jaxbert.data.split import split_groups
 from jaxbert.data.table import at_row
