@@ -69,6 +69,7 @@ def check(config: Config) -> None:
     data, train = config.data, config.train
     _check_sets("data.validation", data.validation)
     _check_sets("data.test", data.test)
+    _check_labels(config)
     if data.row_length and data.max_length and data.max_length > data.row_length:
         raise UserError(
             f"data.max_length ({data.max_length}) is above data.row_length ({data.row_length}): "
@@ -120,6 +121,25 @@ def _check_sets(key: str, sets: str | dict[str, str] | None) -> None:
     for name in sets:
         text = isinstance(name, str) and bool(name.strip())  # YAML reads the name of Norwegian as false
         _require(text, f"{key}: the name of a set", name, "text: write it in quotes")
+
+
+def _check_labels(config: Config) -> None:
+    data, task = config.data, config.task
+    if isinstance(data.label, list):
+        distinct = len(set(data.label)) == len(data.label) > 1
+        _require(distinct, "data.label", data.label, "one column, or several different ones")
+        if task != "multi_label":
+            raise UserError(f"data.label names {len(data.label)} columns, which only task: multi_label has: name one")
+        if data.label_format not in ("auto", "multi_hot"):
+            raise UserError(
+                f"data.label_format is {data.label_format}, but several columns of data.label are multi_hot"
+            )
+    if data.label_format == "multi_hot" and task != "multi_label":
+        raise UserError("data.label_format is multi_hot, which only task: multi_label has: leave it out")
+    if task == "regression" and (data.label_format != "auto" or data.label_map):
+        raise UserError("task regression learns a score, no labels: remove data.label_format and data.label_map")
+    if task == "pretraining" and config.model.head != "auto":
+        raise UserError("model.head is for tasks with labels, and pretraining has none: leave it out")
 
 
 def _check_finite(config: Config) -> None:

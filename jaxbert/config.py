@@ -28,6 +28,8 @@ class ModelConfig:
     """A local folder, a Hub name, or a size for a new model: tiny, mini, small, base, large."""
     num_labels: int | None = None
     """How many labels; left out, they are counted in the training data."""
+    head: Literal["auto", "new"] = "auto"
+    """Whether a trained head goes on: auto keeps one for as many labels of the same names, new always draws a fresh one."""
     vocab: str | None = None
     """The vocabulary file of a new model, one token a line."""
     lower_case: bool | None = None
@@ -68,10 +70,16 @@ class DataConfig:
     """Column of the text."""
     text_pair: str | None = None
     """Column of the second text of a pair."""
-    label: str = "label"
-    """Column of the label: names or integers; several of them for multi_label, a score for regression."""
+    label: str | list[str] = "label"
+    """Column of the label: names or integers; lists of them for multi_label, or several columns of 0 and 1, [NAME, ...]; a
+    score for regression."""
     label_separator: str = ","
     """What stands between the labels of a text, where a column holds several in one field."""
+    label_format: Literal["auto", "names", "indices", "multi_hot"] = "auto"
+    """What numbers in the label column are: names as they are written, indices of the labels from 0, or in lists 0 or 1 for
+    each label (multi_hot). auto: the whole column decides, and what has two readings is refused."""
+    label_map: str | dict[str, str | int] | None = None
+    """Other names for labels, before they are compared with any: {pos: positive}, or a YAML or JSON file of such pairs."""
     tokens: str = "tokens"
     """Token classification: column of a text's words, a list. In files with a token a line, its number from 1 or, where the
     file names its columns, its name; left out, the first that holds words."""

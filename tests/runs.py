@@ -210,9 +210,9 @@ class Trajectory:
     example_ids: list[list[int]]
 
 
-def make_config(**changes: Any) -> Config:
+def make_config(task: str = "classification", **changes: Any) -> Config:
     """Return a configuration without dropout; `section__key` sets one key."""
-    config = Config()
+    config = dataclasses.replace(Config(), task=task)
     for name, value in {"model__dropout": 0.0, "model__scan_layers": True, **changes}.items():
         section, key = name.split("__")
         part = dataclasses.replace(getattr(config, section), **{key: value})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -48,4 +47,4 @@ def make_labels(
     legend = column.finish()
     assert codes is not None
     assert legend is not None
-    return Labels(codes, dataclasses.replace(legend, names=names), source)
+    return Labels(codes, legend, source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -22,6 +22,17 @@ _TASK_COLUMNS = {
     "answers": "question answering, evaluate: column of the answers",
 }
 """Keys of the section `data` that some tasks read, with their help."""
+
+
+LABEL_OPTIONS: dict[str, tuple[Any, str]] = {
+    "label": (str | list[str], "column of the label, or several columns of 0 and 1: [NAME, ...]"),
+    "label_format": (Literal["auto", "names", "indices", "multi_hot"], "what numbers in the label column are"),
+    "label_map": (
+        str | dict[str, str | int] | None,
+        "other names for labels, {pos: positive}, or a file of such pairs",
+    ),
+}
+"""Keys of the section `data` that say what labels are, with their types and help."""
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -60,17 +71,16 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_class_arguments(LaunchConfig, "launch")
 
 
-def data_config(values: Namespace, label: str = DataConfig.label) -> DataConfig:
+def data_config(values: Namespace) -> DataConfig:
     """Return the options that say how a file is read."""
     return DataConfig(
         text=values.text,
         text_pair=values.text_pair,
-        label=label,
         columns=values.columns,
         quoting=values.quoting,
         label_separator=values.label_separator,
         comment_lines=values.comment_lines,
-        **{name: getattr(values, name) for name in _TASK_COLUMNS},
+        **{name: values[name] for name in (*_TASK_COLUMNS, *LABEL_OPTIONS) if name in values},
     )
 
 

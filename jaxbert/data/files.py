@@ -21,6 +21,7 @@ from etils import epath
 
 from jaxbert.bucket import fetched, in_bucket, to_path
 from jaxbert.config import DataConfig
+from jaxbert.data.class_names import class_names, parquet_features
 from jaxbert.data.table import PART_ROWS, Table, Wanted, at_row, build_table, check_unique, nearest, quoted
 from jaxbert.errors import UserError, foreign_errors
 
@@ -328,6 +329,7 @@ def _read_parquet(path: Path, source: str, wanted: Wanted, limit: int | None) ->
     with file:
         check_unique(names, source)
         chosen = wanted.choose(names, source)
+        label_names = class_names(parquet_features(file.schema_arrow.metadata), wanted.label)
         batches, taken = file.iter_batches(PART_ROWS, columns=chosen), 0
         while taken != limit:
             with foreign_errors(unreadable):
@@ -336,5 +338,5 @@ def _read_parquet(path: Path, source: str, wanted: Wanted, limit: int | None) ->
                 part = batch if limit is None else batch.slice(0, limit - taken)
                 columns = {name: part.column(name).to_pylist() for name in chosen}
             rows = range(taken + 1, taken + len(part) + 1)
-            yield build_table(columns, wanted, source=source, rows=rows)
+            yield build_table(columns, wanted, source=source, rows=rows, label_names=label_names)
             taken += len(part)

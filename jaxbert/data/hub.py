@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from jaxbert.data.class_names import class_names
 from jaxbert.data.table import PART_ROWS, Table, Wanted, build_table, quoted, shorten
 from jaxbert.errors import UserError
 
@@ -31,8 +32,10 @@ def read_hub(dataset: Any, spec: str, wanted: Wanted, limit: int | None = None) 
     Raises:
       UserError: if a column is not there.
     """
+    if any("." in name and name not in dataset.column_names for name in wanted.needed().values()):
+        dataset = dataset.flatten()  # a column inside of another is named a.b
     chosen = wanted.choose(dataset.column_names, spec)
-    names = _class_names(dataset.features.get(wanted.label))
+    names = class_names(dataset.features, wanted.label)
     picked, positions = dataset.select_columns(chosen), range(len(dataset))[:limit]
     for start in range(0, len(positions), PART_ROWS):
         part = positions[start : start + PART_ROWS]
@@ -102,9 +105,3 @@ def _explain(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{reason} Check the name; a private dataset needs `hf auth login`"
     return f"cannot be loaded: {reason}"
-
-
-def _class_names(feature: Any) -> list[str] | None:
-    import datasets
-
-    return list(feature.names) if isinstance(feature, datasets.ClassLabel) else None

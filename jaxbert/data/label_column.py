@@ -1,24 +1,21 @@
 """A label column as codes: which distinct values it has, and which of them each row has.
 
-Nothing but a number a row is kept. Whether the column is one of names or of integers is decided here, from all distinct
-values; which label gets which index is `labels`' part.
+Nothing but a number a row is kept. The values are kept as they were written: what they mean is decided from all of them at
+once, and never by one row; that is the part of `labels` and `label_lists`.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
 
+from jaxbert.data.label_names import WHOLE
 from jaxbert.data.table import Row, Table, Wanted, at_row, decode, kind_of, shorten
 from jaxbert.errors import UserError
-
-# "007" stays a name; the bound on the digits keeps the number within int64.
-_INTEGER = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.0+)?")
 
 
 @dataclass(frozen=True)
@@ -28,12 +25,16 @@ class Legend:
     Two codes may stand for one label ("1" and "1.0").
     """
 
-    values: list[str | int]
-    """All of one type."""
+    values: list[Any]
+    """As they were written: texts without the blanks around them, numbers. For lists see `label_lists`."""
     rows: list[Row]
     """The row in which each first occurs."""
     names: list[str] | None
-    """Names the source itself gives to its integer labels, in order from 0."""
+    """Names the source itself gives to its integer labels, in order from 0, or to its columns of 0 and 1."""
+    marks: bool = False
+    """Whether each value is what several columns of 0 and 1 hold, which `names` names."""
+    notes: list[str] = field(default_factory=list)
+    """What is to be said of the column at every start."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,10 @@ class Labels:
     """int32 [N]"""
     legend: Legend
     source: str
+
+    def place(self, code: int) -> str:
+        """Name the row in which a code first occurs."""
+        return at_row(self.source, self.legend.rows[code])
 
 
 class LabelColumn:
@@ -72,93 +77,98 @@ class LabelColumn:
         self._names = table.label_names
         codes = np.empty(len(table), np.int32)
         for i, value in enumerate(table.labels):
-            code = self._codes.get(_key(value))
+            try:
+                code = self._codes.get((type(value), value))
+            except TypeError:  # a list, which cannot be looked up
+                code = None
             codes[i] = self._new_code(value, table.row(i)) if code is None else code
         return None if self._absent else codes
 
     def _new_code(self, value: Any, row: Row) -> int:
-        key, code = _key(value), len(self._values)
+        key, where = (type(value), value), at_row(self._source, row)
         if type(value) is bytes:
             value = decode(value, self._column, self._source, row)
-        if _is_missing(value):
-            self._refuse_missing(row)
+        if is_missing(value):
+            if self._required:
+                raise UserError(f"{where}: column {self._column!r} is empty: fill in the label or remove the row")
+            self._absent = True
             return -1
         if type(value) not in (bool, int, float, str):
-            self._refuse(value, row)
-        self._codes[key] = code
-        self._values.append(value)
+            self._refuse(value, where)
+        self._codes[key] = len(self._rows)
+        self._values.append(value.strip() if isinstance(value, str) else value)
         self._rows.append(row)
-        return code
+        return self._codes[key]
 
     def finish(self) -> Legend | None:
         """Return what the codes stand for; None where not every row has a label.
 
         Raises:
-          UserError: if there are no labels though they are required, or they are of different types.
+          UserError: if there are no labels though they are required, or true and false stand among others.
         """
         if self._absent:
             return None
-        if all(value in (-1, "-1") for value in self._values):  # how unlabelled test splits are published
-            if self._required:
-                raise UserError(f"{self._source}: no labels: every value of column {self._column!r} is -1")
-            return None
-        if {type(value) for value in self._values} == {bool}:
+        written = self._values
+        types = {type(value) for value in written}
+        if bool in types:
+            if types != {bool}:
+                self._refuse_mixture()
+            written[:] = map(int, written)
             self._names = self._names or ["false", "true"]
-        unlabelled = self._values.index(-1) if self._names is not None and -1 in self._values else None
-        if unlabelled is not None:
-            self._refuse_missing(self._rows[unlabelled])
+        if self._names is not None and -1 in written:  # so a data set with names marks rows without a label
+            self._refuse_unlabelled()
             return None
-        return Legend(self._of_one_type(), self._rows, self._names)
+        return Legend(written, self._rows, self._names)
 
-    def _of_one_type(self) -> list[str | int]:
-        """Make all labels integers where all are whole numbers, and all names otherwise."""
-        labels = one_type(self._values)
-        if labels is not None:
-            return labels
-        values = list(zip(self._values, self._rows, strict=True))
-        # Where each is a label by itself, whole numbers stand beside one that is too long for a number.
-        value, row = next((pair for pair in values if not _is_label(pair[0])), values[0])
-        self._refuse(value, row)
-
-    def _refuse_missing(self, row: Row) -> None:
-        """Refuse a row without a label, or note that the column cannot be used."""
-        if self._required:
-            where = at_row(self._source, row)
-            raise UserError(f"{where}: column {self._column!r} is empty: fill in the label or remove the row")
-        self._absent = True
-
-    def _refuse(self, value: Any, row: Row) -> NoReturn:
+    def _refuse_unlabelled(self) -> None:
+        """Refuse rows that are marked as without a label, where all must have one."""
+        written = self._values
+        if not self._required:
+            return
+        if set(written) == {-1}:
+            raise UserError(f"{self._source}: no labels: every value of column {self._column!r} is -1")
+        where = at_row(self._source, self._rows[written.index(-1)])
         raise UserError(
-            f"{at_row(self._source, row)}: column {self._column!r} holds {kind_of(value)} ({shorten(repr(value))}), but a "
-            "label is a name or a whole number, one a row"
+            f"{where}: column {self._column!r} holds -1, which marks a row without a label in a data set that names its "
+            "labels: remove such rows"
+        )
+
+    def _refuse_mixture(self) -> NoReturn:
+        """Name the first value that is of another type than the first."""
+        written = self._values
+        code = next(i for i, value in enumerate(written) if isinstance(value, bool) != isinstance(written[0], bool))
+        self._refuse(written[code], at_row(self._source, self._rows[code]))
+
+    def _refuse(self, value: Any, where: str) -> NoReturn:
+        several = isinstance(value, list | tuple | np.ndarray)
+        way = ": for several labels a text set task: multi_label, else write the label alone" if several else ""
+        kind = "a list" if several else kind_of(value)
+        raise UserError(
+            f"{where}: column {self._column!r} holds {kind} ({shorten(repr(value))}), but a label is a name or a whole "
+            f"number, one a row{way}"
         )
 
 
-def one_type(values: list[Any]) -> list[str | int] | None:
-    """Make all values integers where all are whole numbers, and names where there are texts among them."""
-    types = {type(value) for value in values}
-    if types in ({bool}, {int}):
-        return [int(value) for value in values]
-    if types <= {int, float, str}:
-        names: list[str | int] = [str(value).strip() for value in values]
-        if all(_INTEGER.fullmatch(str(name)) for name in names):
-            return [int(str(name).partition(".")[0]) for name in names]
-        if str in types:
-            return names
-    return None
-
-
-def _key(value: Any) -> tuple[type, Hashable]:
-    """Return what tells a value from others; 1, True and 1.0 are three."""
-    return type(value), value if isinstance(value, Hashable) else repr(value)
-
-
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """Say whether a field is empty."""
     if isinstance(value, str):
         return not value.strip()
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _is_label(value: Any) -> bool:
-    whole = isinstance(value, float) and _INTEGER.fullmatch(str(value)) is not None
-    return whole or type(value) in (int, str)
+def whole_number(value: Any) -> int | None:
+    """Return the whole number that a value is or writes ("3", 3.0, "3.0"); None for everything else."""
+    if isinstance(value, int):
+        return int(value)
+    text = str(value).strip()
+    if "." in text:
+        text, _, fraction = text.partition(".")
+        if fraction.strip("0"):
+            return None
+    return int(text) if WHOLE.fullmatch(text) else None
+
+
+def as_name(value: Any) -> str:
+    """Return a value as the name of a label."""
+    number = None if isinstance(value, str) else whole_number(value)
+    return str(value).strip() if number is None else str(number)

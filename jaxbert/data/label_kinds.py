@@ -1,24 +1,27 @@
-"""Label columns of other kinds: lists of labels, and scores; and the choice among the three.
+"""Columns of scores, and the choice among the kinds of label columns.
 
-What is kept of a row is one number, as for single labels: the code of a list, or the bits of a score.
+What is kept of a row is one number: the code of a label or of a list, or the bits of a score.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Iterable
+import logging
+import re
 from typing import Any, Protocol
 
 import numpy as np
 
-from jaxbert.config import DataConfig
-from jaxbert.data.label_column import LabelColumn, Labels, Legend, one_type
-from jaxbert.data.labels import LabelSet, encode, fit_labels
-from jaxbert.data.table import Row, Table, Wanted, at_row, decode, kind_of, shorten
+from jaxbert.data.label_column import LabelColumn, Labels, Legend, is_missing
+from jaxbert.data.label_names import is_generic
+from jaxbert.data.list_column import ListColumn
+from jaxbert.data.table import Row, Table, Wanted, at_row, decode, quoted, shorten
 from jaxbert.errors import UserError
 
 _LARGEST = float(np.finfo(np.float32).max)
+_WITH_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
+_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
+
+logger = logging.getLogger("jaxbert")
 
 
 class Column(Protocol):
@@ -40,110 +43,26 @@ def make_label_column(wanted: Wanted, source: str) -> Column:
     return ScoreColumn(wanted, source) if wanted.labels == "number" else LabelColumn(wanted, source)
 
 
-class ListColumn:
-    """Encode a column whose fields hold any number of labels: a list, or a text with separators; none is a list too."""
-
-    def __init__(self, wanted: Wanted, source: str) -> None:
-        self._wanted = wanted
-        self._source = source
-        self._codes: dict[tuple, int] = {}
-        self._rows: list[Row] = []
-        self._names: list[str] | None = None
-        self._absent = wanted.labelled is False
-
-    def add(self, table: Table) -> np.ndarray | None:
-        """Return the codes of a part's lists.
-
-        Raises:
-          UserError: for the first field that is no list of names or whole numbers.
-        """
-        if table.labels is None or self._absent:
-            self._absent = True
-            return None
-        self._names = table.label_names
-        codes = np.empty(len(table), np.int32)
-        for i, value in enumerate(table.labels):
-            members = self._members(value, table, i)
-            code = self._codes.setdefault(members, len(self._codes))
-            if code == len(self._rows):
-                self._rows.append(table.row(i))
-            codes[i] = code
-        return codes
-
-    def _members(self, value: Any, table: Table, index: int) -> tuple:
-        """Return the labels of a field, each once, in the order of the field."""
-        if type(value) is bytes:
-            value = decode(value, self._wanted.label, self._source, table.row(index))
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            return ()
-        if isinstance(value, str):
-            parts: Iterable[Any] = value.split(self._wanted.separator) if self._wanted.separator else [value]
-            return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
-        parts = value if isinstance(value, list | tuple | np.ndarray) else [value]
-        members = [part.item() if isinstance(part, np.generic) else part for part in parts]
-        for member in members:
-            if type(member) not in (int, str):
-                where = at_row(self._source, table.row(index))
-                raise UserError(
-                    f"{where}: column {self._wanted.label!r} holds {kind_of(member)} ({shorten(repr(member))}) among its "
-                    "labels, but each is a name or a whole number"
-                )
-        return tuple(dict.fromkeys(members))
-
-    def finish(self) -> Legend | None:
-        """Return the distinct lists, their labels all names or all whole numbers."""
-        if self._absent:
-            return None
-        single = list(dict.fromkeys(member for members in self._codes for member in members))
-        typed = dict(zip(single, one_type(single) or map(str, single), strict=True))
-        values: list[Any] = [[typed[member] for member in members] for members in self._codes]
-        return Legend(values, self._rows, self._names)
-
-
-def fit_label_lists(labels: Labels, data: DataConfig, num_labels: int | None) -> LabelSet:
-    """Decide names and indices as `fit_labels` does, over the labels of all lists.
-
-    Raises:
-      UserError: as that, and where no example has a label.
-    """
-    members = _members(labels)
-    if not members.legend.values:
-        raise UserError(f"{labels.source}: no example has a label (data.label, data.label_separator)")
-    return fit_labels(members, data, num_labels)
-
-
-def encode_lists(labels: Labels, label_set: LabelSet) -> np.ndarray:
-    """Return which labels each example has, bool [N, C].
-
-    Raises:
-      UserError: for the first label that is not in the set.
-    """
-    members = _members(labels)
-    places = dict(zip(members.legend.values, encode(members, label_set), strict=True))
-    table = np.zeros((len(labels.legend.values), len(label_set)), bool)
-    for code, listed in enumerate(labels.legend.values):
-        table[code, [places[member] for member in listed]] = True  # type: ignore[union-attr]
-    return table[labels.codes]
-
-
-def _members(labels: Labels) -> Labels:
-    """Return the single labels of all lists, each once, with the row in which it first occurs."""
-    first: dict[Any, Row] = {}
-    for listed, row in zip(labels.legend.values, labels.legend.rows, strict=True):
-        for member in listed:  # type: ignore[union-attr]
-            first.setdefault(member, row)
-    legend = dataclasses.replace(labels.legend, values=list(first), rows=list(first.values()))
-    return Labels(np.arange(len(first), dtype=np.int32), legend, labels.source)
-
-
 class ScoreColumn:
-    """Read a column of scores; a code is the bits of a float32."""
+    """Read a column of scores; a code is the bits of a float32.
+
+    A comma in a number is a decimal comma where no number of the column has a point, and one at least cannot be meant to
+    have thousands.
+    """
 
     def __init__(self, wanted: Wanted, source: str) -> None:
         self._column = wanted.label
         self._source = source
         self._absent = wanted.labelled is False
         self._required = bool(wanted.labelled)
+        self._point: Row | None = None
+        """The first row whose score has a point."""
+        self._comma: Row | None = None
+        self._decimal = False
+        """Whether some comma is a decimal comma for certain."""
+        self._named: list[float] | None = None
+        """The scores that the names of a data set's integers write."""
+        self._notes: list[str] = []
 
     def add(self, table: Table) -> np.ndarray | None:
         """Return the scores of a part.
@@ -154,6 +73,8 @@ class ScoreColumn:
         if table.labels is None or self._absent:
             self._absent = True
             return None
+        if table.label_names is not None and self._named is None and not is_generic(table.label_names):
+            self._named = self._read_names(table.label_names)
         scores = np.empty(len(table), np.float32)
         for i, value in enumerate(table.labels):
             score = self._score(value, table, i)
@@ -163,29 +84,78 @@ class ScoreColumn:
             scores[i] = score
         return scores.view(np.int32)
 
+    def _read_names(self, names: list[str]) -> list[float]:
+        try:
+            scores = [float(name) for name in names]
+        except ValueError as error:
+            raise UserError(
+                f"{self._source}: the numbers in column {self._column!r} stand for names ({quoted(names, 5)}) and are no "
+                "scores: set task: classification, or name a column of scores"
+            ) from error
+        self._notes.append(f"the scores are the names of the labels, {quoted(names, 5)}")
+        return scores
+
     def _score(self, value: Any, table: Table, index: int) -> float | None:
         if type(value) is bytes:
             value = decode(value, self._column, self._source, table.row(index))
-        missing = value is None or (isinstance(value, str) and not value.strip())
+        missing = is_missing(value)
         if missing and not self._required:
             return None
         try:
-            score = math.nan if missing or isinstance(value, bool) else float(value)
+            score = np.nan if missing or isinstance(value, bool) else self._number(value, table, index)
         except (TypeError, ValueError):
-            score = math.nan
+            score = np.nan
         if not abs(score) <= _LARGEST:  # not a number, too
-            held = "is empty" if missing else f"holds {shorten(repr(value))}"
+            held = (
+                "is empty" if value is None or (missing and isinstance(value, str)) else f"holds {shorten(repr(value))}"
+            )
             raise UserError(
                 f"{at_row(self._source, table.row(index))}: column {self._column!r} {held}, but a score is a finite number: "
                 "correct it, or remove the row"
             )
         return score
 
+    def _number(self, value: Any, table: Table, index: int) -> float:
+        if self._named is not None:
+            return self._named[value] if 0 <= value < len(self._named) else np.nan
+        if not isinstance(value, str):
+            return float(value)
+        if _WITH_COMMA.fullmatch(text := value.strip()):
+            if self._comma is None:
+                self._comma = table.row(index)
+            self._decimal = self._decimal or not _THOUSANDS.fullmatch(text)
+            return float(text.replace(",", "."))
+        if self._point is None and "." in text:
+            self._point = table.row(index)
+        return float(text) if "_" not in text else np.nan  # Python's own way to write thousands
+
     def finish(self) -> Legend | None:
-        """Return that there are scores."""
-        return None if self._absent else Legend([], [], None)
+        """Return that there are scores.
+
+        Raises:
+          UserError: where a comma can stand before decimals or between thousands.
+        """
+        if self._absent:
+            return None
+        if self._comma is not None:
+            where = f"{at_row(self._source, self._comma)}: column {self._column!r} holds a number with a comma"
+            if self._point is not None:
+                other = at_row(self._source, self._point)
+                raise UserError(f"{where}, but {other} one with a point: write all with a point before their decimals")
+            if not self._decimal:
+                raise UserError(
+                    f"{where}, which can stand before decimals or between thousands: write a point, or none"
+                )
+            self._notes.append(f"the comma in column {self._column!r} is taken as a decimal point")
+        return Legend([], [], None, notes=self._notes)
 
 
 def scores_of(labels: Labels) -> np.ndarray:
-    """Return the scores, float32 [N]."""
-    return np.asarray(labels.codes).view(np.float32)
+    """Return the scores, float32 [N]; what was found out about them is said."""
+    scores = np.asarray(labels.codes).view(np.float32)
+    for note in labels.legend.notes:
+        logger.warning("%s: %s", labels.source, note)
+    if len(scores) > 1 and (scores == scores[0]).all():
+        hidden = ": this is how data sets mark scores that they hide" if scores[0] == -1 else ""
+        logger.warning("%s: every score is %g%s", labels.source, scores[0], hidden)
+    return scores

@@ -1,24 +1,28 @@
-"""Which label has which index: decided once, from the training data, and kept for everything after.
+"""From the labels of a source to indices of labels that are known.
 
-Whether a label column is one of names or of integers is decided by `label_column`; here both become indices.
+Whether a number is an index or a name is decided for a source as a whole, from the names that it and the model have; what
+has two readings is refused. Which labels there are is the part of `label_fit`, names alone are that of `label_names`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+import dataclasses
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from jaxbert.config import DataConfig
-from jaxbert.data.label_column import Labels
-from jaxbert.data.table import at_row, quoted
+from jaxbert.data.label_column import Labels, as_name, whole_number
+from jaxbert.data.label_names import LabelRules, both_lists, find_places, fold, is_generic, numbers_mean
+from jaxbert.data.table import quoted
 from jaxbert.errors import UserError
 
-IntegerLabels = Literal["index", "name", "either"]
-_NUMBER = re.compile(r"[+-]?[0-9]*\.?[0-9]+")
+IntegerLabels = Literal["index", "name", "position", "either"]
+BOOLEANS = ["false", "true"]
+
+logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,8 @@ class LabelSet:
     """The names of the labels, in index order.
 
     `integers` says what an integer in a label column means: the index itself ("index"), the name of a label ("name":
-    training had 1..5, say), or, for a set that comes from a model and not from training data, "either": names where
-    every integer of the column is one, otherwise indices.
+    training had 1..5, say), or in lists whether the label of that place is given ("position": multi-hot). "either" stands
+    for a set that comes from a model and not from training data: the names decide.
     """
 
     names: tuple[str, ...]
@@ -48,11 +52,13 @@ def meaning_of(labels: Labels, label_set: LabelSet | None) -> str:
     """
     if label_set is None:
         return "score"
-    values = [member for value in labels.legend.values for member in (value if isinstance(value, list) else [value])]
-    integers = any(isinstance(value, int) for value in values)
-    if not integers or labels.legend.names or _integers_are_names(set(values), label_set):
-        return "name"
-    return "index"
+    values = labels.legend.values
+    if labels.legend.marks or (label_set.integers == "position" and any(isinstance(value, dict) for value in values)):
+        return "multi-hot position"
+    members = [member for value in values for member in (value if isinstance(value, list) else [value])]
+    numbers = any(isinstance(member, dict) or whole_number(member) is not None for member in members)
+    meant = numbers_mean(label_set.names) if label_set.integers == "either" else label_set.integers
+    return "name" if not numbers or labels.legend.names or meant == "name" else "index"
 
 
 def count_labels(encoded: np.ndarray, names: Sequence[str]) -> dict[str, int]:
@@ -66,126 +72,125 @@ def count_labels(encoded: np.ndarray, names: Sequence[str]) -> dict[str, int]:
     return dict(zip(names, counts.tolist(), strict=True))
 
 
-def fit_labels(labels: Labels, data: DataConfig, num_labels: int | None) -> LabelSet:
-    """Decide names and indices of the labels from the training examples.
+def renamed(labels: Labels, rules: LabelRules) -> Labels:
+    """Return labels under the names that the user's map gives them."""
+    if not rules.map:
+        return labels
+    legend = labels.legend
 
-    Names are sorted. Integers are indices where they run from 0 without a gap, or where `num_labels` or the source's
-    names cover them; other integers become names in numeric order.
+    def rename(value: Any) -> Any:
+        if isinstance(value, list):
+            return [rename(member) for member in value]
+        spellings = () if isinstance(value, dict) else _spellings(value)
+        return next((rules.map[spelling] for spelling in spellings if spelling in rules.map), value)
 
-    Raises:
-      UserError: for a single label, and where the data contradicts `num_labels` or `data.label_names`.
-    """
-    seen = set(labels.legend.values)
-    if len(seen) < 2:
-        raise UserError(f"{labels.source}: every label is {min(seen)!r}: at least two different labels are needed")
-    if data.label_names is not None and len(set(data.label_names)) < len(data.label_names):
-        raise UserError(f"data.label_names names a label twice: {quoted(data.label_names)}")
-    integers = {label for label in seen if isinstance(label, int)}
-    if integers:
-        return _fit_integers(integers, labels, data.label_names, num_labels)
-    return _fit_names({str(label) for label in seen}, labels.source, data.label_names, num_labels)
+    if legend.names is None:
+        return dataclasses.replace(labels, legend=dataclasses.replace(legend, values=list(map(rename, legend.values))))
+    names = [rules.rename(name) for name in legend.names]
+    return dataclasses.replace(labels, legend=dataclasses.replace(legend, names=names))
 
 
-def _fit_integers(seen: set[int], labels: Labels, given: list[str] | None, num_labels: int | None) -> LabelSet:
-    own, source = labels.legend.names, labels.source
-    count = num_labels or (len(own) if own else max(seen) + 1)
-    covered = min(seen) >= 0 and max(seen) < count
-    if given is not None:
-        _check_given(given, seen, count, labels, num_labels)
-        return LabelSet(tuple(given), "index")
-    if own is not None:
-        if num_labels not in (None, len(own)):
-            names = f"{len(own)} labels ({quoted(own)})"
-            raise UserError(f"model.num_labels is {num_labels}, but {source} has {names}: remove model.num_labels")
-        if not covered:
-            raise UserError(f"{source} has labels up to {max(seen)}, but names only {quoted(own)}")
-        return LabelSet(tuple(own), "index")
-    if covered and (num_labels is not None or len(seen) == count):
-        return LabelSet(tuple(f"LABEL_{index}" for index in range(count)), "index")
-    _check_count(sorted(seen), source, num_labels)
-    return LabelSet(tuple(map(str, sorted(seen))), "name")
+def written_names(labels: Labels) -> set[str]:
+    """Return all names of labels in a source, as they were written."""
+    if labels.legend.names is not None:
+        return set(labels.legend.names)
+    values = [member for value in labels.legend.values for member in (value if isinstance(value, list) else [value])]
+    return {spelling for value in values if not isinstance(value, dict) for spelling in _spellings(value)}
 
 
-def _check_given(given: list[str], seen: set[int], count: int, labels: Labels, num_labels: int | None) -> None:
-    own, source = labels.legend.names, labels.source
-    if min(seen) < 0 or max(seen) >= count:
-        asked = f" below model.num_labels ({num_labels})" if num_labels else ""
-        raise UserError(
-            f"{source}: data.label_names are the names of the labels 0, 1, 2 and so on{asked}, but the data has "
-            f"the labels {quoted(sorted(seen))}"
-        )
-    if len(given) != count:
-        raise UserError(
-            f"data.label_names has {len(given)} names, but {source} has {count} labels (0 to {count - 1}); if some "
-            f"have no example, set model.num_labels to {len(given)}"
-        )
-    if own and given != own and set(given) == set(own):
-        raise UserError(
-            f"data.label_names puts the names that {source} gives to its labels in another order "
-            f"({quoted(own)}): remove data.label_names"
-        )
+def _spellings(value: Any) -> tuple[str, ...]:
+    """Return a value as it was written, and as a whole number where it is one."""
+    number = whole_number(value)
+    return (str(value),) if number is None else (str(value), str(number))
 
 
-def _fit_names(seen: set[str], source: str, given: list[str] | None, num_labels: int | None) -> LabelSet:
-    if given is None and all(_NUMBER.fullmatch(name) for name in seen) and any("." in name for name in seen):
-        raise UserError(
-            f"{source}: the labels are fractional numbers ({quoted(sorted(seen), 5)}): set task: regression, "
-            "or, if they are names, list them in data.label_names"
-        )
-    if given is None:
-        _check_count(sorted(seen), source, num_labels)
-        return LabelSet(tuple(sorted(seen)), "name")
-    if not seen <= set(given) or len(given) != (num_labels or len(seen)):
-        raise UserError(
-            f"data.label_names ({quoted(given)}) and the labels of {source} ({quoted(sorted(seen))}) differ; if some "
-            f"have no example, set model.num_labels to {len(given)}"
-        )
-    return LabelSet(tuple(given), "name")
-
-
-def _check_count(seen: Sequence[str | int], source: str, num_labels: int | None) -> None:
-    if num_labels is not None and num_labels != len(seen):
-        raise UserError(f"model.num_labels is {num_labels}, but {source} has {len(seen)} labels: {quoted(seen)}")
-
-
-def encode(labels: Labels, label_set: LabelSet) -> np.ndarray:
+def encode(labels: Labels, label_set: LabelSet, rules: LabelRules = LabelRules()) -> np.ndarray:  # noqa: B008 (frozen)
     """Return the index of each label, int32 [N].
 
     Raises:
-      UserError: for the first label that is not in the set.
+      UserError: for the first label that is not in the set, and where a number has two readings.
     """
+    labels = renamed(labels, rules)
     legend = labels.legend
-    distinct = set(legend.values)
-    by_name = {name: index for index, name in enumerate(label_set.names)}
-    as_names = _integers_are_names(distinct, label_set)
-    indices = [_index(value, by_name, as_names, label_set, legend.names) for value in legend.values]
+    numbers = [whole_number(value) for value in legend.values]
+    own = _own_names(labels, label_set, rules) if None not in numbers else None
+    meant = "name"
+    if own is None and any(number is not None for number in numbers):
+        meant = _integers_mean(labels, label_set, rules)
+    indices, names = np.full(len(numbers), -1, np.int32), {}
+    for code, (value, number) in enumerate(zip(legend.values, numbers, strict=True)):
+        if number is None:
+            names[code] = as_name(value)
+        elif own is not None:
+            names[code] = own[number] if 0 <= number < len(own) else str(number)
+        elif meant == "index":
+            indices[code] = number if 0 <= number < len(label_set) else -1
+        else:
+            names[code] = str(value) if str(value) in label_set.names else str(number)
+    places = find_places(names.values(), label_set.names, labels.source)
+    indices[list(names)] = [places.get(name, -1) for name in names.values()]
     if -1 in indices:
-        first = indices.index(-1)  # codes are in the order of the rows
-        way = "; if it has no training example, raise model.num_labels" if isinstance(legend.values[first], int) else ""
+        code = int(np.flatnonzero(indices == -1)[0])  # codes are in the order of the rows
+        raise UserError(_unknown(labels, code, label_set, own, meant))
+    return indices[labels.codes]
+
+
+def _own_names(labels: Labels, label_set: LabelSet, rules: LabelRules) -> list[str] | None:
+    """Return the names that a source gives to its integers; None where it has none, or they are as good as indices."""
+    own, known = labels.legend.names, label_set.names
+    if (
+        own is None
+        and rules.names is not None
+        and label_set.integers == "name"
+        and numbers_mean(rules.names) == "likely"
+    ):
+        return rules.names  # in order from 0, whatever order the model has
+    if own is None or is_generic(own):
+        return None
+    alike = set(map(fold, own)) <= set(map(fold, known))
+    unnamed = is_generic(known) or (own == BOOLEANS and label_set.integers == "index")
+    if alike or not unnamed or len(own) != len(known):
+        return own
+    pairs = ", ".join(f"{name!r} is {other!r}" for name, other in list(zip(own, known, strict=True))[:5])
+    logger.warning("%s: its numbers are taken as indices of the model's labels: %s", labels.source, pairs)
+    return None
+
+
+def _integers_mean(labels: Labels, label_set: LabelSet, rules: LabelRules) -> str:
+    """Return whether the integers of a source are an "index" or a "name"."""
+    if rules.format in ("names", "indices"):
+        return "name" if rules.format == "names" else "index"
+    if label_set.integers != "either":
+        return "name" if label_set.integers == "name" else "index"
+    meant = numbers_mean(label_set.names)
+    if meant is None:
+        code = next(code for code, value in enumerate(labels.legend.values) if whole_number(value) is not None)
         raise UserError(
-            f"{at_row(labels.source, legend.rows[first])}: label {legend.values[first]!r} is unknown; the labels known "
-            f"from training are {quoted(label_set.names)}{way}"
+            f"{labels.place(code)}: label {as_name(labels.legend.values[code])} can be the name of a label or its index, "
+            f"for the model's labels are {quoted(label_set.names)}: set data.label_format to names or indices"
         )
-    return np.array(indices, np.int32)[labels.codes]
+    if meant == "likely":
+        meant = "index"
+        named = ", ".join(f"{index} is {name!r}" for index, name in enumerate(label_set.names[:5]))
+        logger.warning("%s: numbers are taken as indices of the model's labels: %s", labels.source, named)
+    return meant
 
 
-def _integers_are_names(distinct: set[str | int], label_set: LabelSet) -> bool:
-    integers = {str(label) for label in distinct if isinstance(label, int)}
-    return label_set.integers == "name" or (label_set.integers == "either" and integers <= set(label_set.names))
+def _unknown(labels: Labels, code: int, label_set: LabelSet, own: list[str] | None, meant: str) -> str:
+    """Explain why a value is no label."""
+    value, known = labels.legend.values[code], label_set.names
+    number = whole_number(value)
+    shown = repr(str(value)) if number is None else str(number)
+    if own is not None and number is not None and 0 <= number < len(own):
+        return f"{labels.place(code)}: label {own[number]!r} is unknown: {both_lists(own, known)}"
+    start = f"{labels.place(code)}: label {shown} is unknown; the labels known from training are {quoted(known)}"
+    if number is None:
+        return f"{start}; if it is another name of one of them, say so by data.label_map"
+    if meant == "name" and numbers_mean(known) == "likely":
+        return f"{start}; if numbers are their indices in this order, set data.label_format to indices"
+    return f"{start}; if it has no training example, raise model.num_labels"
 
 
-def _index(
-    label: str | int, by_name: dict[str, int], as_names: bool, label_set: LabelSet, source_names: list[str] | None
-) -> int:
-    """Return a label's index, -1 if there is none."""
-    if isinstance(label, str) and label in by_name:
-        return by_name[label]
-    if isinstance(label, str) and (as_names or not label.isdecimal()):
-        return -1
-    number = int(label)
-    # A source that knows the same names may number them in its own order.
-    if source_names and set(source_names) <= set(by_name):
-        return by_name[source_names[number]] if 0 <= number < len(source_names) else -1
-    if as_names:
-        return by_name.get(str(number), -1)
-    return number if 0 <= number < len(label_set) else -1
+def all_written(sources: Iterable[Labels | None]) -> set[str]:
+    """Return all names of labels in some sources."""
+    return set().union(*(written_names(labels) for labels in sources if labels is not None))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxbert.data import hub
+from jaxbert.data.class_names import class_names, parquet_features
 from jaxbert.data.files import JSON_LINES, existing_file, json_records, raw_lines
 from jaxbert.data.sources import SPLITS, STDIN, Role, stdin_lines
 from jaxbert.data.table import PART_ROWS, at_row, kind_of, nearest, quoted, shorten
@@ -31,13 +32,11 @@ class Records:
     rows: Rows
     """Whoever reads them closes them, as a mistake in one leaves a file open."""
     features: Mapping[str, Any] = field(default_factory=dict)
-    """What a Hub dataset knows of its columns."""
+    """What a Hub dataset, or a parquet file of the datasets library, knows of its columns."""
 
     def label_names(self, column: str) -> list[str] | None:
-        """Return the names that the source gives to the integers in a column of lists."""
-        inner = getattr(self.features.get(column), "feature", None)
-        names = getattr(inner, "names", None)
-        return None if names is None else list(names)
+        """Return the names that the source gives to the integers in a column of lists, or in a field `a.b` of such lists."""
+        return class_names(self.features, column)
 
 
 def is_table(spec: str) -> bool:
@@ -61,7 +60,7 @@ def open_records(spec: str, role: Role) -> Records:
         return Records(spec, (numbered for numbered in enumerate(dataset, 1)), dataset.features)
     path = existing_file(spec)
     if path.suffix.lower() == ".parquet":
-        return Records(spec, _parquet_rows(path, spec))
+        return Records(spec, _parquet_rows(path, spec), _parquet_features(path, spec))
     return Records(spec, _file_rows(path, spec))
 
 
@@ -71,6 +70,13 @@ def _file_rows(path: Path, name: str) -> Rows:
             yield from json_records(raw_lines(stream, name), name)
     except OSError as error:
         raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
+
+
+def _parquet_features(path: Path, name: str) -> dict[str, Any]:
+    import pyarrow.parquet as pq
+
+    with foreign_errors(f"{name}: not a readable parquet file"):
+        return parquet_features(pq.read_schema(path).metadata)
 
 
 def _parquet_rows(path: Path, name: str) -> Rows:

@@ -22,7 +22,7 @@ from jaxbert.data.seen import Seen, Watcher
 from jaxbert.data.tokens import Encoded, Tokens
 from jaxbert.errors import UserError
 
-FORMAT = 3
+FORMAT = 4
 """Raise it with every change to these files or to what a reader or the tokenizing makes of the same data."""
 
 HEADER = "tokens.json"

@@ -81,13 +81,17 @@ class Wanted:
     """Between the labels of a list that is written as text."""
     kept: tuple[str, ...] = ()
     """Columns that are copied into the answers."""
+    label_columns: tuple[str, ...] = ()
+    """Several columns of 0 and 1 that together say which labels a text has; `label` is what messages call them."""
 
     @classmethod
     def of(
         cls, data: DataConfig, labelled: bool | None, labels: LabelKind = "name", kept: tuple[str, ...] = ()
     ) -> Wanted:
         """Take the column names from the configuration."""
-        return cls(data.text, data.text_pair, data.label, labelled, labels, data.label_separator, kept)
+        several = tuple(data.label) if isinstance(data.label, list) else ()
+        label = data.label if isinstance(data.label, str) else ", ".join(data.label)
+        return cls(data.text, data.text_pair, label, labelled, labels, data.label_separator, kept, several)
 
     def needed(self) -> dict[str, str]:
         """Return the configuration keys of the columns that must be there, with the column names."""
@@ -95,8 +99,12 @@ class Wanted:
         if self.text_pair is not None:
             keys["data.text_pair"] = self.text_pair
         if self.labelled:
-            keys["data.label"] = self.label
+            keys |= {f"data.label{f' {i}' if i else ''}": name for i, name in enumerate(self.marked())}
         return keys
+
+    def marked(self) -> tuple[str, ...]:
+        """Return the column of the label, or the columns."""
+        return self.label_columns or (self.label,)
 
     def choose(self, names: Sequence[str], where: str, hint: str = "") -> list[str]:
         """Return which of `names` to read.
@@ -108,8 +116,8 @@ class Wanted:
             if name not in names:
                 raise UserError(f"{where}: no column {name!r} ({key}); {_alternatives(name, names)}{hint}")
         chosen = dict.fromkeys([*self.needed().values(), *self.kept])
-        if self.labelled is None and self.label in names:
-            chosen[self.label] = None
+        if self.labelled is None and set(self.marked()) <= set(names):
+            chosen |= dict.fromkeys(self.marked())
         return list(chosen)
 
 
@@ -171,11 +179,15 @@ def build_table(
       UserError: for the first row whose text is empty or of a wrong type.
     """
     pairs = None if wanted.text_pair is None else _texts(columns[wanted.text_pair], wanted.text_pair, source, rows)
-    has_labels = wanted.labelled is not False and wanted.label in columns
+    has_labels = wanted.labelled is not False and set(wanted.marked()) <= columns.keys()
+    labels: Sequence[Any] | None = None
+    if has_labels:
+        several = [columns[name] for name in wanted.label_columns]
+        labels = list(zip(*several, strict=True)) if several else columns[wanted.label]
     return Table(
         texts=_texts(columns[wanted.text], wanted.text, source, rows),
         pairs=pairs,
-        labels=columns[wanted.label] if has_labels else None,
+        labels=labels,
         label_names=label_names if has_labels else None,
         source=source,
         rows=rows,

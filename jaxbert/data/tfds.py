@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxbert.data.class_names import class_names
 from jaxbert.data.hub import name_split
 from jaxbert.data.table import PART_ROWS, Table, Wanted, build_table, quoted, shorten
 from jaxbert.errors import UserError
@@ -58,7 +59,7 @@ def read_tfds(prepared: Prepared, wanted: Wanted, limit: int | None = None) -> I
     """
     features = dict(prepared.builder.info.features.items())
     chosen = wanted.choose(list(features), prepared.spec)
-    names = _class_names(features.get(wanted.label))
+    names = class_names(features, wanted.label)
     positions = range(len(prepared.examples))[:limit]
     for start in range(0, len(positions), PART_ROWS):
         part = positions[start : start + PART_ROWS]
@@ -134,7 +135,3 @@ def _one_line(error: Exception) -> str:
 
 def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
-
-
-def _class_names(feature: Any) -> list[str] | None:
-    return list(feature.names) if type(feature).__name__ == "ClassLabel" else None

@@ -43,17 +43,23 @@ class LoadReport:
         return line
 
 
-def load_params(checkpoint: Path | str, model: Model, *, key: jax.Array | None = None) -> tuple[Params, LoadReport]:
+def load_params(
+    checkpoint: Path | str, model: Model, *, key: jax.Array | None = None, new_head: bool = False
+) -> tuple[Params, LoadReport]:
     """Load a checkpoint folder (or one file of weights) into `model`'s stacked tree of float32 NumPy arrays.
 
     With a `key`, a head that the checkpoint lacks or has for another number of labels, and a pooler that it lacks, are
-    drawn from it, and tensors of other heads are left unused. Without one, as for prediction, every tensor must fit.
+    drawn from it, and tensors of other heads are left unused; with `new_head` the head is drawn in any case. Without a
+    key, as for prediction, every tensor must fit.
 
     Raises:
       UserError: naming missing, unexpected and misshapen tensors, and what they have in common.
     """
     path = Path(checkpoint)
-    return fit_params(read_tensors(path), model, key=key, source=str(path))
+    tensors = read_tensors(path)
+    if new_head:
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("bert.")}
+    return fit_params(tensors, model, key=key, source=str(path))
 
 
 def fit_params(tensors: Tensors, model: Model, *, key: jax.Array | None, source: str) -> tuple[Params, LoadReport]:

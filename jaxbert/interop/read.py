@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+from safetensors import safe_open
 
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, is_panic
 from jaxbert.interop.formats import Tensors, read_file
 from jaxbert.plain import listed, read_json
 
@@ -38,6 +39,30 @@ def find_weights(folder: Path) -> Path | None:
             if candidate.is_file():
                 return candidate
     return None
+
+
+def has_classifier(folder: Path) -> bool:
+    """Say whether a checkpoint has a classifier; its numbers are not read where the file's format allows it.
+
+    A file that cannot be read has none: `read_tensors` says why.
+    """
+    source = find_weights(folder)
+    try:
+        if source is None:
+            names: Iterable[str] = ()
+        elif source.suffix == ".json":
+            names = read_json(source).get("weight_map") or ()
+        elif source.suffix == ".safetensors":
+            with safe_open(source, framework="np") as file:
+                names = list(file.keys())
+        else:
+            names = read_file(source)
+    except BaseException as error:
+        if isinstance(error, Exception) or is_panic(error):
+            return False
+        raise
+    classifiers = (("classifier", "weight"), ("classifier", "kernel"))
+    return any(tuple(re.split(r"[./]", str(name))[-2:]) in classifiers for name in names)
 
 
 def read_tensors(checkpoint: Path) -> Tensors:

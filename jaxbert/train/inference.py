@@ -10,6 +10,7 @@ import numpy as np
 from jaxbert.config import DataConfig, MeshConfig, ModelConfig, PrecisionConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.sources import Role
+from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.load import load_params
 from jaxbert.interop.tokenizer import load_tokenizer
@@ -20,6 +21,7 @@ from jaxbert.train.evaluate import Predictor
 from jaxbert.train.inputs import resolve_max_length
 from jaxbert.train.kinds import kind_of_model
 from jaxbert.train.kinds.base import Kind
+from jaxbert.train.kinds.text import TextKind
 from jaxbert.train.sharding import make_mesh, param_shardings, place
 from jaxbert.train.start import compute_dtype, layer_call, model_folder
 
@@ -41,6 +43,10 @@ class TrainedModel:
         Raises:
           UserError: for anything wrong in it, or a label that the model does not know.
         """
+        if labelled and not isinstance(self.kind, TextKind) and (data.label_map or data.label_format != "auto"):
+            raise UserError(
+                "label_map and label_format are for labels of texts, which this model does not give: leave them out"
+            )
         return self.kind.read_for(self.task, spec, data, self.tokenizer, self.max_length, role=role, labelled=labelled)
 
     def predict(self, examples: Examples) -> np.ndarray:

@@ -31,7 +31,8 @@ def inspect_data(config: Config) -> dict[str, Any]:
     start = open_start(with_vocabulary(config))
     positions = start.bert_config.max_position_embeddings
     max_length = resolve_max_length(config.data.max_length, positions)
-    overview = kind_of(config.task).read(config, start.tokenizer, max_length).overview
+    head = start.head(config.task, config.model)
+    overview = kind_of(config.task).read(config, start.tokenizer, max_length, head).overview
     result = overview.to_dict(_PLACES)
     train = overview.train
     if train.unit == DOCUMENTS:  # which fill examples of any length

@@ -80,10 +80,9 @@ class Session:
 
     def first_params(self) -> Params:
         """Load or draw the parameters before the first step."""
-        program = self.program
-        return self.start.params(
-            self.model, self.config.train.seed, program.state_shardings["params"], program.base_key
-        )
+        program, new = self.program, self.start.draws_head(self.task.architecture, self.config.model)
+        shardings = program.state_shardings["params"]
+        return self.start.params(self.model, self.config.train.seed, shardings, program.base_key, new_head=new)
 
     @cached_property
     def program(self) -> Program:
@@ -122,7 +121,7 @@ def open_session(config: Config, folder: RunFolder) -> Session:
     start = open_start(with_vocabulary(config))
     max_length = resolve_max_length(config.data.max_length, start.bert_config.max_position_embeddings)
     kind = kind_of(config.task)
-    inputs = kind.read(config, start.tokenizer, max_length)
+    inputs = kind.read(config, start.tokenizer, max_length, start.head(config.task, config.model))
     if inputs.validation:
         _check_best_metric(inputs.task, config.train.best_metric)
     bert_config = kind.configure(start.bert_config, inputs.task)

@@ -17,10 +17,12 @@ from transformers import BertConfig
 
 from jaxbert.bucket import fetched, in_bucket, to_path
 from jaxbert.config import ModelConfig, PrecisionConfig
+from jaxbert.data.label_fit import Head
 from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.folder import resolve
 from jaxbert.interop.load import load_params
+from jaxbert.interop.read import has_classifier
 from jaxbert.interop.tokenizer import load_tokenizer, new_tokenizer
 from jaxbert.models.attention.base import Hardware
 from jaxbert.models.attention.select import Attention
@@ -29,6 +31,13 @@ from jaxbert.models.functional import Model, Params, init_params
 from jaxbert.models.sizes import SIZES, sized_config
 from jaxbert.train.run_folder import RunFolder
 from jaxbert.train.sharding import attention_spread, place, platform_of, row_sharding
+
+_HEADS = {
+    "classification": "BertForSequenceClassification",
+    "multi_label": "BertForSequenceClassification",
+    "token_classification": "BertForTokenClassification",
+}
+"""PyTorch's classes whose heads have names of labels, by task."""
 
 logger = logging.getLogger("jaxbert")
 
@@ -41,7 +50,18 @@ class Start:
     tokenizer: Any
     folder: Path | None
 
-    def params(self, model: Model, seed: int, shardings: Params, key: Array) -> Params:
+    def head(self, task: str, config: ModelConfig) -> Head | None:
+        """Return the trained head of this kind that goes on; None where there is none, or it does not go on."""
+        if self.folder is None or task not in _HEADS or self.draws_head(_HEADS[task], config):
+            return None
+        return Head(label_names(self.bert_config), self.folder.name) if has_classifier(self.folder) else None
+
+    def draws_head(self, architecture: str, config: ModelConfig) -> bool:
+        """Say whether a head is drawn whatever the checkpoint has: as asked for, or because its own is of another kind."""
+        others = {*_HEADS.values(), "BertForMultipleChoice"} - {architecture}  # whose tensors have the same names
+        return config.head == "new" or bool(others & set(self.bert_config.architectures or ()))
+
+    def params(self, model: Model, seed: int, shardings: Params, key: Array, *, new_head: bool = False) -> Params:
         """Load the checkpoint's parameters on the host, or draw new ones where they belong.
 
         What is new in a loaded model is said once, and drawn on the host from `seed`.
@@ -51,10 +71,11 @@ class Start:
           seed: of new ones.
           shardings: where new parameters lie.
           key: `make_key(seed)` on the devices of `shardings`.
+          new_head: whether a head is drawn where the checkpoint has one.
         """
         if self.folder is None:
             return init_params(model, key, shardings)
-        params, report = load_params(self.folder, model, key=make_key(seed))
+        params, report = load_params(self.folder, model, key=make_key(seed), new_head=new_head)
         if report.fresh:
             logger.warning("%s: %s", self.folder.name, report)
         return params
@@ -106,6 +127,12 @@ def _new_tokenizer(config: ModelConfig) -> Any:
             "(`jaxbert pretrain` can train one: pretrain.vocab_size)"
         )
     return new_tokenizer(fetched(to_path(config.vocab)), config.lower_case)
+
+
+def label_names(bert_config: BertConfig) -> tuple[str, ...]:
+    """Return the names of a model's labels, in order."""
+    names = {int(index): str(name) for index, name in (bert_config.id2label or {}).items()}
+    return tuple(names[index] for index in sorted(names))
 
 
 def with_labels(bert_config: BertConfig, names: tuple[str, ...], problem_type: Any = None) -> BertConfig:

@@ -22,7 +22,9 @@ from transformers import AutoTokenizer
 from jaxbert.config import DataConfig
 from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
-from jaxbert.data.labels import encode, fit_labels
+from jaxbert.data.label_fit import fit_labels
+from jaxbert.data.label_names import LabelRules
+from jaxbert.data.labels import encode
 from jaxbert.data.packing import choose_layout
 from jaxbert.data.prepare import prepare
 from jaxbert.data.sources import open_source
@@ -63,7 +65,7 @@ def main() -> None:
     source = open_source(values.data, config, role="train", labelled=True)
     stored = prepare(source, tokenizer, 128, folder=values.cache_dir, on_rows=watch)
     assert stored.labels is not None
-    labels = encode(stored.labels, fit_labels(stored.labels, config, None))
+    labels = encode(stored.labels, fit_labels(stored.labels, LabelRules.of(config), None))
     layout = choose_layout(stored.tokens.lengths, values.batch_size)
     watch(0)
     prepared, prepared_cpu = time.perf_counter() - begin, time.process_time() - cpu

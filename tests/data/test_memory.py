@@ -22,7 +22,9 @@ import json, sys
 from pathlib import Path
 from jaxbert.config import DataConfig
 from jaxbert.data.batches import batches
-from jaxbert.data.labels import encode, fit_labels
+from jaxbert.data.label_fit import fit_labels
+from jaxbert.data.label_names import LabelRules
+from jaxbert.data.labels import encode
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
 from jaxbert.data.prepare import prepare
@@ -47,7 +49,7 @@ with open(path, "w") as file:
         file.write(f"text number {i} of some ten words with {'more ' * (i % 8)}or less,{i % 4}\\n")
 peak = before = anonymous()
 stored = prepare(open_source(path, DataConfig(), role="train", labelled=True), tokenizer, 64, on_rows=watch)
-labels = encode(stored.labels, fit_labels(stored.labels, DataConfig(), None))
+labels = encode(stored.labels, fit_labels(stored.labels, LabelRules(), None))
 layout = choose_layout(stored.tokens.lengths, 256)
 watch(0)
 reading, quarters, steps = peak - before, [], -(-count // 256)

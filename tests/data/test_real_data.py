@@ -5,7 +5,9 @@ import pytest
 from tables import make_labels, read
 
 from jaxbert.config import DataConfig
-from jaxbert.data.labels import encode, fit_labels
+from jaxbert.data.label_fit import fit_labels
+from jaxbert.data.label_names import LabelRules
+from jaxbert.data.labels import encode
 from jaxbert.errors import UserError
 
 pytestmark = pytest.mark.real
@@ -28,7 +30,7 @@ def test_sst2(shared_data):
     table = load(shared_data / "glue_SST-2" / "train.tsv", text="sentence")
     assert len(table) == 67349
     labels = make_labels(table.labels)
-    assert np.bincount(encode(labels, fit_labels(labels, DataConfig(), None))).tolist() == [29780, 37569]
+    assert np.bincount(encode(labels, fit_labels(labels, LabelRules(), None))).tolist() == [29780, 37569]
     with pytest.raises(UserError, match="no column 'label'"):
         load(shared_data / "glue_SST-2" / "test.tsv", text="sentence")
 
@@ -36,14 +38,14 @@ def test_sst2(shared_data):
 def test_thucnews(shared_data):
     names = (shared_data / "thucnews" / "class.txt").read_text().split()
     table = load(shared_data / "thucnews" / "train.txt", columns=["text", "label"])
-    assert (len(table), len(fit_labels(make_labels(table.labels), DataConfig(label_names=names), None))) == (33590, 10)
+    assert (len(table), len(fit_labels(make_labels(table.labels), LabelRules(names), None))) == (33590, 10)
     with pytest.raises(UserError, match=r"set data\.columns"):
         load(shared_data / "thucnews" / "train.txt")
 
 
 def test_sms(shared_data):
     table = load(shared_data / "sms_spam" / "sms.tsv", columns=["label", "text"], quoting="none")
-    assert (len(table), fit_labels(make_labels(table.labels), DataConfig(), None).names) == (5574, ("ham", "spam"))
+    assert (len(table), fit_labels(make_labels(table.labels), LabelRules(), None).names) == (5574, ("ham", "spam"))
 
 
 def test_stsb(shared_data):
@@ -51,7 +53,7 @@ def test_stsb(shared_data):
     table = load(shared_data / "stsb" / "stsb-en-train.csv", **keys)
     assert (len(table), table.texts[0], table.labels[0]) == (5749, "A plane is taking off.", "5.0")
     with pytest.raises(UserError, match="fractional numbers"):
-        fit_labels(make_labels(table.labels), DataConfig(), None)
+        fit_labels(make_labels(table.labels), LabelRules(), None)
 
 
 def test_movie_reviews(shared_data):

@@ -14,7 +14,8 @@ from fuzz_mutations import damage_bytes, damage_value, set_keys, write_json
 
 from jaxbert.config import DataConfig
 from jaxbert.data.label_column import LabelColumn, Labels
-from jaxbert.data.labels import fit_labels
+from jaxbert.data.label_fit import fit_labels
+from jaxbert.data.label_names import LabelRules
 from jaxbert.data.sources import open_source
 
 _ROWS = [
@@ -122,4 +123,4 @@ class Tables:
         assert rows
         legend = column.finish()
         if legend is not None:
-            fit_labels(Labels(np.concatenate(codes), legend, source.name), self._options["data"], None)
+            fit_labels(Labels(np.concatenate(codes), legend, source.name), LabelRules.of(self._options["data"]), None)

@@ -102,7 +102,7 @@ def _standard_input(name: str, data: DataConfig, labelled: bool) -> Iterator[Doc
         yield from _from_records(Records(name, json_records(lines, name)), data, labelled)
         return
     part_rows = 1 if stdin_waits() else PART_ROWS
-    for part in read_lines(lines, name, Wanted(data.text, None, data.label, False), part_rows=part_rows):
+    for part in read_lines(lines, name, Wanted(data.text, None, "label", False), part_rows=part_rows):
         yield from (Document(row, text) for text, row in zip(part.texts, part.rows, strict=True))
 
 

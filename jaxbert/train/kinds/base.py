@@ -12,6 +12,7 @@ from transformers import BertConfig
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.batches import Batch
 from jaxbert.data.examples import Examples
+from jaxbert.data.label_fit import Head
 from jaxbert.data.overview import Overview
 from jaxbert.data.sources import Role
 from jaxbert.tasks.base import Task
@@ -38,8 +39,10 @@ class Inputs:
 class Kind(Protocol):
     """How a task reads its data."""
 
-    def read(self, config: Config, tokenizer: Any, max_length: int) -> Inputs:
+    def read(self, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
         """Read every data set of a run; the small ones first, so that a mistake in them is found soon.
+
+        The labels are in the order of `head`, the trained one of the model, where it has the same.
 
         Raises:
           UserError: for anything wrong in the files.

@@ -9,26 +9,28 @@ from transformers import BertConfig
 
 from jaxbert.config import Config
 from jaxbert.data.label_column import Labels
-from jaxbert.data.labels import LabelSet, count_labels, encode, fit_labels, meaning_of
+from jaxbert.data.label_fit import Head, fit_labels
+from jaxbert.data.label_names import LabelRules
+from jaxbert.data.labels import LabelSet, count_labels, encode, meaning_of
 from jaxbert.data.long_texts import Reading
 from jaxbert.data.overview import Labelling
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.classification import Classification, resolve_class_weights
 from jaxbert.train.kinds.base import settings_of, with_settings
-from jaxbert.train.kinds.text import TextKind, label_names
-from jaxbert.train.start import with_labels
+from jaxbert.train.kinds.text import TextKind, integers_of
+from jaxbert.train.start import label_names, with_labels
 
 
 class ClassificationKind(TextKind[LabelSet]):
     """One label a text, or a pair of texts."""
 
-    def fit(self, labels: Labels, config: Config) -> LabelSet:
+    def fit(self, labels: Labels, config: Config, rules: LabelRules, head: Head | None) -> LabelSet:
         """Decide names and indices."""
-        return fit_labels(labels, config.data, config.model.num_labels)
+        return fit_labels(labels, rules, config.model.num_labels, head)
 
-    def encode(self, labels: Labels, space: LabelSet) -> np.ndarray:
+    def encode(self, labels: Labels, space: LabelSet, rules: LabelRules) -> np.ndarray:
         """Return indices, int32 [N]."""
-        return encode(labels, space)
+        return encode(labels, space, rules)
 
     def describe(self, labels: Labels, encoded: np.ndarray, space: LabelSet) -> Labelling:
         """Count the examples of each label."""
@@ -55,9 +57,8 @@ class ClassificationKind(TextKind[LabelSet]):
     def reopen(self, bert_config: BertConfig) -> Classification:
         """Take the label names."""
         settings = settings_of(bert_config)
-        integers = settings.get("integers")
         return Classification(
             label_names(bert_config),
-            integers=integers if integers in ("index", "name") else "either",
+            integers=integers_of(settings),
             reading=Reading.of(settings.get("reading")),
         )

@@ -9,7 +9,9 @@ from transformers import BertConfig
 
 from jaxbert.config import Config
 from jaxbert.data.label_column import Labels
-from jaxbert.data.label_kinds import encode_lists, fit_label_lists
+from jaxbert.data.label_fit import Head
+from jaxbert.data.label_lists import encode_lists, fit_label_lists
+from jaxbert.data.label_names import LabelRules
 from jaxbert.data.labels import LabelSet, count_labels, meaning_of
 from jaxbert.data.long_texts import Reading
 from jaxbert.data.overview import Labelling
@@ -17,8 +19,8 @@ from jaxbert.data.seen import hash_rows
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.multi_label import MultiLabel, resolve_positive_weights
 from jaxbert.train.kinds.base import settings_of, with_settings
-from jaxbert.train.kinds.text import TextKind, label_names
-from jaxbert.train.start import with_labels
+from jaxbert.train.kinds.text import TextKind, integers_of
+from jaxbert.train.start import label_names, with_labels
 
 
 class MultiLabelKind(TextKind[LabelSet]):
@@ -26,13 +28,13 @@ class MultiLabelKind(TextKind[LabelSet]):
 
     labels = "list"
 
-    def fit(self, labels: Labels, config: Config) -> LabelSet:
+    def fit(self, labels: Labels, config: Config, rules: LabelRules, head: Head | None) -> LabelSet:
         """Decide names and indices."""
-        return fit_label_lists(labels, config.data, config.model.num_labels)
+        return fit_label_lists(labels, rules, config.model.num_labels, head)
 
-    def encode(self, labels: Labels, space: LabelSet) -> np.ndarray:
+    def encode(self, labels: Labels, space: LabelSet, rules: LabelRules) -> np.ndarray:
         """Return which labels each example has, bool [N, C]."""
-        return encode_lists(labels, space)
+        return encode_lists(labels, space, rules)
 
     def describe(self, labels: Labels, encoded: np.ndarray, space: LabelSet) -> Labelling:
         """Count the examples of each label."""
@@ -63,10 +65,10 @@ class MultiLabelKind(TextKind[LabelSet]):
     def reopen(self, bert_config: BertConfig) -> MultiLabel:
         """Take the label names and the threshold; half, where another program has trained the model."""
         settings = settings_of(bert_config)
-        integers, threshold = settings.get("integers"), settings.get("threshold")
+        threshold = settings.get("threshold")
         return MultiLabel(
             label_names(bert_config),
-            integers=integers if integers in ("index", "name") else "either",
+            integers=integers_of(settings),
             reading=Reading.of(settings.get("reading")),
             threshold=float(threshold) if isinstance(threshold, int | float) else 0.5,
         )

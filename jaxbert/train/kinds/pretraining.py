@@ -11,6 +11,7 @@ from transformers import BertConfig
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.cache import cache_folder
 from jaxbert.data.examples import Examples
+from jaxbert.data.label_fit import Head
 from jaxbert.data.overview import TRAIN, Overview, View, lower_cases, view_corpus
 from jaxbert.data.pretraining.corpus import Corpus, read_corpus
 from jaxbert.data.pretraining.documents import Documents, open_documents
@@ -32,7 +33,7 @@ _PURPOSE = 0x646F6373
 class PretrainingKind:
     """Documents of raw text."""
 
-    def read(self, config: Config, tokenizer: Any, max_length: int) -> Inputs:
+    def read(self, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
         """Read all corpora, the small ones first."""
         data, pretrain, seed = config.data, config.pretrain, config.train.seed
         vocabulary = Vocabulary.of(tokenizer)

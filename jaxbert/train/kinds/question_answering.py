@@ -12,6 +12,7 @@ from jaxbert.data.answering.read import Questions, read_questions
 from jaxbert.data.answering.windows import Asked, QuestionWindows, cut_questions
 from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.facts import Facts
+from jaxbert.data.label_fit import Head
 from jaxbert.data.long_texts import Reading
 from jaxbert.data.overview import TRAIN, Labelling, Overview, View, lower_cases, view_items
 from jaxbert.data.sources import Role
@@ -26,7 +27,7 @@ from jaxbert.train.kinds.token_kinds import reading_of, refuse, shared_tokens
 class QuestionAnsweringKind:
     """An answer that stands in a context."""
 
-    def read(self, config: Config, tokenizer: Any, max_length: int) -> Inputs:
+    def read(self, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
         """Read all data sets; whether a question may have no answer is what the training questions say."""
         data = config.data
         refuse(config, "train.label_smoothing", "model.num_labels", "data.label_names")

@@ -9,7 +9,9 @@ from transformers import BertConfig
 
 from jaxbert.config import Config
 from jaxbert.data.label_column import Labels
+from jaxbert.data.label_fit import Head
 from jaxbert.data.label_kinds import scores_of
+from jaxbert.data.label_names import LabelRules
 from jaxbert.data.long_texts import Reading
 from jaxbert.data.overview import Labelling
 from jaxbert.errors import UserError
@@ -25,14 +27,16 @@ class RegressionKind(TextKind[None]):
 
     labels = "number"
 
-    def fit(self, labels: Labels, config: Config) -> None:
+    def fit(self, labels: Labels, config: Config, rules: LabelRules, head: Head | None) -> None:
         """Check that nothing is asked for that scores do not have."""
         if config.data.label_names is not None or config.model.num_labels not in (None, 1):
             raise UserError("task regression learns one score: remove data.label_names and model.num_labels")
         if config.train.class_weights != "none" or config.train.label_smoothing:
             raise UserError("task regression has no labels: remove train.class_weights and train.label_smoothing")
+        if (labels.codes == labels.codes[0]).all():
+            raise UserError(f"{labels.source}: every score is {scores_of(labels)[0]:g}: at least two are needed")
 
-    def encode(self, labels: Labels, space: None) -> np.ndarray:
+    def encode(self, labels: Labels, space: None, rules: LabelRules) -> np.ndarray:
         """Return the scores, float32 [N]."""
         return scores_of(labels)
 

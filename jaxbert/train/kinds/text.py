@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
-from transformers import BertConfig
 
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.label_column import Labels
+from jaxbert.data.label_fit import Head
+from jaxbert.data.label_names import LabelRules, check_map
+from jaxbert.data.labels import IntegerLabels, LabelSet, all_written
 from jaxbert.data.long_texts import LongTexts, Reading, resolve_shared
 from jaxbert.data.overview import Labelling, Overview, View, lower_cases, view_texts
 from jaxbert.data.sources import Role
@@ -31,15 +33,15 @@ class TextKind(Generic[LabelSpace]):
 
     labels: ClassVar[LabelKind] = "name"
 
-    def fit(self, labels: Labels, config: Config) -> LabelSpace:
-        """Return what the labels of the training rows define.
+    def fit(self, labels: Labels, config: Config, rules: LabelRules, head: Head | None) -> LabelSpace:
+        """Return what the labels of the training rows define; `head` is the trained one of the model, if it has one.
 
         Raises:
           UserError: where they contradict the configuration.
         """
         raise NotImplementedError
 
-    def encode(self, labels: Labels, space: LabelSpace) -> np.ndarray:
+    def encode(self, labels: Labels, space: LabelSpace, rules: LabelRules) -> np.ndarray:
         """Return labels as numbers, [N, ...].
 
         Raises:
@@ -63,16 +65,17 @@ class TextKind(Generic[LabelSpace]):
         """Return the longest piece that the model was taught to read."""
         return task.reading.max_length
 
-    def read(self, config: Config, tokenizer: Any, max_length: int) -> Inputs:
+    def read(self, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
         """Read all data sets of a run."""
-        reading = _reading(config, max_length)
+        reading, rules = _reading(config, max_length), LabelRules.of(config.data)
         stored = read_stored(config, tokenizer, max_length, self.labels, reading.long_texts)
         assert stored.train.labels is not None
-        space = self.fit(stored.train.labels, config)
-        train, held_out = split_off(self._labelled(stored.train, space), config)
+        space = self.fit(stored.train.labels, config, rules, head)
+        _check_map(rules, [stored.train, *stored.validation.values(), *stored.test.values()], space)
+        train, held_out = split_off(self._labelled(stored.train, space, rules), config)
         assert train.labels is not None
-        validation = {name: self._labelled(s, space) for name, s in stored.validation.items()}
-        test = {name: self._labelled(s, space) for name, s in stored.test.items()}
+        validation = {name: self._labelled(s, space, rules) for name, s in stored.validation.items()}
+        test = {name: self._labelled(s, space, rules) for name, s in stored.test.items()}
 
         def view(name: str, stored: Stored, examples: Examples) -> View:
             assert stored.labels is not None
@@ -100,6 +103,9 @@ class TextKind(Generic[LabelSpace]):
         reading: Reading = cast(Any, task).reading
         if reading.pairs and data.text_pair is None:
             raise UserError("this model reads pairs of texts: say with --text_pair which column has the second")
+        if labelled and self.labels != "list" and (isinstance(data.label, list) or data.label_format == "multi_hot"):
+            raise UserError("this model gives one label a text: name one column of labels, which are not multi_hot")
+        space, rules = self.space_of(task), LabelRules.of(data)
         stored = read_source(
             *(spec, data, tokenizer, max_length),
             role=role,
@@ -107,10 +113,12 @@ class TextKind(Generic[LabelSpace]):
             labels=self.labels,
             long_texts=reading.long_texts,
         )
-        return self._labelled(stored, self.space_of(task))
+        if labelled:
+            _check_map(rules, [stored], space)
+        return self._labelled(stored, space, rules)
 
-    def _labelled(self, stored: Stored, space: LabelSpace) -> Examples:
-        labels = None if stored.labels is None else self.encode(stored.labels, space)
+    def _labelled(self, stored: Stored, space: LabelSpace, rules: LabelRules) -> Examples:
+        labels = None if stored.labels is None else self.encode(stored.labels, space, rules)
         return Examples(stored.tokens, labels, windows=stored.windows)
 
 
@@ -123,7 +131,16 @@ def _reading(config: Config, max_length: int) -> Reading:
     return Reading(long_texts, pooling if how == "windows" and pooling != "first" else None, max_length)
 
 
-def label_names(bert_config: BertConfig) -> tuple[str, ...]:
-    """Return the names of an exported model's labels, in order."""
-    names = {int(index): str(name) for index, name in (bert_config.id2label or {}).items()}
-    return tuple(names[index] for index in sorted(names))
+def _check_map(rules: LabelRules, sources: list[Stored], space: Any) -> None:
+    """Check the user's names for labels against those of all sources and of the task."""
+    if rules.map and not isinstance(space, LabelSet):
+        raise UserError("data.label_map renames labels, but this model gives a score: leave it out")
+    if rules.map:
+        check_map(rules, all_written(stored.labels for stored in sources), space.names)
+
+
+def integers_of(settings: dict[str, Any]) -> IntegerLabels:
+    """Return what numbers in label columns were in the training of an exported model."""
+    found = settings.get("integers")
+    known: dict[Any, IntegerLabels] = {"index": "index", "name": "name", "position": "position"}
+    return known.get(found, "either") if isinstance(found, str) else "either"

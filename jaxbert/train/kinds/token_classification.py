@@ -14,25 +14,26 @@ from transformers import BertConfig
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.examples import Examples, Windows
+from jaxbert.data.label_fit import Head
+from jaxbert.data.label_names import is_generic
 from jaxbert.data.labels import count_labels
 from jaxbert.data.long_texts import Reading
 from jaxbert.data.overview import TRAIN, Labelling, Overview, View, lower_cases, view_items
 from jaxbert.data.seen import hash_rows
 from jaxbert.data.sources import Role
 from jaxbert.data.split import split_groups
-from jaxbert.data.table import at_row
+from jaxbert.data.table import at_row, quoted
 from jaxbert.data.tagging.align import Aligned, By, align
 from jaxbert.data.tagging.marks import Marks, fit_tags, marked_spans, spelled, tag_units
 from jaxbert.data.tagging.read import Documents, read_documents
-from jaxbert.data.tagging.tag_sets import reopen_tag_set
+from jaxbert.data.tagging.tag_sets import TagSet, reopen_tag_set
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.token_classification import TokenClassification, make_tagging
 from jaxbert.train.inputs import named_sets, set_name, training_spec
 from jaxbert.train.kinds.base import Inputs, settings_of, with_settings
-from jaxbert.train.kinds.text import label_names
 from jaxbert.train.kinds.token_kinds import reading_of, refuse, shared_tokens
-from jaxbert.train.start import with_labels
+from jaxbert.train.start import label_names, with_labels
 
 logger = logging.getLogger("jaxbert")
 
@@ -40,7 +41,7 @@ logger = logging.getLogger("jaxbert")
 class TokenClassificationKind:
     """A tag for each word, or for each token."""
 
-    def read(self, config: Config, tokenizer: Any, max_length: int) -> Inputs:
+    def read(self, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
         """Read all data sets; the training texts decide which tags there are."""
         data = config.data
         refuse(config)
@@ -55,6 +56,8 @@ class TokenClassificationKind:
         train = read_documents(training_spec(data), data, role="train", labelled=True, limit=data.limit)
         by = _units_of(train)
         train, tag_set = fit_tags(train, data.label_names, data.tag_scheme)
+        if head is not None:
+            tag_set = _as_head(tag_set, head, train.source)
         _check_count(tag_set.names, config.model.num_labels, train.source)
         if data.validation_fraction:
             kept, held_out = split_groups(np.arange(len(train)), data.validation_fraction, config.train.seed)
@@ -119,6 +122,24 @@ def _units_of(documents: Documents) -> By:
             "training texts in one way"
         )
     return "word" if worded[0] else "token"
+
+
+def _as_head(tag_set: TagSet, head: Head, source: str) -> TagSet:
+    """Return the tags in the order of a trained head that has the same, so that it keeps its meaning.
+
+    Raises:
+      UserError: where it has as many others.
+    """
+    names = head.names if is_generic(head.names) else reopen_tag_set(head.names, None).names
+    if len(names) != len(tag_set.names) or names == tag_set.names:
+        return tag_set
+    if set(names) != set(tag_set.names):
+        raise UserError(
+            f"{head.model} has a trained head for other tags: {source} has {quoted(tag_set.names)}, {head.model} "
+            f"{quoted(names)}: set model.head to new, for a head without its training"
+        )
+    logger.warning("%s: the tags are in the order of %s, whose head goes on: %s", source, head.model, quoted(names))
+    return dataclasses.replace(tag_set, names=names)
 
 
 def _check_count(names: tuple[str, ...], expected: int | None, source: str) -> None:

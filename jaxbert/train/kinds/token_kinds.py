@@ -11,6 +11,8 @@ _WITHOUT_MEANING = (
     "data.text_pair",
     "data.long_texts",
     "data.label_separator",
+    "data.label_format",
+    "data.label_map",
     "model.pooling",
 )
 

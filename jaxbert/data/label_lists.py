@@ -1,0 +1,243 @@
+"""What lists of labels mean: names, indices, or multi-hot.
+
+That is decided for a column as a whole, from all of its values; what has two readings is refused, with the setting that
+decides. How fields are read is the part of `list_column`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+from collections import Counter
+from typing import Any, NoReturn
+
+import numpy as np
+
+from jaxbert.data.label_column import Labels, whole_number
+from jaxbert.data.label_fit import Head, fit_labels, keep_head
+from jaxbert.data.label_names import LabelRules, both_lists, find_places, is_generic
+from jaxbert.data.labels import LabelSet, encode, renamed
+from jaxbert.data.list_column import MARKS, is_hot, is_text, split
+from jaxbert.data.table import quoted, shorten
+from jaxbert.data.written_lists import looks_like_list
+from jaxbert.errors import UserError
+
+_BITS = re.compile("[01]{2,}")
+
+logger = logging.getLogger("jaxbert")
+
+
+def fit_label_lists(labels: Labels, rules: LabelRules, num_labels: int | None, head: Head | None = None) -> LabelSet:
+    """Decide names and indices as `fit_labels` does, over the labels of all lists.
+
+    Raises:
+      UserError: as that, where no example has a label, and where lists have two readings.
+    """
+    expected = num_labels or (len(rules.names) if rules.names else None)
+    if _decide(labels, rules, expected) == "multi_hot":
+        label_set = _fit_positions(renamed(labels, rules), rules, num_labels)
+        named = labels.legend.names is not None
+        return label_set if head is None else keep_head(label_set, labels.source, rules, head, named=named)
+    members, _ = _members(labels, rules)
+    if not members.legend.values:
+        raise UserError(f"{labels.source}: no example has a label (data.label, data.label_separator)")
+    return fit_labels(members, rules, num_labels, head)
+
+
+def encode_lists(labels: Labels, label_set: LabelSet, rules: LabelRules = LabelRules()) -> np.ndarray:  # noqa: B008
+    """Return which labels each example has, bool [N, C].
+
+    Raises:
+      UserError: for the first label that is not in the set, and where lists have two readings.
+    """
+    if _known_format(labels, rules, label_set) == "multi_hot":
+        listed, places = _positions(renamed(labels, rules), len(label_set), label_set)
+    else:
+        members, read = _members(labels, rules)
+        numbered = {member: i for i, member in enumerate(members.legend.values)}
+        places = encode(members, label_set, rules)
+        listed = [[numbered[member] for member in members_of] for members_of in read]
+    table = np.zeros((len(listed), len(label_set)), bool)
+    for code, found in enumerate(listed):
+        table[code, places[found]] = True
+    return table[labels.codes]
+
+
+def _known_format(labels: Labels, rules: LabelRules, label_set: LabelSet) -> str:
+    """Return how lists are read for labels that are known: as in training, where training says so."""
+    values, own = labels.legend.values, labels.legend.names
+    if rules.format != "auto" or label_set.integers == "either" or (own is not None and not is_generic(own)):
+        return _decide(labels, rules, len(label_set))
+    named = all(isinstance(v, list) and all(whole_number(m) is None for m in v) for v in values) and any(values)
+    return "multi_hot" if label_set.integers == "position" and not named else "auto"
+
+
+def _decide(labels: Labels, rules: LabelRules, expected: int | None) -> str:
+    """Return how lists are read: "multi_hot", or as the names and numbers in them.
+
+    Raises:
+      UserError: where all of them can be multi-hot, and pairs of indices as well.
+    """
+    legend, counts = labels.legend, np.bincount(labels.codes, minlength=len(labels.legend.values))
+    if legend.marks or rules.format != "auto":
+        return "multi_hot" if legend.marks else rules.format
+    _refuse_bits(labels)
+    hot = {code: value for code, value in enumerate(legend.values) if is_hot(value)}
+    # What is no index stands twice, or is written as none: a list of three has 0 or 1 twice.
+    if any(value["sure"] or value["of"] != 2 or len(value["at"]) != 1 for value in hot.values()):
+        other = [code for code, value in enumerate(legend.values) if value and code not in hot]
+        return "multi_hot" if counts[list(hot)].sum() >= counts[other].sum() else "auto"
+    if not hot or len(hot) < len(legend.values) or legend.names is not None:
+        return "auto"
+    shown = "[0, 1]" if hot[min(hot)]["at"] == [1] else "[1, 0]"
+    if expected == 2:
+        logger.warning("%s: lists such as %s are taken as multi-hot, for there are 2 labels", labels.source, shown)
+        return "multi_hot"
+    raise UserError(
+        f"{labels.place(min(hot))}: {shown} can be two indices, or 0 and 1 for each of two labels: set data.label_format to "
+        "indices or multi_hot"
+    )
+
+
+def _refuse_bits(labels: Labels) -> None:
+    """Refuse "0101" where all labels are written so."""
+    texts = [str(value[0]) if isinstance(value, list) and len(value) == 1 else "" for value in labels.legend.values]
+    alike = len({len(text) for text in texts}) == 1 and any(text[0] == "0" for text in texts if text)
+    if alike and all(_BITS.fullmatch(text) for text in texts):
+        raise UserError(
+            f"{labels.place(0)}: label {texts[0]!r} looks like 0 and 1 for several labels: put commas between them; if it "
+            "is a name, set data.label_format to names"
+        )
+
+
+def _fit_positions(labels: Labels, rules: LabelRules, num_labels: int | None) -> LabelSet:
+    """Name the places of multi-hot lists."""
+    legend, given = labels.legend, rules.names
+    counts = np.bincount(labels.codes, minlength=len(legend.values))
+    lengths: Counter[int] = Counter()
+    for value, count in zip(legend.values, counts.tolist(), strict=True):
+        lengths[1 if is_text(value) else _length(value)] += count
+    length = len(legend.names or ()) if legend.marks else lengths.most_common(1)[0][0]
+    if length < 2:
+        raise UserError(f"{labels.source}: multi-hot lists need a place for each of two labels at least")
+    listed, _ = _positions(labels, length, None)
+    if not any(listed):
+        raise UserError(f"{labels.source}: no example has a label (data.label, data.label_separator)")
+    for key, asked in (("model.num_labels is", num_labels), ("data.label_names has", given and len(given))):
+        if asked is not None and asked != length:
+            raise UserError(
+                f"{key} {asked}, but {labels.source} has multi-hot lists of {length} labels: make them agree"
+            )
+    own = legend.names if legend.names is not None and len(legend.names) == length else None
+    if own is not None and given is not None and len(find_places(own, given, labels.source)) < length:
+        raise UserError(f"data.label_names differs: {both_lists(own, given, 'data.label_names')}")
+    if given is not None and len(set(given)) < len(given):
+        raise UserError(f"data.label_names names a label twice: {quoted(given)}")
+    return LabelSet(tuple(given or own or (f"LABEL_{index}" for index in range(length))), "position")
+
+
+def _length(value: Any) -> int:
+    return value["of"] if is_hot(value) else len(value)
+
+
+def _positions(labels: Labels, length: int, label_set: LabelSet | None) -> tuple[list[list[int]], np.ndarray]:
+    """Return the places of 1 in each multi-hot list, and which label each place stands for.
+
+    Raises:
+      UserError: for a list of another length or that holds anything else, and for names that are not those of the set.
+    """
+    legend, places = labels.legend, np.arange(length)
+    own = legend.names if legend.marks or len(legend.names or ()) == length else None
+    if own is not None and label_set is not None and not is_generic(own):
+        known = label_set.names
+        named = find_places(own, known, labels.source)
+        if len(named) < len(own) and not (is_generic(known) and not legend.marks):
+            raise UserError(f"{labels.source}: labels are unknown: {both_lists(own, known)}")
+        if lacking := [name for place, name in enumerate(known) if place not in named.values()] if named else []:
+            raise UserError(f"{labels.source}: no column of data.label holds the labels {quoted(lacking)}: name all")
+        places = np.array([named[name] for name in own]) if named else places
+    return [_places(labels, code, length) for code in range(len(legend.values))], places
+
+
+def _places(labels: Labels, code: int, length: int) -> list[int]:
+    """Return the places of 1 in a multi-hot list."""
+    value = labels.legend.values[code]
+    members = [value["text"]] if is_text(value) else [] if is_hot(value) else value
+    odd = next((member for member in members if str(member).lower() not in MARKS), None)
+    if odd is not None:
+        raise UserError(
+            f"{labels.place(code)}: a multi-hot list holds {shorten(repr(odd))}, but each of its values is 0 or 1 (shares "
+            "of labels are not supported): correct it"
+        )
+    if _length(value) != length:
+        raise UserError(
+            f"{labels.place(code)}: a list of {_length(value)} values, but a multi-hot list has one for each of {length} "
+            "labels: correct it; lists of indices need data.label_format: indices"
+        )
+    return value["at"] if is_hot(value) else [place for place, m in enumerate(members) if MARKS[str(m).lower()]]
+
+
+def _members(labels: Labels, rules: LabelRules) -> tuple[Labels, list[list[Any]]]:
+    """Return the single labels of all lists, each once with the row in which it first occurs, and those of each list."""
+    legend = labels.legend
+    unquoted = _are_unquoted(labels, rules)
+    first: dict[Any, int] = {}
+    read = []
+    for code, value in enumerate(legend.values):
+        members = _read_text(labels, code, rules, unquoted) if is_text(value) else value
+        members = _as_numbers(labels, code) if is_hot(value) else members
+        spelled = [str(member) if rules.format == "names" else whole_number(member) for member in members]
+        spelled = [s if s is not None else m for s, m in zip(spelled, members, strict=True)]
+        if len(set(spelled)) < len(spelled):
+            _refuse_repeated(labels, code, Counter(spelled).most_common(1)[0][0])
+        read.append(members)
+        for member in members:
+            first.setdefault(member, code)
+    single = dataclasses.replace(legend, values=list(first), rows=[legend.rows[code] for code in first.values()])
+    return Labels(np.arange(len(first), dtype=np.int32), single, labels.source), read
+
+
+def _refuse_repeated(labels: Labels, code: int, member: Any) -> NoReturn:
+    numbers = "; multi-hot lists need data.label_format: multi_hot" if isinstance(member, int) else ""
+    raise UserError(f"{labels.place(code)}: label {member!r} stands twice in one list: remove one{numbers}")
+
+
+def _as_numbers(labels: Labels, code: int) -> list[int]:
+    """Return 0 and 1 as the two indices that they are."""
+    value = labels.legend.values[code]
+    if value["sure"]:
+        raise UserError(
+            f"{labels.place(code)}: the list holds true and false, or 0.0 and 1.0, which are no labels: multi-hot lists "
+            "need data.label_format: multi_hot"
+        )
+    if value["of"] != 2 or len(value["at"]) != 1:
+        _refuse_repeated(labels, code, 0 if value["of"] - len(value["at"]) > 1 else 1)
+    return [0, 1]
+
+
+def _are_unquoted(labels: Labels, rules: LabelRules) -> bool:
+    """Say whether all labels are lists in brackets whose members have no quotes, as [joy, love]; note it."""
+    values = [value for value in labels.legend.values if value]
+    texts = [value["text"] for value in values if is_text(value)]
+    bracketed = all(looks_like_list(text) and text[-1] in "]}" and "..." not in text for text in texts)
+    if rules.format == "names" or not texts or len(texts) < len(values) or not bracketed:
+        return False
+    logger.warning("%s: labels such as %s are read as lists without quotes", labels.source, shorten(texts[0]))
+    return True
+
+
+def _read_text(labels: Labels, code: int, rules: LabelRules, unquoted: bool) -> list[str]:
+    """Read a text that may or may not be a list."""
+    text = labels.legend.values[code]["text"]
+    if unquoted:
+        return [part.strip("'\"") for part in split(text[1:-1], rules.separator)]
+    if rules.format == "names":
+        return split(text, rules.separator)
+    where, as_name = labels.place(code), "if all of it belongs to names, set data.label_format to names"
+    if looks_like_list(text):
+        raise UserError(f"{where}: {shorten(text)!r} is no list that can be read: write it as JSON; {as_name}")
+    between = ";" if ";" in text else "|" if "|" in text else " "
+    raise UserError(
+        f"{where}: {shorten(text)!r} holds {between!r}: if it separates labels, set data.label_separator; {as_name}"
+    )

@@ -1,0 +1,41 @@
+"""Multi-hot lists: four labels are learned, and every later file is read in the same way."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from runs import make_config
+
+from jaxbert.train.kinds import kind_of_model
+from jaxbert.train.run import open_session
+from jaxbert.train.run_folder import RunFolder
+
+
+def test_multi_hot_lists(case, vocabularies, tmp_path):
+    keys = {
+        "model__name_or_path": "tiny",
+        "model__vocab": str(vocabularies / "bert-base-uncased-vocab.txt"),
+        "data__train": str(case / "train.jsonl"),
+        "data__validation": str(case / "dev.jsonl"),
+        "data__label": "labels",
+        "data__cache_dir": None,
+    }
+    config = make_config(task="multi_label", **keys)
+    session = open_session(config, RunFolder(tmp_path / "run"))
+
+    def marks(file: Path) -> list[list[int]]:
+        return [json.loads(line)["labels"] for line in file.read_text().splitlines()]
+
+    assert session.task.label_names == ("LABEL_0", "LABEL_1", "LABEL_2", "LABEL_3")
+    assert session.train.labels.astype(int).tolist() == marks(case / "train.jsonl")
+    assert session.inputs.validation["validation"].labels.astype(int).tolist() == marks(case / "dev.jsonl")
+    assert session.inputs.overview.views[0].labels.meaning == "multi-hot position"
+    # The export's configuration says how a later file is read, in whichever way it writes its lists.
+    kind = kind_of_model(session.bert_config)
+    task = kind.reopen(session.bert_config)
+    (tmp_path / "texts.csv").write_text('text,labels\na,"0,0,0,1"\nb,"[1, 0, 1, 0]"\nc,[0 1 0 0]\n')
+    read = kind.read_for(
+        *(task, str(tmp_path / "texts.csv"), config.data, session.start.tokenizer, 64), role="test", labelled=True
+    )
+    assert read.labels.astype(int).tolist() == [[0, 0, 0, 1], [1, 0, 1, 0], [0, 1, 0, 0]]

@@ -1,0 +1,90 @@
+"""A model with a trained head is trained further: the head goes on with the meaning that it has, or the run stops."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from runs import LABELS, make_config, write_csv, write_model
+from transformers import BertConfig
+
+from jaxbert.errors import UserError
+from jaxbert.interop.read import has_classifier, read_tensors
+from jaxbert.train.run import Session, open_session
+from jaxbert.train.run_folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    write_model(folder, id2label={0: "good", 1: "bad"}, label2id={"good": 0, "bad": 1})
+    return folder
+
+
+def session(tmp_path, model, labels, **changes) -> Session:
+    rows = [(f"w{i}", label) for i, label in enumerate(labels)]
+    keys = {
+        "model__name_or_path": str(model),
+        "data__train": str(write_csv(tmp_path / "train.csv", rows)),
+        "data__cache_dir": None,
+        "train__output_dir": str(tmp_path / "run"),
+    }
+    config = make_config(**(keys | changes))
+    return open_session(config, RunFolder(config.train.output_dir))
+
+
+def head_of(found: Session) -> np.ndarray:
+    return np.asarray(found.first_params()["classifier"]["kernel"]).T
+
+
+def test_the_same_labels_keep_the_order_of_the_head(model, tmp_path, caplog):
+    found = session(tmp_path, model, ["bad", "good", "bad"])
+    assert found.task.label_names == ("good", "bad")
+    assert found.bert_config.id2label == {0: "good", 1: "bad"}
+    assert found.train.labels.tolist() == [1, 0, 1]
+    assert "the labels are in the order of" in caplog.text
+    np.testing.assert_array_equal(head_of(found), read_tensors(model)["classifier.weight"])
+
+
+def test_other_labels_stop_or_have_a_map_or_a_new_head(model, tmp_path, caplog):
+    with pytest.raises(UserError, match="has a trained head for other labels"):
+        session(tmp_path, model, ["spam", "ham"])
+    mapped = session(tmp_path, model, ["spam", "ham"], data__label_map={"spam": "bad", "ham": "good"})
+    assert (mapped.task.label_names, mapped.train.labels.tolist()) == (("good", "bad"), [1, 0])
+    trained = read_tensors(model)["classifier.weight"]
+    np.testing.assert_array_equal(head_of(mapped), trained)
+    fresh = session(tmp_path, model, ["spam", "ham"], model__head="new")
+    assert fresh.task.label_names == ("ham", "spam")
+    assert np.abs(head_of(fresh) - trained).max() > 0
+    assert "new, to be trained: classifier.bias, classifier.weight" in caplog.text
+    assert session(tmp_path, model, ["spam", "ham", "eggs"]).task.label_names == ("eggs", "ham", "spam")
+    file = tmp_path / "map.json"
+    file.write_text(json.dumps({"spam": "bad", "ham": "good"}))
+    assert session(tmp_path, model, ["spam", "ham"], data__label_map=str(file)).train.labels.tolist() == [1, 0]
+
+
+def test_a_classifier_of_another_kind_of_head_does_not_go_on(model, tmp_path, caplog):
+    folder = tmp_path / "tagger"
+    folder.mkdir()
+    for file in model.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"architectures": ["BertForTokenClassification"]}))
+    found = session(tmp_path, folder, ["bad", "good"])
+    assert found.task.label_names == LABELS
+    assert np.abs(head_of(found) - read_tensors(folder)["classifier.weight"]).max() > 0
+    assert "new, to be trained: classifier.bias" in caplog.text
+
+
+def test_whether_there_is_a_classifier(model, tmp_path):
+    assert has_classifier(model)
+    assert not has_classifier(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"damaged")
+    assert not has_classifier(tmp_path)
+    (tmp_path / "model.safetensors.index.json").write_text(
+        '{"weight_map": {"module.classifier.weight": "a.safetensors"}}'
+    )
+    (tmp_path / "model.safetensors").unlink()
+    assert has_classifier(tmp_path)
+    assert BertConfig.from_pretrained(model).architectures == ["BertForSequenceClassification"]
