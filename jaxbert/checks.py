@@ -5,11 +5,12 @@ Checks that need the model or the data (label names, positions of the model, col
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import math
 import re
 
-from jaxbert.config import ClassWeights, Config, LaunchConfig, MeshConfig, OptimizerConfig
+from jaxbert.config import ClassWeights, Config, DataConfig, LaunchConfig, MeshConfig, OptimizerConfig
 from jaxbert.errors import UserError
 
 COMPUTE_FORMATS = ("auto", "float32", "bfloat16")
@@ -67,6 +68,7 @@ def check(config: Config) -> None:
     _check_range(config, 0, 1, "optimizer.warmup_ratio", "optimizer.b1", "optimizer.b2")
     _check_optimizer(config.optimizer)
     data, train = config.data, config.train
+    check_reading(data)
     _check_sets("data.validation", data.validation)
     _check_sets("data.test", data.test)
     _check_labels(config)
@@ -84,6 +86,30 @@ def check(config: Config) -> None:
     _check_class_weights(train.class_weights)
     _check_mesh(config.mesh)
     check_launch(config.launch)
+
+
+def check_reading(data: DataConfig) -> None:
+    """Check how text files are read.
+
+    Raises:
+      UserError: for the first value that is out of range or contradicts another.
+    """
+    separator = "\t" if data.separator in ("\\t", "tab") else data.separator
+    raw = data.quoting == "none"
+    one = "one character" if not raw else "text"
+    for key, value in (("data.separator", separator), ("data.quote", data.quote)):
+        fits = value is None or ((len(value) == 1 or (raw and bool(value))) and not set(value or "") & set("\r\n"))
+        _require(fits, key, value, f"{one} and no line end")
+    if raw and data.quote is not None:
+        raise UserError("data.quoting is none, but data.quote is set: keep one of them")
+    if separator is not None and separator == (data.quote or '"') and not raw:
+        raise UserError(f"data.separator and data.quote are both {separator!r}: they must differ")
+    try:
+        known = data.encoding is None or codecs.lookup(data.encoding)._is_text_encoding
+    except (LookupError, ValueError):
+        known = False
+    names = "an encoding as Python names it, for instance utf-8, gbk, gb18030, cp1252, shift_jis or utf-16"
+    _require(bool(known), "data.encoding", data.encoding, names)
 
 
 def _check_windows(config: Config) -> None:

@@ -57,7 +57,8 @@ class DataConfig:
     """Where examples come from and how they become rows of tokens."""
 
     train: str | None = None
-    """Training examples: a file (csv, tsv, jsonl, parquet), hf:ORG/NAME[/CONFIG][:SPLIT] or tfds:NAME[:SPLIT]."""
+    """Training examples: a file (csv, tsv, jsonl, json, parquet, also compressed), a folder or a pattern of such files, a
+    folder of datasets.save_to_disk, hf:ORG/NAME[/CONFIG][:SPLIT] or tfds:NAME[:SPLIT]."""
     validation: str | dict[str, str] | None = None
     """Examples that are evaluated during training, named like `train`; or several sets by name, {en: FILE, zh: FILE}, whose
     metrics are shown one by one and in the mean."""
@@ -105,8 +106,19 @@ class DataConfig:
     counts where questions of the training set have no answer."""
     columns: list[str] | None = None
     """Column names of a file that has no header line."""
+    separator: str | None = None
+    """What stands between the fields of a row in csv, tsv and txt, whatever the extension says: one character, or `tab`;
+    left out, as the header or the first rows show."""
     quoting: Literal["csv", "none"] = "csv"
-    """How fields are quoted in csv and tsv: `csv` for double quotes, `none` for raw fields."""
+    """How fields are quoted in csv and tsv: `csv` for quotes around those that need them, `none` for raw fields."""
+    quote: str | None = None
+    """The quote of `quoting: csv`, one character; left out, the double quote."""
+    encoding: str | None = None
+    """Encoding of text files, as Python names it: gbk, gb18030, cp1252, shift_jis, utf-16; left out, UTF-8, or what the
+    byte-order mark says."""
+    bad_rows: Literal["error", "skip"] = "error"
+    """What becomes of malformed or empty rows: the first one ends the program (error), or all are left out and counted
+    (skip)."""
     label_names: list[str] | None = None
     """Names of integer labels, in order from 0; for token classification the tags, where some of them are in no training
     text or a column holds their numbers."""

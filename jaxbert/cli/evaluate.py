@@ -19,12 +19,13 @@ def run(arguments: list[str]) -> int:
         parser.add_argument(f"--{name}", type=kind, default=getattr(DataConfig, name), help=meaning)
     parser.add_argument("--output", type=str, default="-", help="a file for the JSON, or - for standard output")
     values = parse(parser, arguments)
+    data = data_config(values)
     check_output(values.output, source=values.data)
     from jaxbert.train.processes import is_main
     from jaxbert.train.report import print_metrics
 
     model = open_model(values, values.data)
-    examples = model.read(values.data, data_config(values), role="test", labelled=True)
+    examples = model.read(values.data, data, role="test", labelled=True)
     metrics = model.evaluate(examples)
     if is_main():
         print_metrics(metrics, values.data)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
+from jaxbert.checks import check_reading
 from jaxbert.config import DataConfig, LaunchConfig, PrecisionConfig
 from jaxbert.errors import UserError
 
@@ -24,6 +25,11 @@ _TASK_COLUMNS = {
 """Keys of the section `data` that some tasks read, with their help."""
 
 
+_READING = {
+    "separator": "what stands between the fields of a csv, tsv or txt file; left out, as its header shows",
+    "quote": "the quote of such a file; left out, the double quote",
+    "encoding": "encoding of text files, such as gbk or cp1252; left out, UTF-8 or what the byte-order mark says",
+}
 LABEL_OPTIONS: dict[str, tuple[Any, str]] = {
     "label": (str | list[str], "column of the label, or several columns of 0 and 1: [NAME, ...]"),
     "label_format": (Literal["auto", "names", "indices", "multi_hot"], "what numbers in the label column are"),
@@ -43,6 +49,14 @@ def add_options(parser: ArgumentParser) -> None:
     parser.add_argument("--text_pair", type=str | None, default=None, help="column of the second text of a pair")
     parser.add_argument("--columns", type=list[str] | None, default=None, help="column names of a file without header")
     parser.add_argument("--quoting", type=Literal["csv", "none"], default=data.quoting, help="none for raw fields")
+    for name, meaning in _READING.items():
+        parser.add_argument(f"--{name}", type=str | None, default=None, help=meaning)
+    parser.add_argument(
+        "--bad_rows",
+        type=Literal["error", "skip"],
+        default=data.bad_rows,
+        help="evaluate: skip leaves malformed and empty rows out",
+    )
     parser.add_argument(
         "--label_separator", type=str, default=data.label_separator, help="what stands between the labels of a text"
     )
@@ -72,16 +86,23 @@ def add_options(parser: ArgumentParser) -> None:
 
 
 def data_config(values: Namespace) -> DataConfig:
-    """Return the options that say how a file is read."""
-    return DataConfig(
+    """Return the options that say how a file is read.
+
+    Raises:
+      UserError: for one that is out of range.
+    """
+    data = DataConfig(
         text=values.text,
         text_pair=values.text_pair,
         columns=values.columns,
         quoting=values.quoting,
         label_separator=values.label_separator,
         comment_lines=values.comment_lines,
-        **{name: values[name] for name in (*_TASK_COLUMNS, *LABEL_OPTIONS) if name in values},
+        bad_rows=values.bad_rows,
+        **{name: values[name] for name in (*_READING, *_TASK_COLUMNS, *LABEL_OPTIONS) if name in values},
     )
+    check_reading(data)
+    return data
 
 
 def open_model(values: Namespace, source: str) -> TrainedModel:

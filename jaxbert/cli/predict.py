@@ -34,11 +34,14 @@ def run(arguments: list[str]) -> int:
         help="how many labels an answer shows the probabilities of, the best first; left out, all of up to 20, else 5",
     )
     values = parse(parser, arguments)
+    data = data_config(values)
     check_output(values.output, source=values.input)
+    from jaxbert.data.sources import check_rows
     from jaxbert.train.processes import is_main
 
+    check_rows("predict", data)
     model = open_model(values, values.input)
-    examples = model.read(values.input, data_config(values), role="predict", labelled=False)
+    examples = model.read(values.input, data, role="predict", labelled=False)
     predictions = model.predict(examples)
     if is_main():
         write_text(values.output, _json_lines(model.task, predictions, examples))

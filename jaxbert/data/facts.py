@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 _NAMED = 10
+
+logger = logging.getLogger("jaxbert")
 
 
 @dataclass
@@ -26,14 +29,22 @@ class Facts:
     """Of the text files; None for other formats."""
     skipped: int = 0
     """Malformed or empty rows that were left out because `data.bad_rows` is skip."""
-    skipped_rows: list[int] = field(default_factory=list)
-    """The first of them, as a user counts."""
+    skipped_rows: list[int | str] = field(default_factory=list)
+    """The first of them, as a user counts; with the file where there are several."""
+    said: list[str] = field(default_factory=list)
+    """What was said of how it is read: a start that finds its tokens in the cache says it again."""
 
-    def skip(self, row: int) -> None:
+    def skip(self, row: int | str) -> None:
         """Note a row that is left out."""
         self.skipped += 1
         if len(self.skipped_rows) < _NAMED:
             self.skipped_rows.append(row)
+
+    def say(self, note: str) -> None:
+        """Tell the user, once, about something that was taken because it is likely."""
+        if note not in self.said:
+            self.said.append(note)
+            logger.warning("%s", note)
 
     def choose(self, columns: Sequence[str], used: Sequence[str]) -> None:
         """Note the columns."""

@@ -1,51 +1,154 @@
-"""Read examples from a dataset on the Hugging Face Hub, or from the copy that was loaded before.
+"""Read examples from a dataset on the Hugging Face Hub, from the copy that was loaded before, or from a folder that
+`save_to_disk` wrote.
 
-Finds the dataset, its config and its split through `datasets.load_dataset`, and turns whatever that raises into one
-line. The columns' contents are `table`'s part.
+Finds the dataset, its config and its split through the datasets library, and turns whatever that raises into one line. The
+columns' contents are `intake`'s part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from etils import epath
+
 from jaxbert.data.class_names import class_names
-from jaxbert.data.table import PART_ROWS, Table, Wanted, build_table, quoted, shorten
-from jaxbert.errors import UserError
+from jaxbert.data.facts import Facts
+from jaxbert.data.intake import Intake, Part
+from jaxbert.data.places import split_of
+from jaxbert.data.table import quoted, shorten
+from jaxbert.errors import UserError, foreign_errors
+from jaxbert.plain import read_json, shown
+
+_DICT, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"
+"""Of several splits, and of one."""
 
 
-def open_hub(spec: str, default_split: str) -> Any:
-    """Return the split that `hf:ORG/NAME[/CONFIG][:SPLIT]` names, as a dataset whose rows are on disk.
+@dataclass(frozen=True)
+class Split:
+    """A split that was found; its rows are on disk."""
+
+    spec: str
+    rows: Any
+    """A dataset of the library."""
+    identity: Callable[[], Any]
+    """Return plain values that change with the content."""
+    note: str = ""
+    """What was decided about it."""
+
+    def say(self, facts: Facts) -> None:
+        """Tell what was decided."""
+        if self.note:
+            facts.say(self.note)
+
+
+def open_hub(spec: str, default_split: str) -> Split:
+    """Return the split that `hf:ORG/NAME[/CONFIG][:SPLIT]` names, or `hf:FOLDER[:SPLIT]` for a folder of this machine.
 
     A split may be sliced as the datasets library does it: `train[:10%]`.
 
     Raises:
       UserError: if the dataset, the config or the split is not there or cannot be reached.
     """
-    name, config, split = parse_spec(spec)
-    return _load_split(name, config, split or default_split, spec)
+    base, _, asked = spec.removeprefix("hf:").partition(":")
+    folder = Path(base).expanduser()
+    if base and is_saved(folder):
+        return open_saved(folder, f"hf:{base}", asked or None, default_split)
+    if base and folder.is_dir():
+        name, config = str(folder), None
+        note = "" if base.startswith(("/", ".", "~")) else f"{spec}: read from the folder {base} of this machine"
+    else:
+        (name, config, _), note = parse_spec(spec), ""
+    rows = _load_split(name, config, asked or default_split, spec)
+    # The library's fingerprint names data files, config and split.
+    return Split(spec, rows, lambda: [rows._fingerprint], note)
 
 
-def read_hub(dataset: Any, spec: str, wanted: Wanted, limit: int | None = None) -> Iterator[Table]:
-    """Yield the first `limit` examples of a split part by part.
+def is_saved(folder: Path | epath.Path) -> bool:
+    """Say whether a folder was written by `save_to_disk` of the datasets library."""
+    return (folder / _DICT).exists() or ((folder / _STATE).exists() and (folder / _INFO).exists())
+
+
+def open_saved(folder: Path, base: str, asked: str | None, default_split: str) -> Split:
+    """Return a split of a folder that `save_to_disk` wrote.
+
+    Its Arrow files and what it says of their columns are read, and nothing else: neither formats nor code.
+
+    Args:
+      folder: of a data set, or of several splits.
+      base: how messages name it.
+      asked: the split that is asked for.
+      default_split: the one that is meant where none is asked for.
+
+    Raises:
+      UserError: if the split is not there, or the folder is not whole.
+    """
+    import datasets
+
+    note, spec = "", base if asked is None else f"{base}:{asked}"
+    if (folder / _DICT).exists():
+        splits = read_json(folder / _DICT).get("splits")
+        names = [name for name in splits if _is_plain(name)] if isinstance(splits, list) else []
+        split = _choose_split(names, base, asked, default_split)
+        if split != (asked or default_split):
+            note = f"{spec}: its split {split!r} is read"
+        folder = folder / split
+    state = read_json(folder / _STATE)
+    files = state.get("_data_files")
+    paths = [folder / str(file.get("filename")) for file in files] if isinstance(files, list) else []
+    if not paths or not all(_is_plain(path.name) and path.parent == folder for path in paths):
+        raise UserError(f"{spec}: {folder / _STATE} names no files of its folder: save the data set again")
+    if asked and state.get("_split") not in (asked, None) and folder.name != asked:
+        raise UserError(f"{spec}: holds the split {shown(state['_split'])} alone: leave out :{asked}")
+    with foreign_errors(f"{spec}: cannot be loaded"):
+        info = datasets.DatasetInfo.from_dict(read_json(folder / _INFO))
+        rows = datasets.concatenate_datasets([datasets.Dataset.from_file(str(path), info=info) for path in paths])
+    return Split(spec, rows, lambda: [_hash(path) for path in paths], note)
+
+
+def _is_plain(name: Any) -> bool:
+    """Say whether a name is that of a file or folder, and no path."""
+    return isinstance(name, str) and name not in ("", ".", "..") and os.path.basename(name) == name
+
+
+def _choose_split(names: list[str], base: str, asked: str | None, default: str) -> str:
+    split = asked or default
+    alike = [name for name in names if split_of(name) == split]
+    if split in names:
+        return split
+    if asked is None and len(alike) == 1:
+        return alike[0]
+    raise UserError(f"{base}: no split {split!r}; there are {quoted(names)}: name one as {base}:SPLIT")
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_hub(split: Split, intake: Intake) -> Iterator[Part]:
+    """Yield the examples of a split part by part.
 
     Raises:
       UserError: if a column is not there.
     """
-    if any("." in name and name not in dataset.column_names for name in wanted.needed().values()):
-        dataset = dataset.flatten()  # a column inside of another is named a.b
-    chosen = wanted.choose(dataset.column_names, spec)
-    names = class_names(dataset.features, wanted.label)
-    picked, positions = dataset.select_columns(chosen), range(len(dataset))[:limit]
-    for start in range(0, len(positions), PART_ROWS):
-        part = positions[start : start + PART_ROWS]
-        rows = range(part.start + 1, part.stop + 1)
-        yield build_table(picked[part.start : part.stop], wanted, source=spec, rows=rows, label_names=names)
-
-
-def hub_identity(dataset: Any) -> list[str]:
-    """Return the datasets library's fingerprint, which names data files, config and split."""
-    return [dataset._fingerprint]
+    rows = split.rows
+    split.say(intake.facts)
+    if any("." in name and name not in rows.column_names for name in intake.wanted.columns()):
+        rows = rows.flatten()  # a column inside of another is named a.b
+    chosen = intake.choose(rows.column_names, split.spec)
+    names = class_names(rows.features, chosen.get(intake.wanted.label, ""))
+    picked, low, count = rows.select_columns(list(dict.fromkeys(chosen.values()))), 0, len(rows)
+    while low < count and (room := intake.room):
+        high = min(low + room, count)
+        found = picked[low:high]
+        columns = {asked: found[column] for asked, column in chosen.items()}
+        yield Part(columns, range(low + 1, high + 1), label_names=names)
+        low = high
 
 
 def parse_spec(spec: str) -> tuple[str, str | None, str | None]:

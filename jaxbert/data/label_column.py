@@ -6,7 +6,6 @@ once, and never by one row; that is the part of `labels` and `label_lists`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -14,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from jaxbert.data.label_names import WHOLE
-from jaxbert.data.table import Row, Table, Wanted, at_row, decode, kind_of, shorten
+from jaxbert.data.table import Row, Table, Wanted, at_row, decode, is_missing, kind_of, shorten
 from jaxbert.errors import UserError
 
 
@@ -147,13 +146,6 @@ class LabelColumn:
             f"{where}: column {self._column!r} holds {kind} ({shorten(repr(value))}), but a label is a name or a whole "
             f"number, one a row{way}"
         )
-
-
-def is_missing(value: Any) -> bool:
-    """Say whether a field is empty."""
-    if isinstance(value, str):
-        return not value.strip()
-    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def whole_number(value: Any) -> int | None:

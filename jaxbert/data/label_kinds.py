@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxbert.data.label_column import LabelColumn, Labels, Legend, is_missing
+from jaxbert.data.label_column import LabelColumn, Labels, Legend
 from jaxbert.data.label_names import is_generic
 from jaxbert.data.list_column import ListColumn
-from jaxbert.data.table import Row, Table, Wanted, at_row, decode, quoted, shorten
+from jaxbert.data.table import Row, Table, Wanted, at_row, decode, is_missing, quoted, shorten
 from jaxbert.errors import UserError
 
 _LARGEST = float(np.finfo(np.float32).max)

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.data.label_column import Legend, is_missing, whole_number
-from jaxbert.data.table import Row, Table, Wanted, at_row, decode, kind_of, shorten
+from jaxbert.data.label_column import Legend, whole_number
+from jaxbert.data.table import Row, Table, Wanted, at_row, decode, is_missing, kind_of, shorten
 from jaxbert.data.written_lists import looks_like_list, read_list
 from jaxbert.errors import UserError
 

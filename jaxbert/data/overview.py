@@ -17,6 +17,7 @@ from jaxbert.data.facts import Facts
 from jaxbert.data.pretraining.corpus import Corpus
 from jaxbert.data.seen import Seen, hash_rows, hash_texts
 from jaxbert.data.store import Stored
+from jaxbert.data.table import Place, Row
 
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
 _BARS = 12
@@ -170,7 +171,7 @@ def view_items(
     source: str,
     texts: Sequence[str],
     lengths: np.ndarray,
-    rows: Sequence[int],
+    rows: Sequence[Row],
     labels: Labelling,
     max_length: int,
     *,
@@ -190,8 +191,10 @@ def view_items(
       unit: what an item is, in the plural.
       facts: of the reader.
     """
-    places = np.fromiter(rows, np.int32, len(rows))
-    seen = Seen(lengths.astype(np.int32), hash_texts(texts), places, ((0, source),), facts)
+    files = [row.file if isinstance(row, Place) else source for row in rows]
+    origins = tuple((i, file) for i, file in enumerate(files) if not i or file != files[i - 1])
+    places = np.fromiter((row.row if isinstance(row, Place) else int(row) for row in rows), np.int32, len(rows))
+    seen = Seen(lengths.astype(np.int32), hash_texts(texts), places, origins, facts)
     return View(name, seen, max_length, np.flatnonzero(lengths <= _SPECIAL), labels, windows=True, unit=unit)
 
 

@@ -60,6 +60,8 @@ def prepare(
     stored = found if share.all_have(found is not None) else None
     if stored is not None:
         logger.info("tokens of %s taken from the cache", source.name)
+        for note in stored.seen.facts.said if stored.seen else ():
+            logger.warning("%s", note)
     else:
         written = cache.new_folder(None if name is None else folder)
         try:

@@ -1,36 +1,45 @@
 """Examples that are more than texts and a label, one record at a time: lists of words, marked spans, answers.
 
-Finds JSON lines, parquet files, Hub datasets and standard input, as `sources` does for texts, and says in which row each
-record is. What a record must hold is the caller's part.
+Finds JSON, parquet files, Hub datasets and standard input, as `sources` does for texts, and says in which row each record
+is. What a record must hold is the caller's part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from jaxbert.data import hub
-from jaxbert.data.class_names import class_names, parquet_features
-from jaxbert.data.files import JSON_LINES, existing_file, json_records, raw_lines
-from jaxbert.data.sources import SPLITS, STDIN, Role, stdin_lines
-from jaxbert.data.table import PART_ROWS, at_row, kind_of, nearest, quoted, shorten
-from jaxbert.errors import UserError, foreign_errors
+from jaxbert.config import DataConfig
+from jaxbert.data.class_names import class_names
+from jaxbert.data.facts import Facts
+from jaxbert.data.files import features_of, parquet_records
+from jaxbert.data.intake import BadRows, Problem
+from jaxbert.data.json_rows import json_records
+from jaxbert.data.places import JSON_LINES, Found, extension_of, find_file, find_files
+from jaxbert.data.sources import SPLITS, STDIN, STDIN_NAME, Role, check_rows, find_split, stdin_text, stdin_waits
+from jaxbert.data.streams import Text, opened
+from jaxbert.data.table import Place, Row, at_row, kind_of, nearest, quoted, shorten
+from jaxbert.errors import UserError
 
 TABLES = (*JSON_LINES, ".parquet")
 
-Rows = Generator[tuple[int, dict[str, Any]], None, None]
+Example = TypeVar("Example")
+Items = Generator[tuple[str, int, "dict[str, Any] | Problem"], None, None]
+"""The file of each record, its row there, and what it is."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """The records of a source, each with its row as a user counts it."""
+    """The records of a source, which are read once."""
 
     name: str
     """As messages name it."""
-    rows: Rows
-    """Whoever reads them closes them, as a mistake in one leaves a file open."""
+    items: Items
+    data: DataConfig
+    role: Role
+    facts: Facts
     features: Mapping[str, Any] = field(default_factory=dict)
     """What a Hub dataset, or a parquet file of the datasets library, knows of its columns."""
 
@@ -38,74 +47,124 @@ class Records:
         """Return the names that the source gives to the integers in a column of lists, or in a field `a.b` of such lists."""
         return class_names(self.features, column)
 
+    def examples(self, read: Callable[[Mapping[str, Any], Row], Example]) -> Iterator[Example]:
+        """Yield what `read` makes of each record and its row.
+
+        Args:
+          read: raises a UserError for a record that is malformed.
+
+        Raises:
+          UserError: for the first bad row, unless bad rows are left out.
+        """
+        # Behind a bad row of a pipe nothing may come for long.
+        counted = self.name != STDIN_NAME or not stdin_waits()
+        bad = BadRows(self.name, self.data, self.facts, skippable=self.role != "predict", counted=counted)
+        try:
+            with closing(self.items) as items:
+                yield from self._read(items, read, bad)
+        except GeneratorExit:  # enough were taken
+            bad.say_skipped()
+            raise
+        bad.finish()
+
+    def _read(self, items: Items, read: Callable[[Mapping[str, Any], Row], Example], bad: BadRows) -> Iterator[Example]:
+        file = self.name
+        while not bad.enough and (item := _next(items, bad)) is not None:
+            source, row, record = item
+            if source != file:
+                bad.end_file()
+                file = source
+            if isinstance(record, Problem):
+                bad.note(source, record)
+                continue
+            name = row if source == self.name else Place(source, row)
+            try:
+                example = read(record, name)
+            except UserError as error:
+                what = str(error).removeprefix(at_row(self.name, name)).lstrip(":, ")
+                bad.note(source, Problem(row, what), str(error))
+                continue
+            bad.good(source)
+            if not bad.ends:
+                yield example
+        bad.end_file()
+        if bad.enough:
+            bad.raise_first(all_counted=False)
+
+
+def _next(items: Items, bad: BadRows) -> tuple[str, int, dict[str, Any] | Problem] | None:
+    try:
+        return next(items, None)
+    except UserError:
+        bad.raise_first(all_counted=False)
+        raise
+
 
 def is_table(spec: str) -> bool:
-    """Say whether a source holds records, by how it is named."""
-    return spec == STDIN or spec.startswith(("hf:", "tfds:")) or Path(spec).suffix.lower() in TABLES
+    """Say whether a source holds records, by how it is named or by what is in a folder."""
+    if spec == STDIN or spec.startswith(("hf:", "tfds:")) or extension_of(spec) in TABLES:
+        return True
+    try:
+        return find_split(spec, "train") is not None or extension_of(find_files(spec, "train").files[0]) in TABLES
+    except UserError:  # said where it is opened
+        return False
 
 
-def open_records(spec: str, role: Role) -> Records:
+def open_records(spec: str, role: Role, data: DataConfig, facts: Facts | None = None) -> Records:
     """Find the records of a source.
 
     Raises:
       UserError: for a source that is missing, of another kind or malformed, the latter while it is read.
     """
+    check_rows(role, data)
     if spec == STDIN:
-        name = "standard input"
-        return Records(name, json_records(stdin_lines(name), name))
+        return records_of(stdin_text(data, facts), role, data, facts)
     if spec.startswith("tfds:"):
         raise UserError(f"{spec}: this task reads files and hf: datasets: export the data set as JSON lines")
-    if spec.startswith("hf:"):
-        dataset = hub.open_hub(spec, SPLITS[role])
-        return Records(spec, (numbered for numbered in enumerate(dataset, 1)), dataset.features)
-    path = existing_file(spec)
-    if path.suffix.lower() == ".parquet":
-        return Records(spec, _parquet_rows(path, spec), _parquet_features(path, spec))
-    return Records(spec, _file_rows(path, spec))
+    facts = facts or Facts()
+    split = find_split(spec, role)
+    if split is not None:
+        split.say(facts)
+        items = ((spec, row, record) for row, record in enumerate(split.rows, 1))
+        return Records(spec, items, data, role, facts, split.rows.features)
+    found = find_files(spec, SPLITS[role])
+    for name in found.files:
+        find_file(name)
+    found.say(facts)
+    features = features_of(found.files[0]) if extension_of(found.files[0]) == ".parquet" else {}
+    return Records(spec, _in_files(found, spec, data, facts), data, role, facts, features)
 
 
-def _file_rows(path: Path, name: str) -> Rows:
-    try:
-        with path.open("rb") as stream:
-            yield from json_records(raw_lines(stream, name), name)
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
+def records_of(text: Text, role: Role, data: DataConfig, facts: Facts | None = None) -> Records:
+    """Return the records of a text that is JSON."""
+    facts = facts or Facts()
+    return Records(text.source, _in_text(text, text.source, data, facts), data, role, facts)
 
 
-def _parquet_features(path: Path, name: str) -> dict[str, Any]:
-    import pyarrow.parquet as pq
-
-    with foreign_errors(f"{name}: not a readable parquet file"):
-        return parquet_features(pq.read_schema(path).metadata)
-
-
-def _parquet_rows(path: Path, name: str) -> Rows:
-    import pyarrow.parquet as pq
-
-    row, unreadable = 0, f"{name}: not a readable parquet file"
-    with foreign_errors(unreadable):
-        file = pq.ParquetFile(path)
-    with file:
-        parts = file.iter_batches(PART_ROWS)
-        while True:
-            with foreign_errors(unreadable):
-                part = next(parts, None)
-                records = [] if part is None else part.to_pylist()
-            if part is None:
-                return
-            for record in records:
-                row += 1
-                yield row, record
+def _in_files(found: Found, source: str, data: DataConfig, facts: Facts) -> Items:
+    for name in found.files:
+        if extension_of(name) == ".parquet":
+            for row, record in parquet_records(name):
+                yield name, row, record
+            continue
+        with opened(find_file(name), name) as stream:
+            yield from _in_text(Text(stream, name, data.encoding, facts), source, data, facts)
 
 
-def missing_column(record: Mapping[str, Any], column: str, key: str, source: str, row: int) -> UserError:
+def _in_text(text: Text, source: str, data: DataConfig, facts: Facts) -> Items:
+    known = (data.text, data.tokens, data.question, data.context)
+    for row, record in json_records(text, known, lambda what: facts.say(f"{source}: {what}")):
+        yield text.source, row, record
+
+
+def missing_column(record: Mapping[str, Any], column: str, key: str, source: str, row: Row) -> UserError:
     """Return the error for a record that lacks a column."""
     near = nearest(column, record)
     hint = f"; did you mean {near!r}?" if near else ""
     return UserError(f"{at_row(source, row)}: no column {column!r} ({key}); there are {quoted(record)}{hint}")
 
 
-def text_of(record: Mapping[str, Any], column: str, key: str, source: str, row: int) -> str:
+def text_of(record: Mapping[str, Any], column: str, key: str, source: str, row: Row) -> str:
     """Return the text in a column.
 
     Raises:
@@ -121,7 +180,7 @@ def text_of(record: Mapping[str, Any], column: str, key: str, source: str, row: 
     return value
 
 
-def wrong_kind(value: Any, column: str, expected: str, source: str, row: int) -> UserError:
+def wrong_kind(value: Any, column: str, expected: str, source: str, row: Row) -> UserError:
     """Return the error for a value of a wrong kind."""
     found = "nothing" if value is None else "text" if isinstance(value, str) else kind_of(value)
     shown = shorten(repr(value))

@@ -7,33 +7,33 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
 import os
+import re
 import stat
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from typing import Any, Literal
 
-from jaxbert.bucket import to_path
+from jaxbert.bucket import fetched, to_path
 from jaxbert.config import DataConfig
-from jaxbert.data.files import (
-    LONGEST_ROW,
-    check_exists,
-    decoded_lines,
-    file_identity,
-    find_file,
-    raw_lines,
-    read_file,
-    read_json_lines,
-)
-from jaxbert.data.table import PART_ROWS, LabelKind, Table, Wanted, at_row, build_table
+from jaxbert.data import hub, places, tfds
+from jaxbert.data.delimited import SEPARATORS
+from jaxbert.data.facts import Facts
+from jaxbert.data.files import file_identity, read_file
+from jaxbert.data.intake import Intake, Part, Problem
+from jaxbert.data.json_rows import array_elements, json_lines, parts_of, until_filled
+from jaxbert.data.places import Found, divided, extension_of, find_file, find_files
+from jaxbert.data.streams import Text, opened
+from jaxbert.data.table import PART_ROWS, LabelKind, Table, Wanted
 from jaxbert.errors import UserError, foreign_errors
 
 Role = Literal["train", "validation", "test", "predict"]
 STDIN = "-"
+STDIN_NAME = "standard input"
+"""As messages name it."""
 
 SPLITS: dict[Role, str] = {"train": "train", "validation": "validation", "test": "test", "predict": "test"}
 """The split that a role reads where none is named."""
@@ -72,24 +72,50 @@ def open_source(
     Raises:
       UserError: for a source that is missing or unreachable.
     """
+    check_rows(role, data)
     wanted = Wanted.of(data, labelled, labels, kept)
-    name = "standard input" if spec == STDIN else spec
-    parts, content = _find(spec, name, data, role, wanted, limit)
-    settings = [*dataclasses.astuple(wanted), limit, data.columns, data.quoting]
+    name = STDIN_NAME if spec == STDIN else spec
+    part_rows = 1 if spec == STDIN and stdin_waits() else PART_ROWS
+    begin = partial(Intake, name, wanted, data, limit, part_rows=part_rows, skippable=role != "predict")
+    read, content = _find(spec, data, role)
+    how = (data.columns, data.separator, data.quoting, data.quote, data.encoding, data.bad_rows)
+    settings = [*dataclasses.astuple(wanted), limit, *how]
     identity = (lambda: None) if content is None else (lambda: [settings, content()])
-    return Source(name, wanted, lambda: _some(parts(), name), identity)
+    return Source(name, wanted, lambda: _whole(read, begin()), identity)
 
 
-def stdin_lines(name: str) -> Iterator[bytes]:
-    """Yield the lines of standard input, each as soon as it is whole.
+def _whole(read: Callable[[Intake], Iterator[Table]], intake: Intake) -> Iterator[Table]:
+    """Yield the parts of a source; there must be a row."""
+    found = False
+    for part in read(intake):
+        found = True
+        yield part
+    intake.finish()
+    if not found:
+        raise UserError(f"{intake.name}: no rows: at least one example is needed")
+
+
+def check_rows(role: Role, data: DataConfig) -> None:
+    """Refuse to leave rows out where each has an answer.
+
+    Raises:
+      UserError: if that is asked for.
+    """
+    if role == "predict" and data.bad_rows == "skip":
+        raise UserError("bad_rows is skip, but predict gives an answer for each row: leave it out, and mend the rows")
+
+
+def stdin_text(data: DataConfig, facts: Facts | None = None) -> Text:
+    """Return standard input.
 
     Raises:
       UserError: if it is closed or cannot be read.
     """
+    name = STDIN_NAME
     if sys.stdin is None:
         raise UserError(f"{name}: is closed: send lines to it, or name a file")
     try:
-        yield from raw_lines(sys.stdin.buffer, name)
+        return Text(sys.stdin.buffer, name, data.encoding, facts)
     except OSError as error:
         raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
 
@@ -108,81 +134,96 @@ def check_there(spec: str) -> None:
     Raises:
       UserError: if it is not.
     """
-    if spec != STDIN and not spec.startswith(("hf:", "tfds:")) and not glob.has_magic(spec):
-        with foreign_errors(f"{spec}: cannot be read"):
-            check_exists(to_path(spec), spec)
+    if spec != STDIN and not spec.startswith(("hf:", "tfds:")):
+        places.check_there(spec)
 
 
 def _find(
-    spec: str, name: str, data: DataConfig, role: Role, wanted: Wanted, limit: int | None
-) -> tuple[Callable[[], Iterator[Table]], Callable[[], list[Any]] | None]:
+    spec: str, data: DataConfig, role: Role
+) -> tuple[Callable[[Intake], Iterator[Table]], Callable[[], Any] | None]:
     """Return how a source is read, and how its content is told from another."""
     if spec == STDIN:
-        part_rows = 1 if stdin_waits() else PART_ROWS
-        return lambda: read_lines(stdin_lines(name), name, wanted, limit, part_rows), None
-    if spec.startswith("hf:"):
-        from jaxbert.data import hub
-
-        dataset = hub.open_hub(spec, SPLITS[role])
-        return partial(hub.read_hub, dataset, spec, wanted, limit), partial(hub.hub_identity, dataset)
+        return partial(_read_stdin, data), None
     if spec.startswith("tfds:"):
-        from jaxbert.data import tfds
-
         prepared = tfds.open_tfds(spec, SPLITS[role])
-        return partial(tfds.read_tfds, prepared, wanted, limit), prepared.identity
-    find_file(spec)
-    if role == "predict" and _is_plain_text(spec, data):
-        return partial(_read_text, spec, wanted, limit), None
-    return partial(read_file, spec, data, wanted, limit), partial(file_identity, spec)
+        return lambda intake: intake.tables(tfds.read_tfds(prepared, intake), spec), prepared.identity
+    split = find_split(spec, role)
+    if split is not None:
+        return lambda intake: intake.tables(hub.read_hub(split, intake), spec), split.identity
+    found = find_files(spec, SPLITS[role])
+    for name in found.files:
+        find_file(name)
+    plain = role == "predict" and any(extension_of(name) == ".txt" for name in found.files)
+    identity = None if plain else lambda: [file_identity(name) for name in found.files]
+    return partial(_read_files, found, role), identity
 
 
-def _some(parts: Iterator[Table], name: str) -> Iterator[Table]:
-    """Pass on the parts that are not empty; there must be one."""
-    found = False
-    for part in parts:
-        if len(part):
-            found = True
-            yield part
-    if not found:
-        raise UserError(f"{name}: no rows: at least one example is needed")
-
-
-def _read_text(spec: str, wanted: Wanted, limit: int | None) -> Iterator[Table]:
-    try:
-        with find_file(spec).open("rb") as stream:
-            yield from read_lines(raw_lines(stream, spec), spec, wanted, limit)
-    except OSError as error:
-        raise UserError(f"{spec}: cannot be read: {error.strerror or error}") from error
-
-
-def read_lines(
-    stream: Iterable[bytes], source: str, wanted: Wanted, limit: int | None = None, part_rows: int = PART_ROWS
-) -> Iterator[Table]:
-    """Read JSON lines if the first line that is not blank starts with `{`, otherwise one text a line.
-
-    A blank line of plain text is an error, because outputs are matched to inputs by line. A part is yielded when it has
-    `part_rows` rows.
+def find_split(spec: str, role: Role) -> hub.Split | None:
+    """Return the split of a Hub dataset or of a folder that `save_to_disk` wrote; None for any other source.
 
     Raises:
-      UserError: for a line that is blank or malformed, and where plain text cannot carry what is asked for.
+      UserError: if it is missing or unreachable.
     """
-    lines = iter(stream)
-    head: list[bytes] = []
-    for line in lines:
-        head.append(line)
-        if line.removeprefix(b"\xef\xbb\xbf").strip():
-            break
-    if not head:
-        raise UserError(f"{source}: empty: at least one example is needed")
-    everything = chain(head, lines)
-    if head[-1].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
-        return read_json_lines(everything, source, wanted, limit, part_rows)
-    return _plain_tables(everything, source, wanted, limit, part_rows)
+    if spec.startswith("hf:"):
+        return hub.open_hub(spec, SPLITS[role])
+    with foreign_errors(f"{spec}: cannot be read"):
+        place, asked = divided(spec)
+        path = to_path(place)
+        if not path.is_dir() or not hub.is_saved(path):
+            return None
+        folder = fetched(path)
+    return hub.open_saved(folder, place, asked, SPLITS[role])
 
 
-def _plain_tables(
-    lines: Iterable[bytes], source: str, wanted: Wanted, limit: int | None, part_rows: int
-) -> Iterator[Table]:
+def _read_files(found: Found, role: Role, intake: Intake) -> Iterator[Table]:
+    found.say(intake.facts)
+    for name in found.files:
+        if not intake.room:
+            return
+        read = _read_text if role == "predict" and _is_plain_text(name, intake.data) else read_file
+        yield from intake.tables(read(name, intake), name)
+
+
+def _read_stdin(data: DataConfig, intake: Intake) -> Iterator[Table]:
+    text = stdin_text(data, intake.facts)
+    yield from intake.tables(read_lines(text, intake), text.source)
+
+
+def _read_text(name: str, intake: Intake) -> Iterator[Part]:
+    with opened(find_file(name), name) as stream:
+        yield from read_lines(Text(stream, name, intake.data.encoding, intake.facts), intake)
+
+
+def read_lines(text: Text, intake: Intake) -> Iterator[Part]:
+    """Read JSON if the first line that is not blank begins an object or an array of them, otherwise one text a line.
+
+    A blank line of plain text is an error, because outputs are matched to inputs by line.
+
+    Raises:
+      UserError: for a source without lines, and where plain text cannot carry what is asked for.
+    """
+    lines, source = text.lines(), text.source
+    try:
+        begin = list(until_filled(lines))
+        if not begin:
+            raise UserError(f"{source}: empty: at least one example is needed")
+        first, everything = begin[-1].lstrip(), chain(begin, lines)
+        if first.startswith("{"):
+            yield from parts_of(json_lines(everything, text.bad), source, intake)
+        elif _ARRAY.match(first):
+            intake.say("read as a JSON array")
+            yield from parts_of(array_elements(everything, source), source, intake)
+        else:
+            yield from _plain_parts(everything, text, intake)
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read: {error.strerror or error}") from error
+
+
+_ARRAY = re.compile(r"\[\s*(\{|$)")
+
+
+def _plain_parts(lines: Iterator[str], text: Text, intake: Intake) -> Iterator[Part]:
+    wanted, source = intake.wanted, text.source
     for name in wanted.kept:
         if name != wanted.text:
             way = "give one JSON object a line"
@@ -190,22 +231,21 @@ def _plain_tables(
     if wanted.text_pair is not None or wanted.labelled:
         missing = "a second text (data.text_pair)" if wanted.text_pair is not None else "labels"
         raise UserError(f"{source}: one text a line has no place for {missing}: give one JSON object a line")
-    taken = islice(enumerate(decoded_lines(lines, source), 1), limit)
-    while part := list(islice(taken, part_rows)):
-        for row, line in part:
-            if not line.strip():
-                raise UserError(f"{at_row(source, row)}: the line is blank: each line is one example")
-        texts = [line.rstrip("\r\n") for _, line in part]
-        yield build_table({wanted.text: texts}, wanted, source=source, rows=[row for row, _ in part])
+    numbered = enumerate(lines, 1)
+    while (room := intake.room) and (part := list(islice(numbered, room))):
+        problems = [Problem(row, text.bad.pop(row)) for row, _ in part if row in text.bad]
+        wrong = {problem.row for problem in problems}
+        what = "the line is blank: each line is one example"
+        problems += [Problem(row, what) for row, line in part if not line.strip() and row not in wrong]
+        good = [(row, line.rstrip("\r\n")) for row, line in part if line.strip() and row not in wrong]
+        yield Part({wanted.text: [line for _, line in good]}, [row for row, _ in good], problems)
 
 
-def _is_plain_text(spec: str, data: DataConfig) -> bool:
-    """Tell whether a .txt file holds one text a line: its first line has no tab and is not the text column's name."""
-    if not spec.lower().endswith(".txt"):
+def _is_plain_text(name: str, data: DataConfig) -> bool:
+    """Tell whether a .txt file holds one text a line: its first line is not that of a table with the column of the text."""
+    if extension_of(name) != ".txt" or data.separator is not None:
         return False
-    try:
-        with find_file(spec).open("rb") as stream:
-            first = stream.readline(LONGEST_ROW).removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
-    except OSError as error:
-        raise UserError(f"{spec}: cannot be read: {error.strerror or error}") from error
-    return b"\t" not in first and first.strip() != data.text.encode()
+    with opened(find_file(name), name) as stream:
+        first = next(Text(stream, name, data.encoding).lines(), "")
+    columns = [{field.strip() for field in first.split(separator)} for separator in SEPARATORS]
+    return "\t" not in first and not any(data.text in fields for fields in columns)

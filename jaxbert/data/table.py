@@ -1,26 +1,38 @@
 """The one shape in which labelled text arrives, part by part, and the checks every source shares.
 
-A reader brings columns of raw values, a few thousand rows at a time; `build_table` checks the texts or says which row is
-wrong. Where the values come from is the readers' part (`files`, `hub`, `tfds`), what the labels mean `label_column`'s.
+A reader brings columns of raw values, a few thousand rows at a time, which `intake` checks. Where the values come from is
+the readers' part (`files`, `hub`, `tfds`), what the labels mean `label_column`'s.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections import Counter
+import math
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from glob import has_magic
-from itertools import islice, takewhile
-from typing import Any, Literal, NoReturn
+from itertools import islice
+from typing import Any, Literal, NamedTuple
 
 from jaxbert.config import DataConfig
 from jaxbert.data.facts import Facts
 from jaxbert.errors import UserError
 
 LabelKind = Literal["name", "list", "number"]
-Row = int | str
-"""A row as a user counts it, from 1. Of a source that is several files, with the file: "b.csv, row 5"."""
+
+
+class Place(NamedTuple):
+    """A row of one file of several."""
+
+    file: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.file}, row {self.row}"
+
+
+Row = int | str | Place
+"""A row as a user counts it, from 1; of a source that is several files, with the file."""
 PART_ROWS = 4096
 """Rows that a reader brings at a time."""
 _COMPARED = 1000
@@ -46,8 +58,6 @@ class Table:
     rows: Sequence[int]
     facts: Facts = field(default_factory=Facts)
     """What is known of the source as a whole; one object for all of its parts."""
-    file: str = ""
-    """Where the source is several files: this one, below the source's folder."""
     kept: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """The columns that are copied into the answers, as the source wrote them."""
 
@@ -55,8 +65,8 @@ class Table:
         return len(self.texts)
 
     def row(self, index: int) -> Row:
-        """Return a row that stays clear beside those of other parts: `at_row` takes it with the whole source's name."""
-        return f"{self.file}, row {self.rows[index]}" if self.file else self.rows[index]
+        """Return a row that stays clear beside those of other parts."""
+        return at_row(self.source, self.rows[index]) if self.facts.files else self.rows[index]
 
     def stretch(self, low: int, high: int) -> Table:
         """Return rows `low` to `high - 1` of this part."""
@@ -81,6 +91,7 @@ class Wanted:
     """Between the labels of a list that is written as text."""
     kept: tuple[str, ...] = ()
     """Columns that are copied into the answers."""
+
     label_columns: tuple[str, ...] = ()
     """Several columns of 0 and 1 that together say which labels a text has; `label` is what messages call them."""
 
@@ -106,19 +117,47 @@ class Wanted:
         """Return the column of the label, or the columns."""
         return self.label_columns or (self.label,)
 
-    def choose(self, names: Sequence[str], where: str, hint: str = "") -> list[str]:
-        """Return which of `names` to read.
+    def choose(self, names: Sequence[str], where: str, hint: str = "") -> dict[str, str]:
+        """Return which of `names` to read for each name that is asked for: that one, or one that is spelled alike.
 
         Raises:
-          UserError: if a column is not there; `hint` is added to the message.
+          UserError: if a column is not there, or twice; `hint` is added to the message.
         """
-        for key, name in [*self.needed().items(), *(("--keep", name) for name in self.kept)]:
-            if name not in names:
-                raise UserError(f"{where}: no column {name!r} ({key}); {_alternatives(name, names)}{hint}")
-        chosen = dict.fromkeys([*self.needed().values(), *self.kept])
+        chosen = {}
+        for key, asked in self._keys():
+            found = find_column(asked, names)
+            if not found:
+                raise UserError(f"{where}: no column {asked!r} ({key}); {_alternatives(asked, names)}{hint}")
+            if len(found) > 1:
+                raise UserError(
+                    f"{where}: several columns are named {quoted(dict.fromkeys(found))} ({key} is {asked!r}): rename or "
+                    "remove all but one"
+                )
+            chosen[asked] = found[0]
         if self.labelled is None and set(self.marked()) <= set(names):
-            chosen |= dict.fromkeys(self.marked())
-        return list(chosen)
+            chosen |= {name: name for name in self.marked()}
+        return chosen
+
+    def fits(self, names: Sequence[str]) -> bool:
+        """Say whether all columns are there that are asked for."""
+        return all(find_column(asked, names) for asked in self.columns())
+
+    def columns(self) -> list[str]:
+        """Return the names of the columns that must be there."""
+        return [asked for _, asked in self._keys()]
+
+    def _keys(self) -> list[tuple[str, str]]:
+        return [*self.needed().items(), *(("--keep", name) for name in self.kept)]
+
+
+def find_column(asked: str, names: Sequence[str]) -> list[str]:
+    """Return the columns of a name; where there is none, those whose names differ in case, blanks or Unicode form alone."""
+    found = [name for name in names if name == asked]
+    return found or [name for name in names[:_COMPARED] if _folded(name) == _folded(asked)]
+
+
+def _folded(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _alternatives(name: str, names: Sequence[str]) -> str:
@@ -148,63 +187,41 @@ def shorten(text: str, most: int = 40) -> str:
 
 def at_row(source: str, row: Row) -> str:
     """Name a row of a source, the same way in every message."""
-    return f"{source}, row {row}" if isinstance(row, int) else folder_of(source) + row
+    return str(row) if isinstance(row, str | Place) else f"{source}, row {row}"
 
 
-def folder_of(source: str) -> str:
-    """Return a folder with a slash behind it; of a pattern, the part before its first wildcard."""
-    fixed = takewhile(lambda part: not has_magic(part), source.rstrip("/").split("/"))
-    return "".join(f"{part}/" for part in fixed)
-
-
-def check_unique(names: Sequence[str], where: str) -> None:
-    """Refuse two columns of one name; nameless ones (an exported index) cannot be asked for and may repeat."""
-    twice = sorted(name for name, times in Counter(names).items() if name and times > 1)
-    if twice:
-        raise UserError(f"{where}: several columns are named {quoted(twice)}: rename or remove all but one")
-
-
-def build_table(
-    columns: Mapping[str, Sequence[Any]],
-    wanted: Wanted,
-    *,
-    source: str,
-    rows: Sequence[int],
-    label_names: list[str] | None = None,
-    facts: Facts | None = None,
-) -> Table:
-    """Check the texts of raw columns and make a table of them; `label_names` are the source's own.
-
-    Raises:
-      UserError: for the first row whose text is empty or of a wrong type.
-    """
-    pairs = None if wanted.text_pair is None else _texts(columns[wanted.text_pair], wanted.text_pair, source, rows)
-    has_labels = wanted.labelled is not False and set(wanted.marked()) <= columns.keys()
-    labels: Sequence[Any] | None = None
-    if has_labels:
-        several = [columns[name] for name in wanted.label_columns]
-        labels = list(zip(*several, strict=True)) if several else columns[wanted.label]
-    return Table(
-        texts=_texts(columns[wanted.text], wanted.text, source, rows),
-        pairs=pairs,
-        labels=labels,
-        label_names=label_names if has_labels else None,
-        source=source,
-        rows=rows,
-        facts=facts or Facts(),
-        kept={name: columns[name] for name in wanted.kept},
-    )
-
-
-def _texts(values: Sequence[Any], column: str, source: str, rows: Sequence[int]) -> list[str]:
-    texts = []
-    for value, row in zip(values, rows, strict=True):
+def check_texts(values: Sequence[Any], column: str) -> tuple[Sequence[Any], dict[int, str]]:
+    """Return a column as texts, and what is wrong with the rows that hold no text."""
+    try:
+        if all(map(str.strip, values)):
+            return values, {}
+    except TypeError:  # not all are texts
+        pass
+    texts, wrong = list(values), {}
+    for index, value in enumerate(values):
         if type(value) is bytes:
-            value = decode(value, column, source, row)
-        if type(value) is not str or not value.strip():
-            _refuse_text(value, column, at_row(source, row))
-        texts.append(value)
-    return texts
+            try:
+                texts[index] = value = value.decode()
+            except UnicodeDecodeError as error:
+                wrong[index] = f"column {column!r} is {not_utf8(error)}: convert the text to UTF-8"
+                continue
+        if is_missing(value):
+            wrong[index] = f"column {column!r} is empty: fill in the text or remove the row"
+        elif not isinstance(value, str):
+            wrong[index] = f"column {column!r} holds {kind_of(value)} ({shorten(repr(value))}), but it must hold text"
+    return texts, wrong
+
+
+def is_missing(value: Any) -> bool:
+    """Say whether nothing stands in a field."""
+    if isinstance(value, str | bytes):
+        return not value.strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """Name the first byte that is not UTF-8."""
+    return f"not UTF-8 (byte 0x{error.object[error.start]:02x} at position {error.start + 1})"
 
 
 def decode(value: bytes, column: str, source: str, row: Row) -> str:
@@ -212,17 +229,8 @@ def decode(value: bytes, column: str, source: str, row: Row) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError as error:
-        byte = value[error.start]
-        message = f"column {column!r} is not UTF-8 (byte 0x{byte:02x} at position {error.start + 1})"
+        message = f"column {column!r} is {not_utf8(error)}"
         raise UserError(f"{at_row(source, row)}: {message}: convert the text to UTF-8") from error
-
-
-def _refuse_text(value: Any, column: str, where: str) -> NoReturn:
-    if value is None or isinstance(value, str):
-        raise UserError(f"{where}: column {column!r} is empty: fill in the text or remove the row")
-    raise UserError(
-        f"{where}: column {column!r} holds {kind_of(value)} ({shorten(repr(value))}), but it must hold text"
-    )
 
 
 def kind_of(value: Any) -> str:

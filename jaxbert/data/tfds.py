@@ -14,7 +14,8 @@ from typing import Any
 
 from jaxbert.data.class_names import class_names
 from jaxbert.data.hub import name_split
-from jaxbert.data.table import PART_ROWS, Table, Wanted, build_table, quoted, shorten
+from jaxbert.data.intake import Intake, Part
+from jaxbert.data.table import quoted, shorten
 from jaxbert.errors import UserError
 from jaxbert.plain import read_json, shown
 
@@ -51,22 +52,22 @@ def open_tfds(spec: str, default_split: str) -> Prepared:
     return Prepared(spec, split, builder, _open_split(builder, split, spec))
 
 
-def read_tfds(prepared: Prepared, wanted: Wanted, limit: int | None = None) -> Iterator[Table]:
-    """Yield the first `limit` examples part by part.
+def read_tfds(prepared: Prepared, intake: Intake) -> Iterator[Part]:
+    """Yield the examples part by part.
 
     Raises:
       UserError: if a column is not there.
     """
     features = dict(prepared.builder.info.features.items())
-    chosen = wanted.choose(list(features), prepared.spec)
-    names = class_names(features, wanted.label)
-    positions = range(len(prepared.examples))[:limit]
-    for start in range(0, len(positions), PART_ROWS):
-        part = positions[start : start + PART_ROWS]
+    chosen = intake.choose(list(features), prepared.spec)
+    names = class_names(features, chosen.get(intake.wanted.label, ""))
+    low, count = 0, len(prepared.examples)
+    while low < count and (room := intake.room):
+        part = range(low, min(low + room, count))
         examples = prepared.examples.__getitems__(part)
-        columns = {column: [_plain(example[column]) for example in examples] for column in chosen}
-        rows = range(part.start + 1, part.stop + 1)
-        yield build_table(columns, wanted, source=prepared.spec, rows=rows, label_names=names)
+        columns = {asked: [_plain(example[column]) for example in examples] for asked, column in chosen.items()}
+        yield Part(columns, range(part.start + 1, part.stop + 1), label_names=names)
+        low = part.stop
 
 
 def _find_builder(name: str, spec: str) -> Any:

@@ -58,7 +58,7 @@ def test_parquet_files_of_the_datasets_library_name_their_integers(tmp_path):
     named = write(tmp_path / "named.parquet", columns, metadata)
     table = read(named, DataConfig(), role="train", labelled=True)
     assert (table.labels, table.label_names) == ([1, 0], NAMES)
-    assert open_records(named, "train").label_names("listed") == NAMES
+    assert open_records(named, "train", DataConfig()).label_names("listed") == NAMES
     for broken in (None, b"{", b"[]", b'{"info": {"features": 3}}', b'{"info": null}'):
         path = write(tmp_path / "plain.parquet", columns, broken)
         assert read(path, DataConfig(), role="train", labelled=True).label_names is None

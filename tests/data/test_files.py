@@ -12,7 +12,7 @@ import pytest
 from tables import read
 
 from jaxbert.config import DataConfig
-from jaxbert.data import files
+from jaxbert.data import streams
 from jaxbert.data.table import Table
 from jaxbert.errors import UserError
 
@@ -64,13 +64,13 @@ def test_parquet(tmp_path):
 
 def test_pairs(tmp_path):
     table = load(write(tmp_path / "a.csv", "a,b,label\nx,y,1\nz,w,0\n"), text="b", text_pair="a")
-    assert (table.texts, table.pairs, table.labels) == (["y", "w"], ["x", "z"], [1, 0])
+    assert (table.texts, table.pairs, table.labels) == (["y", "w"], ["x", "z"], ["1", "0"])
 
 
 def test_columns_name_a_file_without_header(tmp_path):
     path = write(tmp_path / "a.tsv", "\ufeffgood\t1\nbad\t0\n")
     table = load(path, columns=["text", "label"])
-    assert (table.texts, table.labels, list(table.rows)) == (["good", "bad"], [1, 0], [1, 2])
+    assert (table.texts, table.labels, list(table.rows)) == (["good", "bad"], ["1", "0"], [1, 2])
 
 
 def test_raw_quoting_takes_quotes_as_text(tmp_path):
@@ -99,37 +99,25 @@ def test_limit_stops_before_later_rows(tmp_path):
         assert load(path, limit=1).texts == ["good"]
 
 
-@pytest.mark.parametrize(
-    ("column", "labels"),
-    [
-        (["1", "0"], [1, 0]),
-        (["1.0", "-2.0"], [1, -2]),
-        (["1", "x"], ["1", "x"]),
-        (["01", "02"], ["01", "02"]),
-        (["3.5", "1.0"], ["3.5", "1.0"]),
-    ],
-)
-def test_label_columns_of_integers(tmp_path, column, labels):
+@pytest.mark.parametrize("column", [["1", "0"], ["1.0", "-2.0"], ["1", "x"], ["01", "02"], ["3.5", "1.0"]])
+def test_labels_of_a_csv_are_as_they_were_written(tmp_path, column):
     path = write(tmp_path / "a.csv", "text,label\n" + "".join(f"t,{value}\n" for value in column))
-    assert load(path).labels == labels
+    assert load(path).labels == column
 
 
 @pytest.mark.parametrize(
     ("column", "labels", "names"),
     [
         ([1, 0], [1, 0], None),
-        ([1.0, 0.0], [1, 0], None),
-        ([2, 1.0], [2, 1], None),
+        ([1.0, 0.0], [1.0, 0.0], None),
         ([True, False], [1, 0], ["false", "true"]),
-        (["1", 0], [1, 0], None),
-        (["a", 0], ["a", "0"], None),
+        (["1", 0], ["1", 0], None),
     ],
 )
 def test_label_values_of_json(tmp_path, column, labels, names):
     lines = [json.dumps({"text": "t", "label": value}) for value in column]
     table = load(write(tmp_path / "a.jsonl", "\n".join(lines)))
     assert (table.labels, table.label_names) == (labels, names)
-    assert all(type(label) in (int, str) for label in table.labels)
 
 
 def test_labels_are_optional_or_ignored(tmp_path):
@@ -151,10 +139,9 @@ def test_missing_file_names_the_nearest(tmp_path):
 
 
 def test_folder(tmp_path):
-    write(tmp_path / "train.csv", "text,label\n")
-    message = complaint(tmp_path)
-    assert "is a folder" in message
-    assert str(tmp_path / "train.csv") in message
+    assert "no file to read there (it is empty)" in complaint(tmp_path)
+    write(tmp_path / "a.xml", "")
+    assert "no file to read there (it has 'a.xml')" in complaint(tmp_path)
 
 
 def test_no_permission(tmp_path, monkeypatch):
@@ -184,7 +171,6 @@ def test_no_permission(tmp_path, monkeypatch):
         ("a.csv", "text,label\na,b\n", {"text_pair": "text2"}, "(data.text_pair); there are 'text', 'label'; did you"),
         ("a.csv", "it was good,1\nbad,0\n", {}, "row 1 looks like data: if the file has no header, set data.columns"),
         ("a.csv", "good,pos\nbad,neg\n", {}, "if the file has no header, set data.columns"),
-        ("a.tsv", "text,label\na,b\n", {}, "seem to be separated as in .csv"),
         ("a.csv", "Text,Label\na,b\n", {"columns": ["text", "label"]}, "row 1: this is a header ('Text', 'Label')"),
         ("a.csv", "text,label\na,b\n", {"columns": ["label", "text"]}, "row 1: this is a header"),
         ("a.csv", "review,label\na,b\n", {"columns": ["text", "label"]}, "row 1: this is a header"),
@@ -202,11 +188,10 @@ def test_no_permission(tmp_path, monkeypatch):
         ("a.tsv", 'text\tlabel\n"a" b\tc\n', {}, "row 2: a quote opens a field but does not close it"),
         ("a.csv", "text,label\na\rb,c\n", {}, "row 2: a carriage return inside a field"),
         ("a.csv", b"text,label\na,b\ncaf\xe9,c\n", {}, "row 3: not UTF-8 (byte 0xe9 at position 4 of the row)"),
-        ("a.csv", "text,label\na,b\n".encode("utf-16"), {}, "row 1: not UTF-8 (byte 0xff at position 1"),
         ("a.jsonl", b'{"text": "\xe9", "label": 1}\n', {}, "row 1: not UTF-8 (byte 0xe9 at position 11"),
         ("a.jsonl", '{"text": "a", "label": 1}\n{"text": \n', {}, "row 2: not a whole JSON object"),
         ("a.jsonl", '{"text": "\\ud800", "label": 1}\n', {}, "row 1: not a whole JSON object"),
-        ("a.json", '[{"text": "a"}]', {}, "row 1: expected one JSON object a line"),
+        ("a.json", '[{"text": "a"}]', {}, "row 1: no column 'label' (data.label)"),
         ("a.json", "[\n1]", {}, "row 1: not a whole JSON object (a JSON array is not JSON lines"),
         ("a.jsonl", '{"text": "a", "label": 1}\n\n{"text": "b", "label": 1}', {}, "row 2: the row is blank"),
         ("a.jsonl", '{"txt": "a", "label": 1}\n', {}, "row 1: no column 'text' (data.text); there are 'txt', 'label'"),
@@ -216,13 +201,6 @@ def test_no_permission(tmp_path, monkeypatch):
         ("a.jsonl", '{"text": 5, "label": 1}\n', {}, "row 1: column 'text' holds a number (5), but it must hold text"),
         ("a.jsonl", '{"text": ["a"], "label": 1}\n', {}, "row 1: column 'text' holds a list (['a'])"),
         ("a.jsonl", '{"text": "a", "label": [1]}\n', {}, "row 1: column 'label' holds a list ([1])"),
-        (
-            "a.jsonl",
-            '{"text": "a", "label": 1}\n{"text": "a", "label": 1.5}\n',
-            {},
-            "row 2: column 'label' holds a fraction",
-        ),
-        ("a.csv", "text,label\na,-1\nb,-1\n", {}, "no labels: every value of column 'label' is -1"),
         ("a.parquet", "PAR1 not really", {}, "not a readable parquet file"),
         ("a.parquet", "", {}, "not a readable parquet file"),
     ],
@@ -262,7 +240,7 @@ def test_cut_off_parquet(tmp_path):
     ],
 )
 def test_rows_have_a_bound(tmp_path, monkeypatch, name, content, expected):
-    monkeypatch.setattr(files, "LONGEST_ROW", 100)
+    monkeypatch.setattr(streams, "LONGEST_ROW", 100)
     path = write(tmp_path / name, content)
     if expected is None:
         assert load(path).texts[-1] == "c" * 90
@@ -275,11 +253,6 @@ def test_a_header_of_many_columns_takes_no_time(tmp_path):
     begin = time.process_time()
     assert "no column 'text'" in complaint(write(tmp_path / "a.csv", f"{columns}\n"))
     assert time.process_time() - begin < 20  # compared with itself: hours
-
-
-def test_labels_beside_one_too_long_for_a_number(tmp_path):
-    rows = '{"text": "a", "label": 12345678901234567890}\n{"text": "b", "label": 1.0}\n'
-    assert "row 1: column 'label' holds a number" in complaint(write(tmp_path / "a.jsonl", rows))
 
 
 def test_parquet_text_that_is_not_utf_8(tmp_path):

@@ -17,7 +17,7 @@ from runs import VOCAB, random_rows, write_csv
 from transformers import BertTokenizer
 
 from jaxbert.config import DataConfig
-from jaxbert.data import cache, files, prepare, store, table
+from jaxbert.data import cache, prepare, sources, store, table
 from jaxbert.data.label_column import Legend
 from jaxbert.data.long_texts import LongTexts
 from jaxbert.data.sources import open_source
@@ -80,7 +80,7 @@ def forbid_reading(monkeypatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("the texts were read again")
 
-    monkeypatch.setattr(files, "build_table", refuse)
+    monkeypatch.setattr(sources, "read_file", refuse)
     monkeypatch.setattr(prepare, "encode_texts", refuse)
 
 
@@ -103,13 +103,13 @@ def test_parts_make_no_difference(tokenizer, tmp_path, part_rows, characters, mo
     rows = [(text, text[::-1], i % 7) for i, (text, _) in enumerate(random_rows(60))]
     path = write_csv(tmp_path / "a.csv", rows, ("text", "other", "label"))
     whole = make(path, tokenizer, text_pair="other")
-    for module in (table, files):
+    for module in (table, sources):
         monkeypatch.setattr(module, "PART_ROWS", part_rows)
     monkeypatch.setattr(prepare, "_CHARACTERS", characters)
     parts = make(path, tokenizer, text_pair="other")
     assert_same(parts, whole)
     assert len(parts.tokens) == 60
-    assert parts.labels.legend == Legend(list(range(7)), list(range(2, 9)), None)
+    assert parts.labels.legend == Legend(list(map(str, range(7))), list(range(2, 9)), None)
 
 
 def test_formats_give_the_same(tokenizer, data_file, tmp_path):

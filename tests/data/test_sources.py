@@ -8,14 +8,20 @@ import pytest
 from tables import read, whole
 
 from jaxbert.config import DataConfig
+from jaxbert.data.intake import Intake
 from jaxbert.data.sources import read_lines
+from jaxbert.data.streams import Text
 from jaxbert.data.table import Wanted
 from jaxbert.errors import UserError
 
 
 def lines(content: bytes, **keys):
-    wanted = Wanted.of(DataConfig(**keys), None)
-    return whole(read_lines(io.BytesIO(content), "standard input", wanted), wanted, "standard input")
+    wanted, data = Wanted.of(DataConfig(**keys), None), DataConfig(**keys)
+    intake = Intake("standard input", wanted, data)
+    text = Text(io.BytesIO(content), "standard input")
+    tables = list(intake.tables(read_lines(text, intake), "standard input"))
+    intake.finish()
+    return whole(tables, wanted, "standard input")
 
 
 def test_plain_text_is_one_example_a_line():

@@ -20,7 +20,7 @@ from runs import LABELS, ROOT, CrashError, Problem, crash_before, python, read_m
 from jaxbert.bucket import fetched, in_bucket
 from jaxbert.cli.main import main
 from jaxbert.cli.output import check_output
-from jaxbert.data.pretraining.documents import find_files
+from jaxbert.data.places import find_files
 from jaxbert.errors import UserError
 from jaxbert.train.checkpoint import Checkpoints
 
@@ -160,10 +160,14 @@ def test_answers_need_the_name_of_a_file(storage):
 def test_a_corpus_is_found_by_folder_and_pattern(storage):
     for name in ("a/1.txt", "b/2.txt", "b/3.csv", "b/4.bin"):
         (epath.Path(f"{storage}/corpus") / name).write_text("a")
-    assert find_files(f"{storage}/corpus/b") == [f"{storage}/corpus/b/2.txt", f"{storage}/corpus/b/3.csv"]
-    assert find_files(f"{storage}/corpus/*/*.txt") == [f"{storage}/corpus/a/1.txt", f"{storage}/corpus/b/2.txt"]
+
+    def find(name: str) -> list[str]:
+        return find_files(f"{storage}/corpus/{name}", "train", mixed=True).files
+
+    assert find("b") == [f"{storage}/corpus/b/2.txt", f"{storage}/corpus/b/3.csv"]
+    assert find("*/*.txt") == [f"{storage}/corpus/a/1.txt", f"{storage}/corpus/b/2.txt"]
     with pytest.raises(UserError, match="no file to read there"):
-        find_files(f"{storage}/corpus/*.txt")
+        find("*.txt")
 
 
 def test_damage_is_found_and_what_is_not_committed_is_not_there(problem, storage, monkeypatch, capsys):
@@ -214,7 +218,7 @@ def test_mistakes_are_one_line(problem, storage, folder, part, capsys):
     ("keys", "part"),
     [
         ({"data__train": "{storage}/data/none.csv"}, "{storage}/data/none.csv: no such file"),
-        ({"data__train": "{storage}/data"}, "{storage}/data: is a folder"),
+        ({"data__test": "{storage}/data"}, "{storage}/data: which of its files are for test?"),
         ({"data__validation": "{storage}-misspelled/dev.csv"}, "{storage}-misspelled"),
     ],
 )

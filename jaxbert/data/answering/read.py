@@ -5,23 +5,20 @@ An answer must stand in its text where it says. What answers mean for a model is
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from jaxbert.config import DataConfig
-from jaxbert.data.files import JSON_LINES, existing_file
-from jaxbert.data.records import TABLES, is_table, missing_column, open_records, text_of, wrong_kind
-from jaxbert.data.sources import STDIN, Role
-from jaxbert.data.table import at_row, shorten
-from jaxbert.errors import UserError, one_line
-
-_MOST_BYTES = 2**30
-"""A nested file is read at once; SQuAD 2.0 takes 42 MB."""
+from jaxbert.data.facts import Facts
+from jaxbert.data.intake import Problem
+from jaxbert.data.places import existing_file
+from jaxbert.data.records import TABLES, Items, is_table, missing_column, open_records, text_of, wrong_kind
+from jaxbert.data.sources import STDIN, STDIN_NAME, Role
+from jaxbert.data.table import Row, at_row, shorten
+from jaxbert.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -40,6 +37,8 @@ class Question:
     question: str
     context: str
     answers: tuple[Answer, ...] = ()
+    row: Row = field(default=0, compare=False)
+    """Where it stands, as a user counts."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +47,14 @@ class Questions:
 
     source: str
     items: list[Question]
+    facts: Facts = field(default_factory=Facts)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def take(self, indices: Iterable[int]) -> Questions:
         """Return some of them."""
-        return Questions(self.source, [self.items[i] for i in indices])
+        return dataclasses.replace(self, items=[self.items[i] for i in indices])
 
 
 def read_questions(spec: str, data: DataConfig, *, role: Role, labelled: bool, limit: int | None = None) -> Questions:
@@ -63,71 +63,37 @@ def read_questions(spec: str, data: DataConfig, *, role: Role, labelled: bool, l
     Raises:
       UserError: for anything missing or malformed, and for an answer that is not where it says.
     """
-    name = "standard input" if spec == STDIN else spec
-    items = list(islice(_questions(spec, data, role, labelled), limit))
+    name = STDIN_NAME if spec == STDIN else spec
+    facts = Facts()
+    items = list(islice(_questions(spec, data, role, labelled, facts), limit))
     if not items:
         raise UserError(f"{name}: no questions: at least one is needed")
-    return Questions(name, items)
+    return Questions(name, items, facts)
 
 
-def _questions(spec: str, data: DataConfig, role: Role, labelled: bool) -> Iterator[Question]:
+def _questions(spec: str, data: DataConfig, role: Role, labelled: bool, facts: Facts) -> Iterator[Question]:
     if not is_table(spec):
         existing_file(spec)
         kinds = " ".join(TABLES)
         raise UserError(f"{spec}: questions are read from SQuAD's JSON or from records: it must be one of {kinds}")
-    if Path(spec).suffix.lower() in JSON_LINES and not spec.startswith("hf:"):
-        nested = _nested(existing_file(spec), spec)
-        if nested is not None:
-            yield from _from_squad(nested, spec, labelled)
-            return
-    records = open_records(spec, role)
-    with closing(records.rows) as rows:
-        for row, record in rows:
-            yield _from_record(record, row, records.name, data, labelled)
+    records = open_records(spec, role, data, facts)
+    flat = dataclasses.replace(records, items=_flat(records.items, data))
+    yield from flat.examples(lambda record, row: _from_record(record, row, records.name, data, labelled))
 
 
-def _nested(path: Path, source: str) -> list[Any] | None:
-    """Return what a nested file holds under `data`; None for a file whose first line is a whole object without it."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.readline(_MOST_BYTES)
-            rest = b"" if _is_record(head) else stream.read(_MOST_BYTES + 1 - len(head))
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read: {error.strerror or error}") from error
-    if len(head) + len(rest) > _MOST_BYTES:
-        raise UserError(f"{source}: larger than {_MOST_BYTES >> 20} MiB: write a JSON object a line")
-    try:
-        content = json.loads((head + rest).decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        if rest.strip() and not head.strip().endswith(b"}"):
-            raise UserError(f"{source}: neither SQuAD's JSON nor an object a line ({one_line(error)})") from error
-        return None  # the reader of lines says in which row what is wrong
-    if isinstance(content, dict) and isinstance(content.get("data"), list):
-        return content["data"]
-    return None
-
-
-def _is_record(line: bytes) -> bool:
-    try:
-        return "data" not in json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError, TypeError):
-        return False
-
-
-def _from_squad(articles: list[Any], source: str, labelled: bool) -> Iterator[Question]:
-    for number, paragraph in enumerate(_inner(articles, "paragraphs", source), 1):
-        context = paragraph.get("context")
-        where = f"{source}, paragraph {number}"
-        if not isinstance(context, str) or not context.strip():
-            raise UserError(f"{where}: no text under 'context'")
-        for entry in _inner([paragraph], "qas", where):
-            name = str(entry.get("id", ""))
-            question = entry.get("question")
-            if not isinstance(question, str) or not question.strip():
-                raise UserError(f"{where}, question {name!r}: no text under 'question'")
-            answers = entry.get("answers", []) if labelled and not entry.get("is_impossible") else []
-            found = _answers(answers, context, f"{source}, question {name!r}")
-            yield Question(name, question, context, found)
+def _flat(items: Items, data: DataConfig) -> Items:
+    """Yield a record for each question, also of SQuAD's articles, whose questions are numbered from 1."""
+    number = 0
+    for source, row, record in items:
+        if isinstance(record, Problem) or "paragraphs" not in record or data.context in record:
+            yield source, row, record
+            continue
+        for paragraph in _inner([record], "paragraphs", at_row(source, row)):
+            for entry in _inner([paragraph], "qas", at_row(source, row)):
+                number += 1
+                answers = [] if entry.get("is_impossible") else entry.get("answers", [])
+                texts = {data.question: entry.get("question"), data.context: paragraph.get("context")}
+                yield source, number, {"id": entry.get("id", number), **texts, data.answers: answers}
 
 
 def _inner(outer: list[Any], key: str, where: str) -> Iterator[Mapping[str, Any]]:
@@ -138,12 +104,12 @@ def _inner(outer: list[Any], key: str, where: str) -> Iterator[Mapping[str, Any]
         yield from inner
 
 
-def _from_record(record: Mapping[str, Any], row: int, source: str, data: DataConfig, labelled: bool) -> Question:
+def _from_record(record: Mapping[str, Any], row: Row, source: str, data: DataConfig, labelled: bool) -> Question:
     question = text_of(record, data.question, "data.question", source, row)
     context = text_of(record, data.context, "data.context", source, row)
     name = str(record.get("id", row))
     if not labelled:
-        return Question(name, question, context)
+        return Question(name, question, context, row=row)
     if data.answers not in record:
         raise missing_column(record, data.answers, "data.answers", source, row)
     answers = record[data.answers]
@@ -152,7 +118,8 @@ def _from_record(record: Mapping[str, Any], row: int, source: str, data: DataCon
         if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
             raise wrong_kind(answers, data.answers, "lists `text` and `answer_start` of one length", source, row)
         answers = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
-    return Question(name, question, context, _answers(answers, context, f"{at_row(source, row)}, question {name!r}"))
+    found = _answers(answers, context, f"{at_row(source, row)}, question {name!r}")
+    return Question(name, question, context, found, row)
 
 
 def _answers(answers: Any, context: str, where: str) -> tuple[Answer, ...]:

@@ -6,23 +6,20 @@ becomes of it, is left to `sentences` and `corpus`.
 
 from __future__ import annotations
 
-import glob
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from etils import epath
-
-from jaxbert.bucket import in_bucket, to_path
 from jaxbert.config import DataConfig, PretrainConfig
-from jaxbert.data.files import EXTENSIONS, decoded_lines, file_identity, find_file, raw_lines
-from jaxbert.data.sources import Role, open_source
+from jaxbert.data.facts import Facts
+from jaxbert.data.files import file_identity
+from jaxbert.data.places import extension_of, find_file, find_files
+from jaxbert.data.sources import SPLITS, Role, find_split, open_source
+from jaxbert.data.streams import Text, opened
 from jaxbert.data.table import Table
-from jaxbert.errors import UserError, foreign_errors
 
 END = ""
 """Stands behind the last line of each document; no line of a document is empty."""
@@ -53,9 +50,11 @@ def open_documents(
     Raises:
       UserError: for what is missing or unreachable.
     """
-    if _is_dataset(spec):
+    if spec.startswith(("-", "hf:", "tfds:")) or find_split(spec, role) is not None:
         return _table_documents(spec, data, role, limit)
-    parts = [_file_documents(name, data, pretrain, role) for name in find_files(spec)]
+    found = find_files(spec, SPLITS[role], mixed=True)
+    found.say(Facts())
+    parts = [_file_documents(name, data, pretrain, role) for name in found.files]
 
     def lines() -> Iterator[str]:
         return _first_documents(itertools.chain.from_iterable(part.lines() for part in parts), limit)
@@ -67,47 +66,15 @@ def open_documents(
     return Documents(spec, lines, identity)
 
 
-def _is_dataset(spec: str) -> bool:
-    return spec == "-" or spec.startswith(("hf:", "tfds:"))
-
-
-def find_files(spec: str) -> list[str]:
-    """Return the files that a file, a folder or a pattern names, sorted by name.
-
-    Raises:
-      UserError: if there is none.
-    """
-    path = to_path(spec)
-    with foreign_errors(f"{spec}: cannot be read"):
-        if path.is_dir():
-            found = [str(inside) for inside in path.iterdir() if inside.suffix.lower() in EXTENSIONS]
-        elif not glob.has_magic(spec) or path.exists():
-            return [spec]
-        else:
-            found = _matching(path)
-    if not found:
-        raise UserError(f"{spec}: no file to read there: it must name files of {' '.join(EXTENSIONS)}")
-    return sorted(found)
-
-
-def _matching(path: epath.Path) -> list[str]:
-    """Return what a pattern matches; in a bucket below the folder before its first wildcard."""
-    if not in_bucket(path):
-        return glob.glob(str(path), recursive=True)
-    fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part.name), reversed([path, *path.parents])))
-    return [str(found) for found in fixed[-1].glob(str(path.relative_to(fixed[-1])))]
-
-
 def _file_documents(name: str, data: DataConfig, pretrain: PretrainConfig, role: Role) -> Documents:
-    if Path(name).suffix.lower() != ".txt" or data.columns is not None:
+    if extension_of(name) != ".txt" or data.columns is not None:
         return _table_documents(name, data, role, None)
     find_file(name)
-    identity = partial(_text_identity, name, pretrain.documents)
-    return Documents(name, partial(_read_text, name, pretrain.documents), identity)
 
+    def identity() -> list[Any]:
+        return [file_identity(name), pretrain.documents, data.encoding]
 
-def _text_identity(name: str, divided: str) -> list[Any]:
-    return [file_identity(name), divided]
+    return Documents(name, partial(_read_text, name, pretrain.documents, data.encoding), identity)
 
 
 def _table_documents(spec: str, data: DataConfig, role: Role, limit: int | None) -> Documents:
@@ -134,13 +101,10 @@ def _first_documents(lines: Iterator[str], limit: int | None) -> Iterator[str]:
             limit -= 1
 
 
-def _read_text(name: str, divided: str) -> Iterator[str]:
-    try:
-        with find_file(name).open("rb") as stream:
-            lines = map(str.strip, decoded_lines(raw_lines(stream, name), name))
-            yield from without_empty(DIVISIONS[divided](lines))
-    except OSError as error:
-        raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
+def _read_text(name: str, divided: str, encoding: str | None) -> Iterator[str]:
+    with opened(find_file(name), name) as stream:
+        lines = map(str.strip, Text(stream, name, encoding).strict_lines())
+        yield from without_empty(DIVISIONS[divided](lines))
 
 
 def without_empty(lines: Iterable[str]) -> Iterator[str]:

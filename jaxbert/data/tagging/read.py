@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice, pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from jaxbert.config import DataConfig
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.facts import Facts
-from jaxbert.data.files import decoded_lines, existing_file, json_records, raw_lines
-from jaxbert.data.records import Records, is_table, missing_column, open_records, text_of, wrong_kind
-from jaxbert.data.sources import STDIN, Role, open_source, read_lines, stdin_lines, stdin_waits
-from jaxbert.data.table import PART_ROWS, Wanted, at_row, quoted, shorten
+from jaxbert.data.intake import Intake
+from jaxbert.data.places import existing_file
+from jaxbert.data.records import Records, is_table, missing_column, open_records, records_of, text_of, wrong_kind
+from jaxbert.data.sources import STDIN, Role, open_source, read_lines, stdin_text, stdin_waits
+from jaxbert.data.streams import Text, opened
+from jaxbert.data.table import PART_ROWS, Row, Wanted, at_row, quoted, shorten
 from jaxbert.data.tagging.lines import read_sentences
 from jaxbert.data.tagging.scheme import Span
 from jaxbert.data.tagging.tag_sets import clean_tag
@@ -36,7 +37,7 @@ _TAG_COLUMNS = ("tags", "ner_tags")
 class Document:
     """A text or a list of words, with what is marked in it: tags of the words, or spans of the text's characters."""
 
-    row: int
+    row: Row
     """The row where it begins, as a user counts."""
     text: str | None = None
     words: list[str] | None = None
@@ -85,34 +86,31 @@ def read_documents(spec: str, data: DataConfig, *, role: Role, labelled: bool, l
 
 def _documents(spec: str, name: str, data: DataConfig, role: Role, labelled: bool, facts: Facts) -> Iterator[Document]:
     if spec == STDIN:
-        return _standard_input(name, data, labelled)
+        return _standard_input(name, data, labelled, facts)
     if is_table(spec):
-        return _from_records(open_records(spec, role), data, labelled)
+        return _from_records(open_records(spec, role, data, facts), data, labelled)
     if not labelled and Path(spec).suffix.lower() in _TEXTS:
         source = open_source(spec, data, role="predict", labelled=False)
         return (Document(row, text) for part in source.parts() for text, row in zip(part.texts, part.rows, strict=True))
-    return _token_lines(existing_file(spec), name, data, labelled, facts)
+    return _token_lines(spec, data, labelled, facts)
 
 
-def _standard_input(name: str, data: DataConfig, labelled: bool) -> Iterator[Document]:
-    lines = stdin_lines(name)
-    first = next(lines, b"")
-    lines = chain([first], lines)
-    if labelled or first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
-        yield from _from_records(Records(name, json_records(lines, name)), data, labelled)
+def _standard_input(name: str, data: DataConfig, labelled: bool, facts: Facts) -> Iterator[Document]:
+    text = stdin_text(data, facts)
+    if labelled or text.begins_json():
+        yield from _from_records(records_of(text, "predict", data, facts), data, labelled)
         return
-    part_rows = 1 if stdin_waits() else PART_ROWS
-    for part in read_lines(lines, name, Wanted(data.text, None, "label", False), part_rows=part_rows):
+    wanted = Wanted(data.text, None, "label", False)
+    intake = Intake(name, wanted, data, part_rows=1 if stdin_waits() else PART_ROWS, skippable=False)
+    for part in intake.tables(read_lines(text, intake), name):
         yield from (Document(row, text) for text, row in zip(part.texts, part.rows, strict=True))
 
 
 def _from_records(records: Records, data: DataConfig, labelled: bool) -> Iterator[Document]:
-    with closing(records.rows) as rows:
-        for row, record in rows:
-            yield _from_record(record, row, records, data, labelled)
+    return records.examples(lambda record, row: _from_record(record, row, records, data, labelled))
 
 
-def _from_record(record: Mapping[str, Any], row: int, records: Records, data: DataConfig, labelled: bool) -> Document:
+def _from_record(record: Mapping[str, Any], row: Row, records: Records, data: DataConfig, labelled: bool) -> Document:
     if data.tokens in record:
         return _from_words(record, row, records, data, labelled)
     if data.text not in record:
@@ -124,7 +122,7 @@ def _from_record(record: Mapping[str, Any], row: int, records: Records, data: Da
     return Document(row, text, spans=_spans(record, text, row, records.name, data) if labelled else None)
 
 
-def _from_words(record: Mapping[str, Any], row: int, records: Records, data: DataConfig, labelled: bool) -> Document:
+def _from_words(record: Mapping[str, Any], row: Row, records: Records, data: DataConfig, labelled: bool) -> Document:
     source, words = records.name, record[data.tokens]
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise wrong_kind(words, data.tokens, "a list of words", source, row)
@@ -150,7 +148,7 @@ def _from_words(record: Mapping[str, Any], row: int, records: Records, data: Dat
     return Document(row, words=words, tags=found, numbered=numbered)
 
 
-def _tag(tag: Any, names: list[str] | None, column: str, source: str, row: int) -> str | None:
+def _tag(tag: Any, names: list[str] | None, column: str, source: str, row: Row) -> str | None:
     if isinstance(tag, str) and (clean := clean_tag(tag)):
         return clean
     if isinstance(tag, int) and tag == NO_LABEL:
@@ -164,7 +162,7 @@ def _tag(tag: Any, names: list[str] | None, column: str, source: str, row: int) 
     raise wrong_kind(tag, column, "tags as text, or as numbers", source, row)
 
 
-def _spans(record: Mapping[str, Any], text: str, row: int, source: str, data: DataConfig) -> list[Span]:
+def _spans(record: Mapping[str, Any], text: str, row: Row, source: str, data: DataConfig) -> list[Span]:
     """Return the marked spans in order, without blanks and invisible characters at their ends."""
     if data.spans not in record:
         raise missing_column(record, data.spans, "data.spans", source, row)
@@ -203,11 +201,8 @@ def _is_invisible(character: str) -> bool:
     return character.isspace() or unicodedata.category(character) in ("Cc", "Cf", "Cn", "Co")
 
 
-def _token_lines(path: Path, source: str, data: DataConfig, labelled: bool, facts: Facts) -> Iterator[Document]:
-    try:
-        with path.open("rb") as stream:
-            lines = decoded_lines(raw_lines(stream, source), source)
-            for rows, words, tags in read_sentences(lines, source, data, labelled, facts):
-                yield Document(rows[0], words=words, tags=tags, rows=rows)
-    except OSError as error:
-        raise UserError(f"{source}: cannot be read: {error.strerror or error}") from error
+def _token_lines(source: str, data: DataConfig, labelled: bool, facts: Facts) -> Iterator[Document]:
+    with opened(existing_file(source), source) as stream:
+        lines = Text(stream, source, data.encoding, facts).strict_lines()
+        for rows, words, tags in read_sentences(lines, source, data, labelled, facts):
+            yield Document(rows[0], words=words, tags=tags, rows=rows)

@@ -11,7 +11,6 @@ from jaxbert.config import Config, DataConfig
 from jaxbert.data.answering.read import Questions, read_questions
 from jaxbert.data.answering.windows import Asked, QuestionWindows, cut_questions
 from jaxbert.data.examples import Examples, Windows
-from jaxbert.data.facts import Facts
 from jaxbert.data.label_fit import Head
 from jaxbert.data.long_texts import Reading
 from jaxbert.data.overview import TRAIN, Labelling, Overview, View, lower_cases, view_items
@@ -111,9 +110,17 @@ def _view(name: str, questions: Questions, windows: QuestionWindows, max_length:
     answered = sum(1 for item in items if item.answers)
     texts = [f"{item.question.strip()}\0{item.context}" for item in items]
     labels = Labelling("answer", {"answered": answered, "unanswered": len(items) - answered})
-    rows = range(1, len(items) + 1)
+    rows = [item.row for item in items]
     return view_items(
-        name, questions.source, texts, windows.lengths, rows, labels, max_length, unit="questions", facts=Facts()
+        name,
+        questions.source,
+        texts,
+        windows.lengths,
+        rows,
+        labels,
+        max_length,
+        unit="questions",
+        facts=questions.facts,
     )
 
 

@@ -87,7 +87,7 @@ WRONG = {
     "elsewhere": (
         "a.json",
         squad_with(answers=[{"text": "308", "answer_start": 20}]),
-        r"a\.json, question 'q1': the answer '308' is not at 20 of its context, where ' 30' stands: .*",
+        r"a\.json, row 1, question 'q1': the answer '308' is not at 20 of its context, where ' 30' stands: .*",
     ),
     "outside": (
         "a.jsonl",
@@ -120,11 +120,15 @@ WRONG = {
         lines([{"question": "q", "context": CONTEXT}]),
         r".*row 1: no column 'answers' \(data\.answers\).*",
     ),
-    "no question": ("a.json", squad_with(question=None), r".*paragraph 1, question 'q1': no text under 'question'"),
-    "paragraphs": ("a.json", '{"data": [{"paragraph": []}]}', r".*no list of objects under 'paragraphs'.*"),
+    "no question": ("a.json", squad_with(question=None), r".*row 1: column 'question' holds nothing \(None\).*"),
+    "paragraphs": (
+        "a.json",
+        '{"data": [{"paragraph": []}]}',
+        r".*row 1: no column 'question' \(data\.question\); there are 'paragraph'",
+    ),
     "no questions": ("a.json", '{"data": []}', r".*a\.json: no questions: at least one is needed"),
     "empty": ("a.jsonl", "", r".*a\.jsonl: no questions.*"),
-    "cut off": ("a.json", json.dumps(SQUAD, indent=1)[:-9], r".*a\.json: neither SQuAD's JSON nor an object a line.*"),
+    "cut off": ("a.json", json.dumps(SQUAD, indent=1)[:-9], r".*a\.json, row 1: not a whole JSON object.*"),
     "cut off, one line": ("a.json", json.dumps(SQUAD)[:-9], r".*a\.json, row 1: not a whole JSON object.*"),
     "another kind": (
         "a.csv",

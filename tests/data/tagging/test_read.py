@@ -8,6 +8,7 @@ import random
 import pytest
 
 from jaxbert.config import DataConfig
+from jaxbert.data.hub import Split
 from jaxbert.data.tagging.read import read_documents
 from jaxbert.data.tagging.scheme import Span
 from jaxbert.errors import UserError
@@ -93,7 +94,7 @@ def test_a_hub_dataset_names_its_tags(monkeypatch):
 
     features = Features({"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=["O", "B-ORG"]))})
     dataset = Dataset.from_dict({"tokens": [["EU", "won"], ["a"]], "ner_tags": [[1, 0], [0]]}, features)
-    monkeypatch.setattr("jaxbert.data.hub.open_hub", lambda spec, split: dataset)
+    monkeypatch.setattr("jaxbert.data.hub.open_hub", lambda spec, split: Split(spec, dataset, list))
     assert [d.tags for d in read("hf:org/conll")] == [["B-ORG", "O"], ["O"]]
     assert len(read("hf:org/conll", limit=1)) == 1
 

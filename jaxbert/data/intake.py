@@ -1,0 +1,319 @@
+"""One pass over a source: from the raw parts that readers bring to checked tables.
+
+Rows that are malformed or empty are found here or by the readers, and counted: with `data.bad_rows: skip` they are left out,
+otherwise the first of them ends the program with the number of the others. What a row is, is the readers' part.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from jaxbert.config import DataConfig
+from jaxbert.data.facts import Facts
+from jaxbert.data.table import PART_ROWS, Table, Wanted, at_row, check_texts, is_missing
+from jaxbert.errors import UserError
+
+BLANK = "the row is blank: remove it"
+_NAMED = 10
+_COUNT_SECONDS = 5.0
+"""How long the rows behind the first bad one are read, to count the others."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a row, and what to do about it."""
+
+    row: int
+    what: str
+    blank: bool = False
+    """Whether nothing stands in the row: at the end of a file that is no mistake."""
+    marks: bool = False
+    """Whether a blank row has separators or blanks, so that one at the end is worth a word."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a file as they were written."""
+
+    columns: Mapping[str, Sequence[Any]]
+    """By the names that were asked for."""
+    rows: Sequence[int]
+    """Where each row is, as a user counts, in rising order."""
+    problems: Sequence[Problem] = ()
+    """Rows that could not be taken apart; they are in no column."""
+    label_names: list[str] | None = None
+    """Names the source itself gives to its integer labels, in order from 0."""
+    is_blank: Callable[[int], bool] = lambda index: False
+    """Whether nothing at all stands in a row; asked only where its text is blank."""
+
+
+class BadRows:
+    """The malformed or empty rows of a source, as they come."""
+
+    def __init__(
+        self, name: str, data: DataConfig, facts: Facts, *, skippable: bool = True, counted: bool = True
+    ) -> None:
+        """Begin.
+
+        Args:
+          name: of the source, as messages call it.
+          data: says what becomes of them.
+          facts: where they are noted.
+          skippable: whether rows may be left out at all.
+          counted: whether it is worth while to read on behind the first.
+        """
+        self._name = name
+        self._skip = data.bad_rows == "skip"
+        self._skippable = skippable
+        self._seconds = _COUNT_SECONDS if counted else 0
+        self._facts = facts
+        self._first: str | None = None
+        self._reasons: list[str] = []
+        self._count = 0
+        self._deadline = 0.0
+        self._some_good = False
+        self._blank: list[Problem] = []
+        """The first of the blank rows behind which nothing has come yet."""
+        self._blank_count = self._marked = 0
+
+    @property
+    def ends(self) -> bool:
+        """Whether the program ends because of one."""
+        return self._first is not None and not self._skip
+
+    @property
+    def enough(self) -> bool:
+        """Whether the others have been counted for long enough."""
+        return self.ends and time.monotonic() >= self._deadline
+
+    def good(self, source: str) -> None:
+        """Note that a good row has come."""
+        self._some_good = True
+        self._flush(source)
+
+    def note(self, source: str, problem: Problem, message: str | None = None) -> None:
+        """Note a bad row of a file; a blank one is bad if anything comes behind it. `message` stands for another one."""
+        if problem.blank:
+            self._blank_count += 1
+            self._marked += problem.marks
+            if len(self._blank) < _NAMED:
+                self._blank.append(problem)
+        else:
+            self._flush(source)
+            self._add(source, problem, message)
+
+    def end_file(self) -> int:
+        """Forget the blank rows at the end of a file; return how many of them had separators or blanks."""
+        marked = self._marked
+        self._blank, self._blank_count, self._marked = [], 0, 0
+        return marked
+
+    def _flush(self, source: str) -> None:
+        if self._blank:
+            for problem in self._blank:
+                self._add(source, problem)
+            more = self._blank_count - len(self._blank)
+            self._count += more
+            self._facts.skipped += more if self._skip else 0
+            self.end_file()
+
+    def _add(self, source: str, problem: Problem, message: str | None = None) -> None:
+        where = at_row(source, problem.row)
+        self._count += 1
+        if self._first is None:
+            self._first = message or f"{where}: {problem.what}"
+            self._deadline = time.monotonic() + self._seconds
+        if self._skip:
+            row = problem.row if source == self._name else where
+            self._facts.skip(row)
+            if len(self._reasons) < _NAMED:
+                self._reasons.append(
+                    f"{'row ' if source == self._name else ''}{row} ({problem.what.partition(':')[0]})"
+                )
+
+    def raise_first(self, *, all_counted: bool) -> None:
+        """Raise for the first row, with the number of the others, if the program ends because of one."""
+        if not self.ends:
+            return
+        more = ""
+        if self._count > 1:
+            way = "; data.bad_rows: skip leaves them out" if self._skippable and self._some_good else ""
+            least = "" if all_counted else "at least "
+            more = f" (and {least}{self._count - 1:,} more row{'s' if self._count > 2 else ''}{way})"
+        raise UserError(f"{self._first}{more}")
+
+    def finish(self) -> None:
+        """Say which rows were left out.
+
+        Raises:
+          UserError: for the first one, where they are not left out or none is left.
+        """
+        self.raise_first(all_counted=True)
+        if not self._count:
+            return
+        rows = "1 row is" if self._count == 1 else f"{self._count:,} rows are"
+        if not self._some_good:
+            raise UserError(f"{self._first}; {rows} malformed or empty, and none is left")
+        self.say_skipped()
+
+    def say_skipped(self) -> None:
+        """Say which rows were left out, if any were."""
+        if self._skip and self._count:
+            rows = "1 row is" if self._count == 1 else f"{self._count:,} rows are"
+            more = f" and {self._count - _NAMED:,} more" if self._count > _NAMED else ""
+            which = ", ".join(self._reasons) + more
+            self._facts.say(f"{self._name}: {rows} left out (data.bad_rows: skip): {which}")
+
+
+class Intake:
+    """What is asked of a source, how much of it has come, and what was found out."""
+
+    def __init__(
+        self,
+        name: str,
+        wanted: Wanted,
+        data: DataConfig,
+        limit: int | None = None,
+        *,
+        part_rows: int = PART_ROWS,
+        skippable: bool = True,
+    ) -> None:
+        """Begin.
+
+        Args:
+          name: of the source, as messages call it.
+          wanted: which columns.
+          data: how files are read.
+          limit: how many examples are wanted.
+          part_rows: after how many rows a part is passed on.
+          skippable: whether rows may be left out at all.
+        """
+        self.name = name
+        self.wanted = wanted
+        self.data = data
+        self.facts = Facts()
+        # Behind a bad row of a pipe nothing may come for long.
+        self._bad = BadRows(name, data, self.facts, skippable=skippable, counted=part_rows > 1)
+        self._left = limit
+        self._part_rows = part_rows
+        self._empty_columns = self._empty_rows = 0
+
+    @property
+    def room(self) -> int:
+        """How many rows the next part may have; 0 where no more are wanted."""
+        if self._bad.enough:
+            return 0
+        return self._part_rows if self._left is None else min(self._left, self._part_rows)
+
+    def say(self, what: str) -> None:
+        """Tell the user, once, about something that was taken because it is likely."""
+        self.facts.say(f"{self.name}: {what}")
+
+    def choose(self, names: Sequence[str], where: str, hint: str = "") -> dict[str, str]:
+        """Return the column of `names` to read for each name that was asked for.
+
+        Raises:
+          UserError: if one is not there.
+        """
+        chosen = self.wanted.choose(names, where, hint)
+        if not self.facts.used:
+            self.facts.choose(names, list(chosen.values()))
+        for asked, name in chosen.items():
+            if asked != name:
+                self.say(f"column {name!r} is taken for {asked!r}")
+        return chosen
+
+    def note_empty_columns(self, count: int) -> None:
+        """Note columns at the right in which nothing stands."""
+        self._empty_columns = max(self._empty_columns, count)
+
+    def tables(self, parts: Iterator[Part], source: str) -> Iterator[Table]:
+        """Yield what is good of the parts of a file, which messages call `source`; none behind the first bad row.
+
+        Raises:
+          UserError: for what ends the reading, which is the first bad row if there was one.
+        """
+        try:
+            for part in parts:
+                table = self._check(part, source)
+                if len(table) and not self._bad.ends:
+                    yield table
+        except UserError:
+            self._bad.raise_first(all_counted=False)
+            raise
+        if self._bad.enough:
+            self._bad.raise_first(all_counted=False)
+        self._empty_rows += self._bad.end_file()
+
+    def finish(self) -> None:
+        """Say what was left out.
+
+        Raises:
+          UserError: for the first bad row, if it was not left out.
+        """
+        self._bad.finish()
+        counts = {"column": (self._empty_columns, "at the right"), "row": (self._empty_rows, "at the end")}
+        found = [
+            f"{count:,} empty {noun}{'s' if count > 1 else ''} {place}"
+            for noun, (count, place) in counts.items()
+            if count
+        ]
+        if found:
+            self.say(f"{' and '.join(found)} left out")
+
+    def _check(self, part: Part, source: str) -> Table:
+        """Make a table of the good rows, and note the others."""
+        wanted, rows = self.wanted, part.rows
+        problems = {problem.row: problem for problem in part.problems}
+        labelled = wanted.labelled or (wanted.labelled is None and set(wanted.marked()) <= part.columns.keys())
+        columns: dict[str, Sequence[Any]] = {**dict.fromkeys(wanted.columns(), ()), **part.columns}
+        for name in filter(None, (wanted.text, wanted.text_pair)):
+            columns[name], wrong = check_texts(columns[name], name)
+            for index, what in wrong.items():
+                empty = part.is_blank(index)
+                problems.setdefault(rows[index], Problem(rows[index], BLANK if empty else what, empty, marks=True))
+        for name in wanted.marked() if wanted.labelled and wanted.labels != "list" else ():
+            for index in _missing(columns[name]):
+                what = f"column {name!r} is empty: fill in the label or remove the row"
+                problems.setdefault(rows[index], Problem(rows[index], what))
+        if problems:
+            good = [index for index, row in enumerate(rows) if row not in problems]
+            rows = [rows[index] for index in good]
+            columns = {name: [values[index] for index in good] for name, values in columns.items()}
+        self._note(sorted(problems.values(), key=lambda problem: problem.row), rows, source)
+        if self._left is not None:
+            self._left -= len(rows)
+        return Table(
+            texts=cast(list[str], columns[wanted.text]),
+            pairs=None if wanted.text_pair is None else cast(list[str], columns[wanted.text_pair]),
+            labels=self._labels(columns) if labelled else None,
+            label_names=part.label_names if labelled else None,
+            source=source,
+            rows=rows,
+            facts=self.facts,
+            kept={name: columns[name] for name in wanted.kept},
+        )
+
+    def _labels(self, columns: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
+        several = [columns[name] for name in self.wanted.label_columns]
+        return list(zip(*several, strict=True)) if several else columns[self.wanted.label]
+
+    def _note(self, problems: Sequence[Problem], good: Sequence[int], source: str) -> None:
+        """Note what is wrong with some rows, among good ones."""
+        last = good[-1] if good else 0
+        if last:
+            self._bad.good(source)
+        for problem in problems:
+            self._bad.note(source, replace(problem, blank=False) if problem.row < last else problem)
+
+
+def _missing(labels: Sequence[Any]) -> list[int]:
+    """Return which labels are missing."""
+    try:
+        distinct: Any = set(labels)
+    except TypeError:  # lists
+        distinct = labels
+    return [i for i, label in enumerate(labels) if is_missing(label)] if any(map(is_missing, distinct)) else []

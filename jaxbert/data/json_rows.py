@@ -1,0 +1,274 @@
+"""Rows that are JSON objects: one a line, all in an array, or in the one list of an object.
+
+An array is taken apart element by element. Of an object that holds a list everything is read at once, within a bound, so
+that a second list is not missed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import chain, islice
+from typing import Any
+
+from jaxbert.data import streams
+from jaxbert.data.intake import BLANK, Intake, Part, Problem
+from jaxbert.data.streams import Text
+from jaxbert.data.table import at_row, quoted
+from jaxbert.errors import UserError, one_line
+
+MOST_AT_ONCE = 2**30
+"""Characters of an object that holds a list of rows; SQuAD 2.0 takes 42 MB."""
+_BLANKS = " \t\r\n\ufeff"
+_WHITE = re.compile(f"[{_BLANKS}]*")
+
+Rows = Iterator[tuple[int, "dict[str, Any] | Problem"]]
+"""The line of each, or its place in the list that holds it, and what it is."""
+
+
+def read_json(text: Text, intake: Intake) -> Iterator[Part]:
+    """Yield the objects of a file.
+
+    Raises:
+      UserError: if a column is not there, or nothing can be read behind a mistake.
+    """
+    known = list(intake.wanted.needed().values())
+    return parts_of(json_records(text, known, intake.say), text.source, intake)
+
+
+def parts_of(records: Rows, source: str, intake: Intake) -> Iterator[Part]:
+    """Yield records part by part; the first ones say which columns there are.
+
+    Raises:
+      UserError: if a column is not there, or there is no record.
+    """
+    chosen: dict[str, str] = {}
+    empty = True
+    while (room := intake.room) and (part := list(islice(records, room))):
+        rows = [(row, record) for row, record in part if not isinstance(record, Problem)]
+        problems = [record for _, record in part if isinstance(record, Problem)]
+        empty = empty and not rows and all(problem.blank for problem in problems)
+        if rows and not chosen:
+            row, first = rows[0]
+            names = list(first)
+            if not intake.wanted.fits(names):  # one row may lack a column
+                names = list(dict.fromkeys(chain.from_iterable(record for _, record in rows)))
+            chosen = intake.choose(names, at_row(source, row))
+        columns = {asked: [record.get(name) for _, record in rows] for asked, name in chosen.items()}
+        yield Part(columns, [row for row, _ in rows], problems)
+    if empty and not intake.facts.files:
+        raise UserError(f"{source}: the file is empty")
+
+
+def json_records(text: Text, known: Collection[str], say: Callable[[str], None]) -> Rows:
+    """Yield the objects of a file, each with its line, or with its place in the list that holds them.
+
+    Args:
+      text: the file.
+      known: columns of which a row has some, which an object that holds the rows has not.
+      say: called where the file is something else than an object a line.
+
+    Raises:
+      UserError: where the rows cannot be told apart.
+    """
+    head = text.head.decode(text.encoding, "replace").lstrip(_BLANKS)
+    if head[:1] == "[" and text.begins_json():
+        say("read as a JSON array")
+        yield from array_elements(text.blocks(), text.source)
+        return
+    # An object that holds all rows may be one line.
+    lines = text.lines(MOST_AT_ONCE if head[:1] == "{" and "\n" not in head else None)
+    begin = list(until_filled(lines))
+    first = begin[-1].strip() if begin else ""
+    if first.startswith("{") and first.endswith(("{", "[", ",")):
+        yield from _of_document(_whole("".join(begin), lines, text), text.source, known, say)
+        return
+    holder = _parse_object(first, len(begin)) if "[" in first and not text.bad else None
+    if isinstance(holder, dict) and not any(name in holder for name in known) and _lists(holder):
+        behind = list(until_filled(lines))
+        if not any(map(str.strip, behind)):
+            yield from _of_document(holder, text.source, known, say)
+            return
+        begin += behind
+    yield from json_lines(chain(begin, lines), text.bad)
+
+
+def until_filled(lines: Iterator[str]) -> Iterator[str]:
+    """Yield lines up to the first that is not blank."""
+    for line in lines:
+        yield line
+        if line.strip():
+            return
+
+
+def json_lines(lines: Iterable[str], bad: dict[int, str]) -> Rows:
+    """Yield the object of each line; `bad` says which lines are in another encoding."""
+    for row, line in enumerate(lines, 1):
+        if row in bad:
+            yield row, Problem(row, bad.pop(row))
+        elif not line.strip():
+            yield row, Problem(row, BLANK, blank=True, marks=bool(line.strip("\r\n")))
+        else:
+            yield row, _parse_object(line, row)
+
+
+def _parse_object(line: str, row: int) -> dict[str, Any] | Problem:
+    try:
+        record = json.loads(line)
+        if "\\u" in line:
+            _check_pairs(record)
+    except (ValueError, RecursionError) as error:
+        array = line.lstrip().startswith("[")
+        way = "a JSON array is not JSON lines: write each of its objects on a line" if array else one_line(error)
+        return Problem(row, f"not a whole JSON object ({way})")
+    if not isinstance(record, dict):
+        return Problem(row, f"expected one JSON object a line, found {quoted([line.strip()])}")
+    return record
+
+
+def _check_pairs(record: Any) -> None:
+    """Raise `ValueError` for half a surrogate pair, which is no text."""
+    json.dumps(record, ensure_ascii=False).encode()
+
+
+def _whole(begin: str, lines: Iterator[str], text: Text) -> dict[str, Any]:
+    """Return a file that is one object."""
+    source, pieces, characters = text.source, [begin], len(begin)
+    for line in lines:
+        pieces.append(line)
+        characters += len(line)
+        if characters > MOST_AT_ONCE:
+            raise UserError(f"{source}: an object of more than {MOST_AT_ONCE >> 20} MiB: write a JSON object a line")
+    for number, what in text.bad.items():
+        raise UserError(f"{source}, line {number}: {what}")
+    try:
+        content = json.loads("".join(pieces))
+        _check_pairs(content)
+    except (ValueError, RecursionError) as error:
+        more = "Extra data" in str(error)
+        way = (
+            "one object over several lines is followed by more: write each object on a line"
+            if more
+            else one_line(error)
+        )
+        raise UserError(f"{at_row(source, 1)}: not a whole JSON object ({way})") from error
+    return content
+
+
+def _lists(holder: dict[str, Any]) -> list[str]:
+    """Return the keys under which there are lists, if one of them has objects."""
+    lists = {key: value for key, value in holder.items() if isinstance(value, list)}
+    rows = any(value and isinstance(value[0], dict) for value in lists.values())
+    return list(lists) if rows or holder == {"data": []} else []
+
+
+def _of_document(holder: dict[str, Any], source: str, known: Collection[str], say: Callable[[str], None]) -> Rows:
+    """Yield the rows in the one list of an object, or the object, if it is a row."""
+    lists = [] if any(name in holder for name in known) else _lists(holder)
+    if len(lists) > 1:
+        raise UserError(
+            f"{source}: an object with the lists {quoted(lists)}, of which each may hold the rows: write the right one "
+            "alone, or a JSON object a line"
+        )
+    if not lists:
+        if holder and all(isinstance(value, dict | list) for value in holder.values()):
+            raise UserError(
+                f"{source}: an object of whole columns: write a JSON object a row (pandas: orient='records')"
+            )
+        yield 1, holder
+        return
+    say(f"the rows are the list under {lists[0]!r}")
+    for row, record in enumerate(holder[lists[0]], 1):
+        yield row, record if isinstance(record, dict) else _no_object(record, row)
+
+
+def _no_object(value: Any, row: int) -> Problem:
+    return Problem(row, f"expected a JSON object, found {quoted([repr(value)])}")
+
+
+def array_elements(blocks: Iterable[str], source: str) -> Rows:
+    """Yield the elements of an array, which comes in pieces and of which no more than one element is held.
+
+    Raises:
+      UserError: where it cannot be told where the next one begins.
+    """
+    scanner = _Scanner(blocks)
+    scanner.skip("[")
+    row, next_ = 0, scanner.peek()
+    while next_ != "]":
+        row += 1
+        try:
+            value = scanner.value()
+        except (ValueError, RecursionError) as error:
+            where = at_row(source, row)
+            raise UserError(f"{where}: the array has no whole JSON object there ({one_line(error)})") from error
+        yield row, value if isinstance(value, dict) else _no_object(value, row)
+        next_ = scanner.peek()
+        if next_ not in (",", "]"):
+            where = at_row(source, row)
+            raise UserError(
+                f"{where}: behind it there is {next_ or 'the end of the file'!r} in place of a comma or a ]"
+            )
+        if next_ == ",":
+            scanner.skip(",")
+    scanner.skip("]")
+    if rest := scanner.peek():
+        raise UserError(f"{source}: behind the end of the array there is more ({rest!r}): it must be one array")
+
+
+class _Scanner:
+    """Read JSON values from a text that comes in pieces."""
+
+    def __init__(self, blocks: Iterable[str]) -> None:
+        self._blocks = iter(blocks)
+        self._decoder = json.JSONDecoder()
+        self._buffer, self._at = "", 0
+
+    def _more(self) -> bool:
+        """Read as much as is held already, at least a piece; say whether there was any."""
+        held = len(self._buffer) - self._at
+        pieces, count = [self._buffer[self._at :]], 0
+        for block in self._blocks:
+            pieces.append(block)
+            count += len(block)
+            if count > held:
+                break
+        self._buffer, self._at = "".join(pieces), 0
+        return count > 0
+
+    def peek(self) -> str:
+        """Return the next character that is no blank; none at the end."""
+        while True:
+            self._at = _WHITE.match(self._buffer, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._buffer) or not self._more():
+                return self._buffer[self._at : self._at + 1]
+
+    def skip(self, character: str) -> None:
+        """Go on behind a character that is the next."""
+        assert self.peek() == character
+        self._at += 1
+
+    def value(self) -> Any:
+        """Return the next value.
+
+        Raises:
+          ValueError: if there is none, or it is too long.
+        """
+        self.peek()
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._buffer, self._at)
+                length = end - self._at
+                if end < len(self._buffer) or not self._more():  # a number may go on
+                    break
+            except json.JSONDecodeError as error:
+                if len(self._buffer) - self._at > streams.LONGEST_ROW:
+                    raise ValueError(f"or one of more than {streams.LONGEST_ROW >> 20} MiB") from error
+                if not self._more():
+                    raise ValueError(error.msg) from error
+        end = self._at + length
+        if "\\u" in self._buffer[self._at : end]:
+            _check_pairs(value)
+        self._at = end
+        return value

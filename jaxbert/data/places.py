@@ -1,0 +1,255 @@
+"""Which files a source names: a file, a folder or a pattern of shards, on this machine or in a bucket.
+
+The files of train, validation and test are never mixed. How a file is read is `files`' part.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import os
+import re
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+from typing import NamedTuple
+
+from etils import epath
+
+from jaxbert.bucket import fetched, in_bucket, to_path
+from jaxbert.data.facts import Facts
+from jaxbert.data.streams import COMPRESSED
+from jaxbert.data.table import nearest, quoted
+from jaxbert.errors import UserError, foreign_errors
+
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+JSON_LINES = (".jsonl", ".json", ".ndjson")
+EXTENSIONS = (*DELIMITERS, *JSON_LINES, ".parquet")
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""The words in the names of files and of a data set's splits that say which it is."""
+_NOTES = re.compile(
+    r"(readme|license|licence|notice|changelog|requirements|dataset_infos?|dataset_dict)\b.*", re.IGNORECASE
+)
+_WAYS = {
+    (".xlsx", ".xls", ".xlsm", ".ods", ".numbers"): "; save the sheet as CSV",
+    (".zip", ".tar", ".tgz", ".7z", ".rar"): "; unpack it",
+}
+
+
+class Found(NamedTuple):
+    """The files of a source, in the order in which they are read."""
+
+    files: list[str]
+    several: bool
+    """Whether the source is a folder or a pattern."""
+    note: str = ""
+    """What was decided about them."""
+
+    def say(self, facts: Facts) -> None:
+        """Tell what was decided."""
+        facts.files = self.files if self.several else []
+        if self.note:
+            facts.say(self.note)
+
+
+def extension_of(name: str) -> str:
+    """Return what says the format of a file: its extension, that of a compressed file inside of it."""
+    path = Path(name)
+    suffix = path.suffix.lower()
+    inner = Path(path.stem).suffix.lower()
+    return inner if suffix in COMPRESSED and inner in EXTENSIONS and inner != ".parquet" else suffix
+
+
+def find_file(name: str) -> Path:
+    """Return the path of a readable kind of file, or say what is there instead."""
+    path = existing_file(name)
+    if extension_of(name) not in EXTENSIONS:
+        suffix = path.suffix.lower()
+        way = next(
+            (way for suffixes, way in _WAYS.items() if suffix in suffixes or Path(path.stem).suffix in suffixes), ""
+        )
+        raise UserError(
+            f"{name}: unknown file type {suffix!r}: it must be one of {' '.join(EXTENSIONS)}, all but the last also "
+            f"compressed ({' '.join(COMPRESSED)}){way}"
+        )
+    return path
+
+
+def existing_file(name: str) -> Path:
+    """Return the path of a file of any kind, or say what is there instead; a bucket's is copied once in a process."""
+    if in_bucket(name):
+        return _copy_of(name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        raise UserError(f"{name}: is a folder: name a file in it")
+    check_exists(path, name)
+    return path
+
+
+@functools.cache
+def _copy_of(name: str) -> Path:
+    path = to_path(name)
+    with foreign_errors(f"{name}: cannot be read"):
+        if path.is_dir():
+            raise UserError(f"{name}: is a folder: name a file in it")
+        check_exists(path, name)
+    return fetched(path)
+
+
+def check_exists(path: Path | epath.Path, name: str) -> None:
+    """Raise `UserError` with what may have been meant where nothing is at a path."""
+    if not path.exists():
+        raise UserError(f"{name}: no such file{'' if in_bucket(path) else _nearest_file(Path(path))}")
+
+
+def _nearest_file(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f": there is no folder {str(path.parent)!r}"
+    near = nearest(path.name, sorted(os.listdir(path.parent)))
+    return f"; did you mean {str(path.with_name(near))!r}?" if near else f" in folder {str(path.parent)!r}"
+
+
+def check_there(spec: str) -> None:
+    """Check that a file, a folder or the folder of a pattern is there.
+
+    Raises:
+      UserError: if it is not.
+    """
+    with foreign_errors(f"{spec}: cannot be read"):
+        place, _ = divided(spec)
+        if not glob.has_magic(place):
+            check_exists(to_path(place), spec)
+
+
+def divided(spec: str) -> tuple[str, str | None]:
+    """Return a path, and the split that stands behind a folder's (`shards:test`)."""
+    place, colon, split = spec.rpartition(":")
+    if colon and split.isidentifier() and not to_path(spec).exists() and to_path(place).is_dir():
+        return place, split
+    return spec, None
+
+
+def find_files(spec: str, split: str, *, mixed: bool = False) -> Found:
+    """Return the files of a source; of a folder or a pattern that has files of several splits, those of `split`.
+
+    Args:
+      spec: a file, a folder, a folder with a split behind it (`shards:test`), or a pattern.
+      split: train, validation or test.
+      mixed: whether files of several formats may be one source.
+
+    Raises:
+      UserError: if there is none, or it is not clear which are meant.
+    """
+    with foreign_errors(f"{spec}: cannot be read"):
+        place, asked = divided(spec)
+        path = to_path(place)
+        if path.is_dir():
+            names = _in_folder(path, place, asked or split)
+        elif not glob.has_magic(place) or path.exists():
+            return Found([spec], several=False)
+        else:
+            names = _matching(place)
+    names = _data_files(names, mixed)
+    if not names:
+        there = _say_inside(path) if path.is_dir() else ""
+        raise UserError(f"{spec}: no file to read there{there}: it must name files of {' '.join(EXTENSIONS)}")
+    chosen, note = _of_split(names, spec, asked or split, folder=path.is_dir(), asked=asked is not None)
+    _check_alike(chosen, spec, mixed)
+    return Found(chosen, several=True, note=note)
+
+
+def _in_folder(path: epath.Path, name: str, split: str) -> list[str]:
+    """Return the files of a folder; where it has none to read, those of its only folder or of the one named as the split."""
+    inside = sorted(entry for entry in path.iterdir() if not _is_hidden(entry.name))
+    files = [f"{name.rstrip('/')}/{entry.name}" for entry in inside if not entry.is_dir()]
+    folders = [entry for entry in inside if entry.is_dir()]
+    if folders and not _data_files(files, mixed=True):
+        of_split = [entry for entry in folders if split_of(entry.name) == split]
+        if len(of_split or folders) == 1:
+            (below,) = of_split or folders
+            return _in_folder(below, f"{name.rstrip('/')}/{below.name}", split)
+    return files
+
+
+def _say_inside(path: epath.Path) -> str:
+    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
+    return f" (it has {quoted(names, 5)})" if names else " (it is empty)"
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", "_"))
+
+
+def _matching(pattern: str) -> list[str]:
+    """Return the files that a pattern matches; in a bucket below the folder before its first wildcard."""
+    if not in_bucket(pattern):
+        return [name for name in glob.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(name)]
+    path = to_path(pattern)
+    fixed = list(takewhile(lambda part: not glob.has_magic(part.name), reversed([path, *path.parents])))
+    found = fixed[-1].glob(str(path.relative_to(fixed[-1])))
+    return [str(inside) for inside in found if not inside.is_dir()]
+
+
+def _data_files(names: Sequence[str], mixed: bool) -> list[str]:
+    """Leave out what is no data, and notes on the data."""
+    data = [
+        name
+        for name in sorted(names)
+        if extension_of(name) in EXTENSIONS
+        and not _is_hidden(os.path.basename(name))
+        and not _NOTES.fullmatch(os.path.basename(name))
+    ]
+    tables = [name for name in data if extension_of(name) != ".txt"]
+    return data if mixed else tables or data
+
+
+def split_of(name: str) -> str | None:
+    """Return which of train, validation and test a name says that it is, if it says one."""
+    words = set(re.split(r"[^a-z]+", name.lower()))
+    found = [split for split, known in _SPLITS.items() if words & set(known)]
+    return found[0] if len(found) == 1 else None
+
+
+def _of_split(names: list[str], spec: str, split: str, *, folder: bool, asked: bool) -> tuple[list[str], str]:
+    """Return the files of a split, and what is to be said of it."""
+    base = os.path.commonpath([os.path.dirname(name) for name in names]) if not folder else os.path.dirname(names[0])
+    splits = {name: split_of(name[len(base) :]) for name in names}
+    present = {found for found in splits.values() if found}
+    chosen = [name for name in names if splits[name] == split]
+    if not present and not asked:
+        return names, ""
+    if (
+        len(present) == 1
+        and len(chosen or names) == len(names)
+        and (chosen or not folder)
+        and None not in splits.values()
+    ):
+        return names, ""
+    if not chosen or None in splits.values():
+        shown = quoted([os.path.relpath(name, base) if base else name for name in names], 6)
+        raise UserError(
+            f"{spec}: which of its files are for {split}? There are {shown}: name them, for instance by a pattern "
+            f"({base or '.'}/NAME*{os.path.splitext(names[0])[1]})"
+        )
+    return chosen, f"{spec}: {len(chosen)} of {len(names)} files are read, those that are named as {split}"
+
+
+def _check_alike(names: list[str], spec: str, mixed: bool) -> None:
+    """Refuse files of several formats, and what is probably one file twice."""
+    kinds = {extension_of(name): name for name in reversed(names)}
+    if len(kinds) > 1 and not mixed:
+        shown = quoted(sorted(os.path.basename(name) for name in kinds.values()), 5)
+        raise UserError(
+            f"{spec}: files of several formats ({shown}): name those of one by a pattern, for instance *{min(kinds)}"
+        )
+    bare: dict[str, str] = {}
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        whole = stem if suffix.lower() in COMPRESSED else name
+        if whole in bare:
+            raise UserError(f"{spec}: {bare[whole]} and {name} are probably the same: remove one of them")
+        bare[whole] = name

@@ -1,0 +1,254 @@
+"""The bytes of a file as lines of text: compression, encodings, line ends, and files that are none of text.
+
+A line has a bound, and a compressed file is read as it is asked for, so that no file can fill the memory.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import lzma
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from jaxbert.data.encodings import likely_encoding
+from jaxbert.data.facts import Facts
+from jaxbert.data.table import at_row
+from jaxbert.errors import UserError, one_line
+
+LONGEST_ROW = 2**24
+"""Bytes of a line, characters of a quoted field: far more than a model reads of a text. What is longer is a file without
+line ends, or a quote that nothing closes, and would be held in memory several times before anyone could say so."""
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+_BLOCK = 2**16
+_BLANKS = "\ufeff \t\r\n"
+_MOST_XZ = 2**28
+"""Bytes that unpacking .xz may take; `xz -9` makes files that take a quarter of it, and a header can ask for 4 GiB."""
+
+_SIGNATURES = {
+    b"PK\x03\x04": "a zip archive or a workbook (.xlsx, .ods): unpack it, or save the sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls): save the sheet as CSV",
+    b"%PDF-": "a PDF document",
+    b"PAR1": "a parquet file: name it .parquet",
+    b"ARROW1": "an Arrow file: name the folder of datasets.save_to_disk, or write it as parquet",
+    b"SQLite format 3": "an SQLite database: export the table as CSV",
+    b"\x1f\x8b\x08": "compressed by gzip: name it with .gz behind its extension",
+    b"BZh": "compressed by bzip2: name it with .bz2 behind its extension",
+    b"\xfd7zXZ\x00": "compressed by xz: name it with .xz behind its extension",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd: name it with .zst behind its extension",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it",
+    b"Rar!\x1a": "a RAR archive: unpack it",
+    b"\x93NUMPY": "a NumPy array: write texts as CSV or JSON lines",
+    b"version https://git-lfs": "a pointer of Git LFS, and the data is elsewhere: run git lfs pull",
+}
+"""How files begin that may be taken for text, and what they are."""
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""By their byte-order mark; the longer ones of the same beginning first."""
+
+
+@contextmanager
+def opened(path: Path, source: str) -> Iterator[Any]:
+    """Open the bytes of a file, unpacked where its name says that it is compressed.
+
+    Raises:
+      UserError: for what cannot be read, is damaged or cut off, inside of the `with` too.
+    """
+    packed = path.suffix.lower() if path.suffix.lower() in COMPRESSED else ""
+    try:
+        with ExitStack() as stack:
+            file = stack.enter_context(path.open("rb", _BLOCK))
+            yield io.BufferedReader(stack.enter_context(_unpacked(file, packed)), _BLOCK) if packed else file
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        if packed and getattr(error, "errno", None) is None:
+            raise UserError(
+                f"{source}: damaged or cut off, or not compressed as {packed} says ({one_line(error)})"
+            ) from error
+        raise UserError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _unpacked(file: IO[bytes], packed: str) -> Any:
+    if packed == ".gz":
+        import gzip
+
+        return gzip.GzipFile(fileobj=file)
+    if packed == ".bz2":
+        import bz2
+
+        return bz2.BZ2File(file)
+    if packed == ".xz":
+        return _Xz(file)
+    import pyarrow
+
+    return pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd")
+
+
+class _Xz(io.RawIOBase):
+    """Unpack .xz within a bound of memory, which `lzma.open` has no word for."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._rest = b""
+        self._unpacker = self._new()
+
+    def _new(self) -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(memlimit=_MOST_XZ)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            if self._unpacker.eof:
+                self._rest = self._unpacker.unused_data or self._file.read(_BLOCK)
+                if not self._rest.strip(b"\0"):  # streams are padded to four bytes
+                    return 0
+                self._unpacker = self._new()
+            elif self._unpacker.needs_input and not self._rest:
+                self._rest = self._file.read(_BLOCK)
+                if not self._rest:
+                    raise EOFError("it ends inside of a block")
+            found = self._unpacker.decompress(self._rest, len(buffer))
+            self._rest = b""
+            if found:
+                buffer[: len(found)] = found
+                return len(found)
+
+
+class Text:
+    """A file of text, or standard input: its lines, and how they are written.
+
+    Lines end in a line feed. One that the encoding does not know is passed on with replacement characters, and stands in
+    `bad`, by its number from 1, with what is wrong with it.
+    """
+
+    def __init__(self, stream: Any, source: str, encoding: str | None = None, facts: Facts | None = None) -> None:
+        """Look at the beginning of a stream of bytes.
+
+        Raises:
+          UserError: for a file that is no text.
+        """
+        self.source = source
+        self.stream: io.BufferedReader = stream if hasattr(stream, "peek") else io.BufferedReader(stream)
+        self.head = self.stream.peek(_BLOCK)
+        self.bad: dict[int, str] = {}
+        marked = next((name for mark, name in _MARKS.items() if self.head.startswith(mark)), None)
+        self.encoding = marked or codecs.lookup(encoding or "utf-8").name
+        if self.encoding == "utf-8-sig":
+            self.encoding = "utf-8"
+        facts = facts or Facts()
+        facts.encoding = facts.encoding or self.encoding
+        if marked and encoding and self.encoding != codecs.lookup(encoding).name:
+            facts.say(f"{source}: read as {self.encoding}, whose byte-order mark it has, and not as {encoding}")
+        self._wide = "\n".encode(self.encoding) != b"\n"
+        _check_text(self.head, source, self._wide)
+        beginning = self.head.decode(self.encoding, "replace")
+        self._cr = "\r" in beginning[:-1] and "\n" not in beginning and stream is not getattr(sys.stdin, "buffer", None)
+        if self._cr:
+            facts.say(f"{source}: its lines end in carriage returns")
+
+    def begins_json(self) -> bool:
+        """Say whether the first character that is no blank begins an object, or an array of objects."""
+        head = self.head.decode(self.encoding, "replace").lstrip(_BLANKS)
+        return head[:1] == "{" or (head[:1] == "[" and head[1:].lstrip(_BLANKS)[:1] in ("", "{", "]"))
+
+    def lines(self, first: int | None = None) -> Iterator[str]:
+        """Yield the lines, without byte-order marks at the beginning; `first` is a bound of the first one's bytes.
+
+        Raises:
+          UserError: for a line that is too long.
+        """
+        if self._wide or self._cr:
+            yield from self._lines_of_blocks("\r" if self._cr else "\n", first)
+            return
+        for row, line in enumerate(raw_lines(self.stream, self.source, first), 1):
+            try:
+                text = line.decode(self.encoding)
+            except UnicodeDecodeError as error:
+                self.bad[row] = self._explain(error)
+                text = line.decode(self.encoding, "replace")
+            yield text if row > 1 else text.lstrip("\ufeff")
+
+    def strict_lines(self) -> Iterator[str]:
+        """Yield the lines; the first that is in another encoding is an error."""
+        for row, line in enumerate(self.lines(), 1):
+            if self.bad:
+                raise UserError(f"{at_row(self.source, row)}: {self.bad[row]}")
+            yield line
+
+    def blocks(self) -> Iterator[str]:
+        """Yield all of the text, in pieces that end anywhere."""
+        decoder, place = codecs.getincrementaldecoder(self.encoding)(), 0
+        try:
+            while block := self.stream.read1(_BLOCK):
+                text = decoder.decode(block)
+                yield text if place else text.lstrip("\ufeff")
+                place += len(block)
+            yield decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.source}: near byte {place + 1:,}: {self._explain(error)}") from error
+
+    def _lines_of_blocks(self, end: str, first: int | None) -> Iterator[str]:
+        rest, row = "", 1
+        for block in self.blocks():
+            *whole, rest = (rest + block).split(end)
+            for line in whole:
+                yield line + "\n"
+            row += len(whole)
+            if len(rest) > (LONGEST_ROW if row > 1 else first or LONGEST_ROW):
+                raise too_long(self.source, row)
+        if rest:
+            yield rest
+
+    def _explain(self, error: UnicodeDecodeError) -> str:
+        """Say which byte is wrong, and which encoding a line may have."""
+        name = "UTF-8" if self.encoding == "utf-8" else self.encoding
+        what = f"not {name} (byte 0x{error.object[error.start]:02x} at position {error.start + 1} of the row)"
+        likely = likely_encoding(error.object)
+        if likely is None or likely == self.encoding:
+            return f"{what}: set data.encoding to the file's, or save it as UTF-8"
+        return f"{what}; it looks like {likely}: set data.encoding to {likely}, or save the file as UTF-8"
+
+
+def raw_lines(stream: Any, source: str, first: int | None = None) -> Iterator[bytes]:
+    """Yield the lines of a stream.
+
+    Raises:
+      UserError: for a line of more than `LONGEST_ROW` bytes, or `first` of the first one.
+    """
+    row, longest = 1, first or LONGEST_ROW
+    while line := stream.readline(longest + 1):
+        if len(line) > longest:
+            raise too_long(source, row)
+        yield line
+        row, longest = row + 1, LONGEST_ROW
+
+
+def too_long(source: str, row: int) -> UserError:
+    """Return the error for a row without an end."""
+    return UserError(f"{at_row(source, row)}: longer than {LONGEST_ROW >> 20} MiB: is this a file of text lines?")
+
+
+def _check_text(head: bytes, source: str, wide: bool) -> None:
+    """Refuse what is no text, by how it begins."""
+    for signature, what in _SIGNATURES.items():
+        if head.startswith(signature):
+            raise UserError(f"{source}: no text, but {what}")
+    if head[257:262] == b"ustar":
+        raise UserError(f"{source}: no text, but a tar archive: unpack it")
+    first = head.partition(b"\n")[0]
+    if wide or first.count(0) * 4 < max(len(first), 1):
+        return
+    likely = likely_encoding(first)
+    if likely is None:
+        raise UserError(f"{source}: begins with NUL bytes, as files do that were not written to their end")
+    raise UserError(f"{source}: looks like {likely} without a byte-order mark: set data.encoding to {likely}")
