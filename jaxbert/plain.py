@@ -10,7 +10,8 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,29 @@ def read_bytes(path: Path | epath.Path, most: int) -> bytes:
 
 def _read_text(path: Path | epath.Path, most: int) -> str:
     return read_bytes(path, most).decode("utf-8")
+
+
+def to_json(value: Any, indent: str = "\n") -> str:
+    """Return plain data as JSON that people can read: a value a line, a list of plain values and a row of a table on one.
+
+    A table is an object of objects that all have the same keys: the metrics of each label, say.
+    """
+    deeper = indent + "  "
+    if isinstance(value, dict) and value:
+        write = json.JSONEncoder(ensure_ascii=False).encode if _is_table(value) else partial(to_json, indent=deeper)
+        members = [f"{json.dumps(name, ensure_ascii=False)}: {write(part)}" for name, part in value.items()]
+        return "{" + deeper + f",{deeper}".join(members) + indent + "}"
+    if isinstance(value, list | tuple) and not _is_flat(value):
+        return "[" + deeper + f",{deeper}".join(to_json(part, deeper) for part in value) + indent + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _is_flat(values: Iterable[Any]) -> bool:
+    return not any(isinstance(value, dict | list | tuple) for value in values)
+
+
+def _is_table(content: dict[str, Any]) -> bool:
+    first = next(iter(content.values()))
+    return all(
+        isinstance(row, dict) and row.keys() == first.keys() and _is_flat(row.values()) for row in content.values()
+    )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from jaxbert.cli.inference_options import LABEL_OPTIONS, add_options, data_config, open_model
 from jaxbert.cli.output import check_output, write_text
 from jaxbert.cli.parsing import make_parser, parse
@@ -21,6 +19,7 @@ def run(arguments: list[str]) -> int:
     values = parse(parser, arguments)
     data = data_config(values)
     check_output(values.output, source=values.data)
+    from jaxbert.plain import to_json
     from jaxbert.train.processes import is_main
     from jaxbert.train.report import print_metrics
 
@@ -28,6 +27,6 @@ def run(arguments: list[str]) -> int:
     examples = model.read(values.data, data, role="test", labelled=True)
     metrics = model.evaluate(examples)
     if is_main():
-        print_metrics(metrics, values.data)
-        write_text(values.output, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+        print_metrics(metrics, values.data, "the JSON below" if values.output == "-" else values.output)
+        write_text(values.output, to_json(metrics) + "\n")
     return 0

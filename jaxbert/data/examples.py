@@ -36,6 +36,10 @@ class Windows:
         """Add up the values of each document's examples, int64 [D]."""
         return np.add.reduceat(values, self.first[:-1], dtype=np.int64)
 
+    def documents_of(self, examples: np.ndarray) -> np.ndarray:
+        """Return the document of each example."""
+        return np.searchsorted(self.first, examples, side="right") - 1
+
     def members(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the examples of some documents, in their order, and for each its place in `documents`."""
         counts = self.counts[documents]
@@ -82,7 +86,7 @@ class Examples:
         """Return the document of each example, sorted, each once."""
         if self.windows is None:
             return np.unique(example_ids)
-        return np.unique(np.searchsorted(self.windows.first, example_ids, side="right") - 1)
+        return np.unique(self.windows.documents_of(example_ids))
 
     def source_rows(self, indices: np.ndarray) -> np.ndarray:
         """Return the rows of the source, counted from 0, from which these documents come."""

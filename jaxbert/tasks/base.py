@@ -6,6 +6,7 @@ its data are read is the part of `train.kinds`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +17,8 @@ from jaxbert.data.examples import Examples
 
 Batch = dict[str, Array]
 Sums = dict[str, Array]
+_LISTED = 20
+_FIRST = 5
 
 
 class Task(Protocol):
@@ -69,6 +72,10 @@ class Task(Protocol):
         """
         ...
 
+    def tally(self, examples: Examples) -> Tally:
+        """Return what makes the same metrics of predictions that come piece by piece."""
+        ...
+
     def metric_names(self) -> list[str]:
         """Return the metrics by which a best checkpoint can be chosen."""
         ...
@@ -80,6 +87,68 @@ class Task(Protocol):
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
         """Return one JSON-ready answer for each document from `first` to `last - 1`, in the order of the source."""
         ...
+
+
+class Tally(Protocol):
+    """Metrics in the making: of the predictions for a whole set it keeps what the metrics need, and no more."""
+
+    def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
+        """Take the predictions [n, ...] of examples, or of tokens, at these places; in any order, each once."""
+        ...
+
+    def metrics(self) -> dict[str, Any]:
+        """Return all metrics by name, when everything was added."""
+        ...
+
+
+class Gathered:
+    """Predictions that come piece by piece, put together."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._rows: np.ndarray | None = None
+
+    def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
+        """Put a piece in its place."""
+        if self._rows is None:
+            self._rows = np.zeros((self._count, *predictions.shape[1:]), predictions.dtype)
+        self._rows[ids] = predictions
+
+    @property
+    def rows(self) -> np.ndarray:
+        """All predictions, in order."""
+        assert self._rows is not None, "no examples"
+        return self._rows
+
+
+class GatheredTally(Gathered):
+    """The metrics of a task that needs all predictions at once, where they are a few numbers an example or a token."""
+
+    def __init__(self, task: Task, examples: Examples) -> None:
+        super().__init__(count_predictions(task, examples))
+        self._task, self._examples = task, examples
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics of all."""
+        return self._task.metrics(self.rows, self._examples)
+
+
+def metrics_of(tally: Tally, predictions: np.ndarray) -> dict[str, Any]:
+    """Return the metrics of predictions that are there at once."""
+    tally.add(np.arange(len(predictions)), predictions)
+    return tally.metrics()
+
+
+def count_predictions(task: Task, examples: Examples) -> int:
+    """Count the rows of a set's predictions: one for each example, or for each token."""
+    return len(examples.tokens.ids) if task.per_token else len(examples.tokens)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Name labels on one line: all of a few, else the first few and how many there are."""
+    if len(names) <= _LISTED:
+        return ", ".join(names)
+    return f"{', '.join(names[:_FIRST])}, ... ({len(names):,})"
 
 
 def count_documents(batch: Batch) -> Array:

@@ -19,9 +19,13 @@ from jaxbert.data.labels import IntegerLabels
 from jaxbert.data.long_texts import AS_IT_IS, Reading
 from jaxbert.errors import UserError
 from jaxbert.models.heads import SequenceClassification
-from jaxbert.tasks.base import Batch, Sums, count_documents
-from jaxbert.tasks.pooling import pool_documents, pool_windows
+from jaxbert.tasks.base import Batch, Sums, Tally, count_documents, listed, metrics_of
+from jaxbert.tasks.label_scores import LabelScores
+from jaxbert.tasks.pooling import WholeDocuments, pool_documents, pool_windows
 from jaxbert.tasks.top_k import shown_probabilities
+
+_DENSE_UP_TO = 30
+"""Labels whose confusion matrix is kept whole."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Classification:
 
     def describe(self) -> str:
         """Name the labels."""
-        return f"labels: {', '.join(self.label_names)}"
+        return f"labels: {listed(self.label_names)}"
 
     def totals(self, batch: Batch) -> Sums:
         """Count the examples."""
@@ -83,50 +87,17 @@ class Classification:
         """Compute accuracy, loss, and precision, recall and F1 by class, macro and weighted; the headline ones first.
 
         A class that is neither predicted nor present counts as 0 in the macro means, as scikit-learn counts it when it is
-        told all labels.
+        told all labels; `f1_macro_present` leaves it out.
         """
-        assert examples.labels is not None
-        return self._metrics(self._of_documents(predictions, examples), examples.labels)
+        return metrics_of(self.tally(examples), predictions)
 
-    def _of_documents(
-        self, predictions: np.ndarray, examples: Examples, first: int = 0, last: int | None = None
-    ) -> np.ndarray:
-        """Return log-probabilities of documents `first` to `last - 1`."""
-        pooled = pool_windows(predictions, examples, self.reading.pooling, first, last)
+    def tally(self, examples: Examples) -> Tally:
+        """Keep each example's most probable label, and the log-probability of its own."""
+        return _Tally(self, examples)
+
+    def of_logits(self, pooled: np.ndarray) -> np.ndarray:
+        """Return log-probabilities of what `predictions` left to be pooled."""
         return pooled if self.reading.pooling is None else log_softmax(pooled, axis=-1)
-
-    def _metrics(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-        from sklearn import metrics
-
-        classes = np.arange(len(self.label_names))
-        predicted = predictions.argmax(-1)
-
-        def scores(average: str | None) -> Any:
-            return metrics.precision_recall_fscore_support(
-                labels, predicted, labels=classes, average=average, zero_division=0
-            )
-
-        macro, weighted, by_class = scores("macro"), scores("weighted"), scores(None)
-        result: dict[str, Any] = {"accuracy": float((predicted == labels).mean()), "f1_macro": float(macro[2])}
-        if len(self.label_names) == 2:
-            # 0 by definition where all are of one label, of which scikit-learn warns.
-            varied = len(np.union1d(labels, predicted)) > 1
-            result["mcc"] = float(metrics.matthews_corrcoef(labels, predicted)) if varied else 0.0
-        result |= {
-            "loss": float(-predictions[np.arange(len(labels)), labels].mean(dtype=np.float64)),
-            "precision_macro": float(macro[0]),
-            "recall_macro": float(macro[1]),
-            "f1_weighted": float(weighted[2]),
-            "precision_weighted": float(weighted[0]),
-            "recall_weighted": float(weighted[1]),
-            "examples": len(labels),
-        }
-        result["per_class"] = {
-            name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
-            for name, p, r, f, s in zip(self.label_names, *by_class, strict=True)
-        }
-        result["confusion_matrix"] = metrics.confusion_matrix(labels, predicted, labels=classes).tolist()
-        return result
 
     def learned(self, evaluation: dict[str, Any]) -> Classification:
         """Return itself: an evaluation finds nothing to keep."""
@@ -135,7 +106,8 @@ class Classification:
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
         """Return `label`, `score` (its probability) and `probabilities` by label name, those that `top_k` says."""
         answers = []
-        for row in np.exp(self._of_documents(predictions, examples, first, last).astype(np.float64)):
+        pooled = pool_windows(predictions, examples, self.reading.pooling, first, last)
+        for row in np.exp(self.of_logits(pooled).astype(np.float64)):
             best = int(row.argmax())
             answers.append(
                 {
@@ -145,6 +117,67 @@ class Classification:
                 }
             )
         return answers
+
+
+class _Tally:
+    """The metrics of predictions that come piece by piece."""
+
+    def __init__(self, task: Classification, examples: Examples) -> None:
+        assert examples.labels is not None
+        self._task = task
+        self._labels = examples.labels
+        self._documents = WholeDocuments(examples, task.reading.pooling)
+        self._predicted = np.zeros(len(examples), np.int32)
+        self._own = np.zeros(len(examples), np.float32)
+        """The log-probability of each example's label."""
+
+    def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
+        """Take the predictions of some examples."""
+        documents, pooled = self._documents.add(ids, predictions)
+        rows = self._task.of_logits(pooled)
+        self._predicted[documents] = rows.argmax(-1)
+        self._own[documents] = rows[np.arange(len(rows)), self._labels[documents]]
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics of all."""
+        from sklearn.metrics import matthews_corrcoef
+
+        names, labels, predicted = self._task.label_names, self._labels, self._predicted
+        right = predicted == labels
+        hits, given, expected = (np.bincount(of, minlength=len(names)) for of in (labels[right], predicted, labels))
+        scores = LabelScores(hits, given, expected)
+        result: dict[str, Any] = {"accuracy": float(right.mean()), **scores.f1_macro()}
+        if len(names) == 2:
+            # 0 by definition where all are of one label, of which scikit-learn warns.
+            varied = len(np.union1d(labels, predicted)) > 1
+            result["mcc"] = float(matthews_corrcoef(labels, predicted)) if varied else 0.0
+        return result | {
+            "loss": float(-self._own.mean(dtype=np.float64)),
+            "precision_macro": scores.mean("precision"),
+            "recall_macro": scores.mean("recall"),
+            "f1_weighted": scores.mean("f1", weighted=True),
+            "precision_weighted": scores.mean("precision", weighted=True),
+            "recall_weighted": scores.mean("recall", weighted=True),
+            "examples": len(labels),
+            "macro_over": scores.macro_over(),
+            "per_class": scores.by_label(names),
+            **_confusion(labels, predicted, names),
+        }
+
+
+def _confusion(labels: np.ndarray, predicted: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return `confusion_matrix`, a row for each true label; of more than 30 labels `confusion`, the pairs that occur.
+
+    Each pair is `[true, predicted, count]`, in the order of the labels.
+    """
+    pairs, counts = np.unique(labels.astype(np.int64) * len(names) + predicted, return_counts=True)
+    rows, columns = np.divmod(pairs, len(names))
+    if len(names) > _DENSE_UP_TO:
+        cells = zip(rows.tolist(), columns.tolist(), counts.tolist(), strict=True)
+        return {"confusion": [[names[true], names[found], count] for true, found, count in cells]}
+    matrix = np.zeros((len(names), len(names)), np.int64)
+    matrix[rows, columns] = counts
+    return {"confusion_matrix": matrix.tolist()}
 
 
 def resolve_class_weights(
@@ -166,6 +199,6 @@ def resolve_class_weights(
     if len(weights) != len(label_names):
         raise UserError(
             f"train.class_weights has {len(weights)} weights, but there are {len(label_names)} labels: "
-            f"give one for each of {', '.join(label_names)}"
+            f"give one for each of {listed(label_names)}"
         )
     return weights

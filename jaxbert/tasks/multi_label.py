@@ -6,12 +6,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 from jax import Array
+from scipy.special import expit
 
 from jaxbert.config import TrainConfig
 from jaxbert.data.examples import Examples
@@ -19,11 +19,11 @@ from jaxbert.data.labels import IntegerLabels
 from jaxbert.data.long_texts import AS_IT_IS, Reading
 from jaxbert.errors import UserError
 from jaxbert.models.heads import SequenceClassification
-from jaxbert.tasks.base import Batch, Sums, count_documents
-from jaxbert.tasks.pooling import pool_documents, pool_windows
+from jaxbert.tasks.base import Batch, Sums, Tally, count_documents, listed, metrics_of
+from jaxbert.tasks.label_scores import LabelScores
+from jaxbert.tasks.pooling import WholeDocuments, pool_documents, pool_windows
+from jaxbert.tasks.threshold import UNTUNED, Given, ThresholdSearch, given_from
 from jaxbert.tasks.top_k import shown_probabilities
-
-_UNTUNED = 0.5
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class MultiLabel:
 
     def describe(self) -> str:
         """Name the labels."""
-        return f"any of the labels: {', '.join(self.label_names)}"
+        return f"any of the labels: {listed(self.label_names)}"
 
     def totals(self, batch: Batch) -> Sums:
         """Count the examples."""
@@ -74,42 +74,20 @@ class MultiLabel:
 
     def metric_names(self) -> list[str]:
         """Return the single numbers among the metrics."""
-        made_up = self._metrics(np.zeros((2, len(self.label_names)), np.float32), np.eye(2, len(self.label_names)) > 0)
-        return [name for name, value in made_up.items() if isinstance(value, float) and name != "threshold"]
+        means = [f"{score}_{mean}" for mean in ("micro", "macro") for score in ("precision", "recall")]
+        return ["f1_micro", "f1_macro", "f1_macro_present", "loss", *means, "exact_match"]
 
     def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
-        """Compute F1, precision and recall, micro, macro and by label, at the threshold; the headline ones first."""
-        assert examples.labels is not None
-        return self._metrics(pool_windows(predictions, examples, self.reading.pooling), examples.labels)
+        """Compute F1, precision and recall, micro, macro and by label, at the threshold; the headline ones first.
 
-    def _metrics(self, predictions: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-        from sklearn import metrics
+        What divides by nothing is 0: the precision of a label that is never given, the recall of one that no example has,
+        and all scores of one that is neither, which `f1_macro_present` leaves out.
+        """
+        return metrics_of(self.tally(examples), predictions)
 
-        probabilities = np.asarray(jax.nn.sigmoid(predictions))
-        threshold = best_threshold(probabilities, labels) if self.threshold is None else self.threshold
-        predicted = probabilities >= threshold
-
-        def scores(average: str | None) -> Any:
-            return metrics.precision_recall_fscore_support(labels, predicted, average=average, zero_division=0)
-
-        micro, macro, by_label = scores("micro"), scores("macro"), scores(None)
-        losses = np.logaddexp(0, predictions.astype(np.float64)) - labels * predictions
-        return {
-            "f1_micro": float(micro[2]),
-            "f1_macro": float(macro[2]),
-            "threshold": float(threshold),
-            "loss": float(losses.mean()),
-            "precision_micro": float(micro[0]),
-            "recall_micro": float(micro[1]),
-            "precision_macro": float(macro[0]),
-            "recall_macro": float(macro[1]),
-            "exact_match": float((predicted == labels).all(-1).mean()),
-            "examples": len(labels),
-            "per_class": {
-                name: {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(s)}
-                for name, p, r, f, s in zip(self.label_names, *by_label, strict=True)
-            },
-        }
+    def tally(self, examples: Examples) -> Tally:
+        """Count the labels from the threshold on; without one, keep the probabilities that may be the best."""
+        return _Tally(self, examples)
 
     def learned(self, evaluation: dict[str, Any]) -> MultiLabel:
         """Keep the threshold that an evaluation has found."""
@@ -117,31 +95,78 @@ class MultiLabel:
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
         """Return `labels` (those from the threshold on, the most probable first) and the `probabilities` of the best."""
-        threshold = _UNTUNED if self.threshold is None else self.threshold
+        threshold = UNTUNED if self.threshold is None else self.threshold
         answers = []
-        for row in np.asarray(jax.nn.sigmoid(pool_windows(predictions, examples, self.reading.pooling, first, last))):
-            given = [self.label_names[i] for i in np.argsort(-row, kind="stable") if row[i] >= threshold]
-            answers.append({"labels": given, "probabilities": shown_probabilities(self.label_names, row, self.top_k)})
+        for row in expit(pool_windows(predictions, examples, self.reading.pooling, first, last)):
+            given = np.flatnonzero(row >= threshold)
+            answers.append(
+                {
+                    "labels": [self.label_names[i] for i in given[np.argsort(-row[given], kind="stable")]],
+                    "probabilities": shown_probabilities(self.label_names, row, self.top_k),
+                }
+            )
         return answers
 
 
-def best_threshold(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the probability from which giving labels has the largest micro F1; half-way to the next lower one.
+class _Tally:
+    """The metrics of predictions that come piece by piece."""
 
-    Args:
-      probabilities: [N, C].
-      labels: bool [N, C].
-    """
-    flat, present = probabilities.ravel(), labels.ravel()
-    if not present.any():
-        return _UNTUNED
-    order = np.argsort(-flat, kind="stable")
-    values, hits = flat[order], np.cumsum(present[order])
-    f1 = 2 * hits / (np.arange(1, len(order) + 1) + present.sum())
-    last_of_value = np.append(values[1:] != values[:-1], True)
-    best = int(np.argmax(np.where(last_of_value, f1, -1)))
-    lower = values[best + 1] if best + 1 < len(values) else 0.0
-    return float((values[best].astype(np.float64) + lower) / 2)
+    def __init__(self, task: MultiLabel, examples: Examples) -> None:
+        assert examples.labels is not None
+        count, expected = len(examples), int(examples.labels.sum())
+        self._task = task
+        self._labels = examples.labels
+        self._documents = WholeDocuments(examples, task.reading.pooling)
+        self._losses = np.zeros(count)
+        self._threshold = task.threshold if expected or task.threshold is not None else UNTUNED
+        self._search = ThresholdSearch(expected) if self._threshold is None else None
+        self._hits, self._given = (np.zeros(len(task.label_names), np.int64) for _ in range(2))
+        self._right, self._wrong = (np.zeros(count, np.int64) for _ in range(2))
+        """Of each example, how many labels were given that it has, and that it lacks."""
+
+    def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
+        """Take the predictions of some examples."""
+        documents, log_odds = self._documents.add(ids, predictions)
+        labels = self._labels[documents]
+        with np.errstate(invalid="ignore"):  # a model that is broken has a loss that is no number
+            losses = np.logaddexp(0, log_odds.astype(np.float64)) - labels * log_odds
+        self._losses[documents] = losses.mean(-1)
+        probabilities = expit(log_odds)
+        if self._search is not None:
+            self._search.add(probabilities, documents, labels)
+        elif self._threshold is not None:
+            self._count(given_from(probabilities, self._threshold, documents, labels))
+
+    def _count(self, given: Given) -> None:
+        present, absent = given.where(given.present), given.where(~given.present)
+        self._hits += np.bincount(present.labels, minlength=len(self._hits))
+        self._given += np.bincount(given.labels, minlength=len(self._hits))
+        self._right += np.bincount(present.documents, minlength=len(self._right))
+        self._wrong += np.bincount(absent.documents, minlength=len(self._right))
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics of all."""
+        if self._search is not None:
+            self._threshold, given = self._search.finish()
+            self._count(given)
+        assert self._threshold is not None
+        scores = LabelScores(self._hits, self._given, self._labels.sum(0))
+        of_all = scores.total()
+        exact = (self._wrong == 0) & (self._right == self._labels.sum(1))
+        return {
+            "f1_micro": of_all.mean("f1"),
+            **scores.f1_macro(),
+            "threshold": float(self._threshold),
+            "loss": float(self._losses.mean()),
+            "precision_micro": of_all.mean("precision"),
+            "recall_micro": of_all.mean("recall"),
+            "precision_macro": scores.mean("precision"),
+            "recall_macro": scores.mean("recall"),
+            "exact_match": float(exact.mean()),
+            "examples": len(self._losses),
+            "macro_over": scores.macro_over(),
+            "per_class": scores.by_label(self._task.label_names),
+        }
 
 
 def resolve_positive_weights(
@@ -163,6 +188,6 @@ def resolve_positive_weights(
     if len(weights) != len(label_names):
         raise UserError(
             f"train.class_weights has {len(weights)} weights, but there are {len(label_names)} labels: "
-            f"give one for each of {', '.join(label_names)}"
+            f"give one for each of {listed(label_names)}"
         )
     return weights

@@ -44,8 +44,37 @@ def pool_windows(
     if how is None or examples.windows is None:
         return logits[first:last]
     begins = examples.windows.first[first : last + 1]
-    rows, places = logits[begins[0] : begins[-1]], begins[:-1] - begins[0]
+    return _pool(logits[begins[0] : begins[-1]], examples.windows.counts[first:last], how)
+
+
+def _pool(rows: np.ndarray, counts: np.ndarray, how: Pooling) -> np.ndarray:
+    """Make one row of each so many that follow one another."""
+    places = np.cumsum(counts) - counts
     if how == "max":
         return np.maximum.reduceat(rows, places)
-    counts = examples.windows.counts[first:last].reshape(-1, *[1] * (logits.ndim - 1))
-    return np.add.reduceat(rows, places) / counts.astype(logits.dtype)
+    return np.add.reduceat(rows, places) / counts.reshape(-1, *[1] * (rows.ndim - 1)).astype(rows.dtype)
+
+
+class WholeDocuments:
+    """Pools windows that come in any order: a document is given when its last window is there."""
+
+    def __init__(self, examples: Examples, how: Pooling | None) -> None:
+        self._how = how
+        self._windows = None if how is None else examples.windows
+        if self._windows is not None:
+            self._missing = self._windows.counts.copy()
+            self._waiting: dict[int, np.ndarray] = {}
+
+    def add(self, ids: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Take the rows of some windows; return the documents that are whole now, and a row for each."""
+        if self._windows is None or self._how is None:
+            return ids, rows
+        self._waiting.update((int(window), row.copy()) for window, row in zip(ids, rows, strict=True))
+        documents, found = np.unique(self._windows.documents_of(ids), return_counts=True)
+        self._missing[documents] -= found
+        whole = documents[self._missing[documents] == 0]
+        members, _ = self._windows.members(whole)
+        if not len(members):
+            return whole, rows[:0]
+        together = np.stack([self._waiting.pop(window) for window in members.tolist()])
+        return whole, _pool(together, self._windows.counts[whole], self._how)

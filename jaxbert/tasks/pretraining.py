@@ -19,7 +19,7 @@ from jax import Array
 from jaxbert.data.examples import Examples
 from jaxbert.errors import UserError
 from jaxbert.models.heads import MaskedLM, PreTraining
-from jaxbert.tasks.base import Batch, Sums
+from jaxbert.tasks.base import Batch, GatheredTally, Sums, Tally
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,10 @@ class Pretraining:
             "masked_tokens": int(masked),
             "examples": len(examples),
         }
+
+    def tally(self, examples: Examples) -> Tally:
+        """Gather all predictions."""
+        return GatheredTally(self, examples)
 
     def metric_names(self) -> list[str]:
         """Return the single numbers among the metrics."""

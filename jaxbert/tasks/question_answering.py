@@ -19,7 +19,7 @@ from jaxbert.data.answering.windows import Asked
 from jaxbert.data.examples import Examples
 from jaxbert.data.long_texts import AS_IT_IS, Reading
 from jaxbert.models import heads
-from jaxbert.tasks.base import Batch, Sums, count_documents
+from jaxbert.tasks.base import Batch, GatheredTally, Sums, Tally, count_documents
 from jaxbert.tasks.n_best import Candidate, Scored, n_best, no_answer
 from jaxbert.tasks.squad_scores import exact_and_f1, is_chinese
 
@@ -70,6 +70,10 @@ class QuestionAnswering:
             ],
             axis=-1,
         )
+
+    def tally(self, examples: Examples) -> Tally:
+        """Gather all predictions."""
+        return GatheredTally(self, examples)
 
     def metric_names(self) -> list[str]:
         """Return the single numbers among the metrics."""

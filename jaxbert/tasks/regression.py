@@ -13,7 +13,7 @@ from jax import Array
 from jaxbert.data.examples import Examples
 from jaxbert.data.long_texts import AS_IT_IS, Reading
 from jaxbert.models.heads import SequenceClassification
-from jaxbert.tasks.base import Batch, Sums, count_documents
+from jaxbert.tasks.base import Batch, GatheredTally, Sums, Tally, count_documents
 from jaxbert.tasks.pooling import pool_documents, pool_windows
 
 LABEL = "score"
@@ -49,6 +49,10 @@ class Regression:
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
         """Return scores [B, S], float32."""
         return outputs["logits"][..., 0].astype(jnp.float32)
+
+    def tally(self, examples: Examples) -> Tally:
+        """Gather all predictions."""
+        return GatheredTally(self, examples)
 
     def metric_names(self) -> list[str]:
         """Return the single numbers among the metrics."""

@@ -24,7 +24,9 @@ from jaxbert.data.tagging.marks import Marks
 from jaxbert.data.tagging.scheme import BIO, OUTSIDE, Scheme, label_of
 from jaxbert.data.tagging.tag_sets import CANONICAL, TagSet
 from jaxbert.models import heads
-from jaxbert.tasks.base import Batch, Sums, count_documents
+from jaxbert.tasks.base import Batch, Sums, Tally, count_documents, listed, metrics_of
+
+_OVER = "the labels that occur in truth or prediction"
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class TokenClassification:
     def describe(self) -> str:
         """Name the scheme and the labels."""
         scheme = "" if self.scheme is None else f" ({self.scheme.name})"
-        return f"{len(self.tag_names)} tags{scheme}, labels: {', '.join(self.labels)}"
+        return f"{len(self.tag_names)} tags{scheme}, labels: {listed(self.labels)}"
 
     def totals(self, batch: Batch) -> Sums:
         """Count the examples and the tagged tokens."""
@@ -88,18 +90,29 @@ class TokenClassification:
         """Return log-probabilities [B, T, C], float32."""
         return jax.nn.log_softmax(outputs["logits"].astype(jnp.float32))
 
+    def tally(self, examples: Examples) -> Tally:
+        """Keep each token's most probable tag, and the log-probability of its own."""
+        return _Tally(self, examples)
+
     def metric_names(self) -> list[str]:
         """Return the single numbers among the metrics."""
         return ["f1", "precision", "recall", "f1_macro", "accuracy", "loss"]
 
     def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
-        """Compute precision, recall and F1 of entities, over all and by label; accuracy and loss of the tagged tokens."""
+        """Compute precision, recall and F1 of entities, over all and by label; accuracy and loss of the tagged tokens.
+
+        `f1_macro` is the mean over labels that occur, in the texts or among the predictions.
+        """
+        return metrics_of(self.tally(examples), predictions)
+
+    def judge(self, chosen: np.ndarray, loss: float, examples: Examples) -> dict[str, Any]:
+        """Return the metrics of the tags that were chosen for all tokens."""
         marks: Marks = examples.extra
         labels = examples.token_labels
         assert marks.spans is not None
         assert labels is not None
         right, found, expected = Counter[str](), Counter[str](), Counter[str]()
-        predicted = self._tags(predictions, marks, 0, len(marks.documents))
+        predicted = self._tags(chosen, marks, 0, len(marks.documents))
         for document, (gold, tags) in enumerate(zip(marks.spans, predicted, strict=True)):
             spans = {span for span, _ in marks.spans_of(tags, document)}
             right.update(span.label for span in spans & set(gold))
@@ -110,10 +123,11 @@ class TokenClassification:
         return {
             **_scores(right.total(), found.total(), expected.total()),
             "f1_macro": _mean([scores["f1"] for scores in by_label.values()]),
-            "accuracy": _mean(predictions[tagged].argmax(-1) == labels[tagged]),
-            "loss": _loss(predictions, labels),
+            "accuracy": _mean(chosen[tagged] == labels[tagged]),
+            "loss": loss,
             "entities": expected.total(),
             "examples": len(examples),
+            "macro_over": _OVER,
             "per_class": {name: {**scores, "support": expected[name]} for name, scores in by_label.items()},
         }
 
@@ -131,7 +145,7 @@ class TokenClassification:
         sure = marks.units.gather(np.exp(own.max(-1).astype(np.float64)), 0.0, first, last)
         low = int(marks.units.first[first])
         answers = []
-        for document, tags in enumerate(self._tags(own, marks, first, last), first):
+        for document, tags in enumerate(self._tags(own.argmax(-1), marks, first, last), first):
             entities = [
                 _answer(marks, document, span.start, span.end, span.label, float(sure[units - low].mean()))
                 for span, units in marks.spans_of(tags, document)
@@ -139,14 +153,14 @@ class TokenClassification:
             answers.append({"entities": entities})
         return answers
 
-    def _tags(self, predictions: np.ndarray, marks: Marks, first: int, last: int) -> list[list[str | None]]:
-        """Return the most probable tag of each unit, text by text, from the predictions of the texts' own tokens.
+    def _tags(self, chosen: np.ndarray, marks: Marks, first: int, last: int) -> list[list[str | None]]:
+        """Return the tag of each unit, text by text, from those chosen for the texts' own tokens.
 
         A unit without a token has none.
         """
         names = [*self._marking, None]
-        chosen = marks.units.gather(predictions.argmax(-1), -1, first, last)
-        return [[names[i] for i in part] for part in marks.units.by_text(chosen, first, last)]
+        of_units = marks.units.gather(chosen, -1, first, last)
+        return [[names[i] for i in part] for part in marks.units.by_text(of_units, first, last)]
 
 
 @dataclass(frozen=True)
@@ -158,23 +172,21 @@ class PlainTags(TokenClassification):
 
     def describe(self) -> str:
         """Name the tags."""
-        return f"{len(self.tag_names)} tags, each word's counts: {', '.join(self.tag_names)}"
+        return f"{len(self.tag_names)} tags, each word's counts: {listed(self.tag_names)}"
 
     def metric_names(self) -> list[str]:
         """Return the single numbers among the metrics."""
         return ["accuracy", "f1_macro", *(["f1"] if OUTSIDE in self.tag_names else []), "loss"]
 
-    def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
-        """Compute the accuracy of words, precision, recall and F1 of each tag, and the loss.
+    def judge(self, chosen: np.ndarray, loss: float, examples: Examples) -> dict[str, Any]:
+        """Return the accuracy of words, precision, recall and F1 of each tag, and the loss.
 
-        `f1_macro` is the mean over tags that occur, in the texts or among the predictions. Where there is a tag `O`, `f1`
-        is that of all words with another one.
+        Where there is a tag `O`, `f1` is that of all words with another one.
         """
         marks: Marks = examples.extra
         assert marks.tags is not None
-        assert examples.token_labels is not None
         known = marks.tags >= 0
-        expected, found = marks.tags[known], self._numbers(predictions, marks, 0, len(marks.documents))[known]
+        expected, found = marks.tags[known], self._numbers(chosen, marks, 0, len(marks.documents))[known]
         numbers = range(len(self.tag_names))
         right, all_found, all_expected = (
             np.bincount(tags[tags >= 0], minlength=len(numbers)).tolist()
@@ -191,9 +203,10 @@ class PlainTags(TokenClassification):
             "accuracy": _mean(found == expected),
             "f1_macro": _mean([scores["f1"] for scores in by_tag.values()]),
             **({} if OUTSIDE not in self.tag_names else {"f1": _scores(*totals)["f1"]}),
-            "loss": _loss(predictions, examples.token_labels),
+            "loss": loss,
             "words": len(expected),
             "examples": len(examples),
+            "macro_over": _OVER,
             "per_class": by_tag,
         }
 
@@ -208,7 +221,7 @@ class PlainTags(TokenClassification):
         own = predictions[units.tokens(first, last)]
         sure = units.gather(np.exp(own.max(-1).astype(np.float64)), 0.0, first, last)
         names = [*self.tag_names, None]
-        chosen = self._numbers(own, marks, first, last)
+        chosen = self._numbers(own.argmax(-1), marks, first, last)
         answers = []
         place = 0
         for document, numbers in enumerate(units.by_text(chosen, first, last), first):
@@ -220,10 +233,34 @@ class PlainTags(TokenClassification):
             answers.append({"tags": tags})
         return answers
 
-    def _numbers(self, predictions: np.ndarray, marks: Marks, first: int, last: int) -> np.ndarray:
-        """Return the number of each unit's most probable tag; of one without a token that of outside, or -1."""
+    def _numbers(self, chosen: np.ndarray, marks: Marks, first: int, last: int) -> np.ndarray:
+        """Return the number of each unit's tag, from those chosen for tokens; without a token that of outside, or -1."""
         nothing = self.tag_names.index(OUTSIDE) if OUTSIDE in self.tag_names else -1
-        return marks.units.gather(predictions.argmax(-1), nothing, first, last)
+        return marks.units.gather(chosen, nothing, first, last)
+
+
+class _Tally:
+    """The metrics of predictions that come piece by piece."""
+
+    def __init__(self, task: TokenClassification, examples: Examples) -> None:
+        assert examples.token_labels is not None
+        self._task = task
+        self._examples = examples
+        self._labels = examples.token_labels
+        self._chosen = np.zeros(len(self._labels), np.int32)
+        self._own = np.zeros(len(self._labels), np.float32)
+        """The log-probability of each tagged token's tag."""
+
+    def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
+        """Take the predictions of some tokens."""
+        self._chosen[ids] = predictions.argmax(-1)
+        (tagged,) = np.nonzero(self._labels[ids] >= 0)
+        self._own[ids[tagged]] = predictions[tagged, self._labels[ids[tagged]]]
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics of all."""
+        loss = _mean(-self._own[self._labels >= 0].astype(np.float64))
+        return self._task.judge(self._chosen, loss, self._examples)
 
 
 def make_tagging(tag_set: TagSet, by: By, label_smoothing: float, reading: Reading) -> TokenClassification:
@@ -241,12 +278,6 @@ def _answer(marks: Marks, document: int, start: int, end: int, label: str | None
 def _mean(values: Any) -> float:
     """Return a mean; 0 of nothing."""
     return float(np.mean(values)) if len(values) else 0.0
-
-
-def _loss(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean negative log-probability of the labels of tagged tokens."""
-    (tagged,) = np.nonzero(labels >= 0)
-    return _mean(-predictions[tagged, labels[tagged]].astype(np.float64))
 
 
 def _scores(right: int, found: int, expected: int) -> dict[str, float]:

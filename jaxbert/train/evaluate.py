@@ -13,10 +13,10 @@ from jax.sharding import Mesh
 
 from jaxbert.data.batches import Batch, batches, lengths_of
 from jaxbert.data.examples import Examples
-from jaxbert.data.packing import Layout, choose_layout
+from jaxbert.data.packing import WINDOW, Layout, choose_layout
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, Params
-from jaxbert.tasks.base import Task
+from jaxbert.tasks.base import Gathered, Task, count_predictions
 from jaxbert.tasks.direction import value_of
 from jaxbert.train.compiled import Compiled
 from jaxbert.train.prefetch import Prefetcher
@@ -25,6 +25,8 @@ from jaxbert.train.step import make_predict_step
 
 _MOST_TOKENS = 16_384
 """Tokens of one step on one device, if all examples had the length of the longest."""
+_MOST_VALUES = 2**25
+"""Predicted values of what waits at once for the rest of its text, and of one step."""
 
 
 @dataclass
@@ -50,27 +52,34 @@ class Predictor:
         They are [N, ...] in the order of the examples, or, where the task predicts for tokens, aligned with
         `examples.tokens.ids`.
         """
-        single = Examples(examples.tokens, token_labels=examples.token_labels)  # windows need not share a step
-        layout, size = self.layout(examples), self._examples_a_step(examples)
-        source = batches(single, layout, size, seed=None, own_rows=partial(own_rows, self.mesh))
-        count = len(examples.tokens.ids) if self.task.per_token else len(examples.tokens)
-        results: np.ndarray | None = None
-        for batch, values in self._run(params, source):
-            if results is None:
-                results = np.zeros((count, *values.shape[2:]), values.dtype)
-            if self.task.per_token:
-                places, targets = _token_places(batch, examples)
-                results[targets] = values.reshape(-1, *values.shape[2:])[places]
-            else:
-                real = batch["example_mask"]
-                results[batch["example_ids"][real]] = values[real]
-        assert results is not None, "no examples"
-        return results
+        gathered = Gathered(count_predictions(self.task, examples))
+        for ids, predictions in self.pieces(params, examples):
+            gathered.add(ids, predictions)
+        return gathered.rows
 
     def metrics(self, params: Params, sets: Mapping[str, Examples], task: Task | None = None) -> dict[str, Any]:
         """Evaluate one or several sets, by the metrics of `task` where it has learned something since."""
-        judge = task or self.task
-        return over_sets({name: judge.metrics(self(params, examples), examples) for name, examples in sets.items()})
+        return over_sets({name: self._measure(params, examples, task or self.task) for name, examples in sets.items()})
+
+    def _measure(self, params: Params, examples: Examples, task: Task) -> dict[str, Any]:
+        """Evaluate a set without keeping its predictions: those of many labels may not fit in memory."""
+        tally = task.tally(examples)
+        for ids, predictions in self.pieces(params, examples):
+            tally.add(ids, predictions)
+        return tally.metrics()
+
+    def pieces(self, params: Params, examples: Examples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield predictions as they are computed: the places of examples, or of tokens, and a row for each."""
+        single = Examples(examples.tokens, token_labels=examples.token_labels)  # windows need not share a step
+        layout, size = self.layout(examples), self._examples_a_step(examples)
+        source = batches(single, layout, size, seed=None, own_rows=partial(own_rows, self.mesh))
+        for batch, values in self._run(params, source):
+            if self.task.per_token:
+                places, targets = _token_places(batch, examples)
+                yield targets, values.reshape(-1, *values.shape[2:])[places]
+            else:
+                real = batch["example_mask"]
+                yield batch["example_ids"][real], values[real]
 
     def _run(self, params: Params, source: Iterator[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
         """Yield each batch with its values, one step late so that the device never waits for the host."""
@@ -87,9 +96,15 @@ class Predictor:
             yield pending[0], jax.device_get(pending[1])
 
     def _examples_a_step(self, examples: Examples) -> int:
-        """Return `batch_size`, or fewer where examples are so long that their attention would not fit in memory."""
+        """Return `batch_size`, or fewer where their attention or their predictions would not fit in memory."""
         longest = int(examples.tokens.lengths.max())
-        return min(self.batch_size, max(1, _MOST_TOKENS * row_devices(self.mesh) // longest))
+        values = self.model.config.num_labels or 1
+        if self.task.per_token:
+            values *= longest
+        elif examples.windows is not None:
+            values *= WINDOW  # so many steps apart the windows of a text may be
+        most = min(_MOST_TOKENS * row_devices(self.mesh) // longest, _MOST_VALUES // values)
+        return min(self.batch_size, max(1, most))
 
     def layout(self, examples: Examples) -> Layout:
         """Choose the layout of a data set once: evaluations of the same set share their programs."""

@@ -55,7 +55,7 @@ class TrainedModel:
 
     def evaluate(self, examples: Examples) -> dict[str, Any]:
         """Return all metrics over labelled examples."""
-        return self.task.metrics(self.predict(examples), examples)
+        return self.predictor.metrics(self.params, {"": examples})
 
 
 def open_trained(

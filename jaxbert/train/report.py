@@ -19,6 +19,7 @@ console = Console(stderr=True, markup=False)
 _PLAIN_LINE_SECONDS = 10.0
 _SHORT_SECONDS = 2.0
 _HEADLINE = 4
+_LABELS = 20
 
 
 def mute() -> None:
@@ -157,18 +158,27 @@ def headline(metrics: dict[str, Any], also: str | None = None) -> str:
     return "  ".join(f"{name} {metrics[name]:.4f}" for name in shown)
 
 
-def print_metrics(metrics: dict[str, Any], title: str) -> None:
-    """Print overall metrics, then those of each class."""
+def print_metrics(metrics: dict[str, Any], title: str, rest: str) -> None:
+    """Print overall metrics, then those of each label, of many the worst; `rest` says where the others are."""
     console.print(Text.assemble((title, "bold"), f"  {headline(metrics)}"), soft_wrap=True)
     if "sets" in metrics:
         print_sets(metrics["sets"], "set")
-    per_class = metrics.get("per_class", {})
+    if "f1_macro_present" in metrics:
+        over = f"f1_macro is the mean over {metrics['macro_over']}; f1_macro_present leaves these out"
+        console.print(over, highlight=False, soft_wrap=True)
+    per_class: dict[str, dict[str, float]] = metrics.get("per_class", {})
     if not per_class:
         return
-    table = Table("label", *next(iter(per_class.values()), {}))
-    for name, scores in per_class.items():
-        table.add_row(name, *(f"{s:.4f}" if isinstance(s, float) else str(s) for s in scores.values()))
+    shown = list(per_class.items())
+    if len(shown) > _LABELS:
+        shown = sorted(shown, key=lambda item: (item[1]["f1"], -item[1]["support"]))[:_LABELS]
+    table = Table("label", *shown[0][1])
+    for name, scores in shown:
+        table.add_row(Text(name), *(f"{s:.4f}" if isinstance(s, float) else str(s) for s in scores.values()))
     console.print(table)
+    if len(shown) < len(per_class):
+        line = f"the {len(shown)} of {len(per_class):,} labels with the lowest F1; all are in {rest}"
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def print_sets(sets: dict[str, dict[str, Any]], title: str) -> None:

@@ -15,7 +15,7 @@ from etils import epath
 from jaxbert.bucket import copy, in_bucket, scratch_folder, to_path, write_whole
 from jaxbert.config import Config
 from jaxbert.errors import UserError, foreign_errors
-from jaxbert.plain import read_yaml, shown
+from jaxbert.plain import read_yaml, shown, to_json
 
 _FREE = {"train.steps_per_dispatch", "mesh.data", "mesh.fsdp", "mesh.tensor", "launch"}
 """Keys and whole sections that may change when a run goes on: they decide nothing that is computed, saved or written, beyond
@@ -30,6 +30,8 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
+        self.confusion = self.path / "confusion.json"
+        """Of many labels, how often one was taken for another."""
         self.checkpoints = self.path / "checkpoints"
         self.export = self.path / "export"
         self.start = self.path / "start"
@@ -111,8 +113,27 @@ class RunFolder:
             self._kept = kept
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write `summary.json`: the run is complete."""
-        write_whole(self.summary, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+        """Write `summary.json`, and beside it the pairs of confused labels: the run is complete."""
+        kept: dict[str, Any] = dict(summary)
+        confused: dict[str, Any] = {}
+        for part in ("eval", "test"):
+            if summary.get(part):
+                kept[part], pairs = _set_confusion_aside(summary[part], self.confusion.name)
+                confused |= {part: pairs} if pairs else {}
+        if confused:
+            write_whole(self.confusion, to_json(confused) + "\n")
+        write_whole(self.summary, to_json(kept) + "\n")
+
+
+def _set_confusion_aside(metrics: dict[str, Any], name: str) -> tuple[dict[str, Any], Any]:
+    """Return metrics with the file's name in the place of their pairs of confused labels, and the pairs, set by set."""
+    if "sets" in metrics:
+        parts = {key: _set_confusion_aside(part, name) for key, part in metrics["sets"].items()}
+        pairs = {key: pairs for key, (_, pairs) in parts.items() if pairs}
+        return metrics | {"sets": {key: part for key, (part, _) in parts.items()}}, pairs
+    if "confusion" in metrics:
+        return metrics | {"confusion": name}, metrics["confusion"]
+    return metrics, None
 
 
 def _logged_step(line: bytes) -> int | None:

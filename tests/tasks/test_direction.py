@@ -12,7 +12,7 @@ from jaxbert.tasks.multi_label import MultiLabel
 from jaxbert.tasks.pretraining import Pretraining
 from jaxbert.tasks.question_answering import QuestionAnswering
 from jaxbert.tasks.regression import Regression
-from jaxbert.tasks.token_classification import TokenClassification
+from jaxbert.tasks.token_classification import PlainTags, TokenClassification
 
 ERRORS = ("loss", "mse", "mae", "perplexity", "masked_loss", "nsp_loss", "calibration_error")
 
@@ -37,6 +37,8 @@ TASKS = [
     MultiLabel(("a", "b")),
     Regression(),
     TokenClassification(("O", "B-x")),
+    PlainTags(("O", "NOUN")),
+    PlainTags(("NOUN", "VERB")),
     QuestionAnswering(unanswered=True),
     Pretraining(),
     Pretraining(next_sentence=False),

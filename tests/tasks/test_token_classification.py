@@ -162,6 +162,15 @@ def test_tags_that_no_scheme_has_mark_nothing():
     assert {e["label"] for a in task.answers(predictions, examples, 0, 4) for e in a["entities"]} == {"X"}
 
 
+def test_pieces_in_any_order_have_the_same_metrics():
+    examples, predictions, *_ = made_up(20, 3)
+    task = TokenClassification(NAMES)
+    tally = task.tally(examples)
+    for ids in np.array_split(np.random.default_rng(0).permutation(len(predictions)), 7):
+        tally.add(ids, predictions[ids])
+    assert tally.metrics() == task.metrics(predictions, examples)
+
+
 def test_nothing_found_and_nothing_there():
     examples, predictions, *_ = made_up(1, 0)
     outside = np.log(np.where(np.arange(len(NAMES)) == 4, 0.96, 0.01))[None].repeat(len(predictions), 0)

@@ -11,7 +11,7 @@ from tiny import random_params
 
 from jaxbert.config import MeshConfig
 from jaxbert.data.batches import batches
-from jaxbert.data.examples import Examples
+from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.packing import padded_layout
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, make_model
@@ -84,3 +84,23 @@ def test_long_examples_make_smaller_steps(monkeypatch):
     np.testing.assert_allclose(found, expected_of(tokens), rtol=1e-5, atol=1e-6)
     (layout,) = predictor.layouts.values()
     assert layout.row_counts[-1] * tokens.lengths.max() <= 2 * 16 * jax.device_count() < tokens.lengths.sum()
+
+
+@pytest.mark.parametrize(("windows", "size"), [(None, 12), (Windows.of_counts(np.full(50, 2)), 1)])
+def test_many_labels_make_smaller_steps(monkeypatch, windows, size):
+    """The windows of a text may be 32 steps apart: what is kept meanwhile is bounded."""
+    monkeypatch.setattr("jaxbert.train.evaluate._MOST_VALUES", 1200)
+    model = Model(small_config(num_labels=100), SequenceClassification, {}, sums_of_ids)
+    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), 256)
+    assert predictor._examples_a_step(Examples(random_tokens(100), windows=windows)) == size
+
+
+def test_metrics_are_made_of_pieces(monkeypatch):
+    """An evaluation keeps no predictions of a whole set."""
+    model = Model(small_config(), SequenceClassification, {}, sums_of_ids)
+    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), 8)
+    labels = np.random.default_rng(0).integers(0, 2, 100).astype(np.int32)
+    examples, params = Examples(random_tokens(100), labels), {"scale": jnp.float32(1 / 2000)}
+    expected = TASK.metrics(predictor(params, examples), examples)
+    monkeypatch.setattr(Predictor, "__call__", lambda *args: pytest.fail("all predictions were kept"))
+    assert predictor.metrics(params, {"": examples}) == expected

@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score
 
 from jaxbert.cli.main import main
 from jaxbert.train.evaluate import numbers_of, over_sets
+from jaxbert.train.run_folder import RunFolder
 
 OTHER = {"good": "bad", "bad": "good"}
 ODD = "[/turned]"
@@ -112,6 +113,17 @@ def test_a_mean_that_a_set_lacks_is_that_over_all_its_labels():
     metrics = over_sets({"en": {"f1_macro": 0.5}, "zh": {"f1_macro": 0.25, "f1_macro_present": 1.0}})
     assert metrics["f1_macro_present"] == 0.75
     assert metrics["f1_macro"] == 0.375
+
+
+def test_pairs_of_confused_labels_lie_beside_the_summary(tmp_path):
+    pairs = {"en": [["a", "b", 1]], "zh": [["b", "b", 2]]}
+    sets = {name: {"loss": 0.5, "confusion": part} for name, part in pairs.items()}
+    run = RunFolder(tmp_path)
+    run.write_summary({"steps": 1, "eval": {"loss": 0.5, "sets": sets}, "test": {"confusion": pairs["en"]}})
+    assert json.loads(run.confusion.read_text()) == {"eval": pairs, "test": pairs["en"]}
+    summary = json.loads(run.summary.read_text())
+    assert [part["confusion"] for part in summary["eval"]["sets"].values()] == ["confusion.json"] * 2
+    assert summary["test"] == {"confusion": "confusion.json"}
 
 
 def test_one_named_set_is_like_one_without_a_name():
