@@ -11,7 +11,7 @@ from jaxbert.config import DataConfig
 def run(arguments: list[str]) -> int:
     """Evaluate; a table for people, and all metrics as JSON."""
     parser = make_parser("evaluate", "Measure a model on labelled examples: a table, and all metrics as JSON.")
-    add_options(parser)
+    add_options(parser, batch_size=None)
     parser.add_argument("--data", type=str, required=True, help="a file, hf:NAME or tfds:NAME")
     for name, (kind, meaning) in LABEL_OPTIONS.items():
         parser.add_argument(f"--{name}", type=kind, default=getattr(DataConfig, name), help=meaning)

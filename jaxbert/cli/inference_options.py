@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse import ArgumentParser, Namespace
 
 from jaxbert.checks import check_reading
-from jaxbert.config import DataConfig, LaunchConfig, PrecisionConfig
+from jaxbert.config import DataConfig, LaunchConfig, PrecisionConfig, TrainConfig
 from jaxbert.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ LABEL_OPTIONS: dict[str, tuple[Any, str]] = {
 """Keys of the section `data` that say what labels are, with their types and help."""
 
 
-def add_options(parser: ArgumentParser) -> None:
-    """Add the model, the columns and how it is computed."""
+def add_options(parser: ArgumentParser, batch_size: int | None = TrainConfig.eval_batch_size) -> None:
+    """Add the model, the columns and how it is computed; with a batch size of None it is as in the model's run."""
     data = DataConfig()
     parser.add_argument("--model", type=str, required=True, help="an exported folder, a run folder or a Hub name")
     parser.add_argument("--text", type=str, default=data.text, help="column of the text")
@@ -69,18 +69,27 @@ def add_options(parser: ArgumentParser) -> None:
         default=data.comment_lines,
         help="token classification: what lines are that begin with #, in files with a token a line",
     )
-    parser.add_argument("--max_length", type=int | None, default=None, help="longest example in tokens")
+    parser.add_argument(
+        "--max_length", type=int | None, default=None, help="longest example in tokens; left out, as in training"
+    )
     parser.add_argument(
         "--lower_case",
         type=bool | None,
         default=None,
         help="whether texts are lower-cased, where the model's folder leaves it open",
     )
+    as_in_run = "" if batch_size else "; left out, as in the model's run, 256 where that is not known"
     parser.add_argument(
-        "--batch_size", type=int, default=256, help="examples of one step; fewer are taken where they are long"
+        "--batch_size",
+        type=int if batch_size else int | None,
+        default=batch_size,
+        help=f"examples of one step; fewer are taken where they are long{as_in_run}",
     )
     parser.add_argument(
-        "--precision", type=Literal["auto", "float32", "bfloat16"], default="auto", help="format of the computation"
+        "--precision",
+        type=Literal["auto", "float32", "bfloat16"],
+        default="auto",
+        help="format of the computation; auto: what the model's run was told on a device of the same kind, else by device",
     )
     parser.add_class_arguments(LaunchConfig, "launch")
 

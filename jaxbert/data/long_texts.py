@@ -52,7 +52,7 @@ class Reading:
     pooling: Pooling | None = None
     """How the outputs of a text's windows become one; None where no text has several."""
     max_length: int | None = None
-    """The longest piece; None where the model's own limit will do."""
+    """The longest piece, or the longest text where none is read in pieces; None where the model's own limit will do."""
     pairs: bool = False
     """Whether examples are pairs of texts, which are always cut."""
 
@@ -62,15 +62,16 @@ class Reading:
 
     @classmethod
     def of(cls, content: Any) -> Reading:
-        """Take what `to_dict` gave; anything else is read like a text that is cut at the end."""
+        """Take what `to_dict` gave; anything else is read like a text that is cut at the model's own limit."""
         cut = cls(pairs=isinstance(content, dict) and content.get("pairs") is True)
         try:
             long_texts = LongTexts(content["long_texts"]["how"], int(content["long_texts"]["shared"]))
-            reading = cls(long_texts, content["pooling"], int(content["max_length"]))
+            length = None if content["max_length"] is None else int(content["max_length"])
+            reading = cls(long_texts, content["pooling"], length, cut.pairs)
         except (KeyError, TypeError, ValueError):
             return cut
         known = reading.pooling in ("mean", "max", None) and long_texts.how in ("cut", "head_tail", "windows")
-        whole = reading.max_length is not None and 0 <= long_texts.shared < reading.max_length - 2
+        whole = long_texts.how == "cut" if length is None else 0 <= long_texts.shared < length - 2
         return reading if known and whole else cut
 
 

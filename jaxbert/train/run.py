@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -15,6 +16,7 @@ from jaxbert.checks import check
 from jaxbert.config import Config
 from jaxbert.data.batches import Batch, batches
 from jaxbert.data.examples import Examples
+from jaxbert.data.long_texts import Reading
 from jaxbert.data.packing import Layout
 from jaxbert.errors import UserError
 from jaxbert.models.functional import Model, Params
@@ -24,9 +26,10 @@ from jaxbert.train.compiled import CompileLog
 from jaxbert.train.data_table import data_notes, data_table
 from jaxbert.train.evaluate import Predictor, numbers_of, with_details
 from jaxbert.train.export import export_params, save_start
+from jaxbert.train.inference import Computation
 from jaxbert.train.inputs import resolve_max_length
-from jaxbert.train.kinds import kind_of
-from jaxbert.train.kinds.base import Inputs
+from jaxbert.train.kinds import kind_of, say_other_head
+from jaxbert.train.kinds.base import Inputs, settings_of
 from jaxbert.train.loop import Loop, Progress, Work
 from jaxbert.train.processes import is_main, wait_for_all
 from jaxbert.train.program import Program, make_task_model, training_layout
@@ -37,6 +40,8 @@ from jaxbert.train.speed import Speed
 from jaxbert.train.start import Start, open_start
 from jaxbert.train.step import State
 from jaxbert.train.vocabulary import with_vocabulary
+
+logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,19 @@ class Session:
         """The computation."""
         return Program(self.config, self.mesh, self.model, self.task, self.total_steps)
 
+    @cached_property
+    def predictor(self) -> Predictor:
+        """What evaluates."""
+        batch_size = self.config.train.eval_batch_size
+        return Predictor(self.model, self.task, self.mesh, self.program.call, batch_size, self.inputs.dress)
+
+    def export(self, params: Params, evaluation: dict[str, Any]) -> Task:
+        """Write the export of these parameters, which evaluate so; return the task with what the evaluation found."""
+        task = self.task.learned(evaluation)
+        bert_config = kind_of(self.config.task).configure(self.bert_config, task)
+        export_params(self.folder, bert_config, self.start.tokenizer, params, task.architecture)
+        return task
+
 
 def run_training(config: Config) -> dict[str, Any]:
     """Train as `config` says, go on where an earlier start stopped, and return the content of `summary.json`.
@@ -120,11 +138,15 @@ def open_session(config: Config, folder: RunFolder) -> Session:
     mesh = make_mesh(config.mesh)
     start = open_start(with_vocabulary(config))
     max_length = resolve_max_length(config.data.max_length, start.bert_config.max_position_embeddings)
+    _set_length(config, start, max_length)
     kind = kind_of(config.task)
     inputs = kind.read(config, start.tokenizer, max_length, start.head(config.task, config.model))
     if inputs.validation:
         _check_best_metric(inputs.task, config.train.best_metric)
-    bert_config = kind.configure(start.bert_config, inputs.task)
+    configured = kind.configure(start.bert_config, inputs.task)
+    if start.folder is not None:
+        say_other_head(config.model.name_or_path, start.bert_config, config.task, len(configured.id2label or ()))
+    bert_config = Computation.of_run(config, mesh).keep_in(configured)
     return Session(
         config=config,
         folder=folder,
@@ -135,6 +157,18 @@ def open_session(config: Config, folder: RunFolder) -> Session:
         model=make_task_model(config, bert_config, inputs.task, mesh),
         layout=training_layout(config, inputs.train.tokens.lengths, mesh, windows=inputs.train.windows),
     )
+
+
+def _set_length(config: Config, start: Start, max_length: int) -> None:
+    """Let the tokenizer cut for others what is cut here, and say where the checkpoint was trained with another length."""
+    trained = Reading.of(settings_of(start.bert_config).get("reading")).max_length
+    if config.data.max_length is None and trained not in (None, max_length):
+        message = (
+            "%s was trained with data.max_length %d, here texts have up to %d tokens: set the key to read them alike"
+        )
+        logger.warning(message, config.model.name_or_path, trained, max_length)
+    own = start.bert_config.max_position_embeddings
+    start.tokenizer.model_max_length = own if config.task == "pretraining" else max_length
 
 
 def _check_best_metric(task: Task, name: str | None) -> None:
@@ -148,21 +182,13 @@ def _run(session: Session, checkpoints: Checkpoints, params: Params | None, log:
     state, progress = _first_state(session, checkpoints, params)
     if is_main():
         session.folder.rewind(progress.step)
-    predictor = Predictor(
-        session.model,
-        session.task,
-        session.mesh,
-        session.program.call,
-        session.config.train.eval_batch_size,
-        session.inputs.dress,
-    )
     speed = Speed(session.bert_config, session.program.trained.backward)
-    work = _work(session, predictor)
+    work = _work(session)
     loop = Loop(work, state, progress, checkpoints, speed)
     _announce(session, progress)
     with Report(session.folder, session.total_steps, progress.step, writes=is_main()) as report:
         loop.run(report)
-    return _finish(session, loop, checkpoints, predictor, log)
+    return _finish(session, loop, checkpoints, log)
 
 
 def _first_state(session: Session, checkpoints: Checkpoints, params: Params | None) -> tuple[State, Progress]:
@@ -173,7 +199,7 @@ def _first_state(session: Session, checkpoints: Checkpoints, params: Params | No
     return session.program.first_state(params or session.first_params()), Progress()
 
 
-def _work(session: Session, predictor: Predictor) -> Work:
+def _work(session: Session) -> Work:
     config, inputs = session.config, session.inputs
 
     def feed(epoch: int, first_step: int) -> Iterator[Batch]:
@@ -196,7 +222,7 @@ def _work(session: Session, predictor: Predictor) -> Work:
         feed=feed,
         put=session.program.put_group,
         source_rows=lambda example_ids: inputs.train.source_rows(inputs.train.documents_of(example_ids)),
-        evaluate=partial(predictor.metrics, sets=inputs.validation) if inputs.validation else None,
+        evaluate=partial(session.predictor.metrics, sets=inputs.validation) if inputs.validation else None,
         best_metric=_best_metric(session),
         base_key=session.program.base_key,
         count=session.program.count,
@@ -234,9 +260,7 @@ def _announce(session: Session, progress: Progress) -> None:
     )
 
 
-def _finish(
-    session: Session, loop: Loop, checkpoints: Checkpoints, predictor: Predictor, log: CompileLog
-) -> dict[str, Any]:
+def _finish(session: Session, loop: Loop, checkpoints: Checkpoints, log: CompileLog) -> dict[str, Any]:
     """Export the best parameters (the last where those are lost), evaluate the test set, and write the summary."""
     progress, params = loop.progress, loop.state["params"]
     exported, evaluation = progress.step, progress.evaluation
@@ -246,12 +270,10 @@ def _finish(
         state, remembered = checkpoints.restore(exported, session.program.state_target)
         params, evaluation = state["params"], numbers_of(remembered["evaluation"])
     if session.inputs.validation:
-        metrics = loop.details.get(exported) or predictor.metrics(params, session.inputs.validation)
+        metrics = loop.details.get(exported) or session.predictor.metrics(params, session.inputs.validation)
         evaluation = with_details(evaluation, metrics)
-    task = session.task.learned(evaluation)
-    bert_config = kind_of(session.config.task).configure(session.bert_config, task)
-    export_params(session.folder, bert_config, session.start.tokenizer, params, task.architecture)
-    test = predictor.metrics(params, session.inputs.test, task) if session.inputs.test else None
+    task = session.export(params, evaluation)
+    test = session.predictor.metrics(params, session.inputs.test, task) if session.inputs.test else None
     speed = loop.speed.summary()
     summary = {
         "steps": progress.step,
@@ -267,7 +289,7 @@ def _finish(
         "compile_seconds": round(log.seconds, 2),
         "compilations": log.count,
         "compilations_from_cache": log.from_cache,
-        "step_programs": loop.work.programs.count + predictor.step.count,
+        "step_programs": loop.work.programs.count + session.predictor.step.count,
         "data": session.inputs.overview.to_dict(),
     }
     if is_main():

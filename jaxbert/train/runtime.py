@@ -35,7 +35,13 @@ def prepare_process(compute: str = "auto") -> None:
         # Where libtpu is installed, to compile for a TPU that is elsewhere, JAX would look for one here and complain.
         jax.config.update("jax_platforms", "cpu")
         _keep_freed_memory()
-    elif compute == "float32":  # left alone, GPU and TPU multiply float32 in TF32 and bfloat16
+    else:
+        multiply_in(compute)
+
+
+def multiply_in(compute: str) -> None:
+    """Let products be in float32 where that is asked for: left alone, GPU and TPU multiply it in TF32 and bfloat16."""
+    if compute == "float32":
         jax.config.update("jax_default_matmul_precision", "float32")
 
 

@@ -20,6 +20,9 @@ from jaxbert.tasks.base import Task
 SETTINGS = "jaxbert"
 """The key of `config.json` under which an export keeps what our own inference needs."""
 
+COMPUTATION = "computation"
+"""Of these settings the one that says how evaluations were computed; the others are a task's."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -85,9 +88,10 @@ class Kind(Protocol):
 
 
 def with_settings(bert_config: BertConfig, task: str, **settings: Any) -> BertConfig:
-    """Return a copy that names its task, and what is to be known of it, under `SETTINGS`."""
+    """Return a copy that names its task, and what is to be known of it, under `SETTINGS`; `COMPUTATION` stays."""
     changed = copy.deepcopy(bert_config)
-    setattr(changed, SETTINGS, dict(sorted({"task": task, **settings}.items())))
+    kept = {key: value for key, value in settings_of(bert_config).items() if key == COMPUTATION}
+    setattr(changed, SETTINGS, dict(sorted({"task": task, **settings, **kept}.items())))
     return changed
 
 

@@ -126,7 +126,7 @@ def _reading(config: Config, max_length: int) -> Reading:
     """Return how long texts are read; with the first window alone they are cut."""
     how, pooling = config.data.long_texts, config.model.pooling
     if how == "cut" or (how == "windows" and pooling == "first"):
-        return Reading(pairs=config.data.text_pair is not None)
+        return Reading(max_length=config.data.max_length, pairs=config.data.text_pair is not None)
     long_texts = LongTexts(how, resolve_shared(config.data.window_stride, max_length))
     return Reading(long_texts, pooling if how == "windows" and pooling != "first" else None, max_length)
 
