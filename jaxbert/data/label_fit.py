@@ -26,6 +26,8 @@ _PADDED = re.compile(r"-?0[0-9]+")
 _EMPTY = {"nan", "<na>", "nat", "null", "#n/a", "#value!", "#ref!", "#name?", "#div/0!"}
 """What programs write for a cell without a value, in lower case."""
 
+MOST_LABELS = 2**17
+
 logger = logging.getLogger("jaxbert")
 
 
@@ -157,9 +159,12 @@ def _fit_integers(seen: set[int], labels: Labels, rules: LabelRules, num_labels:
     source, indices = labels.source, rules.format == "indices"
     count = num_labels or max(seen) + 1
     covered = min(seen) >= 0 and max(seen) < count
-    lacking = sorted(set(range(count)) - seen) if covered and len(seen) < count <= 2**17 else []
-    if covered and (num_labels is not None or indices or not lacking):
-        if lacking:
+    if indices and count > MOST_LABELS:
+        raise UserError(
+            f"{source} has the index {max(seen)}, but there can be {MOST_LABELS} labels (data.label_format)"
+        )
+    if covered and (num_labels is not None or indices or len(seen) == count):
+        if lacking := sorted(set(range(count)) - seen):
             because = "as data.label_format says" if indices else f"below model.num_labels ({num_labels})"
             message = "%s: the labels %s are indices, %s; no example has %s"
             logger.warning(message, source, _some(sorted(seen)), because, _some(lacking))

@@ -18,7 +18,7 @@ from jaxbert.data.label_column import Labels, whole_number
 from jaxbert.data.label_fit import Head, fit_labels, keep_head
 from jaxbert.data.label_names import LabelRules, both_lists, find_places, is_generic
 from jaxbert.data.labels import LabelSet, encode, renamed
-from jaxbert.data.list_column import MARKS, is_hot, is_text, split
+from jaxbert.data.list_column import MARKS, OTHER_SEPARATORS, is_hot, is_text, split
 from jaxbert.data.table import quoted, shorten
 from jaxbert.data.written_lists import looks_like_list
 from jaxbert.errors import UserError
@@ -237,7 +237,7 @@ def _read_text(labels: Labels, code: int, rules: LabelRules, unquoted: bool) -> 
     where, as_name = labels.place(code), "if all of it belongs to names, set data.label_format to names"
     if looks_like_list(text):
         raise UserError(f"{where}: {shorten(text)!r} is no list that can be read: write it as JSON; {as_name}")
-    between = ";" if ";" in text else "|" if "|" in text else " "
+    between = next((other for other in OTHER_SEPARATORS if other in text), " ")
     raise UserError(
         f"{where}: {shorten(text)!r} holds {between!r}: if it separates labels, set data.label_separator; {as_name}"
     )

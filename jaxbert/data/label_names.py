@@ -19,7 +19,7 @@ from jaxbert.data.table import nearest, quoted
 from jaxbert.errors import UserError
 from jaxbert.plain import read_json, read_yaml, shown
 
-WHOLE = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+WHOLE = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,17})")
 """A whole number: "007" is a name, and the bound on the digits keeps the number within int64."""
 _NUMBER = re.compile(r"[+-]?[0-9]*[.,]?[0-9]+")
 _BETWEEN_WORDS = re.compile(r"(?<=[^\W_])[\s_\-\u2010-\u2015]+(?=[^\W_])")
@@ -157,7 +157,8 @@ def numbers_mean(names: Sequence[str]) -> str | None:
 def both_lists(own: Sequence[str], known: Sequence[str], whose: str = "the model") -> str:
     """Show the names of a source beside those that are known, and the way out, for the end of a message."""
     lacking = [name for name in own if fold(name) not in set(map(fold, known))]
-    example = f"{{{(lacking or list(own))[0]}: {known[0]}}}"
+    free = [name for name in known if fold(name) not in set(map(fold, own))]
+    example = f"{{{(lacking or list(own))[0]}: {(free or list(known))[0]}}}"
     return (
         f"the data has the labels {quoted(own)}, {whose} {quoted(known)}: say by data.label_map which is which, "
         f"for instance {example}"

@@ -188,6 +188,8 @@ def _unknown(labels: Labels, code: int, label_set: LabelSet, own: list[str] | No
         return f"{start}; if it is another name of one of them, say so by data.label_map"
     if meant == "name" and numbers_mean(known) == "likely":
         return f"{start}; if numbers are their indices in this order, set data.label_format to indices"
+    if meant == "name":
+        return f"{start}: correct it, or remove the row"
     return f"{start}; if it has no training example, raise model.num_labels"
 
 

@@ -22,6 +22,8 @@ _NO_LABEL = ("nan", "<na>")
 _PERHAPS_NO_LABEL = ("none", "null")
 MARKS = {"0": False, "1": True, "0.0": False, "1.0": True, "0.": False, "1.": True, "false": False, "true": True}
 """How 0 and 1 are written, in lower case."""
+OTHER_SEPARATORS = ";|，；、"
+"""What may stand between labels where `data.label_separator` is a comma."""
 _SPACED_NUMBERS = re.compile(r"\d+(?:\s+\d+)+")
 
 
@@ -96,7 +98,7 @@ class ListColumn:
         if text.lower() not in _PERHAPS_NO_LABEL:
             self._kinds.add("text")
         parts = split(text, self._wanted.separator)
-        several = self._wanted.separator == "," and (";" in text or "|" in text)
+        several = self._wanted.separator == "," and any(other in text for other in OTHER_SEPARATORS)
         if several or any(_SPACED_NUMBERS.fullmatch(part) for part in parts):
             return {"text": text}
         return _compact(parts)

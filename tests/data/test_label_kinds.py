@@ -233,6 +233,7 @@ def test_pairs_of_0_and_1_have_two_readings(caplog):
         (["['a']", "[b]"], "row 3: '[b]' is no list"),
         (["a;b", "a"], "row 2: 'a;b' holds ';': if it separates labels, set data.label_separator"),
         (["a|b", "a"], "row 2: 'a|b' holds '|'"),
+        (["好、坏", "好"], "row 2: '好、坏' holds '、'"),
         (["4 27", "3"], "row 2: '4 27' holds ' '"),
         (["0101", "1010"], "row 2: label '0101' looks like 0 and 1 for several labels"),
         (["1,2", "3,n/a"], "row 3: label 'n/a' is no whole number"),

@@ -45,8 +45,10 @@ THREE = ("LABEL_0", "LABEL_1", "LABEL_2")
         (["1.0", "2", "2.0"], {}, ("1", "2"), [0, 1, 1]),
         ([1, -1, 0], {}, ("-1", "0", "1"), [2, 0, 1]),
         ([-1, 1], {}, ("-1", "1"), [0, 1]),
+        (["+1", "-1"], {}, ("-1", "1"), [1, 0]),
         ([0, 2], {}, ("0", "2"), [0, 1]),
         ([3, 1, 2], {"num_labels": 3}, ("1", "2", "3"), [2, 0, 1]),
+        ([2**70, 1], {}, ("1", str(2**70)), [1, 0]),
         ([3, 1, 2], {"given": ["3", "2", "1"]}, ("3", "2", "1"), [0, 2, 1]),
         ([1, 0], {"given": ["1", "0"], "format": "names"}, ("1", "0"), [0, 1]),
         ([1, 0], {"given": ["1", "0"], "format": "indices"}, ("1", "0"), [1, 0]),
@@ -114,6 +116,7 @@ def test_fit_and_encode(labels, keys, names, indices):
         (["a", "[1 0]"], {}, "row 3: label '[1 0]' is a list"),
         (["a", "7"], {"format": "indices"}, "row 2: label 'a' is no index, which is a whole number"),
         ([-1, 0], {"format": "indices"}, "row 2: label -1 is no index, which is 0 or more"),
+        ([0, 2**40], {"format": "indices"}, "has the index 1099511627776, but there can be 131072 labels"),
         ([0, 4], {"format": "indices", "num_labels": 4}, "model.num_labels is 4, but train.csv has the index 4"),
     ],
 )
