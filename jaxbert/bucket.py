@@ -7,6 +7,7 @@ folder that is copied when it is whole (`staged`).
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import os
 import tempfile
@@ -81,6 +82,42 @@ def write_whole(path: epath.Path, text: str) -> None:
     staged = path.with_name(path.name + ".tmp")
     staged.write_text(text)
     staged.replace(path)
+
+
+def create(path: epath.Path, text: str) -> bool:
+    """Write a file that is not there yet; of several processes that try at once, one gets True.
+
+    A service that has no such request (S3's `If-None-Match`) is asked whether the file is there, then told to write it.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    if not in_bucket(path):
+        return _create_local(Path(path), text)
+    import fsspec
+
+    system, inside = fsspec.core.url_to_fs(os.fspath(path))
+    try:
+        system.pipe_file(inside, text.encode(), mode="create")
+    except (OSError, NotImplementedError) as error:
+        if path.exists():  # perhaps by a first try of our own, whose answer was lost
+            return path.read_text() == text
+        if getattr(error, "errno", None) not in (None, errno.ENOSYS):
+            raise
+        path.write_text(text)
+    return True
+
+
+def _create_local(path: Path, text: str) -> bool:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        return False
+    except OSError:
+        path.unlink(missing_ok=True)
+        raise
+    return True
 
 
 def fetched(path: epath.Path) -> Path:

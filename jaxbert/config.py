@@ -204,6 +204,9 @@ class TrainConfig:
     """Share of the target that is spread over all labels."""
     class_weights: ClassWeights = "none"
     """Weight of each label in the loss: none, balanced (inverse to its frequency), or a list in label order."""
+    accept_changed_data: bool = False
+    """Go on in a run whose data have changed since it began, where the label names are the same; how they changed is said.
+    Otherwise such a start is refused."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import json
 import math
 import re
 import reprlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,18 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return f"{len(names)} of them, {', '.join(names[:most])} and {len(names) - most} others"
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def flat(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of nested mappings by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{key}": inner for key, inner in flat(value).items()}
+        else:
+            found[str(name)] = value
+    return found
+
+
+def read_json(path: Path | epath.Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:

@@ -14,6 +14,7 @@ from gcp_storage_emulator.exceptions import NotFound
 from gcp_storage_emulator.handlers import objects
 
 _download, _insert = objects.download, objects.insert
+_one_write = threading.Lock()
 
 
 def generation_of(storage: Any, bucket: str, name: str) -> str:
@@ -34,10 +35,13 @@ def download(request: Any, response: Any, storage: Any, *args: Any, **options: A
 def insert(request: Any, response: Any, storage: Any, *args: Any, **options: Any) -> None:
     """Refuse where another generation is there."""
     wanted, name = request.query.get("ifGenerationMatch"), request.query.get("name")
-    if wanted and name and generation_of(storage, request.params["bucket_name"], name[0]) != wanted[0]:
-        response.status = HTTPStatus.PRECONDITION_FAILED
-        return
-    _insert(request, response, storage, *args, **options)
+    if wanted and not name:  # it stands in the first part of a body of several
+        name = [request.data["meta"]["name"]]
+    with _one_write:
+        if wanted and generation_of(storage, request.params["bucket_name"], name[0]) != wanted[0]:
+            response.status = HTTPStatus.PRECONDITION_FAILED
+            return
+        _insert(request, response, storage, *args, **options)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,8 @@ class Work:
     best_metric: str
     """Of the evaluation: chooses the best checkpoint."""
     count: Callable[[Batch], BatchSize] = batch_size_of
+    before_saving: Callable[[], None] = lambda: None
+    """Raises where the run folder is not this process's any more."""
 
 
 class Loop:
@@ -246,6 +248,7 @@ class Loop:
         if self.work.evaluate is not None and self._is_time(step, self.work.config.eval_every):
             improved = self._evaluate(report)
         if improved or self._is_time(step, self.work.config.checkpoint_every):
+            self.work.before_saving()
             report.flush()
             self._save()
 
@@ -280,6 +283,7 @@ class Loop:
         self._checkpoints.save(self.progress.step, self.state, asdict(self.progress), self.progress.best_step)
 
     def _stop(self) -> None:
+        self.work.before_saving()
         self._save()
         self._checkpoints.wait()
         raise StoppedError(f"stopped after step {self.progress.step}, which is saved; run the same command to go on")

@@ -6,6 +6,7 @@ With one process every function here does nothing or the obvious. Start-up is `l
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,8 +16,11 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxbert.data.share import Share
 from jaxbert.data.tokens import Encoded
+from jaxbert.errors import UserError
 from jaxbert.train.sharding import replicated
 
+_LONGEST = 1 << 12
+"""Bytes of a message from one process to the others."""
 _GONE = r"Connection (closed|reset) by peer|heartbeat|[Cc]oordination service|Gloo \w+ failed"
 
 
@@ -39,6 +43,36 @@ def wait_for_all(name: str) -> None:
     """Return when all processes have come to this place."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
+
+
+def main_decides(decide: Callable[[], None]) -> None:
+    """Let the main process do something that it may refuse; all wait for it.
+
+    Raises:
+      UserError: in all processes, where it refuses.
+    """
+    if is_alone():
+        decide()
+        return
+    said = b""
+    if is_main():
+        try:
+            decide()
+        except UserError as error:
+            said = str(error).encode()[:_LONGEST]
+    message = np.zeros(_LONGEST, np.uint8)
+    message[: len(said)] = np.frombuffer(said, np.uint8)
+    heard = bytes(np.asarray(multihost_utils.broadcast_one_to_all(message))).rstrip(b"\0")
+    if heard:
+        raise UserError(heard.decode(errors="replace"))
+
+
+def all_alike(checksum: bytes) -> bool:
+    """Say whether all processes come with the same 16 bytes."""
+    if is_alone():
+        return True
+    found = multihost_utils.process_allgather(np.frombuffer(checksum, np.uint8))
+    return bool((found == found[:1]).all())
 
 
 def stop_agreed(dispatch: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -16,22 +16,26 @@ from jaxbert.checks import check
 from jaxbert.config import Config
 from jaxbert.data.batches import Batch, batches
 from jaxbert.data.examples import Examples
+from jaxbert.data.label_fit import Head
 from jaxbert.data.long_texts import Reading
 from jaxbert.data.packing import Layout
 from jaxbert.errors import UserError
 from jaxbert.models.functional import Model, Params
 from jaxbert.tasks.base import Task
 from jaxbert.train.checkpoint import Checkpoints
+from jaxbert.train.checkpoint_files import committed_steps
 from jaxbert.train.compiled import CompileLog
 from jaxbert.train.data_table import data_notes, data_table
 from jaxbert.train.evaluate import Predictor, numbers_of, with_details
 from jaxbert.train.export import export_params, save_start
+from jaxbert.train.identity import Identity, go_on, identify, known_labels
 from jaxbert.train.inference import Computation
 from jaxbert.train.inputs import resolve_max_length
 from jaxbert.train.kinds import kind_of, say_other_head
 from jaxbert.train.kinds.base import Inputs, settings_of
+from jaxbert.train.lock import RunLock, owned
 from jaxbert.train.loop import Loop, Progress, Work
-from jaxbert.train.processes import is_main, wait_for_all
+from jaxbert.train.processes import all_alike, is_main, wait_for_all
 from jaxbert.train.program import Program, make_task_model, training_layout
 from jaxbert.train.report import Report, console
 from jaxbert.train.run_folder import RunFolder
@@ -118,29 +122,43 @@ def run_training(config: Config) -> dict[str, Any]:
     check(config)
     folder = RunFolder(config.train.output_dir)
     folder.check(config)
-    if folder.summary.exists():
-        raise UserError(f"the run in {folder.path} is complete: see {folder.summary}, or choose a new train.output_dir")
-    session = open_session(config, folder)
-    begun = folder.config.exists()
-    wait_for_all("the run folder is looked at")
-    with CompileLog() as log:
-        params = None if begun else session.first_params()  # a damaged checkpoint must not leave a folder behind
-        if is_main():
-            folder.create(config)
-            save_start(folder, session.bert_config, session.start.tokenizer)
-        wait_for_all("the run folder is made")
-        with Checkpoints(folder.checkpoints, config.train.keep_checkpoints) as checkpoints:
-            return _run(session, checkpoints, params, log)
+    with owned(folder) as lock:
+        folder.check(config)  # the process that was waited for may have ended the run
+        learned, before = bool(committed_steps(folder.checkpoints)), Identity.read(folder.data)
+        session = open_session(config, folder, known_labels(folder, before) if learned else ())
+        now = identify(config, session.start, session.inputs, session.total_steps)
+        if not all_alike(now.checksum):
+            raise UserError("the processes of this run have read different data: give all of them the same files")
+        kept = go_on(folder, before, now, learned=learned, accepts=config.train.accept_changed_data)
+        begun = folder.config.exists()
+        wait_for_all("the run folder is looked at")
+        with CompileLog() as log:
+            params = None if begun else session.first_params()  # a damaged checkpoint must not leave a folder behind
+            if is_main():
+                with folder.writing():
+                    if not learned:
+                        save_start(folder, session.bert_config, session.start.tokenizer)
+                    kept.write(folder.data)
+                folder.create(config)
+            wait_for_all("the run folder is made")
+            with Checkpoints(folder.checkpoints, config.train.keep_checkpoints) as checkpoints:
+                return _run(session, checkpoints, params, log, lock)
 
 
-def open_session(config: Config, folder: RunFolder) -> Session:
-    """Read data and model configuration and decide on shapes; nothing is written but a vocabulary that is trained."""
+def open_session(config: Config, folder: RunFolder, known: Sequence[str] = ()) -> Session:
+    """Read data and model configuration and decide on shapes; nothing is written but a vocabulary that is trained.
+
+    `known` are the label names that the run has learned already.
+    """
     mesh = make_mesh(config.mesh)
     start = open_start(with_vocabulary(config))
     max_length = resolve_max_length(config.data.max_length, start.bert_config.max_position_embeddings)
     _set_length(config, start, max_length)
     kind = kind_of(config.task)
     inputs = kind.read(config, start.tokenizer, max_length, start.head(config.task, config.model))
+    learned = getattr(inputs.task, "label_names", getattr(inputs.task, "tag_names", ()))
+    if tuple(known) != tuple(learned) and sorted(known) == sorted(learned):
+        inputs = kind.read(config, start.tokenizer, max_length, Head(tuple(known), folder.path.name))
     if inputs.validation:
         _check_best_metric(inputs.task, config.train.best_metric)
     configured = kind.configure(start.bert_config, inputs.task)
@@ -178,16 +196,19 @@ def _check_best_metric(task: Task, name: str | None) -> None:
         raise UserError(f"train.best_metric is {name!r}, but it must be one of {', '.join(names)}")
 
 
-def _run(session: Session, checkpoints: Checkpoints, params: Params | None, log: CompileLog) -> dict[str, Any]:
+def _run(
+    session: Session, checkpoints: Checkpoints, params: Params | None, log: CompileLog, lock: RunLock
+) -> dict[str, Any]:
     state, progress = _first_state(session, checkpoints, params)
     if is_main():
         session.folder.rewind(progress.step)
     speed = Speed(session.bert_config, session.program.trained.backward)
-    work = _work(session)
+    work = _work(session, lock)
     loop = Loop(work, state, progress, checkpoints, speed)
     _announce(session, progress)
     with Report(session.folder, session.total_steps, progress.step, writes=is_main()) as report:
         loop.run(report)
+    lock.check()
     return _finish(session, loop, checkpoints, log)
 
 
@@ -199,7 +220,7 @@ def _first_state(session: Session, checkpoints: Checkpoints, params: Params | No
     return session.program.first_state(params or session.first_params()), Progress()
 
 
-def _work(session: Session) -> Work:
+def _work(session: Session, lock: RunLock) -> Work:
     config, inputs = session.config, session.inputs
 
     def feed(epoch: int, first_step: int) -> Iterator[Batch]:
@@ -226,6 +247,7 @@ def _work(session: Session) -> Work:
         best_metric=_best_metric(session),
         base_key=session.program.base_key,
         count=session.program.count,
+        before_saving=lock.check,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,24 @@ from etils import epath
 from jaxbert.bucket import copy, in_bucket, scratch_folder, to_path, write_whole
 from jaxbert.config import Config
 from jaxbert.errors import UserError, foreign_errors
-from jaxbert.plain import read_yaml, shown, to_json
+from jaxbert.plain import flat, read_yaml, shown, to_json
 
-_FREE = {"train.steps_per_dispatch", "mesh.data", "mesh.fsdp", "mesh.tensor", "launch"}
-"""Keys and whole sections that may change when a run goes on: they decide nothing that is computed, saved or written, beyond
-rounding."""
+_FREE = {
+    *("train.output_dir", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.max_bad_steps"),
+    *("train.accept_changed_data", "train.eval_batch_size", "train.accumulation_steps", "train.steps_per_dispatch"),
+    *("model.scan_layers", "model.attention", "model.remat", "data.cache_dir"),
+    *("mesh", "launch"),
+}
+"""Keys and whole sections that may change when a run goes on: they decide nothing that it learns, beyond rounding and which
+numbers dropout draws."""
+_COMPARED = {
+    *("model.name_or_path", "model.vocab", "model.lower_case", "data.train", "data.validation", "data.test"),
+    *("data.text", "data.text_pair", "data.label", "data.label_separator", "data.label_format", "data.label_map"),
+    *("data.tokens", "data.tag_column", "data.comment_lines", "data.spans"),
+    *("data.question", "data.context", "data.answers"),
+    *("data.columns", "data.separator", "data.quoting", "data.quote", "data.encoding", "data.bad_rows"),
+}
+"""Keys that say where data and model are and how they are read: what comes of them is compared (see `identity`)."""
 
 
 class RunFolder:
@@ -36,6 +51,10 @@ class RunFolder:
         self.export = self.path / "export"
         self.start = self.path / "start"
         """Model configuration, tokenizer and label names, which every later export needs."""
+        self.data = self.path / "data.json"
+        """What the run learns from; see `identity`."""
+        self.lock = self.path / "lock"
+        """Which process writes here; see `lock`."""
         self.vocabulary = self.path / "vocab.txt"
         """What a new model's vocabulary was trained to be; written before anything else."""
         self._kept: list[str] | None = None
@@ -48,19 +67,33 @@ class RunFolder:
           UserError: if the folder holds something else, or a run with another configuration, or cannot be reached.
         """
         names = self._names()
-        if not set(names) - {self.vocabulary.name}:
+        begun = {path.name for path in (self.vocabulary, self.lock, self.start, self.data)}
+        if not set(names) - begun:
             return
         if self.config.name not in names:
             shown_names = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise UserError(
                 f"train.output_dir {self.path} holds something else than a run ({shown_names}): choose a new folder"
             )
-        differing = _differences(_read_config(self.config), config.to_dict())
+        free = _FREE | (_COMPARED if self.data.name in names else set())
+        differing = _differences(_read_config(self.config), config.to_dict(), free)
         if differing:
             raise UserError(
                 f"train.output_dir {self.path} holds a run with another configuration ({'; '.join(differing)}): "
-                "use the same one to go on, or a new folder"
+                f"use the same one to go on{self.way_out()}"
             )
+        if self.summary.name in names:
+            raise UserError(f"the run in {self.path} is complete: see {self.summary}{self.way_out()}")
+
+    def way_out(self) -> str:
+        """Say how another run goes on from the weights of this one, for the end of a message."""
+        if (self.export / "config.json").exists():
+            first, model = "", self.path
+        elif self.checkpoints.exists() and any(path.name.isdigit() for path in self.checkpoints.iterdir()):
+            first, model = f"`jaxbert export --run {self.path} --step last --output DIR`, then ", "DIR"
+        else:
+            return ", or choose a new train.output_dir"
+        return f"; to train its weights further, begin a new run: {first}--model.name_or_path {model} --train.output_dir NEW"
 
     def _names(self) -> list[str]:
         """Return the names of what is in the folder, in order."""
@@ -72,12 +105,20 @@ class RunFolder:
             return sorted(path.name for path in self.path.iterdir())
 
     def create(self, config: Config) -> None:
-        """Make the folder and write the resolved configuration."""
-        try:
+        """Make the folder and write the resolved configuration, by which it is known for a run's."""
+        with self.writing():
             self.path.mkdir(parents=True, exist_ok=True)
             write_whole(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
-        except OSError as error:
-            raise UserError(f"train.output_dir {self.path} cannot be written: {error.strerror or error}") from error
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn what goes wrong with the disk or the bucket into one line."""
+        said = f"train.output_dir {self.path} cannot be written"
+        with foreign_errors(said):
+            try:
+                yield
+            except OSError as error:
+                raise UserError(f"{said}: {error.strerror or error}") from error
 
     def log(self, step: int, values: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`; in a bucket it is there after `flush`."""
@@ -157,19 +198,16 @@ def _read_config(path: epath.Path) -> dict[str, Any]:
     return content
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def _differences(old: dict[str, Any], new: dict[str, Any], free: set[str]) -> list[str]:
     """Name each key whose value differs, with both values; a key that an older version did not know had its default."""
-    before, after = _flat(Config().to_dict()) | _flat(old), _flat(new)
+    before, after = flat(Config().to_dict()) | flat(old), flat(new)
+
+    def is_free(key: str) -> bool:
+        section, _, name = key.partition(".")
+        return not {section, f"{section}.{name.partition('.')[0]}"}.isdisjoint(free)
+
     return [
         f"{key}: {shown(before.get(key))} there, {shown(after.get(key))} now"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not {key, key.partition(".")[0]} & _FREE
+        if before.get(key) != after.get(key) and not is_free(key)
     ]
-
-
-def _flat(content: dict[str, Any]) -> dict[str, Any]:
-    """Return values by their dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in content.items():
-        flat |= {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
-    return flat

@@ -6,9 +6,11 @@ Google's storage and S3 are emulated on loopback; where an emulator is not insta
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import socket
 import subprocess
+import threading
 import time
 from importlib.util import find_spec
 
@@ -17,12 +19,14 @@ import pytest
 from etils import epath
 from runs import LABELS, ROOT, CrashError, Problem, crash_before, python, read_metrics, weights, whole_losses
 
-from jaxbert.bucket import fetched, in_bucket
+from jaxbert.bucket import create, fetched, in_bucket
 from jaxbert.cli.main import main
 from jaxbert.cli.output import check_output
 from jaxbert.data.places import find_files
 from jaxbert.errors import UserError
 from jaxbert.train.checkpoint import Checkpoints
+from jaxbert.train.lock import STALE_SECONDS, Clock, Owner, RunLock
+from jaxbert.train.run_folder import RunFolder
 
 pytestmark = pytest.mark.filterwarnings("default")  # other people's sockets and event loops
 
@@ -168,6 +172,50 @@ def test_a_corpus_is_found_by_folder_and_pattern(storage):
     assert find("*/*.txt") == [f"{storage}/corpus/a/1.txt", f"{storage}/corpus/b/2.txt"]
     with pytest.raises(UserError, match="no file to read there"):
         find("*.txt")
+
+
+def test_one_process_owns_a_run(storage):
+    """Of several that try at once one gets it; one elsewhere is known by its signs of life."""
+    folder = RunFolder(f"{storage}/runs/owned")
+    passed, got = [], []
+
+    def sleep(seconds):
+        passed.append(seconds)
+
+    def attempt():
+        lock = RunLock(folder, Clock(lambda: sum(passed), sleep))
+        with contextlib.suppress(UserError):
+            lock.acquire()
+            got.append(lock)
+
+    threads = [threading.Thread(target=attempt) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (lock,) = got
+    folder.config.write_text("")
+    file = folder.lock / "1"
+    lock._touch()
+    lock.check()
+    assert Owner.parse(file.read_text()).beats == 1
+    lock.release(keep=True)
+    assert Owner.parse(file.read_text()).ended
+    assert not create(file, "other")
+
+    there = dataclasses.replace(Owner.of_this_process(), kernel="another", beats=3)
+    file.write_text(json.dumps(dataclasses.asdict(there)))
+
+    def beat(seconds):
+        file.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(there, beats=4))))
+
+    with pytest.raises(UserError, match="is in use by process"):
+        RunLock(folder, Clock(sleep=beat)).acquire()
+    attempt()
+    assert STALE_SECONDS - 60 < sum(passed) < STALE_SECONDS + 60
+    assert [path.name for path in folder.lock.iterdir()] == ["2"]
+    got[1].release(keep=False)
+    assert not [*folder.path.glob("lock/*")]
 
 
 def test_damage_is_found_and_what_is_not_committed_is_not_there(problem, storage, monkeypatch, capsys):

@@ -55,6 +55,10 @@ class Asked:
             at = slice(begin, begin + length)
             yield at, slice(int(windows.context_begins[window]), length - 1), windows.offsets[at]
 
+    def content(self) -> Iterator[str]:
+        """Yield the answers to each question, for a checksum."""
+        return (repr([(answer.text, answer.start) for answer in item.answers]) for item in self.questions.items)
+
     def text_of(self, question: int, start: int, end: int) -> str:
         """Return a stretch of a question's context."""
         return self.questions.items[question].context[start:end]

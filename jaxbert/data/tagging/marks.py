@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,6 +33,12 @@ class Marks:
     """int32 [U]: the number of each unit's tag, -100 for none."""
     spans: list[list[Span]] | None
     """Those of each text; None for plain tags too."""
+
+    def content(self) -> Iterator[str]:
+        """Yield what is marked in the texts, for a checksum."""
+        if self.tags is not None:
+            yield self.tags.tobytes().hex()
+        yield from (repr([tuple(span) for span in spans]) for spans in self.spans or ())
 
     def spans_of(self, tags: list[str | None], document: int) -> list[tuple[Span, np.ndarray]]:
         """Return the spans that tags of a text's units mark, each with the units that speak for it.
