@@ -108,7 +108,7 @@ def _find_dialect(head: list[str], usual: str, said: str | None, source: str, in
     data, separator = intake.data, separator_of(intake.data)
     if separator is None and said is not None:
         separator = said
-        intake.say(f"the fields are separated by {_name(said)}, as the first line says")
+        intake.facts.say(source, f"the fields are separated by {_name(said)}, as the first line says")
     elif separator is None:
         find = _by_width if data.columns else _by_header
         separator = find({other: Dialect.of(other, data).first(head) for other in SEPARATORS}, usual, source, intake)
@@ -129,7 +129,7 @@ def _by_header(first: dict[str, list[list[str]]], usual: str, source: str, intak
     fitting = fitting or [s for s, names in headers.items() if intake.wanted.fits(names)]
     if not fitting or all(len(headers[separator]) == 1 for separator in fitting):
         return usual
-    return _only(fitting, usual, f"{source}: its header has the columns", intake)
+    return _only(fitting, usual, "its header has the columns", source, intake)
 
 
 def _by_width(first: dict[str, list[list[str]]], usual: str, source: str, intake: Intake) -> str:
@@ -145,16 +145,16 @@ def _by_width(first: dict[str, list[list[str]]], usual: str, source: str, intake
     # One malformed row must not decide; two separators of which each fits a part of the rows leave it open.
     fitting = [s for s, share in shares.items() if share == 1 or (best < 1 and share > 0)]
     return _only(
-        [s for s in fitting if shares[s] > 0.9] or fitting, usual, f"{source}: its rows have {width} fields", intake
+        [s for s in fitting if shares[s] > 0.9] or fitting, usual, f"its rows have {width} fields", source, intake
     )
 
 
-def _only(fitting: list[str], usual: str, what: str, intake: Intake) -> str:
+def _only(fitting: list[str], usual: str, what: str, source: str, intake: Intake) -> str:
     if len(fitting) > 1:
         names = " as well as ".join(f"by {_name(separator)}" for separator in fitting)
-        raise UserError(f"{what} separated {names}: set data.separator to one of them")
+        raise UserError(f"{source}: {what} separated {names}: set data.separator to one of them")
     if fitting[0] != usual:
-        intake.say(f"the fields are separated by {_name(fitting[0])}, not by {_name(usual)}")
+        intake.facts.say(source, f"the fields are separated by {_name(fitting[0])}, not by {_name(usual)}")
     return fitting[0]
 
 

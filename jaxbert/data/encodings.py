@@ -57,6 +57,8 @@ def _score(sample: bytes, name: str) -> float:
     if name in _IMPLAUSIBLE and _IMPLAUSIBLE[name].search(text):
         return 0.0
     characters = [c for c in text if not c.isascii()]
+    if name in ("cp1251", "koi8_r") and not re.search("[а-яё]{2}", text):
+        return 0.0
     common = sum(re.match(_COMMON[name], c) is not None for c in characters) / max(len(characters), 1)
     if name in _IDEOGRAPHS:  # some thousand characters, of which the rare ones tell another encoding
         plain = all(c.encode(name)[0] < 0xD8 and c.encode(name)[1] >= 0x40 for c in characters if c.isalpha())

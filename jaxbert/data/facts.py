@@ -40,11 +40,11 @@ class Facts:
         if len(self.skipped_rows) < _NAMED:
             self.skipped_rows.append(row)
 
-    def say(self, note: str) -> None:
-        """Tell the user, once, about something that was taken because it is likely."""
-        if note not in self.said:
-            self.said.append(note)
-            logger.warning("%s", note)
+    def say(self, source: str, what: str) -> None:
+        """Tell the user about something that was taken because it is likely, for the first file of which it is true."""
+        if not any(note.endswith(f": {what}") for note in self.said):
+            self.said.append(f"{source}: {what}")
+            logger.warning("%s", self.said[-1])
 
     def choose(self, columns: Sequence[str], used: Sequence[str]) -> None:
         """Note the columns."""

@@ -43,7 +43,7 @@ class Split:
     def say(self, facts: Facts) -> None:
         """Tell what was decided."""
         if self.note:
-            facts.say(self.note)
+            facts.say(self.spec, self.note)
 
 
 def open_hub(spec: str, default_split: str) -> Split:
@@ -60,7 +60,7 @@ def open_hub(spec: str, default_split: str) -> Split:
         return open_saved(folder, f"hf:{base}", asked or None, default_split)
     if base and folder.is_dir():
         name, config = str(folder), None
-        note = "" if base.startswith(("/", ".", "~")) else f"{spec}: read from the folder {base} of this machine"
+        note = "" if base.startswith(("/", ".", "~")) else f"read from the folder {base} of this machine"
     else:
         (name, config, _), note = parse_spec(spec), ""
     rows = _load_split(name, config, asked or default_split, spec)
@@ -95,7 +95,7 @@ def open_saved(folder: Path, base: str, asked: str | None, default_split: str) -
         names = [name for name in splits if _is_plain(name)] if isinstance(splits, list) else []
         split = _choose_split(names, base, asked, default_split)
         if split != (asked or default_split):
-            note = f"{spec}: its split {split!r} is read"
+            note = f"its split {split!r} is read"
         folder = folder / split
     state = read_json(folder / _STATE)
     files = state.get("_data_files")

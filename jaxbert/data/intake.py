@@ -165,7 +165,7 @@ class BadRows:
             rows = "1 row is" if self._count == 1 else f"{self._count:,} rows are"
             more = f" and {self._count - _NAMED:,} more" if self._count > _NAMED else ""
             which = ", ".join(self._reasons) + more
-            self._facts.say(f"{self._name}: {rows} left out (data.bad_rows: skip): {which}")
+            self._facts.say(self._name, f"{rows} left out (data.bad_rows: skip): {which}")
 
 
 class Intake:
@@ -208,12 +208,8 @@ class Intake:
             return 0
         return self._part_rows if self._left is None else min(self._left, self._part_rows)
 
-    def say(self, what: str) -> None:
-        """Tell the user, once, about something that was taken because it is likely."""
-        self.facts.say(f"{self.name}: {what}")
-
     def choose(self, names: Sequence[str], where: str, hint: str = "") -> dict[str, str]:
-        """Return the column of `names` to read for each name that was asked for.
+        """Return the column of `names`, which stand at `where`, to read for each name that was asked for.
 
         Raises:
           UserError: if one is not there.
@@ -223,7 +219,7 @@ class Intake:
             self.facts.choose(names, list(chosen.values()))
         for asked, name in chosen.items():
             if asked != name:
-                self.say(f"column {name!r} is taken for {asked!r}")
+                self.facts.say(where, f"column {name!r} is taken for {asked!r}")
         return chosen
 
     def note_empty_columns(self, count: int) -> None:
@@ -262,7 +258,7 @@ class Intake:
             if count
         ]
         if found:
-            self.say(f"{' and '.join(found)} left out")
+            self.facts.say(self.name, f"{' and '.join(found)} left out")
 
     def _check(self, part: Part, source: str) -> Table:
         """Make a table of the good rows, and note the others."""

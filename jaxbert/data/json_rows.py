@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
 from jaxbert.data import streams
+from jaxbert.data.facts import Facts
 from jaxbert.data.intake import BLANK, Intake, Part, Problem
 from jaxbert.data.streams import Text
 from jaxbert.data.table import at_row, quoted
@@ -34,7 +35,7 @@ def read_json(text: Text, intake: Intake) -> Iterator[Part]:
       UserError: if a column is not there, or nothing can be read behind a mistake.
     """
     known = list(intake.wanted.needed().values())
-    return parts_of(json_records(text, known, intake.say), text.source, intake)
+    return parts_of(json_records(text, known, intake.facts), text.source, intake)
 
 
 def parts_of(records: Rows, source: str, intake: Intake) -> Iterator[Part]:
@@ -61,36 +62,43 @@ def parts_of(records: Rows, source: str, intake: Intake) -> Iterator[Part]:
         raise UserError(f"{source}: the file is empty")
 
 
-def json_records(text: Text, known: Collection[str], say: Callable[[str], None]) -> Rows:
+def json_records(text: Text, known: Collection[str], facts: Facts) -> Rows:
     """Yield the objects of a file, each with its line, or with its place in the list that holds them.
 
     Args:
       text: the file.
       known: columns of which a row has some, which an object that holds the rows has not.
-      say: called where the file is something else than an object a line.
+      facts: where it is said if the file is something else than an object a line.
 
     Raises:
       UserError: where the rows cannot be told apart.
     """
     head = text.head.decode(text.encoding, "replace").lstrip(_BLANKS)
     if head[:1] == "[" and text.begins_json():
-        say("read as a JSON array")
+        facts.say(text.source, "read as a JSON array")
         yield from array_elements(text.blocks(), text.source)
         return
     # An object that holds all rows may be one line.
     lines = text.lines(MOST_AT_ONCE if head[:1] == "{" and "\n" not in head else None)
     begin = list(until_filled(lines))
     first = begin[-1].strip() if begin else ""
+    if first.startswith("{") and first.endswith("},") and isinstance(_parse_object(first[:-1], 1), dict):
+        where = at_row(text.source, len(begin))
+        raise UserError(f"{where}: a comma behind the object: remove all of them, or put all objects between [ and ]")
     if first.startswith("{") and first.endswith(("{", "[", ",")):
-        yield from _of_document(_whole("".join(begin), lines, text), text.source, known, say)
+        yield from _of_document(_whole("".join(begin), lines, text), text.source, known, facts)
         return
-    holder = _parse_object(first, len(begin)) if "[" in first and not text.bad else None
-    if isinstance(holder, dict) and not any(name in holder for name in known) and _lists(holder):
+    holder = _parse_object(first, len(begin)) if first.startswith("{") and not text.bad else None
+    if isinstance(holder, dict) and (_lists(holder) or _is_of_columns(holder)):
         behind = list(until_filled(lines))
         if not any(map(str.strip, behind)):
-            yield from _of_document(holder, text.source, known, say)
+            yield from _of_document(holder, text.source, known, facts)
             return
         begin += behind
+    if holder is None and any(name in re.split(r"[,;\t|]", first) for name in known):
+        raise UserError(
+            f"{at_row(text.source, len(begin))}: the header of a table, and no JSON: name the file .csv or .tsv"
+        )
     yield from json_lines(chain(begin, lines), text.bad)
 
 
@@ -120,7 +128,7 @@ def _parse_object(line: str, row: int) -> dict[str, Any] | Problem:
             _check_pairs(record)
     except (ValueError, RecursionError) as error:
         array = line.lstrip().startswith("[")
-        way = "a JSON array is not JSON lines: write each of its objects on a line" if array else one_line(error)
+        way = "a JSON array is not JSON lines: write each of its objects on a line" if array else _reason(error)
         return Problem(row, f"not a whole JSON object ({way})")
     if not isinstance(record, dict):
         return Problem(row, f"expected one JSON object a line, found {quoted([line.strip()])}")
@@ -129,7 +137,14 @@ def _parse_object(line: str, row: int) -> dict[str, Any] | Problem:
 
 def _check_pairs(record: Any) -> None:
     """Raise `ValueError` for half a surrogate pair, which is no text."""
-    json.dumps(record, ensure_ascii=False).encode()
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("half a surrogate pair, which is no character") from error
+
+
+def _reason(error: Exception) -> str:
+    return f"{error.msg} at character {error.pos + 1}" if isinstance(error, json.JSONDecodeError) else one_line(error)
 
 
 def _whole(begin: str, lines: Iterator[str], text: Text) -> dict[str, Any]:
@@ -163,8 +178,18 @@ def _lists(holder: dict[str, Any]) -> list[str]:
     return list(lists) if rows or holder == {"data": []} else []
 
 
-def _of_document(holder: dict[str, Any], source: str, known: Collection[str], say: Callable[[str], None]) -> Rows:
+def _is_of_columns(holder: dict[str, Any]) -> bool:
+    """Say whether each value has the entries of all rows, by the same keys, as pandas writes it."""
+    keys = [list(value) for value in holder.values() if isinstance(value, dict)]
+    return len(holder) > 1 and len(keys) == len(holder) and all(own == keys[0] for own in keys)
+
+
+def _of_document(holder: dict[str, Any], source: str, known: Collection[str], facts: Facts) -> Rows:
     """Yield the rows in the one list of an object, or the object, if it is a row."""
+    if _is_of_columns(holder):
+        raise UserError(
+            f"{source}: one object that holds whole columns: write an object for each row (pandas: orient='records')"
+        )
     lists = [] if any(name in holder for name in known) else _lists(holder)
     if len(lists) > 1:
         raise UserError(
@@ -172,13 +197,9 @@ def _of_document(holder: dict[str, Any], source: str, known: Collection[str], sa
             "alone, or a JSON object a line"
         )
     if not lists:
-        if holder and all(isinstance(value, dict | list) for value in holder.values()):
-            raise UserError(
-                f"{source}: an object of whole columns: write a JSON object a row (pandas: orient='records')"
-            )
         yield 1, holder
         return
-    say(f"the rows are the list under {lists[0]!r}")
+    facts.say(source, f"the rows are the list under {lists[0]!r}")
     for row, record in enumerate(holder[lists[0]], 1):
         yield row, record if isinstance(record, dict) else _no_object(record, row)
 
@@ -196,6 +217,8 @@ def array_elements(blocks: Iterable[str], source: str) -> Rows:
     scanner = _Scanner(blocks)
     scanner.skip("[")
     row, next_ = 0, scanner.peek()
+    if next_ == "]":
+        raise UserError(f"{source}: an empty array: at least one example is needed")
     while next_ != "]":
         row += 1
         try:
@@ -206,10 +229,8 @@ def array_elements(blocks: Iterable[str], source: str) -> Rows:
         yield row, value if isinstance(value, dict) else _no_object(value, row)
         next_ = scanner.peek()
         if next_ not in (",", "]"):
-            where = at_row(source, row)
-            raise UserError(
-                f"{where}: behind it there is {next_ or 'the end of the file'!r} in place of a comma or a ]"
-            )
+            found = repr(next_) if next_ else "the end of the file"
+            raise UserError(f"{at_row(source, row)}: behind it there is {found} in place of a comma or a ]")
         if next_ == ",":
             scanner.skip(",")
     scanner.skip("]")

@@ -43,6 +43,7 @@ _WAYS = {
 class Found(NamedTuple):
     """The files of a source, in the order in which they are read."""
 
+    source: str
     files: list[str]
     several: bool
     """Whether the source is a folder or a pattern."""
@@ -53,7 +54,7 @@ class Found(NamedTuple):
         """Tell what was decided."""
         facts.files = self.files if self.several else []
         if self.note:
-            facts.say(self.note)
+            facts.say(self.source, self.note)
 
 
 def extension_of(name: str) -> str:
@@ -146,20 +147,22 @@ def find_files(spec: str, split: str, *, mixed: bool = False) -> Found:
     """
     with foreign_errors(f"{spec}: cannot be read"):
         place, asked = divided(spec)
-        path = to_path(place)
+        path, split = to_path(place), split_of(asked or "") or asked or split
         if path.is_dir():
-            names = _in_folder(path, place, asked or split)
+            names = _in_folder(path, place, split)
         elif not glob.has_magic(place) or path.exists():
-            return Found([spec], several=False)
+            return Found(spec, [spec], several=False)
         else:
             names = _matching(place)
     names = _data_files(names, mixed)
     if not names:
-        there = _say_inside(path) if path.is_dir() else ""
+        there = _say_inside(path, place) if path.is_dir() else ""
         raise UserError(f"{spec}: no file to read there{there}: it must name files of {' '.join(EXTENSIONS)}")
-    chosen, note = _of_split(names, spec, asked or split, folder=path.is_dir(), asked=asked is not None)
+    chosen, note = _of_split(names, spec, split, folder=path.is_dir(), asked=asked is not None)
     _check_alike(chosen, spec, mixed)
-    return Found(chosen, several=True, note=note)
+    if path.is_dir() and not note and os.path.dirname(names[0]) != place.rstrip("/"):
+        note = f"its folder {os.path.dirname(names[0])} is read"
+    return Found(spec, chosen, several=True, note=note)
 
 
 def _in_folder(path: epath.Path, name: str, split: str) -> list[str]:
@@ -169,15 +172,18 @@ def _in_folder(path: epath.Path, name: str, split: str) -> list[str]:
     folders = [entry for entry in inside if entry.is_dir()]
     if folders and not _data_files(files, mixed=True):
         of_split = [entry for entry in folders if split_of(entry.name) == split]
-        if len(of_split or folders) == 1:
-            (below,) = of_split or folders
+        meant = of_split or [entry for entry in folders if split_of(entry.name) is None]
+        if len(meant) == 1 and (of_split or len(folders) == 1):
+            (below,) = meant
             return _in_folder(below, f"{name.rstrip('/')}/{below.name}", split)
     return files
 
 
-def _say_inside(path: epath.Path) -> str:
+def _say_inside(path: epath.Path, name: str) -> str:
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
-    return f" (it has {quoted(names, 5)})" if names else " (it is empty)"
+    pattern = f"{name.rstrip('/')}/**/*.csv"
+    way = f"; name one of its folders, or a pattern such as {pattern}" if any("/" in n for n in names) else ""
+    return f" (it has {quoted(names, 5)}{way})" if names else " (it is empty)"
 
 
 def _is_hidden(name: str) -> bool:
@@ -214,28 +220,40 @@ def split_of(name: str) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
+def _splits_of(names: list[str], below: str) -> list[str | None]:
+    """Return the split that each file is of, by its name below a folder; None for all where there is no sign of several."""
+    splits = [split_of(name.removeprefix(below)) for name in names]
+    if any(splits):
+        return splits
+    parts = [re.search("train|valid|test", name.removeprefix(below).lower()) for name in names]  # trainset, testData
+    loose = [split_of(part[0]) if part else None for part in parts]
+    return loose if len(set(filter(None, loose))) > 1 else splits
+
+
 def _of_split(names: list[str], spec: str, split: str, *, folder: bool, asked: bool) -> tuple[list[str], str]:
-    """Return the files of a split, and what is to be said of it."""
-    base = os.path.commonpath([os.path.dirname(name) for name in names]) if not folder else os.path.dirname(names[0])
-    splits = {name: split_of(name[len(base) :]) for name in names}
-    present = {found for found in splits.values() if found}
-    chosen = [name for name in names if splits[name] == split]
-    if not present and not asked:
+    """Return the files of a split, and what is to be said of it; all files where their names say nothing of splits.
+
+    Of a pattern, files that are all of one split are meant, whichever it is; of a folder, only those of the split.
+    """
+    below = _common_folder(names)
+    splits = _splits_of(names, below)
+    chosen = [name for name, own in zip(names, splits, strict=True) if own == split]
+    if not asked and (not any(splits) or (not folder and len(set(splits)) == 1)):
         return names, ""
-    if (
-        len(present) == 1
-        and len(chosen or names) == len(names)
-        and (chosen or not folder)
-        and None not in splits.values()
-    ):
-        return names, ""
-    if not chosen or None in splits.values():
-        shown = quoted([os.path.relpath(name, base) if base else name for name in names], 6)
+    if not chosen or None in splits:
+        shown = quoted([name.removeprefix(below) for name in names], 6)
         raise UserError(
             f"{spec}: which of its files are for {split}? There are {shown}: name them, for instance by a pattern "
-            f"({base or '.'}/NAME*{os.path.splitext(names[0])[1]})"
+            f"({below}NAME*{os.path.splitext(names[0])[1]})"
         )
-    return chosen, f"{spec}: {len(chosen)} of {len(names)} files are read, those that are named as {split}"
+    few = f"{len(chosen)} of {len(names)} files are read, those that are named as {split}"
+    return chosen, few if len(chosen) < len(names) else ""
+
+
+def _common_folder(names: list[str]) -> str:
+    """Return the folder that all files are in, with a slash behind it."""
+    folders = zip(*(name.split("/")[:-1] for name in names), strict=False)
+    return "".join(f"{parts[0]}/" for parts in takewhile(lambda parts: len(set(parts)) == 1, folders))
 
 
 def _check_alike(names: list[str], spec: str, mixed: bool) -> None:

@@ -132,28 +132,28 @@ def open_records(spec: str, role: Role, data: DataConfig, facts: Facts | None = 
         find_file(name)
     found.say(facts)
     features = features_of(found.files[0]) if extension_of(found.files[0]) == ".parquet" else {}
-    return Records(spec, _in_files(found, spec, data, facts), data, role, facts, features)
+    return Records(spec, _in_files(found, data, facts), data, role, facts, features)
 
 
 def records_of(text: Text, role: Role, data: DataConfig, facts: Facts | None = None) -> Records:
     """Return the records of a text that is JSON."""
     facts = facts or Facts()
-    return Records(text.source, _in_text(text, text.source, data, facts), data, role, facts)
+    return Records(text.source, _in_text(text, data, facts), data, role, facts)
 
 
-def _in_files(found: Found, source: str, data: DataConfig, facts: Facts) -> Items:
+def _in_files(found: Found, data: DataConfig, facts: Facts) -> Items:
     for name in found.files:
         if extension_of(name) == ".parquet":
             for row, record in parquet_records(name):
                 yield name, row, record
             continue
         with opened(find_file(name), name) as stream:
-            yield from _in_text(Text(stream, name, data.encoding, facts), source, data, facts)
+            yield from _in_text(Text(stream, name, data.encoding, facts), data, facts)
 
 
-def _in_text(text: Text, source: str, data: DataConfig, facts: Facts) -> Items:
+def _in_text(text: Text, data: DataConfig, facts: Facts) -> Items:
     known = (data.text, data.tokens, data.question, data.context)
-    for row, record in json_records(text, known, lambda what: facts.say(f"{source}: {what}")):
+    for row, record in json_records(text, known, facts):
         yield text.source, row, record
 
 

@@ -211,7 +211,7 @@ def read_lines(text: Text, intake: Intake) -> Iterator[Part]:
         if first.startswith("{"):
             yield from parts_of(json_lines(everything, text.bad), source, intake)
         elif _ARRAY.match(first):
-            intake.say("read as a JSON array")
+            intake.facts.say(source, "read as a JSON array")
             yield from parts_of(array_elements(everything, source), source, intake)
         else:
             yield from _plain_parts(everything, text, intake)
@@ -242,10 +242,13 @@ def _plain_parts(lines: Iterator[str], text: Text, intake: Intake) -> Iterator[P
 
 
 def _is_plain_text(name: str, data: DataConfig) -> bool:
-    """Tell whether a .txt file holds one text a line: its first line is not that of a table with the column of the text."""
+    """Tell whether a .txt file holds one text a line: its first line has no tab, and is not the header of a table."""
     if extension_of(name) != ".txt" or data.separator is not None:
         return False
     with opened(find_file(name), name) as stream:
-        first = next(Text(stream, name, data.encoding).lines(), "")
-    columns = [{field.strip() for field in first.split(separator)} for separator in SEPARATORS]
-    return "\t" not in first and not any(data.text in fields for fields in columns)
+        first, *second = [*islice(Text(stream, name, data.encoding).lines(), 2)] or [""]
+    for separator in SEPARATORS:
+        fields, *others = [[field.strip() for field in line.split(separator)] for line in (first, *second)]
+        if data.text in fields and all(len(other) == len(fields) for other in others if len(fields) > 1):
+            return False
+    return "\t" not in first

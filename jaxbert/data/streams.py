@@ -148,13 +148,13 @@ class Text:
         facts = facts or Facts()
         facts.encoding = facts.encoding or self.encoding
         if marked and encoding and self.encoding != codecs.lookup(encoding).name:
-            facts.say(f"{source}: read as {self.encoding}, whose byte-order mark it has, and not as {encoding}")
+            facts.say(source, f"read as {self.encoding}, whose byte-order mark it has, and not as {encoding}")
         self._wide = "\n".encode(self.encoding) != b"\n"
         _check_text(self.head, source, self._wide)
         beginning = self.head.decode(self.encoding, "replace")
         self._cr = "\r" in beginning[:-1] and "\n" not in beginning and stream is not getattr(sys.stdin, "buffer", None)
         if self._cr:
-            facts.say(f"{source}: its lines end in carriage returns")
+            facts.say(source, "its lines end in carriage returns")
 
     def begins_json(self) -> bool:
         """Say whether the first character that is no blank begins an object, or an array of objects."""
@@ -174,7 +174,7 @@ class Text:
             try:
                 text = line.decode(self.encoding)
             except UnicodeDecodeError as error:
-                self.bad[row] = self._explain(error)
+                self.bad[row] = self._explain(error, " of the row")
                 text = line.decode(self.encoding, "replace")
             yield text if row > 1 else text.lstrip("\ufeff")
 
@@ -195,7 +195,7 @@ class Text:
                 place += len(block)
             yield decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
-            raise UserError(f"{self.source}: near byte {place + 1:,}: {self._explain(error)}") from error
+            raise UserError(f"{self.source}, behind byte {place:,}: {self._explain(error)}") from error
 
     def _lines_of_blocks(self, end: str, first: int | None) -> Iterator[str]:
         rest, row = "", 1
@@ -209,10 +209,10 @@ class Text:
         if rest:
             yield rest
 
-    def _explain(self, error: UnicodeDecodeError) -> str:
-        """Say which byte is wrong, and which encoding a line may have."""
+    def _explain(self, error: UnicodeDecodeError, within: str = "") -> str:
+        """Say which byte is wrong, and which encoding the bytes may be in."""
         name = "UTF-8" if self.encoding == "utf-8" else self.encoding
-        what = f"not {name} (byte 0x{error.object[error.start]:02x} at position {error.start + 1} of the row)"
+        what = f"not {name} (byte 0x{error.object[error.start]:02x} at position {error.start + 1}{within})"
         likely = likely_encoding(error.object)
         if likely is None or likely == self.encoding:
             return f"{what}: set data.encoding to the file's, or save it as UTF-8"
@@ -238,6 +238,14 @@ def too_long(source: str, row: int) -> UserError:
     return UserError(f"{at_row(source, row)}: longer than {LONGEST_ROW >> 20} MiB: is this a file of text lines?")
 
 
+def _is_utf8(sample: bytes) -> bool:
+    try:
+        sample.decode()
+    except UnicodeDecodeError as error:
+        return error.end == len(sample)  # cut off inside of a character
+    return True
+
+
 def _check_text(head: bytes, source: str, wide: bool) -> None:
     """Refuse what is no text, by how it begins."""
     for signature, what in _SIGNATURES.items():
@@ -246,7 +254,7 @@ def _check_text(head: bytes, source: str, wide: bool) -> None:
     if head[257:262] == b"ustar":
         raise UserError(f"{source}: no text, but a tar archive: unpack it")
     first = head.partition(b"\n")[0]
-    if wide or first.count(0) * 4 < max(len(first), 1):
+    if wide or 0 not in first or (first.count(0) * 4 < len(first) and _is_utf8(first)):
         return
     likely = likely_encoding(first)
     if likely is None:
