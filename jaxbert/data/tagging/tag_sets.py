@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from jaxbert.data.label_names import find_places, fold
 from jaxbert.data.table import quoted
 from jaxbert.data.tagging.scheme import OUTSIDE, SCHEMES, Scheme
 from jaxbert.errors import UserError
@@ -261,16 +263,17 @@ def spell_as(tags: Iterable[str], names: Sequence[str], source: str) -> dict[str
         logger.warning("%s: the tags are numbers, and are read as the tags known from training, in order", source)
         return numbered
     outsides = [tag for tag in _OUTSIDES if tag in written]
-    if OUTSIDE not in known or len(outsides) > 1:
-        return {}
     marking = written - set(outsides)
-    for notation in NOTATIONS:
+    for notation in NOTATIONS if OUTSIDE in known and len(outsides) < 2 else ():
         read = notation.read_all(marking)
         if read is not None and known.issuperset(read.values()):
             read |= dict.fromkeys(outsides, OUTSIDE)
             say_readings(read, source)
             return _differing(read)
-    return {}
+    folded = Counter(map(fold, written))
+    if not set(folded) <= set(map(fold, known)) or max(folded.values()) > 1:
+        return {}
+    return _differing({tag: names[at] for tag, at in find_places(written, names, source).items()})
 
 
 def reopen_tag_set(names: Sequence[str], scheme: str | None) -> TagSet:

@@ -15,7 +15,6 @@ from jaxbert.config import Config, DataConfig
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.label_fit import Head
-from jaxbert.data.label_names import is_generic
 from jaxbert.data.labels import count_labels
 from jaxbert.data.long_texts import Reading
 from jaxbert.data.overview import TRAIN, Labelling, Overview, View, lower_cases, view_items
@@ -26,7 +25,7 @@ from jaxbert.data.table import at_row, quoted
 from jaxbert.data.tagging.align import Aligned, By, align
 from jaxbert.data.tagging.marks import Marks, fit_tags, marked_spans, spelled, tag_units
 from jaxbert.data.tagging.read import Documents, read_documents
-from jaxbert.data.tagging.tag_sets import TagSet, reopen_tag_set
+from jaxbert.data.tagging.tag_sets import TagSet, reopen_tag_set, spell_as
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.token_classification import TokenClassification, make_tagging
@@ -130,7 +129,8 @@ def _as_head(tag_set: TagSet, head: Head, source: str) -> TagSet:
     Raises:
       UserError: where it has as many others.
     """
-    names = head.names if is_generic(head.names) else reopen_tag_set(head.names, None).names
+    spelling = spell_as(head.names, tag_set.names, head.model) if tag_set.scheme else {}
+    names = tuple(spelling.get(name, name) for name in head.names)
     if len(names) != len(tag_set.names) or names == tag_set.names:
         return tag_set
     if set(names) != set(tag_set.names):

@@ -125,9 +125,11 @@ def test_another_source_is_read_by_the_tags_of_training(caplog):
     assert spell_as(["0", "1", "3"], names, "dev") == {"0": "O", "1": "B-ORG", "2": "I-ORG", "3": "B-LOC"}
     assert len(caplog.messages) == 3
     # What the training tags do not have is left as it is, all of it, so that the message names it.
-    for tags in (["B_ORG", "B_FOO"], ["O", "0"], ["4", "0"], ["b-org", "o"]):
+    for tags in (["B_ORG", "B_FOO"], ["O", "0"], ["4", "0"], ["b-org", "B-ORG"], ["b-foo", "o"]):
         assert spell_as(tags, names, "dev") == {}
     assert spell_as(["B_ORG", "NOUN"], ("NOUN", "VERB"), "dev") == {}
+    assert spell_as(["noun", "ＶＥＲＢ"], ("NOUN", "VERB"), "dev") == {"noun": "NOUN", "ＶＥＲＢ": "VERB"}
+    assert spell_as(["b-org", "o"], names, "dev") == {"b-org": "B-ORG", "o": "O"}
 
 
 def test_models_made_elsewhere(caplog):
