@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 from jaxbert.config import DataConfig
 from jaxbert.data.facts import Facts
-from jaxbert.data.table import at_row, quoted
+from jaxbert.data.intake import BadRows, Problem
+from jaxbert.data.table import quoted
 from jaxbert.data.tagging.remarks import Line, find_remarks
 from jaxbert.data.tagging.tag_sets import clean_tag, looks_like_scheme
 from jaxbert.errors import UserError
@@ -29,6 +30,7 @@ _GLOBAL_COLUMNS = re.compile(r"#\s*global\.columns\s*=\s*(.+)")
 _INDEX = re.compile(r"([0-9]{1,9})([-.][0-9]+)?")
 _WORD_HEADS = ("form", "token", "tokens", "word", "words")
 _TAG_HEADS = ("tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "pos", "pos_tag", "upos", "xpos")
+_EACH_LINE = "each line is a token and its tag, with a blank line between sentences"
 _ENOUGH = 10
 """Lines from which a column that changes within no sentence holds no words."""
 
@@ -104,7 +106,7 @@ def read_sentences(
     separator = _separator(sure.texts or everything.texts, source)
     everything = everything._replace(texts=_plain(everything.texts, separator))
     sure = _without(everything, hashes)
-    layout = _layout(sure if sure.rows else everything, everything, separator, source)
+    layout = _layout(sure if sure.rows else everything, everything, separator)
     word = _word_column(layout, data.tokens, source)
     tag = _tag_column(layout, word, data.tag_column, source, labelled)
     passed: set[int] = set()
@@ -116,11 +118,11 @@ def read_sentences(
     facts.separator = "\t" if layout.separator == _TAB else " "
     if layout.head:
         passed.add((sure if sure.rows else everything).rows[0])
-    kept = _without(everything, passed)
-    columns = _columns(kept, layout, source)
+    kept = _whole(_without(everything, passed), layout, tag if labelled else None, BadRows(source, data, facts), source)
+    columns = _fields(kept.texts, layout.separator, layout.width)
     tags = None
     if tag is not None and labelled:
-        tags = _tags(columns[tag], layout, kept.rows, columns[word], source)
+        tags = _tags(columns[tag], layout)
         if not any(tags):
             raise UserError(f"{source}: column {used[-1]} gives no word a tag: name another by data.tag_column")
     yield from _sentences(kept, columns[word], tags, columns[0] if layout.index else None)
@@ -200,11 +202,12 @@ def _separator(texts: list[str], source: str) -> re.Pattern[str]:
     return _TAB if 2 * tabs > len(texts) else _SPACES
 
 
-def _layout(sure: _Lines, everything: _Lines, separator: re.Pattern[str], source: str) -> _Layout:
+def _layout(sure: _Lines, everything: _Lines, separator: re.Pattern[str]) -> _Layout:
     """Look at all lines that are surely tokens."""
     widths = _widths(sure.texts, separator)
     width = Counter(widths).most_common(1)[0][0]
-    _check_widths(sure.rows, widths, width, source)
+    if widths.count(width) < len(widths):
+        sure = _without(sure, {row for row, found in zip(sure.rows, widths, strict=True) if found != width})
     columns = _fields(sure.texts, separator, width)
     head = _head(columns)
     begin = int(bool(head))
@@ -218,23 +221,42 @@ def _layout(sure: _Lines, everything: _Lines, separator: re.Pattern[str], source
         head=head,
         values=[set(column[begin:]) for column in columns],
         index=width > 1 and _counts(firsts, 1 if width == len(_CONLL_U) and separator == _TAB else 2),
-        still=width > 2 and len(widths) >= _ENOUGH and all(len(set(block)) <= 1 for block in firsts),
+        still=width > 2 and len(sure.rows) >= _ENOUGH and all(len(set(block)) <= 1 for block in firsts),
         given=given if len(given) == width else (),
     )
 
 
-def _check_widths(rows: Sequence[int], widths: Sequence[int], width: int, source: str) -> None:
-    if widths.count(width) < len(widths):
-        odd = next(at for at, found in enumerate(widths) if found != width)
-        raise UserError(
-            f"{at_row(source, rows[odd])}: {widths[odd]} columns, but other rows have {width}: each line is a token and "
-            "its tag, with a blank line between sentences"
-        )
+def _whole(lines: _Lines, layout: _Layout, tag: int | None, bad: BadRows, source: str) -> _Lines:
+    """Return the sentences all of whose lines have all columns, and a tag where tags are asked for.
 
-
-def _columns(lines: _Lines, layout: _Layout, source: str) -> list[list[str]]:
-    _check_widths(lines.rows, _widths(lines.texts, layout.separator), layout.width, source)
-    return _fields(lines.texts, layout.separator, layout.width)
+    Raises:
+      UserError: for the first other line, unless malformed rows are left out; then their sentences are.
+    """
+    widths = _widths(lines.texts, layout.separator)
+    told = {
+        row: f"{found} columns, but other rows have {layout.width}: {_EACH_LINE}"
+        for row, found in zip(lines.rows, widths, strict=True)
+        if found != layout.width
+    }
+    if tag is not None:
+        own = _without(lines, set(told))
+        column = _fields(own.texts, layout.separator, layout.width)[tag]
+        nothing = {value for value in set(column) if not clean_tag(value)}
+        if nothing:
+            told |= {
+                row: "no tag: give the word one"
+                for row, value in zip(own.rows, column, strict=True)
+                if value in nothing
+            }
+    if not told:
+        return lines
+    if len(told) < len(lines.rows):
+        bad.good(source)
+    for row in sorted(told):
+        bad.note(source, Problem(row, told[row]))
+    bad.finish()
+    stretches = (lines.rows[low:high] for low, high in pairwise(lines.begins))
+    return _without(lines, {row for rows in stretches if not told.keys().isdisjoint(rows) for row in rows})
 
 
 def _comments(lines: _Lines, layout: _Layout, tag: int | None, source: str, setting: str) -> set[int]:
@@ -303,7 +325,8 @@ def _tag_column(layout: _Layout, word: int, wanted: str | None, source: str, lab
     if not labelled:
         return others[-1] if others else None
     if not others:
-        raise UserError(f"{source}: one column, but a token and its tag are needed, separated by a space or a tab")
+        found = "the first column counts the words, and the second holds them" if layout.index else "one column"
+        raise UserError(f"{source}: {found}, but a token and its tag are needed, separated by a space or a tab")
     if wanted is not None:
         there = f"one of {', '.join(layout.names)}" if not layout.names[0].isdecimal() else "the number of a column"
         raise UserError(
@@ -324,18 +347,12 @@ def _tag_column(layout: _Layout, word: int, wanted: str | None, source: str, lab
     )
 
 
-def _tags(
-    column: Sequence[str], layout: _Layout, rows: Sequence[int], words: Sequence[str], source: str
-) -> list[str | None]:
+def _tags(column: Sequence[str], layout: _Layout) -> list[str | None]:
     """Return the tags without blanks around them, and None for those that CoNLL-U leaves out."""
     clean: dict[str, str | None] = {value: clean_tag(value) for value in set(column)}
     if layout.conll_u or layout.given:
         clean[_NO_VALUE] = None
-    tags = [clean[value] for value in column]
-    if "" in tags:
-        at = tags.index("")
-        raise UserError(f"{at_row(source, rows[at])}: the word {words[at]!r} has no tag: give it one")
-    return tags
+    return [clean[value] for value in column]
 
 
 def _sentences(

@@ -140,7 +140,7 @@ def test_numbers_of_words_are_no_words(first, caplog):
     assert "the first column counts the words: words are taken from column 2 and tags from 3" in caplog.text
     assert read("".join(lines), tokens="1")[0].words[0] == str(first)
     assert [s.words for s in read("1\tAda\n2\tran\n3\toff\n", labelled=False)] == [["Ada", "ran", "off"]]
-    with pytest.raises(UserError, match="one column, but a token and its tag are needed"):
+    with pytest.raises(UserError, match="the second holds them, but a token and its tag are needed"):
         read("1\tAda\n2\tran\n3\toff\n")
     assert read("1984 O\n2001 B-X\n7 O\n")[0].words == ["1984", "2001", "7"]
 
@@ -179,7 +179,19 @@ def test_blanks():
     assert pairs("10\u00a0000 O\nEU B-X\n")[0][0] == ("10\u00a0000", "O")
     assert pairs(" \tO\nNew York \tB-X\u200b\n\u3000\tO\n") == [[(" ", "O"), ("New York", "B-X"), ("\u3000", "O")]]
     assert pairs("New York\tB-LOC\nYork\tI-LOC\n")[0][0][0] == "New York"
-    with pytest.raises(UserError, match=r"a\.conll, row 2: the word 'b' has no tag"):
+    with pytest.raises(UserError, match=r"a\.conll, row 2: no tag: give the word one"):
         read("a\tB-X\nb\t\u200b\n")
     with pytest.raises(UserError, match=r"a\.conll, row 3: 1 columns, but other rows have 2"):
         read("New York\tB-X\nc d\tO\nwon O\n")
+
+
+def test_sentences_with_malformed_lines_are_left_out_where_it_is_asked_for(caplog):
+    text = "Ada\tB-PER\nran\tO\n\nAda\tB-PER\nran\n\nEU\tO\n\na\t\u200b\nb\tO\n"
+    with pytest.raises(
+        UserError, match=r"row 5: 1 columns, .* \(and 1 more row; data.bad_rows: skip leaves them out\)"
+    ):
+        read(text)
+    assert pairs(text, bad_rows="skip") == [ADA, [("EU", "O")]]
+    assert "2 rows are left out (data.bad_rows: skip): row 5 (1 columns, but other rows have 2), row 9 (no tag)" in (
+        caplog.text
+    )
