@@ -70,14 +70,14 @@ def test_a_corpus_and_lines_to_predict_may_be_compressed(tmp_path, packed):
     assert read(str(path), DataConfig(), role="predict", labelled=False).texts == ["one", "two"]
 
 
-@pytest.mark.parametrize("packed", PACK)
+@pytest.mark.parametrize("packed", [".gz", ".zst"])  # the others take long to be written
 def test_a_bomb_fills_no_memory(tmp_path, packed):
     path = tmp_path / f"a.csv{packed}"
-    path.write_bytes(PACK[packed](b"text,label\n" + b"a" * 2**28))
+    path.write_bytes(PACK[packed](b"text,label\n" + b"a" * 2**27))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UserError, match=r"row 2: longer than 16 MiB"):
         load(path)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 * 1024
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
 
 
 def test_an_xz_file_that_asks_for_much_memory_is_refused(tmp_path):
