@@ -26,6 +26,7 @@ COMMENTS = {
     "MultiCoNER's, of as many columns": "# id 4f1a\tdomain=en\nAda _ _ B-PER\nran _ _ O\n\n"
     "# id 4f1b\tdomain=en\nAda _ _ B-PER\nran _ _ O\n",
     "GermEval's": "#\thttp://a.b/c\t[2009-10-17]\n1\tAda\tB-PER\tO\n2\tran\tO\tO\n\n#\td\t[x]\n1\tAda\tB-PER\tO\n2\tran\tO\tO\n",
+    "beside words that are counted": "# about O\n1 Ada B-PER\n2 ran O\n\n# about O\n1 Ada B-PER\n2 ran O\n",
     "BioNLP's": "###MEDLINE:95369245\n\nAda\tB-PER\nran\tO\n\n###MEDLINE:95369246\n\nAda\tB-PER\nran\tO\n",
     "a word of two columns": "# one\nAda B-PER\nran O\n\n# two\nAda B-PER\nran O\n",
     "with a value within a sentence": "Ada\tB-PER\n# a = b\nran\tO\n\nAda\tB-PER\nran\tO\n",

@@ -67,6 +67,7 @@ PLAIN = (
     "B I NOUN VERB",
     "MALE FEMALE",
     "I_D O E_MAIL PHONE",
+    "E_MAIL O S_NO",
 )
 
 
