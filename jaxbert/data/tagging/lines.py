@@ -262,8 +262,11 @@ def _whole(lines: _Lines, layout: _Layout, tag: int | None, bad: BadRows, source
 def _comments(lines: _Lines, layout: _Layout, tag: int | None, source: str, setting: str) -> set[int]:
     """Return the rows of comments."""
 
+    if layout.index and setting == "auto":  # a token begins with its number
+        return {row for row, text in zip(lines.rows, lines.texts, strict=True) if text.startswith("#")}
+
     def tag_of(line: Line) -> str | None:
-        if layout.index or _widths([line.text], layout.separator) != [layout.width]:
+        if _widths([line.text], layout.separator) != [layout.width]:
             return None
         return "" if tag is None else clean_tag(_fields([line.text], layout.separator, layout.width)[tag][0])
 
