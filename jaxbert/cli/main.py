@@ -58,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _fail(str(error), 2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         insist.heard()
-        return _fail("interrupted before anything was to be saved", _INTERRUPTED)
+        return _fail(str(stop) or "interrupted before anything was to be saved", _INTERRUPTED)
     except BrokenPipeError:
         return 1
     except Exception as error:

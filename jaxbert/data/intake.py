@@ -7,6 +7,7 @@ otherwise the first of them ends the program with the number of the others. What
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -71,6 +72,7 @@ class BadRows:
         self._seconds = _COUNT_SECONDS if counted else 0
         self._facts = facts
         self._first: str | None = None
+        self._first_row: tuple[str, int] | None = None
         self._reasons: list[str] = []
         self._count = 0
         self._deadline = 0.0
@@ -88,6 +90,11 @@ class BadRows:
     def enough(self) -> bool:
         """Whether the others have been counted for long enough."""
         return self.ends and time.monotonic() >= self._deadline
+
+    def before(self, source: str, rows: Sequence[int]) -> int:
+        """Return how many of some rows of a file stand before the first bad one, which is among or before them."""
+        assert self._first_row is not None
+        return bisect_left(rows, self._first_row[1]) if self._first_row[0] == source else 0
 
     def good(self, source: str) -> None:
         """Note that a good row has come."""
@@ -125,6 +132,7 @@ class BadRows:
         self._count += 1
         if self._first is None:
             self._first = message or f"{where}: {problem.what}"
+            self._first_row = source, problem.row
             self._deadline = time.monotonic() + self._seconds
         if self._skip:
             row = problem.row if source == self._name else where
@@ -178,7 +186,7 @@ class Intake:
         data: DataConfig,
         limit: int | None = None,
         *,
-        part_rows: int = PART_ROWS,
+        waits: bool = False,
         skippable: bool = True,
     ) -> None:
         """Begin.
@@ -188,7 +196,7 @@ class Intake:
           wanted: which columns.
           data: how files are read.
           limit: how many examples are wanted.
-          part_rows: after how many rows a part is passed on.
+          waits: whether rows come whenever they come, and are passed on as they do.
           skippable: whether rows may be left out at all.
         """
         self.name = name
@@ -196,9 +204,12 @@ class Intake:
         self.data = data
         self.facts = Facts()
         # Behind a bad row of a pipe nothing may come for long.
-        self._bad = BadRows(name, data, self.facts, skippable=skippable, counted=part_rows > 1)
+        self._bad = BadRows(name, data, self.facts, skippable=skippable, counted=not waits)
         self._left = limit
-        self._part_rows = part_rows
+        self._waits = waits
+        self._taken = 0
+        self.there: Callable[[], int] = lambda: 1
+        """Of a source that waits: how many further rows are there, at least."""
         self._empty_columns = self._empty_rows = 0
 
     @property
@@ -206,7 +217,11 @@ class Intake:
         """How many rows the next part may have; 0 where no more are wanted."""
         if self._bad.enough:
             return 0
-        return self._part_rows if self._left is None else min(self._left, self._part_rows)
+        rows = PART_ROWS
+        if self._waits:
+            # Those that come fast are put together as those of a file are.
+            rows = min(max(1, self.there()), PART_ROWS - self._taken % PART_ROWS) if self._taken else 1
+        return rows if self._left is None else min(self._left, rows)
 
     def choose(self, names: Sequence[str], where: str, hint: str = "") -> dict[str, str]:
         """Return the column of `names`, which stand at `where`, to read for each name that was asked for.
@@ -227,15 +242,18 @@ class Intake:
         self._empty_columns = max(self._empty_columns, count)
 
     def tables(self, parts: Iterator[Part], source: str) -> Iterator[Table]:
-        """Yield what is good of the parts of a file, which messages call `source`; none behind the first bad row.
+        """Yield what is good of the parts of a file, which messages call `source`: what stands before the first bad row.
 
         Raises:
           UserError: for what ends the reading, which is the first bad row if there was one.
         """
         try:
             for part in parts:
+                ended = self._bad.ends
                 table = self._check(part, source)
-                if len(table) and not self._bad.ends:
+                if not ended and self._bad.ends:
+                    table = table.stretch(0, self._bad.before(source, table.rows))
+                if len(table) and not ended:
                     yield table
         except UserError:
             self._bad.raise_first(all_counted=False)
@@ -263,6 +281,7 @@ class Intake:
     def _check(self, part: Part, source: str) -> Table:
         """Make a table of the good rows, and note the others."""
         wanted, rows = self.wanted, part.rows
+        self._taken += len(rows) + len(part.problems)
         problems = {problem.row: problem for problem in part.problems}
         labelled = wanted.labelled or (wanted.labelled is None and set(wanted.marked()) <= part.columns.keys())
         columns: dict[str, Sequence[Any]] = {**dict.fromkeys(wanted.columns(), ()), **part.columns}

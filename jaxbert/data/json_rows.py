@@ -89,7 +89,8 @@ def json_records(text: Text, known: Collection[str], facts: Facts) -> Rows:
         yield from _of_document(_whole("".join(begin), lines, text), text.source, known, facts)
         return
     holder = _parse_object(first, len(begin)) if first.startswith("{") and not text.bad else None
-    if isinstance(holder, dict) and (_lists(holder) or _is_of_columns(holder)):
+    is_row = isinstance(holder, dict) and any(name in holder for name in known)
+    if isinstance(holder, dict) and not is_row and (_lists(holder) or _is_of_columns(holder)):
         behind = list(until_filled(lines))
         if not any(map(str.strip, behind)):
             yield from _of_document(holder, text.source, known, facts)

@@ -18,6 +18,7 @@ from jaxbert.data.pretraining.corpus import Corpus
 from jaxbert.data.seen import Seen, hash_rows, hash_texts
 from jaxbert.data.store import Stored
 from jaxbert.data.table import Place, Row
+from jaxbert.data.tokens import Tokens
 
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
 _BARS = 12
@@ -157,13 +158,17 @@ def view_texts(
     """Return the view of a set of texts, or of the chosen ones of a source."""
     assert stored.seen is not None
     seen = stored.seen if chosen is None else stored.seen.take(chosen)
-    gone = stored.seen.lengths <= _SPECIAL
-    if pairs:
-        first = stored.tokens.first_lengths
-        gone = (first <= _SPECIAL) | (stored.tokens.lengths - first < _SPECIAL)
+    gone = vanished_texts(stored.seen.lengths, stored.tokens, pairs=pairs)
     gone = gone if chosen is None else gone[chosen]
     unit = "pairs of texts" if pairs else "texts"
     return View(name, seen, max_length, np.flatnonzero(gone), labels, stored.windows is not None, unit)
+
+
+def vanished_texts(lengths: np.ndarray, tokens: Tokens, *, pairs: bool) -> np.ndarray:
+    """Say of which texts, of `lengths` before they were cut, or of which of the two texts of a pair no token is left."""
+    if not pairs:
+        return lengths <= _SPECIAL
+    return (tokens.first_lengths <= _SPECIAL) | (tokens.lengths - tokens.first_lengths < _SPECIAL)
 
 
 def view_items(

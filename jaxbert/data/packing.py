@@ -200,8 +200,8 @@ def padded_layout(
 ) -> Layout:
     """Return the layout of one example a row: every step has the rows that `batch_size` documents need at most."""
     longest = int(lengths.max())
-    rows = _round_up(_most_examples(lengths, batch_size, windows), row_multiple)
-    return Layout(_checked_row_length(row_length, longest) or _round_up(longest, 8), (rows,), 1)
+    rows = round_up(_most_examples(lengths, batch_size, windows), row_multiple)
+    return Layout(_checked_row_length(row_length, longest) or round_up(longest, 8), (rows,), 1)
 
 
 def choose_layout(
@@ -230,7 +230,7 @@ def choose_layout(
     """
     longest = int(lengths.max())
     row_length = _checked_row_length(row_length, longest)
-    candidates = [row_length] if row_length else sorted({_round_up(int(longest * f), alignment) for f in _ROW_FACTORS})
+    candidates = [row_length] if row_length else sorted({round_up(int(longest * f), alignment) for f in _ROW_FACTORS})
     totals = _totals(lengths, windows)
     sampled = _sample(len(totals), batch_size, seed)
     steps = [sampled[ids] for ids in EpochOrder(totals[sampled], batch_size, seed, 0).steps()]
@@ -253,11 +253,11 @@ def _fit_layout(
 ) -> tuple[float, Layout]:
     """Return the cost of the sampled steps at this row length, and the layout that has it."""
     placed = [best_fit(step, row_length, row_length) for step in steps]
-    slots = _round_up(max(int(slot.max()) + 1 for _, slot, _, _ in placed), 4)
-    needed = np.array([_round_up(num_rows, row_multiple) for *_, num_rows in placed])
+    slots = round_up(max(int(slot.max()) + 1 for _, slot, _, _ in placed), 4)
+    needed = np.array([round_up(num_rows, row_multiple) for *_, num_rows in placed])
     counts = _cheapest_counts(needed, 2)
-    worst = _round_up(-(-largest // min(row_length // longest, slots)), row_multiple)
-    spare = _round_up(-(-counts[-1] * 21 // 20), row_multiple)
+    worst = round_up(-(-largest // min(row_length // longest, slots)), row_multiple)
+    spare = round_up(-(-counts[-1] * 21 // 20), row_multiple)
     row_counts = tuple(sorted({*counts, min(spare, worst), worst} if worst > counts[-1] else set(counts)))
     layout = Layout(row_length, row_counts, slots)
     row_tokens = sum(layout.rows_for(int(n)) for n in needed) * row_length
@@ -303,5 +303,6 @@ def _checked_row_length(row_length: int | None, longest: int) -> int | None:
     return row_length
 
 
-def _round_up(value: int, multiple: int) -> int:
+def round_up(value: int, multiple: int) -> int:
+    """Return the smallest multiple that is no less than a value."""
     return -(-value // multiple) * multiple

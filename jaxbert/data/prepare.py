@@ -72,12 +72,18 @@ def prepare(
         finally:
             shutil.rmtree(written, ignore_errors=True)  # unless it was published; what is mapped stays readable
     forget_lengths(tokenizer)
-    if stored.cut:
-        count = len(stored.tokens) if stored.windows is None else len(stored.windows.counts)
-        became = f"read in {len(stored.tokens):,} windows" if stored.windows else "cut"
-        message = "%s: %d of %d texts are longer than %d tokens and were %s"
-        logger.warning(message, source.name, stored.cut, count, max_length, became)
+    windows = len(stored.tokens) if stored.windows else 0
+    texts = len(stored.windows.counts) if stored.windows else len(stored.tokens)
+    say_cut(source.name, stored.cut, texts, windows, max_length)
     return stored
+
+
+def say_cut(source: str, cut: int, texts: int, windows: int, max_length: int) -> None:
+    """Say how many texts were cut, or became how many windows, if any was."""
+    if cut:
+        became = f"read in {windows:,} windows" if windows else "cut"
+        message = "%s: %d of %d texts are longer than %d tokens and were %s"
+        logger.warning(message, source, cut, texts, max_length, became)
 
 
 def _read(
@@ -111,13 +117,13 @@ def _encode_shared(
 ) -> Iterator[Encoded]:
     """Tokenize a part, alone or a stretch of it in each process."""
     if share.count == 1:
-        yield from _encode_part(part, tokenizer, max_length, long_texts)
+        yield from encode_part(part, tokenizer, max_length, long_texts)
         return
     mine = share.of(part)
-    yield from share.gather(joined(list(_encode_part(mine, tokenizer, max_length, long_texts)) if len(mine) else []))
+    yield from share.gather(joined(list(encode_part(mine, tokenizer, max_length, long_texts)) if len(mine) else []))
 
 
-def _encode_part(part: Table, tokenizer: Any, max_length: int, long_texts: LongTexts) -> Iterator[Encoded]:
+def encode_part(part: Table, tokenizer: Any, max_length: int, long_texts: LongTexts) -> Iterator[Encoded]:
     """Tokenize a part in slices of about the same number of characters."""
     characters = sum(map(len, part.texts)) + sum(map(len, part.pairs or ()))
     size = max(1, _CHARACTERS * len(part) // characters)

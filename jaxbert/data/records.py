@@ -6,7 +6,7 @@ is. What a record must hold is the caller's part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from jaxbert.data.json_rows import json_records
 from jaxbert.data.places import JSON_LINES, Found, extension_of, find_file, find_files
 from jaxbert.data.sources import SPLITS, STDIN, STDIN_NAME, Role, check_rows, find_split, stdin_text, stdin_waits
 from jaxbert.data.streams import Text, opened
-from jaxbert.data.table import Place, Row, at_row, kind_of, nearest, quoted, shorten
+from jaxbert.data.table import Place, Row, at_row, find_column, kind_of, nearest, quoted, shorten
 from jaxbert.errors import UserError
 
 TABLES = (*JSON_LINES, ".parquet")
@@ -155,6 +155,28 @@ def _in_text(text: Text, data: DataConfig, facts: Facts) -> Items:
     known = (data.text, data.tokens, data.question, data.context)
     for row, record in json_records(text, known, facts):
         yield text.source, row, record
+
+
+class Keeper:
+    """Copies columns of records; the first record says which there are."""
+
+    def __init__(self, kept: Sequence[str]) -> None:
+        self._kept = kept
+        self._columns: dict[str, str] | None = None
+
+    def copied(self, record: Mapping[str, Any], source: str, row: Row) -> dict[str, Any]:
+        """Return what goes from a record into its answer.
+
+        Raises:
+          UserError: if the first one lacks a column.
+        """
+        if self._columns is None:
+            found = {asked: find_column(asked, list(record)) for asked in self._kept}
+            for asked, names in found.items():
+                if len(names) != 1:
+                    raise missing_column(record, asked, "--keep", source, row)
+            self._columns = {asked: names[0] for asked, names in found.items()}
+        return {asked: record.get(name) for asked, name in self._columns.items()}
 
 
 def missing_column(record: Mapping[str, Any], column: str, key: str, source: str, row: Row) -> UserError:

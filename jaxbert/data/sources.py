@@ -27,7 +27,7 @@ from jaxbert.data.intake import Intake, Part, Problem
 from jaxbert.data.json_rows import array_elements, json_lines, parts_of, until_filled
 from jaxbert.data.places import Found, divided, extension_of, find_file, find_files
 from jaxbert.data.streams import Text, opened
-from jaxbert.data.table import PART_ROWS, LabelKind, Table, Wanted
+from jaxbert.data.table import LabelKind, Table, Wanted
 from jaxbert.errors import UserError, foreign_errors
 
 Role = Literal["train", "validation", "test", "predict"]
@@ -75,8 +75,8 @@ def open_source(
     check_rows(role, data)
     wanted = Wanted.of(data, labelled, labels, kept)
     name = STDIN_NAME if spec == STDIN else spec
-    part_rows = 1 if spec == STDIN and stdin_waits() else PART_ROWS
-    begin = partial(Intake, name, wanted, data, limit, part_rows=part_rows, skippable=role != "predict")
+    waits = spec == STDIN and stdin_waits()
+    begin = partial(Intake, name, wanted, data, limit, waits=waits, skippable=role != "predict")
     read, content = _find(spec, data, role)
     how = (data.columns, data.separator, data.quoting, data.quote, data.encoding, data.bad_rows)
     settings = [*dataclasses.astuple(wanted), limit, *how]
@@ -186,6 +186,7 @@ def _read_files(found: Found, role: Role, intake: Intake) -> Iterator[Table]:
 
 def _read_stdin(data: DataConfig, intake: Intake) -> Iterator[Table]:
     text = stdin_text(data, intake.facts)
+    intake.there = text.lines_there
     yield from intake.tables(read_lines(text, intake), text.source)
 
 

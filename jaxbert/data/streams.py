@@ -178,6 +178,12 @@ class Text:
                 text = line.decode(self.encoding, "replace")
             yield text if row > 1 else text.lstrip("\ufeff")
 
+    def lines_there(self) -> int:
+        """Say how many lines that are not blank have come and were not read, as far as that is known; wait for the first."""
+        if self._wide or self._cr:  # they are read in blocks
+            return 1
+        return sum(1 for line in self.stream.peek(1).split(b"\n")[:-1] if line.strip())
+
     def strict_lines(self) -> Iterator[str]:
         """Yield the lines; the first that is in another encoding is an error."""
         for row, line in enumerate(self.lines(), 1):

@@ -11,7 +11,7 @@ import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal, NamedTuple
 
 from jaxbert.config import DataConfig
@@ -63,6 +63,12 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def kept_rows(self) -> list[dict[str, Any]]:
+        """Return for each row what goes into its answer."""
+        if not self.kept:
+            return [{} for _ in self.texts]
+        return [dict(zip(self.kept, values, strict=True)) for values in zip(*self.kept.values(), strict=True)]
 
     def row(self, index: int) -> Row:
         """Return a row that stays clear beside those of other parts."""
@@ -183,6 +189,22 @@ def quoted(values: Iterable[Any], most: int = 20) -> str:
 def shorten(text: str, most: int = 40) -> str:
     """Cut a text so that a message stays one readable line."""
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def together(parts: Sequence[Table]) -> Table:
+    """Put parts of a source behind one another, without their labels."""
+    if len(parts) == 1:
+        return parts[0]
+    chained = chain.from_iterable
+    rows: Sequence[Any] = [part.row(index) for part in parts for index in range(len(part))]
+    return replace(
+        parts[0],
+        texts=list(chained(part.texts for part in parts)),
+        pairs=None if parts[0].pairs is None else list(chained(part.pairs or () for part in parts)),
+        labels=None,
+        rows=rows,
+        kept={name: list(chained(part.kept[name] for part in parts)) for name in parts[0].kept},
+    )
 
 
 def at_row(source: str, row: Row) -> str:

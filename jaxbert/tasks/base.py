@@ -35,6 +35,11 @@ class Task(Protocol):
         ...
 
     @property
+    def answer_keys(self) -> tuple[str, ...]:
+        """The keys of an answer, in order."""
+        ...
+
+    @property
     def per_token(self) -> bool:
         """Whether predictions belong to tokens, [B, T, ...], and not to examples, [B, S, ...]."""
         ...

@@ -44,6 +44,7 @@ class MultiLabel:
     """How many labels an answer shows the probabilities of; None: all of up to 20, else the best 5."""
     head: type[nnx.Module] = SequenceClassification
     architecture: str = "BertForSequenceClassification"
+    answer_keys: tuple[str, ...] = ("labels", "probabilities")
     per_token: bool = False
     default_metric: str = "f1_micro"
 

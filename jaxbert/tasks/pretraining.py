@@ -40,6 +40,11 @@ class Pretraining:
         """The class of transformers that loads the export."""
         return "BertForPreTraining" if self.next_sentence else "BertForMaskedLM"
 
+    @property
+    def answer_keys(self) -> tuple[str, ...]:
+        """None: it is fine-tuned."""
+        return ()
+
     def describe(self) -> str:
         """Say what is predicted."""
         return "masked words and next sentences" if self.next_sentence else "masked words"

@@ -39,6 +39,7 @@ class QuestionAnswering:
     """How long its windows are, and what they share."""
     head: type[nnx.Module] = heads.QuestionAnswering
     architecture: str = "BertForQuestionAnswering"
+    answer_keys: tuple[str, ...] = ("id", "text", "start", "end", "score", "n_best")
     per_token: bool = True
     default_metric: str = "f1"
 

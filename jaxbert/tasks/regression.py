@@ -28,6 +28,7 @@ class Regression:
     """How long texts are read."""
     head: type[nnx.Module] = SequenceClassification
     architecture: str = "BertForSequenceClassification"
+    answer_keys: tuple[str, ...] = ("score",)
     per_token: bool = False
     default_metric: str = "pearson"
 

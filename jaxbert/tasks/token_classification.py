@@ -41,6 +41,7 @@ class TokenClassification:
     """How long its windows are, and what they share."""
     head: type[nnx.Module] = heads.TokenClassification
     architecture: str = "BertForTokenClassification"
+    answer_keys: tuple[str, ...] = ("entities",)
     per_token: bool = True
     default_metric: str = "f1"
     scheme: Scheme | None = BIO

@@ -38,9 +38,14 @@ def shown_probabilities(names: Sequence[str], probabilities: np.ndarray, top_k: 
     Without `top_k` those of up to 20 labels are shown, and of more the best 5.
     """
     count = len(names)
-    shown = top_k or (count if count <= _ALL_UP_TO else _OF_MANY)
-    chosen = range(count) if shown >= count else largest(probabilities, shown)
+    shown = shown_count(count, top_k)
+    chosen = range(count) if shown == count else largest(probabilities, shown)
     return {names[i]: round(float(probabilities[i]), 6) for i in chosen}
+
+
+def shown_count(count: int, top_k: int | None) -> int:
+    """Return how many of `count` labels are shown."""
+    return min(count, top_k or (count if count <= _ALL_UP_TO else _OF_MANY))
 
 
 def largest(values: np.ndarray, count: int) -> list[int]:

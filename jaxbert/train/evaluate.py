@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from jaxbert.data.batches import Batch, batches, lengths_of
 from jaxbert.data.examples import Examples
+from jaxbert.data.ladder import Ladder
 from jaxbert.data.packing import WINDOW, Layout, choose_layout
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, Params
@@ -25,8 +26,32 @@ from jaxbert.train.step import make_predict_step
 
 _MOST_TOKENS = 16_384
 """Tokens of one step on one device, if all examples had the length of the longest."""
+_MOST_INPUTS = 8192
+"""Texts that are tokenized together, and answered together."""
 _MOST_VALUES = 2**25
 """Predicted values of what waits at once for the rest of its text, and of one step."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Examples that are predicted together, and how they are laid out."""
+
+    examples: Examples
+    layout: Layout
+    size: int
+    """Examples of a step."""
+    kept: Sequence[Mapping[str, Any]] = ()
+    """What goes from the source into the answers, for each document."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A batch of a chunk."""
+
+    chunk: Chunk
+    batch: Batch
+    is_last: bool
+    """Whether it is the chunk's last."""
 
 
 @dataclass
@@ -70,32 +95,81 @@ class Predictor:
 
     def pieces(self, params: Params, examples: Examples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield predictions as they are computed: the places of examples, or of tokens, and a row for each."""
-        single = Examples(examples.tokens, token_labels=examples.token_labels)  # windows need not share a step
-        layout, size = self.layout(examples), self._examples_a_step(examples)
-        source = batches(single, layout, size, seed=None, own_rows=partial(own_rows, self.mesh))
-        for batch, values in self._run(params, source):
-            if self.task.per_token:
-                places, targets = _token_places(batch, examples)
-                yield targets, values.reshape(-1, *values.shape[2:])[places]
-            else:
-                real = batch["example_mask"]
-                yield batch["example_ids"][real], values[real]
+        chunk = Chunk(examples, self.layout(examples), self.examples_a_step(examples))
+        for step, values in self._run(params, iter([chunk])):
+            yield self._placed(step, values)
 
-    def _run(self, params: Params, source: Iterator[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
-        """Yield each batch with its values, one step late so that the device never waits for the host."""
-        pending: tuple[Batch, jax.Array] | None = None
-        if self.dress is not None:
-            source = (self.dress(batch, None) for batch in source)
-        with Prefetcher(source, lambda batch: (batch, put_batch(batch, self.mesh))) as loader:
-            for batch, on_device in loader:
+    def over(
+        self, params: Params, chunks: Iterator[Chunk], stop: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[Chunk, np.ndarray]]:
+        """Yield each chunk with its predictions, as `__call__` gives them, as soon as they are there.
+
+        The next chunk is asked for, in a thread, while the last one is computed; `stop` lets it wait no more.
+        """
+        gathered: Gathered | None = None
+        for step, values in self._run(params, chunks, stop):
+            gathered = gathered or Gathered(count_predictions(self.task, step.chunk.examples))
+            gathered.add(*self._placed(step, values))
+            if step.is_last:
+                yield step.chunk, gathered.rows
+                gathered = None
+
+    def _placed(self, step: _Step, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places of a step's examples, or tokens, and a row of predictions for each."""
+        if self.task.per_token:
+            places, targets = _token_places(step.batch, step.chunk.examples)
+            return targets, values.reshape(-1, *values.shape[2:])[places]
+        real = step.batch["example_mask"]
+        return step.batch["example_ids"][real], values[real]
+
+    def _steps(self, chunks: Iterator[Chunk]) -> Iterator[_Step]:
+        for chunk in chunks:
+            tokens = chunk.examples.tokens
+            single = Examples(tokens, token_labels=chunk.examples.token_labels)  # windows need not share a step
+            source = batches(single, chunk.layout, chunk.size, seed=None, own_rows=partial(own_rows, self.mesh))
+            last = -(-len(tokens) // chunk.size)
+            for number, batch in enumerate(source, 1):
+                yield _Step(chunk, batch if self.dress is None else self.dress(batch, None), number == last)
+
+    def _run(
+        self, params: Params, chunks: Iterator[Chunk], stop: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[_Step, np.ndarray]]:
+        """Yield each step with its values: one step late, so that the device never waits for the host, if there is one."""
+        pending: tuple[_Step, jax.Array] | None = None
+        with Prefetcher(
+            self._steps(chunks), lambda step: (step, put_batch(step.batch, self.mesh)), stop=stop
+        ) as loader:
+            while True:
+                if pending is not None and not loader.has_next:
+                    yield pending[0], jax.device_get(pending[1])
+                    pending = None
+                try:
+                    step, on_device = next(loader)
+                except StopIteration:
+                    break
+                except Exception:
+                    if pending is not None:  # what came before a mistake in the source
+                        yield pending[0], jax.device_get(pending[1])
+                    raise
                 values = self.step(params, on_device)
                 if pending is not None:
                     yield pending[0], jax.device_get(pending[1])
-                pending = batch, values
+                pending = step, values
         if pending is not None:
             yield pending[0], jax.device_get(pending[1])
 
-    def _examples_a_step(self, examples: Examples) -> int:
+    def ladder(self, longest: int) -> Ladder:
+        """Return the layouts for chunks whose examples have so many tokens at most."""
+        devices, alignment = row_devices(self.mesh), row_alignment(self.mesh)
+        return Ladder(self.batch_size, longest, _MOST_TOKENS * devices, devices, alignment)
+
+    @property
+    def most_inputs(self) -> int:
+        """How many inputs are tokenized, predicted and answered together."""
+        values = 1 if self.task.per_token else self.model.config.num_labels or 1
+        return max(1, min(_MOST_INPUTS, max(1, WINDOW * self.batch_size), _MOST_VALUES // values))
+
+    def examples_a_step(self, examples: Examples) -> int:
         """Return `batch_size`, or fewer where their attention or their predictions would not fit in memory."""
         longest = int(examples.tokens.lengths.max())
         values = self.model.config.num_labels or 1
@@ -111,7 +185,7 @@ class Predictor:
         if examples not in self.layouts:
             self.layouts[examples] = choose_layout(
                 examples.tokens.lengths,
-                self._examples_a_step(examples),
+                self.examples_a_step(examples),
                 row_multiple=row_devices(self.mesh),
                 alignment=row_alignment(self.mesh),
                 seed=None,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import time
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, get_args, get_type_hints
 
@@ -13,7 +15,8 @@ from transformers import BertConfig
 from jaxbert.checks import COMPUTE_FORMATS
 from jaxbert.config import Config, DataConfig, MeshConfig, ModelConfig, PrecisionConfig, TrainConfig
 from jaxbert.data.examples import Examples
-from jaxbert.data.sources import Role
+from jaxbert.data.ladder import Ladder
+from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.load import load_params
@@ -21,14 +24,22 @@ from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.functional import Params, make_model
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.top_k import with_top_k
-from jaxbert.train.evaluate import Predictor
+from jaxbert.train.evaluate import Chunk, Predictor
 from jaxbert.train.inputs import resolve_max_length
 from jaxbert.train.kinds import kind_of_model, say_guess
-from jaxbert.train.kinds.base import COMPUTATION, SETTINGS, Kind, settings_of
+from jaxbert.train.kinds.base import COMPUTATION, SETTINGS, Feed, Kind, Part, settings_of
 from jaxbert.train.kinds.text import TextKind
+from jaxbert.train.prefetch import Prefetcher
 from jaxbert.train.runtime import multiply_in
 from jaxbert.train.sharding import make_mesh, param_shardings, place, platform_of
 from jaxbert.train.start import compute_dtype, layer_call, model_folder
+
+_PARTS_AHEAD = 1024
+"""Parts of a pipe that are read before they are asked for; most are a line, or the lines that were waiting."""
+_MOMENT_SECONDS = 0.05
+"""For which the first of some lines waits for the others."""
+_QUIET_SECONDS = 0.3
+"""Without a line, after which lines are expected one by one, and not a whole file at once."""
 
 
 @dataclass(frozen=True)
@@ -78,25 +89,100 @@ class TrainedModel:
     predictor: Predictor
     max_length: int
 
-    def read(self, spec: str, data: DataConfig, *, role: Role, labelled: bool) -> Examples:
-        """Tokenize a source as the model's task reads it.
+    def evaluate(self, spec: str, data: DataConfig) -> dict[str, Any]:
+        """Return all metrics over a source of labelled examples.
 
         Raises:
           UserError: for anything wrong in it, or a label that the model does not know.
         """
-        if labelled and not isinstance(self.kind, TextKind) and (data.label_map or data.label_format != "auto"):
+        if not isinstance(self.kind, TextKind) and (data.label_map or data.label_format != "auto"):
             raise UserError(
                 "label_map and label_format are for labels of texts, which this model does not give: leave them out"
             )
-        return self.kind.read_for(self.task, spec, data, self.tokenizer, self.max_length, role=role, labelled=labelled)
-
-    def predict(self, examples: Examples) -> np.ndarray:
-        """Return what `answers` of the task makes answers of."""
-        return self.predictor(self.params, examples)
-
-    def evaluate(self, examples: Examples) -> dict[str, Any]:
-        """Return all metrics over labelled examples."""
+        examples = self.kind.read_for(self.task, spec, data, self.tokenizer, self.max_length)
         return self.predictor.metrics(self.params, {"": examples})
+
+    def feed(self, spec: str, data: DataConfig, kept: tuple[str, ...] = ()) -> Feed:
+        """Open a source to predict; the columns `kept` are copied into the answers.
+
+        Raises:
+          UserError: if it cannot be opened.
+        """
+        return self.kind.feed(self.task, spec, data, self.tokenizer, self.max_length, kept)
+
+    def predict(self, feed: Feed, *, may_wait: bool = False) -> Generator[tuple[Chunk, np.ndarray]]:
+        """Yield the inputs of a source, some thousand at a time, with predictions of which the task makes answers.
+
+        Where its lines `may_wait`, those that are there are answered, however few they are.
+
+        Raises:
+          UserError: for what is malformed, after all that came before it.
+        """
+        ladder = self.predictor.ladder(self.max_length)
+        most = self.predictor.most_inputs
+
+        def chunk(parts: list[Part]) -> Chunk:
+            examples = feed.tokenize(parts)
+            if may_wait:
+                feed.say_first()
+            kept = [row for part in parts for row in part.kept_rows()]
+            layout, size = ladder.choose(examples.tokens.lengths)
+            return Chunk(examples, layout, min(size, self.predictor.examples_a_step(examples)), kept)
+
+        try:
+            if not may_wait:
+                yield from self.predictor.over(self.params, map(chunk, _filled(feed.parts(), most)))
+            else:
+                with Prefetcher(_started(feed), depth=_PARTS_AHEAD, may_wait=True) as lines:
+                    self._warm_up(ladder, lines)
+                    yield from self.predictor.over(self.params, map(chunk, _arrived(lines, most)), lines.stop)
+        except GeneratorExit:
+            raise
+        except BaseException:
+            feed.say()
+            raise
+        feed.say()
+
+    def _warm_up(self, ladder: Ladder, lines: Prefetcher) -> None:
+        """Compile the programs of a single line, short and long, while none comes."""
+        until = time.monotonic() + _QUIET_SECONDS
+        while not lines.has_next and time.monotonic() < until:
+            time.sleep(_QUIET_SECONDS / 10)
+        for length in (2, self.max_length):
+            if not lines.has_next:
+                lengths = np.array([length], np.int32)
+                examples = Examples(Tokens.behind_one_another(np.zeros(length, np.int32), lengths, lengths))
+                chunk = Chunk(examples, *ladder.choose(lengths))
+                next(self.predictor.over(self.params, iter([chunk])))
+
+
+def _started(feed: Feed) -> Iterator[Part]:
+    """Begin to read no earlier than the first part is asked for."""
+    yield from feed.parts()
+
+
+def _filled(parts: Iterator[Part], most: int) -> Iterator[list[Part]]:
+    """Put parts together until they have `most` inputs."""
+    taken: list[Part] = []
+    count = 0
+    for part in parts:
+        taken.append(part)
+        count += len(part)
+        if count >= most:
+            yield taken
+            taken, count = [], 0
+    if taken:
+        yield taken
+
+
+def _arrived(lines: Prefetcher, most: int) -> Iterator[list[Part]]:
+    """Put together what comes within a moment, up to `most` inputs."""
+    for first in lines:
+        taken, count, until = [first], len(first), time.monotonic() + _MOMENT_SECONDS
+        while count < most and (part := lines.next_within(max(0.0, until - time.monotonic()))) is not None:
+            taken.append(part)
+            count += len(part)
+        yield taken
 
 
 def open_trained(

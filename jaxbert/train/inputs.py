@@ -85,23 +85,6 @@ def read_stored(
     return StoredSets(read(train), read_validation, read_test)
 
 
-def read_source(
-    spec: str,
-    data: DataConfig,
-    tokenizer: Any,
-    max_length: int,
-    *,
-    role: Role,
-    labelled: bool,
-    labels: LabelKind = "name",
-    long_texts: LongTexts = LongTexts(),  # noqa: B008 (frozen)
-) -> Stored:
-    """Tokenize one source to evaluate or to predict; nothing is kept for another time."""
-    return prepare_shown(
-        open_source(spec, data, role=role, labelled=labelled, labels=labels), tokenizer, max_length, None, long_texts
-    )
-
-
 def split_off(train: Examples, config: Config) -> tuple[Examples, dict[str, Examples]]:
     """Return the training examples, and the validation set that `data.validation_fraction` takes of them."""
     if not config.data.validation_fraction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -15,9 +16,25 @@ class Prefetcher:
     """An iterator that runs `depth` items ahead; use it as a context manager so that its thread ends.
 
     An error in the source is raised at the item where it occurred.
+
+    Args:
+      source: the items; where they may never come (lines of a pipe), the thread is left to them at the end.
+      prepare: what is done to each.
+      depth: how many are ready at most.
+      may_wait: whether the source may wait for ever.
+      stop: called at the end, so that a source that waits for another Prefetcher goes on.
     """
 
-    def __init__(self, source: Iterator[Any], prepare: Callable[[Any], Any], depth: int = 3) -> None:
+    def __init__(
+        self,
+        source: Iterator[Any],
+        prepare: Callable[[Any], Any] = lambda item: item,
+        depth: int = 3,
+        *,
+        may_wait: bool = False,
+        stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._may_wait, self._stop_source = may_wait, stop
         self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
         self._stopped = threading.Event()
         self._last: tuple[str, Any] | None = None
@@ -54,6 +71,30 @@ class Prefetcher:
             raise value
         raise StopIteration
 
+    @property
+    def has_next(self) -> bool:
+        """Whether the next item, an error or the end is there already."""
+        return self._last is not None or not self._queue.empty()
+
+    def next_within(self, seconds: float) -> Any:
+        """Return the next item, or None if it does not come in this time or there is none."""
+        if self._last is not None:
+            return None
+        try:
+            kind, value = self._queue.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        if kind == "item":
+            return value
+        self._last = kind, value
+        return None
+
+    def stop(self) -> None:
+        """Let no more items come, and let nobody wait for one."""
+        self._stopped.set()
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(("end", None))
+
     def timed(self) -> Iterator[tuple[Any, float]]:
         """Yield each item with the seconds that the caller waited for it."""
         while True:
@@ -68,5 +109,7 @@ class Prefetcher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
+        self.stop()
+        self._stop_source()
+        if not self._may_wait:
+            self._thread.join()

@@ -124,10 +124,10 @@ class Status:
 
 
 class Reading:
-    """Progress of tokenizing a source; nothing is shown of what takes a moment."""
+    """Progress through a source; nothing is shown of what takes a moment, or where it is `silent`."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, doing: str = "tokenizing", *, silent: bool = False) -> None:
+        self._name, self._doing, self._silent = name, doing, silent
         self._rows = 0
         self._begin = self._last_plain_line = time.monotonic()
         self._status = console.status("", spinner=_spinner())
@@ -141,8 +141,11 @@ class Reading:
     def add(self, rows: int) -> None:
         """Count rows, and show them now and then."""
         self._rows += rows
+        if self._silent:
+            return
         now = time.monotonic()
-        line = f"tokenizing {self._name}: {self._rows:,} rows, {self._rows / max(now - self._begin, 1e-9):,.0f} rows/s"
+        rate = f"{self._rows / max(now - self._begin, 1e-9):,.0f} rows/s"
+        line = f"{self._doing} {self._name}: {self._rows:,} rows, {rate}"
         if console.is_terminal and now - self._begin > _SHORT_SECONDS:
             self._status.start()
             self._status.update(Text(line))

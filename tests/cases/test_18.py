@@ -5,12 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 
 import pytest
-from runs import ROOT, write_model
+from runs import write_model
 
 from jaxbert.cli.main import main
 
@@ -21,27 +18,35 @@ def model(tmp_path_factory):
     return write_model(tmp_path_factory.mktemp("model"), id2label=names, label2id={n: i for i, n in names.items()})
 
 
-@pytest.mark.parametrize("encoding", ["gbk", "ascii"])
-def test_evaluate_writes_json_and_a_table(case, model, tmp_path, monkeypatch, encoding):
+@pytest.fixture(params=["gbk", "ascii"])
+def run(request, monkeypatch):
+    """Run a verb whose streams have another encoding; return the bytes of both."""
+
+    def run_verb(*arguments: object) -> tuple[str, str]:
+        out, err = io.BytesIO(), io.BytesIO()
+        stderr = io.TextIOWrapper(err, encoding=request.param, errors="strict", write_through=True)
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.stdout", io.TextIOWrapper(out, encoding=request.param))
+            patch.setattr("sys.stderr", stderr)
+            assert main([str(argument) for argument in arguments]) == 0
+            return out.getvalue().decode("utf-8"), err.getvalue().decode(request.param)
+
+    return run_verb
+
+
+def test_evaluate_writes_json_and_a_table(case, model, tmp_path, run):
     with (case / "train.csv").open(encoding="utf-8") as file:
         rows = [{**row, "label": row["label"].replace("差评", "差评[/b]")} for row in csv.DictReader(file)]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    out, err = io.BytesIO(), io.BytesIO()
-    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(out, encoding=encoding))
-    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(err, encoding=encoding, errors="strict", write_through=True))
-    assert main(["evaluate", "--model", str(model), "--data", str(tmp_path / "in.jsonl")]) == 0
-    found = json.loads(out.getvalue().decode("utf-8"))
-    assert {name: scores["support"] for name, scores in found["per_class"].items()} == {"好评👍": 6, "差评[/b]": 6}
-    table = err.getvalue().decode(encoding)
-    assert ("差评[/b]" if encoding == "gbk" else "\\u5dee\\u8bc4[/b]") in table
+    out, table = run("evaluate", "--model", model, "--data", tmp_path / "in.jsonl")
+    support = {name: scores["support"] for name, scores in json.loads(out)["per_class"].items()}
+    assert support == {"好评👍": 6, "差评[/b]": 6}
+    assert "差评[/b]" in table or "\\u5dee\\u8bc4[/b]" in table
     assert "\\U0001f44d" in table
 
 
-def test_predict_as_its_own_process(case, model):
-    command = [sys.executable, "-m", "jaxbert", "predict", "--model", str(model), "--input", str(case / "train.csv")]
-    environment = {**os.environ, "PYTHONIOENCODING": "gbk", "XLA_FLAGS": ""}
-    ended = subprocess.run(command, capture_output=True, cwd=ROOT, env=environment, check=False)
-    assert (ended.returncode, ended.stderr) == (0, b"")
-    answers = [json.loads(line) for line in ended.stdout.decode("utf-8").splitlines()]
+def test_predict_writes_json(case, model, run):
+    out, _ = run("predict", "--model", model, "--input", case / "train.csv")
+    answers = [json.loads(line) for line in out.splitlines()]
     assert len(answers) == 12
     assert all(set(answer["probabilities"]) == {"好评👍", "差评[/b]"} for answer in answers)

@@ -15,7 +15,7 @@ from jaxbert.config import DataConfig
 from jaxbert.data.facts import Facts
 from jaxbert.data.intake import Problem
 from jaxbert.data.places import existing_file
-from jaxbert.data.records import TABLES, Items, is_table, missing_column, open_records, text_of, wrong_kind
+from jaxbert.data.records import TABLES, Items, Keeper, is_table, missing_column, open_records, text_of, wrong_kind
 from jaxbert.data.sources import STDIN, STDIN_NAME, Role
 from jaxbert.data.table import Row, at_row, shorten
 from jaxbert.errors import UserError
@@ -39,6 +39,8 @@ class Question:
     answers: tuple[Answer, ...] = ()
     row: Row = field(default=0, compare=False)
     """Where it stands, as a user counts."""
+    kept: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """What goes from the source into the answer."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,10 @@ class Questions:
         """Return some of them."""
         return dataclasses.replace(self, items=[self.items[i] for i in indices])
 
+    def kept_rows(self) -> list[Mapping[str, Any]]:
+        """Return for each question what goes into its answer."""
+        return [item.kept for item in self.items]
+
 
 def read_questions(spec: str, data: DataConfig, *, role: Role, labelled: bool, limit: int | None = None) -> Questions:
     """Read the first `limit` questions of a source; answers only if it is `labelled`.
@@ -67,18 +73,44 @@ def read_questions(spec: str, data: DataConfig, *, role: Role, labelled: bool, l
     facts = Facts()
     items = list(islice(_questions(spec, data, role, labelled, facts), limit))
     if not items:
-        raise UserError(f"{name}: no questions: at least one is needed")
+        raise _no_questions(name)
     return Questions(name, items, facts)
 
 
-def _questions(spec: str, data: DataConfig, role: Role, labelled: bool, facts: Facts) -> Iterator[Question]:
+def stream_questions(spec: str, data: DataConfig, kept: tuple[str, ...]) -> Iterator[Questions]:
+    """Yield the questions of a source one by one, without answers, with the columns `kept`.
+
+    Raises:
+      UserError: for anything missing or malformed.
+    """
+    name, facts, empty = STDIN_NAME if spec == STDIN else spec, Facts(), True
+    for item in _questions(spec, data, "predict", False, facts, kept):
+        empty = False
+        yield Questions(name, [item], facts)
+    if empty:
+        raise _no_questions(name)
+
+
+def _no_questions(name: str) -> UserError:
+    return UserError(f"{name}: no questions: at least one is needed")
+
+
+def _questions(
+    spec: str, data: DataConfig, role: Role, labelled: bool, facts: Facts, kept: tuple[str, ...] = ()
+) -> Iterator[Question]:
     if not is_table(spec):
         existing_file(spec)
         kinds = " ".join(TABLES)
         raise UserError(f"{spec}: questions are read from SQuAD's JSON or from records: it must be one of {kinds}")
     records = open_records(spec, role, data, facts)
     flat = dataclasses.replace(records, items=_flat(records.items, data))
-    yield from flat.examples(lambda record, row: _from_record(record, row, records.name, data, labelled))
+    keeper = Keeper(kept)
+
+    def read(record: Mapping[str, Any], row: Row) -> Question:
+        question = _from_record(record, row, records.name, data, labelled)
+        return dataclasses.replace(question, kept=keeper.copied(record, records.name, row)) if kept else question
+
+    yield from flat.examples(read)
 
 
 def _flat(items: Items, data: DataConfig) -> Items:
@@ -93,7 +125,7 @@ def _flat(items: Items, data: DataConfig) -> Items:
                 number += 1
                 answers = [] if entry.get("is_impossible") else entry.get("answers", [])
                 texts = {data.question: entry.get("question"), data.context: paragraph.get("context")}
-                yield source, number, {"id": entry.get("id", number), **texts, data.answers: answers}
+                yield source, number, {**entry, "id": entry.get("id", number), **texts, data.answers: answers}
 
 
 def _inner(outer: list[Any], key: str, where: str) -> Iterator[Mapping[str, Any]]:

@@ -19,10 +19,19 @@ from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.facts import Facts
 from jaxbert.data.intake import Intake
 from jaxbert.data.places import existing_file
-from jaxbert.data.records import Records, is_table, missing_column, open_records, records_of, text_of, wrong_kind
-from jaxbert.data.sources import STDIN, Role, open_source, read_lines, stdin_text, stdin_waits
+from jaxbert.data.records import (
+    Keeper,
+    Records,
+    is_table,
+    missing_column,
+    open_records,
+    records_of,
+    text_of,
+    wrong_kind,
+)
+from jaxbert.data.sources import STDIN, STDIN_NAME, Role, open_source, read_lines, stdin_text, stdin_waits
 from jaxbert.data.streams import Text, opened
-from jaxbert.data.table import PART_ROWS, Row, Wanted, at_row, quoted, shorten
+from jaxbert.data.table import Row, Table, Wanted, at_row, quoted, shorten
 from jaxbert.data.tagging.lines import read_sentences
 from jaxbert.data.tagging.scheme import Span
 from jaxbert.data.tagging.tag_sets import clean_tag
@@ -48,6 +57,8 @@ class Document:
     spans: list[Span] | None = None
     numbered: bool = False
     """Whether the tags were numbers, which `data.label_names` names."""
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    """What goes from the source into the answer."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,10 @@ class Documents:
         """Return some of them."""
         return replace(self, items=[self.items[i] for i in indices])
 
+    def kept_rows(self) -> list[Mapping[str, Any]]:
+        """Return for each text what goes into its answer."""
+        return [item.kept for item in self.items]
+
     def tags(self) -> set[str]:
         """Return all tags of words."""
         return {tag for item in self.items for tag in item.tags or () if tag is not None}
@@ -76,38 +91,74 @@ def read_documents(spec: str, data: DataConfig, *, role: Role, labelled: bool, l
     Raises:
       UserError: for anything missing or malformed.
     """
-    name = "standard input" if spec == STDIN else spec
+    name = STDIN_NAME if spec == STDIN else spec
     facts = Facts()
     items = list(islice(_documents(spec, name, data, role, labelled, facts), limit))
     if not items:
-        raise UserError(f"{name}: empty: at least one text is needed")
+        raise _no_text(name)
     return Documents(name, items, facts)
 
 
-def _documents(spec: str, name: str, data: DataConfig, role: Role, labelled: bool, facts: Facts) -> Iterator[Document]:
+def stream_documents(spec: str, data: DataConfig, kept: tuple[str, ...]) -> Iterator[Documents]:
+    """Yield the texts of a source one by one, without marks, with the columns `kept`.
+
+    Raises:
+      UserError: for anything missing or malformed.
+    """
+    name, facts, empty = STDIN_NAME if spec == STDIN else spec, Facts(), True
+    for item in _documents(spec, name, data, "predict", False, facts, kept):
+        empty = False
+        yield Documents(name, [item], facts)
+    if empty:
+        raise _no_text(name)
+
+
+def _no_text(name: str) -> UserError:
+    return UserError(f"{name}: empty: at least one text is needed")
+
+
+def _documents(
+    spec: str, name: str, data: DataConfig, role: Role, labelled: bool, facts: Facts, kept: tuple[str, ...] = ()
+) -> Iterator[Document]:
     if spec == STDIN:
-        return _standard_input(name, data, labelled, facts)
+        return _standard_input(name, data, labelled, facts, kept)
     if is_table(spec):
-        return _from_records(open_records(spec, role, data, facts), data, labelled)
+        return _from_records(open_records(spec, role, data, facts), data, labelled, kept)
     if not labelled and Path(spec).suffix.lower() in _TEXTS:
-        source = open_source(spec, data, role="predict", labelled=False)
-        return (Document(row, text) for part in source.parts() for text, row in zip(part.texts, part.rows, strict=True))
+        return _from_texts(open_source(spec, data, role="predict", labelled=False, kept=kept).parts())
+    if kept:
+        raise UserError(f"{spec}: a file with a token a line has no columns to copy into answers: leave out --keep")
     return _token_lines(spec, data, labelled, facts)
 
 
-def _standard_input(name: str, data: DataConfig, labelled: bool, facts: Facts) -> Iterator[Document]:
+def _standard_input(
+    name: str, data: DataConfig, labelled: bool, facts: Facts, kept: tuple[str, ...]
+) -> Iterator[Document]:
     text = stdin_text(data, facts)
     if labelled or text.begins_json():
-        yield from _from_records(records_of(text, "predict", data, facts), data, labelled)
+        yield from _from_records(records_of(text, "predict", data, facts), data, labelled, kept)
         return
-    wanted = Wanted(data.text, None, "label", False)
-    intake = Intake(name, wanted, data, part_rows=1 if stdin_waits() else PART_ROWS, skippable=False)
-    for part in intake.tables(read_lines(text, intake), name):
-        yield from (Document(row, text) for text, row in zip(part.texts, part.rows, strict=True))
+    intake = Intake(
+        name, Wanted(data.text, None, "label", False, kept=kept), data, waits=stdin_waits(), skippable=False
+    )
+    intake.there = text.lines_there
+    yield from _from_texts(intake.tables(read_lines(text, intake), name))
 
 
-def _from_records(records: Records, data: DataConfig, labelled: bool) -> Iterator[Document]:
-    return records.examples(lambda record, row: _from_record(record, row, records, data, labelled))
+def _from_texts(parts: Iterator[Table]) -> Iterator[Document]:
+    for part in parts:
+        for text, row, kept in zip(part.texts, part.rows, part.kept_rows(), strict=True):
+            yield Document(row, text, kept=kept)
+
+
+def _from_records(records: Records, data: DataConfig, labelled: bool, kept: tuple[str, ...]) -> Iterator[Document]:
+    keeper = Keeper(kept)
+
+    def read(record: Mapping[str, Any], row: Row) -> Document:
+        document = _from_record(record, row, records, data, labelled)
+        return replace(document, kept=keeper.copied(record, records.name, row)) if kept else document
+
+    return records.examples(read)
 
 
 def _from_record(record: Mapping[str, Any], row: Row, records: Records, data: DataConfig, labelled: bool) -> Document:

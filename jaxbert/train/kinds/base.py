@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -14,7 +14,6 @@ from jaxbert.data.batches import Batch
 from jaxbert.data.examples import Examples
 from jaxbert.data.label_fit import Head
 from jaxbert.data.overview import Overview
-from jaxbert.data.sources import Role
 from jaxbert.tasks.base import Task
 
 SETTINGS = "jaxbert"
@@ -37,6 +36,46 @@ class Inputs:
     """What was understood of the data."""
     dress: Callable[[Batch, int | None], Batch] | None = None
     """What is done to each batch on its way to the device, in an epoch; None stands for evaluation."""
+
+
+class Part(Protocol):
+    """Some inputs of a source, as they were read."""
+
+    def __len__(self) -> int: ...
+
+    def kept_rows(self) -> Sequence[Mapping[str, Any]]:
+        """Return for each input the columns that are copied into its answer."""
+        ...
+
+
+class Feed(Protocol):
+    """The inputs of a source that a model is to answer."""
+
+    @property
+    def name(self) -> str:
+        """The source, as messages name it."""
+        ...
+
+    @property
+    def tokenize(self) -> Callable[[list[Any]], Examples]:
+        """Return the tokens of some parts."""
+        ...
+
+    def parts(self) -> Iterator[Any]:
+        """Read the source, part by part as its lines come.
+
+        Raises:
+          UserError: for what is malformed.
+        """
+        ...
+
+    def say_first(self) -> None:
+        """Say what was noticed for the first time: how often it occurs is known at the end alone."""
+        ...
+
+    def say(self) -> None:
+        """Say what was noticed in all inputs so far."""
+        ...
 
 
 class Kind(Protocol):
@@ -68,21 +107,21 @@ class Kind(Protocol):
         """Return the longest example that the model was taught to read; None where its own limit will do."""
         ...
 
-    def read_for(
-        self,
-        task: Task,
-        spec: str,
-        data: DataConfig,
-        tokenizer: Any,
-        max_length: int,
-        *,
-        role: Role,
-        labelled: bool,
-    ) -> Examples:
-        """Read one source to evaluate (`labelled`) or to predict.
+    def read_for(self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
+        """Read one source to evaluate.
 
         Raises:
           UserError: for anything wrong in it, or a label that the model does not know.
+        """
+        ...
+
+    def feed(
+        self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
+    ) -> Feed:
+        """Open one source to predict; the columns `kept` are copied into the answers.
+
+        Raises:
+          UserError: if it cannot be opened.
         """
         ...
 

@@ -22,7 +22,7 @@ from jaxbert.errors import UserError
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.pretraining import NOT_FINE_TUNED, Pretraining
 from jaxbert.train.inputs import named_sets, set_name, training_spec
-from jaxbert.train.kinds.base import Inputs, settings_of, with_settings
+from jaxbert.train.kinds.base import Feed, Inputs, settings_of, with_settings
 from jaxbert.train.processes import tokenizing_share
 from jaxbert.train.report import Reading
 
@@ -90,10 +90,14 @@ class PretrainingKind:
         """Leave it to the model."""
         return None
 
-    def read_for(
-        self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, *, role: Role, labelled: bool
-    ) -> Examples:
+    def read_for(self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
         """Refuse: a pretrained model is there to be fine-tuned."""
+        raise UserError(NOT_FINE_TUNED)
+
+    def feed(
+        self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
+    ) -> Feed:
+        """Refuse, as `read_for` does."""
         raise UserError(NOT_FINE_TUNED)
 
 

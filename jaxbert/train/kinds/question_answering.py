@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from transformers import BertConfig
 
 from jaxbert.config import Config, DataConfig
-from jaxbert.data.answering.read import Questions, read_questions
+from jaxbert.data.answering.read import Questions, read_questions, stream_questions
 from jaxbert.data.answering.windows import Asked, QuestionWindows, cut_questions
 from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.label_fit import Head
 from jaxbert.data.long_texts import Reading
 from jaxbert.data.overview import TRAIN, Labelling, Overview, View, lower_cases, view_items
-from jaxbert.data.sources import Role
 from jaxbert.data.split import split_groups
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.question_answering import QuestionAnswering
 from jaxbert.train.inputs import named_sets, set_name, training_spec
 from jaxbert.train.kinds.base import Inputs, settings_of, with_settings
-from jaxbert.train.kinds.token_kinds import reading_of, refuse, shared_tokens
+from jaxbert.train.kinds.token_kinds import ItemFeed, reading_of, refuse, shared_tokens
 
 
 class QuestionAnsweringKind:
@@ -90,13 +91,23 @@ class QuestionAnsweringKind:
         assert isinstance(task, QuestionAnswering)
         return task.reading.max_length
 
-    def read_for(
-        self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, *, role: Role, labelled: bool
-    ) -> Examples:
+    def read_for(self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
         """Read one source."""
         assert isinstance(task, QuestionAnswering)
-        questions = read_questions(spec, data, role=role, labelled=labelled)
+        questions = read_questions(spec, data, role="test", labelled=True)
         return _examples(questions, _windows(task, questions, tokenizer, max_length), True)
+
+    def feed(
+        self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
+    ) -> ItemFeed:
+        """Open one source."""
+        assert isinstance(task, QuestionAnswering)
+
+        def tokenize(parts: Sequence[Questions]) -> Examples:
+            questions = dataclasses.replace(parts[0], items=[item for part in parts for item in part.items])
+            return _examples(questions, _windows(task, questions, tokenizer, max_length), True)
+
+        return ItemFeed(spec, stream_questions(spec, data, kept), tokenize)
 
 
 def _windows(task: QuestionAnswering, questions: Questions, tokenizer: Any, max_length: int) -> QuestionWindows:

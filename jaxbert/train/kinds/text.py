@@ -5,27 +5,33 @@ A task says what a label is, what the training labels define, and how labels bec
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Generic, TypeVar, cast
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
 from jaxbert.config import Config, DataConfig
-from jaxbert.data.examples import Examples
+from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.label_column import Labels
 from jaxbert.data.label_fit import Head
 from jaxbert.data.label_names import LabelRules, check_map
 from jaxbert.data.labels import IntegerLabels, LabelSet, all_written
 from jaxbert.data.long_texts import LongTexts, Reading, resolve_shared
-from jaxbert.data.overview import Labelling, Overview, View, lower_cases, view_texts
-from jaxbert.data.sources import Role
+from jaxbert.data.overview import Labelling, Overview, View, lower_cases, vanished_texts, view_texts
+from jaxbert.data.prepare import encode_part, say_cut
+from jaxbert.data.sources import Source, open_source
 from jaxbert.data.store import Stored
-from jaxbert.data.table import LabelKind
+from jaxbert.data.table import LabelKind, Row, Table, at_row, together
+from jaxbert.data.tokens import Tokens, joined
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Task
-from jaxbert.train.inputs import read_source, read_stored, set_name, split_off
+from jaxbert.train.inputs import prepare_shown, read_stored, set_name, split_off
 from jaxbert.train.kinds.base import Inputs
 
 LabelSpace = TypeVar("LabelSpace")
+logger = logging.getLogger("jaxbert")
 
 
 class TextKind(Generic[LabelSpace]):
@@ -96,30 +102,102 @@ class TextKind(Generic[LabelSpace]):
             overview=Overview(views, lower_cases(tokenizer)),
         )
 
-    def read_for(
-        self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, *, role: Role, labelled: bool
-    ) -> Examples:
+    def read_for(self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
         """Read one source."""
-        reading: Reading = cast(Any, task).reading
-        if reading.pairs and data.text_pair is None:
-            raise UserError("this model reads pairs of texts: say with --text_pair which column has the second")
-        if labelled and self.labels != "list" and (isinstance(data.label, list) or data.label_format == "multi_hot"):
+        reading = _reading_of(task, data)
+        if self.labels != "list" and (isinstance(data.label, list) or data.label_format == "multi_hot"):
             raise UserError("this model gives one label a text: name one column of labels, which are not multi_hot")
         space, rules = self.space_of(task), LabelRules.of(data)
-        stored = read_source(
-            *(spec, data, tokenizer, max_length),
-            role=role,
-            labelled=labelled,
-            labels=self.labels,
-            long_texts=reading.long_texts,
-        )
-        if labelled:
-            _check_map(rules, [stored], space)
+        source = open_source(spec, data, role="test", labelled=True, labels=self.labels)
+        stored = prepare_shown(source, tokenizer, max_length, long_texts=reading.long_texts)
+        _check_map(rules, [stored], space)
         return self._labelled(stored, space, rules)
+
+    def feed(
+        self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
+    ) -> TextFeed:
+        """Open one source."""
+        long_texts = _reading_of(task, data).long_texts
+        source = open_source(spec, data, role="predict", labelled=False, kept=kept)
+        return TextFeed(source, tokenizer, max_length, long_texts)
 
     def _labelled(self, stored: Stored, space: LabelSpace, rules: LabelRules) -> Examples:
         labels = None if stored.labels is None else self.encode(stored.labels, space, rules)
         return Examples(stored.tokens, labels, windows=stored.windows)
+
+
+@dataclass
+class TextFeed:
+    """Texts that are to be answered, counted as they pass."""
+
+    source: Source
+    tokenizer: Any
+    max_length: int
+    long_texts: LongTexts
+    _texts: int = 0
+    _pieces: int = 0
+    _cut: int = 0
+    _vanished: int = 0
+    _first_cut: Row | None = None
+    _first_vanished: Row | None = None
+    _said: set[str] = field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        """The source's."""
+        return self.source.name
+
+    def parts(self) -> Iterator[Table]:
+        """Read the source."""
+        return self.source.parts()
+
+    def tokenize(self, parts: Sequence[Table]) -> Examples:
+        """Return the tokens of some parts, a text each or pieces of it."""
+        table = together(parts)
+        encoded = joined(list(encode_part(table, self.tokenizer, self.max_length, self.long_texts)))
+        tokens = Tokens.behind_one_another(encoded.ids, encoded.lengths, encoded.first_lengths)
+        gone = np.flatnonzero(vanished_texts(encoded.whole, tokens, pairs=table.pairs is not None))
+        if len(gone) and self._first_vanished is None:
+            self._first_vanished = table.rows[gone[0]]
+        if encoded.cut and self._first_cut is None:
+            self._first_cut = table.rows[int(np.argmax(encoded.whole > self.max_length))]
+        self._texts += len(table)
+        self._pieces += len(encoded.windows) and len(encoded.lengths)
+        self._cut += encoded.cut
+        self._vanished += len(gone)
+        return Examples(tokens, windows=Windows.of_counts(encoded.windows) if len(encoded.windows) else None)
+
+    def say_first(self) -> None:
+        """Say which text was the first to be cut, and the first of which nothing is left."""
+        cut = "cut" if self.long_texts.how == "cut" else f"read as {self.long_texts.how}"
+        for row, what in (
+            (self._first_cut, f"longer than {self.max_length} tokens and {cut}"),
+            (self._first_vanished, "the tokenizer leaves nothing of this text, and its answer means nothing"),
+        ):
+            if row is not None and what not in self._said:
+                self._said.add(what)
+                logger.warning(
+                    "%s: %s (how many such texts there are is said at the end)", at_row(self.name, row), what
+                )
+
+    def say(self) -> None:
+        """Say how many texts were cut, and of how many nothing is left."""
+        say_cut(self.name, self._cut, self._texts, self._pieces, self.max_length)
+        if self._first_vanished is not None:
+            message = "%s: the tokenizer leaves nothing of %d of %d texts, first row %s: their answers mean nothing"
+            logger.warning(message, self.name, self._vanished, self._texts, self._first_vanished)
+
+
+def _reading_of(task: Any, data: DataConfig) -> Reading:
+    """Return how a model was taught to read.
+
+    Raises:
+      UserError: if it reads pairs, and the column of the second text is not known.
+    """
+    reading: Reading = task.reading
+    if reading.pairs and data.text_pair is None:
+        raise UserError("this model reads pairs of texts: say with --text_pair which column has the second")
+    return reading
 
 
 def _reading(config: Config, max_length: int) -> Reading:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,19 +20,18 @@ from jaxbert.data.labels import count_labels
 from jaxbert.data.long_texts import Reading
 from jaxbert.data.overview import TRAIN, Labelling, Overview, View, lower_cases, view_items
 from jaxbert.data.seen import hash_rows
-from jaxbert.data.sources import Role
 from jaxbert.data.split import split_groups
 from jaxbert.data.table import at_row, quoted
 from jaxbert.data.tagging.align import Aligned, By, align
 from jaxbert.data.tagging.marks import Marks, fit_tags, marked_spans, spelled, tag_units
-from jaxbert.data.tagging.read import Documents, read_documents
+from jaxbert.data.tagging.read import Documents, read_documents, stream_documents
 from jaxbert.data.tagging.tag_sets import TagSet, reopen_tag_set, spell_as
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.token_classification import TokenClassification, make_tagging
 from jaxbert.train.inputs import named_sets, set_name, training_spec
 from jaxbert.train.kinds.base import Inputs, settings_of, with_settings
-from jaxbert.train.kinds.token_kinds import reading_of, refuse, shared_tokens
+from jaxbert.train.kinds.token_kinds import ItemFeed, reading_of, refuse, shared_tokens
 from jaxbert.train.start import label_names, with_labels
 
 logger = logging.getLogger("jaxbert")
@@ -98,17 +98,28 @@ class TokenClassificationKind:
         assert isinstance(task, TokenClassification)
         return task.reading.max_length
 
-    def read_for(
-        self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, *, role: Role, labelled: bool
-    ) -> Examples:
+    def read_for(self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
         """Read one source; tags that are numbers without names are the model's own."""
         assert isinstance(task, TokenClassification)
         named = dataclasses.replace(data, label_names=data.label_names or list(task.tag_names))
-        documents = read_documents(spec, named, role=role, labelled=labelled)
+        documents = read_documents(spec, named, role="test", labelled=True)
         if any(item.numbered for item in documents.items) and data.label_names is None:
             logger.warning("%s: the tags are numbers, and are read as the model's tags, in order", documents.source)
         aligned = _align(task, documents, tokenizer, max_length)
-        return _examples(task, documents, aligned, labelled=labelled, in_windows=True)
+        return _examples(task, documents, aligned, labelled=True, in_windows=True)
+
+    def feed(
+        self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
+    ) -> ItemFeed:
+        """Open one source."""
+        assert isinstance(task, TokenClassification)
+
+        def tokenize(parts: Sequence[Documents]) -> Examples:
+            documents = dataclasses.replace(parts[0], items=[item for part in parts for item in part.items])
+            aligned = _align(task, documents, tokenizer, max_length)
+            return _examples(task, documents, aligned, labelled=False, in_windows=True)
+
+        return ItemFeed(spec, stream_documents(spec, data, kept), tokenize)
 
 
 def _units_of(documents: Documents) -> By:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 from jaxbert.config import Config
+from jaxbert.data.examples import Examples
 from jaxbert.data.long_texts import LongTexts, Reading, resolve_shared
 from jaxbert.errors import UserError
 
@@ -15,6 +20,25 @@ _WITHOUT_MEANING = (
     "data.label_map",
     "model.pooling",
 )
+
+
+@dataclass(frozen=True)
+class ItemFeed:
+    """Inputs that are read one by one: documents or questions."""
+
+    name: str
+    items: Iterator[Any]
+    tokenize: Callable[[Sequence[Any]], Examples]
+
+    def parts(self) -> Iterator[Any]:
+        """Read them."""
+        return self.items
+
+    def say_first(self) -> None:
+        """Say nothing, as below."""
+
+    def say(self) -> None:
+        """Say nothing: what is noticed is said while they are tokenized."""
 
 
 def refuse(config: Config, *keys: str) -> None:
