@@ -101,7 +101,8 @@ def test_a_header_where_none_is_expected(refused):
 def test_a_label_that_training_never_saw(refused, tmp_path, role):
     path = write_csv(tmp_path / "new.csv", with_row(4, ("w1", "so-so")))
     line = refused(**{f"data__{role}": path})
-    assert line == f"{path}, row 4: label 'so-so' is unknown; the labels known from training are 'bad', 'good'"
+    known = f"{path}, row 4: label 'so-so' is unknown; the labels known from training are 'bad', 'good'"
+    assert line == f"{known}; if it is another name of one of them, say so by data.label_map"
 
 
 UNKNOWN = {
