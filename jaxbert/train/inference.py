@@ -74,7 +74,7 @@ class Computation:
     def keep_in(self, bert_config: BertConfig) -> BertConfig:
         """Return a configuration that says so."""
         changed = copy.deepcopy(bert_config)
-        setattr(changed, SETTINGS, settings_of(bert_config) | {COMPUTATION: asdict(self)})
+        setattr(changed, SETTINGS, settings_of(bert_config) | {COMPUTATION: dict(sorted(asdict(self).items()))})
         return changed
 
 

@@ -35,7 +35,5 @@ def test_multi_hot_lists(case, vocabularies, tmp_path):
     kind = kind_of_model(session.bert_config)
     task = kind.reopen(session.bert_config)
     (tmp_path / "texts.csv").write_text('text,labels\na,"0,0,0,1"\nb,"[1, 0, 1, 0]"\nc,[0 1 0 0]\n')
-    read = kind.read_for(
-        *(task, str(tmp_path / "texts.csv"), config.data, session.start.tokenizer, 64), role="test", labelled=True
-    )
+    read = kind.read_for(task, str(tmp_path / "texts.csv"), config.data, session.start.tokenizer, 64)
     assert read.labels.astype(int).tolist() == [[0, 0, 0, 1], [1, 0, 1, 0], [0, 1, 0, 0]]

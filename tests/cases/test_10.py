@@ -44,7 +44,7 @@ def test_parts_of_speech_are_evaluated_and_answered(case, vocabularies, caplog):
     exported = kind.configure(BertConfig(), inputs.task)
     assert [*exported.id2label.values()] == ["ADJ", "DET", "NOUN", "PUNCT", "VERB"]
     task = kind.reopen(exported)
-    examples = kind.read_for(task, file, DataConfig(), tokenizer, 32, role="test", labelled=True)
+    examples = kind.read_for(task, file, DataConfig(), tokenizer, 32)
     logits = np.random.default_rng(0).normal(size=(len(examples.tokens.ids), 5)).astype(np.float32)
     metrics = task.metrics(logits, examples)
     assert metrics == inputs.task.metrics(logits, inputs.validation["validation"])

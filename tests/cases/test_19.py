@@ -37,7 +37,7 @@ def test_stars_from_1_to_5(case, vocabularies, tmp_path, caplog):
 
         def read(name: str, kind=kind, task=kind.reopen(bert_config)):  # noqa: B008
             spec, tokenizer = str(case / name), session.start.tokenizer
-            return kind.read_for(task, spec, config.data, tokenizer, 64, role="test", labelled=True)
+            return kind.read_for(task, spec, config.data, tokenizer, 64)
 
         assert read("test.csv").labels.tolist() == [star - 1 for star in stars]
         with pytest.raises(UserError, match="row 50: label 0 is unknown; the labels known from training are '1', '2'"):

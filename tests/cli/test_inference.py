@@ -285,7 +285,8 @@ def test_what_predict_and_evaluate_refuse(problem, run, rows, tmp_path, capsys):
     assert "config.json" in refused(capsys, "predict", "--model", tmp_path, "--input", source)
     unknown = write_csv(tmp_path / "unknown.csv", [("w1", "good"), ("w2", "so-so")])
     line = refused(capsys, "evaluate", "--model", run, "--data", unknown)
-    assert line == f"{unknown}, row 3: label 'so-so' is unknown; the labels known from training are 'bad', 'good'"
+    known = "the labels known from training are 'bad', 'good'; if it is another name of one of them, say so by"
+    assert line == f"{unknown}, row 3: label 'so-so' is unknown; {known} data.label_map"
 
 
 @pytest.mark.parametrize("verb", ["predict", "evaluate"])

@@ -101,4 +101,4 @@ def test_with_a_model(problem, capfd, verb):
     assert "row 2: not UTF-8" in say_error_once(capfd)
     cut(problem.folder / "model" / "tokenizer.json")
     assert main([verb, "--model", str(problem.folder / "model"), flag, str(problem.folder / "dev.csv")]) == 2
-    assert "no usable tokenizer" in say_error_once(capfd)
+    assert "tokenizer.json is not valid JSON" in say_error_once(capfd)

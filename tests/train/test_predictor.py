@@ -92,7 +92,7 @@ def test_many_labels_make_smaller_steps(monkeypatch, windows, size):
     monkeypatch.setattr("jaxbert.train.evaluate._MOST_VALUES", 1200)
     model = Model(small_config(num_labels=100), SequenceClassification, {}, sums_of_ids)
     predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), 256)
-    assert predictor._examples_a_step(Examples(random_tokens(100), windows=windows)) == size
+    assert predictor.examples_a_step(Examples(random_tokens(100), windows=windows)) == size
 
 
 def test_metrics_are_made_of_pieces(monkeypatch):

@@ -64,8 +64,7 @@ def test_evaluate_gives_the_numbers_of_the_run(folder, tmp_path, name):
     evaluation = session.predictor.metrics(params, session.inputs.validation)
     session.export(params, evaluation)
     model = open_trained(str(tmp_path / "export"))
-    found = model.evaluate(model.read(str(config.data.validation), config.data, role="test", labelled=True))
-    assert found == evaluation
+    assert model.evaluate(str(config.data.validation), config.data) == evaluation
     assert model.predictor.batch_size == config.train.eval_batch_size
     assert model.predictor.call.scan_layers is True
     assert model.max_length == RUNS[name]["data__max_length"]
