@@ -39,6 +39,18 @@ class Head(NamedTuple):
     model: str
     """As messages name it."""
 
+    def is_replaced(self, names: Sequence[str], integers: str = "name", outside: str | None = None) -> bool:
+        """Say whether a new head is drawn for as many labels, for none of them is one of this head's.
+
+        Args:
+          names: of the new labels.
+          integers: what an integer means in their column, as `LabelSet` says it.
+          outside: the tag that every tagger has, which is no label.
+        """
+        if len(names) != len(self.names) or (is_generic(self.names) and integers != "name"):
+            return False
+        return not ({fold(name) for name in names} & {fold(name) for name in self.names}) - {fold(outside or "")}
+
 
 def fit_labels(labels: Labels, rules: LabelRules, num_labels: int | None, head: Head | None = None) -> LabelSet:
     """Decide names and indices of the labels from the training examples.
@@ -52,7 +64,8 @@ def fit_labels(labels: Labels, rules: LabelRules, num_labels: int | None, head: 
     """
     if head is not None:
         rules = _with_names_of(head, labels, rules, num_labels)
-        return keep_head(fit_labels(labels, rules, num_labels), labels.source, rules, head)
+        own = labels.legend.names is not None
+        return keep_head(fit_labels(labels, rules, num_labels), labels.source, rules, head, own=own)
     labels = renamed(labels, rules)
     legend, given = labels.legend, rules.names
     numbers = [whole_number(value) for value in legend.values]
@@ -254,15 +267,26 @@ def _check_count(seen: Sequence[str | int], source: str, num_labels: int | None)
         raise UserError(f"model.num_labels is {num_labels}, but {source} has {len(seen)} labels: {quoted(seen)}")
 
 
-def keep_head(label_set: LabelSet, source: str, rules: LabelRules, head: Head, *, named: bool = False) -> LabelSet:
+def say_replaced(head: Head, names: Sequence[str], source: str) -> None:
+    """Say that none of the labels is one of a trained head's, so that a new one is drawn."""
+    logger.warning(
+        "%s: none of the labels %s is one of %s's (%s): a new head is drawn; data.label_map may rename them to keep it",
+        *(source, quoted(names, 5), head.model, quoted(head.names, 5)),
+    )
+
+
+def keep_head(
+    label_set: LabelSet, source: str, rules: LabelRules, head: Head, *, named: bool = False, own: bool = False
+) -> LabelSet:
     """Return the labels of a training set in the order of a trained head that has as many of the same names.
 
     Args:
       label_set: as the training data alone define it.
       source: of the training data, for messages.
       rules: what the configuration says.
-      head: where it has another number of labels, a new one is drawn, and the labels stay as they are.
+      head: where it has another number of labels, or none of these, a new one is drawn, and the labels stay as they are.
       named: whether the source itself names the places of its multi-hot lists.
+      own: whether the data set itself names its integers, so that other names are a mistake.
 
     Raises:
       UserError: where the head has other names, or it cannot be told which is which.
@@ -285,6 +309,9 @@ def keep_head(label_set: LabelSet, source: str, rules: LabelRules, head: Head, *
         logger.warning("%s: its numbers are taken as indices of the labels of %s", source, head.model)
         return label_set
     places = find_places(names, known, source)
+    if not own and head.is_replaced(names, label_set.integers):
+        say_replaced(head, names, source)
+        return label_set
     if len(places) < len(names):
         raise UserError(
             f"{head.model} has a trained head for other labels: {both_lists(names, known, head.model)}; {new}"

@@ -38,7 +38,7 @@ def fit_label_lists(labels: Labels, rules: LabelRules, num_labels: int | None, h
     if _decide(labels, rules, expected) == "multi_hot":
         label_set = _fit_positions(renamed(labels, rules), rules, num_labels)
         named = labels.legend.names is not None
-        return label_set if head is None else keep_head(label_set, labels.source, rules, head, named=named)
+        return label_set if head is None else keep_head(label_set, labels.source, rules, head, named=named, own=named)
     members, _ = _members(labels, rules)
     if not members.legend.values:
         raise UserError(f"{labels.source}: no example has a label (data.label, data.label_separator)")

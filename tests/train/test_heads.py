@@ -9,8 +9,12 @@ import pytest
 from runs import LABELS, make_config, write_csv, write_model
 from transformers import BertConfig
 
+from jaxbert.data.label_fit import Head
+from jaxbert.data.tagging.scheme import BIO
+from jaxbert.data.tagging.tag_sets import TagSet
 from jaxbert.errors import UserError
 from jaxbert.interop.read import has_classifier, read_tensors
+from jaxbert.train.kinds.token_classification import as_head
 from jaxbert.train.run import Session, open_session
 from jaxbert.train.run_folder import RunFolder
 
@@ -49,7 +53,7 @@ def test_the_same_labels_keep_the_order_of_the_head(model, tmp_path, caplog):
 
 def test_other_labels_stop_or_have_a_map_or_a_new_head(model, tmp_path, caplog):
     with pytest.raises(UserError, match="has a trained head for other labels"):
-        session(tmp_path, model, ["spam", "ham"])
+        session(tmp_path, model, ["good", "ham"])
     mapped = session(tmp_path, model, ["spam", "ham"], data__label_map={"spam": "bad", "ham": "good"})
     assert (mapped.task.label_names, mapped.train.labels.tolist()) == (("good", "bad"), [1, 0])
     trained = read_tensors(model)["classifier.weight"]
@@ -58,6 +62,11 @@ def test_other_labels_stop_or_have_a_map_or_a_new_head(model, tmp_path, caplog):
     assert fresh.task.label_names == ("ham", "spam")
     assert np.abs(head_of(fresh) - trained).max() > 0
     assert "new, to be trained: classifier.bias, classifier.weight" in caplog.text
+    caplog.clear()
+    drawn = session(tmp_path, model, ["spam", "ham"])
+    assert "none of the labels 'ham', 'spam' is one of" in caplog.text
+    assert drawn.task.label_names == ("ham", "spam")
+    np.testing.assert_array_equal(head_of(drawn), head_of(fresh))
     assert session(tmp_path, model, ["spam", "ham", "eggs"]).task.label_names == ("eggs", "ham", "spam")
     file = tmp_path / "map.json"
     file.write_text(json.dumps({"spam": "bad", "ham": "good"}))
@@ -88,3 +97,15 @@ def test_whether_there_is_a_classifier(model, tmp_path):
     (tmp_path / "model.safetensors").unlink()
     assert has_classifier(tmp_path)
     assert BertConfig.from_pretrained(model).architectures == ["BertForSequenceClassification"]
+
+
+def test_a_trained_head_of_other_tags(caplog):
+    """The same tags keep their order, others have a new head, and where some are known it stops."""
+    head = Head(("O", "B-PER", "I-PER"), "tagger")
+    same = as_head(TagSet(("B-PER", "I-PER", "O"), BIO), head, "a.conll")
+    assert same.names == head.names
+    other = TagSet(("B-LOC", "I-LOC", "O"), BIO)
+    assert as_head(other, head, "a.conll") == other
+    assert "none of the labels 'B-LOC', 'I-LOC', 'O' is one of tagger's" in caplog.text
+    with pytest.raises(UserError, match="has a trained head for other tags"):
+        as_head(TagSet(("B-LOC", "B-PER", "O"), BIO), head, "a.conll")

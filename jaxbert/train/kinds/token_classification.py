@@ -15,7 +15,7 @@ from transformers import BertConfig
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.examples import Examples, Windows
-from jaxbert.data.label_fit import Head
+from jaxbert.data.label_fit import Head, say_replaced
 from jaxbert.data.labels import count_labels
 from jaxbert.data.long_texts import Reading
 from jaxbert.data.overview import TRAIN, Labelling, Overview, View, lower_cases, view_items
@@ -25,6 +25,7 @@ from jaxbert.data.table import at_row, quoted
 from jaxbert.data.tagging.align import Aligned, By, align
 from jaxbert.data.tagging.marks import Marks, fit_tags, marked_spans, spelled, tag_units
 from jaxbert.data.tagging.read import Documents, read_documents, stream_documents
+from jaxbert.data.tagging.scheme import OUTSIDE
 from jaxbert.data.tagging.tag_sets import TagSet, reopen_tag_set, spell_as
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Task
@@ -56,7 +57,7 @@ class TokenClassificationKind:
         by = _units_of(train)
         train, tag_set = fit_tags(train, data.label_names, data.tag_scheme)
         if head is not None:
-            tag_set = _as_head(tag_set, head, train.source)
+            tag_set = as_head(tag_set, head, train.source)
         _check_count(tag_set.names, config.model.num_labels, train.source)
         if data.validation_fraction:
             kept, held_out = split_groups(np.arange(len(train)), data.validation_fraction, config.train.seed)
@@ -134,15 +135,18 @@ def _units_of(documents: Documents) -> By:
     return "word" if worded[0] else "token"
 
 
-def _as_head(tag_set: TagSet, head: Head, source: str) -> TagSet:
+def as_head(tag_set: TagSet, head: Head, source: str) -> TagSet:
     """Return the tags in the order of a trained head that has the same, so that it keeps its meaning.
 
     Raises:
-      UserError: where it has as many others.
+      UserError: where it has as many, of which some are others.
     """
     spelling = spell_as(head.names, tag_set.names, head.model) if tag_set.scheme else {}
     names = tuple(spelling.get(name, name) for name in head.names)
     if len(names) != len(tag_set.names) or names == tag_set.names:
+        return tag_set
+    if Head(names, head.model).is_replaced(tag_set.names, outside=OUTSIDE):
+        say_replaced(head, tag_set.names, source)
         return tag_set
     if set(names) != set(tag_set.names):
         raise UserError(
