@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import quick
 from runs import finish, python, read_metrics
 
 PATIENCE_SECONDS = 180
@@ -49,7 +50,7 @@ class Cluster:
         try:
             for index in range(self.processes):
                 mine = {**several, "JAX_PROCESS_ID": str(index)} if self.processes > 1 else {}
-                running.append(python(*words, variables={**mine, "XLA_FLAGS": flags}))
+                running.append(python(*words, variables=mine | quick.variables(flags)))
             yield running
         finally:
             kill(running)

@@ -12,8 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from quick import lowering
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {lowering()}".strip()
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the commands that tests start share their programs
@@ -37,10 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Compile small programs without LLVM's optimizations, which cost more than they spare.
-
-    The programs of real weights, and those of the commands that tests start, are compiled as users' are.
-    """
+    """Compile small programs quickly (tests/quick.py); those of real weights have all of LLVM's optimizations."""
     jax.config.update("jax_disable_most_optimizations", item.get_closest_marker("real") is None)
 
 

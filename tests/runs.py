@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import quick
 from flax import traverse_util
 from jax.sharding import Mesh
 from tiny import random_params
@@ -134,7 +135,7 @@ def _flag(value: Any) -> str:
 
 def python(*words: str, variables: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
     """Start `python WORDS` as its own process, with one device unless the variables of its environment say more."""
-    environment = {**os.environ, "XLA_FLAGS": "", "COLUMNS": "200", **(variables or {})}
+    environment = {**os.environ, **quick.variables(), "COLUMNS": "200", **(variables or {})}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment, text=True, **(pipes | options))
 

@@ -1,0 +1,30 @@
+"""Compile the small programs of tests quickly: they run for milliseconds, and cost minutes where all optimizations are on.
+
+XLA's own passes stay; LLVM's optimizations are left out, and fusions are lowered the older way, without MLIR. Tests with the
+mark `real` and the commands that they start compile as users do.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+_LOWERING = "--xla_cpu_use_fusion_emitters=false"
+_KNOWN = ((0, 10), (0, 12))
+"""First and last release of jaxlib that were seen to have the flag: XLA ends at once for one that it does not know."""
+
+
+def lowering() -> str:
+    """Return the flag that chooses the older lowering, empty where it may not be there."""
+    release = tuple(int(part) for part in version("jaxlib").split(".")[:2])
+    return _LOWERING if _KNOWN[0] <= release <= _KNOWN[1] else ""
+
+
+def variables(flags: str = "") -> dict[str, str]:
+    """Return what the environment of a command needs, beside XLA's `flags`, to compile as the test that starts it."""
+    import jax  # not before the variables of the tests' own process are set
+
+    quick = jax.config.jax_disable_most_optimizations
+    return {
+        "XLA_FLAGS": f"{flags} {lowering() if quick else ''}".strip(),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(quick)),
+    }
