@@ -23,7 +23,7 @@ def variables(flags: str = "") -> dict[str, str]:
     """Return what the environment of a command needs, beside XLA's `flags`, to compile as the test that starts it."""
     import jax  # not before the variables of the tests' own process are set
 
-    quick = jax.config.jax_disable_most_optimizations
+    quick = jax.config.read("jax_disable_most_optimizations")
     return {
         "XLA_FLAGS": f"{flags} {lowering() if quick else ''}".strip(),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(quick)),
