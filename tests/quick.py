@@ -1,14 +1,17 @@
 """Compile the small programs of tests quickly: they run for milliseconds, and cost minutes where all optimizations are on.
 
 XLA's own passes stay; LLVM's optimizations are left out, and fusions are lowered the older way, without MLIR. Tests with the
-mark `real` and the commands that they start compile as users do.
+mark `real` and the commands that they start compile as users do. No command that a test starts sees PyTorch.
 """
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import version
+from pathlib import Path
 
 _LOWERING = "--xla_cpu_use_fusion_emitters=false"
+_WITHOUT_TORCH = Path(__file__).with_name("without_torch")
 _KNOWN = ((0, 10), (0, 12))
 """First and last release of jaxlib that were seen to have the flag: XLA ends at once for one that it does not know."""
 
@@ -20,11 +23,12 @@ def lowering() -> str:
 
 
 def variables(flags: str = "") -> dict[str, str]:
-    """Return what the environment of a command needs, beside XLA's `flags`, to compile as the test that starts it."""
+    """Return what the environment of a command gets, beside XLA's `flags`, to compile as the test that starts it."""
     import jax  # not before the variables of the tests' own process are set
 
     quick = jax.config.read("jax_disable_most_optimizations")
     return {
         "XLA_FLAGS": f"{flags} {lowering() if quick else ''}".strip(),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(quick)),
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(_WITHOUT_TORCH), os.environ.get("PYTHONPATH")))),
     }

@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import quick
 from runs import ROOT, Problem, make_config, make_program, random_tokens, small_config, write_model
 from tiny import random_params
 
@@ -104,7 +105,7 @@ sys.exit(code)
 
 def start(arguments: list[str], cache: Path) -> Counter[str]:
     """Run a command in a process of its own with one device; return how often JAX told each of the three events."""
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
+    environment = os.environ | quick.variables() | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
     command = [sys.executable, "-c", COUNTING, *arguments]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
