@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 
-from runs import ROOT, write_model
+from runs import command, write_model
 
 _HANGS_SECONDS = 240
 
 
 def test_a_line_is_answered_while_the_input_is_open_and_head_ends_it_quietly(tmp_path):
     model = write_model(tmp_path / "model")
-    command = [sys.executable, "-m", "jaxbert", "predict", "--model", str(model), "--input", "-", "--output", "-"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+    options = ("--model", str(model), "--input", "-", "--output", "-")
+    with command("predict", *options, stdin=subprocess.PIPE) as process:
         guard = threading.Timer(_HANGS_SECONDS, process.kill)
         guard.start()
         for line in ("a good film\n", "poor\n"):
