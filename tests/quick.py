@@ -1,7 +1,7 @@
 """Compile the small programs of tests quickly: they run for milliseconds, and cost minutes where all optimizations are on.
 
 XLA's own passes stay; LLVM's optimizations are left out, and fusions are lowered the older way, without MLIR. Tests with the
-mark `real` and the commands that they start compile as users do. No command that a test starts sees PyTorch.
+mark `real` and the commands that they start compile as users do. Few commands that a test starts see PyTorch.
 """
 
 from __future__ import annotations
@@ -22,13 +22,17 @@ def lowering() -> str:
     return _LOWERING if _KNOWN[0] <= release <= _KNOWN[1] else ""
 
 
-def variables(flags: str = "") -> dict[str, str]:
-    """Return what the environment of a command gets, beside XLA's `flags`, to compile as the test that starts it."""
+def variables(flags: str = "", *, torch: bool = False) -> dict[str, str]:
+    """Return what the environment of a command gets, beside XLA's `flags`, to compile as the test that starts it.
+
+    PyTorch is hidden unless the command needs `torch`.
+    """
     import jax  # not before the variables of the tests' own process are set
 
     quick = jax.config.read("jax_disable_most_optimizations")
+    path = ([] if torch else [str(_WITHOUT_TORCH)]) + os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return {
         "XLA_FLAGS": f"{flags} {lowering() if quick else ''}".strip(),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(quick)),
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(_WITHOUT_TORCH), os.environ.get("PYTHONPATH")))),
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
     }

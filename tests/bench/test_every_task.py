@@ -37,7 +37,8 @@ def flags(problem: Problem, name: str) -> list[str]:
     return [f"--model.name_or_path={problem.folder / 'model'}", "--train.batch_size=8", *words]
 
 
-NAMES = [pytest.param(name, marks=[pytest.mark.long] * (name in ("multi_label", "regression"))) for name in SETTINGS]
+_LONG = ("multi_label", "regression", "documents")
+NAMES = [pytest.param(name, marks=[pytest.mark.long] * (name in _LONG)) for name in SETTINGS]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,6 +13,7 @@ import examples
 import modes
 import numpy as np
 import pytest
+import quick
 import table
 from tiny import tiny_model
 from transformers import BertTokenizer
@@ -214,7 +215,8 @@ def test_the_gpu_run_at_toy_size(tmp_path, monkeypatch):
     pytest.importorskip("torch")
     import gpu
 
-    monkeypatch.setenv("XLA_FLAGS", "")
+    for name, value in quick.variables(torch=True).items():
+        monkeypatch.setenv(name, value)
     arguments = ["--toy", f"--output={tmp_path}", "--minutes=8"]
     assert gpu.main(arguments) == 0
     contents = json.loads((tmp_path / "results.json").read_text())

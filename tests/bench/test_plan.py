@@ -309,8 +309,9 @@ def test_a_slice_of_tpus(folder, capsys):
     assert "error: libtpu makes no slice v5e:3x5" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize("fsdp", [pytest.param(1, marks=pytest.mark.long), 8])
+@pytest.mark.parametrize("fsdp", [1, 8])
 def test_bert_large_on_a_slice(tmp_path, fsdp):
     """Within a tenth of the formula: most of the last layer is left out, and splash computes the logits twice."""
     pytest.importorskip("libtpu")
