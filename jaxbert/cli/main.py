@@ -27,6 +27,7 @@ VERBS = {
     "predict": "answer for texts from a file or standard input",
     "export": "write a checkpoint of a run as a Hugging Face folder",
     "bench": "time training and prediction",
+    "env": "print versions, devices and cache folders",
     "plan": "say whether a run fits devices that need not be here, and what it takes and costs there",
 }
 _INTERRUPTED = 130

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import re
 import typing
 from collections.abc import Sequence
@@ -109,7 +110,7 @@ def _check_flags(arguments: Sequence[str], flags: list[str]) -> None:
 
 def _check_files(arguments: Sequence[str]) -> None:
     """Check the keys of every file behind `--config`."""
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for flag, value in itertools.pairwise([*arguments, ""]):
         if flag == "--config":
             _check_keys(value)
         elif flag.startswith("--config="):

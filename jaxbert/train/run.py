@@ -45,6 +45,7 @@ from jaxbert.train.speed import Speed
 from jaxbert.train.start import Start, open_start
 from jaxbert.train.step import State
 from jaxbert.train.vocabulary import with_vocabulary
+from jaxbert.versions import say_untested
 
 logger = logging.getLogger("jaxbert")
 
@@ -132,6 +133,7 @@ def run_training(config: Config) -> dict[str, Any]:
     check(config)
     folder = RunFolder(config.train.output_dir)
     folder.check(config)
+    say_untested()
     with owned(folder) as lock:
         folder.check(config)  # the process that was waited for may have ended the run
         learned, before = bool(committed_steps(folder.checkpoints)), Identity.read(folder.data)

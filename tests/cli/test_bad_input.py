@@ -9,7 +9,7 @@ import pytest
 from runs import VOCAB, Problem, command, finish, random_rows, write_csv, write_model
 from safetensors.numpy import load_file, save_file
 
-from jaxbert.cli.main import main
+from jaxbert.cli.main import VERBS, main
 
 
 @pytest.fixture(scope="module")
@@ -349,6 +349,14 @@ def test_an_output_folder_that_holds_something_else(problem, tmp_path, capsys):
     code = problem.train(train__output_dir=tmp_path / "thesis.tex" / "run")
     assert "cannot be written" in only_line(code, capsys.readouterr())
     assert (tmp_path / "thesis.tex").read_text() == "ten years of work"
+
+
+@pytest.mark.parametrize("verb", sorted({*VERBS} - {"env", "bench"}))  # which need none
+def test_a_verb_without_arguments(verb, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert main([verb]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
 
 
 def test_debug_shows_where_it_was_raised(problem):

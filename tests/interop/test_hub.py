@@ -10,6 +10,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import quick
 from tiny import write_tiny
 
 pytestmark = pytest.mark.slow  # each program imports the libraries anew
@@ -78,6 +79,7 @@ def hub(tmp_path):
 
 def run_resolve(name, tmp_path, port, **environment):
     settings = {
+        **quick.variables(),
         "HF_ENDPOINT": f"http://127.0.0.1:{port}",
         "HF_HOME": str(tmp_path / "home"),
         "HF_HUB_OFFLINE": "0",

