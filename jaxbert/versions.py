@@ -53,5 +53,5 @@ def say_untested() -> None:
 
 def _minor(release: str) -> tuple[int, int]:
     """Return major and minor of a version; what is no number counts as 0."""
-    numbers = [int(part) for part in re.findall(r"\d+", release)[:2]]
-    return (*numbers, 0, 0)[:2]
+    numbers = [int(part) for part in re.findall(r"\d+", release)[:2]] + [0, 0]
+    return numbers[0], numbers[1]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib.util
+import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 from types import TracebackType
 
 import jax
 
+logger = logging.getLogger("jaxbert")
 _GPU_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")
 _TPU_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES", "TPU_ACCELERATOR_TYPE", "JAX_FORCE_TPU_INIT")
 _GOOGLE = "0x1ae0"
@@ -26,8 +29,9 @@ def prepare_process(compute: str = "auto") -> None:
     folder; set to nothing, it switches the cache off.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "jaxbert" / "xla"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxbert" / "xla"
+        if _can_keep(cache):
+            jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     sys.excepthook = _without_echoes
@@ -37,6 +41,20 @@ def prepare_process(compute: str = "auto") -> None:
         _keep_freed_memory()
     else:
         multiply_in(compute)
+
+
+def _can_keep(folder: Path) -> bool:
+    """Say whether a folder can be written; JAX would warn of each program instead."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError as error:
+        message = (
+            "compiled programs cannot be kept in %s (%s): each start compiles anew, unless JAX_COMPILATION_CACHE_DIR"
+        )
+        logger.warning(message + " names another folder", folder, error.strerror or error)
+        return False
 
 
 def multiply_in(compute: str) -> None:

@@ -209,6 +209,7 @@ def test_all_run_in_turns(problem, tmp_path, monkeypatch):
     assert "| Trainer, padded, float32 |" in printed
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_gpu_run_at_toy_size(tmp_path, monkeypatch):
     """A part that fails is a row; a second start repeats nothing."""

@@ -33,4 +33,7 @@ def test_it_predicts(case, tmp_path):
     command = [sys.executable, "-m", "jaxbert", "predict", *map(str, options)]
     ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
     assert ended.returncode == 0, ended.stderr
+    (note,) = [line for line in ended.stderr.splitlines() if NOWHERE in line]
+    assert note.startswith(f"note: compiled programs cannot be kept in {NOWHERE}/.cache/jaxbert/xla (")
+    assert all(line.startswith("note: ") for line in ended.stderr.splitlines())
     assert len(output.read_text().splitlines()) == 12

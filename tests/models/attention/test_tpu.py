@@ -44,6 +44,7 @@ print(json.dumps({"kind": devices[0].device_kind, "kernels": compiled.as_text().
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_training_step_compiles_for_eight_tpus():
     """Forward and backward kernels are there; nothing asks the network for what kind of TPU this is."""
