@@ -8,6 +8,7 @@ import math
 import jax
 import numpy as np
 import pytest
+import quick
 from flax import traverse_util
 from runs import random_tokens, small_config
 from tiny import random_params
@@ -51,7 +52,9 @@ def loss(model):
 def compiled(loss, params):
     """`(scan, remat) -> the compiled gradient`."""
     return functools.cache(
-        lambda scan, remat: jax.jit(jax.grad(lambda p: loss(p, Call(scan, remat)))).lower(params).compile()
+        lambda scan, remat: (
+            jax.jit(jax.grad(lambda p: loss(p, Call(scan, remat)))).lower(params).compile(quick.newest())
+        )
     )
 
 
