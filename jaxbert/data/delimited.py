@@ -175,6 +175,9 @@ def _without_empty(fields: list[str], width: int) -> list[str]:
     return fields[:end]
 
 
+_MARK = "\ufeff"
+
+
 @dataclass(frozen=True)
 class _Layout:
     """Which fields of a row are read, and how many it has."""
@@ -189,12 +192,14 @@ class _Layout:
     separator: str
     note_empty: Callable[[int], None]
     """Called with the number of empty fields behind a row."""
+    headers: tuple[list[str], ...] = ()
+    """How the header would look in the middle of files that were put together; a single column may hold its own name."""
 
     def part(self, records: list[list[str]], rows: _Rows) -> Part:
         """Take the columns of some rows, and sort out those that are malformed."""
         numbers: Sequence[int] = rows.numbers
         problems: list[Problem] = []
-        if rows.bad or set(map(len, records)) != {self.width}:
+        if rows.bad or set(map(len, records)) != {self.width} or any(header in records for header in self.headers):
             kept, kept_numbers = [], []
             ends = [*numbers[1:], rows.next]
             for fields, row, end in zip(records, numbers, ends, strict=True):
@@ -225,6 +230,8 @@ class _Layout:
         undecoded = min((line for line in bad if row <= line < end), default=None) if bad else None
         if undecoded is not None:
             return Problem(row, bad[undecoded])
+        if fields in self.headers:
+            return Problem(row, "the row repeats the header: several files behind one another?")
         if len(fields) == self.width:
             return None
         return Problem(row, _width_problem(fields, self.width, self.counted, self.separator))
@@ -252,7 +259,9 @@ def _find_layout(dialect: Dialect, head: list[str], source: str, begin: int, int
     if least < len(names) and not any("".join(row[least:]).strip() for row in rows):
         intake.note_empty_columns(len(names) - least)
     picks = {asked: names.index(name) for asked, name in chosen.items()}
-    return _Layout(picks, len(names), least, counted, dialect.separator, intake.note_empty_columns)
+    again = list(names if data.columns is not None else first[0] if first else [])
+    headers = (again, [_MARK + again[0], *again[1:]]) if len(again) > 1 else ()
+    return _Layout(picks, len(names), least, counted, dialect.separator, intake.note_empty_columns, headers)
 
 
 def _check_widths(rows: list[list[str]], width: int, least: int, counted: str, where: str) -> None:

@@ -180,6 +180,18 @@ def test_rows_are_those_of_the_file_through_parts_and_quoted_lines(load, monkeyp
         assert (table.texts, table.rows) == (["one\ntwo", "a\n\nb", "c"], [2, 5, 8])
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_header_in_the_middle_is_no_example(load, notes, mark):
+    """Files were put together by `cat`."""
+    content = f"text,label\na,x\n{mark}text,label\nb,y\ntext,other\n"
+    with pytest.raises(UserError, match="row 3: the row repeats the header: several files behind one another"):
+        load(content)
+    table = load(content, bad_rows="skip")
+    assert (table.texts, table.rows) == (["a", "b", "text"], [2, 4, 5])
+    with pytest.raises(UserError, match="row 2: the row repeats the header"):
+        load("a,x\ntext,label\nb,y\n", columns=["text", "label"])
+
+
 CAUSES = {
     "review;klass\na;x\nb;y\n": "row 1: no column 'text' .* separated by a semicolon: 'review', 'klass'",
     "text,label\n1,a,x\n2,b,y\n": "row 1: the header has 2 columns, but each of the first rows has 3 fields: give the first",
