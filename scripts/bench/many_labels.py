@@ -9,7 +9,6 @@ evaluate` reads the validation rows again. Prints a Markdown table.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -24,7 +23,7 @@ def rows(task: str, labels: int, count: int) -> Iterator[str]:
     for number in range(count):
         given = f"sku{number % labels:05d}"
         if task == "multi_label" and number % 2:
-            given += f";sku{(number + 1) % labels:05d}"
+            given = f'"{given},sku{(number + 1) % labels:05d}"'
         yield f"buy item {number},{given}\n"
 
 
@@ -76,7 +75,6 @@ def main() -> None:
     print("|---" * (len(found) + 1) + "|")
     for name in names:
         print(f"| {name} | " + " | ".join(f"{case[name]:,.0f}" for case in found.values()) + " |")
-    print(json.dumps(found), file=sys.stderr)
 
 
 if __name__ == "__main__":
