@@ -92,6 +92,7 @@ class FlaxBertModule:
         call = Call(
             scan_layers=False,
             remat="full" if self.gradient_checkpointing else "none",
+            padding_reads=not packed,
             output_hidden_states=bool(output_hidden_states),
             output_attentions=bool(output_attentions),
         )

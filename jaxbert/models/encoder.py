@@ -42,11 +42,14 @@ class Call:
     remat: Remat = "none"
     output_hidden_states: bool = False
     output_attentions: bool = False
+    padding_reads: bool = False
+    """Whether a padding token attends to the tokens of segment 1, as in PyTorch; for rows of one example. Else it attends
+    to padding."""
     fp8: bool = False
     fuse_lookup: bool = False
     """Compute the word embeddings' gradient by `lookup`, for one device whose memory is slow."""
     attention: Attend = xla_attention
-    """The backend, but for weights, head masks and single positions: these are xla's alone."""
+    """The backend, but for weights, head masks, single positions and `padding_reads`: these are xla's alone."""
     frozen_layers: int = 0
     """How many of the lowest layers need no gradient of their own, so that none is computed."""
     slots: int | None = None
@@ -150,6 +153,8 @@ class BertSelfAttention(nnx.Module):
         if positions_BP is not None:
             queries = take_positions(x_BTD, positions_BP)
             query_segment_ids = jnp.take_along_axis(segment_ids, positions_BP, axis=1)
+        if call.padding_reads:
+            query_segment_ids = jnp.ones_like(segment_ids[:, :1])  # the same for all queries of a row
         projected = (split_heads(f(x)) for f, x in ((self.query, queries), (self.key, x_BTD), (self.value, x_BTD)))
         arrays, weights = (*projected, segment_ids), None
         if call.output_attentions or head_mask_H is not None or query_segment_ids is not None:

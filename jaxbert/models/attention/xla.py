@@ -13,7 +13,7 @@ from jaxbert.models.dropout import dropout
 
 
 def same_segment(segment_ids_BT: Array, query_segment_ids_BP: Array | None = None) -> Array:
-    """Say which pairs of tokens belong together, bool [B, 1, T, T], or [B, 1, P, T] for some queries only.
+    """Say which pairs of tokens belong together, bool [B, 1, T, T], or [B, 1, P, T] for queries of their own.
 
     Padding (segment 0) attends to padding, so that no row of the softmax is empty and all values stay finite.
     """
@@ -50,7 +50,8 @@ def attend_with_weights(
     """Attend, and return the weights as well.
 
     Args:
-      query_segment_ids: of the queries where they are not all tokens of a row, int [B, P].
+      query_segment_ids: of the queries where they are not those of all tokens of a row, int [B, P], or [B, 1] for one that
+        all queries share.
 
     Returns:
       The mixed values [B, T, H, K] and the weights [B, H, T, T] (after dropout and head mask, as transformers returns them).
