@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxbert.errors import UserValueError
+
 Batch = dict[str, Array]
 
 
@@ -28,7 +30,7 @@ def make_batch(
     length = ids_BT.shape[1]
     if position_ids is None:
         if length > max_positions:
-            raise ValueError(f"input_ids has rows of {length} tokens, but the model has {max_positions} positions")
+            raise UserValueError(f"input_ids has rows of {length} tokens, but the model has {max_positions} positions")
         position_ids = jnp.arange(length)[None]
     shown = jnp.ones_like(ids_BT) if attention_mask is None else jnp.asarray(attention_mask) > 0
     return _batch(ids_BT, token_type_ids, position_ids, shown, jnp.zeros((ids_BT.shape[0], 1), jnp.int32))
@@ -53,7 +55,7 @@ def join_choices(*arrays: Any) -> list[Any]:
 def _rows(input_ids: Any) -> Array:
     ids_BT = jnp.asarray(input_ids, jnp.int32)
     if ids_BT.ndim != 2:
-        raise ValueError(f"input_ids has shape {ids_BT.shape}, expected [rows, tokens]")
+        raise UserValueError(f"input_ids has shape {ids_BT.shape}, expected [rows, tokens]")
     return ids_BT
 
 
@@ -75,5 +77,5 @@ def _batch(ids_BT: Array, token_type_ids: Any, position_ids: Any, segment_ids: A
 
 def _like(value: Array, ids_BT: Array, name: str) -> Array:
     if value.ndim != 2 or any(given not in (1, size) for given, size in zip(value.shape, ids_BT.shape, strict=True)):
-        raise ValueError(f"{name} has shape {value.shape}, but input_ids has {ids_BT.shape}")
+        raise UserValueError(f"{name} has shape {value.shape}, but input_ids has {ids_BT.shape}")
     return jnp.broadcast_to(value, ids_BT.shape)

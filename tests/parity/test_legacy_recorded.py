@@ -22,7 +22,10 @@ SHARED = (
 
 @pytest.fixture(
     scope="module",
-    params=[*(pytest.param(name, marks=pytest.mark.real) for name in SHARED), *(p.name for p in sorted(HERE.iterdir()))],
+    params=[
+        *(pytest.param(name, marks=pytest.mark.real) for name in SHARED),
+        *(p.name for p in sorted(HERE.iterdir())),
+    ],
 )
 def folder(request):
     if request.param in SHARED:
