@@ -60,10 +60,11 @@ def _rows(input_ids: Any) -> Array:
 
 
 def _restart(segment_ids_BT: Array) -> Array:
-    """Count positions from the start of each segment."""
+    """Count positions from the start of each segment; padding, which may be longer than any example, is all at 0."""
     index_BT = jnp.broadcast_to(jnp.arange(segment_ids_BT.shape[1]), segment_ids_BT.shape)
     starts_BT = jnp.diff(segment_ids_BT, axis=1, prepend=-1) != 0
-    return index_BT - jax.lax.cummax(jnp.where(starts_BT, index_BT, 0), axis=1)
+    positions_BT = index_BT - jax.lax.cummax(jnp.where(starts_BT, index_BT, 0), axis=1)
+    return jnp.where(segment_ids_BT > 0, positions_BT, 0)
 
 
 def _batch(ids_BT: Array, token_type_ids: Any, position_ids: Any, segment_ids: Any, cls_positions: Any) -> Batch:

@@ -230,6 +230,15 @@ def test_packed_rows_equal_unpacked_ones(model, rows, shapes):
         model(**packed, attention_mask=np.ones_like(packed["input_ids"]))
 
 
+def test_padding_of_a_packed_row_may_be_longer_than_the_model_reads(tmp_path):
+    model = make(jaxbert.FlaxBertForTokenClassification, tmp_path)
+    ids, segments = np.ones((1, 100), np.int32), np.zeros((1, 100), np.int32)
+    segments[0, 3:20], segments[0, 20:30] = 1, 2
+    found = model(ids, segment_ids=segments).logits
+    assert np.isfinite(found).all()
+    close(found[0, 20:30], model(ids[:, :10]).logits[0])
+
+
 def test_first_positions_are_asked_for_where_they_are_read(tmp_path):
     packed, _, _ = pack(random_rows())
     del packed["cls_positions"]
