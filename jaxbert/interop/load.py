@@ -97,7 +97,8 @@ def replace_misshapen(tensors: Tensors, model: Model, *, key: jax.Array, source:
     misshapen = _compare(tensors, expected).misshapen
     if not misshapen:
         return tensors, []
-    drawn = names.to_torch(init_params(model, key))
+    inside = any(names.layer_axis(names.flax_path(name)) for name in misshapen)
+    drawn = names.to_torch(init_params(model, key)) if inside else _draw(model, set(misshapen), key)
     return tensors | {name: drawn[name] for name in misshapen}, [f"{n} {shapes}" for n, shapes in misshapen.items()]
 
 
@@ -152,7 +153,7 @@ def _advice(fit: Misfit, expected: dict[str, tuple[int, ...]], key: jax.Array | 
 
 
 def _draw(model: Model, fresh: set[str], key: jax.Array) -> Tensors:
-    """Draw only the fresh tensors; heads and pooler lie outside the layer stack."""
+    """Draw only the fresh tensors, which lie outside the layer stack; the numbers are those of drawing all."""
     flat = traverse_util.flatten_dict(model.abstract_params)
     wanted = {path: leaf for path, leaf in flat.items() if names.torch_name(path) in fresh}
     if not wanted:
