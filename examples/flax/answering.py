@@ -36,6 +36,8 @@ def read(path: Path) -> list[tuple[str, str, list[dict[str, Any]]]]:
         ]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} has not the layout of SQuAD ({type(error).__name__}: {error})") from error
+    if not rows:
+        raise UserError(f"{path} holds no questions")
     return rows
 
 

@@ -33,7 +33,11 @@ def read(path: Path, columns: Sequence[str]) -> list[list[str]]:
         missing = set(columns) - set(reader.fieldnames or ())
         if missing:
             raise UserError(f"{path} has no column {sorted(missing)[0]!r}: it has {', '.join(reader.fieldnames or ())}")
-        return [[row[name] for name in columns] for row in reader]
+        rows = [[row[name] for name in columns] for row in reader]
+    short = next((i for i, row in enumerate(rows, 1) if None in row), None)
+    if short is not None or not rows:
+        raise UserError(f"{path}: row {short} lacks fields" if rows else f"{path} holds no rows")
+    return rows
 
 
 def encode(rows: list[list[str]], names: list[str], tokenizer: Any, max_length: int) -> list[Example]:

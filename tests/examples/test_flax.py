@@ -93,6 +93,8 @@ def test_a_mistake_is_one_line(program, model, tmp_path):
         ([f"--train={path}", "--text=title"], "no column 'title'"),
         ([f"--train={tmp_path / 'none.csv'}"], "none.csv"),
         ([f"--train={path}", "--row_length=2"], "--row_length is 2"),
+        ([f"--train={write_csv(tmp_path / 'empty.csv', [])}"], "holds no rows"),
+        ([f"--train={write_csv(tmp_path / 'short.csv', [['a', 'b'], ['c']])}"], "row 2 lacks fields"),
     ):
         with pytest.raises(SystemExit, match=said) as caught:
             common.run(lambda arguments=arguments: classification.main([f"--model={model}", *arguments]))

@@ -60,9 +60,7 @@ def attend_with_weights(
     scale = q_BTHK.shape[-1] ** -0.5
     logits_BHTT = jnp.einsum("BTHK,BSHK->BHTS", q_BTHK * scale, k_BTHK, preferred_element_type=jnp.float32)
     hidden = jnp.finfo(jnp.float32).min
-    if (
-        padding_reads
-    ):  # an addition, which XLA on CPU computes faster than a choice: a tenth of a forward pass of MiniLM
+    if padding_reads:  # by addition: on CPU, a forward pass of MiniLM took 5% less than with a choice
         logits_BHTT += jnp.where(segment_ids_BT != 0, 0.0, hidden)[:, None, None]
     else:
         logits_BHTT = jnp.where(same_segment(segment_ids_BT, query_segment_ids), logits_BHTT, hidden)
