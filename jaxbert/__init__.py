@@ -9,7 +9,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxbert.api.auto import (
+        FLAX_MODEL_FOR_CAUSAL_LM_MAPPING,
+        FLAX_MODEL_FOR_MASKED_LM_MAPPING,
+        FLAX_MODEL_FOR_MULTIPLE_CHOICE_MAPPING,
+        FLAX_MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING,
+        FLAX_MODEL_FOR_PRETRAINING_MAPPING,
+        FLAX_MODEL_FOR_QUESTION_ANSWERING_MAPPING,
+        FLAX_MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        FLAX_MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
+        FLAX_MODEL_MAPPING,
+        FlaxAutoModel,
+        FlaxAutoModelForCausalLM,
+        FlaxAutoModelForMaskedLM,
+        FlaxAutoModelForMultipleChoice,
+        FlaxAutoModelForNextSentencePrediction,
+        FlaxAutoModelForPreTraining,
+        FlaxAutoModelForQuestionAnswering,
+        FlaxAutoModelForSequenceClassification,
+        FlaxAutoModelForTokenClassification,
+    )
     from jaxbert.api.flax_bert import (
+        FlaxBertForCausalLM,
         FlaxBertForMaskedLM,
         FlaxBertForMultipleChoice,
         FlaxBertForNextSentencePrediction,
@@ -18,12 +39,32 @@ if TYPE_CHECKING:
         FlaxBertForSequenceClassification,
         FlaxBertForTokenClassification,
         FlaxBertModel,
+        FlaxBertPreTrainedModel,
     )
     from jaxbert.errors import UserError
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "FLAX_MODEL_FOR_CAUSAL_LM_MAPPING",
+    "FLAX_MODEL_FOR_MASKED_LM_MAPPING",
+    "FLAX_MODEL_FOR_MULTIPLE_CHOICE_MAPPING",
+    "FLAX_MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING",
+    "FLAX_MODEL_FOR_PRETRAINING_MAPPING",
+    "FLAX_MODEL_FOR_QUESTION_ANSWERING_MAPPING",
+    "FLAX_MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
+    "FLAX_MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
+    "FLAX_MODEL_MAPPING",
+    "FlaxAutoModel",
+    "FlaxAutoModelForCausalLM",
+    "FlaxAutoModelForMaskedLM",
+    "FlaxAutoModelForMultipleChoice",
+    "FlaxAutoModelForNextSentencePrediction",
+    "FlaxAutoModelForPreTraining",
+    "FlaxAutoModelForQuestionAnswering",
+    "FlaxAutoModelForSequenceClassification",
+    "FlaxAutoModelForTokenClassification",
+    "FlaxBertForCausalLM",
     "FlaxBertForMaskedLM",
     "FlaxBertForMultipleChoice",
     "FlaxBertForNextSentencePrediction",
@@ -32,6 +73,7 @@ __all__ = [
     "FlaxBertForSequenceClassification",
     "FlaxBertForTokenClassification",
     "FlaxBertModel",
+    "FlaxBertPreTrainedModel",
     "UserError",
     "__version__",
 ]
@@ -40,7 +82,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'jaxbert' has no attribute {name!r}")
-    home = "jaxbert.api.flax_bert" if name.startswith("Flax") else "jaxbert.errors"
+    homes = {"FLAX": "jaxbert.api.auto", "FlaxAuto": "jaxbert.api.auto", "Flax": "jaxbert.api.flax_bert"}
+    home = next((home for start, home in homes.items() if name.startswith(start)), "jaxbert.errors")
     return getattr(importlib.import_module(home), name)
 
 

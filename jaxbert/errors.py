@@ -16,6 +16,23 @@ class UserError(Exception):
     """
 
 
+class UserValueError(UserError, ValueError):
+    """A `UserError` of the public classes where those of transformers 4 raised ValueError."""
+
+
+class UserOSError(UserError, OSError):
+    """A `UserError` of the public classes where those of transformers 4 raised OSError: no such model, damaged files."""
+
+
+@contextmanager
+def raised_as(kind: type[UserError]) -> Iterator[None]:
+    """Raise a UserError of the block as one of this kind."""
+    try:
+        yield
+    except UserError as error:
+        raise kind(str(error)) from error
+
+
 def one_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type where it has none."""
     lines = str(error).strip().splitlines()

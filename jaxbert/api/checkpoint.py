@@ -1,4 +1,4 @@
-"""Where a public class finds its configuration and parameters, and where it uploads them.
+"""Where a public class finds its configuration and parameters.
 
 Sorts the many arguments that `from_pretrained` had; reading and writing files is `interop`'s part.
 """
@@ -12,16 +12,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from huggingface_hub import HfApi
 from jax import Array
-from transformers import BertConfig
+from transformers import BertConfig, PreTrainedConfig
 
-from jaxbert.api.module import FlaxBertModule
-from jaxbert.errors import UserError
+from jaxbert.api.module import FlaxModule
+from jaxbert.errors import UserError, UserOSError, UserValueError, raised_as
+from jaxbert.interop import names
 from jaxbert.interop.bert_config import config_file, parse_config
 from jaxbert.interop.folder import Hub, resolve
-from jaxbert.interop.load import fit_params, replace_misshapen
-from jaxbert.interop.names import flax_path
+from jaxbert.interop.formats import Tensors
+from jaxbert.interop.load import LoadReport, fit_tensors, replace_misshapen
 from jaxbert.interop.read import read_tensors
 from jaxbert.models.functional import Params
 from jaxbert.plain import read_json
@@ -53,7 +53,11 @@ class Found:
 
 
 def locate(name_or_path: str | Path, kwargs: dict[str, Any]) -> Found:
-    """Find a checkpoint, taking out of `kwargs` what says how."""
+    """Find a checkpoint, taking out of `kwargs` what says how.
+
+    Raises:
+      UserOSError: if there is none.
+    """
     for key in _WITHOUT_MEANING:
         kwargs.pop(key, None)
     if "use_auth_token" in kwargs:
@@ -62,19 +66,33 @@ def locate(name_or_path: str | Path, kwargs: dict[str, Any]) -> Found:
     path = Path(name_or_path).expanduser()
     if path.is_file():
         return Found(path, config_file(path.parent), hub)
-    folder = resolve(name_or_path, hub)
+    with raised_as(UserOSError):
+        folder = resolve(name_or_path, hub)
     return Found(folder, config_file(folder), hub)
 
 
 def choose_config(found: Found, config: BertConfig | str | Path | None, kwargs: dict[str, Any]) -> BertConfig:
-    """Return the given configuration, or read one and let `kwargs` override it (they are taken out)."""
+    """Return the given configuration, or read one and let `kwargs` override it (they are taken out).
+
+    Raises:
+      UserOSError: if it cannot be read.
+      UserValueError: if it is not a BERT's, or of a kind that would be computed wrongly.
+    """
+    if isinstance(config, PreTrainedConfig) and not isinstance(config, BertConfig):
+        raise UserValueError(f"config is a {type(config).__name__}, but only BertConfig is supported")
     if isinstance(config, BertConfig):
         return config
     path = found.config
-    if config is not None:
-        given = Path(config).expanduser()
-        path = given if given.is_file() else config_file(resolve(config, found.hub))
-    content = read_json(path)
+    with raised_as(UserOSError):
+        if config is not None:
+            given = Path(config).expanduser()
+            path = given if given.is_file() else config_file(resolve(config, found.hub))
+        content = read_json(path)
+    with raised_as(UserValueError):
+        return _override(content, path, kwargs)
+
+
+def _override(content: dict[str, Any], path: Path, kwargs: dict[str, Any]) -> BertConfig:
     known = parse_config(content, path)
     overrides = {key: kwargs.pop(key) for key in list(kwargs) if hasattr(known, key)}
     if not overrides:
@@ -88,38 +106,43 @@ def choose_config(found: Found, config: BertConfig | str | Path | None, kwargs: 
 
 
 def load(
-    found: Found, module: FlaxBertModule, key: Array, ignore_mismatched_sizes: bool
+    found: Found, module: FlaxModule, key: Array, ignore_mismatched_sizes: bool
 ) -> tuple[Params, set[tuple[str, ...]]]:
-    """Return the per-layer parameters and the paths of those that are new; say what is new or left unused."""
-    tensors = read_tensors(found.weights)
+    """Return the per-layer parameters and the paths of those that are new; say what is new, unused or of half precision.
+
+    Tensors keep the format that they have in the file.
+    """
+    with raised_as(UserOSError):
+        tensors = read_tensors(found.weights, keep_half=True)
+    with raised_as(UserValueError):
+        tensors, report, resized = _fit(tensors, found, module, key, ignore_mismatched_sizes)
+    if report.fresh or report.unused or resized:
+        new = f"; new, as the shapes did not match: {', '.join(resized)}" if resized else ""
+        _logger.warning("%s: %s%s", found.weights, report, new)
+    for name in ("float16", "bfloat16"):
+        halves = [tensor for tensor in tensors.values() if tensor.dtype.name == name]
+        if halves:
+            _logger.warning(
+                "%s: %d of %d tensors are %s, and so are the parameters made of them: if you did not mean that, or before "
+                "you train them, widen them by `to_fp32`",
+                *(found.weights, len(halves), len(tensors), name),
+            )
+    params = jax.tree.map(jnp.asarray, names.layers_from_torch(tensors))
+    fresh = {names.flax_path(name.removeprefix("bert.") if module.bare else name) for name in report.fresh}
+    return params["bert"] if module.bare else params, fresh
+
+
+def _fit(
+    tensors: Tensors, found: Found, module: FlaxModule, key: Array, ignore_mismatched_sizes: bool
+) -> tuple[Tensors, LoadReport, list[str]]:
     resized: list[str] = []
     if ignore_mismatched_sizes:
         tensors, resized = replace_misshapen(tensors, module.model, key=key, source=str(found.weights))
-    stacked, report = fit_params(tensors, module.model, key=key, source=str(found.weights))
+    tensors, report = fit_tensors(tensors, module.model, key=key, source=str(found.weights))
     misfits = [name for name in report.fresh if name in report.unused]
     if misfits:
         raise UserError(
             f"{found.weights} has {', '.join(misfits)} for another number of labels than this model's: "
             "set num_labels, or start a fresh head by ignore_mismatched_sizes=True"
         )
-    if report.fresh or report.unused or resized:
-        new = f"; new for their size: {', '.join(resized)}" if resized else ""
-        _logger.warning("%s: %s%s", found.weights, report, new)
-    params = jax.tree.map(jnp.asarray, module.to_legacy(stacked))
-    return params, {flax_path(name.removeprefix("bert.") if module.bare else name) for name in report.fresh}
-
-
-def upload(
-    folder: Path,
-    repo_id: str,
-    *,
-    token: str | bool | None = None,
-    private: bool | None = None,
-    **kwargs: Any,
-) -> str:
-    """Upload a saved model; `kwargs` are those of the Hub's `upload_folder`."""
-    api = HfApi(token=token)
-    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-    kwargs.setdefault("commit_message", "Upload model")
-    files = ["config.json", "model.safetensors", "flax_model.msgpack"]
-    return api.upload_folder(folder_path=folder, repo_id=repo_id, allow_patterns=files, **kwargs)
+    return tensors, report, resized

@@ -1,6 +1,7 @@
 """Turn the arguments of a legacy call into the packed batch that every head takes.
 
-An unpacked row is a packed row with one example: what its attention mask shows is segment 1, the rest is padding.
+An unpacked row is a packed row with one example: what its attention mask shows is segment 1, the rest is padding. All its
+tokens, padding too, read segment 1 (`Call.padding_reads`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from jaxbert.errors import UserValueError
 
 Batch = dict[str, Array]
 
@@ -27,7 +30,7 @@ def make_batch(
     length = ids_BT.shape[1]
     if position_ids is None:
         if length > max_positions:
-            raise ValueError(f"input_ids has rows of {length} tokens, but the model has {max_positions} positions")
+            raise UserValueError(f"input_ids has rows of {length} tokens, but the model has {max_positions} positions")
         position_ids = jnp.arange(length)[None]
     shown = jnp.ones_like(ids_BT) if attention_mask is None else jnp.asarray(attention_mask) > 0
     return _batch(ids_BT, token_type_ids, position_ids, shown, jnp.zeros((ids_BT.shape[0], 1), jnp.int32))
@@ -52,15 +55,16 @@ def join_choices(*arrays: Any) -> list[Any]:
 def _rows(input_ids: Any) -> Array:
     ids_BT = jnp.asarray(input_ids, jnp.int32)
     if ids_BT.ndim != 2:
-        raise ValueError(f"input_ids has shape {ids_BT.shape}, expected [rows, tokens]")
+        raise UserValueError(f"input_ids has shape {ids_BT.shape}, expected [rows, tokens]")
     return ids_BT
 
 
 def _restart(segment_ids_BT: Array) -> Array:
-    """Count positions from the start of each segment."""
+    """Count positions from the start of each segment; padding, which may be longer than any example, is all at 0."""
     index_BT = jnp.broadcast_to(jnp.arange(segment_ids_BT.shape[1]), segment_ids_BT.shape)
     starts_BT = jnp.diff(segment_ids_BT, axis=1, prepend=-1) != 0
-    return index_BT - jax.lax.cummax(jnp.where(starts_BT, index_BT, 0), axis=1)
+    positions_BT = index_BT - jax.lax.cummax(jnp.where(starts_BT, index_BT, 0), axis=1)
+    return jnp.where(segment_ids_BT > 0, positions_BT, 0)
 
 
 def _batch(ids_BT: Array, token_type_ids: Any, position_ids: Any, segment_ids: Any, cls_positions: Any) -> Batch:
@@ -74,5 +78,5 @@ def _batch(ids_BT: Array, token_type_ids: Any, position_ids: Any, segment_ids: A
 
 def _like(value: Array, ids_BT: Array, name: str) -> Array:
     if value.ndim != 2 or any(given not in (1, size) for given, size in zip(value.shape, ids_BT.shape, strict=True)):
-        raise ValueError(f"{name} has shape {value.shape}, but input_ids has {ids_BT.shape}")
+        raise UserValueError(f"{name} has shape {value.shape}, but input_ids has {ids_BT.shape}")
     return jnp.broadcast_to(value, ids_BT.shape)

@@ -1,50 +1,71 @@
 """The `.module` of a public class: the forward pass over the legacy per-layer tree, compiled once per shape.
 
-The meaning of the arguments is `inputs`' part; holding parameters, and reading and writing them, is `pretrained`'s.
+Models of one head, configuration and number format share what is compiled, so that a second one costs nothing. The
+meaning of the arguments is `inputs`' part; holding parameters, and reading and writing them, is `pretrained`'s.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
+import json
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx, traverse_util
+from flax.errors import InvalidRngError
 from jax import Array
 from transformers import BertConfig
 
 from jaxbert.api.inputs import Batch, join_choices, make_batch, make_packed_batch
 from jaxbert.api.outputs import FlaxModelOutput
+from jaxbert.errors import UserError, UserValueError
 from jaxbert.interop.names import stack_layers, unstack_layers
 from jaxbert.models.encoder import Call
-from jaxbert.models.functional import Params, init_params, make_model
+from jaxbert.models.functional import Model, Params, init_params, make_model
 from jaxbert.models.heads import BertModel, MultipleChoice
 
 _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
+_NAMES = ("_name_or_path", "id2label", "label2id", "architectures", "transformers_version", "dtype", "torch_dtype")
+"""Of a configuration, what changes no number of a model."""
 
 
-class FlaxBertModule:
-    """A head as a pair of pure functions, `init` and `apply`, with the call signature of the legacy Linen module."""
+class MissingRngError(UserError, InvalidRngError, ValueError):
+    """A call with dropout has no key for it; Flax's InvalidRngError in the legacy classes."""
 
-    def __init__(
-        self,
-        head: type[nnx.Module],
-        output: type[FlaxModelOutput],
-        config: BertConfig,
-        dtype: Any = jnp.float32,
-        gradient_checkpointing: bool = False,
-    ) -> None:
-        self.config = config
-        self.dtype = dtype
-        self.gradient_checkpointing = gradient_checkpointing
-        self.output = output
+    def __init__(self, message: str) -> None:
+        Exception.__init__(self, message)  # Flax's own adds a link that knows no such class
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """A configuration as it was when a model was made of it, compared by what changes the model."""
+
+    text: str
+    config: BertConfig = field(compare=False)
+
+    @classmethod
+    def of(cls, config: BertConfig) -> _Settings:
+        content = {key: value for key, value in config.to_dict().items() if key not in _NAMES}
+        text = json.dumps(content | {"num_labels": config.num_labels}, sort_keys=True, default=str)
+        return cls(text, config)
+
+
+class _Programs:
+    """What all modules of one head, configuration and number format share: shapes, and functions compiled once for all."""
+
+    def __init__(self, head: type[nnx.Module], output: type[FlaxModelOutput], config: BertConfig, dtype: Any) -> None:
         self.bare = issubclass(head, BertModel)
         self.joins_choices = issubclass(head, MultipleChoice)
+        self.slot_fields = output.slot_fields
         self.model = make_model(head, config, dtype)
-        self.params_shape_tree: Params = self.to_legacy(self.model.abstract_params)
-        self.required_params = frozenset(traverse_util.flatten_dict(self.params_shape_tree))
-        self._forward = jax.jit(self._run, static_argnames=("call", "packed", "choices"))
+        self.shapes = self.to_legacy(self.model.abstract_params)
+        self.required = frozenset(traverse_util.flatten_dict(self.shapes))
+        self.draw = jax.jit(lambda key: self.to_legacy(init_params(self.model, key)))
+        self.forward = jax.jit(self._run, static_argnames=("call", "packed", "choices"))
 
     def to_legacy(self, stacked: Params) -> Params:
         """Turn our tree into the legacy one: per layer, and for the model without a head without the name `bert`."""
@@ -55,10 +76,80 @@ class FlaxBertModule:
         """Turn the legacy tree into ours; the inverse of `to_legacy`."""
         return stack_layers({"bert": params} if self.bare else params)
 
+    def _run(
+        self,
+        params: Params,
+        batch: Batch,
+        *,
+        key: Array | None,
+        head_mask: Array | None,
+        call: Call,
+        packed: bool,
+        choices: int | None,
+    ) -> dict[str, Any]:
+        fields = self.model.apply(self.from_legacy(params), batch, key, call, head_mask)
+        encoded = fields.pop("encoded")
+        if not packed:
+            fields |= {name: fields[name][:, 0] for name in self.slot_fields if name in fields}
+        if self.joins_choices:
+            fields["logits"] = fields["logits"][..., 0] if choices is None else fields["logits"].reshape(-1, choices)
+        states = {"hidden_states": encoded.hidden_states_NBTD, "attentions": encoded.attentions_NBHTT}
+        return fields | {name: tuple(stack) for name, stack in states.items() if stack is not None}
+
+
+@functools.lru_cache(maxsize=32)
+def _make_programs(
+    head: type[nnx.Module], output: type[FlaxModelOutput], settings: _Settings, dtype_name: str
+) -> _Programs:
+    return _Programs(head, output, copy.deepcopy(settings.config), jnp.dtype(dtype_name))
+
+
+class FlaxModule:
+    """A head as a pair of pure functions, `init` and `apply`, with the call signature of the legacy Linen module."""
+
+    head: type[nnx.Module]
+    output: ClassVar[type[FlaxModelOutput]]
+
+    def __init__(self, config: BertConfig, dtype: Any = jnp.float32, gradient_checkpointing: bool = False) -> None:
+        self.config = config
+        self.dtype = dtype
+        self.gradient_checkpointing = gradient_checkpointing
+        self._programs = self._shared_programs()
+
+    def _shared_programs(self) -> _Programs:
+        return _make_programs(self.head, self.output, _Settings.of(self.config), jnp.dtype(self.dtype).name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_programs"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._programs = self._shared_programs()
+
+    @property
+    def model(self) -> Model:
+        """The head as jaxbert's other parts know it, with stacked layers."""
+        return self._programs.model
+
+    @property
+    def bare(self) -> bool:
+        """Whether there is no head, so that names lack `bert`."""
+        return self._programs.bare
+
+    @property
+    def params_shape_tree(self) -> Params:
+        """Shapes and dtypes in the per-layer tree."""
+        return jax.tree.map(lambda leaf: leaf, self._programs.shapes)
+
+    @property
+    def required_params(self) -> frozenset[tuple[str, ...]]:
+        """The path of every tensor."""
+        return self._programs.required
+
     def init(self, rngs: Array | Mapping[str, Array], *_: Any, **__: Any) -> dict[str, Params]:
         """Draw new parameters, `{"params": per-layer tree}`; the inputs that Linen asked for are not needed."""
         key = rngs["params"] if isinstance(rngs, Mapping) else rngs
-        return {"params": self.to_legacy(init_params(self.model, key))}
+        return {"params": self._programs.draw(key)}
 
     def apply(
         self,
@@ -77,14 +168,19 @@ class FlaxBertModule:
         segment_ids: Any = None,
         cls_positions: Any = None,
     ) -> FlaxModelOutput | tuple:
-        """Run the forward pass on `variables["params"]`; unless `deterministic`, dropout draws from `rngs["dropout"]`."""
+        """Run the forward pass on `variables["params"]`; unless `deterministic`, dropout draws from `rngs["dropout"]`.
+
+        Raises:
+          UserValueError: for arrays of a wrong shape, or tensors that `params` lack.
+          MissingRngError: if there is dropout and no key for it.
+        """
         packed = segment_ids is not None or cls_positions is not None
         inputs, choices = [input_ids, attention_mask, token_type_ids, position_ids], None
         if packed:
             self._check_packed(attention_mask, segment_ids, cls_positions)
             batch = make_packed_batch(input_ids, segment_ids, cls_positions, token_type_ids, position_ids)
         else:
-            if self.joins_choices:
+            if self._programs.joins_choices:
                 choices = _count_choices(input_ids)
                 inputs = join_choices(*inputs)
             batch = make_batch(*inputs, max_positions=self.config.max_position_embeddings)
@@ -92,54 +188,36 @@ class FlaxBertModule:
         call = Call(
             scan_layers=False,
             remat="full" if self.gradient_checkpointing else "none",
+            padding_reads=not packed,
             output_hidden_states=bool(output_hidden_states),
             output_attentions=bool(output_attentions),
         )
         key = None if deterministic else self._dropout_key(rngs or {})
         params = self._select(variables["params"])
         head_mask = self._head_mask(head_mask)
-        fields = self._forward(params, batch, key=key, head_mask=head_mask, call=call, packed=packed, choices=choices)
+        run = self._programs.forward
+        fields = run(params, batch, key=key, head_mask=head_mask, call=call, packed=packed, choices=choices)
         output = self.output(**fields)
         return output if return_dict else output.to_tuple()
 
     def _check_packed(self, attention_mask: Any, segment_ids: Any, cls_positions: Any) -> None:
         if segment_ids is None or attention_mask is not None or (self.output.slot_fields and cls_positions is None):
             needed = "segment_ids and cls_positions" if self.output.slot_fields else "segment_ids"
-            raise ValueError(f"packed rows need {needed}, and no attention_mask")
-
-    def _run(
-        self,
-        params: Params,
-        batch: Batch,
-        *,
-        key: Array | None,
-        head_mask: Array | None,
-        call: Call,
-        packed: bool,
-        choices: int | None,
-    ) -> dict[str, Any]:
-        fields = self.model.apply(self.from_legacy(params), batch, key, call, head_mask)
-        encoded = fields.pop("encoded")
-        if not packed:
-            fields |= {name: fields[name][:, 0] for name in self.output.slot_fields if name in fields}
-        if self.joins_choices:
-            fields["logits"] = fields["logits"][..., 0] if choices is None else fields["logits"].reshape(-1, choices)
-        states = {"hidden_states": encoded.hidden_states_NBTD, "attentions": encoded.attentions_NBHTT}
-        return fields | {name: tuple(stack) for name, stack in states.items() if stack is not None}
+            raise UserValueError(f"packed rows need {needed}, and no attention_mask")
 
     def _select(self, params: Mapping[str, Any]) -> Params:
         """Take the tensors that the model has, in a plain dictionary."""
         flat = traverse_util.flatten_dict(params)
         missing = self.required_params - flat.keys()
         if missing:
-            raise ValueError(f"params lack {', '.join(sorted(map('/'.join, missing)))}")
+            raise UserValueError(f"params lack {', '.join(sorted(map('/'.join, missing)))}")
         return traverse_util.unflatten_dict({path: flat[path] for path in self.required_params})
 
     def _dropout_key(self, rngs: Mapping[str, Array]) -> Array | None:
         if "dropout" in rngs:
             return rngs["dropout"]
         if any(getattr(self.config, rate, None) for rate in _RATES):
-            raise ValueError("dropout is on: give a key as dropout_rng (or rngs={'dropout': key})")
+            raise MissingRngError("dropout is on: give a key as dropout_rng (or rngs={'dropout': key})")
         return None
 
     def _head_mask(self, head_mask: Any) -> Array | None:
@@ -147,12 +225,12 @@ class FlaxBertModule:
             return None
         shape = (self.config.num_hidden_layers, self.config.num_attention_heads)
         if jnp.shape(head_mask) != shape:
-            raise ValueError(f"head_mask has shape {jnp.shape(head_mask)}, expected {shape}")
+            raise UserValueError(f"head_mask has shape {jnp.shape(head_mask)}, expected {shape}")
         return jnp.asarray(head_mask, self.dtype)
 
 
 def _count_choices(input_ids: Any) -> int:
     shape = jnp.shape(input_ids)
     if len(shape) != 3:
-        raise ValueError(f"input_ids has shape {shape}, expected [examples, choices, tokens]")
+        raise UserValueError(f"input_ids has shape {shape}, expected [examples, choices, tokens]")
     return shape[1]

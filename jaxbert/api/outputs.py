@@ -7,25 +7,57 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from typing import ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import flax.struct
 from jax import Array
-from transformers.utils import ModelOutput
 
 
-class FlaxModelOutput(ModelOutput):
-    """A `ModelOutput` whose fields may hold anything that JAX puts in a tree, tracers included."""
+class FlaxModelOutput(OrderedDict):
+    """The values of a call that are not None, by attribute, key or position; a field may hold any tree, tracers included.
+
+    Values are replaced by `replace(field=value)`, which returns another output, or by `output["field"] = value`.
+    """
 
     slot_fields: ClassVar[tuple[str, ...]] = ()
     """Fields with an axis S of example slots, which unpacked input does not have."""
 
     def __post_init__(self) -> None:
-        # The base class takes a first field that is no torch or NumPy array for an iterator of pairs and walks over it.
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
-            value = getattr(self, field.name)
+        for name, value in zip(self._names(), self._values(), strict=True):
             if value is not None:
-                OrderedDict.__setitem__(self, field.name, value)
+                super().__setitem__(name, value)
+
+    @classmethod
+    def _names(cls) -> list[str]:
+        return [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]  # subclasses are dataclasses
+
+    def _values(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in self._names())
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Return the values that are not None, in the order of the fields."""
+        return tuple(value for value in self._values() if value is not None)
+
+    def __getitem__(self, key: Any) -> Any:
+        return super().__getitem__(key) if isinstance(key, str) else self.to_tuple()[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key not in self._names():
+            raise KeyError(f"{type(self).__name__} has no field {key!r}: it has {', '.join(self._names())}")
+        object.__setattr__(self, key, value)
+        super().__setitem__(key, value)
+
+    def copy(self) -> FlaxModelOutput:
+        """Return an output of the same values."""
+        return type(self)(*self._values())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._values()
+
+    def _refuse(self, *_: Any, **__: Any) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} keeps its fields: make another one by replace(field=value)")
+
+    __delitem__ = pop = popitem = setdefault = update = clear = move_to_end = _refuse
 
 
 @flax.struct.dataclass

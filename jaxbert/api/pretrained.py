@@ -1,27 +1,29 @@
 """What all public classes share: parameters in the legacy per-layer tree, and their casting, loading and saving.
 
-A subclass names its head and its output. The forward pass is `module`'s part, files are `interop`'s.
+A subclass names its module. The forward pass is `module`'s part, files are `interop`'s.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import nnx, serialization, traverse_util
+from flax import traverse_util
+from flax.core import FrozenDict, freeze
 from jax import Array
 from transformers import BertConfig
 
 from jaxbert.api import checkpoint
-from jaxbert.api.module import FlaxBertModule
-from jaxbert.api.outputs import FlaxModelOutput
+from jaxbert.api.module import FlaxModule
+from jaxbert.api.upload import Upload, upload
+from jaxbert.errors import UserOSError, UserValueError, raised_as
+from jaxbert.interop import names
 from jaxbert.interop.bert_config import parse_config
-from jaxbert.interop.write import save_folder
+from jaxbert.interop.write import MSGPACK, parse_size, save_tensors, weights_in
 from jaxbert.models.functional import Params
 
 
@@ -32,8 +34,7 @@ class FlaxBertPreTrainedModel:
     base_model_prefix = "bert"
     main_input_name = "input_ids"
     framework = "flax"
-    head: ClassVar[type[nnx.Module]]
-    output: ClassVar[type[FlaxModelOutput]]
+    module_class: ClassVar[Callable[..., FlaxModule]]
 
     def __init__(
         self,
@@ -45,7 +46,10 @@ class FlaxBertPreTrainedModel:
         gradient_checkpointing: bool = False,
         **kwargs: Any,
     ) -> None:
-        parse_config(config.to_dict(), "the configuration")
+        if not isinstance(config, BertConfig):
+            raise UserValueError(f"config is a {type(config).__name__}, but only BertConfig is supported")
+        with raised_as(UserValueError):
+            parse_config(config.to_dict(), "the configuration")
         self._config = config
         self._module = self.module_class(config, dtype, gradient_checkpointing, **kwargs)
         self._is_initialized = _do_init
@@ -56,11 +60,9 @@ class FlaxBertPreTrainedModel:
             self.params = self.init_weights(self.key, input_shape)
 
     @classmethod
-    def module_class(
-        cls, config: BertConfig, dtype: Any = jnp.float32, gradient_checkpointing: bool = False
-    ) -> FlaxBertModule:
-        """Make the pure functions of a model of this class."""
-        return FlaxBertModule(cls.head, cls.output, config, dtype, gradient_checkpointing)
+    def _from_config(cls, config: BertConfig, **kwargs: Any) -> Any:
+        """Make a new model; the name is the legacy one."""
+        return cls(config, **kwargs)
 
     @classmethod
     def can_generate(cls) -> bool:
@@ -77,7 +79,7 @@ class FlaxBertPreTrainedModel:
         return self._config
 
     @property
-    def module(self) -> FlaxBertModule:
+    def module(self) -> FlaxModule:
         """The pure functions, for programs that call `module.apply`."""
         return self._module
 
@@ -103,23 +105,25 @@ class FlaxBertPreTrainedModel:
         flat = traverse_util.flatten_dict(params)
         missing = self.required_params - flat.keys()
         if missing:
-            raise ValueError(f"params lack {', '.join(sorted(map('/'.join, missing)))}")
+            raise UserValueError(f"params lack {', '.join(sorted(map('/'.join, missing)))}")
         self._params = traverse_util.unflatten_dict(flat)
 
     def _check_initialized(self) -> None:
         if not self._is_initialized:
-            raise ValueError(
+            raise UserValueError(
                 "a model made with _do_init=False holds no params: draw them by init_weights, keep them outside and "
                 "pass them as params="
             )
 
     def init_weights(
         self, rng: Array, input_shape: tuple[int, ...] = (1, 1), params: Mapping[str, Any] | None = None
-    ) -> Params:
-        """Draw new parameters; given `params`, only those that they lack."""
-        drawn = traverse_util.flatten_dict(self.module.init(rng)["params"])
-        given = traverse_util.flatten_dict(params) if params is not None else {}
-        return traverse_util.unflatten_dict(drawn | given)
+    ) -> Params | FrozenDict:
+        """Draw new parameters; given `params`, only those that they lack, in a FrozenDict."""
+        drawn = self.module.init(rng)["params"]
+        if params is None:
+            return drawn
+        flat = traverse_util.flatten_dict(drawn) | traverse_util.flatten_dict(params)
+        return freeze(traverse_util.unflatten_dict(flat))
 
     def __call__(
         self,
@@ -128,28 +132,44 @@ class FlaxBertPreTrainedModel:
         token_type_ids: Any = None,
         position_ids: Any = None,
         head_mask: Any = None,
+        encoder_hidden_states: Any = None,
+        encoder_attention_mask: Any = None,
         params: Mapping[str, Any] | None = None,
         dropout_rng: Array | None = None,
         train: bool = False,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
+        past_key_values: Any = None,
         *,
         segment_ids: Any = None,
         cls_positions: Any = None,
     ) -> Any:
-        """Run the model; what is None comes from the configuration or its natural default.
+        """Run the model; what is None comes from the configuration or its natural default, `params` from the model.
+
+        Inputs are [B, T], those of choices [B, choices, T]; `head_mask` is [N, H]. A token whose `attention_mask` is 0 is
+        read by no other, and has values of its own: it reads the shown tokens, as in PyTorch.
 
         Packed rows say with `segment_ids` [B, T] which example a token belongs to (0: padding) and, where the model
-        reads first tokens, with `cls_positions` [B, S] where each example starts.
+        reads first tokens, with `cls_positions` [B, S] where each example starts. A token then reads its example alone.
+
+        Raises:
+          UserValueError: for arrays of a wrong shape, for `params` that lack tensors, and for what only a decoder has:
+            `encoder_hidden_states`, `encoder_attention_mask`, `past_key_values`.
+          MissingRngError: if `train` asks for dropout and there is no `dropout_rng`.
         """
+        _refuse_decoding(
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            past_key_values=past_key_values,
+        )
         config = self.config
 
         def choose(value: bool | None, key: str, default: bool) -> bool:
             return bool(getattr(config, key, default) if value is None else value)
 
         return self.module.apply(
-            {"params": self.params if params is None else params},
+            {"params": params or self.params},
             input_ids,
             attention_mask,
             token_type_ids,
@@ -165,15 +185,15 @@ class FlaxBertPreTrainedModel:
         )
 
     def to_bf16(self, params: Mapping[str, Any], mask: Mapping[str, Any] | None = None) -> Params:
-        """Cast floating-point parameters to bfloat16; with a tree of booleans as `mask`, only where it is true."""
+        """Cast JAX's floating-point arrays to bfloat16; with a tree of booleans as `mask`, only where it is true."""
         return _cast(params, jnp.bfloat16, mask)
 
     def to_fp16(self, params: Mapping[str, Any], mask: Mapping[str, Any] | None = None) -> Params:
-        """Cast floating-point parameters to float16; with a tree of booleans as `mask`, only where it is true."""
+        """Cast JAX's floating-point arrays to float16; with a tree of booleans as `mask`, only where it is true."""
         return _cast(params, jnp.float16, mask)
 
     def to_fp32(self, params: Mapping[str, Any], mask: Mapping[str, Any] | None = None) -> Params:
-        """Cast floating-point parameters to float32; with a tree of booleans as `mask`, only where it is true."""
+        """Cast JAX's floating-point arrays to float32; with a tree of booleans as `mask`, only where it is true."""
         return _cast(params, jnp.float32, mask)
 
     @classmethod
@@ -191,10 +211,12 @@ class FlaxBertPreTrainedModel:
 
         Arguments of the Hub (`revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder`) go
         there; those that the configuration knows override it (`num_labels`, `id2label`, ...); the rest goes to the
-        constructor. With `_do_init=False`, returns `(model, params)`, and `params` lack what the checkpoint lacks.
+        constructor. Parameters keep the format of the file, float32, float16 or bfloat16; `dtype` is that of the
+        computation. With `_do_init=False`, returns `(model, params)`, and `params` lack what the checkpoint lacks.
 
         Raises:
-          UserError: if there is no such model, it is no BERT, or it is damaged or misses parts of the encoder.
+          UserOSError: if there is no such model, or its files are damaged.
+          UserValueError: if it is no BERT, or it lacks parts of the encoder, or tensors have other shapes.
         """
         found = checkpoint.locate(pretrained_model_name_or_path, kwargs)
         model_config = checkpoint.choose_config(found, config, kwargs)
@@ -220,39 +242,97 @@ class FlaxBertPreTrainedModel:
     ) -> None:
         """Write `config.json` and `model.safetensors`, which PyTorch's classes load as well.
 
-        With `safe_serialization=False`, the legacy `flax_model.msgpack` is written beside them. No BERT reaches
-        `max_shard_size`, so there is one file. `push_to_hub` uploads to `repo_id`, by default the folder's name.
+        With `safe_serialization=False`, the legacy `flax_model.msgpack` is written beside them. Beyond `max_shard_size`
+        bytes (or text like "300MB"), weights become several files with an index. `params` may lack tensors.
+        `push_to_hub` uploads to `repo_id`, by default the folder's name; other arguments are those of `push_to_hub`.
+
+        Raises:
+          UserOSError: if the folder cannot be written.
+          UserValueError: if `max_shard_size` is no size.
         """
+        repo_id, how = kwargs.pop("repo_id", None), _upload_arguments(token=token, **kwargs)
         folder = Path(save_directory)
-        params = self.params if params is None else params
+        tree = jax.device_get(self.params if params is None else params)
+        tensors = names.layers_to_torch({"bert": tree} if self.module.bare else tree)
         self.config.architectures = [type(self).__name__.removeprefix("Flax")]
-        save_folder(folder, self.module.from_legacy(params), self.config, architecture=self.config.architectures[0])
-        legacy = folder / "flax_model.msgpack"
+        with raised_as(UserValueError):
+            most = parse_size(max_shard_size)
+        with raised_as(UserOSError):
+            save_tensors(
+                folder,
+                tensors,
+                self.config,
+                architecture=self.config.architectures[0],
+                max_shard_size=most,
+                flax_tree=None if safe_serialization else tree,
+            )
         if safe_serialization:
-            legacy.unlink(missing_ok=True)  # legacy readers would prefer its older weights
-        else:
-            legacy.write_bytes(serialization.to_bytes(jax.device_get(params)))
+            for name in weights_in(folder, [MSGPACK]):
+                (folder / name).unlink()  # legacy readers would prefer these older weights
         if push_to_hub:
-            checkpoint.upload(folder, kwargs.pop("repo_id", folder.resolve().name), token=token, **kwargs)
+            upload(folder, repo_id or folder.resolve().name, how)
 
     def push_to_hub(
-        self, repo_id: str, *, params: Mapping[str, Any] | None = None, token: str | bool | None = None, **kwargs: Any
+        self,
+        repo_id: str,
+        use_temp_dir: bool | None = None,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        max_shard_size: int | str = "5GB",
+        create_pr: bool = False,
+        safe_serialization: bool = True,
+        revision: str | None = None,
+        commit_description: str | None = None,
+        tags: Sequence[str] | None = None,
+        *,
+        params: Mapping[str, Any] | None = None,
+        use_auth_token: str | bool | None = None,
     ) -> str:
         """Upload the model to a Hub repository, made if there is none; return the address of the commit.
 
-        `private`, `commit_message`, `commit_description`, `revision` and `create_pr` are passed on.
+        With `use_temp_dir=False` the files stay in a folder named as the repository. `tags` go to the model card.
+        `max_shard_size`, `safe_serialization` and `params` are those of `save_pretrained`.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, params=params)
-            return checkpoint.upload(Path(folder), repo_id, token=token, **kwargs)
+        how = Upload(
+            token=use_auth_token if token is None else token,
+            private=private,
+            commit_message=commit_message,
+            commit_description=commit_description,
+            revision=revision,
+            create_pr=create_pr,
+            tags=tags,
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(repo_id.split("/")[-1]) if use_temp_dir is False else Path(scratch)
+            self.save_pretrained(
+                folder, params=params, max_shard_size=max_shard_size, safe_serialization=safe_serialization
+            )
+            return upload(folder, repo_id, how)
 
 
-def _cast(params: Mapping[str, Any], dtype: Any, mask: Mapping[str, Any] | None) -> Params:
-    flat = traverse_util.flatten_dict(params)
-    chosen = dict.fromkeys(flat, True) if mask is None else traverse_util.flatten_dict(mask)
+def _refuse_decoding(**arguments: Any) -> None:
+    given = [name for name, value in arguments.items() if value is not None]
+    if given:
+        raise UserValueError(
+            f"{', '.join(given)}: only a decoder reads that, and this BERT is an encoder; leave it out"
+        )
 
-    def cast(path: tuple[str, ...], leaf: Any) -> Any:
-        floating = isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.floating)
-        return leaf.astype(dtype) if floating and chosen[path] else leaf
 
-    return traverse_util.unflatten_dict({path: cast(path, leaf) for path, leaf in flat.items()})
+def _upload_arguments(
+    token: str | bool | None = None, use_auth_token: str | bool | None = None, **kwargs: Any
+) -> Upload:
+    return Upload(token=use_auth_token if token is None else token, **kwargs)
+
+
+def _cast(params: Mapping[str, Any], dtype: Any, mask: Mapping[str, Any] | None) -> Any:
+    """Cast JAX's floating-point arrays; NumPy's stay what they are, as in the legacy classes."""
+
+    def cast(leaf: Any) -> Any:
+        floating = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(dtype) if floating else leaf
+
+    if mask is None:
+        return jax.tree.map(cast, params)
+    flat, chosen = traverse_util.flatten_dict(params), traverse_util.flatten_dict(mask)
+    return traverse_util.unflatten_dict({path: cast(x) if chosen[path] else x for path, x in flat.items()})

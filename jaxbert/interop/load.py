@@ -64,6 +64,12 @@ def load_params(
 
 def fit_params(tensors: Tensors, model: Model, *, key: jax.Array | None, source: str) -> tuple[Params, LoadReport]:
     """Do `load_params` on tensors that are read already; `source` is named in errors."""
+    complete, report = fit_tensors(tensors, model, key=key, source=source)
+    return names.from_torch(complete), report
+
+
+def fit_tensors(tensors: Tensors, model: Model, *, key: jax.Array | None, source: str) -> tuple[Tensors, LoadReport]:
+    """Return all tensors of a model under PyTorch names, in the formats that they have, and what became of each."""
     expected = _torch_shapes(model)
     tensors = join_tied(tensors, expected, model.config, source)
     fit = _compare(tensors, expected)
@@ -81,7 +87,7 @@ def fit_params(tensors: Tensors, model: Model, *, key: jax.Array | None, source:
     kept = {n: tensors[n] for n in expected if n not in fresh}
     complete = kept | (_draw(model, fresh, key) if key is not None else {})
     report = LoadReport(tuple(kept), tuple(n for n in expected if n in fresh), tuple(unused))
-    return names.from_torch({n: complete[n] for n in expected}), report
+    return {n: complete[n] for n in expected}, report
 
 
 def replace_misshapen(tensors: Tensors, model: Model, *, key: jax.Array, source: str) -> tuple[Tensors, list[str]]:
@@ -91,7 +97,8 @@ def replace_misshapen(tensors: Tensors, model: Model, *, key: jax.Array, source:
     misshapen = _compare(tensors, expected).misshapen
     if not misshapen:
         return tensors, []
-    drawn = names.to_torch(init_params(model, key))
+    inside = any(names.layer_axis(names.flax_path(name)) for name in misshapen)
+    drawn = names.to_torch(init_params(model, key)) if inside else _draw(model, set(misshapen), key)
     return tensors | {name: drawn[name] for name in misshapen}, [f"{n} {shapes}" for n, shapes in misshapen.items()]
 
 
@@ -146,7 +153,7 @@ def _advice(fit: Misfit, expected: dict[str, tuple[int, ...]], key: jax.Array | 
 
 
 def _draw(model: Model, fresh: set[str], key: jax.Array) -> Tensors:
-    """Draw only the fresh tensors; heads and pooler lie outside the layer stack."""
+    """Draw only the fresh tensors, which lie outside the layer stack; the numbers are those of drawing all."""
     flat = traverse_util.flatten_dict(model.abstract_params)
     wanted = {path: leaf for path, leaf in flat.items() if names.torch_name(path) in fresh}
     if not wanted:

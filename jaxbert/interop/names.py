@@ -98,16 +98,24 @@ def stack_layers(tree: Mapping[str, Any]) -> Tree:
 
 def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Turn the stacked tree into PyTorch's flat dictionary on the host."""
-    tensors = {}
-    for path, leaf in _flatten(unstack_layers(jax.device_get(params))).items():
-        tensors[torch_name(path)] = leaf.T if path[-1] == "kernel" else leaf
-    return tensors
+    return layers_to_torch(unstack_layers(jax.device_get(params)))
+
+
+def layers_to_torch(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Turn the per-layer tree, or a part of it, into PyTorch's flat dictionary on the host."""
+    flat = {path: np.asarray(leaf) for path, leaf in _flatten(jax.device_get(tree)).items()}
+    return {torch_name(path): leaf.T if path[-1] == "kernel" else leaf for path, leaf in flat.items()}
 
 
 def from_torch(tensors: Mapping[str, np.ndarray]) -> Tree:
     """Turn PyTorch's flat dictionary into the stacked tree; the inverse of `to_torch`."""
+    return stack_layers(layers_from_torch(tensors))
+
+
+def layers_from_torch(tensors: Mapping[str, np.ndarray]) -> Tree:
+    """Turn PyTorch's flat dictionary into the per-layer tree; the inverse of `layers_to_torch`."""
     flat = {}
     for name, tensor in tensors.items():
         path = flax_path(name)
         flat[path] = tensor.T if path[-1] == "kernel" else tensor
-    return stack_layers(traverse_util.unflatten_dict(flat))
+    return traverse_util.unflatten_dict(flat)

@@ -65,8 +65,10 @@ def has_classifier(folder: Path) -> bool:
     return any(tuple(re.split(r"[./]", str(name))[-2:]) in classifiers for name in names)
 
 
-def read_tensors(checkpoint: Path) -> Tensors:
+def read_tensors(checkpoint: Path, *, keep_half: bool = False) -> Tensors:
     """Read a checkpoint folder, or one file of weights, to float32 arrays under PyTorch names with the `bert.` prefix.
+
+    With `keep_half`, float16 and bfloat16 stay what they are.
 
     Raises:
       UserError: naming the file that is missing or damaged, or the tensors that are not finite numbers.
@@ -75,7 +77,7 @@ def read_tensors(checkpoint: Path) -> Tensors:
     if source is None:
         raise UserError(f"{checkpoint} holds no weights: expected {', '.join(WEIGHT_FILES)} or shards with an index")
     raw = _read_shards(source) if source.suffix == ".json" else read_file(source)
-    return _normalize(raw, source)
+    return _normalize(raw, source, keep_half)
 
 
 def _read_shards(index: Path) -> Tensors:
@@ -99,7 +101,7 @@ def _read_shards(index: Path) -> Tensors:
     return tensors
 
 
-def _normalize(raw: Tensors, source: Path) -> Tensors:
+def _normalize(raw: Tensors, source: Path, keep_half: bool) -> Tensors:
     """Bring names, layout and dtype to today's; order is kept, and `raw` is used up."""
     wrapper = wrapper_of(raw)
     if wrapper and not _OTHER_KINDS & set(wrapper.split(".")) and all(name.startswith(wrapper) for name in raw):
@@ -123,7 +125,7 @@ def _normalize(raw: Tensors, source: Path) -> Tensors:
             name = f"bert.{name}"
         if name in tensors:
             raise UserError(f"{source} holds {name} twice, once under an older name: keep one")
-        tensors[name] = _to_float32(tensor, name, source)
+        tensors[name] = _to_float(tensor, name, source, keep_half)
     broken = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
     if broken:
         raise UserError(
@@ -139,8 +141,10 @@ def wrapper_of(names: Iterable[str]) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def _to_float32(tensor: np.ndarray, name: str, source: Path) -> np.ndarray:
+def _to_float(tensor: np.ndarray, name: str, source: Path, keep_half: bool) -> np.ndarray:
     if tensor.dtype.name not in ("float32", "float16", "bfloat16", "float64"):
         raise UserError(f"{source} holds {name} as {tensor.dtype.name}: only floating-point weights can be read")
+    if keep_half and tensor.dtype.itemsize == 2:
+        return tensor
     with np.errstate(over="ignore"):  # an overflow is reported as not finite
         return tensor.astype(np.float32, copy=False)

@@ -8,19 +8,35 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from flax import serialization, traverse_util
+from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors.numpy import save_file
 from transformers import BertConfig
 
 from jaxbert.errors import UserError
 from jaxbert.interop import names
 from jaxbert.interop.tied import add_untied_copies
+
+SAFETENSORS, MSGPACK = "model.safetensors", "flax_model.msgpack"
+_UNITS = {
+    "": 1,
+    "K": 1000,
+    "M": 1000**2,
+    "G": 1000**3,
+    "T": 1000**4,
+    "KI": 2**10,
+    "MI": 2**20,
+    "GI": 2**30,
+    "TI": 2**40,
+}
 
 
 def save_folder(
@@ -38,8 +54,32 @@ def save_folder(
     Raises:
       UserError: if the folder cannot be written.
     """
+    return save_tensors(folder, names.to_torch(params), config, tokenizer, architecture=architecture)
+
+
+def save_tensors(
+    folder: Path | str,
+    tensors: Mapping[str, np.ndarray],
+    config: BertConfig,
+    tokenizer: Any = None,
+    *,
+    architecture: str,
+    max_shard_size: int | None = None,
+    flax_tree: Mapping[str, Any] | None = None,
+) -> Path:
+    """Do `save_folder` for tensors under PyTorch names, which need not be all of a model's.
+
+    Args:
+      folder: where.
+      tensors: with the prefix `bert.`.
+      config: of the model.
+      tokenizer: None for no files of one.
+      architecture: PyTorch's class.
+      max_shard_size: bytes; beyond it, weights become several files with an index. None for one file.
+      flax_tree: a per-layer tree on the host to write as `flax_model.msgpack` too.
+    """
     folder = Path(folder)
-    tensors = add_untied_copies(names.to_torch(params))
+    tensors = add_untied_copies(dict(tensors))
     if architecture == "BertModel":  # without a head, PyTorch saves no prefix
         tensors = {name.removeprefix("bert."): tensor for name, tensor in tensors.items()}
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
@@ -47,26 +87,84 @@ def save_folder(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
             staged = Path(scratch)
-            save_file(tensors, staged / "model.safetensors", metadata={"format": "pt"})
             content = config_dict(config, architecture, tensors)
             (staged / "config.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-            shutil.copymode(staged / "config.json", staged / "model.safetensors")  # safetensors makes it private
+            _write_weights(staged, SAFETENSORS, tensors, max_shard_size, _write_safetensors)
+            if flax_tree is not None:
+                flat = traverse_util.flatten_dict(flax_tree, sep="/")
+                _write_weights(staged, MSGPACK, flat, max_shard_size, _write_msgpack)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staged)
-            _publish(staged, folder)
+            _publish(staged, folder, (SAFETENSORS,) if flax_tree is None else (SAFETENSORS, MSGPACK))
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
     return folder
 
 
-def _publish(staged: Path, folder: Path) -> None:
-    """Move the finished files to their places, the configuration last: a folder with one is complete."""
-    files = sorted((p for p in staged.iterdir()), key=lambda p: p.name == "config.json")
-    for path in files:
+def parse_size(size: int | str) -> int:
+    """Return a number of bytes, given as such or as "300MB", "2GiB" and the like.
+
+    Raises:
+      UserError: for another text, or no bytes at all.
+    """
+    match = re.fullmatch(r"(\d+) *([KMGT]?|[KMGT]I)B", size.strip().upper()) if isinstance(size, str) else None
+    count = int(match[1]) * _UNITS[match[2]] if match else size
+    if not isinstance(count, int) or count < 1:
+        raise UserError(f"max_shard_size is {size!r}, but it must be a number of bytes, or text like '300MB' or '2GiB'")
+    return count
+
+
+def weights_in(folder: Path, names: Iterable[str] = (SAFETENSORS, MSGPACK)) -> set[str]:
+    """Return the files of weights, shards and indices in a folder that belong to files of these names."""
+    patterns = [re.escape(name).replace(r"\.", r"(-\d{5}-of-\d{5})?\.") + r"(\.index\.json)?" for name in names]
+    return {p.name for p in folder.iterdir() if any(re.fullmatch(pattern, p.name) for pattern in patterns)}
+
+
+def _write_weights(
+    folder: Path,
+    name: str,
+    tensors: Mapping[str, np.ndarray],
+    most: int | None,
+    write: Callable[[dict[str, np.ndarray], Path], None],
+) -> None:
+    """Write one file of this name, or shards of at most so many bytes and an index."""
+    stem, suffix = name.split(".")
+    split = split_state_dict_into_shards_factory(
+        dict(tensors),
+        get_storage_size=lambda tensor: tensor.nbytes,
+        filename_pattern=stem + "{suffix}." + suffix,
+        max_shard_size=most or sum(tensor.nbytes for tensor in tensors.values()) + 1,
+    )
+    for file, keys in split.filename_to_tensors.items():
+        write({key: tensors[key] for key in keys}, folder / file)
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / f"{name}.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", "utf-8")
+
+
+def _write_safetensors(tensors: dict[str, np.ndarray], path: Path) -> None:
+    save_file(tensors, path, metadata={"format": "pt"})
+    shutil.copymode(path.parent / "config.json", path)  # safetensors makes it private
+
+
+def _write_msgpack(tensors: dict[str, np.ndarray], path: Path) -> None:
+    path.write_bytes(serialization.to_bytes(traverse_util.unflatten_dict(tensors, sep="/")))
+
+
+def _publish(staged: Path, folder: Path, written: tuple[str, ...]) -> None:
+    """Move the finished files to their places, the configuration last: a folder with one is complete.
+
+    An earlier save's weights of these names are removed where no file replaces them: readers would prefer some of them.
+    """
+    stale = weights_in(folder, written) - weights_in(staged)
+    for path in sorted(staged.iterdir(), key=lambda path: path.name == "config.json"):
         target = folder / path.name
         if path.is_dir():
             shutil.copytree(path, target, dirs_exist_ok=True)
             continue
+        if path.name == "config.json":
+            for name in stale:
+                (folder / name).unlink()
         with path.open("rb") as file:
             os.fsync(file.fileno())
         path.replace(target)

@@ -37,10 +37,17 @@ def _gelu_backward(x: Array, grad: Array) -> tuple[Array]:
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
+
+def quick_gelu(x: Array) -> Array:
+    """Return x times the logistic function of 1.702 x, which is close to GELU (Hendrycks and Gimpel, 2016)."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
     "gelu_new": jax.nn.gelu,
     "gelu_pytorch_tanh": jax.nn.gelu,
+    "quick_gelu": quick_gelu,
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,

@@ -42,11 +42,14 @@ class Call:
     remat: Remat = "none"
     output_hidden_states: bool = False
     output_attentions: bool = False
+    padding_reads: bool = False
+    """Whether a padding token attends to the tokens of segment 1, as in PyTorch; for rows of one example. Else it attends
+    to padding."""
     fp8: bool = False
     fuse_lookup: bool = False
     """Compute the word embeddings' gradient by `lookup`, for one device whose memory is slow."""
     attention: Attend = xla_attention
-    """The backend, but for weights, head masks and single positions: these are xla's alone."""
+    """The backend, but for weights, head masks, single positions and `padding_reads`: these are xla's alone."""
     frozen_layers: int = 0
     """How many of the lowest layers need no gradient of their own, so that none is computed."""
     slots: int | None = None
@@ -71,6 +74,11 @@ class Call:
     def keeps_all(self) -> bool:
         """Whether more is asked for than a head needs, so that no layer may leave positions out."""
         return self.output_hidden_states or self.output_attentions
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether every layer attends by `attend_with_weights`."""
+        return self.output_attentions or self.padding_reads
 
     def unroll(self, layers: int) -> int:
         """Return how many of the layers one turn of the loop runs."""
@@ -152,9 +160,14 @@ class BertSelfAttention(nnx.Module):
             query_segment_ids = jnp.take_along_axis(segment_ids, positions_BP, axis=1)
         projected = (split_heads(f(x)) for f, x in ((self.query, queries), (self.key, x_BTD), (self.value, x_BTD)))
         arrays, weights = (*projected, segment_ids), None
-        if call.output_attentions or head_mask_H is not None or query_segment_ids is not None:
+        if call.needs_weights or head_mask_H is not None or query_segment_ids is not None:
             out, weights = attend_with_weights(
-                *arrays, dropout_rate=self.rate, key=key, head_mask_H=head_mask_H, query_segment_ids=query_segment_ids
+                *arrays,
+                dropout_rate=self.rate,
+                key=key,
+                head_mask_H=head_mask_H,
+                query_segment_ids=query_segment_ids,
+                padding_reads=call.padding_reads,
             )
         else:
             out = call.attention(*arrays, dropout_rate=self.rate, key=key, slots=call.slots)

@@ -77,18 +77,25 @@ def init_params(model: Model, key: Array, shardings: Any = None) -> Params:
       key: a key that lies on the devices of `shardings`.
       shardings: a tree like the parameters; each device draws its own part and no other. Left out, one device draws all.
     """
-
     flat = traverse_util.flatten_dict(model.abstract_params)
+    shapes = tuple((path, leaf.shape, leaf.dtype.name) for path, leaf in flat.items())
+    if shardings is None:
+        return _draw_once(key, shapes, model.config.initializer_range)
+    return jax.jit(_draw, static_argnums=(1, 2), out_shardings=shardings)(key, shapes, model.config.initializer_range)
 
-    def draw(path: tuple[str, ...], shape: jax.ShapeDtypeStruct, key: Array) -> Array:
+
+def _draw(key: Array, shapes: tuple[tuple[tuple[str, ...], tuple[int, ...], str], ...], scale: float) -> Params:
+    """Draw the tensors of these paths, shapes and formats; hashable arguments, so that equal models share a program."""
+
+    def draw(path: tuple[str, ...], shape: tuple[int, ...], dtype: str) -> Array:
         if path[-1] == "bias":
-            return jnp.zeros(shape.shape, shape.dtype)
+            return jnp.zeros(shape, dtype)
         if path[-1] == "scale":
-            return jnp.ones(shape.shape, shape.dtype)
+            return jnp.ones(shape, dtype)
         tensor_key = jax.random.fold_in(key, zlib.crc32("/".join(path).encode()))
-        return model.config.initializer_range * jax.random.normal(tensor_key, shape.shape, shape.dtype)
+        return scale * jax.random.normal(tensor_key, shape, dtype)
 
-    def draw_parameters(key: Array) -> Params:
-        return traverse_util.unflatten_dict({path: draw(path, shape, key) for path, shape in flat.items()})
+    return traverse_util.unflatten_dict({path: draw(path, shape, dtype) for path, shape, dtype in shapes})
 
-    return jax.jit(draw_parameters, out_shardings=shardings)(key)
+
+_draw_once = jax.jit(_draw, static_argnums=(1, 2))

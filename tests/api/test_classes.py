@@ -46,7 +46,7 @@ def model(request, tmp_path_factory):
 
 def make(kind, folder):
     """Return a model whose every tensor is random; drawing by NumPy compiles nothing."""
-    head = make_model(kind.head, config())
+    head = make_model(kind.module_class.head, config())
     save_folder(folder, random_params(head), head.config, architecture=kind.__name__.removeprefix("Flax"))
     return kind.from_pretrained(folder)
 
@@ -93,7 +93,8 @@ def close(found, expected, tolerance=1e-5):
 
 
 def test_every_class_is_a_public_name():
-    assert set(OUTPUTS) == {name for name in jaxbert.__all__ if name.startswith("Flax")}
+    others = {"FlaxBertPreTrainedModel", "FlaxBertForCausalLM"}
+    assert set(OUTPUTS) | others == {name for name in jaxbert.__all__ if name.startswith("FlaxBert")}
     for name in OUTPUTS:
         kind = getattr(jaxbert, name)
         assert issubclass(kind, FlaxBertPreTrainedModel)
@@ -227,6 +228,15 @@ def test_packed_rows_equal_unpacked_ones(model, rows, shapes):
             close(found[name][0], np.asarray(expected[name])[owner, token])
     with pytest.raises(ValueError, match="no attention_mask"):
         model(**packed, attention_mask=np.ones_like(packed["input_ids"]))
+
+
+def test_padding_of_a_packed_row_may_be_longer_than_the_model_reads(tmp_path):
+    model = make(jaxbert.FlaxBertForTokenClassification, tmp_path)
+    ids, segments = np.ones((1, 100), np.int32), np.zeros((1, 100), np.int32)
+    segments[0, 3:20], segments[0, 20:30] = 1, 2
+    found = model(ids, segment_ids=segments).logits
+    assert np.isfinite(found).all()
+    close(found[0, 20:30], model(ids[:, :10]).logits[0])
 
 
 def test_first_positions_are_asked_for_where_they_are_read(tmp_path):
