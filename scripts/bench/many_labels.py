@@ -29,7 +29,7 @@ def rows(task: str, labels: int, count: int) -> Iterator[str]:
 
 def peak_of(command: list[str]) -> float:
     """Run a command quietly; return its peak resident memory in MB."""
-    quiet = [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0) for stream in (1, 2)]
+    quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
     process = os.posix_spawn(command[0], command, os.environ, file_actions=quiet)
     _, status, usage = os.wait4(process, 0)
     if status:
