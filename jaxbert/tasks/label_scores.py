@@ -51,7 +51,8 @@ class LabelScores:
     def macro_over(self) -> str:
         """Say over which labels the macro means are."""
         absent = int((~self._occurs).sum())
-        rest = f"; {absent:,} of them occur in neither truth nor prediction and count as 0" if absent else ""
+        s = "" if absent > 1 else "s"
+        rest = f"; {absent:,} of them occur{s} in neither truth nor prediction and count{s} as 0" if absent else ""
         return f"all {len(self.hits):,} labels{rest}"
 
     @property

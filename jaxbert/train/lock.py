@@ -143,9 +143,13 @@ class RunLock:
         Raises:
           UserError: if another process is the owner, or the folder cannot be written.
         """
-        with self._of.writing():
-            self._acquire()
-        _held.add(self._me.token)
+        _held.add(self._me.token)  # before the file is there: another thread may read it at once
+        try:
+            with self._of.writing():
+                self._acquire()
+        except BaseException:
+            _held.discard(self._me.token)
+            raise
         threading.Thread(target=self._beat, name="lock of the run", daemon=True).start()
 
     def _acquire(self) -> None:
