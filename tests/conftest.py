@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import shutil
@@ -12,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import long_variants
 from quick import lowering
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -32,9 +34,17 @@ _FIRST = ("test_processes", "test_resume", "test_trajectory", "test_bench", "tes
 """Files that take longest: begun last, one of them would keep a worker busy while the others wait."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before those with the mark `long` are left out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest files."""
+    long_variants.mark(items)
     items.sort(key=lambda item: _FIRST.index(item.path.stem) if item.path.stem in _FIRST else len(_FIRST))
+
+
+def pytest_collection_finish() -> None:
+    """Let the collector pass over what the libraries hold, half a million objects, each time it looks at all."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)

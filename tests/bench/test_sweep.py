@@ -247,6 +247,7 @@ def test_four_combinations_of_which_two_do_not_fit(folder, tmp_path):
     assert (image(output.with_suffix(".png")) == BEST_COLOR).all(axis=2).any()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_an_interruption_keeps_the_finished_rows_and_leaves_no_process(folder, tmp_path):
     output = tmp_path / "sweep.json"

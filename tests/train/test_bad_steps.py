@@ -23,9 +23,7 @@ RUNS = {
 }
 
 
-@pytest.fixture(
-    scope="module", params=[pytest.param(name, marks=[pytest.mark.long] * (name == "2-slices")) for name in RUNS]
-)
+@pytest.fixture(scope="module", params=RUNS)
 def bench(request):
     """A program of eight steps on two devices, its first parameters, with one poisoned token, and batches without it."""
     config = make_config(train__batch_size=8, **RUNS[request.param])

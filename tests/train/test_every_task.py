@@ -70,7 +70,7 @@ def commands(problem: Problem, run: Path, settings: dict[str, Any]) -> list[list
 
 
 GROUPS = [
-    pytest.param(("documents",), id="documents"),
+    pytest.param(("documents",), id="documents", marks=pytest.mark.long),
     pytest.param(
         ("multi_label", "regression", "token_classification", "question_answering"), id="others", marks=pytest.mark.long
     ),

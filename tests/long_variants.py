@@ -1,0 +1,42 @@
+"""Variants that are left out unless asked for by `-m long`: others of the same test run each time.
+
+Together they take half of the suite's time. What has no other variant in the suite is marked where it stands.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+VARIANTS = {
+    "bench/test_bench.py::test_an_interruption_is_one_line": ("timing 100000 training",),
+    "models/test_heads.py::test_masked_positions_are_a_choice_of_all": ("call1-MaskedLM", "call1-PreTraining"),
+    "models/test_positions.py::test_same_logits_and_gradients_as_the_full_layer": ("True-1", "False-3"),
+    "parity/test_torch_classifier.py::test_loss_and_every_gradient": ("gelu_pytorch_tanh", "silu", "tanh"),
+    "tasks/test_pretraining.py::test_slices_add_up_to_the_step": ("no pairs",),
+    "train/test_accumulate.py::test_documents_across_slices": ("mean-3", "max-2", "max-6"),
+    "train/test_bad_steps.py::test_it_changes_nothing_but_the_count_of_steps": ("2-slices", "frozen"),
+    "train/test_bad_steps.py::test_the_steps_after_it_are_those_of_a_run_without_it": ("2-slices", "frozen"),
+    "train/test_bucket.py::test_a_crash_changes_no_bit": ("s3",),
+    "train/test_bucket.py::test_damage_is_found_and_what_is_not_committed_is_not_there": ("s3",),
+    "train/test_damaged.py::test_the_one_before_is_used": ("remove_largest", "remove_list", "garble_progress"),
+    "train/test_dispatch.py::test_a_run_goes_on_with_any_number": ("1",),
+    "train/test_resume.py::test_a_crash_changes_no_bit": (
+        "behind an epoch-crashes1-7",
+        "before any save-crashes3-None",
+    ),
+    "train/test_resume.py::test_a_signal_changes_no_bit": ("SIGTERM-75",),
+    "train/test_tasks.py::test_packed_padded_and_sliced": ("documents by their largest",),
+}
+
+
+def mark(items: list[pytest.Item]) -> None:
+    """Mark them; a name that no test of its file has any more is an error."""
+    for test, variants in VARIANTS.items():
+        path, _, name = test.partition("::")
+        found = {item.name: item for item in items if item.nodeid.startswith(f"tests/{path}::{name}[")}
+        for variant in variants if found else ():
+            names = [other for other in found if other.startswith(f"{name}[{variant}")]
+            if not names and len(found) > 1:
+                raise pytest.UsageError(f"tests/long_variants.py: {test} has no variant {variant!r}")
+            for other in names:
+                found[other].add_marker("long")
