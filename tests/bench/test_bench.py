@@ -178,6 +178,7 @@ def test_data_gives_its_own_examples(tmp_path):
     assert open_bench(config, "fixed:7").source == "fixed:7"
 
 
+@pytest.mark.long
 def test_the_first_run_of_a_shape_is_never_on_the_clock(folder, monkeypatch):
     """Every second batch is given twice the rows, so that a shape appears late; each compilation takes a while."""
     compile_now = Compiled.compile

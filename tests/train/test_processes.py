@@ -123,6 +123,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(problem, number, 
     assert (run / "checkpoints" / str(losses(run)[-1][0])).is_dir()
 
 
+@pytest.mark.long
 def test_when_one_process_dies_the_others_end_in_time(problem):
     run = problem.folder / "dies" / "run"
     arguments = keys(problem, "dies", train__epochs=4000, train__checkpoint_every=7, launch__heartbeat_seconds=10)
