@@ -17,16 +17,17 @@ BELOW = {
     "plain": {"errors"},
     "bucket": {"errors"},
     "config": set(),
+    "versions": set(),
     "checks": {"config", "errors"},
     "data": {"config", "bucket", "plain", "errors"},
     "models": {"config", "errors"},
     "interop": {"models", "config", "plain", "errors"},
     "tasks": {"models", "data", "config", "errors"},
     "api": {"interop", "models", "plain", "errors"},
-    "train": {"tasks", "interop", "models", "data", "checks", "config", "bucket", "plain", "errors"},
+    "train": {"tasks", "interop", "models", "data", "checks", "versions", "config", "bucket", "plain", "errors"},
     "bench": {"train", "tasks", "interop", "models", "data", "checks", "config", "errors"},
     "launch": {"train", "tasks", "interop", "models", "data", "checks", "config", "errors"},
-    "cli": {"bench", "launch", "train", "tasks", "data", "checks", "config", "bucket", "plain", "errors"},
+    "cli": {"bench", "launch", "train", "tasks", "data", "checks", "versions", "config", "bucket", "plain", "errors"},
 }
 """What each part may import besides itself."""
 
