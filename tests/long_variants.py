@@ -11,6 +11,7 @@ VARIANTS = {
     "bench/test_bench.py::test_an_interruption_is_one_line": ("timing 100000 training",),
     "models/test_heads.py::test_masked_positions_are_a_choice_of_all": ("call1-MaskedLM", "call1-PreTraining"),
     "models/test_positions.py::test_same_logits_and_gradients_as_the_full_layer": ("True-1", "False-3"),
+    "models/test_remat.py::test_the_gradient_stays": ("dots-unrolled", "full-scan"),
     "parity/test_torch_classifier.py::test_loss_and_every_gradient": ("gelu_pytorch_tanh", "silu", "tanh"),
     "tasks/test_pretraining.py::test_slices_add_up_to_the_step": ("no pairs",),
     "train/test_accumulate.py::test_documents_across_slices": ("mean-3", "max-2", "max-6"),
@@ -25,6 +26,8 @@ VARIANTS = {
         "before any save-crashes3-None",
     ),
     "train/test_resume.py::test_a_signal_changes_no_bit": ("SIGTERM-75",),
+    "train/test_topology.py::test_all_products_are_counted": ("xla-3",),
+    "train/test_topology.py::test_how_often_loops_run_is_known": ("unrolled",),
     "train/test_tasks.py::test_packed_padded_and_sliced": ("documents by their largest",),
 }
 
