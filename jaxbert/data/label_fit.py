@@ -39,17 +39,9 @@ class Head(NamedTuple):
     model: str
     """As messages name it."""
 
-    def is_replaced(self, names: Sequence[str], integers: str = "name", outside: str | None = None) -> bool:
-        """Say whether a new head is drawn for as many labels, for none of them is one of this head's.
-
-        Args:
-          names: of the new labels.
-          integers: what an integer means in their column, as `LabelSet` says it.
-          outside: the tag that every tagger has, which is no label.
-        """
-        if len(names) != len(self.names) or (is_generic(self.names) and integers != "name"):
-            return False
-        return not ({fold(name) for name in names} & {fold(name) for name in self.names}) - {fold(outside or "")}
+    def has_none_of(self, names: Sequence[str], *, but: str = "") -> bool:
+        """Say whether no name is one of this head's, in whatever spelling, apart from `but`."""
+        return not ({fold(name) for name in names} & {fold(name) for name in self.names}) - {fold(but)}
 
 
 def fit_labels(labels: Labels, rules: LabelRules, num_labels: int | None, head: Head | None = None) -> LabelSet:
@@ -309,9 +301,9 @@ def keep_head(
         logger.warning("%s: its numbers are taken as indices of the labels of %s", source, head.model)
         return label_set
     places = find_places(names, known, source)
-    if not own and head.is_replaced(names, label_set.integers):
+    if not own and head.has_none_of(names):
         say_replaced(head, names, source)
-        return label_set
+        return dataclasses.replace(label_set, new_head=True)
     if len(places) < len(names):
         raise UserError(
             f"{head.model} has a trained head for other labels: {both_lists(names, known, head.model)}; {new}"

@@ -36,6 +36,8 @@ class LabelSet:
 
     names: tuple[str, ...]
     integers: IntegerLabels = "either"
+    new_head: bool = False
+    """Whether a trained head of the model has none of these, so that another one is drawn."""
 
     def __len__(self) -> int:
         return len(self.names)

@@ -19,7 +19,6 @@ from jaxbert.data.examples import Examples
 from jaxbert.data.label_fit import Head
 from jaxbert.data.long_texts import Reading
 from jaxbert.data.packing import Layout
-from jaxbert.data.tagging.scheme import OUTSIDE
 from jaxbert.errors import UserError
 from jaxbert.models.functional import Model, Params
 from jaxbert.tasks.base import Task
@@ -89,18 +88,10 @@ class Session:
         """How many numbers the parameters are, frozen ones included."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.model.abstract_params))
 
-    @property
-    def draws_head(self) -> bool:
-        """Whether the head of the checkpoint, if it has one, does not go on."""
-        if self.start.draws_head(self.task.architecture, self.config.model):
-            return True
-        head, names = self.start.head(self.config.task, self.config.model), _names(self.task)
-        outside = OUTSIDE if self.task.per_token else None
-        return head is not None and head.is_replaced(names, getattr(self.task, "integers", "name"), outside)
-
     def first_params(self) -> Params:
         """Load or draw the parameters before the first step."""
-        program, new = self.program, self.draws_head
+        program = self.program
+        new = self.inputs.new_head or self.start.draws_head(self.task.architecture, self.config.model)
         shardings = program.state_shardings["params"]
         return self.start.params(self.model, self.config.train.seed, shardings, program.base_key, new_head=new)
 
@@ -168,7 +159,7 @@ def open_session(config: Config, folder: RunFolder, known: Sequence[str] = ()) -
     _set_length(config, start, max_length)
     kind = kind_of(config.task)
     inputs = kind.read(config, start.tokenizer, max_length, start.head(config.task, config.model))
-    learned = _names(inputs.task)
+    learned = getattr(inputs.task, "label_names", getattr(inputs.task, "tag_names", ()))
     if tuple(known) != tuple(learned) and sorted(known) == sorted(learned):
         inputs = kind.read(config, start.tokenizer, max_length, Head(tuple(known), folder.path.name))
     if inputs.validation:
@@ -187,11 +178,6 @@ def open_session(config: Config, folder: RunFolder, known: Sequence[str] = ()) -
         model=make_task_model(config, bert_config, inputs.task, mesh),
         layout=training_layout(config, inputs.train.tokens.lengths, mesh, windows=inputs.train.windows),
     )
-
-
-def _names(task: Task) -> tuple[str, ...]:
-    """Return the names of the labels, or tags; none where a task has no such."""
-    return tuple(getattr(task, "label_names", getattr(task, "tag_names", ())))
 
 
 def _set_length(config: Config, start: Start, max_length: int) -> None:

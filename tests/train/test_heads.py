@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -103,9 +104,30 @@ def test_a_trained_head_of_other_tags(caplog):
     """The same tags keep their order, others have a new head, and where some are known it stops."""
     head = Head(("O", "B-PER", "I-PER"), "tagger")
     same = as_head(TagSet(("B-PER", "I-PER", "O"), BIO), head, "a.conll")
-    assert same.names == head.names
+    assert (same.names, same.new_head) == (head.names, False)
     other = TagSet(("B-LOC", "I-LOC", "O"), BIO)
-    assert as_head(other, head, "a.conll") == other
+    assert as_head(other, head, "a.conll") == dataclasses.replace(other, new_head=True)
     assert "none of the labels 'B-LOC', 'I-LOC', 'O' is one of tagger's" in caplog.text
     with pytest.raises(UserError, match="has a trained head for other tags"):
         as_head(TagSet(("B-LOC", "B-PER", "O"), BIO), head, "a.conll")
+
+
+@pytest.mark.parametrize(
+    ("names", "goes_on"),
+    [(("O", "PER-B", "PER-I"), True), (("0", "1", "2"), True), (("LABEL_0", "LABEL_1", "LABEL_2"), False)],
+    ids=["another spelling", "numbers", "no names"],
+)
+def test_a_run_takes_the_head_that_its_tags_say(model, tmp_path, names, goes_on):
+    """What is decided of the tags is what happens to the weights."""
+    tagger = write_model(
+        tmp_path / "tagger", id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)}
+    )
+    content = json.loads((tagger / "config.json").read_text())
+    (tagger / "config.json").write_text(json.dumps(content | {"architectures": ["BertForTokenClassification"]}))
+    (tmp_path / "train.conll").write_text("w1 B-PER\nw2 I-PER\nw3 O\n\nw4 O\n")
+    keys = {"model__name_or_path": str(tagger), "data__train": str(tmp_path / "train.conll"), "data__cache_dir": None}
+    config = make_config(task="token_classification", **keys, train__output_dir=str(tmp_path / "run"))
+    found = open_session(config, RunFolder(config.train.output_dir))
+    assert sorted(found.task.tag_names) == ["B-PER", "I-PER", "O"]
+    assert np.array_equal(head_of(found), read_tensors(tagger)["classifier.weight"]) == goes_on
+    assert found.inputs.new_head != goes_on

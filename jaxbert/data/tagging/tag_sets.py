@@ -41,6 +41,8 @@ class TagSet:
     """None for plain tags."""
     read_as: dict[str, str] = field(default_factory=dict)
     """What the tags mean that the source writes otherwise."""
+    new_head: bool = False
+    """Whether a trained head of the model has none of these, so that another one is drawn."""
 
 
 class Notation(NamedTuple):

@@ -34,6 +34,8 @@ class Inputs:
     task: Task
     overview: Overview
     """What was understood of the data."""
+    new_head: bool = False
+    """Whether the model's trained head has none of the task's labels, so that another one is drawn."""
     dress: Callable[[Batch, int | None], Batch] | None = None
     """What is done to each batch on its way to the device, in an epoch; None stands for evaluation."""
 

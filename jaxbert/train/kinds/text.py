@@ -100,6 +100,7 @@ class TextKind(Generic[LabelSpace]):
             test=test,
             task=self.make_task(space, train.labels, config, reading),
             overview=Overview(views, lower_cases(tokenizer)),
+            new_head=isinstance(space, LabelSet) and space.new_head,
         )
 
     def read_for(self, task: Task, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:

@@ -78,6 +78,7 @@ class TokenClassificationKind:
             test={name: examples(set_name("test", name), found) for name, found in test.items()},
             task=task,
             overview=Overview(views, lower_cases(tokenizer)),
+            new_head=tag_set.new_head,
         )
 
     def configure(self, bert_config: BertConfig, task: Task) -> BertConfig:
@@ -145,9 +146,9 @@ def as_head(tag_set: TagSet, head: Head, source: str) -> TagSet:
     names = tuple(spelling.get(name, name) for name in head.names)
     if len(names) != len(tag_set.names) or names == tag_set.names:
         return tag_set
-    if Head(names, head.model).is_replaced(tag_set.names, outside=OUTSIDE):
+    if Head(names, head.model).has_none_of(tag_set.names, but=OUTSIDE):
         say_replaced(head, tag_set.names, source)
-        return tag_set
+        return dataclasses.replace(tag_set, new_head=True)
     if set(names) != set(tag_set.names):
         raise UserError(
             f"{head.model} has a trained head for other tags: {source} has {quoted(tag_set.names)}, {head.model} "
