@@ -75,11 +75,6 @@ class Call:
         """Whether more is asked for than a head needs, so that no layer may leave positions out."""
         return self.output_hidden_states or self.output_attentions
 
-    @property
-    def needs_weights(self) -> bool:
-        """Whether every layer attends by `attend_with_weights`."""
-        return self.output_attentions or self.padding_reads
-
     def unroll(self, layers: int) -> int:
         """Return how many of the layers one turn of the loop runs."""
         return 1 if self.scan_layers else max(layers, 1)
@@ -158,16 +153,13 @@ class BertSelfAttention(nnx.Module):
         if positions_BP is not None:
             queries = take_positions(x_BTD, positions_BP)
             query_segment_ids = jnp.take_along_axis(segment_ids, positions_BP, axis=1)
+        if call.padding_reads:
+            query_segment_ids = jnp.ones_like(segment_ids, shape=(len(segment_ids), 1))
         projected = (split_heads(f(x)) for f, x in ((self.query, queries), (self.key, x_BTD), (self.value, x_BTD)))
         arrays, weights = (*projected, segment_ids), None
-        if call.needs_weights or head_mask_H is not None or query_segment_ids is not None:
+        if call.output_attentions or head_mask_H is not None or query_segment_ids is not None:
             out, weights = attend_with_weights(
-                *arrays,
-                dropout_rate=self.rate,
-                key=key,
-                head_mask_H=head_mask_H,
-                query_segment_ids=query_segment_ids,
-                padding_reads=call.padding_reads,
+                *arrays, dropout_rate=self.rate, key=key, head_mask_H=head_mask_H, query_segment_ids=query_segment_ids
             )
         else:
             out = call.attention(*arrays, dropout_rate=self.rate, key=key, slots=call.slots)
