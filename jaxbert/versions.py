@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import platform
 import re
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 from jaxbert import __version__
@@ -20,14 +21,14 @@ NEWEST_TESTED = {
 }
 """The oldest ones stand in `pyproject.toml`, where a test compares these with `tool.jaxbert.newest-tested`."""
 
-_ALSO = ("jaxlib", "numpy", "safetensors", "torch")
+_SHOWN = (*NEWEST_TESTED, "jaxlib", "numpy", "safetensors", "torch")
 logger = logging.getLogger("jaxbert")
 
 
-def installed() -> dict[str, str]:
+def installed(libraries: Iterable[str] = _SHOWN) -> dict[str, str]:
     """Return the versions of jaxbert, Python and the libraries, those that are there."""
     found = {"jaxbert": __version__, "python": platform.python_version()}
-    for name in (*NEWEST_TESTED, *_ALSO):
+    for name in libraries:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -38,9 +39,9 @@ def installed() -> dict[str, str]:
 def untested() -> str:
     """Name the libraries with a newer major or minor version than any that was tested; empty where there are none."""
     newer = [
-        f"{name} {have} (tested up to {NEWEST_TESTED[name]})"
-        for name, have in installed().items()
-        if name in NEWEST_TESTED and _minor(have) > _minor(NEWEST_TESTED[name])
+        f"{name} {have} (tested up to {tested})"
+        for name, tested in NEWEST_TESTED.items()
+        if _minor(have := installed([name]).get(name, "")) > _minor(tested)
     ]
     return ", ".join(newer)
 

@@ -1,6 +1,6 @@
 """Variants that are left out unless asked for by `-m long`: others of the same test run each time.
 
-Together they take half of the suite's time. What has no other variant in the suite is marked where it stands.
+What has no other variant in the suite is marked where it stands.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ BELOW = {
     "tasks": {"models", "data", "config", "errors"},
     "api": {"interop", "models", "plain", "errors"},
     "train": {"tasks", "interop", "models", "data", "checks", "versions", "config", "bucket", "plain", "errors"},
-    "bench": {"train", "tasks", "interop", "models", "data", "checks", "config", "errors"},
+    "bench": {"train", "tasks", "interop", "models", "data", "checks", "versions", "config", "errors"},
     "launch": {"train", "tasks", "interop", "models", "data", "checks", "config", "errors"},
     "cli": {"bench", "launch", "train", "tasks", "data", "checks", "versions", "config", "bucket", "plain", "errors"},
 }

@@ -23,7 +23,7 @@ from jaxbert.api.upload import Upload, upload
 from jaxbert.errors import UserOSError, UserValueError, raised_as
 from jaxbert.interop import names
 from jaxbert.interop.bert_config import parse_config
-from jaxbert.interop.write import MSGPACK, parse_size, save_tensors, weights_in
+from jaxbert.interop.write import parse_size, save_tensors
 from jaxbert.models.functional import Params
 
 
@@ -266,9 +266,6 @@ class FlaxBertPreTrainedModel:
                 max_shard_size=most,
                 flax_tree=None if safe_serialization else tree,
             )
-        if safe_serialization:
-            for name in weights_in(folder, [MSGPACK]):
-                (folder / name).unlink()  # legacy readers would prefer these older weights
         if push_to_hub:
             upload(folder, repo_id or folder.resolve().name, how)
 

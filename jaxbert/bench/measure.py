@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxbert import __version__
 from jaxbert.bench.cost import costs
 from jaxbert.bench.options import BenchOptions
 from jaxbert.bench.predicting import NUMBERS as PREDICTION
@@ -25,6 +22,7 @@ from jaxbert.models.functional import init_params
 from jaxbert.train.sharding import param_shardings
 from jaxbert.train.speed import Speed
 from jaxbert.train.start import compute_dtype
+from jaxbert.versions import installed
 
 logger = logging.getLogger("jaxbert")
 
@@ -81,9 +79,5 @@ def _describe(bench: Bench) -> dict[str, Any]:
         "row_length": layout.row_length,
         "row_counts": list(layout.row_counts),
         "slots": layout.slots,
-        "versions": {
-            "jaxbert": __version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
-        },
+        "versions": installed(("jax", "jaxlib", "flax", "optax")),
     }

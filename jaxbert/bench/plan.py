@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxbert import __version__
 from jaxbert.bench.bounds import Bounds, Peaks, bounds, price, rates
 from jaxbert.bench.plan_options import PlanOptions
 from jaxbert.bench.roofline import least_bytes
@@ -32,6 +29,7 @@ from jaxbert.train.program import Program
 from jaxbert.train.sharding import Placed, make_mesh, placements
 from jaxbert.train.speed import training_flops
 from jaxbert.train.start import compute_dtype
+from jaxbert.versions import installed
 
 _FLOAT32 = 4
 _MOMENTS = 2
@@ -108,12 +106,9 @@ def describe_plan(planner: Planner, attempt: Attempt) -> dict[str, Any]:
         **_costs(planner, attempt),
         "sharding": sharding_rows(attempt.workload.program),
         "assumptions": assumptions(planner),
-        "versions": {
-            "jaxbert": __version__,
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")},
-            **({"libtpu": metadata.version("libtpu")} if planner.target.platform == "tpu" else {}),
-        },
+        "versions": installed(
+            ("jax", "jaxlib", "flax", "optax", *(("libtpu",) if planner.target.platform == "tpu" else ()))
+        ),
     }
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 
 from jaxbert.cli.output import write_out
 from jaxbert.cli.parsing import make_parser, parse
+from jaxbert.errors import one_line
 
 
 def run(arguments: list[str]) -> int:
@@ -21,13 +22,12 @@ def run(arguments: list[str]) -> int:
     prepare_process()
     lines = {**installed(), "system": platform.platform()}
     try:
-        lines["devices"] = ", ".join(
-            f"{n} x {kind}" for kind, n in Counter(d.device_kind for d in jax.devices()).items()
-        )
+        kinds = Counter(device.device_kind for device in jax.devices())
+        lines["devices"] = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
     except RuntimeError as error:  # a driver that does not answer
-        lines["devices"] = f"none: {error}"
+        lines["devices"] = f"none: {one_line(error)}"
     lines["compiled programs"] = str(jax.config.jax_compilation_cache_dir or "not kept")  # type: ignore[attr-defined]
-    lines["tokens"] = str(cache_folder("auto") or "not kept")
+    lines["tokens"] = str(cache_folder("auto"))
     write_out("".join(f"{name:18} {value}\n" for name, value in lines.items()))
     say_untested()
     return 0

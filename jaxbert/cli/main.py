@@ -27,8 +27,8 @@ VERBS = {
     "predict": "answer for texts from a file or standard input",
     "export": "write a checkpoint of a run as a Hugging Face folder",
     "bench": "time training and prediction",
-    "env": "print versions, devices and cache folders",
     "plan": "say whether a run fits devices that need not be here, and what it takes and costs there",
+    "env": "print versions, devices and cache folders",
 }
 _INTERRUPTED = 130
 _USAGE = "usage: jaxbert VERB [options]      jaxbert VERB --help\n"

@@ -31,12 +31,17 @@ _ABANDONED_SECONDS = 24 * 3600
 logger = logging.getLogger("jaxbert")
 
 
+def user_cache(name: str) -> Path:
+    """Return where the user's own cache of this name is."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxbert" / name
+
+
 def cache_folder(cache_dir: str | None) -> Path | None:
     """Return the folder that `data.cache_dir` names; None switches the cache off."""
     if cache_dir is None:
         return None
     if cache_dir == "auto":
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxbert" / "tokens"
+        return user_cache("tokens")
     return Path(cache_dir).expanduser()
 
 

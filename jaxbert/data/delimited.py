@@ -175,9 +175,6 @@ def _without_empty(fields: list[str], width: int) -> list[str]:
     return fields[:end]
 
 
-_MARK = "\ufeff"
-
-
 @dataclass(frozen=True)
 class _Layout:
     """Which fields of a row are read, and how many it has."""
@@ -231,7 +228,7 @@ class _Layout:
         if undecoded is not None:
             return Problem(row, bad[undecoded])
         if fields in self.headers:
-            return Problem(row, "the row repeats the header: several files behind one another?")
+            return Problem(row, "the row repeats the header, as where files are put together: remove it")
         if len(fields) == self.width:
             return None
         return Problem(row, _width_problem(fields, self.width, self.counted, self.separator))
@@ -260,7 +257,7 @@ def _find_layout(dialect: Dialect, head: list[str], source: str, begin: int, int
         intake.note_empty_columns(len(names) - least)
     picks = {asked: names.index(name) for asked, name in chosen.items()}
     again = list(names if data.columns is not None else first[0] if first else [])
-    headers = (again, [_MARK + again[0], *again[1:]]) if len(again) > 1 else ()
+    headers = (again, ["\ufeff" + again[0], *again[1:]]) if len(again) > 1 else ()
     return _Layout(picks, len(names), least, counted, dialect.separator, intake.note_empty_columns, headers)
 
 

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def save_tensors(
                 _write_weights(staged, MSGPACK, flat, max_shard_size, _write_msgpack)
             if tokenizer is not None:
                 tokenizer.save_pretrained(staged)
-            _publish(staged, folder, (SAFETENSORS,) if flax_tree is None else (SAFETENSORS, MSGPACK))
+            _publish(staged, folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
     return folder
@@ -114,9 +114,10 @@ def parse_size(size: int | str) -> int:
     return count
 
 
-def weights_in(folder: Path, names: Iterable[str] = (SAFETENSORS, MSGPACK)) -> set[str]:
-    """Return the files of weights, shards and indices in a folder that belong to files of these names."""
-    patterns = [re.escape(name).replace(r"\.", r"(-\d{5}-of-\d{5})?\.") + r"(\.index\.json)?" for name in names]
+def weights_in(folder: Path) -> set[str]:
+    """Return the files of weights in a folder that `save_tensors` may have written, shards and indices too."""
+    kinds = (SAFETENSORS, MSGPACK)
+    patterns = [re.escape(name).replace(r"\.", r"(-\d{5}-of-\d{5})?\.") + r"(\.index\.json)?" for name in kinds]
     return {p.name for p in folder.iterdir() if any(re.fullmatch(pattern, p.name) for pattern in patterns)}
 
 
@@ -151,12 +152,13 @@ def _write_msgpack(tensors: dict[str, np.ndarray], path: Path) -> None:
     path.write_bytes(serialization.to_bytes(traverse_util.unflatten_dict(tensors, sep="/")))
 
 
-def _publish(staged: Path, folder: Path, written: tuple[str, ...]) -> None:
+def _publish(staged: Path, folder: Path) -> None:
     """Move the finished files to their places, the configuration last: a folder with one is complete.
 
-    An earlier save's weights of these names are removed where no file replaces them: readers would prefer some of them.
+    An earlier save's weights, shards and `flax_model.msgpack` are removed where no file replaces them: some readers prefer
+    them.
     """
-    stale = weights_in(folder, written) - weights_in(staged)
+    stale = weights_in(folder) - weights_in(staged)
     for path in sorted(staged.iterdir(), key=lambda path: path.name == "config.json"):
         target = folder / path.name
         if path.is_dir():

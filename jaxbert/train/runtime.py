@@ -14,6 +14,8 @@ from types import TracebackType
 
 import jax
 
+from jaxbert.data.cache import user_cache
+
 logger = logging.getLogger("jaxbert")
 _GPU_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")
 _TPU_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES", "TPU_ACCELERATOR_TYPE", "JAX_FORCE_TPU_INIT")
@@ -29,7 +31,7 @@ def prepare_process(compute: str = "auto") -> None:
     folder; set to nothing, it switches the cache off.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxbert" / "xla"
+        cache = user_cache("xla")
         if _can_keep(cache):
             jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -50,10 +52,8 @@ def _can_keep(folder: Path) -> bool:
         with tempfile.TemporaryFile(dir=folder):
             return True
     except OSError as error:
-        message = (
-            "compiled programs cannot be kept in %s (%s): each start compiles anew, unless JAX_COMPILATION_CACHE_DIR"
-        )
-        logger.warning(message + " names another folder", folder, error.strerror or error)
+        message = "compiled programs cannot be kept in %s (%s), and each start compiles anew: name another folder by "
+        logger.warning(message + "JAX_COMPILATION_CACHE_DIR", folder, error.strerror or error)
         return False
 
 

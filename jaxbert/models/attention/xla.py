@@ -50,7 +50,7 @@ def attend_with_weights(
     """Attend, and return the weights as well.
 
     Args:
-      query_segment_ids: of the queries where they are not all tokens of a row, int [B, P].
+      query_segment_ids: of the queries where they are not all tokens of a row, int [B, P]; [B, 1] where all are alike.
 
     Returns:
       The mixed values [B, T, H, K] and the weights [B, H, T, T] (after dropout and head mask, as transformers returns them).
