@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 
 import pytest
@@ -15,6 +16,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 
 def test_what_users_are_told_is_what_was_tested():
     assert PROJECT["tool"]["jaxbert"]["newest-tested"] == versions.NEWEST_TESTED
+
+
+def test_the_fast_tests_are_there():
+    """Pytest runs nothing at all where one of the files that it is given is missing."""
+    script = (ROOT / "scripts" / "test_versions.sh").read_text("utf-8")
+    (named,) = re.findall(r"^FAST=\(([^)]*)\)", script, re.MULTILINE)
+    assert len(named.split()) > 5
+    assert [name for name in named.split() if not (ROOT / name).exists()] == []
 
 
 def test_every_dependency_has_an_oldest_release():

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from common import Example, inputs, make_parser, make_state, make_step, pack, run, save
+from common import Example, inputs, make_parser, pack, run, save, train
 from transformers import AutoTokenizer
 
 from jaxbert import FlaxBertForQuestionAnswering, UserError
@@ -111,23 +111,14 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
         out = model(**inputs(batch), params=params)
         return own_scores(out.start_logits, batch), own_scores(out.end_logits, batch)
 
-    step, rng, key = make_step(loss_fn), np.random.default_rng(values.seed), jax.random.PRNGKey(values.seed)
-    state = make_state(model, values.epochs * len(list(pack(examples, values))), values.learning_rate)
-    losses: list[float] = []
-    for epoch in range(values.epochs):
-        for batch in pack(examples, values, rng):
-            state, loss, key = step(state, batch, key)
-            losses.append(float(loss))
-            if len(losses) % values.log_every == 0:
-                print(f"step {len(losses)}: loss {np.mean(losses[-values.log_every :]):.4f}", flush=True)
-        if values.validation is not None:
-            rows = read(values.validation)
-            windows = list(encode(rows, tokenizer, values.max_length))
-            print(
-                f"epoch {epoch + 1}: exact match {exact_match(predict, state.params, rows, windows, values):.4f}",
-                flush=True,
-            )
-    save(model, state.params, tokenizer, values.output)
+    rows = read(values.validation) if values.validation else []
+    windows = list(encode(rows, tokenizer, values.max_length)) if rows else []
+
+    def evaluate(params: Any) -> str:
+        return f"exact match {exact_match(predict, params, rows, windows, values):.4f}"
+
+    params, losses = train(model, loss_fn, examples, values, evaluate if rows else None)
+    save(model, params, tokenizer, values.output)
     return losses
 
 

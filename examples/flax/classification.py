@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import Example, inputs, make_parser, make_state, make_step, pack, run, save
+from common import Example, inputs, make_parser, pack, run, save, train
 from transformers import AutoTokenizer
 
 from jaxbert import FlaxBertForSequenceClassification, UserError
@@ -85,19 +85,13 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
         return jnp.where(used, losses, 0).sum() / used.sum()
 
     predict = jax.jit(lambda params, batch: model(**inputs(batch), params=params).logits.argmax(-1))
-    step, rng, key = make_step(loss_fn), np.random.default_rng(values.seed), jax.random.PRNGKey(values.seed)
-    state = make_state(model, values.epochs * len(list(pack(examples, values))), values.learning_rate)
-    losses: list[float] = []
-    for epoch in range(values.epochs):
-        for batch in pack(examples, values, rng):
-            state, loss, key = step(state, batch, key)
-            losses.append(float(loss))
-            if len(losses) % values.log_every == 0:
-                print(f"step {len(losses)}: loss {np.mean(losses[-values.log_every :]):.4f}", flush=True)
-        if values.validation is not None:
-            held_out = encode(read(values.validation, columns), names, tokenizer, values.max_length)
-            print(f"epoch {epoch + 1}: accuracy {accuracy(predict, state.params, held_out, values):.4f}", flush=True)
-    save(model, state.params, tokenizer, values.output)
+    held_out = values.validation and encode(read(values.validation, columns), names, tokenizer, values.max_length)
+
+    def evaluate(params: Any) -> str:
+        return f"accuracy {accuracy(predict, params, held_out, values):.4f}"
+
+    params, losses = train(model, loss_fn, examples, values, evaluate if held_out else None)
+    save(model, params, tokenizer, values.output)
     return losses
 
 

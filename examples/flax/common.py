@@ -1,4 +1,4 @@
-"""What the four programs share: options, packing, and the optimizer of the legacy recipes. The loops are their own."""
+"""What the four programs share: options, packing, the optimizer of the legacy recipes, and the loop."""
 
 from __future__ import annotations
 
@@ -44,9 +44,16 @@ def pack(
 ) -> Iterator[Batch]:
     """Yield batches of packed rows, in the order of the examples or a random one.
 
-    Each example goes to the first row of the batch that has room; where there is none, the next batch begins. Lists of an
-    example lie at its tokens, [rows, row_length], and numbers in its slot, [rows, slots]; `index` says which example it is.
+    Lists of an example lie at its tokens, [rows, row_length], and numbers in its slot, [rows, slots]; `index` says which
+    example it is.
     """
+    return (lay_out(examples, rows, values) for rows in plan(examples, values, rng))
+
+
+def plan(
+    examples: Sequence[Example], values: argparse.Namespace, rng: np.random.Generator | None = None
+) -> Iterator[list[list[int]]]:
+    """Yield the examples of each row of a batch: the first row with room takes one; without any, the next batch begins."""
     order = range(len(examples)) if rng is None else rng.permutation(len(examples))
     rows: list[list[int]] = [[] for _ in range(values.rows)]
     room = [values.row_length] * values.rows
@@ -58,12 +65,12 @@ def pack(
             )
         free = [r for r in range(values.rows) if room[r] >= size and len(rows[r]) < values.slots]
         if not free:
-            yield lay_out(examples, rows, values)
+            yield rows
             rows, room, free = [[] for _ in rows], [values.row_length] * values.rows, [0]
         rows[free[0]].append(int(i))
         room[free[0]] -= size
     if any(rows):
-        yield lay_out(examples, rows, values)
+        yield rows
 
 
 def lay_out(examples: Sequence[Example], rows: list[list[int]], values: argparse.Namespace) -> Batch:
@@ -116,6 +123,40 @@ def make_step(loss_fn: Callable[[Any, Any, jax.Array], jax.Array]) -> Callable[.
     return step
 
 
+def train(
+    model: Any,
+    loss_fn: Callable[[Any, Any, jax.Array], jax.Array],
+    examples: Sequence[Example],
+    values: argparse.Namespace,
+    evaluate: Callable[[Any], str] | None,
+    prepare: Callable[[Batch, np.random.Generator], Batch] = lambda batch, rng: batch,
+) -> tuple[Any, list[float]]:
+    """Train for all epochs; return the parameters and the loss of each step.
+
+    Args:
+      model: with the first parameters.
+      loss_fn: of parameters, batch and dropout key.
+      examples: to pack, in another order each epoch.
+      values: the options.
+      evaluate: says after each epoch how good parameters are.
+      prepare: what is done to each batch before its step.
+    """
+    step, rng, key = make_step(loss_fn), np.random.default_rng(values.seed), jax.random.PRNGKey(values.seed)
+    state = make_state(model, values.epochs * sum(1 for _ in plan(examples, values)), values.learning_rate)
+    losses: list[jax.Array] = []
+    for epoch in range(values.epochs):
+        for batch in pack(examples, values, rng):
+            state, loss, key = step(state, prepare(batch, rng), key)
+            losses.append(loss)
+            if len(losses) % values.log_every == 0:
+                print(
+                    f"step {len(losses)}: loss {np.mean(jax.device_get(losses[-values.log_every :])):.4f}", flush=True
+                )
+        if evaluate is not None:
+            print(f"epoch {epoch + 1}: {evaluate(state.params)}", flush=True)
+    return state.params, list(map(float, jax.device_get(losses)))
+
+
 def save(model: Any, params: Any, tokenizer: Any, folder: Path | None) -> None:
     """Write the model and its tokenizer where a folder is given."""
     if folder is not None:
@@ -127,5 +168,5 @@ def run(main: Callable[[], Any]) -> None:
     """Run a program; a mistake of the user's is one line."""
     try:
         main()
-    except (UserError, OSError) as error:
+    except (UserError, OSError, UnicodeDecodeError) as error:
         raise SystemExit(f"error: {error}") from error

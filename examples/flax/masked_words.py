@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import NO_LABEL, Batch, Example, inputs, make_parser, make_state, make_step, pack, run, save
+from common import NO_LABEL, Batch, Example, inputs, make_parser, pack, run, save, train
 from transformers import AutoTokenizer, BertConfig
 
 from jaxbert import FlaxBertForMaskedLM, UserError
@@ -86,20 +86,18 @@ def main(arguments: Sequence[str] | None = None) -> list[float]:
     examples = read(values.train, tokenizer, values.max_length)
 
     measure = jax.jit(make_loss(model, train=False))
-    step, rng, key = make_step(make_loss(model, train=True)), np.random.default_rng(values.seed), jax.random.PRNGKey(0)
-    state = make_state(model, values.epochs * len(list(pack(examples, values))), values.learning_rate)
-    losses: list[float] = []
-    for epoch in range(values.epochs):
-        for batch in pack(examples, values, rng):
-            state, loss, key = step(state, mask(batch, tokenizer, rng), key)
-            losses.append(float(loss))
-            if len(losses) % values.log_every == 0:
-                print(f"step {len(losses)}: loss {np.mean(losses[-values.log_every :]):.4f}", flush=True)
-        if values.validation is not None:
-            held_out = read(values.validation, tokenizer, values.max_length)
-            loss = held_out_loss(measure, state.params, held_out, tokenizer, values)
-            print(f"epoch {epoch + 1}: loss {loss:.4f}, perplexity {math.exp(min(loss, 50)):.2f}", flush=True)
-    save(model, state.params, tokenizer, values.output)
+    held_out = values.validation and read(values.validation, tokenizer, values.max_length)
+
+    def evaluate(params: Any) -> str:
+        loss = held_out_loss(measure, params, held_out, tokenizer, values)
+        return f"loss {loss:.4f}, perplexity {math.exp(min(loss, 50)):.2f}"
+
+    def hide(batch: Batch, rng: np.random.Generator) -> Batch:
+        return mask(batch, tokenizer, rng)
+
+    loss_fn = make_loss(model, train=True)
+    params, losses = train(model, loss_fn, examples, values, evaluate if held_out else None, prepare=hide)
+    save(model, params, tokenizer, values.output)
     return losses
 
 

@@ -103,4 +103,4 @@ def test_a_mistake_is_one_line(program, model, tmp_path):
 
 def test_programs_are_short():
     for path in (ROOT / "examples" / "flax").glob("*.py"):
-        assert path.read_text("utf-8").count("\n") <= 150
+        assert path.read_text("utf-8").count("\n") <= (180 if path.name == "common.py" else 130)
