@@ -259,12 +259,10 @@ def _check_count(seen: Sequence[str | int], source: str, num_labels: int | None)
         raise UserError(f"model.num_labels is {num_labels}, but {source} has {len(seen)} labels: {quoted(seen)}")
 
 
-def say_replaced(head: Head, names: Sequence[str], source: str) -> None:
-    """Say that none of the labels is one of a trained head's, so that a new one is drawn."""
-    logger.warning(
-        "%s: none of the labels %s is one of %s's (%s): a new head is drawn; data.label_map may rename them to keep it",
-        *(source, quoted(names, 5), head.model, quoted(head.names, 5)),
-    )
+def say_replaced(head: Head, names: Sequence[str], source: str, what: str = "labels", hint: str = "") -> None:
+    """Say that none of the labels, or tags, is one of a trained head's, so that a new one is drawn."""
+    message = "%s: none of the %s %s is one of %s's (%s): a new head is drawn%s"
+    logger.warning(message, source, what, quoted(names, 5), head.model, quoted(head.names, 5), hint)
 
 
 def keep_head(
@@ -302,7 +300,7 @@ def keep_head(
         return label_set
     places = find_places(names, known, source)
     if not own and head.has_none_of(names):
-        say_replaced(head, names, source)
+        say_replaced(head, names, source, hint="; data.label_map may rename them to keep it")
         return dataclasses.replace(label_set, new_head=True)
     if len(places) < len(names):
         raise UserError(

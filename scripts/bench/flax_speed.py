@@ -4,9 +4,9 @@
   python scripts/bench/flax_speed.py --model FOLDER --train SST-2/train.tsv --text sentence --label label --rounds 3
 
 Both sides run the program below: TrainState, AdamW and jit, float32, dropout on, 32 examples a batch padded to 128 tokens;
-jaxbert also runs it on the same examples in packed rows of 128. Each side is a process that compiles once and then waits
-for its turn, so that a change of the machine's load meets both. Numbers are examples per second of processor time, of all
-threads together: use them on a CPU, and read ratios.
+jaxbert also runs it on the same examples in packed rows of 128, as `jaxbert train` packs them. Each side is a process that
+compiles once and then waits for its turn, so that a change of the machine's load meets both. Numbers are examples per second
+of processor time, of all threads together: use them on a CPU, and read ratios.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -64,42 +65,27 @@ def padded_batches(values: argparse.Namespace) -> list[Batch]:
     return [{name: x[i : i + SIZE] for name, x in columns.items()} for i in range(0, len(rows), SIZE)]
 
 
-def fill_rows(lengths: np.ndarray) -> list[list[int]]:
-    """Put the longest first, each into the first row with room."""
-    rows: list[list[int]] = []
-    for i in np.argsort(-lengths, kind="stable").tolist():
-        free = (row for row in rows if lengths[row].sum() + lengths[i] <= LENGTH)
-        row = next(free, None)
-        if row is None:
-            rows.append(row := [])
-        row.append(i)
-    return rows
+def packed_batches(padded: list[Batch]) -> list[Batch]:
+    """Return the same examples in packed rows, as `jaxbert train` packs them."""
+    from jaxbert.data.batches import batches
+    from jaxbert.data.examples import Examples
+    from jaxbert.data.packing import choose_layout
+    from jaxbert.data.tokens import Tokens
 
-
-def packed_batches(batches: list[Batch]) -> list[Batch]:
-    """Return the same examples in packed rows; all batches have one shape."""
-    plans = [fill_rows(batch["attention_mask"].sum(1)) for batch in batches]
-    shape = max(map(len, plans)), max(len(row) for plan in plans for row in plan)
-    packed = []
-    for batch, plan in zip(batches, plans, strict=True):
-        out = {name: np.zeros((shape[0], LENGTH), np.int32) for name in ("input_ids", "token_type_ids", "segment_ids")}
-        out |= {name: np.zeros(shape, np.int32) for name in ("cls_positions", "labels")}
-        out["weights"] = np.zeros(shape, np.float32)
-        for r, row in enumerate(plan):
-            start = 0
-            for slot, i in enumerate(row):
-                count = int(batch["attention_mask"][i].sum())
-                for name in ("input_ids", "token_type_ids"):
-                    out[name][r, start : start + count] = batch[name][i, :count]
-                out["segment_ids"][r, start : start + count] = slot + 1
-                out["cls_positions"][r, slot], out["labels"][r, slot], out["weights"][r, slot] = (
-                    start,
-                    batch["labels"][i],
-                    1,
-                )
-                start += count
-        packed.append(out)
-    return packed
+    sets = []
+    for batch in padded:
+        shown = batch["attention_mask"] > 0
+        lengths = shown.sum(1)
+        tokens = Tokens.behind_one_another(batch["input_ids"][shown], lengths, lengths)
+        sets.append(Examples(tokens, batch["labels"]))
+    layout = choose_layout(np.concatenate([s.tokens.lengths for s in sets]), SIZE, row_length=LENGTH, seed=None)
+    layout = replace(layout, row_counts=layout.row_counts[-1:])  # one shape
+    read = ("input_ids", "token_type_ids", "segment_ids", "cls_positions", "labels")
+    return [
+        {name: batch[name] for name in read} | {"weights": batch["example_mask"].astype(np.float32)}
+        for examples in sets
+        for batch in batches(examples, layout, SIZE, seed=None)
+    ]
 
 
 def make_programs(kind: Any, values: argparse.Namespace) -> tuple[Callable[..., Any], Callable[..., Any], Any]:

@@ -66,6 +66,7 @@ def test_other_labels_stop_or_have_a_map_or_a_new_head(model, tmp_path, caplog):
     caplog.clear()
     drawn = session(tmp_path, model, ["spam", "ham"])
     assert "none of the labels 'ham', 'spam' is one of" in caplog.text
+    assert "a new head is drawn; data.label_map may rename them to keep it" in caplog.text
     assert drawn.task.label_names == ("ham", "spam")
     np.testing.assert_array_equal(head_of(drawn), head_of(fresh))
     assert session(tmp_path, model, ["spam", "ham", "eggs"]).task.label_names == ("eggs", "ham", "spam")
@@ -107,7 +108,11 @@ def test_a_trained_head_of_other_tags(caplog):
     assert (same.names, same.new_head) == (head.names, False)
     other = TagSet(("B-LOC", "I-LOC", "O"), BIO)
     assert as_head(other, head, "a.conll") == dataclasses.replace(other, new_head=True)
-    assert "none of the labels 'B-LOC', 'I-LOC', 'O' is one of tagger's" in caplog.text
+    (said,) = [message for message in caplog.messages if "a new head is drawn" in message]
+    assert (
+        said
+        == "a.conll: none of the tags 'B-LOC', 'I-LOC', 'O' is one of tagger's ('O', 'B-PER', 'I-PER'): a new head is drawn"
+    )
     with pytest.raises(UserError, match="has a trained head for other tags"):
         as_head(TagSet(("B-LOC", "B-PER", "O"), BIO), head, "a.conll")
 

@@ -147,7 +147,7 @@ def as_head(tag_set: TagSet, head: Head, source: str) -> TagSet:
     if len(names) != len(tag_set.names) or names == tag_set.names:
         return tag_set
     if Head(names, head.model).has_none_of(tag_set.names, but=OUTSIDE):
-        say_replaced(head, tag_set.names, source)
+        say_replaced(head, tag_set.names, source, "tags")
         return dataclasses.replace(tag_set, new_head=True)
     if set(names) != set(tag_set.names):
         raise UserError(
