@@ -12,6 +12,7 @@ import re
 
 from jaxbert.config import ClassWeights, Config, DataConfig, LaunchConfig, MeshConfig, OptimizerConfig
 from jaxbert.errors import UserError
+from jaxbert.tasks import task_names
 
 COMPUTE_FORMATS = ("auto", "float32", "bfloat16")
 
@@ -68,6 +69,7 @@ def check(config: Config) -> None:
     _check_range(config, 0, 1, "optimizer.warmup_ratio", "optimizer.b1", "optimizer.b2")
     _check_optimizer(config.optimizer)
     data, train = config.data, config.train
+    _check_task(config.task)
     check_reading(data)
     _check_sets("data.validation", data.validation)
     _check_sets("data.test", data.test)
@@ -86,6 +88,11 @@ def check(config: Config) -> None:
     _check_class_weights(train.class_weights)
     _check_mesh(config.mesh)
     check_launch(config.launch)
+
+
+def _check_task(task: str) -> None:
+    names = f"one of {', '.join(task_names())}, or a class as package.module:Class"
+    _require(":" in task or task in task_names(), "task", task, names)
 
 
 def check_reading(data: DataConfig) -> None:

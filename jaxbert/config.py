@@ -10,14 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 ClassWeights = str | list[float]
-TaskName = Literal[
-    "classification",
-    "multi_label",
-    "regression",
-    "token_classification",
-    "question_answering",
-    "pretraining",
-]
 
 
 @dataclass(frozen=True)
@@ -286,9 +278,10 @@ class LaunchConfig:
 class Config:
     """A whole run."""
 
-    task: TaskName = "classification"
-    """What the model learns: one label a text, several labels a text, a score, a tag a word, the answer's place in a
-    context, or the language itself."""
+    task: str = "classification"
+    """What the model learns: classification (one label a text), multi_label (any number of labels a text), regression (a
+    score), token_classification (a tag a word), question_answering (the place of the answer in a context), pretraining (the
+    language itself), or a task of another package, as package.module:Class."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)

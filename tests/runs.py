@@ -33,7 +33,7 @@ from jaxbert.interop.write import save_folder
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassification
 from jaxbert.tasks.base import Task
-from jaxbert.tasks.classification import Classification
+from jaxbert.tasks.classification.task import Classification
 from jaxbert.train.loop import Loop
 from jaxbert.train.program import Program, make_task_model, training_layout
 from jaxbert.train.sharding import make_mesh

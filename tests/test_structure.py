@@ -18,16 +18,30 @@ BELOW = {
     "bucket": {"errors"},
     "config": set(),
     "versions": set(),
-    "checks": {"config", "errors"},
+    "terminal": set(),
+    "hardware": set(),
     "data": {"config", "bucket", "plain", "errors"},
     "models": {"config", "errors"},
     "interop": {"models", "config", "plain", "errors"},
-    "tasks": {"models", "data", "config", "errors"},
+    "processes": {"data", "errors"},
+    "tasks": {"models", "data", "processes", "terminal", "config", "bucket", "errors"},
+    "checks": {"tasks", "config", "errors"},
     "api": {"interop", "models", "plain", "errors"},
-    "train": {"tasks", "interop", "models", "data", "checks", "versions", "config", "bucket", "plain", "errors"},
-    "bench": {"train", "tasks", "interop", "models", "data", "checks", "versions", "config", "errors"},
-    "launch": {"train", "tasks", "interop", "models", "data", "checks", "config", "errors"},
-    "cli": {"bench", "launch", "train", "tasks", "data", "checks", "versions", "config", "bucket", "plain", "errors"},
+    "runs": {"tasks", "interop", "data", "processes", "config", "bucket", "plain", "errors"},
+    "train": {
+        *("runs", "tasks", "interop", "models", "data", "checks", "processes", "terminal", "hardware", "versions"),
+        *("config", "bucket", "plain", "errors"),
+    },
+    "plan": {"train", "tasks", "interop", "models", "data", "checks", "hardware", "versions", "config", "errors"},
+    "bench": {
+        *("plan", "train", "runs", "tasks", "interop", "models", "data", "checks", "hardware", "versions"),
+        *("config", "errors"),
+    },
+    "launch": {"train", "processes", "terminal", "checks", "config", "errors"},
+    "cli": {
+        *("plan", "bench", "launch", "train", "runs", "tasks", "data", "checks", "processes", "terminal", "versions"),
+        *("config", "bucket", "plain", "errors"),
+    },
 }
 """What each part may import besides itself."""
 
@@ -89,16 +103,22 @@ def test_the_modules_have_no_cycle():
     tuple(graphlib.TopologicalSorter(graph).static_order())
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if part_of(module_of(path)) == "data"], ids=module_of)
-def test_data_is_numpy_only(path):
+def reads_only(path: Path) -> bool:
+    """Say whether a file reads data and computes nothing: all of `data`, and of a task's folder all but `task.py`."""
+    in_task = part_of(module_of(path)) == "tasks" and path.parent.name != "tasks" and path.name != "task.py"
+    return in_task or part_of(module_of(path)) == "data"
+
+
+@pytest.mark.parametrize("path", [*filter(reads_only, FILES)], ids=module_of)
+def test_reading_is_numpy_only(path):
     assert not {name.split(".")[0] for name in imports(path)} & HEAVY
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_sizes(path):
-    """No file past 400 lines, no function past 60, and a word at the head of each file."""
+    """No file past 600 lines, no function past 60, and a word at the head of each file."""
     text = path.read_text("utf-8")
-    assert text.count("\n") <= 400
+    assert text.count("\n") <= 600
     tree = ast.parse(text)
     assert ast.get_docstring(tree), "a module says what it is responsible for"
     for node in ast.walk(tree):

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxbert.bench.cost import costs
 from jaxbert.bench.options import BenchOptions
 from jaxbert.bench.predicting import NUMBERS as PREDICTION
 from jaxbert.bench.predicting import time_predictions
@@ -19,6 +18,7 @@ from jaxbert.bench.training import NUMBERS as TRAINING
 from jaxbert.bench.training import rates, time_training
 from jaxbert.models.attention.select import backend_of
 from jaxbert.models.functional import init_params
+from jaxbert.plan.bounds import costs
 from jaxbert.train.sharding import param_shardings
 from jaxbert.train.speed import Speed
 from jaxbert.train.start import compute_dtype

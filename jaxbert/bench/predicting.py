@@ -31,7 +31,7 @@ def time_predictions(bench: Bench, params: Params, steps: int) -> dict[str, Any]
     examples = examples_of_steps(bench, steps)
     tokens = examples.tokens
     call, batch_size = program.call, program.config.train.eval_batch_size
-    predictor = Predictor(program.model, program.task, program.mesh, call, batch_size, bench.dress)
+    predictor = Predictor(program.model, program.task, program.mesh, call, batch_size, bench.collate)
     predictor(params, examples)
     passes, begin = 0, time.perf_counter()
     while True:

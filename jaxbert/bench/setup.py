@@ -10,34 +10,26 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from huggingface_hub import hf_hub_download
 from jax.sharding import Mesh
-from transformers import BertConfig
 
-from jaxbert.bench.lengths import draw_lengths
 from jaxbert.checks import check
-from jaxbert.config import Config, ModelConfig
+from jaxbert.config import Config
 from jaxbert.data.batches import Batch, batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import WINDOW, Layout
 from jaxbert.data.tokens import Tokens
-from jaxbert.errors import UserError
-from jaxbert.interop.bert_config import read_config
-from jaxbert.models.sizes import SIZES, published_config, sized_config
-from jaxbert.tasks.base import Task
-from jaxbert.tasks.classification import Classification
-from jaxbert.train.inputs import resolve_max_length
-from jaxbert.train.program import Program, make_task_model, training_layout
+from jaxbert.plan.lengths import draw_lengths
+from jaxbert.plan.workload import find_shape, program_of
+from jaxbert.runs.folder import RunFolder
+from jaxbert.tasks.classification.task import Classification
+from jaxbert.tasks.exported import with_labels
+from jaxbert.tasks.reading import resolve_max_length
+from jaxbert.train.program import Program, training_layout
 from jaxbert.train.run import open_session
-from jaxbert.train.run_folder import RunFolder
 from jaxbert.train.sharding import make_mesh
-from jaxbert.train.start import with_labels
 
-_VOCABULARY = 30_522
-"""Tokens of a new model without a vocabulary file: uncased BERT's."""
 _SYNTHETIC_STEPS = 2 * WINDOW
 
 logger = logging.getLogger("jaxbert")
@@ -52,7 +44,7 @@ class Bench:
     layout: Layout
     source: str
     """Where the lengths come from."""
-    dress: Callable[[Batch, int | None], Batch] | None = None
+    collate: Callable[[Batch, int | None], Batch] | None = None
     """What is done to each batch of an epoch before it is sent."""
 
     def feed(self) -> Iterator[Batch]:
@@ -60,7 +52,7 @@ class Bench:
         config = self.program.config.train
         for epoch in itertools.count():
             for batch in batches(self.examples, self.layout, config.batch_size, seed=config.seed, epoch=epoch):
-                yield batch if self.dress is None else self.dress(batch, epoch)
+                yield batch if self.collate is None else self.collate(batch, epoch)
 
 
 def open_bench(config: Config, lengths: str | None) -> Bench:
@@ -78,7 +70,7 @@ def open_bench(config: Config, lengths: str | None) -> Bench:
 def _real(config: Config, source: str) -> Bench:
     data = dataclasses.replace(config.data, validation=None, test=None, validation_fraction=0.0)
     session = open_session(dataclasses.replace(config, data=data), RunFolder(config.train.output_dir))
-    return Bench(session.program, session.train, session.layout, source, session.inputs.dress)
+    return Bench(session.program, session.train, session.layout, source, session.inputs.collate)
 
 
 def new_program(config: Config, mesh: Mesh) -> Program:
@@ -90,12 +82,6 @@ def new_program(config: Config, mesh: Mesh) -> Program:
     task = Classification(tuple(f"LABEL_{i}" for i in range(config.model.num_labels or 2)))
     steps = config.train.max_steps or config.train.epochs * _SYNTHETIC_STEPS
     return program_of(config, mesh, with_labels(find_shape(config.model), task.label_names), task, steps)
-
-
-def program_of(config: Config, mesh: Mesh, bert_config: BertConfig, task: Task, total_steps: int) -> Program:
-    """Make the computation of a task on a model of this shape."""
-    model = make_task_model(config, bert_config, task, mesh)
-    return Program(config=config, mesh=mesh, model=model, task=task, total_steps=total_steps)
 
 
 def _synthetic(config: Config, lengths: str) -> Bench:
@@ -116,29 +102,3 @@ def _random_examples(lengths: np.ndarray, vocabulary: int, classes: int, seed: i
     return Examples(
         Tokens.behind_one_another(ids, lengths, lengths), rng.integers(0, classes, len(lengths), dtype=np.int32)
     )
-
-
-def find_shape(model: ModelConfig) -> BertConfig:
-    """Read a model's configuration alone: no weights and no tokenizer are needed.
-
-    Raises:
-      UserError: if there is none.
-    """
-    name, folder = model.name_or_path, Path(model.name_or_path).expanduser()
-    if folder.is_dir():
-        return read_config(folder)
-    if name in SIZES:
-        return sized_config(name, _VOCABULARY)
-    try:
-        return read_config(Path(hf_hub_download(name, "config.json")).parent)
-    except UserError:
-        raise
-    except Exception as error:  # the library lets its HTTP client's own exceptions through
-        published = published_config(name)
-        if published is not None:
-            logger.warning("the Hub gave no config.json of %s: its shape is taken as it was published", name)
-            return published
-        raise UserError(
-            f"model.name_or_path {name!r} is no size ({', '.join(SIZES)}) and no folder, and the Hub gave no config.json "
-            f"(a size of the same shape will do where no weights are needed): {' '.join(str(error).split())[:200]}"
-        ) from error

@@ -12,12 +12,12 @@ import numpy as np
 
 from jaxbert.bench.compiling import compile_cold_and_warm
 from jaxbert.bench.options import BenchOptions
-from jaxbert.bench.roofline import StepCost, least_bytes, roofline
 from jaxbert.bench.setup import Bench
 from jaxbert.bench.stopwatch import Stopwatch
 from jaxbert.bench.trace import Trace
+from jaxbert.hardware import device_spec
 from jaxbert.models.functional import Params
-from jaxbert.train.devices import device_spec
+from jaxbert.plan.roofline import StepCost, least_bytes, roofline
 from jaxbert.train.program import Program
 from jaxbert.train.sharding import platform_of
 from jaxbert.train.speed import Speed, training_flops

@@ -94,8 +94,8 @@ def _run_once(config: Config, options: BenchOptions, values: Namespace) -> int:
     from jaxbert.bench.table import headline, result_table
     from jaxbert.bench.trace import prepare_folder
     from jaxbert.launch.start import start
-    from jaxbert.train.processes import is_main
-    from jaxbert.train.report import Status, console
+    from jaxbert.processes import is_main
+    from jaxbert.terminal import Status, console
     from jaxbert.train.runtime import prepare_process
 
     if options.profile is not None:

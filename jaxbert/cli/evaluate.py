@@ -20,7 +20,7 @@ def run(arguments: list[str]) -> int:
     data = data_config(values)
     check_output(values.output, source=values.data)
     from jaxbert.plain import to_json
-    from jaxbert.train.processes import is_main
+    from jaxbert.processes import is_main
     from jaxbert.train.report import print_metrics
 
     model = open_model(values, values.data)

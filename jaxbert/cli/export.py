@@ -13,7 +13,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--step", type=str, default="best", help="last, best or a step number")
     parser.add_argument("--output", type=str, required=True, help="the folder to write")
     values = parse(parser, arguments)
-    from jaxbert.train.export import export_run
+    from jaxbert.runs.export import export_run
 
     write_out(f"{export_run(values.run, values.step, values.output)}\n")
     return 0

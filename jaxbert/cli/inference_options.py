@@ -128,8 +128,8 @@ def open_model(values: Namespace, source: str) -> TrainedModel:
 
     prepare_process(values.precision)
     start(LaunchConfig(**values.launch.as_dict()))
+    from jaxbert.processes import is_alone
     from jaxbert.train.inference import open_trained
-    from jaxbert.train.processes import is_alone
 
     if source == STDIN and not is_alone():
         raise UserError("standard input reaches one process, but all of them read the texts: name a file instead of -")

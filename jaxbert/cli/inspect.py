@@ -32,8 +32,8 @@ def run(arguments: list[str]) -> int:
 
 
 def _show(result: dict[str, Any]) -> None:
+    from jaxbert.terminal import console
     from jaxbert.train.data_table import data_notes, data_table, length_bars
-    from jaxbert.train.report import console
 
     console.print(data_table(result))
     lines = data_notes(result)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from docstring_parser import parse_from_object
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
 from jaxbert.cli.output import check_output, write_out
-from jaxbert.config import Config, TaskName
+from jaxbert.config import Config
 from jaxbert.errors import UserError
 from jaxbert.plain import read_yaml, shown
 
@@ -63,10 +64,16 @@ def make_parser(verb: str, description: str) -> ArgumentParser:
     return _Parser(prog=f"jaxbert {verb}", description=description, exit_on_error=False)
 
 
+def help_of(section: type[Any], name: str) -> str:
+    """Return the help text of a key: the docstring of its field."""
+    described = {param.arg_name: param.description for param in parse_from_object(section).params}
+    return " ".join((described[name] or "").split())
+
+
 def add_config(parser: ArgumentParser) -> None:
     """Add `--config FILE`, `--print_config` and a flag for every key of a run."""
     parser.add_argument("--config", action="config", help="YAML file; flags behind it change single keys")
-    parser.add_argument("--task", type=TaskName, default=Config.task, help="what the model learns")
+    parser.add_argument("--task", type=str, default=Config.task, help=help_of(Config, "task"))
     for name, section in SECTIONS.items():
         parser.add_class_arguments(section, name)
 

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from jaxbert.bench.plan_options import PlanOptions, check
-from jaxbert.bench.target import Target, parse_target, prepare_target
 from jaxbert.cli.output import check_output, write_text
 from jaxbert.cli.parsing import add_config, make_parser, parse, to_config
 from jaxbert.config import Config
 from jaxbert.errors import UserError
+from jaxbert.plan.options import PlanOptions, check
+from jaxbert.plan.target import Target, parse_target, prepare_target
 
 if TYPE_CHECKING:
-    from jaxbert.bench.fit import Found
-    from jaxbert.bench.plan import Attempt, Planner
+    from jaxbert.plan.fit import Found
+    from jaxbert.plan.planner import Attempt, Planner
 
 _HELP = {
     "lengths": "lengths of the examples: sst2, uniform:LOW:HIGH, fixed:N or a file with one length a line; left out, those "
@@ -69,9 +69,9 @@ def _make_parser() -> ArgumentParser:
 
 
 def _plan(config: Config, target: Target, options: PlanOptions, values: Namespace) -> int:
-    from jaxbert.bench.fit import find_fit
-    from jaxbert.bench.plan import describe_plan, make_plan
-    from jaxbert.train.report import Status
+    from jaxbert.plan.fit import find_fit
+    from jaxbert.plan.planner import describe_plan, make_plan
+    from jaxbert.terminal import Status
 
     with Status("looking at the devices") as status:
         planner, attempt = make_plan(config, target, options, status.say)
@@ -86,8 +86,8 @@ def _plan(config: Config, target: Target, options: PlanOptions, values: Namespac
 
 
 def _show(result: dict[str, Any], output: str | None) -> None:
-    from jaxbert.bench.plan_table import plan_headline, plan_table, sharding_table
-    from jaxbert.train.report import console
+    from jaxbert.plan.table import plan_headline, plan_table, sharding_table
+    from jaxbert.terminal import console
 
     console.print(sharding_table(result))
     console.print(plan_table(result), highlight=False)
@@ -102,7 +102,7 @@ def _show(result: dict[str, Any], output: str | None) -> None:
 
 def _refusal(planner: Planner, attempt: Attempt, found: Found | None) -> str:
     """Say in one line what is lacking, and the way out."""
-    from jaxbert.bench.plan_table import gib
+    from jaxbert.plan.table import gib
 
     rows, target = attempt.workload.rows, planner.target
     needed = "more memory" if attempt.needed_bytes is None else gib(attempt.needed_bytes)

@@ -30,8 +30,8 @@ def run(arguments: list[str]) -> int:
     data, kept = data_config(values), parse_keep(values.keep)
     check_output(values.output, tables=True, source=values.input)
     from jaxbert.data.sources import STDIN, check_rows, stdin_waits
-    from jaxbert.train.processes import is_main
-    from jaxbert.train.report import Reading
+    from jaxbert.processes import is_main
+    from jaxbert.terminal import ReadingProgress
 
     check_rows("predict", data)
     model = open_model(values, values.input)
@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> int:
     feed = model.feed(values.input, data, tuple(kept))
     live = values.input == STDIN and stdin_waits()
     seen = values.output == "-" and sys.stdout.isatty()  # answers are progress enough
-    counted = Reading(feed.name, "predicting", silent=live or seen)
+    counted = ReadingProgress(feed.name, "predicting", silent=live or seen)
     with counted, closing(model.predict(feed, may_wait=live)) as predictions:
         pieces = _texts(predictions, model.task, write, counted.add)
         try:

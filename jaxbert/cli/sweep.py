@@ -37,7 +37,7 @@ def run_sweep(
       options: the part of it that is not the configuration.
       flags: what each combination's command line says besides the configuration and the lengths.
     """
-    from jaxbert.train.report import console
+    from jaxbert.terminal import console
 
     axes = parse_axes(values.sweep)
     _check_axes(parser, arguments, axes)
@@ -90,7 +90,7 @@ def _time_all(parser: ArgumentParser, arguments: list[str], axes: Axes, flags: l
     """Add a row for each combination; an interruption leaves those that are there."""
     from rich.text import Text
 
-    from jaxbert.train.report import console
+    from jaxbert.terminal import console
 
     everything = combinations(axes)
     for number, settings in enumerate(everything, 1):
@@ -118,7 +118,7 @@ def _outcome(row: Row) -> str:
 
 def _report(result: dict[str, Any], output: str | None, plot: Path | None) -> None:
     from jaxbert.bench.table import sweep_table
-    from jaxbert.train.report import console
+    from jaxbert.terminal import console
 
     rows = result["rows"]
     best = None if result["best"] is None else [row["settings"] for row in rows].index(result["best"])

@@ -17,10 +17,11 @@ def train(config: Config) -> int:
     """Do the run that `config` says, and return the exit code."""
     from jaxbert.checks import check
     from jaxbert.launch.start import start
+    from jaxbert.runs.folder import RunFolder
+    from jaxbert.terminal import console
     from jaxbert.train.interrupt import EXIT_CODE, StoppedError
-    from jaxbert.train.report import console, print_summary
+    from jaxbert.train.report import print_summary
     from jaxbert.train.run import run_training
-    from jaxbert.train.run_folder import RunFolder
     from jaxbert.train.runtime import prepare_process
 
     check(config)  # before all processes are waited for

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxbert.data.facts import Facts
-from jaxbert.data.pretraining.corpus import Corpus
-from jaxbert.data.seen import Seen, hash_rows, hash_texts
+from jaxbert.data.seen import Seen, hash_texts
 from jaxbert.data.store import Stored
 from jaxbert.data.table import Place, Row
 from jaxbert.data.tokens import Tokens
@@ -201,18 +200,6 @@ def view_items(
     places = np.fromiter((row.row if isinstance(row, Place) else int(row) for row in rows), np.int32, len(rows))
     seen = Seen(lengths.astype(np.int32), hash_texts(texts), places, origins, facts)
     return View(name, seen, max_length, np.flatnonzero(lengths <= _SPECIAL), labels, windows=True, unit=unit)
-
-
-def view_corpus(name: str, corpus: Corpus, chosen: np.ndarray | None, max_length: int) -> View:
-    """Return the view of the documents of a corpus, or of the chosen ones; a row is the number of a document."""
-    numbers = np.arange(len(corpus)) if chosen is None else chosen
-    sentences = corpus.sentences
-    edges = np.append(sentences.begins, len(sentences.ids))[np.append(corpus.ends[:-1] + 1, corpus.ends[-1])]
-    stretches = [(int(edges[i]), int(edges[i + 1])) for i in numbers]
-    lengths = np.fromiter((high - low for low, high in stretches), np.int32, len(stretches))
-    hashes = hash_rows([sentences.ids[low:high] for low, high in stretches])
-    seen = Seen(lengths, hashes, (numbers + 1).astype(np.int32), ((0, corpus.name),), Facts())
-    return View(name, seen, max_length, np.flatnonzero(lengths == 0), windows=True, unit=DOCUMENTS)
 
 
 def describe_lengths(lengths: np.ndarray, max_length: int, windows: bool) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def start(launch: LaunchConfig) -> None:
     logger.info(_describe(place, launch.timeout_seconds))
     _initialize(place, launch)
     if place.process:
-        from jaxbert.train.report import mute
+        from jaxbert.terminal import mute
 
         mute()
 
@@ -163,7 +163,7 @@ def lost(error: BaseException) -> str | None:
     """Say in one line that another process is gone, if that is what an exception means."""
     if not _has_others():
         return None
-    from jaxbert.train.processes import another_is_gone
+    from jaxbert.processes import another_is_gone
 
     if not another_is_gone(error):
         return None

@@ -1,1 +1,150 @@
-"""One file a task: what a batch holds, its loss, its metrics and how outputs become answers."""
+"""What BERT is trained for, by name: the tasks of this package, and those of others.
+
+Another package adds one by an entry point of the group `jaxbert.tasks`, by `register`, or by being named in a configuration
+as `task: their_package.module:TheirTask`. A model never names code to import: one that another package has trained opens
+where that package is installed or its task was registered.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from jaxbert.errors import UserError
+from jaxbert.tasks.exported import settings_of
+
+if TYPE_CHECKING:
+    from transformers import BertConfig
+
+    from jaxbert.tasks.base import Task
+
+GROUP = "jaxbert.tasks"
+"""The group of entry points."""
+_OWN = {
+    "classification": "Classification",
+    "multi_label": "MultiLabel",
+    "regression": "Regression",
+    "token_classification": "TokenClassification",
+    "question_answering": "QuestionAnswering",
+    "pretraining": "Pretraining",
+}
+"""The class of each task in this package, in the module `task` of the folder of its name."""
+_CLASSIFIERS = {"classification", "multi_label", "regression", "token_classification"}
+"""Tasks whose heads have one name and one shape."""
+_registered: dict[str, type[Task]] = {}
+_T = TypeVar("_T", bound="type[Task]")
+
+logger = logging.getLogger("jaxbert")
+
+
+def register(task: _T) -> _T:
+    """Make a task known by its `name`; also a decorator.
+
+    Raises:
+      ValueError: if another task has the name.
+    """
+    name = task.name
+    if name in _OWN or _registered.get(name, task) is not task:
+        raise ValueError(f"there is a task {name!r} already: give {task.__qualname__} another name")
+    _registered[name] = task
+    return task
+
+
+def task_names() -> list[str]:
+    """Return the names of all tasks that are known."""
+    return [*dict.fromkeys([*_OWN, *_registered, *sorted(entry_points(group=GROUP).names)])]
+
+
+def task_class(name: str) -> type[Task]:
+    """Return the task of this name, or the class that `package.module:Class` names.
+
+    Raises:
+      UserError: if there is none.
+    """
+    if name in _OWN:
+        return getattr(importlib.import_module(f"{__name__}.{name}.task"), _OWN[name])
+    if name in _registered:
+        return _registered[name]
+    if ":" in name:
+        return _import(name)
+    for entry in entry_points(group=GROUP, name=name):
+        return _import(entry.value)
+    raise UserError(
+        f"task {name!r} is unknown: take one of {', '.join(task_names())}, or name a class as package.module:Class"
+    )
+
+
+def _import(path: str) -> type[Task]:
+    """Import a task of another package, and register it."""
+    from jaxbert.tasks.base import Task
+
+    module, _, name = path.partition(":")
+    try:
+        found: Any = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"task {path!r}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Task) and getattr(found, "name", None)):
+        raise UserError(f"task {path!r} is no class that derives from jaxbert.tasks.base.Task and has a name")
+    try:
+        return register(found)
+    except ValueError as error:
+        raise UserError(f"task {path!r}: {error}") from error
+
+
+def task_of_model(bert_config: BertConfig) -> type[Task]:
+    """Return the task of an exported model: as our own export says, else by what transformers say of the head.
+
+    Raises:
+      UserError: for a head that no task has, or a task that is not installed.
+    """
+    named, architecture = settings_of(bert_config).get("task"), _architecture(bert_config)
+    if isinstance(named, str) and named not in task_names():
+        raise UserError(
+            f"the model is of task {named!r}, which is not installed: install the package that has it, or name its class "
+            "with --task package.module:Class"
+        )
+    if architecture in ("MultipleChoice", "NextSentencePrediction"):
+        raise UserError(f"the model is a BertFor{architecture}, which no task has: there are {', '.join(task_names())}")
+    return task_class(_trained_task(bert_config) or "classification")
+
+
+def _trained_task(bert_config: BertConfig) -> str | None:
+    """Return the task that a model's head was trained for; None where nothing says that it has one."""
+    named = settings_of(bert_config).get("task")
+    if isinstance(named, str) and named in task_names():
+        return named
+    problem = getattr(bert_config, "problem_type", None)
+    if named is None and bert_config.num_labels == 1 and problem is None:
+        problem = "regression"  # as transformers take it
+    by_problem = {
+        "single_label_classification": "classification",
+        "multi_label_classification": "multi_label",
+        "regression": "regression",
+    }
+    by_head = {
+        "TokenClassification": "token_classification",
+        "QuestionAnswering": "question_answering",
+        "SequenceClassification": "classification",
+    }
+    return by_problem.get(problem or "") or by_head.get(_architecture(bert_config))
+
+
+def _architecture(bert_config: BertConfig) -> str:
+    """Return the name of a model's head, `SequenceClassification`, empty for none."""
+    return str((bert_config.architectures or [""])[0]).removeprefix("Bert").removeprefix("For")
+
+
+def say_guess(name: str, bert_config: BertConfig) -> None:
+    """Say what the model of another program is taken for."""
+    if settings_of(bert_config).get("task") is None:
+        task = task_class(_trained_task(bert_config) or "classification")
+        logger.warning("%s says no task: by its config.json it is taken for %s, %s", name, task.name, task.assumes)
+
+
+def say_other_head(name: str, bert_config: BertConfig, task: str, num_labels: int) -> None:
+    """Say where a head of as many outputs goes on from what it learned for another task."""
+    before = _trained_task(bert_config)
+    if before != task and {before, task} <= _CLASSIFIERS and bert_config.num_labels == num_labels:
+        logger.warning("%s: the head was trained for %s, and goes on from there for %s", name, before, task)

@@ -1,19 +1,25 @@
-"""What the trainer asks of a task.
+"""What a task is: how it reads its data, what it computes, how it is measured and what it answers.
 
-The trainer knows packed batches, sums and predictions, and nothing of labels or losses: a new task is a new class here. How
-its data are read is the part of `train.kinds`.
+The trainer knows packed batches, sums and predictions, and nothing of labels or losses. A new task is a folder here, or a
+class in another package, that derives from `Task`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 from flax import nnx
 from jax import Array
+from transformers import BertConfig
 
+from jaxbert.config import Config, DataConfig
+from jaxbert.data.batches import Batch as HostBatch
 from jaxbert.data.examples import Examples
+from jaxbert.data.label_fit import Head
+from jaxbert.data.overview import Overview
 
 Batch = dict[str, Array]
 Sums = dict[str, Array]
@@ -21,52 +27,114 @@ _LISTED = 20
 _FIRST = 5
 
 
-class Task(Protocol):
-    """One way to train and use BERT."""
+class Task:
+    """One way to train and use BERT; immutable, and made by `read` from training data or by `reopen` from an export."""
+
+    name: ClassVar[str]
+    """The value of `task` in a configuration."""
+    assumes: ClassVar[str] = ""
+    """What is assumed of a model of this task that another program has trained."""
+    label_names_in_head: ClassVar[bool] = False
+    """Whether the outputs of the head have the names of labels, which a configuration keeps as `id2label`."""
+    has_text_labels: ClassVar[bool] = False
+    """Whether whole texts have labels, to which `data.label_map` and `data.label_format` apply."""
+    answer_keys: tuple[str, ...]
+    """The keys of an answer, in order."""
+    per_token: bool = False
+    """Whether predictions belong to tokens, [B, T, ...], and not to examples, [B, S, ...]."""
+    default_metric: str
+    """The metric that chooses the best checkpoint where the user names none."""
 
     @property
     def head(self) -> type[nnx.Module]:
         """The module that is trained."""
-        ...
+        raise NotImplementedError
 
     @property
     def architecture(self) -> str:
         """The class of transformers that loads the export."""
-        ...
+        raise NotImplementedError
 
     @property
-    def answer_keys(self) -> tuple[str, ...]:
-        """The keys of an answer, in order."""
-        ...
+    def reading_length(self) -> int | None:
+        """The longest example in tokens that the model was taught to read; None where its own limit will do."""
+        return None
+
+    # What is read. No JAX.
+
+    @classmethod
+    def read(cls, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
+        """Read every data set of a run; the small ones first, so that a mistake in them is found soon.
+
+        The labels are in the order of `head`, the trained one of the model, where it has the same.
+
+        Raises:
+          UserError: for anything wrong in the files.
+        """
+        raise NotImplementedError
+
+    def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
+        """Read one source to evaluate.
+
+        Raises:
+          UserError: for anything wrong in it, or a label that the model does not know.
+        """
+        raise NotImplementedError
+
+    def feed(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]) -> Feed:
+        """Open one source to predict; the columns `kept` are copied into the answers.
+
+        Raises:
+          UserError: if it cannot be opened.
+        """
+        raise NotImplementedError
+
+    # What an export remembers.
+
+    def configure(self, bert_config: BertConfig) -> BertConfig:
+        """Return a copy that carries what the task learned: label names, and what else `reopen` needs."""
+        raise NotImplementedError
+
+    @classmethod
+    def reopen(cls, bert_config: BertConfig) -> Self:
+        """Return the task of an exported model.
+
+        Raises:
+          UserError: if the model is of another task.
+        """
+        raise NotImplementedError
+
+    def learned(self, evaluation: dict[str, Any]) -> Self:
+        """Return the task with what an evaluation on the validation set has found for it; most find nothing."""
+        return self
+
+    # What is computed.
 
     @property
-    def per_token(self) -> bool:
-        """Whether predictions belong to tokens, [B, T, ...], and not to examples, [B, S, ...]."""
-        ...
-
-    @property
-    def default_metric(self) -> str:
-        """The metric that chooses the best checkpoint where the user names none."""
-        ...
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the model's outputs, in order; empty where they have none."""
+        return ()
 
     def describe(self) -> str:
         """Say in a few words what is learned, `labels: neg, pos`."""
-        ...
+        raise NotImplementedError
 
     def totals(self, batch: Batch) -> Sums:
         """Count what the loss of a whole step is divided by, before it is cut into slices; `examples` always."""
-        ...
+        return {"examples": count_documents(batch)}
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
         """Return sums over the real examples of a batch, or of a slice of the step that `totals` counted.
 
         Training minimizes `loss` divided by `totals["examples"]`.
         """
-        ...
+        raise NotImplementedError
 
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
         """Return what evaluation needs of each example, [B, S, ...], or of each token, [B, T, ...]."""
-        ...
+        raise NotImplementedError
+
+    # What comes of it. No JAX.
 
     def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
         """Return all metrics by name, the headline ones first.
@@ -75,22 +143,75 @@ class Task(Protocol):
           predictions: [N, ...] in the order of the examples, or aligned with `examples.tokens.ids`.
           examples: with labels.
         """
-        ...
+        raise NotImplementedError
 
     def tally(self, examples: Examples) -> Tally:
-        """Return what makes the same metrics of predictions that come piece by piece."""
-        ...
+        """Return what makes the same metrics of predictions that come piece by piece; unless overridden, it gathers all."""
+        return GatheredTally(self, examples)
 
     def metric_names(self) -> list[str]:
         """Return the metrics by which a best checkpoint can be chosen."""
-        ...
-
-    def learned(self, evaluation: dict[str, Any]) -> Task:
-        """Return the task with what an evaluation on the validation set has found for it, as an export keeps it."""
-        ...
+        raise NotImplementedError
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
         """Return one JSON-ready answer for each document from `first` to `last - 1`, in the order of the source."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The examples of a run, and the task that its training rows define."""
+
+    train: Examples
+    validation: dict[str, Examples]
+    """By name; one that has none is "validation", as the only test set is "test"."""
+    test: dict[str, Examples]
+    task: Task
+    overview: Overview
+    """What was understood of the data."""
+    new_head: bool = False
+    """Whether the model's trained head has none of the task's labels, so that another one is drawn."""
+    collate: Callable[[HostBatch, int | None], HostBatch] | None = None
+    """What is done to each batch on its way to the device, in an epoch; None stands for evaluation."""
+
+
+class Part(Protocol):
+    """Some inputs of a source, as they were read."""
+
+    def __len__(self) -> int: ...
+
+    def kept_rows(self) -> Sequence[Mapping[str, Any]]:
+        """Return for each input the columns that are copied into its answer."""
+        ...
+
+
+class Feed(Protocol):
+    """The inputs of a source that a model is to answer."""
+
+    @property
+    def name(self) -> str:
+        """The source, as messages name it."""
+        ...
+
+    @property
+    def tokenize(self) -> Callable[[list[Any]], Examples]:
+        """Return the tokens of some parts."""
+        ...
+
+    def parts(self) -> Iterator[Any]:
+        """Read the source, part by part as its lines come.
+
+        Raises:
+          UserError: for what is malformed.
+        """
+        ...
+
+    def say_first(self) -> None:
+        """Say what was noticed for the first time: how often it occurs is known at the end alone."""
+        ...
+
+    def say(self) -> None:
+        """Say what was noticed in all inputs so far."""
         ...
 
 

@@ -63,7 +63,7 @@ class Predictor:
     mesh: Mesh
     call: Call
     batch_size: int = 256
-    dress: Callable[[Batch, int | None], Batch] | None = None
+    collate: Callable[[Batch, int | None], Batch] | None = None
     """What is done to each batch before it is sent."""
     layouts: dict[Examples, Layout] = field(default_factory=dict)
 
@@ -129,7 +129,7 @@ class Predictor:
             source = batches(single, chunk.layout, chunk.size, seed=None, own_rows=partial(own_rows, self.mesh))
             last = -(-len(tokens) // chunk.size)
             for number, batch in enumerate(source, 1):
-                yield _Step(chunk, batch if self.dress is None else self.dress(batch, None), number == last)
+                yield _Step(chunk, batch if self.collate is None else self.collate(batch, None), number == last)
 
     def _run(
         self, params: Params, chunks: Iterator[Chunk], stop: Callable[[], None] = lambda: None

@@ -22,13 +22,12 @@ from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.load import load_params
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.functional import Params, make_model
-from jaxbert.tasks.base import Task
+from jaxbert.tasks import say_guess, task_of_model
+from jaxbert.tasks.base import Feed, Part, Task
+from jaxbert.tasks.exported import COMPUTATION, SETTINGS, settings_of
+from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.tasks.top_k import with_top_k
 from jaxbert.train.evaluate import Chunk, Predictor
-from jaxbert.train.inputs import resolve_max_length
-from jaxbert.train.kinds import kind_of_model, say_guess
-from jaxbert.train.kinds.base import COMPUTATION, SETTINGS, Feed, Kind, Part, settings_of
-from jaxbert.train.kinds.text import TextKind
 from jaxbert.train.prefetch import Prefetcher
 from jaxbert.train.runtime import multiply_in
 from jaxbert.train.sharding import make_mesh, param_shardings, place, platform_of
@@ -82,7 +81,6 @@ class Computation:
 class TrainedModel:
     """A model with everything that it needs to answer."""
 
-    kind: Kind
     task: Task
     tokenizer: Any
     params: Params
@@ -95,11 +93,11 @@ class TrainedModel:
         Raises:
           UserError: for anything wrong in it, or a label that the model does not know.
         """
-        if not isinstance(self.kind, TextKind) and (data.label_map or data.label_format != "auto"):
+        if not self.task.has_text_labels and (data.label_map or data.label_format != "auto"):
             raise UserError(
                 "label_map and label_format are for labels of texts, which this model does not give: leave them out"
             )
-        examples = self.kind.read_for(self.task, spec, data, self.tokenizer, self.max_length)
+        examples = self.task.read_for(spec, data, self.tokenizer, self.max_length)
         return self.predictor.metrics(self.params, {"": examples})
 
     def feed(self, spec: str, data: DataConfig, kept: tuple[str, ...] = ()) -> Feed:
@@ -108,7 +106,7 @@ class TrainedModel:
         Raises:
           UserError: if it cannot be opened.
         """
-        return self.kind.feed(self.task, spec, data, self.tokenizer, self.max_length, kept)
+        return self.task.feed(spec, data, self.tokenizer, self.max_length, kept)
 
     def predict(self, feed: Feed, *, may_wait: bool = False) -> Generator[tuple[Chunk, np.ndarray]]:
         """Yield the inputs of a source, some thousand at a time, with predictions of which the task makes answers.
@@ -203,9 +201,8 @@ def open_trained(
     """
     folder = model_folder(name)
     config = read_config(folder)
-    kind = kind_of_model(config)
+    task = with_top_k(task_of_model(config).reopen(config), top_k)
     say_guess(name, config)
-    task = with_top_k(kind.reopen(config), top_k)
     mesh = make_mesh(MeshConfig())
     kept = Computation.of(settings_of(config).get(COMPUTATION), mesh)
     if precision is None or precision.compute == "auto":
@@ -216,10 +213,9 @@ def open_trained(
     params, _ = load_params(folder, model)
     call = layer_call(ModelConfig(attention=kept.attention, scan_layers=kept.scan_layers), mesh)
     return TrainedModel(
-        kind=kind,
         task=task,
         tokenizer=load_tokenizer(folder, config, lower_case),
         params=place(params, param_shardings(mesh, model.abstract_params)),
         predictor=Predictor(model, task, mesh, call, batch_size or kept.batch_size),
-        max_length=resolve_max_length(max_length or kind.reading_length(task), config.max_position_embeddings),
+        max_length=resolve_max_length(max_length or task.reading_length, config.max_position_embeddings),
     )

@@ -8,8 +8,8 @@ from jaxbert.checks import check
 from jaxbert.config import Config
 from jaxbert.data.overview import DOCUMENTS
 from jaxbert.data.proposal import describe_choice, propose
-from jaxbert.train.inputs import resolve_max_length
-from jaxbert.train.kinds import kind_of
+from jaxbert.tasks import task_class
+from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.train.start import open_start
 from jaxbert.train.vocabulary import with_vocabulary
 
@@ -31,8 +31,8 @@ def inspect_data(config: Config) -> dict[str, Any]:
     start = open_start(with_vocabulary(config))
     positions = start.bert_config.max_position_embeddings
     max_length = resolve_max_length(config.data.max_length, positions)
-    head = start.head(config.task, config.model)
-    overview = kind_of(config.task).read(config, start.tokenizer, max_length, head).overview
+    task = task_class(config.task)
+    overview = task.read(config, start.tokenizer, max_length, start.trained_head(task, config.model)).overview
     result = overview.to_dict(_PLACES)
     train = overview.train
     if train.unit == DOCUMENTS:  # which fill examples of any length

@@ -14,7 +14,7 @@ from types import FrameType
 
 import jax
 
-from jaxbert.train.processes import stop_agreed
+from jaxbert.processes import stop_agreed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 EXIT_CODE = 75

@@ -19,8 +19,8 @@ from jax import Array
 from jaxbert.config import TrainConfig
 from jaxbert.data.batches import Batch, BatchSize, batch_size_of
 from jaxbert.errors import UserError
+from jaxbert.runs.checkpoint import Checkpoints
 from jaxbert.tasks.direction import falls, improves, merit, value_of
-from jaxbert.train.checkpoint import Checkpoints
 from jaxbert.train.dispatch import Group, StepPrograms, group_batches
 from jaxbert.train.evaluate import numbers_of
 from jaxbert.train.interrupt import Interrupt, StoppedError

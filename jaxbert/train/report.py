@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 from tensorboardX import SummaryWriter
 
+from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks.direction import value_of
-from jaxbert.train.run_folder import RunFolder
+from jaxbert.terminal import PLAIN_LINE_SECONDS, console
 
-console = Console(stderr=True, markup=False)
-_PLAIN_LINE_SECONDS = 10.0
-_SHORT_SECONDS = 2.0
 _HEADLINE = 4
 _LABELS = 20
-
-
-def mute() -> None:
-    """Leave the terminal to another process of the run; errors are still printed."""
-    console.quiet = True
-    logging.getLogger("jaxbert").setLevel(logging.ERROR)
-
-
-def _spinner() -> str:
-    return "dots" if console.encoding.startswith("utf") else "line"
 
 
 class Report:
@@ -79,7 +65,7 @@ class Report:
         if bad_steps:
             note += f"  {bad_steps} steps skipped (not finite)"
         self._bar.update(self._task, completed=step, note=note)
-        if not console.is_terminal and time.monotonic() - self._last_plain_line > _PLAIN_LINE_SECONDS:
+        if not console.is_terminal and time.monotonic() - self._last_plain_line > PLAIN_LINE_SECONDS:
             self._last_plain_line = time.monotonic()
             console.print(f"step {step}/{self._total}  {note}", highlight=False, soft_wrap=True)
 
@@ -101,57 +87,6 @@ class Report:
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._board.add_scalar(name, value, step)
-
-
-class Status:
-    """What goes on, while it goes on: a spinner on a terminal, else a line each time; use it as a context manager."""
-
-    def __init__(self, first: str) -> None:
-        self._status = console.status(first, spinner=_spinner(), refresh_per_second=4)
-
-    def __enter__(self) -> Status:
-        self._status.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._status.stop()
-
-    def say(self, line: str) -> None:
-        """Show another line."""
-        self._status.update(Text(line))
-        if not console.is_terminal:
-            console.print(line, highlight=False, soft_wrap=True)
-
-
-class Reading:
-    """Progress through a source; nothing is shown of what takes a moment, or where it is `silent`."""
-
-    def __init__(self, name: str, doing: str = "tokenizing", *, silent: bool = False) -> None:
-        self._name, self._doing, self._silent = name, doing, silent
-        self._rows = 0
-        self._begin = self._last_plain_line = time.monotonic()
-        self._status = console.status("", spinner=_spinner())
-
-    def __enter__(self) -> Reading:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._status.stop()
-
-    def add(self, rows: int) -> None:
-        """Count rows, and show them now and then."""
-        self._rows += rows
-        if self._silent:
-            return
-        now = time.monotonic()
-        rate = f"{self._rows / max(now - self._begin, 1e-9):,.0f} rows/s"
-        line = f"{self._doing} {self._name}: {self._rows:,} rows, {rate}"
-        if console.is_terminal and now - self._begin > _SHORT_SECONDS:
-            self._status.start()
-            self._status.update(Text(line))
-        elif not console.is_terminal and now - self._last_plain_line > _PLAIN_LINE_SECONDS:
-            self._last_plain_line = now
-            console.print(Text(line), soft_wrap=True)
 
 
 def headline(metrics: dict[str, Any], also: str | None = None) -> str:

@@ -21,24 +21,24 @@ from jaxbert.data.long_texts import Reading
 from jaxbert.data.packing import Layout
 from jaxbert.errors import UserError
 from jaxbert.models.functional import Model, Params
-from jaxbert.tasks.base import Task
-from jaxbert.train.checkpoint import Checkpoints
-from jaxbert.train.checkpoint_files import committed_steps
+from jaxbert.processes import all_alike, is_main, wait_for_all
+from jaxbert.runs.checkpoint import Checkpoints, committed_steps
+from jaxbert.runs.export import export_params, save_start
+from jaxbert.runs.folder import RunFolder
+from jaxbert.runs.identity import Identity, go_on, identify, known_labels
+from jaxbert.runs.lock import RunLock, owned
+from jaxbert.tasks import say_other_head, task_class
+from jaxbert.tasks.base import Inputs, Task
+from jaxbert.tasks.exported import settings_of
+from jaxbert.tasks.reading import resolve_max_length
+from jaxbert.terminal import console
 from jaxbert.train.compiled import CompileLog
 from jaxbert.train.data_table import data_notes, data_table
 from jaxbert.train.evaluate import Predictor, numbers_of, with_details
-from jaxbert.train.export import export_params, save_start
-from jaxbert.train.identity import Identity, go_on, identify, known_labels
 from jaxbert.train.inference import Computation
-from jaxbert.train.inputs import resolve_max_length
-from jaxbert.train.kinds import kind_of, say_other_head
-from jaxbert.train.kinds.base import Inputs, settings_of
-from jaxbert.train.lock import RunLock, owned
 from jaxbert.train.loop import Loop, Progress, Work
-from jaxbert.train.processes import all_alike, is_main, wait_for_all
 from jaxbert.train.program import Program, make_task_model, training_layout
-from jaxbert.train.report import Report, console
-from jaxbert.train.run_folder import RunFolder
+from jaxbert.train.report import Report
 from jaxbert.train.sharding import make_mesh, own_rows
 from jaxbert.train.speed import Speed
 from jaxbert.train.start import Start, open_start
@@ -104,12 +104,12 @@ class Session:
     def predictor(self) -> Predictor:
         """What evaluates."""
         batch_size = self.config.train.eval_batch_size
-        return Predictor(self.model, self.task, self.mesh, self.program.call, batch_size, self.inputs.dress)
+        return Predictor(self.model, self.task, self.mesh, self.program.call, batch_size, self.inputs.collate)
 
     def export(self, params: Params, evaluation: dict[str, Any]) -> Task:
         """Write the export of these parameters, which evaluate so; return the task with what the evaluation found."""
         task = self.task.learned(evaluation)
-        bert_config = kind_of(self.config.task).configure(self.bert_config, task)
+        bert_config = task.configure(self.bert_config)
         export_params(self.folder, bert_config, self.start.tokenizer, params, task.architecture)
         return task
 
@@ -129,7 +129,8 @@ def run_training(config: Config) -> dict[str, Any]:
         folder.check(config)  # the process that was waited for may have ended the run
         learned, before = bool(committed_steps(folder.checkpoints)), Identity.read(folder.data)
         session = open_session(config, folder, known_labels(folder, before) if learned else ())
-        now = identify(config, session.start, session.inputs, session.total_steps)
+        start = session.start
+        now = identify(config, start.bert_config, start.tokenizer, start.folder, session.inputs, session.total_steps)
         if not all_alike(now.checksum):
             raise UserError("the processes of this run have read different data: give all of them the same files")
         kept = go_on(folder, before, now, learned=learned, accepts=config.train.accept_changed_data)
@@ -157,14 +158,14 @@ def open_session(config: Config, folder: RunFolder, known: Sequence[str] = ()) -
     start = open_start(with_vocabulary(config))
     max_length = resolve_max_length(config.data.max_length, start.bert_config.max_position_embeddings)
     _set_length(config, start, max_length)
-    kind = kind_of(config.task)
-    inputs = kind.read(config, start.tokenizer, max_length, start.head(config.task, config.model))
-    learned = getattr(inputs.task, "label_names", getattr(inputs.task, "tag_names", ()))
+    chosen = task_class(config.task)
+    inputs = chosen.read(config, start.tokenizer, max_length, start.trained_head(chosen, config.model))
+    learned = inputs.task.output_names
     if tuple(known) != tuple(learned) and sorted(known) == sorted(learned):
-        inputs = kind.read(config, start.tokenizer, max_length, Head(tuple(known), folder.path.name))
+        inputs = chosen.read(config, start.tokenizer, max_length, Head(tuple(known), folder.path.name))
     if inputs.validation:
         _check_best_metric(inputs.task, config.train.best_metric)
-    configured = kind.configure(start.bert_config, inputs.task)
+    configured = inputs.task.configure(start.bert_config)
     if start.folder is not None:
         say_other_head(config.model.name_or_path, start.bert_config, config.task, len(configured.id2label or ()))
     bert_config = Computation.of_run(config, mesh).keep_in(configured)
@@ -236,7 +237,7 @@ def _work(session: Session, lock: RunLock) -> Work:
             first_step=first_step,
             own_rows=partial(own_rows, session.mesh),
         )
-        return source if inputs.dress is None else (inputs.dress(batch, epoch) for batch in source)
+        return source if inputs.collate is None else (inputs.collate(batch, epoch) for batch in source)
 
     return Work(
         config=config.train,

@@ -14,7 +14,7 @@ import jax
 from transformers import BertConfig
 
 from jaxbert.data.batches import BatchSize
-from jaxbert.train.devices import device_spec
+from jaxbert.hardware import device_spec
 from jaxbert.train.trained import Backward
 
 

@@ -29,15 +29,13 @@ from jaxbert.models.attention.select import Attention
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, Params, init_params
 from jaxbert.models.sizes import SIZES, sized_config
-from jaxbert.train.run_folder import RunFolder
+from jaxbert.runs.folder import RunFolder
+from jaxbert.tasks.base import Task
+from jaxbert.tasks.exported import label_names
 from jaxbert.train.sharding import attention_spread, place, platform_of, row_sharding
 
-_HEADS = {
-    "classification": "BertForSequenceClassification",
-    "multi_label": "BertForSequenceClassification",
-    "token_classification": "BertForTokenClassification",
-}
-"""PyTorch's classes whose heads have names of labels, by task."""
+_CLASSIFIERS = {"BertForSequenceClassification", "BertForTokenClassification", "BertForMultipleChoice"}
+"""PyTorch's classes whose heads have tensors of the same names."""
 
 logger = logging.getLogger("jaxbert")
 
@@ -50,15 +48,15 @@ class Start:
     tokenizer: Any
     folder: Path | None
 
-    def head(self, task: str, config: ModelConfig) -> Head | None:
-        """Return the trained head of this kind that goes on; None where there is none, or it does not go on."""
-        if self.folder is None or task not in _HEADS or self.draws_head(_HEADS[task], config):
+    def trained_head(self, task: type[Task], config: ModelConfig) -> Head | None:
+        """Return the trained head with labels that goes on; None where there is none, or it does not go on."""
+        if self.folder is None or not task.label_names_in_head or self.draws_head(str(task.architecture), config):
             return None
         return Head(label_names(self.bert_config), self.folder.name) if has_classifier(self.folder) else None
 
     def draws_head(self, architecture: str, config: ModelConfig) -> bool:
         """Say whether a head is drawn whatever the checkpoint has: as asked for, or because its own is of another kind."""
-        others = {*_HEADS.values(), "BertForMultipleChoice"} - {architecture}  # whose tensors have the same names
+        others = _CLASSIFIERS - {architecture}
         return config.head == "new" or bool(others & set(self.bert_config.architectures or ()))
 
     def params(self, model: Model, seed: int, shardings: Params, key: Array, *, new_head: bool = False) -> Params:
@@ -127,21 +125,6 @@ def _new_tokenizer(config: ModelConfig) -> Any:
             "(`jaxbert pretrain` can train one: pretrain.vocab_size)"
         )
     return new_tokenizer(fetched(to_path(config.vocab)), config.lower_case)
-
-
-def label_names(bert_config: BertConfig) -> tuple[str, ...]:
-    """Return the names of a model's labels, in order."""
-    names = {int(index): str(name) for index, name in (bert_config.id2label or {}).items()}
-    return tuple(names[index] for index in sorted(names))
-
-
-def with_labels(bert_config: BertConfig, names: tuple[str, ...], problem_type: Any = None) -> BertConfig:
-    """Return a copy that carries label names, and what transformers take the problem for."""
-    labelled = copy.deepcopy(bert_config)
-    labelled.id2label = dict(enumerate(names))
-    labelled.label2id = {name: index for index, name in enumerate(names)}
-    labelled.problem_type = problem_type
-    return labelled
 
 
 def with_dropout(bert_config: BertConfig, config: ModelConfig) -> BertConfig:

@@ -6,14 +6,14 @@ import dataclasses
 from pathlib import Path
 
 from jaxbert.config import Config, ModelConfig
-from jaxbert.data.pretraining.documents import open_documents
-from jaxbert.data.pretraining.vocabulary import train_vocabulary, write_vocabulary
 from jaxbert.errors import UserError
 from jaxbert.models.sizes import SIZES
-from jaxbert.train.inputs import training_spec
-from jaxbert.train.processes import is_main, wait_for_all
-from jaxbert.train.report import console
-from jaxbert.train.run_folder import RunFolder
+from jaxbert.processes import is_main, wait_for_all
+from jaxbert.runs.folder import RunFolder
+from jaxbert.tasks.pretraining.documents import open_documents
+from jaxbert.tasks.pretraining.vocabulary import train_vocabulary, write_vocabulary
+from jaxbert.tasks.reading import training_spec
+from jaxbert.terminal import console
 
 
 def with_vocabulary(config: Config) -> ModelConfig:

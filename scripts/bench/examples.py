@@ -106,7 +106,7 @@ def open_parts(values: argparse.Namespace, rows: Rows, tokenizer: Any) -> Parts:
 def draw(values: argparse.Namespace, vocabulary: int) -> list[Example]:
     """Draw random tokens with two labels; the lengths are those of `jaxbert bench` with the same options."""
     sys.path.append(str(Path(__file__).resolve().parents[2]))  # jaxbert need not be installed
-    from jaxbert.bench.lengths import draw_lengths
+    from jaxbert.plan.lengths import draw_lengths
 
     count = values.limit or _SYNTHETIC_STEPS * values.batch_size
     lengths = draw_lengths(values.lengths, count, values.max_length, values.seed)

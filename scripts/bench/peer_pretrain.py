@@ -28,9 +28,9 @@ from jaxbert.data.batches import Batch, batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
 from jaxbert.interop.write import save_folder
+from jaxbert.runs.folder import RunFolder
 from jaxbert.train.optimizer import make_schedule
 from jaxbert.train.run import Session, open_session
-from jaxbert.train.run_folder import RunFolder
 from jaxbert.train.start import with_dropout
 
 IGNORED = -100
@@ -60,12 +60,12 @@ def unpack(batch: Batch) -> dict[str, torch.Tensor]:
 
 def training_batches(session: Session) -> Iterator[Batch]:
     """Yield the masked batches of all steps."""
-    assert session.inputs.dress is not None
+    assert session.inputs.collate is not None
     size, seed = session.config.train.batch_size, session.config.train.seed
     for step in range(0, session.total_steps, session.steps_per_epoch):
         epoch = step // session.steps_per_epoch
         for batch in batches(session.train, session.layout, size, seed=seed, epoch=epoch):
-            yield session.inputs.dress(batch, epoch)
+            yield session.inputs.collate(batch, epoch)
 
 
 def open_model(session: Session) -> Any:
@@ -113,13 +113,13 @@ def train(session: Session, model: Any) -> dict[str, float]:
 @torch.no_grad()
 def evaluate(session: Session, model: Any, examples: Examples) -> dict[str, float]:
     """Compute the metrics of the validation set, masked as jaxbert masks it."""
-    assert session.inputs.dress is not None
+    assert session.inputs.collate is not None
     model.eval()
     layout = choose_layout(examples.tokens.lengths, 64, seed=None)
     sums = np.zeros(4)  # masked loss, masked, right, loss of pairs
     cross_entropy = torch.nn.functional.cross_entropy
     for batch in batches(examples, layout, 64, seed=None):
-        inputs = unpack(session.inputs.dress(batch, None))
+        inputs = unpack(session.inputs.collate(batch, None))
         labels, pairs = inputs.pop("labels"), inputs.pop("next_sentence_label", None)
         outputs = model(**inputs)
         scores = outputs.logits if pairs is None else outputs.prediction_logits

@@ -96,15 +96,15 @@ def chips_of(slice_: str) -> int:
 
 def run_point(point: Point) -> Result:
     """Compile one step and bound it; one that does not fit is a result with `error`."""
-    from jaxbert.bench.plan import bounds_of, state_bytes
-    from jaxbert.bench.plan_options import PlanOptions
     from jaxbert.bench.setup import new_program
-    from jaxbert.bench.target import parse_target
     from jaxbert.config import Config, MeshConfig, ModelConfig
     from jaxbert.data.packing import Layout
     from jaxbert.errors import UserError
-    from jaxbert.train.ahead import compile_step
-    from jaxbert.train.topology import topology_mesh
+    from jaxbert.plan.compile import compile_step
+    from jaxbert.plan.options import PlanOptions
+    from jaxbert.plan.planner import bounds_of, state_bytes
+    from jaxbert.plan.target import parse_target
+    from jaxbert.plan.topology import topology_mesh
 
     series, target = point.series, parse_target(f"{point.series.chip}:{point.slice}")
     model = ModelConfig(name_or_path=series.model, attention="splash", attention_dropout=0.0)
@@ -145,8 +145,8 @@ def _whole_state(program: Any) -> int:
 
 def describe() -> dict[str, str]:
     """Return with which software, where and when the steps were compiled."""
-    from jaxbert.bench.plan_options import PlanOptions
-    from jaxbert.train.links import LINKS
+    from jaxbert.hardware import LINKS
+    from jaxbert.plan.options import PlanOptions
 
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax", "libtpu"))
     chips = {f"TPU {series.chip}" for series in SERIES}

@@ -89,8 +89,8 @@ def run_case(case: Case) -> Result:
     from jaxbert.config import Config, MeshConfig, ModelConfig
     from jaxbert.data.packing import Layout
     from jaxbert.errors import UserError
-    from jaxbert.train.ahead import compile_step
-    from jaxbert.train.topology import topology_mesh
+    from jaxbert.plan.compile import compile_step
+    from jaxbert.plan.topology import topology_mesh
 
     model = ModelConfig(name_or_path=case.model, attention="splash", attention_dropout=0.0, remat=case.remat)
     config = Config(model=model, mesh=MeshConfig(fsdp=case.fsdp))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from jaxbert.bench.bounds import Bounds, Peaks, bounds, price, rates
-from jaxbert.train.hlo_cost import Traffic
-from jaxbert.train.links import Link
+from jaxbert.hardware import Link
+from jaxbert.plan.bounds import Bounds, Peaks, bounds, price, rates
+from jaxbert.plan.hlo_cost import Traffic
 
 TORUS = Link("torus", 4.0, 2, None, None, 1.0, "made up")
 SWITCH = Link("switch", 4.0, 0, 8, 0.25, 20.0, "made up")

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from tiny import tiny_config
 
-from jaxbert.bench.fit import families, find_fit, hopeless, with_settings
-from jaxbert.bench.plan import Attempt, Planner, state_bytes
-from jaxbert.bench.plan_options import PlanOptions
-from jaxbert.bench.target import parse_target
-from jaxbert.bench.workload import Workload
 from jaxbert.config import Config, MeshConfig, ModelConfig, TrainConfig
+from jaxbert.plan.fit import families, find_fit, hopeless, with_settings
+from jaxbert.plan.options import PlanOptions
+from jaxbert.plan.planner import Attempt, Planner, state_bytes
+from jaxbert.plan.target import parse_target
+from jaxbert.plan.workload import Workload
 
 ACTIVATIONS = 1_000_000
 """Made-up bytes of a row that is worked on."""

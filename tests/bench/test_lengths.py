@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from jaxbert.bench.lengths import draw_lengths
 from jaxbert.errors import UserError
+from jaxbert.plan.lengths import draw_lengths
 
 
 def test_sst2_has_the_lengths_of_the_data_set():

@@ -15,13 +15,13 @@ import pytest
 from runs import ROOT, Problem, command, finish, make_config
 from tiny import tiny_config
 
-from jaxbert.bench import plan
-from jaxbert.bench.plan import Planner, sharding_rows
-from jaxbert.bench.plan_options import PlanOptions
-from jaxbert.bench.target import parse_target
 from jaxbert.cli.main import main
 from jaxbert.config import TrainConfig
 from jaxbert.errors import UserError
+from jaxbert.plan import planner as plan
+from jaxbert.plan.options import PlanOptions
+from jaxbert.plan.planner import Planner, sharding_rows
+from jaxbert.plan.target import parse_target
 from jaxbert.train.sharding import RULES
 
 WIDTH, WIDE, LAYERS, WORDS, POSITIONS, TOKENS = 64, 128, 2, 500, 64, 32

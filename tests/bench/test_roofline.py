@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from tiny import tiny_config
 
-from jaxbert.bench.cost import cost_per_million, costs
-from jaxbert.bench.roofline import ADVICE, StepCost, least_bytes, roofline
+from jaxbert.plan.bounds import cost_per_million, costs
+from jaxbert.plan.roofline import ADVICE, StepCost, least_bytes, roofline
 
 
 def step(flops: float = 1.0, moved: float = 0.1, waiting: float = 0.0, dispatch: float | None = 0.0) -> StepCost:

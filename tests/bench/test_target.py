@@ -6,10 +6,9 @@ import os
 
 import pytest
 
-from jaxbert.bench.target import devices_of, parse_target, prepare_target
 from jaxbert.errors import UserError
-from jaxbert.train.devices import DEVICES
-from jaxbert.train.links import LINKS
+from jaxbert.hardware import DEVICES, LINKS
+from jaxbert.plan.target import devices_of, parse_target, prepare_target
 
 
 @pytest.mark.parametrize(

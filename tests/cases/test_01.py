@@ -7,9 +7,9 @@ from pathlib import Path
 
 from runs import make_config
 
-from jaxbert.train.kinds import kind_of_model
+from jaxbert.runs.folder import RunFolder
+from jaxbert.tasks import task_of_model
 from jaxbert.train.run import open_session
-from jaxbert.train.run_folder import RunFolder
 
 
 def test_multi_hot_lists(case, vocabularies, tmp_path):
@@ -32,8 +32,7 @@ def test_multi_hot_lists(case, vocabularies, tmp_path):
     assert session.inputs.validation["validation"].labels.astype(int).tolist() == marks(case / "dev.jsonl")
     assert session.inputs.overview.views[0].labels.meaning == "multi-hot position"
     # The export's configuration says how a later file is read, in whichever way it writes its lists.
-    kind = kind_of_model(session.bert_config)
-    task = kind.reopen(session.bert_config)
+    task = task_of_model(session.bert_config).reopen(session.bert_config)
     (tmp_path / "texts.csv").write_text('text,labels\na,"0,0,0,1"\nb,"[1, 0, 1, 0]"\nc,[0 1 0 0]\n')
-    read = kind.read_for(task, str(tmp_path / "texts.csv"), config.data, session.start.tokenizer, 64)
+    read = task.read_for(str(tmp_path / "texts.csv"), config.data, session.start.tokenizer, 64)
     assert read.labels.astype(int).tolist() == [[0, 0, 0, 1], [1, 0, 1, 0], [0, 1, 0, 0]]

@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 
 from jaxbert.config import ModelConfig
 from jaxbert.models.sizes import sized_config
-from jaxbert.train.export import save_start
-from jaxbert.train.run_folder import RunFolder
+from jaxbert.runs.export import save_start
+from jaxbert.runs.folder import RunFolder
 from jaxbert.train.start import open_start
 
 

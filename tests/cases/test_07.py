@@ -13,8 +13,8 @@ from runs import read_metrics, write_model
 from jaxbert.data.examples import Examples
 from jaxbert.data.tokens import Tokens
 from jaxbert.plain import to_json
-from jaxbert.tasks.classification import Classification
-from jaxbert.train.checkpoint import Checkpoints
+from jaxbert.runs.checkpoint import Checkpoints
+from jaxbert.tasks.classification.task import Classification
 from jaxbert.train.evaluate import numbers_of
 
 LABELS = 100

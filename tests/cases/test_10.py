@@ -9,9 +9,9 @@ import pytest
 from transformers import BertConfig, BertTokenizer
 
 from jaxbert.config import Config, DataConfig
-from jaxbert.data.tagging.marks import fit_tags
-from jaxbert.data.tagging.read import read_documents
-from jaxbert.train.kinds.token_classification import TokenClassificationKind
+from jaxbert.tasks.token_classification.marks import fit_tags
+from jaxbert.tasks.token_classification.read import read_documents
+from jaxbert.tasks.token_classification.task import TokenClassification
 
 TAGS = {
     "pos": ["DET NOUN VERB PUNCT", "DET NOUN VERB PUNCT", "DET ADJ NOUN VERB PUNCT"],
@@ -37,14 +37,13 @@ def test_parts_of_speech_are_evaluated_and_answered(case, vocabularies, caplog):
     file = str(case / "pos.conll")
     tokenizer = BertTokenizer(vocab=str(vocabularies / "bert-base-uncased-vocab.txt"))
     config = Config("token_classification", data=DataConfig(train=file, validation=file))
-    kind = TokenClassificationKind()
-    inputs = kind.read(config, tokenizer, 32)
+    inputs = TokenClassification.read(config, tokenizer, 32)
     assert len(caplog.messages) == 1
     assert inputs.task.default_metric == "accuracy"
-    exported = kind.configure(BertConfig(), inputs.task)
+    exported = inputs.task.configure(BertConfig())
     assert [*exported.id2label.values()] == ["ADJ", "DET", "NOUN", "PUNCT", "VERB"]
-    task = kind.reopen(exported)
-    examples = kind.read_for(task, file, DataConfig(), tokenizer, 32)
+    task = TokenClassification.reopen(exported)
+    examples = task.read_for(file, DataConfig(), tokenizer, 32)
     logits = np.random.default_rng(0).normal(size=(len(examples.tokens.ids), 5)).astype(np.float32)
     metrics = task.metrics(logits, examples)
     assert metrics == inputs.task.metrics(logits, inputs.validation["validation"])

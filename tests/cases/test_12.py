@@ -9,8 +9,8 @@ import pytest
 from runs import CrashError, crash_before, read_metrics, write_model
 
 from jaxbert.cli.main import main
-from jaxbert.train.lock import owned
-from jaxbert.train.run_folder import RunFolder
+from jaxbert.runs.folder import RunFolder
+from jaxbert.runs.lock import owned
 
 
 @pytest.fixture

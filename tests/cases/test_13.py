@@ -8,10 +8,10 @@ from transformers import BertTokenizer
 
 from jaxbert.config import DataConfig
 from jaxbert.data.examples import Examples
-from jaxbert.data.tagging.align import align
-from jaxbert.data.tagging.marks import Marks, marked_spans
-from jaxbert.data.tagging.read import read_documents
-from jaxbert.tasks.token_classification import TokenClassification
+from jaxbert.tasks.token_classification.align import align
+from jaxbert.tasks.token_classification.marks import Marks, marked_spans
+from jaxbert.tasks.token_classification.read import read_documents
+from jaxbert.tasks.token_classification.task import TokenClassification
 
 TAGS = ("B-PER", "I-PER", "O")
 

@@ -8,10 +8,10 @@ import pytest
 from runs import make_config
 
 from jaxbert.errors import UserError
-from jaxbert.train.kinds import kind_of_model
-from jaxbert.train.kinds.base import SETTINGS
+from jaxbert.runs.folder import RunFolder
+from jaxbert.tasks import task_of_model
+from jaxbert.tasks.exported import SETTINGS
 from jaxbert.train.run import open_session
-from jaxbert.train.run_folder import RunFolder
 
 
 def test_stars_from_1_to_5(case, vocabularies, tmp_path, caplog):
@@ -33,11 +33,10 @@ def test_stars_from_1_to_5(case, vocabularies, tmp_path, caplog):
     delattr(elsewhere, SETTINGS)
     stars = [int(line.rpartition(",")[2]) for line in (case / "test.csv").read_text().splitlines()[1:]]
     for bert_config in (session.bert_config, elsewhere):
-        kind = kind_of_model(bert_config)
+        task = task_of_model(bert_config).reopen(bert_config)
 
-        def read(name: str, kind=kind, task=kind.reopen(bert_config)):  # noqa: B008
-            spec, tokenizer = str(case / name), session.start.tokenizer
-            return kind.read_for(task, spec, config.data, tokenizer, 64)
+        def read(name: str, task=task):
+            return task.read_for(str(case / name), config.data, session.start.tokenizer, 64)
 
         assert read("test.csv").labels.tolist() == [star - 1 for star in stars]
         with pytest.raises(UserError, match="row 50: label 0 is unknown; the labels known from training are '1', '2'"):

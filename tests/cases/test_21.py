@@ -6,7 +6,7 @@ import json
 
 from runs import read_metrics, write_model
 
-from jaxbert.tasks.pretraining import Pretraining
+from jaxbert.tasks.pretraining.task import Pretraining
 
 
 def test_the_smallest_error_wins(case, run, tmp_path):

@@ -16,11 +16,11 @@ from jaxbert.cli.answers import make_writer, parse_keep
 from jaxbert.config import DataConfig
 from jaxbert.data.sources import open_source
 from jaxbert.errors import UserError
-from jaxbert.tasks.classification import Classification
-from jaxbert.tasks.multi_label import MultiLabel
-from jaxbert.tasks.question_answering import QuestionAnswering
-from jaxbert.tasks.regression import Regression
-from jaxbert.tasks.token_classification import TokenClassification
+from jaxbert.tasks.classification.task import Classification
+from jaxbert.tasks.multi_label.task import MultiLabel
+from jaxbert.tasks.question_answering.task import QuestionAnswering
+from jaxbert.tasks.regression.task import Regression
+from jaxbert.tasks.token_classification.task import TokenClassification
 
 ODD = ['a, "b"', "two\nlines", "cr\rlf", "=1+1", " blanks ", "tab\there", "", "好 👍", "-@+", "\\n", "'"]
 ANSWER = {"label": "pos", "score": 0.75, "probabilities": {"neg": 0.25, "pos": 0.75}}

@@ -107,7 +107,7 @@ def test_standard_input(run, rows, answers, tmp_path, kind):
 
 
 def test_standard_input_is_for_one_process(run, monkeypatch, capsys):
-    monkeypatch.setattr("jaxbert.train.processes.is_alone", lambda: False)
+    monkeypatch.setattr("jaxbert.processes.is_alone", lambda: False)
     assert main(["predict", "--model", str(run), "--input", "-"]) == 2
     assert "standard input reaches one process" in capsys.readouterr().err
 

@@ -11,10 +11,10 @@ from token_tasks import write_problem, write_questions, write_sentences
 
 from jaxbert.cli.main import main
 from jaxbert.config import DataConfig
-from jaxbert.data.answering.read import read_questions
-from jaxbert.data.tagging.read import read_documents
-from jaxbert.data.tagging.scheme import spans_of
-from jaxbert.tasks.squad_scores import parts
+from jaxbert.tasks.question_answering.read import read_questions
+from jaxbert.tasks.question_answering.squad_scores import parts
+from jaxbert.tasks.token_classification.read import read_documents
+from jaxbert.tasks.token_classification.scheme import spans_of
 
 
 def trained(folder, task, **changes):

@@ -10,10 +10,10 @@ from transformers import BertTokenizer
 from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Layout, choose_layout, padded_layout
-from jaxbert.data.pretraining.corpus import INSIDE_WORD
-from jaxbert.data.pretraining.masking import Masking, Vocabulary
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
+from jaxbert.tasks.pretraining.corpus import INSIDE_WORD
+from jaxbert.tasks.pretraining.masking import Masking, Vocabulary
 
 CLS, SEP, MASK, UNK, FIRST, SIZE = 2, 3, 4, 1, 5, 105
 """Of a made-up vocabulary whose last 40 tokens go on with a word."""
@@ -50,7 +50,7 @@ def dressed(
 ):
     layout = layout or choose_layout(tokens.lengths, batch_size, row_length=128)
     for batch in batches(Examples(tokens), layout, batch_size, seed=0, epoch=epoch, first_step=first):
-        yield batch, how.dress(batch, epoch)
+        yield batch, how.collate(batch, epoch)
 
 
 def by_example(pairs) -> dict[int, list[tuple[int, int, int]]]:
@@ -183,9 +183,9 @@ def test_masks_of_evaluation_are_those_of_no_epoch():
     data, how = examples(), masking()
     layout = choose_layout(data.lengths, 32, row_length=128)
     (batch, *_) = batches(Examples(data), layout, 32, seed=None)
-    fixed = how.dress(batch, None)["masked_positions"]
-    np.testing.assert_array_equal(how.dress(batch, None)["masked_positions"], fixed)
-    assert not any(np.array_equal(how.dress(batch, epoch)["masked_positions"], fixed) for epoch in range(5))
+    fixed = how.collate(batch, None)["masked_positions"]
+    np.testing.assert_array_equal(how.collate(batch, None)["masked_positions"], fixed)
+    assert not any(np.array_equal(how.collate(batch, epoch)["masked_positions"], fixed) for epoch in range(5))
 
 
 def test_only_own_rows_are_filled_and_their_masks_are_the_same():
@@ -199,7 +199,7 @@ def test_only_own_rows_are_filled_and_their_masks_are_the_same():
 
         mine = batches(Examples(data), layout, 32, seed=0, own_rows=own)
         for batch, (_, expected) in zip(mine, dressed(data, how, layout), strict=True):
-            found = how.dress(batch, 0)
+            found = how.collate(batch, 0)
             for name in ("input_ids", "masked_positions", "masked_labels", "masked_weights"):
                 assert found[name].shape == expected[name].shape
                 np.testing.assert_array_equal(found[name][half::2], expected[name][half::2])

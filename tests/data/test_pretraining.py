@@ -13,15 +13,15 @@ from transformers import BertTokenizer
 
 from jaxbert.config import DataConfig, PretrainConfig
 from jaxbert.data import cache
-from jaxbert.data.pretraining import corpus as corpora
-from jaxbert.data.pretraining.corpus import INSIDE_WORD, read_corpus
-from jaxbert.data.pretraining.documents import open_documents
-from jaxbert.data.pretraining.pairs import Recipe, make_examples
-from jaxbert.data.pretraining.sentences import split_sentences
-from jaxbert.data.pretraining.vocabulary import train_vocabulary, write_vocabulary
 from jaxbert.data.share import Share
 from jaxbert.data.tokens import Encoded
 from jaxbert.errors import UserError
+from jaxbert.tasks.pretraining import corpus as corpora
+from jaxbert.tasks.pretraining.corpus import INSIDE_WORD, read_corpus
+from jaxbert.tasks.pretraining.documents import open_documents
+from jaxbert.tasks.pretraining.pairs import Recipe, make_examples
+from jaxbert.tasks.pretraining.sentences import split_sentences
+from jaxbert.tasks.pretraining.vocabulary import train_vocabulary, write_vocabulary
 
 WORDS = [f"w{i}" for i in range(200)]
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

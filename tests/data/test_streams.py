@@ -18,10 +18,10 @@ from tables import read
 from jaxbert.config import DataConfig, PretrainConfig
 from jaxbert.data import streams
 from jaxbert.data.encodings import likely_encoding
-from jaxbert.data.pretraining.documents import open_documents
 from jaxbert.data.sources import open_source
 from jaxbert.data.streams import Text
 from jaxbert.errors import UserError
+from jaxbert.tasks.pretraining.documents import open_documents
 
 
 def zstd(content: bytes) -> bytes:

@@ -20,7 +20,7 @@ from jaxbert.config import Config
 from jaxbert.data.tokens import encode_texts
 from jaxbert.errors import foreign_errors
 from jaxbert.interop.tokenizer import load_tokenizer
-from jaxbert.train.run_folder import RunFolder
+from jaxbert.runs.folder import RunFolder
 
 _TEXTS = ["w1 w2 unknown good", "\u4e2d\u6587 caf\u00e9 \U0001f600", "x" * 300, "[MASK] [CLS]"]
 _PARTS: tuple[Any, ...] = (

@@ -22,8 +22,8 @@ def run(arguments: list[str]) -> int:
     from jaxbert.config import LaunchConfig
     from jaxbert.errors import UserError
     from jaxbert.launch.start import start
-    from jaxbert.train.processes import is_main
-    from jaxbert.train.report import console
+    from jaxbert.processes import is_main
+    from jaxbert.terminal import console
     from jaxbert.train.runtime import prepare_process
 
     prepare_process()

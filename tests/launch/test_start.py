@@ -22,7 +22,7 @@ from jaxbert.config import Config, LaunchConfig, TrainConfig
 from jaxbert.errors import UserError
 from jaxbert.launch import start as starting
 from jaxbert.launch.start import missing_processes, start
-from jaxbert.train.run_folder import RunFolder
+from jaxbert.runs.folder import RunFolder
 
 MEMBER = Path(__file__).with_name("member.py")
 HEARTBEAT = 5

@@ -11,12 +11,12 @@ from tiny import random_params, tiny_config
 from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Layout
-from jaxbert.data.pretraining.masking import Masking, Vocabulary
 from jaxbert.data.tokens import Tokens
 from jaxbert.interop import names
 from jaxbert.interop.write import save_folder
 from jaxbert.models.functional import make_model
-from jaxbert.tasks.pretraining import Pretraining
+from jaxbert.tasks.pretraining.masking import Masking, Vocabulary
+from jaxbert.tasks.pretraining.task import Pretraining
 
 torch = pytest.importorskip("torch")
 
@@ -32,7 +32,7 @@ def batch():
     masking = Masking(Vocabulary(ids >= 5, ids >= 90, ids[5:].astype(np.int32), 4), 0.3, True, 3, 0)
     data = Examples(tokens, rng.integers(0, 2, COUNT).astype(np.int32))
     (batch,) = batches(data, Layout(40, (5,), 4), COUNT, seed=0)
-    return masking.dress(batch, 0)
+    return masking.collate(batch, 0)
 
 
 def one_a_row(batch) -> dict:

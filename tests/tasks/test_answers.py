@@ -9,8 +9,8 @@ import unicodedata
 import numpy as np
 import pytest
 
-from jaxbert.tasks.n_best import Scored, n_best, no_answer
-from jaxbert.tasks.squad_scores import exact_and_f1, is_chinese
+from jaxbert.tasks.question_answering.n_best import Scored, n_best, no_answer
+from jaxbert.tasks.question_answering.squad_scores import exact_and_f1, is_chinese
 
 
 def random_windows(rng: np.random.Generator) -> list[Scored]:

@@ -14,7 +14,7 @@ from jaxbert.config import TrainConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
-from jaxbert.tasks.classification import Classification, resolve_class_weights
+from jaxbert.tasks.classification.task import Classification, resolve_class_weights
 
 NAMES = ("a", "b", "c", "d")
 

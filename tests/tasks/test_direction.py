@@ -6,13 +6,13 @@ import math
 
 import pytest
 
-from jaxbert.tasks.classification import Classification
+from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.direction import falls, improves, merit, value_of
-from jaxbert.tasks.multi_label import MultiLabel
-from jaxbert.tasks.pretraining import Pretraining
-from jaxbert.tasks.question_answering import QuestionAnswering
-from jaxbert.tasks.regression import Regression
-from jaxbert.tasks.token_classification import PlainTags, TokenClassification
+from jaxbert.tasks.multi_label.task import MultiLabel
+from jaxbert.tasks.pretraining.task import Pretraining
+from jaxbert.tasks.question_answering.task import QuestionAnswering
+from jaxbert.tasks.regression.task import Regression
+from jaxbert.tasks.token_classification.task import PlainTags, TokenClassification
 
 ERRORS = ("loss", "mse", "mae", "perplexity", "masked_loss", "nsp_loss", "calibration_error")
 

@@ -11,8 +11,8 @@ from jaxbert.config import TrainConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
-from jaxbert.tasks.multi_label import MultiLabel, resolve_positive_weights
-from jaxbert.tasks.threshold import best_threshold
+from jaxbert.tasks.multi_label.task import MultiLabel, resolve_positive_weights
+from jaxbert.tasks.multi_label.threshold import best_threshold
 
 NAMES = ("a", "b", "c")
 

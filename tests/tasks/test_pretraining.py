@@ -11,11 +11,11 @@ from tiny import random_params, tiny_config
 from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Layout
-from jaxbert.data.pretraining.masking import Masking, Vocabulary
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 from jaxbert.models.functional import make_model
-from jaxbert.tasks.pretraining import Pretraining
+from jaxbert.tasks.pretraining.masking import Masking, Vocabulary
+from jaxbert.tasks.pretraining.task import Pretraining
 
 SIZE, COUNT = 120, 12
 
@@ -33,7 +33,7 @@ def masked_batch(data: Examples, slots: int = 4) -> dict[str, np.ndarray]:
     vocabulary = Vocabulary(ids >= 5, ids >= 90, ids[5:].astype(np.int32), 4)
     layout = Layout(48, (12,), slots)
     (batch,) = batches(data, layout, COUNT, seed=None)
-    return Masking(vocabulary, 0.4, False, 3, 0).dress(batch, 0)
+    return Masking(vocabulary, 0.4, False, 3, 0).collate(batch, 0)
 
 
 @pytest.fixture(params=[True, False], ids=["pairs", "no pairs"])

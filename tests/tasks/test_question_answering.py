@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbert.data.answering.read import Answer, Question, Questions
-from jaxbert.data.answering.windows import Asked, QuestionWindows
 from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.tokens import Tokens
-from jaxbert.tasks.question_answering import QuestionAnswering
+from jaxbert.tasks.question_answering.read import Answer, Question, Questions
+from jaxbert.tasks.question_answering.task import QuestionAnswering
+from jaxbert.tasks.question_answering.windows import Asked, QuestionWindows
 
 SEGMENTS = np.array([[1, 1, 1, 2, 2, 2, 2, 0], [1, 1, 1, 1, 1, 0, 0, 0]])
 BATCH = {

@@ -10,7 +10,7 @@ from sklearn import metrics as sk
 
 from jaxbert.data.examples import Examples
 from jaxbert.data.tokens import Tokens
-from jaxbert.tasks.regression import Regression
+from jaxbert.tasks.regression.task import Regression
 
 TASK = Regression()
 

@@ -9,13 +9,13 @@ from sklearn import metrics as sk
 from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.long_texts import LongTexts, Reading
 from jaxbert.data.tokens import Tokens
-from jaxbert.tasks import threshold
 from jaxbert.tasks.base import listed
-from jaxbert.tasks.classification import Classification
+from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.label_scores import LabelScores
-from jaxbert.tasks.multi_label import MultiLabel
-from jaxbert.tasks.regression import Regression
-from jaxbert.tasks.threshold import ThresholdSearch, best_threshold
+from jaxbert.tasks.multi_label import threshold
+from jaxbert.tasks.multi_label.task import MultiLabel
+from jaxbert.tasks.multi_label.threshold import ThresholdSearch, best_threshold
+from jaxbert.tasks.regression.task import Regression
 
 NAMES = tuple(f"n{i}" for i in range(40))
 READINGS = [Reading(), *(Reading(LongTexts("windows", 4), how, 16) for how in ("mean", "max"))]

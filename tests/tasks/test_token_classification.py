@@ -13,11 +13,11 @@ from sklearn.metrics import accuracy_score
 from sklearn.metrics import precision_recall_fscore_support as precision_recall_fscore
 
 from jaxbert.data.examples import Examples
-from jaxbert.data.tagging.align import Units
-from jaxbert.data.tagging.marks import Marks, marked_spans
-from jaxbert.data.tagging.read import Document, Documents
 from jaxbert.data.tokens import Tokens
-from jaxbert.tasks.token_classification import PlainTags, TokenClassification
+from jaxbert.tasks.token_classification.align import Units
+from jaxbert.tasks.token_classification.marks import Marks, marked_spans
+from jaxbert.tasks.token_classification.read import Document, Documents
+from jaxbert.tasks.token_classification.task import PlainTags, TokenClassification
 
 NAMES = ("B-X", "B-Y", "I-X", "I-Y", "O")
 

@@ -8,10 +8,10 @@ import pytest
 from jaxbert.data.examples import Examples
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
-from jaxbert.tasks.classification import Classification
-from jaxbert.tasks.multi_label import MultiLabel
-from jaxbert.tasks.regression import Regression
-from jaxbert.tasks.token_classification import TokenClassification
+from jaxbert.tasks.classification.task import Classification
+from jaxbert.tasks.multi_label.task import MultiLabel
+from jaxbert.tasks.regression.task import Regression
+from jaxbert.tasks.token_classification.task import TokenClassification
 from jaxbert.tasks.top_k import largest, shown_probabilities, with_top_k
 
 

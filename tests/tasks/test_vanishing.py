@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 from transformers import BertTokenizer
 
-from jaxbert.data.answering.read import Answer, Question, Questions
-from jaxbert.data.answering.windows import Asked, cut_questions
 from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.offsets import locate
-from jaxbert.data.tagging.align import align
-from jaxbert.data.tagging.marks import Marks, fit_tags, marked_spans, tag_units
-from jaxbert.data.tagging.read import Document, Documents
-from jaxbert.data.tagging.scheme import Span
-from jaxbert.tasks.question_answering import QuestionAnswering
-from jaxbert.tasks.token_classification import PlainTags, TokenClassification
+from jaxbert.tasks.question_answering.read import Answer, Question, Questions
+from jaxbert.tasks.question_answering.task import QuestionAnswering
+from jaxbert.tasks.question_answering.windows import Asked, cut_questions
+from jaxbert.tasks.token_classification.align import align
+from jaxbert.tasks.token_classification.marks import Marks, fit_tags, marked_spans, tag_units
+from jaxbert.tasks.token_classification.read import Document, Documents
+from jaxbert.tasks.token_classification.scheme import Span
+from jaxbert.tasks.token_classification.task import PlainTags, TokenClassification
 
 DROPPED = ["\u200b", "\u200d", "\ufe0f", "\u00ad", "\ufffd", "\ue000", "\x01", "\u0301", "\u2060", "\U000e0001"]
 KEPT = ["a", "b", "c", "é", "高", "。", "İ", "한", "A", "-", "😀", "ab" * 60, "abc" * 9, "ａ"]

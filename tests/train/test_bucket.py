@@ -24,9 +24,9 @@ from jaxbert.cli.main import main
 from jaxbert.cli.output import check_output
 from jaxbert.data.places import find_files
 from jaxbert.errors import UserError
-from jaxbert.train.checkpoint import Checkpoints
-from jaxbert.train.lock import STALE_SECONDS, Clock, Owner, RunLock
-from jaxbert.train.run_folder import RunFolder
+from jaxbert.runs.checkpoint import Checkpoints
+from jaxbert.runs.folder import RunFolder
+from jaxbert.runs.lock import STALE_SECONDS, Clock, Owner, RunLock
 
 pytestmark = pytest.mark.filterwarnings("default")  # other people's sockets and event loops
 

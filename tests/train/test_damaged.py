@@ -9,9 +9,8 @@ import pytest
 from etils import epath
 from runs import Problem, command, finish, weights
 
-from jaxbert.tasks.classification import Classification
-from jaxbert.train.checkpoint import Checkpoints
-from jaxbert.train.checkpoint_files import damage, seal
+from jaxbert.runs.checkpoint import Checkpoints, damage, seal
+from jaxbert.tasks.classification.task import Classification
 from jaxbert.train.loop import Loop
 
 SAVED = (2, 4, 6)

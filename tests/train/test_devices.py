@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from jaxbert.train.devices import DEVICES, device_spec
+from jaxbert.hardware import DEVICES, device_spec
 from jaxbert.train.speed import peak_flops
 
 

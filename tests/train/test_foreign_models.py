@@ -6,7 +6,7 @@ import pytest
 from transformers import BertConfig
 
 from jaxbert.errors import UserError
-from jaxbert.train.kinds import KINDS, kind_of_model, say_guess, say_other_head
+from jaxbert.tasks import say_guess, say_other_head, task_class, task_of_model
 
 OURS = {"jaxbert": {"task": "multi_label"}}
 
@@ -33,7 +33,7 @@ def config_of(head: str | None = None, labels: int = 3, **more) -> BertConfig:
     ],
 )
 def test_what_a_model_is_taken_for_is_said(caplog, config, task, said):
-    assert kind_of_model(config) is KINDS[task]
+    assert task_of_model(config) is task_class(task)
     say_guess("org/model", config)
     if said is None:
         assert not caplog.messages
@@ -45,7 +45,7 @@ def test_what_a_model_is_taken_for_is_said(caplog, config, task, said):
 @pytest.mark.parametrize("head", ["MultipleChoice", "NextSentencePrediction"])
 def test_a_head_of_no_task_is_refused(head):
     with pytest.raises(UserError, match=f"the model is a BertFor{head}, which no task has"):
-        kind_of_model(config_of(head))
+        task_of_model(config_of(head))
 
 
 @pytest.mark.parametrize(

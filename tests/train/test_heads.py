@@ -11,13 +11,13 @@ from runs import LABELS, make_config, write_csv, write_model
 from transformers import BertConfig
 
 from jaxbert.data.label_fit import Head
-from jaxbert.data.tagging.scheme import BIO
-from jaxbert.data.tagging.tag_sets import TagSet
 from jaxbert.errors import UserError
 from jaxbert.interop.read import has_classifier, read_tensors
-from jaxbert.train.kinds.token_classification import as_head
+from jaxbert.runs.folder import RunFolder
+from jaxbert.tasks.token_classification.examples import as_head
+from jaxbert.tasks.token_classification.scheme import BIO
+from jaxbert.tasks.token_classification.tag_sets import TagSet
 from jaxbert.train.run import Session, open_session
-from jaxbert.train.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxbert.train.hlo import count_runs, parse
-from jaxbert.train.hlo_cost import COLLECTIVES, read_cost
+from jaxbert.plan.hlo import count_runs, parse
+from jaxbert.plan.hlo_cost import COLLECTIVES, read_cost
 
 LOOP = """HloModule small
 

@@ -10,8 +10,8 @@ import pytest
 
 from jaxbert.data.content import Content
 from jaxbert.errors import UserError
-from jaxbert.train.identity import Identity, go_on, known_labels
-from jaxbert.train.run_folder import RunFolder
+from jaxbert.runs.folder import RunFolder
+from jaxbert.runs.identity import Identity, go_on, known_labels
 
 BEFORE = Identity(
     labels=["neg", "pos"],

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from jaxbert.errors import UserError
-from jaxbert.train import lock as module
-from jaxbert.train.lock import BEAT_SECONDS, STALE_SECONDS, Clock, Owner, RunLock, owned
-from jaxbert.train.run_folder import RunFolder
+from jaxbert.runs import lock as module
+from jaxbert.runs.folder import RunFolder
+from jaxbert.runs.lock import BEAT_SECONDS, STALE_SECONDS, Clock, Owner, RunLock, owned
 
 
 @pytest.fixture

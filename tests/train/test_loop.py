@@ -17,7 +17,7 @@ from runs import small_config
 
 from jaxbert.config import TrainConfig
 from jaxbert.errors import UserError
-from jaxbert.train.checkpoint import Checkpoints
+from jaxbert.runs.checkpoint import Checkpoints
 from jaxbert.train.compiled import Compiled
 from jaxbert.train.dispatch import StepPrograms
 from jaxbert.train.interrupt import StoppedError

@@ -10,7 +10,7 @@ from runs import make_config, make_program, small_config
 
 from jaxbert.data.batches import one_row
 from jaxbert.data.packing import Layout
-from jaxbert.train.hlo_cost import read_cost
+from jaxbert.plan.hlo_cost import read_cost
 from jaxbert.train.sharding import arrange
 
 

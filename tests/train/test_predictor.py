@@ -16,7 +16,7 @@ from jaxbert.data.packing import padded_layout
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, make_model
 from jaxbert.models.heads import SequenceClassification
-from jaxbert.tasks.classification import Classification
+from jaxbert.tasks.classification.task import Classification
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.sharding import make_mesh
 

@@ -19,8 +19,8 @@ from transformers import BertTokenizer
 from jaxbert.cli.main import main
 from jaxbert.config import ModelConfig, PretrainConfig
 from jaxbert.data.batches import batches
+from jaxbert.tasks import task_class
 from jaxbert.train import vocabulary
-from jaxbert.train.kinds import kind_of
 from jaxbert.train.loop import Loop
 from jaxbert.train.program import Program, make_task_model, training_layout
 from jaxbert.train.sharding import make_mesh
@@ -91,7 +91,7 @@ def small_run(problem: Problem, *, next_sentence: bool = True, devices: int = 1,
     data = dataclasses.replace(config.data, train=str(problem.folder / "train.txt"), cache_dir=None)
     pretrain = PretrainConfig(next_sentence=next_sentence, sentences="line", mask="word")
     config = dataclasses.replace(config, task="pretraining", data=data, pretrain=pretrain)
-    inputs = kind_of("pretraining").read(config, BertTokenizer(vocab=str(problem.folder / "vocab.txt")), 24)
+    inputs = task_class("pretraining").read(config, BertTokenizer(vocab=str(problem.folder / "vocab.txt")), 24)
     mesh = make_mesh(config.mesh, jax.devices()[:devices])
     program = Program(config, mesh, make_task_model(config, small_config(), inputs.task, mesh), inputs.task, STEPS)
     layout = training_layout(config, inputs.train.tokens.lengths, mesh)
@@ -102,7 +102,7 @@ def small_run(problem: Problem, *, next_sentence: bool = True, devices: int = 1,
             if len(losses) == STEPS:
                 assert epoch > 0
                 return losses
-            state, sums = step(state, program.put(inputs.dress(batch, epoch)), program.base_key)
+            state, sums = step(state, program.put(inputs.collate(batch, epoch)), program.base_key)
             losses.append(float(sums["loss"] / sums["examples"]))
     raise AssertionError("too few steps")
 

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from jaxbert.train import report
-from jaxbert.train.report import Reading
+from jaxbert import terminal as module
+from jaxbert.terminal import ReadingProgress
 
 
 @pytest.fixture
@@ -22,15 +22,15 @@ def clock(monkeypatch):
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr(report, "time", clock)
+    monkeypatch.setattr(module, "time", clock)
     return clock
 
 
 def shown(monkeypatch, clock, seconds: float, terminal: bool) -> str:
     """Return what is written while 3,000 rows are read in so many seconds."""
     screen = io.StringIO()
-    monkeypatch.setattr(report, "console", Console(file=screen, force_terminal=terminal, width=100))
-    with Reading("a[b].csv") as reading:
+    monkeypatch.setattr(module, "console", Console(file=screen, force_terminal=terminal, width=100))
+    with ReadingProgress("a[b].csv") as reading:
         for _ in range(3):
             clock.now += seconds / 3
             reading.add(1000)

@@ -12,7 +12,7 @@ import yaml
 from runs import CrashError, Problem, command, crash_before, finish, read_metrics, weights, whole_losses
 from safetensors.numpy import load_file
 
-from jaxbert.train.checkpoint import Checkpoints
+from jaxbert.runs.checkpoint import Checkpoints
 
 STEPS_PER_EPOCH = 7
 

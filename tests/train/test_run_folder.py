@@ -9,7 +9,7 @@ import pytest
 from jaxbert.config import Config
 from jaxbert.errors import UserError
 from jaxbert.plain import flat
-from jaxbert.train.run_folder import _COMPARED, _FREE, RunFolder
+from jaxbert.runs.folder import _COMPARED, _FREE, RunFolder
 
 KEYS = flat(Config().to_dict())
 

@@ -14,9 +14,9 @@ from transformers import AutoTokenizer, BertConfig
 
 from jaxbert.config import Config, ModelConfig
 from jaxbert.data.long_texts import LongTexts, Reading
+from jaxbert.runs.folder import RunFolder
 from jaxbert.train.inference import open_trained
 from jaxbert.train.run import Session, open_session
-from jaxbert.train.run_folder import RunFolder
 
 
 def write_rows(folder: Path) -> None:

@@ -13,8 +13,8 @@ from runs import Problem, random_rows, read_metrics, write_csv
 from sklearn.metrics import accuracy_score
 
 from jaxbert.cli.main import main
+from jaxbert.runs.folder import RunFolder
 from jaxbert.train.evaluate import numbers_of, over_sets
-from jaxbert.train.run_folder import RunFolder
 
 OTHER = {"good": "bad", "bad": "good"}
 ODD = "[/turned]"

@@ -15,9 +15,9 @@ from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.long_texts import LongTexts, Reading
 from jaxbert.data.packing import choose_layout
 from jaxbert.models.functional import make_model
-from jaxbert.tasks.classification import Classification
-from jaxbert.tasks.multi_label import MultiLabel
-from jaxbert.tasks.regression import Regression
+from jaxbert.tasks.classification.task import Classification
+from jaxbert.tasks.multi_label.task import MultiLabel
+from jaxbert.tasks.regression.task import Regression
 
 STEPS = 20
 COUNT = 144  # whole batches, so that each run compiles one program

@@ -14,9 +14,9 @@ from tiny import random_params
 from token_tasks import TASKS, write_problem
 
 from jaxbert.data.batches import batches
+from jaxbert.runs.folder import RunFolder
 from jaxbert.train.program import training_layout
 from jaxbert.train.run import open_session
-from jaxbert.train.run_folder import RunFolder
 
 STEPS = 20
 BATCH = 32  # on eight devices, each with its rows

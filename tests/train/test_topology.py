@@ -16,13 +16,13 @@ from runs import LABELS, make_config, small_config
 from jaxbert.config import Config, MeshConfig, ModelConfig, PrecisionConfig
 from jaxbert.data.packing import Layout
 from jaxbert.errors import UserError
-from jaxbert.tasks.classification import Classification
-from jaxbert.train import topology
-from jaxbert.train.ahead import CompiledStep, compile_step
+from jaxbert.plan import topology
+from jaxbert.plan.compile import CompiledStep, compile_step
+from jaxbert.plan.topology import hbm_bytes, topology_devices, topology_mesh
+from jaxbert.tasks.classification.task import Classification
 from jaxbert.train.program import Program, make_task_model, training_layout
 from jaxbert.train.sharding import make_mesh
 from jaxbert.train.start import compute_dtype, layer_call
-from jaxbert.train.topology import hbm_bytes, topology_devices, topology_mesh
 
 pytest.importorskip("libtpu")
 

@@ -19,7 +19,7 @@ from jaxbert.errors import UserError
 from jaxbert.interop.names import unstack_layers
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassification
-from jaxbert.train.hlo_cost import read_cost
+from jaxbert.plan.hlo_cost import read_cost
 from jaxbert.train.optimizer import make_optimizer
 from jaxbert.train.program import training_layout
 from jaxbert.train.speed import training_flops

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from jaxbert.config import DataConfig
-from jaxbert.data.answering.read import Answer, Question, read_questions
 from jaxbert.errors import UserError
+from jaxbert.tasks.question_answering.read import Answer, Question, read_questions
 
 CONTEXT = "The Panthers gave up 308 points."
 SQUAD = {

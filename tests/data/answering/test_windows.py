@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from transformers import BertTokenizer
 
-from jaxbert.data.answering.read import Answer, Question, Questions
-from jaxbert.data.answering.windows import cut_questions
 from jaxbert.errors import UserError
+from jaxbert.tasks.question_answering.read import Answer, Question, Questions
+from jaxbert.tasks.question_answering.windows import cut_questions
 
 PIECES = ["a", "b", "c", "##a", "##b", "##c", "高", "勇", ".", "-"]
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from transformers import BertTokenizer
 
-from jaxbert.data.tagging.align import align
-from jaxbert.data.tagging.marks import Marks, fit_tags, join_words, marked_spans, tag_units
-from jaxbert.data.tagging.read import Document, Documents
-from jaxbert.data.tagging.scheme import Span
-from jaxbert.data.tagging.tag_sets import fit_tag_set
 from jaxbert.errors import UserError
+from jaxbert.tasks.token_classification.align import align
+from jaxbert.tasks.token_classification.marks import Marks, fit_tags, join_words, marked_spans, tag_units
+from jaxbert.tasks.token_classification.read import Document, Documents
+from jaxbert.tasks.token_classification.scheme import Span
+from jaxbert.tasks.token_classification.tag_sets import fit_tag_set
 
 PIECES = ["a", "b", "c", "##a", "##b", "##c", "高", "勇", ".", "-"]
 

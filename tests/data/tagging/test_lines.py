@@ -6,8 +6,8 @@ import pytest
 
 from jaxbert.config import DataConfig
 from jaxbert.data.facts import Facts
-from jaxbert.data.tagging.lines import read_sentences
 from jaxbert.errors import UserError
+from jaxbert.tasks.token_classification.lines import read_sentences
 
 
 def read(text, labelled=True, **keys):

@@ -9,9 +9,9 @@ import pytest
 
 from jaxbert.config import DataConfig
 from jaxbert.data.hub import Split
-from jaxbert.data.tagging.read import read_documents
-from jaxbert.data.tagging.scheme import Span
 from jaxbert.errors import UserError
+from jaxbert.tasks.token_classification.read import read_documents
+from jaxbert.tasks.token_classification.scheme import Span
 
 
 def read(path, role="train", labelled=True, limit=None, **keys):

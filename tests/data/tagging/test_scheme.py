@@ -8,7 +8,7 @@ import warnings
 import pytest
 from seqeval.metrics import sequence_labeling
 
-from jaxbert.data.tagging.scheme import SCHEMES, Span, spans_of, tags_of
+from jaxbert.tasks.token_classification.scheme import SCHEMES, Span, spans_of, tags_of
 
 COMMON = str.maketrans("MLU", "IES")
 

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from jaxbert.data.tagging.tag_sets import clean_tag, fit_tag_set, looks_like_scheme, reopen_tag_set, spell_as
 from jaxbert.errors import UserError
+from jaxbert.tasks.token_classification.tag_sets import (
+    clean_tag,
+    fit_tag_set,
+    looks_like_scheme,
+    reopen_tag_set,
+    spell_as,
+)
 
 SCHEMES = {
     "O B-PER I-PER B-LOC": "BIO",

@@ -22,7 +22,7 @@ from jax.experimental import topologies
 from runs import make_config
 from jaxbert.models.functional import make_model
 from jaxbert.models.sizes import sized_config
-from jaxbert.tasks.classification import Classification
+from jaxbert.tasks.classification.task import Classification
 from jaxbert.train.program import Program
 from jaxbert.train.sharding import make_mesh, row_sharding
 from jaxbert.train.start import with_dropout

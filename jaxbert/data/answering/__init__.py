@@ -1,1 +1,0 @@
-"""Questions with the text that answers them: reading them, and windows of tokens over long texts."""

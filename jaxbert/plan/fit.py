@@ -1,0 +1,157 @@
+"""The smallest change that makes a step fit, found by compiling.
+
+Changes are tried in the order of what they cost the user. More `mesh.fsdp` exchanges more, `model.remat` computes more,
+`train.accumulation_steps` works on smaller pieces: with all of these a run learns the same. A smaller `train.batch_size` is
+another run, and comes last. An estimate leaves out what cannot fit; what is proposed was compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from jaxbert.config import Config
+from jaxbert.plan.planner import Attempt, Planner, state_bytes
+from jaxbert.plan.workload import Workload
+from jaxbert.train.sharding import row_devices
+
+Settings = dict[str, Any]
+"""Key of the configuration -> value."""
+_REMAT = ("none", "dots", "full")
+
+
+@dataclass(frozen=True)
+class Found:
+    """Settings under which the step fits."""
+
+    settings: Settings
+    attempt: Attempt
+
+    @property
+    def flags(self) -> str:
+        """The settings as on the command line."""
+        return " ".join(f"--{key} {value}" for key, value in self.settings.items())
+
+
+def find_fit(planner: Planner, first: Attempt, say: Callable[[str], None] = lambda _: None) -> Found | None:
+    """Return the change that costs the user least, or None if nothing that was tried fits.
+
+    Args:
+      planner: of the target.
+      first: what does not fit.
+      say: is told what is tried.
+    """
+    return _Search(planner, first, say).run()
+
+
+class _Search:
+    """Families of changes, each in rising cost and falling memory; of a family the first that fits is found by halving."""
+
+    def __init__(self, planner: Planner, first: Attempt, say: Callable[[str], None]) -> None:
+        self._planner, self._first, self._say = planner, first, say
+        self._tried: dict[tuple, Attempt | None] = {}
+
+    def run(self) -> Found | None:
+        for family in families(self._first):
+            found = self._first_that_fits(family)
+            if found is not None:
+                return found
+        return None
+
+    def _first_that_fits(self, family: list[Settings]) -> Found | None:
+        if not family or self._fitting(family[-1]) is None:
+            return None
+        low, high = 0, len(family) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if self._fitting(family[middle]) is None:
+                low = middle + 1
+            else:
+                high = middle
+        attempt = self._fitting(family[high])
+        assert attempt is not None, "it was tried above"
+        return Found(family[high], attempt)
+
+    def _fitting(self, settings: Settings) -> Attempt | None:
+        """Compile with these settings, once; None if that does not fit."""
+        key = tuple(settings.items())
+        if key not in self._tried:
+            config = with_settings(self._first.config, settings)
+            workload = self._planner.workload(config)
+            attempt = None
+            if not hopeless(self._first, workload, self._planner.memory_bytes):
+                self._say("does not fit; trying " + ", ".join(f"{k} {v}" for k, v in settings.items()))
+                attempt = self._planner.attempt(config, workload)
+            self._tried[key] = attempt if attempt is not None and attempt.fits else None
+        return self._tried[key]
+
+
+def families(first: Attempt) -> list[list[Settings]]:
+    """Return what is tried: one kind of change after the other, then those that leave the run as it is, then batches."""
+    config, work = first.config, first.workload
+    mesh = work.program.mesh
+    shards = row_devices(mesh)
+    rows = max(1, work.rows // shards)
+    fsdp = [
+        _sharded(config, k, mesh.shape["tensor"]) for k in range(mesh.shape["fsdp"] + 1, shards + 1) if shards % k == 0
+    ]
+    remat = [{"model.remat": name} for name in _REMAT[_REMAT.index(config.model.remat) + 1 :]]
+    slices = [{"train.accumulation_steps": k} for k in _doublings(config.train.accumulation_steps, rows)]
+    batches = [{"train.batch_size": config.train.batch_size // k} for k in _doublings(1, rows)]
+    most: Settings = fsdp[-1] if fsdp else {}
+    strongest = most | (remat[-1] if remat else {})
+    return [
+        fsdp,
+        remat,
+        slices,
+        [most | change for change in remat] if fsdp else [],
+        [strongest | change for change in slices] if strongest else [],
+        batches,
+        [strongest | change for change in batches] if strongest else [],
+    ]
+
+
+def _sharded(config: Config, fsdp: int, tensor: int) -> Settings:
+    """Return a mesh with so much fsdp, and for data what remains."""
+    if config.mesh.data == -1:
+        return {"mesh.fsdp": fsdp}
+    return {"mesh.data": -1, "mesh.fsdp": fsdp} | ({"mesh.tensor": tensor} if config.mesh.tensor == -1 else {})
+
+
+def _doublings(value: int, rows: int) -> list[int]:
+    """Return `value` doubled again and again, as long as each device has a row of its own for each."""
+    doubled = []
+    while 2 * value <= rows:
+        value *= 2
+        doubled.append(value)
+    return doubled
+
+
+def with_settings(config: Config, settings: Settings) -> Config:
+    """Return the configuration with some keys changed."""
+    for name, value in settings.items():
+        section, key = name.split(".")
+        config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{key: value})})
+    return config
+
+
+def hopeless(first: Attempt, workload: Workload, available: float | None) -> bool:
+    """Say whether a change surely saves too little, by what `first` was found to need.
+
+    Generous to the change: temporaries shrink with the rows that are worked on at once, and by as much as the state does
+    (gradients and updates are two thirds of it). What remat saves is not known, so nothing is said of it.
+    """
+    if available is None:
+        return False
+    state, state_before = state_bytes(workload.program), state_bytes(first.workload.program)
+    rest = max(0.0, (first.needed_bytes or 0.0) - state_before - max(0, state_before - state))
+    if workload.program.config.model.remat != first.config.model.remat:
+        rest = 0.0
+    return state + rest * min(1.0, _rows_at_once(workload) / _rows_at_once(first.workload)) > available
+
+
+def _rows_at_once(workload: Workload) -> float:
+    program = workload.program
+    return workload.rows / row_devices(program.mesh) / program.config.train.accumulation_steps

@@ -1,0 +1,189 @@
+"""What a compiled program does on one device, added up from its HLO text: matrix FLOPs, and what collectives move."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from jaxbert.plan.hlo import Computation, Instruction, closing, count_runs, parse
+
+COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
+
+_SPLASH_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}
+"""Matrix products of the kernels of splash attention, which do not tell their FLOPs: logits and mixed values; and in the
+fused backward pass the logits again, with the gradients of weights, queries, keys and values."""
+_ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\]")
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """All collectives of one kind among groups of one size."""
+
+    kind: str
+    group: int
+    """Devices that take part in one of them; 0 where the text does not tell, 2 for a permutation."""
+    result_bytes: int
+    sent_bytes: float
+    """What one device sends, if each byte goes around a ring once (twice for a sum that all get)."""
+    runs: int
+
+
+@dataclass(frozen=True)
+class HloCost:
+    """Sums over one run of the program on one device."""
+
+    flops: float
+    """Of matrix products and convolutions, two for each multiply and add, and of kernels that tell theirs."""
+    collective_bytes: dict[str, int]
+    """Bytes of the results of each kind of collective."""
+    traffic: tuple[Traffic, ...]
+    """The same by kind and size of the groups."""
+    silent_kernels: int
+    """Runs of hand-written kernels that do not tell their FLOPs."""
+    unknown_loops: int
+    """Loops whose rounds the text does not tell; their bodies count once."""
+
+
+def read_cost(text: str) -> HloCost:
+    """Add up a program's costs."""
+    program = parse(text)
+    runs, unknown_loops = count_runs(program)
+    flops, silent_kernels = 0.0, 0
+    moved: dict[tuple[str, str], Traffic] = {}
+    for name, computation in program.items():
+        for own_name, instruction in computation.instructions.items():
+            known = _flops(own_name, instruction, computation)
+            flops += runs[name] * (known or 0.0)
+            silent_kernels += runs[name] * (known is None)
+            kind = instruction.opcode.removesuffix("-start")
+            if kind in COLLECTIVES:
+                # What runs beside a collective is fused with a piece of it: all pieces have the whole's shape and channel.
+                channel = re.search(r"channel_id=(\d+)", instruction.rest)
+                key = kind, channel.group(1) if channel else f"{name}/{own_name}"
+                found = _traffic(kind, instruction, runs[name])
+                if key not in moved or found.result_bytes > moved[key].result_bytes:
+                    moved[key] = found
+    traffic = _summed(moved.values())
+    collective_bytes = {kind: sum(t.result_bytes for t in traffic if t.kind == kind) for kind in COLLECTIVES}
+    return HloCost(flops, collective_bytes, traffic, silent_kernels, unknown_loops)
+
+
+def _traffic(kind: str, instruction: Instruction, runs: int) -> Traffic:
+    group = 2 if kind == "collective-permute" else _group_size(instruction.rest)
+    size = runs * _result_bytes(instruction)
+    others = (group - 1) / group if group else 1.0
+    share = {"all-reduce": 2 * others, "reduce-scatter": max(group - 1.0, 1.0), "collective-permute": 1.0}
+    return Traffic(kind, group, size, size * share.get(kind, others), runs)
+
+
+def _summed(parts: Iterable[Traffic]) -> tuple[Traffic, ...]:
+    """Add up what has the same kind and group."""
+    groups: dict[tuple[str, int], list[Traffic]] = defaultdict(list)
+    for part in parts:
+        if part.runs and part.group != 1:
+            groups[part.kind, part.group].append(part)
+    return tuple(
+        Traffic(*key, sum(t.result_bytes for t in found), sum(t.sent_bytes for t in found), sum(t.runs for t in found))
+        for key, found in sorted(groups.items())
+    )
+
+
+def _group_size(attributes: str) -> int:
+    """Return how many devices a collective joins: listed, as `[GROUPS,SIZE]<=[...]`, or as axes of a mesh; else 0."""
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return listed.group(1).count(",") + 1
+    if counted := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
+        return int(counted.group(1))
+    if meshed := re.search(r"replica_groups=mesh\[([^\]]*)\][^{}]*\{([^}]*)\}", attributes):
+        sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", meshed.group(1))}
+        parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", meshed.group(2))  # a part of an axis: 'name':(BEHIND)SIZE
+        return math.prod(int(size) if size else sizes[axis] for axis, size in parts)
+    return 0
+
+
+def _result_bytes(instruction: Instruction) -> int:
+    """Return the size of a collective's result; some asynchronous ones start with (operands, results, ...)."""
+    shape = instruction.shape
+    if instruction.opcode in ("all-gather-start", "collective-permute-start"):
+        if shape.startswith("(("):
+            results = shape[1 + closing(shape[1:]) :]
+            shape = results[: closing(results)]
+        else:
+            return _bytes(*_ARRAY.findall(shape)[1])
+    return sum(_bytes(*array) for array in _ARRAY.findall(shape))
+
+
+def _bytes(dtype: str, sizes: str) -> int:
+    """Return the size of an array; a type's name has its width in bits (bf16, f32, s8, f8e4m3fn), but for booleans."""
+    width = re.search(r"\d+", dtype)
+    return math.prod(_sizes(sizes)) * (int(width.group()) if width else 8) // 8
+
+
+def _sizes(text: str) -> list[int]:
+    return [int(size) for size in text.split(",") if size]
+
+
+def _result_sizes(instruction: Instruction) -> list[int]:
+    return _sizes(_ARRAY.findall(instruction.shape)[0][1])
+
+
+def _operand_sizes(instruction: Instruction, computation: Computation) -> list[list[int]]:
+    return [_result_sizes(computation.instructions[name]) for name in instruction.operands[:2]]
+
+
+def _flops(name: str, instruction: Instruction, computation: Computation) -> float | None:
+    """Return the FLOPs of a matrix product, a convolution or a kernel, None for a kernel that is silent, 0 for all else."""
+    if instruction.opcode == "convolution":
+        return _convolution_flops(instruction, *_operand_sizes(instruction, computation))
+    if instruction.opcode == "dot":
+        left, _ = _operand_sizes(instruction, computation)
+        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
+        depth = math.prod(left[axis] for axis in _sizes(contracted.group(1))) if contracted else 1
+        return 2.0 * depth * math.prod(_result_sizes(instruction))
+    if instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.rest:
+        told = re.search(r'"cost_estimate":\{"flops":"?(\d+)', instruction.rest)
+        return float(told.group(1)) if told else _splash_flops(name, instruction, computation)
+    return 0.0
+
+
+def _splash_flops(name: str, instruction: Instruction, computation: Computation) -> float | None:
+    """Count the products over whole rows of splash attention; None for other kernels."""
+    products = next((count for kernel, count in _SPLASH_PRODUCTS.items() if name.startswith(kernel)), None)
+    shapes = (computation.instructions[operand].shape for operand in instruction.operands)
+    queries = next((shape for shape in shapes if re.match(r"(bf|f)\d", shape)), None)  # [H, T, K], of one row or more
+    if products is None or queries is None:
+        return None
+    sizes = _sizes(_ARRAY.findall(queries)[0][1])
+    return 2.0 * products * math.prod(sizes) * sizes[-2]
+
+
+def _convolution_flops(instruction: Instruction, left_sizes: list[int], right_sizes: list[int]) -> float:
+    """Count the products of a convolution that do not meet padding or a hole.
+
+    On TPU every matrix product is a convolution, and one with batch axes is spread so far that most positions are empty.
+    """
+    found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
+    assert found is not None, "every convolution names its axes"
+    sizes = (left_sizes, right_sizes, _result_sizes(instruction))
+    left, right, out = (
+        dict(zip(labels, size, strict=True)) for labels, size in zip(found.groups(), sizes, strict=True)
+    )
+    groups = re.search(r"batch_group_count=(\d+)", instruction.rest)
+    products = 2.0 * left["b"] // (int(groups.group(1)) if groups else 1) * right["i"] * out["f"]
+    window = re.search(r"window=\{([^}]*)\}", instruction.rest)
+    settings = dict(part.split("=") for part in window.group(1).split()) if window else {}
+    for axis in range(len(out) - 2):
+        of_axis = {name: values.split("x")[axis] for name, values in settings.items()}
+        products *= _meetings(left[str(axis)], right[str(axis)], out[str(axis)], of_axis)
+    return products
+
+
+def _meetings(left: int, right: int, out: int, window: dict[str, str]) -> int:
+    """Return for how many pairs of an output and a kernel position the input has an entry, along one axis."""
+    stride, left_dilation, right_dilation = (int(window.get(k, 1)) for k in ("stride", "lhs_dilate", "rhs_dilate"))
+    low = int(window.get("pad", "0_0").split("_")[0])
+    positions = (o * stride + k * right_dilation - low for o in range(out) for k in range(right))
+    return sum(p % left_dilation == 0 and 0 <= p // left_dilation < left for p in positions)

@@ -1,0 +1,295 @@
+"""A plan: the real training step, compiled for devices that need not be here, and what it will need and take there.
+
+Nothing is run. How the step could be made to fit where it does not is `fit`'s part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxbert.checks import check
+from jaxbert.config import Config
+from jaxbert.hardware import Link
+from jaxbert.models.attention.select import backend_of
+from jaxbert.plan.bounds import Bounds, Peaks, bounds, price, rates
+from jaxbert.plan.compile import CompiledStep, DoesNotFitError, compile_step
+from jaxbert.plan.options import PlanOptions
+from jaxbert.plan.roofline import least_bytes
+from jaxbert.plan.target import Target, devices_of
+from jaxbert.plan.workload import Material, Workload, find_material, make_workload, stand_in
+from jaxbert.train.program import Program
+from jaxbert.train.sharding import Placed, make_mesh, placements
+from jaxbert.train.speed import training_flops
+from jaxbert.train.start import compute_dtype
+from jaxbert.versions import installed
+
+_FLOAT32 = 4
+_MOMENTS = 2
+"""Arrays of a trained parameter's size in the state besides itself: those of AdamW."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A configuration whose step was compiled, or refused by the compiler."""
+
+    config: Config
+    """With the choices that stand for the target's own."""
+    workload: Workload
+    step: CompiledStep | None
+    needed_bytes: float | None
+    """Of one device; at least so much if the compiler refused, None if it did not say."""
+    fits: bool | None
+    """None where the device's memory is not known."""
+
+
+class Planner:
+    """Compiles configurations for one target."""
+
+    def __init__(self, config: Config, target: Target, options: PlanOptions) -> None:
+        """Find the devices, and what is computed on them.
+
+        Raises:
+          UserError: for anything wrong in configuration, target or lengths.
+        """
+        check(config)
+        self.config = stand_in(config, target)
+        self.target = target
+        self.options = options
+        self._devices = devices_of(target)
+        make_mesh(config.mesh, list(self._devices))  # a mesh that does not fit is said before any data is read
+
+    @cached_property
+    def material(self) -> Material:
+        """The model's shape and the lengths, read once."""
+        return find_material(self.config, self.options.lengths)
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """What a step may use on one device; None where it is not known."""
+        given = self.options.memory_gb
+        return self.target.memory_bytes if given is None else given * 1e9
+
+    def workload(self, config: Config) -> Workload:
+        """Lay out the step of a configuration; nothing is compiled."""
+        return make_workload(config, self.target, self._devices, self.material)
+
+    def attempt(self, config: Config, workload: Workload | None = None) -> Attempt:
+        """Compile the step of a configuration."""
+        workload = workload or self.workload(config)
+        try:
+            quick = self.target.platform == "tpu" and not self.options.thorough
+            step = compile_step(workload.program, workload.layout, workload.rows, quick=quick, like=workload.batch)
+        except DoesNotFitError as refusal:
+            return Attempt(config, workload, None, refusal.needed_bytes, fits=False)
+        memory = self.memory_bytes
+        # A TPU's compiler knows what its chip has, and has refused what is more.
+        known = memory is not None and (self.target.platform != "tpu" or self.options.memory_gb is not None)
+        fits = step.needed_bytes <= memory if known and memory else None if memory is None else True
+        return Attempt(config, workload, step, step.needed_bytes, fits)
+
+
+def describe_plan(planner: Planner, attempt: Attempt) -> dict[str, Any]:
+    """Return everything that is known of a step, ready for JSON; None where something is not."""
+    return {
+        **_described(planner, attempt.workload),
+        "memory": _memory(planner, attempt),
+        "fits": attempt.fits,
+        "change": None,
+        **_costs(planner, attempt),
+        "sharding": sharding_rows(attempt.workload.program),
+        "assumptions": assumptions(planner),
+        "versions": installed(
+            ("jax", "jaxlib", "flax", "optax", *(("libtpu",) if planner.target.platform == "tpu" else ()))
+        ),
+    }
+
+
+def _described(planner: Planner, work: Workload) -> dict[str, Any]:
+    program, layout, target = work.program, work.layout, planner.target
+    config = program.config
+    return {
+        "topology": target.name,
+        "device": target.chip,
+        "devices": target.devices,
+        "estimate": target.stands_in,
+        "mesh": dict(program.mesh.shape),
+        "model": config.model.name_or_path,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.model.abstract_params)),
+        "lengths": planner.material.source,
+        "batch_size": config.train.batch_size,
+        "accumulation_steps": config.train.accumulation_steps,
+        "remat": config.model.remat,
+        "packing": config.data.packing,
+        "precision": jnp.dtype(compute_dtype(config.precision, program.mesh)).name,
+        "attention": backend_of(program.call.attention, program.attention_request(layout.row_length)),
+        "row_length": layout.row_length,
+        "rows": work.rows,
+        "slots": layout.slots,
+        "examples_per_step": work.examples,
+        "real_tokens_per_step": work.tokens,
+        "packing_efficiency": round(work.tokens / (work.rows * layout.row_length), 4),
+        "total_steps": work.total_steps,
+    }
+
+
+def _memory(planner: Planner, attempt: Attempt) -> dict[str, Any]:
+    step = attempt.step
+    told = step is not None and planner.target.platform == "tpu"  # XLA for CPU leaves temporaries out of its peak
+    return {
+        "state_bytes": state_bytes(attempt.workload.program),
+        "argument_bytes": None if step is None else step.argument_bytes,
+        "temp_bytes": None if step is None else step.temp_bytes,
+        "peak_bytes": step.peak_bytes if step is not None and told else None,
+        "needed_bytes": attempt.needed_bytes,
+        "available_bytes": planner.memory_bytes,
+    }
+
+
+def _costs(planner: Planner, attempt: Attempt) -> dict[str, Any]:
+    """Return FLOPs, collectives, bounds, rates and prices; None where the compiler refused the step."""
+    step, work = attempt.step, attempt.workload
+    if step is None:
+        names = (
+            "flops",
+            "collectives",
+            "bounds",
+            "tokens_per_second",
+            "examples_per_second",
+            "cost",
+            "compile_seconds",
+        )
+        return dict.fromkeys(names)
+    found = bounds_of(step, work.program, planner.target, planner.options)
+    bert_config = work.program.model.config
+    per_hour = planner.options.cost_per_hour
+    return {
+        "flops": {
+            "compiled": step.flops,
+            "formula": step.formula_flops,
+            "real_tokens": training_flops(bert_config, work.tokens, work.pairs, work.program.trained.backward)
+            / step.devices,
+            "silent_kernels": step.silent_kernels,
+            "unknown_loops": step.unknown_loops,
+        },
+        "collectives": {
+            "result_bytes": step.collective_bytes,
+            "sent_bytes": sum(part.sent_bytes for part in step.traffic),
+            "runs": sum(part.runs for part in step.traffic),
+        },
+        "bounds": found.to_dict(),
+        "tokens_per_second": rates(found, work.tokens),
+        "examples_per_second": rates(found, work.examples),
+        "cost": price(
+            None if per_hour is None else per_hour * planner.target.devices, found, work.tokens, work.total_steps
+        ),
+        "compile_seconds": step.compile_seconds,
+    }
+
+
+def bounds_of(step: CompiledStep, program: Program, target: Target, options: PlanOptions) -> Bounds:
+    """Bound the time of a compiled step on the target's devices."""
+    rows = program.mesh.shape["data"] * program.mesh.shape["fsdp"]
+    held = sum(math.prod(placed.device_shape) for placed in placements(program.mesh, program.model.abstract_params))
+    itemsize = jnp.dtype(compute_dtype(program.config.precision, program.mesh)).itemsize
+    moved = least_bytes(program.model.config, held, step.rows * step.row_length / rows, itemsize)
+    return bounds(step.flops, moved, step.traffic, _peaks(target, options), options.utilization)
+
+
+def _peaks(target: Target, options: PlanOptions) -> Peaks:
+    """Return the device's peaks, as given or else as known."""
+    tflops, bandwidth, link = options.peak_tflops, options.peak_bandwidth, target.link
+    if target.spec is not None:
+        tflops, bandwidth = tflops or target.spec.bf16_tflops, bandwidth or target.spec.bandwidth_gbs
+    if options.link_bandwidth is not None:
+        given = link or Link(target.chip, 0.0, 0, None, None, 0.0, "")
+        link = dataclasses.replace(given, sent_gbs=options.link_bandwidth)
+    return Peaks(
+        flops=None if tflops is None else tflops * 1e12,
+        bandwidth=None if bandwidth is None else bandwidth * 1e9,
+        link=link,
+        sizes=target.sizes,
+    )
+
+
+def state_bytes(program: Program) -> int:
+    """Return what one device holds of parameters, moments and counters: exact, whatever compiles the step."""
+    leaves = jax.tree.leaves(program.state_target)
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+
+
+def sharding_rows(program: Program) -> list[dict[str, Any]]:
+    """Return a row a parameter: the rule that placed it, and what one device holds of it."""
+
+    def with_moments(placed: Placed) -> int:
+        size = math.prod(placed.device_shape)
+        trained = program.trained.count(lambda path: "/".join(path) == placed.name)
+        return _FLOAT32 * (size + _MOMENTS * size * trained // math.prod(placed.shape))
+
+    return [
+        {
+            "rule": placed.pattern,
+            "parameter": placed.name,
+            "spec": list(placed.spec),
+            "shape": list(placed.shape),
+            "device_shape": list(placed.device_shape),
+            "device_bytes": _FLOAT32 * math.prod(placed.device_shape),
+            "device_bytes_with_moments": with_moments(placed),
+        }
+        for placed in placements(program.mesh, program.model.abstract_params)
+    ]
+
+
+def assumptions(planner: Planner) -> list[str]:
+    """Return, a line each, what the numbers rest on."""
+    target, link = planner.target, planner.target.link
+    lines = [
+        "nothing was run: every time, rate and price is predicted from data sheets, and waiting for data is left out"
+    ]
+    if target.platform == "tpu":
+        effort = "as for a run" if planner.options.thorough else "with its least effort (--thorough true: as for a run)"
+        lines.append(f"memory, FLOPs and collectives are those of the program that libtpu compiled, {effort}")
+    if target.stands_in:
+        lines.append(
+            "ESTIMATE: memory and collectives are those of a program for CPU devices in the place of the GPUs, with "
+            "attention by plain products; parameters and state are exact"
+        )
+        lines.append("a step may use the share of a GPU's memory that JAX takes (XLA_PYTHON_CLIENT_MEM_FRACTION, 0.75)")
+    if compute_name(planner) == "float32" and target.platform != "cpu":
+        lines.append("the peak is that of bfloat16 products: float32 cannot come near the lower bound")
+    if link is not None:
+        lines.append(f"links: {link.sent_gbs:g} GB/s sent by a device ({link.source})")
+        each = "hop of a collective" if link.axes else "collective"
+        lines.append(f"upper bound: ASSUMED {link.delay_us:g} microseconds for each {each}")
+    share = planner.options.utilization
+    lines.append(f"upper bound: ASSUMED {share:.0%} of each peak, with nothing overlapping; lower bound: all overlaps")
+    return lines
+
+
+def compute_name(planner: Planner) -> str:
+    """Return the format of the matrix products."""
+    compute = planner.config.precision.compute
+    return ("bfloat16" if planner.target.platform == "tpu" else "float32") if compute == "auto" else compute
+
+
+def make_plan(
+    config: Config, target: Target, options: PlanOptions, say: Callable[[str], None] = lambda _: None
+) -> tuple[Planner, Attempt]:
+    """Compile the step of a configuration for a target.
+
+    Raises:
+      UserError: for anything wrong in configuration, target or lengths.
+    """
+    planner = Planner(config, target, options)
+    say("reading lengths")
+    workload = planner.workload(planner.config)
+    shape = f"{workload.rows} x {workload.layout.row_length}"
+    say(f"compiling the step of {shape} tokens for {target.devices} x {target.chip}")
+    return planner, planner.attempt(planner.config, workload)

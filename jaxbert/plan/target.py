@@ -1,0 +1,123 @@
+"""The devices that a plan is for, by name: a slice of TPUs, GPUs or CPU devices, none of which need be here.
+
+Parsing and preparing import no JAX: how many devices a CPU plays must be settled before a backend starts.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxbert.errors import UserError
+from jaxbert.hardware import DEVICES, DeviceSpec, Link, device_spec, link_of
+
+_TPUS = {spec.name.removeprefix("TPU "): spec for spec in DEVICES if spec.name.startswith("TPU ")}
+_GPUS = ("b200", "h200", "h100", "a100", "a100-80gb", "l4", "t4")
+_MOST_STAND_INS = 1024
+"""Devices that a CPU plays; so many compile in the memory of a small machine."""
+_FLAG = "--xla_force_host_platform_device_count"
+_GPU_FRACTION = 0.75
+"""Share of a GPU's memory that JAX takes by default (XLA_PYTHON_CLIENT_MEM_FRACTION)."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """So many devices of one kind."""
+
+    name: str
+    platform: Literal["tpu", "gpu", "cpu"]
+    devices: int
+    sizes: tuple[int, ...] = ()
+    """Of the torus."""
+    spec: DeviceSpec | None = None
+    """None for a CPU."""
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether CPU devices stand for others, so that memory and collectives are an estimate."""
+        return self.platform == "gpu"
+
+    @property
+    def link(self) -> Link | None:
+        """What joins the devices, where it is known."""
+        return None if self.spec is None else link_of(self.spec.name)
+
+    @property
+    def chip(self) -> str:
+        """How a person calls one of the devices."""
+        return "CPU device" if self.spec is None else self.spec.name
+
+    @property
+    def memory_bytes(self) -> float | None:
+        """What a program may use of one device's memory; None for a CPU.
+
+        Of a TPU, all (its compiler knows better); of a GPU, the share that JAX takes.
+        """
+        if self.spec is None:
+            return None
+        if self.platform == "tpu":
+            return self.spec.memory_gb * 2**30
+        return self.spec.memory_gb * 1e9 * float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION") or _GPU_FRACTION)
+
+
+def parse_target(name: str) -> Target:
+    """Read `v5e:16x16`, `h200:8` or `cpu:8`; whether there is such a slice, libtpu says later.
+
+    Raises:
+      UserError: for anything else.
+    """
+    match = re.fullmatch(r"([\w-]+):(\d+(?:x\d+)*)", name)
+    if match is None:
+        raise _unknown(name)
+    kind, sizes = match.group(1).lower(), tuple(int(size) for size in match.group(2).split("x"))
+    if kind in _TPUS:
+        count = 1
+        for size in sizes:
+            count *= size
+        return Target(f"{kind}:{match.group(2)}", "tpu", count, sizes, _TPUS[kind])
+    spec = device_spec(kind) if re.match(r"[a-z]\d", kind) else None
+    if kind != "cpu" and (spec is None or spec.name.startswith("TPU ")):
+        raise _unknown(name)
+    if len(sizes) != 1 or not 1 <= sizes[0] <= _MOST_STAND_INS:
+        raise UserError(f"--topology {name}: give the number of devices, from 1 to {_MOST_STAND_INS}, as in {kind}:8")
+    return Target(f"{kind}:{sizes[0]}", "cpu" if spec is None else "gpu", sizes[0], (), spec)
+
+
+def _unknown(name: str) -> UserError:
+    return UserError(
+        f"--topology {name!r} is not understood: give a slice of TPUs as v5e:16x16 or v5p:4x4x4 ({', '.join(_TPUS)}), "
+        f"GPUs as h200:8 ({', '.join(_GPUS)}), or cpu:8"
+    )
+
+
+def prepare_target(target: Target) -> None:
+    """Let this machine's CPU play the devices that a plan needs; only before JAX starts a backend does it count."""
+    if target.platform != "tpu":
+        kept = re.sub(rf"{_FLAG}=\S*", "", os.environ.get("XLA_FLAGS", ""))
+        os.environ["XLA_FLAGS"] = f"{kept} {_FLAG}={target.devices}".strip()
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # a plan takes no accelerator, even where there is one
+
+
+def devices_of(target: Target) -> list[Any]:
+    """Return one device for each of the target's: described by libtpu, or played by the CPU.
+
+    Raises:
+      UserError: if there is no such slice, no libtpu, or JAX was started with fewer devices.
+    """
+    import jax
+
+    from jaxbert.plan.topology import topology_devices
+
+    if target.platform == "tpu":
+        return topology_devices(target.name)
+    played = jax.devices("cpu")
+    if len(played) < target.devices:
+        raise UserError(
+            f"--topology {target.name} needs {target.devices} devices, but JAX runs in this process with {len(played)} "
+            "already: plan in a process of its own"
+        )
+    return played[: target.devices]

@@ -1,0 +1,218 @@
+"""What a planned run would compute: its model's shape, the lengths of its examples, and the step that they fill.
+
+Nothing here needs the run's devices, its weights, or even its data: what cannot be read is replaced, and said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import hf_hub_download, snapshot_download
+from jax.sharding import Mesh
+from transformers import BertConfig
+
+from jaxbert.config import Config, ModelConfig
+from jaxbert.data.batches import Batch, fill_rows, one_row
+from jaxbert.data.packing import WINDOW, Layout, StepPlan, plan_epoch
+from jaxbert.errors import UserError
+from jaxbert.interop.bert_config import read_config
+from jaxbert.models.sizes import SIZES, published_config, sized_config
+from jaxbert.plan.lengths import draw_lengths
+from jaxbert.plan.target import Target
+from jaxbert.tasks import task_class
+from jaxbert.tasks.base import Inputs, Task
+from jaxbert.tasks.classification.task import Classification
+from jaxbert.tasks.exported import with_labels
+from jaxbert.tasks.reading import resolve_max_length
+from jaxbert.train.program import Program, make_task_model, training_layout
+from jaxbert.train.sharding import make_mesh
+from jaxbert.train.start import load_tokenizer, open_start
+
+_TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "config.json"]
+_DEFAULT_LENGTHS = "sst2"
+_SAMPLED_STEPS = 8
+_DRAWN = 2**18
+"""Examples to draw, at most, but for a few steps: a large step has nearly the same lengths as any other."""
+_GPU_ALIGNMENT = 128
+_VOCABULARY = 30_522
+"""Tokens of a new model without a vocabulary file: uncased BERT's."""
+
+logger = logging.getLogger("jaxbert")
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a run is made of, besides its settings."""
+
+    bert_config: BertConfig
+    task: Task
+    inputs: Inputs | None
+    """The run's own; None where lengths are to be drawn."""
+    source: str
+    """A name of data, or how lengths are drawn."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A run on some devices, and its step."""
+
+    program: Program
+    layout: Layout
+    batch: Batch
+    """A step's, for its keys and shapes."""
+    rows: int
+    """Of the largest of the steps that were sampled, over all devices."""
+    examples: int
+    """Of a step."""
+    tokens: float
+    """Real ones of a step, in the mean."""
+    pairs: float
+    """Pairs of tokens of one example, in the mean."""
+    total_steps: int | None
+    """Of the whole run; None where neither the data nor `train.max_steps` tells."""
+
+
+def find_material(config: Config, lengths: str | None) -> Material:
+    """Read the lengths of `data.train` where `lengths` names no others and they can be had, else choose some.
+
+    Raises:
+      UserError: if there is no such model.
+    """
+    if lengths is None and config.data.train is not None:
+        try:
+            return _real(config, config.data.train)
+        except UserError as error:
+            logger.warning("lengths of %s and not of data.train (--lengths takes others): %s", _DEFAULT_LENGTHS, error)
+    if config.task != "classification":
+        logger.warning("task %s needs data.train to be planned: a classifier stands in its place", config.task)
+    names = tuple(config.data.label_names or (f"LABEL_{i}" for i in range(config.model.num_labels or 2)))
+    return Material(with_labels(_shape(config.model), names), Classification(names), None, lengths or _DEFAULT_LENGTHS)
+
+
+def make_workload(config: Config, target: Target, devices: Sequence[Any], material: Material) -> Workload:
+    """Arrange the devices, lay the examples out in rows, and take a sample of steps.
+
+    Raises:
+      UserError: if the mesh does not fit the devices, or the lengths the model or the rows.
+    """
+    mesh = make_mesh(config.mesh, list(devices))
+    inputs = material.inputs
+    if inputs is None:
+        longest = resolve_max_length(config.data.max_length, material.bert_config.max_position_embeddings)
+        steps = max(2, min(WINDOW, _DRAWN // config.train.batch_size))
+        lengths = draw_lengths(material.source, steps * config.train.batch_size, longest, config.train.seed)
+        total, windows = config.train.max_steps, None
+    else:
+        lengths, windows = np.asarray(inputs.train.tokens.lengths), inputs.train.windows
+        total = config.train.max_steps or config.train.epochs * -(-len(inputs.train) // config.train.batch_size)
+    layout = training_layout(config, lengths, mesh, _GPU_ALIGNMENT if target.stands_in else None, windows)
+    program = program_of(config, mesh, material.bert_config, material.task, total or WINDOW)
+    plans = plan_epoch(lengths, layout, config.train.batch_size, seed=config.train.seed, windows=windows)
+    sample = list(itertools.islice(plans, _SAMPLED_STEPS))
+    sampled = [lengths[plan.example_ids].astype(np.int64) for plan in sample]
+    return Workload(
+        program=program,
+        layout=layout,
+        batch=one_row(layout) if inputs is None else _filled(sample[0], layout, inputs),
+        rows=max(plan.num_rows for plan in sample),
+        examples=len(sample[0].example_ids if sample[0].documents is None else sample[0].documents),
+        tokens=float(np.mean([step.sum() for step in sampled])),
+        pairs=float(np.mean([(step**2).sum() for step in sampled])),
+        total_steps=total,
+    )
+
+
+def stand_in(config: Config, target: Target) -> Config:
+    """Return what is compiled for CPU devices that play others: the choices that a run would make on those.
+
+    Attention is by plain products, and float8 is left out: the kernels of the real devices cannot be compiled here.
+    """
+    if not target.stands_in:
+        return config
+    scan = True if config.model.scan_layers is None else config.model.scan_layers
+    compute = "bfloat16" if config.precision.compute == "auto" else config.precision.compute
+    return dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, scan_layers=scan, attention="xla"),
+        precision=dataclasses.replace(config.precision, compute=compute, fp8=False),
+    )
+
+
+def _real(config: Config, source: str) -> Material:
+    """Tokenize the training examples, or take their tokens from the cache."""
+    bert_config, tokenizer = _tokenizer(config.model)
+    longest = resolve_max_length(config.data.max_length, bert_config.max_position_embeddings)
+    data = dataclasses.replace(config.data, validation=None, test=None)
+    inputs = task_class(config.task).read(dataclasses.replace(config, data=data), tokenizer, longest)
+    configured = inputs.task.configure(bert_config)
+    return Material(configured, inputs.task, inputs, source)
+
+
+def _filled(plan: StepPlan, layout: Layout, inputs: Inputs) -> Batch:
+    """Return the batch of a step as the run would send it."""
+    batch = fill_rows(plan, layout, inputs.train)
+    return batch if inputs.collate is None else inputs.collate(batch, 0)
+
+
+def _tokenizer(model: ModelConfig) -> tuple[BertConfig, Any]:
+    """Return a model's shape and its tokenizer; no weights are fetched."""
+    folder = Path(model.name_or_path).expanduser()
+    if model.name_or_path in SIZES and not folder.is_dir():
+        start = open_start(model)
+        return start.bert_config, start.tokenizer
+    bert_config = find_shape(model)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(model.name_or_path, allow_patterns=_TOKENIZER_FILES))
+        except Exception as error:  # the library lets its HTTP client's own exceptions through
+            raise UserError(f"the Hub gave no tokenizer of {model.name_or_path}") from error
+    return bert_config, load_tokenizer(folder, bert_config, model.lower_case)
+
+
+def _shape(model: ModelConfig) -> BertConfig:
+    """Return a model's shape; a new one's vocabulary counts where it can be read."""
+    if model.name_or_path in SIZES and model.vocab is not None:
+        try:
+            return open_start(model).bert_config
+        except UserError as error:
+            logger.warning("the vocabulary is taken to be that of BERT-base: %s", error)
+    return find_shape(model)
+
+
+def program_of(config: Config, mesh: Mesh, bert_config: BertConfig, task: Task, total_steps: int) -> Program:
+    """Make the computation of a task on a model of this shape."""
+    model = make_task_model(config, bert_config, task, mesh)
+    return Program(config=config, mesh=mesh, model=model, task=task, total_steps=total_steps)
+
+
+def find_shape(model: ModelConfig) -> BertConfig:
+    """Read a model's configuration alone: no weights and no tokenizer are needed.
+
+    Raises:
+      UserError: if there is none.
+    """
+    name, folder = model.name_or_path, Path(model.name_or_path).expanduser()
+    if folder.is_dir():
+        return read_config(folder)
+    if name in SIZES:
+        return sized_config(name, _VOCABULARY)
+    try:
+        return read_config(Path(hf_hub_download(name, "config.json")).parent)
+    except UserError:
+        raise
+    except Exception as error:  # the library lets its HTTP client's own exceptions through
+        published = published_config(name)
+        if published is not None:
+            logger.warning("the Hub gave no config.json of %s: its shape is taken as it was published", name)
+            return published
+        raise UserError(
+            f"model.name_or_path {name!r} is no size ({', '.join(SIZES)}) and no folder, and the Hub gave no config.json "
+            f"(a size of the same shape will do where no weights are needed): {' '.join(str(error).split())[:200]}"
+        ) from error

@@ -1,0 +1,126 @@
+"""What the processes of a run agree on: who speaks and writes, when all have come so far, when all stop.
+
+With one process every function here does nothing or the obvious. Start-up is `launch`'s part.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxbert.data.share import Share
+from jaxbert.data.tokens import Encoded
+from jaxbert.errors import UserError
+
+_LONGEST = 1 << 12
+"""Bytes of a message from one process to the others."""
+_GONE = r"Connection (closed|reset) by peer|heartbeat|[Cc]oordination service|Gloo \w+ failed"
+
+
+def another_is_gone(error: BaseException) -> bool:
+    """Say whether an exception is what a collective raises when a process at its other end is gone."""
+    return jax.process_count() > 1 and re.search(_GONE, str(error)) is not None
+
+
+def is_main() -> bool:
+    """Say whether this process writes the run folder and speaks to the terminal."""
+    return jax.process_index() == 0
+
+
+def is_alone() -> bool:
+    """Say whether this process is the whole run."""
+    return jax.process_count() == 1
+
+
+def wait_for_all(name: str) -> None:
+    """Return when all processes have come to this place."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def main_decides(decide: Callable[[], None]) -> None:
+    """Let the main process do something that it may refuse; all wait for it.
+
+    Raises:
+      UserError: in all processes, where it refuses.
+    """
+    if is_alone():
+        decide()
+        return
+    said = b""
+    if is_main():
+        try:
+            decide()
+        except UserError as error:
+            said = str(error).encode()[:_LONGEST]
+    message = np.zeros(_LONGEST, np.uint8)
+    message[: len(said)] = np.frombuffer(said, np.uint8)
+    heard = bytes(np.asarray(multihost_utils.broadcast_one_to_all(message))).rstrip(b"\0")
+    if heard:
+        raise UserError(heard.decode(errors="replace"))
+
+
+def all_alike(checksum: bytes) -> bool:
+    """Say whether all processes come with the same 16 bytes."""
+    if is_alone():
+        return True
+    found = multihost_utils.process_allgather(np.frombuffer(checksum, np.uint8))
+    return bool((found == found[:1]).all())
+
+
+def stop_agreed(dispatch: int) -> bool:
+    """Say whether all processes stop after this dispatch, because one of them was told to.
+
+    Args:
+      dispatch: counts the calls from any number on, alike in all processes.
+    """
+    return multihost_utils.reached_preemption_sync_point(dispatch)
+
+
+def on_host(tree: Any) -> Any:
+    """Return arrays as NumPy's, whole in every process; all processes call it, and devices hold one tensor at a time."""
+
+    def gather(array: Any) -> Any:
+        if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
+            assert isinstance(array.sharding, NamedSharding)
+            assert isinstance(array.sharding.mesh, Mesh)
+            array = jax.jit(lambda x: x, out_shardings=NamedSharding(array.sharding.mesh, PartitionSpec()))(array)
+        return jax.device_get(array)
+
+    return jax.tree.map(gather, tree)
+
+
+def tokenizing_share() -> Share:
+    """Return what this process tokenizes, with the network of the devices to exchange it."""
+    if jax.process_count() == 1:
+        return Share()
+    return Share(jax.process_index(), jax.process_count(), _gather_encoded, _all_say_yes)
+
+
+def _all_say_yes(mine: bool) -> bool:
+    return bool(multihost_utils.process_allgather(np.int32(mine)).all())
+
+
+def _gather_encoded(mine: Encoded) -> list[Encoded]:
+    """Send all arrays as one, padded to a power of two so that few programs are compiled."""
+    arrays = [mine.ids, mine.lengths, mine.first_lengths, mine.windows, mine.whole]
+    sizes = np.array([*map(len, arrays), mine.cut], np.int32)
+    all_sizes = np.asarray(multihost_utils.process_allgather(sizes))
+    longest = int(all_sizes[:, :-1].sum(1).max())
+    message = np.zeros(1 << longest.bit_length(), np.int32)
+    content = np.concatenate(arrays)
+    message[: len(content)] = content
+    messages = np.asarray(multihost_utils.process_allgather(message))
+
+    def unpack(message: np.ndarray, sizes: np.ndarray) -> Encoded:
+        ends = np.cumsum(sizes[:-1])
+        ids, lengths, first_lengths, windows, whole = np.split(message[: ends[-1]], ends[:-1])
+        return Encoded(ids, lengths, first_lengths, int(sizes[-1]), windows, whole)
+
+    return [unpack(message, sizes) for message, sizes in zip(messages, all_sizes, strict=True)]

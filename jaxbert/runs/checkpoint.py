@@ -1,0 +1,284 @@
+"""Checkpoints of a run: one small adapter around Orbax.
+
+A checkpoint holds the train state and the position in the data with what the loop must remember, and is committed as a
+whole, with a list of its files by which damage is found. It is written in the background; `wait` and every later `save`
+raise what went wrong. All processes of a run call every function here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers
+
+from jaxbert.bucket import in_bucket, move, to_path
+from jaxbert.errors import UserError
+from jaxbert.processes import another_is_gone, is_main, wait_for_all
+from jaxbert.runs.s3 import atomicity
+
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs with tracebacks what it then raises
+
+_LIST = "files.json"
+_CHANGES_LATER = "_CHECKPOINT_METADATA"
+"""Orbax notes the time of the commit there."""
+_BLOCK = 1 << 20
+
+logger = logging.getLogger("jaxbert")
+
+
+class _LatestAndBest(checkpoint_managers.PreservationPolicy):
+    """Keep the last N checkpoints and the best one."""
+
+    def __init__(self, latest: int) -> None:
+        self.latest = latest
+        self.best: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        latest = {info.step for info in checkpoints[-self.latest :]}
+        return [info.step in latest or info.step == self.best for info in checkpoints]
+
+
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which leaves stopping to the loop.
+
+    Its own asks JAX's preemption service at each save, under the number of the checkpoint, also from its background
+    thread. The service takes what was asked last for where the run is: the loop counts otherwise, and would stop much
+    later or never.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
+def _write_whole_arrays() -> None:
+    """Let one device write what all devices of this process hold alike; several processes write a share each.
+
+    For shares Orbax compiles a program a tensor and device: 80 in a run of two thin layers on eight devices.
+    """
+    handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=jax.process_count() > 1)
+    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
+
+
+class Checkpoints:
+    """The checkpoints of one run, by step; read-only, nothing in the folder changes, and the run may go on meanwhile."""
+
+    def __init__(self, folder: str | os.PathLike[str], keep: int = 2, *, read_only: bool = False) -> None:
+        _write_whole_arrays()
+        self._policy = _LatestAndBest(keep)
+        self._saving: int | None = None
+        self._needed = 0
+        self.folder = to_path(folder) if in_bucket(folder) else to_path(folder).resolve()
+        if is_main() and not read_only:
+            set_damaged_aside(self.folder, self.folder.parent / "damaged_checkpoints")
+        wait_for_all("checkpoints are looked at")
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._policy,
+            read_only=read_only,
+            cleanup_tmp_directories=not read_only,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            **atomicity(self.folder),
+        )
+        self._manager = _Manager(self.folder, options=options)
+
+    def _seal(self) -> None:
+        """List the files of the checkpoint that is about to be committed."""
+        if is_main():
+            # A bucket has no renaming: there it has its last name from the start.
+            for unfinished in [*self.folder.glob(f"{self._saving}.*")] or [self.folder / str(self._saving)]:
+                seal(unfinished)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with contextlib.suppress(Exception) if kind is not None else contextlib.nullcontext():
+            self._manager.close()
+
+    @property
+    def steps(self) -> list[int]:
+        """Committed steps in rising order."""
+        self._manager.wait_until_finished()
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: Any, progress: dict[str, Any], best_step: int | None) -> None:
+        """Begin to save; the state may be donated as soon as this returns. A step that is there already stays.
+
+        Raises:
+          UserError: if there is no room for it, or the save before failed.
+        """
+        self.wait()
+        self._policy.best = best_step
+        if step in self._manager.all_steps():
+            return
+        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
+        self._saving = step
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
+        with self._failing():
+            self._manager.save(step, args=args, force=True)
+
+    def wait(self) -> None:
+        """Wait until everything is committed.
+
+        Raises:
+          UserError: for what failed in the background.
+        """
+        with self._failing():
+            self._manager.wait_until_finished()
+
+    def _check_room(self, needed: int) -> None:
+        self._needed = needed
+        if in_bucket(self.folder):
+            return
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise UserError(
+                f"{self.folder} has room for {free / 1e6:,.1f} MB, but a checkpoint needs {needed / 1e6:,.1f} MB: make room "
+                f"and run the same command to go on {self._after_last()}"
+            )
+
+    @contextlib.contextmanager
+    def _failing(self) -> Iterator[None]:
+        """Turn what Orbax and its libraries raise while writing into a user's error; JAX raises for lost processes."""
+        try:
+            yield
+        except Exception as error:
+            expected = in_bucket(self.folder) or isinstance(error, OSError | ValueError | RuntimeError)
+            if not expected or isinstance(error, jax.errors.JaxRuntimeError) or another_is_gone(error):
+                raise
+            raise UserError(
+                f"the checkpoint of step {self._saving} cannot be written to {self.folder} ({_line(error)}); it needs "
+                f"{self._needed / 1e6:,.1f} MB: make room and run the same command to go on {self._after_last()}"
+            ) from error
+
+    def _after_last(self) -> str:
+        steps = committed_steps(self.folder)  # the manager lists those that it began, too
+        return f"after step {steps[-1]}" if steps else "from the beginning"
+
+    def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
+        """Read the state into the shapes, dtypes and shardings of `target`, and the progress."""
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(target), progress=ocp.args.JsonRestore())
+        restored = self._manager.restore(step, args=args)
+        self._policy.best = restored["progress"].get("best_step")
+        return restored["state"], restored["progress"]
+
+    def is_whole(self, step: int) -> bool:
+        """Say whether a checkpoint is undamaged; what is wrong with it is said."""
+        wrong = damage(self.folder / str(step))
+        if wrong:
+            logger.warning("the checkpoint of step %d in %s is damaged (%s)", step, self.folder, wrong)
+        return wrong is None
+
+    def restore_params(self, step: int) -> Any:
+        """Read the parameters alone, to the first device.
+
+        Raises:
+          UserError: if the checkpoint is damaged.
+        """
+        if wrong := damage(self.folder / str(step)):
+            raise UserError(f"the checkpoint of step {step} in {self.folder} is damaged ({wrong}): take another --step")
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(fallback_sharding=sharding))
+        return self._manager.restore(step, args=args)["state"]["params"]
+
+    def progress(self, step: int) -> dict[str, Any]:
+        """Read what the loop remembered at `step`."""
+        return self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
+
+
+def choose_step(checkpoints: Checkpoints, which: str) -> int:
+    """Turn `last`, `best` or a number into a step that is there.
+
+    Raises:
+      UserError: if there is no such checkpoint.
+    """
+    steps = checkpoints.steps
+    if not steps:
+        raise UserError(f"{checkpoints.folder} has no complete checkpoint: train first")
+    if which == "last":
+        return steps[-1]
+    if which == "best":
+        best = checkpoints.progress(steps[-1])["best_step"]
+        if best is None:
+            raise UserError(
+                f"{checkpoints.folder}: the run had no evaluation that counts yet, so none is best: take --step last"
+            )
+        return best
+    if not which.isdigit() or int(which) not in steps:
+        raise UserError(f"--step {which!r} is not there: use last, best or one of {', '.join(map(str, steps))}")
+    return int(which)
+
+
+def _line(error: BaseException) -> str:
+    """Return the operating system's word, which TensorStore puts at the end of a chain of paths, or the whole message."""
+    said = " ".join(str(error).split())
+    found = re.search(r"([^:\]]+) \[os_error_code", said)
+    return found[1].strip() if found else said[:300]
+
+
+def seal(folder: epath.Path) -> None:
+    """Write the list of the files that lie in a checkpoint's folder."""
+    content = {str(path.relative_to(folder)): [path.stat().length, _checksum(path)] for path in _files(folder)}
+    (folder / _LIST).write_text(json.dumps(content))
+
+
+def damage(folder: epath.Path) -> str | None:
+    """Compare a checkpoint with its list; return what is wrong with it, or None."""
+    try:
+        expected = json.loads((folder / _LIST).read_text())
+        found = {str(path.relative_to(folder)): path for path in _files(folder)}
+        for name, (size, checksum) in expected.items():
+            if name not in found:
+                return f"{name} is missing"
+            if found[name].stat().length != size:
+                return f"{name} has {found[name].stat().length} bytes instead of {size}"
+            if _checksum(found[name]) != checksum:
+                return f"{name} has another checksum"
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        return f"{_LIST} cannot be read: {error}"
+    return None
+
+
+def committed_steps(checkpoints: epath.Path) -> list[int]:
+    """Return the steps of committed checkpoints in rising order; in a bucket one has its name before it is committed."""
+    steps = [int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()] if checkpoints.exists() else []
+    known = atomicity(checkpoints)
+    return sorted(step for step in steps if ocp.utils.is_checkpoint_finalized(checkpoints / str(step), **known))
+
+
+def set_damaged_aside(checkpoints: epath.Path, aside: epath.Path) -> None:
+    """Move damaged checkpoints to `aside`, from the newest on until one is whole, and say so; nothing is deleted."""
+    for step in reversed(committed_steps(checkpoints)):
+        wrong = damage(checkpoints / str(step))
+        if wrong is None:
+            return
+        aside.mkdir(parents=True, exist_ok=True)
+        target = next(t for n in range(1, 10**6) if not (t := aside / f"{step}.{n}").exists())
+        move(checkpoints / str(step), target)
+        logger.warning("the checkpoint of step %d is damaged (%s): moved to %s", step, wrong, target)
+
+
+def _files(folder: epath.Path) -> Iterator[epath.Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            yield from _files(path)
+        elif path.name not in (_LIST, _CHANGES_LATER):
+            yield path
+
+
+def _checksum(path: epath.Path) -> int:
+    found = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            found = zlib.crc32(block, found)
+    return found

@@ -1,0 +1,70 @@
+"""From a run's parameters to a Hugging Face folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+from transformers import BertConfig
+
+from jaxbert.bucket import fetched, staged, to_path
+from jaxbert.errors import UserError
+from jaxbert.interop.bert_config import read_config
+from jaxbert.interop.tokenizer import load_tokenizer
+from jaxbert.interop.write import save_folder
+from jaxbert.processes import is_main, on_host, wait_for_all
+from jaxbert.runs.checkpoint import Checkpoints, choose_step
+from jaxbert.runs.folder import RunFolder
+from jaxbert.tasks import task_of_model
+
+
+def save_start(folder: RunFolder, config: BertConfig, tokenizer: Any) -> None:
+    """Write what every export of a run has in common: configuration, label names and tokenizer."""
+    with staged(folder.start) as start:
+        config.save_pretrained(start)
+        tokenizer.save_pretrained(start)
+
+
+def export_params(
+    folder: RunFolder,
+    config: BertConfig,
+    tokenizer: Any,
+    params: Any,
+    architecture: str,
+    output: epath.Path | None = None,
+) -> epath.Path:
+    """Write parameters of a run as a Hugging Face folder, in the run's `export` unless told otherwise.
+
+    All processes call it, and the main one writes.
+    """
+    target, whole = output or folder.export, on_host(params)
+    if is_main():
+        with staged(target) as local:
+            save_folder(local, whole, config, tokenizer, architecture=architecture)
+    wait_for_all("export is written")
+    return target
+
+
+def export_run(run: str | Path, step: str, output: str | Path) -> epath.Path:
+    """Export a checkpoint of a run: `last`, `best` or a step number.
+
+    Raises:
+      UserError: if it is no run, has no such checkpoint, or the output holds something else.
+    """
+    folder = RunFolder(run)
+    if not folder.config.exists():
+        raise UserError(f"{folder.path} is no run folder: it has no config.yaml")
+    if not folder.checkpoints.is_dir():
+        raise UserError(f"{folder.path} has no checkpoints yet: train first")
+    target = to_path(output)
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "config.json").exists())):
+        raise UserError(f"--output {target} holds something else than a model: choose a new folder")
+    start = fetched(folder.start)
+    config = read_config(start)
+    with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
+        chosen = choose_step(checkpoints, step)
+        params, evaluation = checkpoints.restore_params(chosen), checkpoints.progress(chosen)["evaluation"]
+    task = task_of_model(config).reopen(config).learned(evaluation)
+    config = task.configure(config)
+    return export_params(folder, config, load_tokenizer(start, config), params, task.architecture, target)

@@ -1,0 +1,282 @@
+"""What a run learns from: its data, label names, tokenizer and model, kept in the run folder and compared at each start.
+
+Where files lie and how they are read may change as long as the same comes of it. What comes of it is compared here, before
+anything of the run is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+from transformers import BertConfig
+
+from jaxbert.bucket import write_whole
+from jaxbert.config import Config
+from jaxbert.data.content import Content, content_of
+from jaxbert.data.table import quoted
+from jaxbert.errors import UserError
+from jaxbert.interop.read import find_weights
+from jaxbert.plain import flat, read_json, shown
+from jaxbert.runs.folder import RunFolder
+from jaxbert.tasks.base import Inputs
+
+_ARCHITECTURE = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "hidden_act",
+    "max_position_embeddings",
+    "type_vocab_size",
+    "layer_norm_eps",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+)
+"""What of a model's configuration decides what it computes."""
+_SAMPLE = 1 << 16
+_MOST_NAMES = 10
+
+logger = logging.getLogger("jaxbert")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run learns from."""
+
+    labels: list[str]
+    """In the order of the model's outputs; empty where the task has none."""
+    tokenizer: dict[str, Any]
+    model: dict[str, Any]
+    sets: dict[str, Content]
+    """By the key that names it; one of several has its own name behind it."""
+    steps: int
+    """Of the whole run."""
+    changes: list[str] = field(default_factory=list)
+    """What was said of data that changed while the run went on, the earliest first."""
+
+    @property
+    def checksum(self) -> bytes:
+        """16 bytes that change with data, labels and tokenizer."""
+        content = [self.labels, self.tokenizer, {name: dataclasses.astuple(found) for name, found in self.sets.items()}]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()[:16]
+
+    def write(self, path: epath.Path) -> None:
+        """Write it as JSON."""
+        write_whole(path, json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n")
+
+    def _check(self) -> None:
+        """Raise what a comparison would stumble over."""
+        flat(self.tokenizer["settings"])
+        flat(self.model["architecture"])
+        ", ".join(self.labels + self.changes)
+        if (
+            not {*self.tokenizer, *self.model} >= {"tokens", "vocabulary", "name", "weights"}
+            or type(self.steps) is not int
+        ):
+            raise KeyError
+
+    @classmethod
+    def read(cls, path: epath.Path) -> Identity | None:
+        """Read what `write` wrote; None where nothing was written.
+
+        Raises:
+          UserError: if it is damaged.
+        """
+        if not path.exists():
+            return None
+        content = read_json(path)
+        try:
+            sets = {str(name): Content(**values) for name, values in content.pop("sets").items()}
+            found = cls(sets=sets, **content)
+            found._check()
+        except (TypeError, AttributeError, KeyError) as error:
+            raise UserError(f"{path} is damaged: remove it to go on without comparing the data") from error
+        return found
+
+
+def identify(
+    config: Config, bert_config: BertConfig, tokenizer: Any, model: Path | None, inputs: Inputs, steps: int
+) -> Identity:
+    """Sum up what a start has read.
+
+    Args:
+      config: of the run.
+      bert_config: of the model that it starts from.
+      tokenizer: of that model.
+      model: the folder of that model; None for a new one.
+      inputs: of the run.
+      steps: of the whole run.
+    """
+    labels = inputs.task.output_names
+    sets = {"data.train": [inputs.train]}
+    validation = inputs.validation
+    if config.data.validation_fraction:
+        sets["data.train"] += validation.values()
+        validation = {}
+    for key, found in (("validation", validation), ("test", inputs.test)):
+        sets |= {f"data.{key}" if [name] == [key] else f"data.{key} {name}": [part] for name, part in found.items()}
+    return Identity(
+        labels=list(labels),
+        tokenizer=_tokenizer(tokenizer),
+        model=_model(config.model.name_or_path, bert_config, model),
+        sets={name: content_of(parts, labels) for name, parts in sets.items()},
+        steps=steps,
+    )
+
+
+def _tokenizer(tokenizer: Any) -> dict[str, Any]:
+    """Return how large the vocabulary is, a checksum of it, and the settings in plain values."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    settings: dict[str, Any] = {"class": type(tokenizer).__name__}
+    if backend is None:
+        words: Any = tokenizer.get_vocab()
+    else:
+        state = json.loads(backend.to_str())
+        words = [state["model"].pop("vocab", None), state.get("added_tokens")]
+        settings = {name: state.get(name) for name in ("normalizer", "pre_tokenizer", "post_processor", "model")}
+    checksum = hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:32]
+    return {"tokens": len(tokenizer), "vocabulary": checksum, "settings": settings}
+
+
+def _model(name: str, bert_config: BertConfig, folder: Path | None) -> dict[str, Any]:
+    """Return the name that it was given, what decides its computation, and a checksum of samples of its weights."""
+    architecture = {key: getattr(bert_config, key, None) for key in _ARCHITECTURE}
+    weights = None if folder is None else _weights(folder)
+    return {"name": name, "architecture": architecture, "weights": weights}
+
+
+def _weights(folder: Path) -> str | None:
+    """Return a checksum of size, beginning, middle and end of each file of weights."""
+    first = find_weights(folder)
+    if first is None:
+        return None
+    stem, suffix = first.name.removesuffix(".index.json").rsplit(".", 1)
+    sum_ = hashlib.sha256()
+    for path in sorted(folder.glob(f"{stem}-*.{suffix}")) if first.suffix == ".json" else [first]:
+        size = path.stat().st_size
+        sum_.update(str(size).encode())
+        with path.open("rb") as file:
+            for place in (0, size // 2, max(0, size - _SAMPLE)):
+                file.seek(place)
+                sum_.update(file.read(_SAMPLE))
+    return sum_.hexdigest()[:32]
+
+
+def known_labels(folder: RunFolder, before: Identity | None) -> list[str]:
+    """Return the label names that a run has learned, also of one that was begun before names were kept with its data."""
+    if before is not None:
+        return before.labels
+    path = folder.start / "config.json"
+    names = read_json(path).get("id2label") if path.exists() else None
+    if not isinstance(names, dict) or not all(index.isdecimal() for index in names):
+        return []
+    return [str(names[index]) for index in sorted(names, key=int)]
+
+
+def go_on(folder: RunFolder, before: Identity | None, now: Identity, *, learned: bool, accepts: bool) -> Identity:
+    """Compare what a run has learned from with what this start has read; return what is kept from here on.
+
+    Args:
+      folder: of the run.
+      before: what is kept there; None where nothing is.
+      now: what was read.
+      learned: whether there is a checkpoint.
+      accepts: `train.accept_changed_data`.
+
+    Raises:
+      UserError: for differences with which the run cannot go on, or only if it is told to.
+    """
+    if before is None:
+        if not learned:
+            return now
+        logger.warning(
+            "%s was begun without keeping what its data are: whether they are the same cannot be told", folder.path
+        )
+        before = dataclasses.replace(now, labels=now.labels and known_labels(folder, None))
+    never = _never_accepted(before, now)
+    changes = [*never, *_changed_sets(before, now, only_counts=bool(never))]
+    if changes and not learned:
+        logger.warning("%s: no checkpoint was saved yet, so the run begins anew: %s", folder.path, "; ".join(changes))
+        return now
+    if never or (changes and not accepts):
+        raise UserError(
+            f"the run in {folder.path} has learned from something else ({'; '.join(changes)}): give it the same again"
+            + (folder.way_out() if never else ", or set train.accept_changed_data to go on with the new data")
+        )
+    if changes:
+        steps = f"; {now.steps} steps in all, not {before.steps}: the learning rate follows"
+        steps = steps if now.steps != before.steps else ""
+        logger.warning("%s goes on with changed data (%s%s)", folder.path, "; ".join(changes), steps)
+    changes = [*before.changes, *(["; ".join(changes)] if changes else [])]
+    return dataclasses.replace(now, model=_kept_model(before.model, now.model), changes=changes)
+
+
+def _never_accepted(before: Identity, now: Identity) -> list[str]:
+    """Say what the weights do not fit any more."""
+    found = []
+    if before.labels != now.labels:
+        found.append(_changed_labels(before.labels, now.labels))
+    if before.tokenizer["vocabulary"] != now.tokenizer["vocabulary"]:
+        sizes = before.tokenizer["tokens"], now.tokenizer["tokens"]
+        found.append("another vocabulary (" + "{:,} tokens there, {:,} now)".format(*sizes))
+    found += _changed_values("tokenizer", before.tokenizer["settings"], now.tokenizer["settings"])
+    architecture = _changed_values("model", before.model["architecture"], now.model["architecture"])
+    other = before.model["name"] != now.model["name"] and before.model["weights"] != now.model["weights"]
+    if other and not architecture:
+        names = shown(before.model["name"]), shown(now.model["name"])
+        architecture = ["model.name_or_path: {} there, {} now, with other weights".format(*names)]
+    return found + architecture
+
+
+def _changed_labels(before: Sequence[str], now: Sequence[str]) -> str:
+    said = f"labels {quoted(before, _MOST_NAMES)} there, {quoted(now, _MOST_NAMES)} now"
+    if max(len(before), len(now)) <= _MOST_NAMES:
+        return said
+    gone, new = sorted(set(before) - set(now)), sorted(set(now) - set(before))
+    differing = [f"{word} {quoted(names, _MOST_NAMES)}" for word, names in (("without", gone), ("with", new)) if names]
+    return f"{len(before):,} labels there, {len(now):,} now, {' and '.join(differing) or 'in another order'}"
+
+
+def _changed_values(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Compare what both know: another version of a library may add settings."""
+    old, new = flat(before), flat(now)
+    return [
+        f"{name}: {key} {shown(old[key])} there, {shown(new[key])} now"
+        for key in old
+        if old[key] != new.get(key, old[key])
+    ]
+
+
+def _changed_sets(before: Identity, now: Identity, *, only_counts: bool) -> list[str]:
+    found = []
+    for name in dict.fromkeys((*before.sets, *now.sets)):
+        old, new = before.sets.get(name), now.sets.get(name)
+        if old is None or new is None:
+            there = old or new
+            assert there is not None
+            found.append(
+                f"{name}: {there.examples:,} examples {'now, none there' if old is None else 'there, none now'}"
+            )
+        elif old.examples != new.examples:
+            found.append(f"{name}: {old.examples:,} examples there, {new.examples:,} now")
+        elif old != new and not only_counts:
+            found.append(f"{name}: {new.examples:,} examples as before, but other texts or labels")
+    return found
+
+
+def _kept_model(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return the model that the run was begun with, by the name that it has now."""
+    if before["weights"] != now["weights"]:
+        logger.warning("the weights in %s have changed since the run began from them: it has its own", now["name"])
+        return before
+    return now

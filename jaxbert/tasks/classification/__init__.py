@@ -1,0 +1,1 @@
+"""One of C labels for each text or pair of texts."""

@@ -1,0 +1,253 @@
+"""Single-label text classification: softmax cross-entropy, scikit-learn's metrics, a label and its probabilities."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from scipy.special import log_softmax
+from transformers import BertConfig
+
+from jaxbert.config import Config, TrainConfig
+from jaxbert.data.examples import Examples
+from jaxbert.data.label_column import Labels
+from jaxbert.data.label_fit import Head, fit_labels
+from jaxbert.data.label_names import LabelRules
+from jaxbert.data.labels import IntegerLabels, LabelSet, count_labels, encode, meaning_of
+from jaxbert.data.long_texts import AS_IT_IS, Reading
+from jaxbert.data.overview import Labelling
+from jaxbert.errors import UserError
+from jaxbert.models.heads import SequenceClassification
+from jaxbert.tasks.base import Batch, Sums, Tally, listed, metrics_of
+from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings
+from jaxbert.tasks.label_scores import LabelScores
+from jaxbert.tasks.pooling import WholeDocuments, pool_documents, pool_windows
+from jaxbert.tasks.text import TextTask
+from jaxbert.tasks.top_k import shown_probabilities
+
+_DENSE_UP_TO = 30
+"""Labels whose confusion matrix is kept whole."""
+
+
+@dataclass(frozen=True)
+class Classification(TextTask):
+    """Give each example one of C labels."""
+
+    name = "classification"
+    assumes = "each text has one label"
+    label_names_in_head = True
+    head = SequenceClassification
+    architecture = "BertForSequenceClassification"
+    answer_keys = ("label", "score", "probabilities")
+    default_metric = "accuracy"
+
+    label_names: tuple[str, ...]
+    class_weights: tuple[float, ...] | None = None
+    """Factor of each label's loss in training; None is 1 for all."""
+    label_smoothing: float = 0.0
+    integers: IntegerLabels = "either"
+    """What an integer in a label column means."""
+    reading: Reading = AS_IT_IS
+    """How long texts are read."""
+    top_k: int | None = None
+    """How many labels an answer shows the probabilities of; None: all of up to 20, else the best 5."""
+
+    @classmethod
+    def fit(
+        cls, labels: Labels, config: Config, rules: LabelRules, head: Head | None, reading: Reading
+    ) -> tuple[Classification, bool]:
+        """Decide names and indices."""
+        found = fit_labels(labels, rules, config.model.num_labels, head)
+        smoothing = config.train.label_smoothing
+        return cls(found.names, None, smoothing, integers=found.integers, reading=reading), found.new_head
+
+    def weigh(self, labels: np.ndarray, config: Config) -> Classification:
+        """Weigh the labels as the configuration says."""
+        weights = resolve_class_weights(config.train, labels, self.label_names)
+        return dataclasses.replace(self, class_weights=weights)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The labels."""
+        return self.label_names
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The labels, and what integers mean."""
+        return LabelSet(self.label_names, self.integers)
+
+    def encode(self, labels: Labels, rules: LabelRules) -> np.ndarray:
+        """Return indices, int32 [N]."""
+        return encode(labels, self.label_set, rules)
+
+    def overview(self, labels: Labels, encoded: np.ndarray) -> Labelling:
+        """Count the examples of each label."""
+        names, counts = self.label_names, count_labels(encoded, self.label_names)
+        meaning = meaning_of(labels, self.label_set)
+        return Labelling(meaning, counts, keys=encoded, named=lambda i: names[encoded[i]])
+
+    def configure(self, bert_config: BertConfig) -> BertConfig:
+        """Add the label names."""
+        named = with_labels(bert_config, self.label_names, "single_label_classification")
+        return with_settings(named, self.name, integers=self.integers, reading=self.reading.to_dict())
+
+    @classmethod
+    def reopen(cls, bert_config: BertConfig) -> Classification:
+        """Take the label names."""
+        settings = settings_of(bert_config)
+        reading = Reading.of(settings.get("reading"))
+        return cls(label_names(bert_config), integers=integers_of(settings), reading=reading)
+
+    def describe(self) -> str:
+        """Name the labels."""
+        return f"labels: {listed(self.label_names)}"
+
+    def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
+        """Sum the loss over real examples, in float32; weights and smoothing count in training only."""
+        logits_BSC, batch = pool_documents(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
+        labels_BS, real_BS = batch["labels"], batch["example_mask"]
+        targets_BSC = jax.nn.one_hot(labels_BS, len(self.label_names))
+        if train and self.label_smoothing:
+            targets_BSC = optax.smooth_labels(targets_BSC, self.label_smoothing)
+        losses_BS = optax.softmax_cross_entropy(logits_BSC, targets_BSC)
+        if train and self.class_weights is not None:
+            losses_BS = losses_BS * jnp.asarray(self.class_weights)[labels_BS]
+        right_BS = (logits_BSC.argmax(-1) == labels_BS) & real_BS
+        return {
+            "loss": jnp.where(real_BS, losses_BS, 0.0).sum(),
+            "correct": right_BS.sum(),
+            "examples": real_BS.sum(),
+        }
+
+    def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
+        """Return log-probabilities [B, S, C], float32; logits where they are still to be pooled."""
+        logits_BSC = outputs["logits"].astype(jnp.float32)
+        return jax.nn.log_softmax(logits_BSC) if self.reading.pooling is None else logits_BSC
+
+    def metric_names(self) -> list[str]:
+        """Return the single numbers among the metrics."""
+        means = [f"{score}_{mean}" for mean in ("macro", "weighted") for score in ("f1", "precision", "recall")]
+        mcc = ["mcc"] if len(self.label_names) == 2 else []
+        return ["accuracy", "f1_macro", "f1_macro_present", *mcc, "loss", *means[1:]]
+
+    def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
+        """Compute accuracy, loss, and precision, recall and F1 by class, macro and weighted; the headline ones first.
+
+        A class that is neither predicted nor present counts as 0 in the macro means, as scikit-learn counts it when it is
+        told all labels; `f1_macro_present` leaves it out.
+        """
+        return metrics_of(self.tally(examples), predictions)
+
+    def tally(self, examples: Examples) -> Tally:
+        """Keep each example's most probable label, and the log-probability of its own."""
+        return _Tally(self, examples)
+
+    def of_logits(self, pooled: np.ndarray) -> np.ndarray:
+        """Return log-probabilities of what `predictions` left to be pooled."""
+        return pooled if self.reading.pooling is None else log_softmax(pooled, axis=-1)
+
+    def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
+        """Return `label`, `score` (its probability) and `probabilities` by label name, those that `top_k` says."""
+        answers = []
+        pooled = pool_windows(predictions, examples, self.reading.pooling, first, last)
+        for row in np.exp(self.of_logits(pooled).astype(np.float64)):
+            best = int(row.argmax())
+            answers.append(
+                {
+                    "label": self.label_names[best],
+                    "score": round(float(row[best]), 6),
+                    "probabilities": shown_probabilities(self.label_names, row, self.top_k),
+                }
+            )
+        return answers
+
+
+class _Tally:
+    """The metrics of predictions that come piece by piece."""
+
+    def __init__(self, task: Classification, examples: Examples) -> None:
+        assert examples.labels is not None
+        self._task = task
+        self._labels = examples.labels
+        self._documents = WholeDocuments(examples, task.reading.pooling)
+        self._predicted = np.zeros(len(examples), np.int32)
+        self._own = np.zeros(len(examples), np.float32)
+        """The log-probability of each example's label."""
+
+    def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
+        """Take the predictions of some examples."""
+        documents, pooled = self._documents.add(ids, predictions)
+        rows = self._task.of_logits(pooled)
+        self._predicted[documents] = rows.argmax(-1)
+        self._own[documents] = rows[np.arange(len(rows)), self._labels[documents]]
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics of all."""
+        from sklearn.metrics import matthews_corrcoef
+
+        names, labels, predicted = self._task.label_names, self._labels, self._predicted
+        right = predicted == labels
+        hits, given, expected = (np.bincount(of, minlength=len(names)) for of in (labels[right], predicted, labels))
+        scores = LabelScores(hits, given, expected)
+        result: dict[str, Any] = {"accuracy": float(right.mean()), **scores.f1_macro()}
+        if len(names) == 2:
+            # 0 by definition where all are of one label, of which scikit-learn warns.
+            varied = len(np.union1d(labels, predicted)) > 1
+            result["mcc"] = float(matthews_corrcoef(labels, predicted)) if varied else 0.0
+        return result | {
+            "loss": float(-self._own.mean(dtype=np.float64)),
+            "precision_macro": scores.mean("precision"),
+            "recall_macro": scores.mean("recall"),
+            "f1_weighted": scores.mean("f1", weighted=True),
+            "precision_weighted": scores.mean("precision", weighted=True),
+            "recall_weighted": scores.mean("recall", weighted=True),
+            "examples": len(labels),
+            "macro_over": scores.macro_over(),
+            "per_class": scores.by_label(names),
+            **_confusion(labels, predicted, names),
+        }
+
+
+def _confusion(labels: np.ndarray, predicted: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return `confusion_matrix`, a row for each true label; of more than 30 labels `confusion`, the pairs that occur.
+
+    Each pair is `[true, predicted, count]`, in the order of the labels.
+    """
+    pairs, counts = np.unique(labels.astype(np.int64) * len(names) + predicted, return_counts=True)
+    rows, columns = np.divmod(pairs, len(names))
+    if len(names) > _DENSE_UP_TO:
+        cells = zip(rows.tolist(), columns.tolist(), counts.tolist(), strict=True)
+        return {"confusion": [[names[true], names[found], count] for true, found, count in cells]}
+    matrix = np.zeros((len(names), len(names)), np.int64)
+    matrix[rows, columns] = counts
+    return {"confusion_matrix": matrix.tolist()}
+
+
+def resolve_class_weights(
+    train: TrainConfig, labels: np.ndarray, label_names: tuple[str, ...]
+) -> tuple[float, ...] | None:
+    """Turn `train.class_weights` into one factor a label.
+
+    `balanced` is N / (C * count), scikit-learn's rule; a label that does not occur gets 1.
+
+    Raises:
+      UserError: if a given list has another length than the labels.
+    """
+    if train.class_weights == "none":
+        return None
+    if train.class_weights == "balanced":
+        counts = np.bincount(labels, minlength=len(label_names))
+        return tuple(float(len(labels) / (len(counts) * c)) if c else 1.0 for c in counts)
+    weights = tuple(float(w) for w in train.class_weights)
+    if len(weights) != len(label_names):
+        raise UserError(
+            f"train.class_weights has {len(weights)} weights, but there are {len(label_names)} labels: "
+            f"give one for each of {listed(label_names)}"
+        )
+    return weights

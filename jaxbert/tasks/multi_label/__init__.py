@@ -1,0 +1,1 @@
+"""Any of C labels for each text or pair of texts."""

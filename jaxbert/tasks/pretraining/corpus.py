@@ -1,0 +1,205 @@
+"""A corpus as the token ids of its sentences, document by document, in mapped files.
+
+Sentences are stored as `store` stores examples, without special tokens; a sentence of no tokens ends a document. At no time
+is more than a stretch of the text in memory. Pairs and rows are made of them by `pairs`.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxbert.config import PretrainConfig
+from jaxbert.data import cache
+from jaxbert.data.facts import Facts
+from jaxbert.data.long_texts import LongTexts
+from jaxbert.data.overview import DOCUMENTS, View
+from jaxbert.data.seen import Seen, hash_rows
+from jaxbert.data.share import Share
+from jaxbert.data.store import Writer, open_stored
+from jaxbert.data.tokens import Encoded, Tokens, forget_lengths
+from jaxbert.errors import UserError, foreign_errors
+from jaxbert.tasks.pretraining.documents import END, Documents
+from jaxbert.tasks.pretraining.sentences import split_sentences
+
+INSIDE_WORD = 1 << 30
+"""Added to the id of a token that goes on with the segmented word of the token before it."""
+_CHARACTERS = 2**20
+"""About how much text is tokenized at once."""
+
+logger = logging.getLogger("jaxbert")
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """The sentences of some documents."""
+
+    name: str
+    sentences: Tokens
+    """Without special tokens; an id may have `INSIDE_WORD` added."""
+    ends: np.ndarray
+    """int64 [D + 1]: -1, then for each document the index of the empty sentence behind it."""
+    identity: Any
+    """Changes with the content; None where that cannot be told."""
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+
+def read_corpus(
+    documents: Documents,
+    tokenizer: Any,
+    pretrain: PretrainConfig,
+    *,
+    folder: Path | None = None,
+    on_documents: Callable[[int], None] = lambda documents: None,
+    share: Share = Share(),  # noqa: B008 (frozen)
+) -> Corpus:
+    """Return a corpus, from the cache in `folder` where an earlier start has left it there.
+
+    Args:
+      documents: what is read.
+      tokenizer: a transformers tokenizer that is backed by the tokenizers library.
+      pretrain: how lines become sentences, and whether white space separates Chinese words.
+      folder: where tokens are kept for the next start; None keeps none.
+      on_documents: called with the number of documents that have been read since the last call.
+      share: what this process tokenizes; every process of the run reads the same documents at the same time.
+
+    Raises:
+      UserError: for what is malformed, and where there is no sentence at all.
+    """
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise UserError("pretraining needs a tokenizer of the tokenizers library (tokenizer.json or vocab.txt)")
+    forget_lengths(tokenizer)
+    identity = None if folder is None else documents.identity()
+    settings = [pretrain.sentences, _marks_words(pretrain)]
+    name = None if identity is None else cache.entry_name(["sentences", settings, identity], tokenizer, 0, LongTexts())
+    found = None if folder is None or name is None else cache.find(folder, name, documents)
+    stored = found if share.all_have(found is not None) else None
+    if stored is not None:
+        logger.info("tokens of %s taken from the cache", documents.name)
+    else:
+        written = cache.new_folder(None if name is None else folder)
+        try:
+            _write(documents, tokenizer, pretrain, written, on_documents, share)
+            stored = open_stored(written, documents.name)
+            # A file that changed while it was read must not be kept under the name of what it was.
+            if name is not None and written.parent == folder and documents.identity() == identity:
+                cache.publish(written, name)
+        finally:
+            shutil.rmtree(written, ignore_errors=True)  # unless it was published; what is mapped stays readable
+    ends = np.concatenate([[-1], np.flatnonzero(stored.tokens.lengths == 0)])
+    return Corpus(documents.name, stored.tokens, ends, name)
+
+
+def _marks_words(pretrain: PretrainConfig) -> bool:
+    return pretrain.segmented and pretrain.mask == "word"
+
+
+def _write(
+    documents: Documents,
+    tokenizer: Any,
+    pretrain: PretrainConfig,
+    folder: Path,
+    on_documents: Callable[[int], None],
+    share: Share,
+) -> None:
+    """Tokenize the documents into an empty folder.
+
+    Raises:
+      UserError: if there is no token.
+    """
+    backend, marked = tokenizer.backend_tokenizer, _marks_words(pretrain)
+    backend.encode_special_tokens = True  # "[SEP]" in a text is text
+    lines = documents.lines()
+    sentences = lines if pretrain.sentences == "line" else chain.from_iterable(map(_sentences_of, lines))
+    tokens = 0
+    with Writer(folder) as writer:
+        for part in in_parts(sentences):
+            low, high = (len(part) * index // share.count for index in (share.index, share.index + 1))
+            with foreign_errors(f"{documents.name}: the tokenizer fails on a text"):
+                mine = _encode(backend, part[low:high], marked)
+            for encoded in share.gather(mine):
+                writer.add(encoded)
+                tokens += len(encoded.ids)
+            on_documents(part.count(END))
+        if not tokens:
+            raise UserError(f"{documents.name}: no text: at least one sentence is needed")
+        writer.finish(None)
+
+
+def _sentences_of(line: str) -> list[str]:
+    return [END] if line == END else split_sentences(line)
+
+
+def in_parts(sentences: Iterable[str], characters: int = _CHARACTERS) -> Iterator[list[str]]:
+    """Yield stretches of about so many characters."""
+    part: list[str] = []
+    size = 0
+    for sentence in sentences:
+        part.append(sentence)
+        size += len(sentence) + 1
+        if size >= characters:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _encode(backend: Any, sentences: list[str], marked: bool) -> Encoded:
+    """Tokenize sentences; one that leaves no token is left out, unless it ends a document."""
+    encode = backend.encode_batch if marked else backend.encode_batch_fast
+    encodings = encode(sentences, add_special_tokens=False)
+    pairs = zip(sentences, encodings, strict=True)
+    kept = [(sentence, encoding) for sentence, encoding in pairs if sentence == END or encoding.ids]
+    lengths = np.fromiter((len(encoding.ids) for _, encoding in kept), np.int32, len(kept))
+    ids = np.fromiter(chain.from_iterable(encoding.ids for _, encoding in kept), np.int32, int(lengths.sum()))
+    if marked:
+        for end, (sentence, encoding) in zip(np.cumsum(lengths), kept, strict=True):
+            ids[end - len(encoding.ids) : end] += INSIDE_WORD * inside_words(sentence, encoding.offsets)
+    return Encoded(ids, lengths, lengths, cut=0, windows=np.zeros(0, np.int32))
+
+
+def inside_words(sentence: str, offsets: list[tuple[int, int]]) -> np.ndarray:
+    """Say which tokens go on with a Chinese word: one character behind another without white space between.
+
+    Args:
+      sentence: whose Chinese words are separated by white space.
+      offsets: where each token begins and ends in it.
+    """
+    inside = np.zeros(len(offsets), np.int32)
+    for i in range(1, len(offsets)):
+        end, (begin, stop) = offsets[i - 1][1], offsets[i]
+        inside[i] = begin == end and all(map(is_chinese, sentence[begin - 1 : stop]))
+    return inside
+
+
+def is_chinese(character: str) -> bool:
+    """Say whether BERT's tokenizer makes a word of this character alone."""
+    code = ord(character)
+    return (
+        0x4E00 <= code <= 0x9FFF
+        or 0x3400 <= code <= 0x4DBF
+        or 0x20000 <= code <= 0x2CEAF
+        or 0xF900 <= code <= 0xFAFF
+        or 0x2F800 <= code <= 0x2FA1F
+    )
+
+
+def view_corpus(name: str, corpus: Corpus, chosen: np.ndarray | None, max_length: int) -> View:
+    """Return the view of the documents of a corpus, or of the chosen ones; a row is the number of a document."""
+    numbers = np.arange(len(corpus)) if chosen is None else chosen
+    sentences = corpus.sentences
+    edges = np.append(sentences.begins, len(sentences.ids))[np.append(corpus.ends[:-1] + 1, corpus.ends[-1])]
+    stretches = [(int(edges[i]), int(edges[i + 1])) for i in numbers]
+    lengths = np.fromiter((high - low for low, high in stretches), np.int32, len(stretches))
+    hashes = hash_rows([sentences.ids[low:high] for low, high in stretches])
+    seen = Seen(lengths, hashes, (numbers + 1).astype(np.int32), ((0, corpus.name),), Facts())
+    return View(name, seen, max_length, np.flatnonzero(lengths == 0), windows=True, unit=DOCUMENTS)

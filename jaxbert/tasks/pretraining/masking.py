@@ -1,0 +1,231 @@
+"""Which tokens of a batch are to be predicted, and what stands in their place: drawn anew for every epoch.
+
+Every draw is a hash of (seed, epoch, example, position in the example), so that neither packing, nor padding, nor the
+number of hosts, nor where a run was taken up again changes it. Of an example's tokens a share of `probability` is chosen
+(rounded up or down at random, so that the share is right over the examples); 80% of these become `[MASK]`, 10% another
+token, 10% stay. With whole words, words are chosen in random order, and one that is longer than what may still be chosen
+of its example is passed over.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxbert.data.batches import Batch, lengths_of
+from jaxbert.errors import UserError
+from jaxbert.tasks.pretraining.corpus import INSIDE_WORD
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_COUNT, _ORDER, _KIND, _OTHER = range(4)
+"""Purposes of draws."""
+_PURPOSE = 0x6D61736B
+_EVALUATION = 2**63
+_MASKED, _REPLACED = 0.8, 0.9
+"""Below the first a chosen token becomes [MASK], from there to the second another token."""
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """What masking must know of the tokens, [V] each."""
+
+    maskable: np.ndarray
+    """bool: no special token."""
+    inside: np.ndarray
+    """bool: goes on with the word before it (`##ing`)."""
+    replacements: np.ndarray
+    """int32: the tokens that may stand in the place of another."""
+    mask_id: int
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Vocabulary:
+        """Take them from a transformers tokenizer.
+
+        Raises:
+          UserError: if it lacks a special token that pretraining needs.
+        """
+        for name in ("mask_token", "cls_token", "sep_token"):
+            index = getattr(tokenizer, f"{name}_id")
+            if index is None or index == tokenizer.unk_token_id:
+                raise UserError(
+                    f"the vocabulary lacks [{name[:-6].upper()}], which pretraining needs: "
+                    "add it to the vocabulary, or train one with pretrain.vocab_size"
+                )
+        tokens = tokenizer.get_vocab()
+        known, inside = np.zeros((2, max(tokens.values()) + 1), bool)
+        for token, index in tokens.items():
+            known[index], inside[index] = True, token.startswith("##")
+        known[list(tokenizer.all_special_ids)] = False
+        if not known.any():
+            raise UserError("the vocabulary has special tokens only: there is nothing to predict")
+        return cls(known, inside, np.flatnonzero(known).astype(np.int32), int(tokenizer.mask_token_id))
+
+
+@dataclass(frozen=True, eq=False)
+class Masking:
+    """How a data set is masked; `collate` does it."""
+
+    vocabulary: Vocabulary
+    probability: float
+    whole_words: bool
+    specials: int
+    """Special tokens of every example."""
+    seed: int
+
+    def collate(self, batch: Batch, epoch: int | None) -> Batch:
+        """Return a packed batch with masks: `input_ids` changed, and P positions a row to predict.
+
+        `epoch` None stands for evaluation, whose masks are always the same.
+
+        New are `masked_positions`, `masked_labels` (int32 [B, P]) and `masked_weights` (float32 [B, P], 1 where there is
+        something to predict). P is one of two for rows of one length, and the larger one holds whatever comes.
+        """
+        rows, length = batch["input_ids"].shape
+        slots = batch["example_mask"].shape[1]
+        marked = batch["input_ids"].ravel()
+        ids = marked & (INSIDE_WORD - 1)
+        keys = _mix(_mix_pair(_purpose_key(self.seed, epoch), batch["example_ids"].ravel().astype(np.uint64)))
+        budget = self._budget(batch, keys)
+        at = np.flatnonzero(self.vocabulary.maskable[ids] & (batch["segment_ids"].ravel() > 0))
+        example = at // length * slots + batch["segment_ids"].ravel()[at] - 1
+        draws = _Draws(keys[example], batch["position_ids"].ravel()[at].astype(np.uint64))
+        inside = self.vocabulary.inside[ids[at]] | (marked[at] >= INSIDE_WORD) if self.whole_words else None
+        chosen = _choose(at, example, budget, draws, inside)
+        at, draws = at[chosen], draws.take(chosen)
+        positions, labels, weights = (np.zeros((rows, self._width(budget, rows, slots, length)), t) for t in _TYPES)
+        row = at // length
+        column = np.arange(len(at)) - np.searchsorted(row, row)
+        positions[row, column], labels[row, column], weights[row, column] = at % length, ids[at], 1
+        ids[at] = self._shown(ids[at], draws)
+        return {
+            **batch,
+            "input_ids": ids.reshape(rows, length),
+            "masked_positions": positions,
+            "masked_labels": labels,
+            "masked_weights": weights,
+        }
+
+    def _budget(self, batch: Batch, keys: np.ndarray) -> np.ndarray:
+        """Return how many tokens of each slot may be chosen, from its length alone: all hosts know that of all rows."""
+        expected = self.probability * np.maximum(lengths_of(batch).ravel() - self.specials, 0)
+        return np.floor(expected + _uniform(keys, 0, _COUNT)).astype(np.int64)
+
+    def _width(self, budget: np.ndarray, rows: int, slots: int, length: int) -> int:
+        """Return P: what nearly every row has room for, else what the worst needs, whose program is rarely compiled.
+
+        A row's count is `probability` of its tokens within one token for each example. Their roundings add up to a
+        deviation of at most sqrt(slots) / 2; four and a half of these are passed by one row in 300,000.
+        """
+        expected = self.probability * length
+        usual = _round_up(int(np.ceil(expected + 2.25 * np.sqrt(slots))), 8)
+        worst = _round_up(int(np.ceil(expected)) + slots, 8)
+        needed = int(budget.reshape(rows, slots).sum(1).max())
+        return min(usual if needed <= usual else worst, length)
+
+    def _shown(self, ids: np.ndarray, draws: _Draws) -> np.ndarray:
+        """Return what stands in the place of chosen tokens."""
+        kind, other = draws.uniform(_KIND), draws.uniform(_OTHER)
+        replacements = self.vocabulary.replacements
+        random = replacements[(other * len(replacements)).astype(np.int64)]
+        return np.where(kind < _MASKED, self.vocabulary.mask_id, np.where(kind < _REPLACED, random, ids))
+
+
+_TYPES: tuple[Any, ...] = (np.int32, np.int32, np.float32)
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Random numbers of some tokens."""
+
+    keys: np.ndarray
+    """Of their examples, for this epoch."""
+    positions: np.ndarray
+    """In their examples."""
+
+    def take(self, indices: np.ndarray) -> _Draws:
+        return _Draws(self.keys[indices], self.positions[indices])
+
+    def uniform(self, purpose: int) -> np.ndarray:
+        """Return a number from 0 to below 1 for each token."""
+        return _uniform(self.keys, self.positions + np.uint64(1), purpose)
+
+
+def _choose(
+    at: np.ndarray, example: np.ndarray, budget: np.ndarray, draws: _Draws, inside: np.ndarray | None
+) -> np.ndarray:
+    """Return which of the tokens at `at` are chosen, in their order: words in random order up to each example's budget.
+
+    Args:
+      at: flat indices of tokens, rising.
+      example: the example of each.
+      budget: of each example.
+      draws: of each token.
+      inside: whether a token belongs to the word of the one before; None: each is a word.
+    """
+    order = draws.uniform(_ORDER)
+    if inside is None:
+        ranked, rank = _rank(example, order)
+        return np.sort(ranked[rank < budget[example[ranked]]])
+    apart = np.ones(len(at), bool)
+    apart[1:] = (np.diff(at) != 1) | (example[1:] != example[:-1])
+    word = np.cumsum(apart | ~inside) - 1
+    first = np.searchsorted(word, np.arange(word[-1] + 1 if len(word) else 0))
+    ranked, rank = _rank(example[first], order[first])
+    taken = _fill(np.bincount(word)[ranked], example[first][ranked], rank, budget)
+    is_chosen = np.zeros(len(first), bool)
+    is_chosen[ranked[taken]] = True
+    return np.flatnonzero(is_chosen[word])
+
+
+def _rank(example: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return indices sorted by example and `order`, and the rank of each within its example."""
+    ranked = np.lexsort((order, example))
+    grouped = example[ranked]
+    return ranked, np.arange(len(ranked)) - np.searchsorted(grouped, grouped)
+
+
+def _fill(sizes: np.ndarray, example: np.ndarray, rank: np.ndarray, budget: np.ndarray) -> np.ndarray:
+    """Return which words are taken where each example takes, in order of rank, every word that it still has room for.
+
+    Words come example by example, each example's by rank.
+    """
+    taken = np.zeros(len(sizes), bool)
+    begins = np.flatnonzero(rank == 0)
+    counts, room = np.diff(np.append(begins, len(sizes))), budget[example[begins]]
+    for turn in range(int(counts.max(initial=0))):
+        open_ = (room > 0) & (turn < counts)
+        begins, counts, room = begins[open_], counts[open_], room[open_]
+        words = begins + turn
+        fits = sizes[words] <= room
+        taken[words[fits]] = True
+        room -= np.where(fits, sizes[words], 0)
+    return taken
+
+
+def _purpose_key(seed: int, epoch: int | None) -> np.ndarray:
+    key = _mix_pair(_mix(np.array([_PURPOSE], np.uint64)), seed)
+    return _mix_pair(key, _EVALUATION if epoch is None else epoch)
+
+
+def _uniform(keys: np.ndarray, counters: np.ndarray | int, purpose: int) -> np.ndarray:
+    """Return a number from 0 to below 1 for each key and counter."""
+    bits = _mix_pair(_mix_pair(keys, counters), purpose)
+    return (bits >> np.uint64(11)) * 2.0**-53
+
+
+def _mix_pair(key: np.ndarray, value: np.ndarray | int) -> np.ndarray:
+    return _mix(key + (np.atleast_1d(np.asarray(value, np.uint64)) + np.uint64(1)) * _GOLDEN)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """Scramble 64 bits (the finalizer of SplitMix64)."""
+    x = (x ^ (x >> np.uint64(30))) * _FACTORS[0]
+    x = (x ^ (x >> np.uint64(27))) * _FACTORS[1]
+    return x ^ (x >> np.uint64(31))
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple

@@ -1,0 +1,242 @@
+"""From the sentences of a corpus to examples of at most `max_length` tokens.
+
+For next-sentence prediction an example is `[CLS] A [SEP] B [SEP]`: consecutive sentences of a document, cut in two at a
+random sentence; in half of the examples B comes from another document instead, whole sentences about as long as the true
+one, so that neither length nor form tells. Otherwise an example is `[CLS] A [SEP]`. No example reaches over the end of a
+document, and every token of the corpus is in one; a sentence that is too long is cut.
+
+Examples are the same in every epoch (masks are not): lengths, and so rows and steps, are known before the first step.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from jaxbert.data import cache
+from jaxbert.data.label_column import Legend
+from jaxbert.data.store import Stored, Writer, open_stored
+from jaxbert.data.tokens import Encoded
+from jaxbert.errors import UserError
+from jaxbert.tasks.pretraining.corpus import Corpus
+
+NEXT, RANDOM = 0, 1
+"""Labels of a pair, as transformers has them."""
+_LEGEND = Legend(["next", "random"], [1, 1], None)
+_PURPOSE = 0x70616972
+_TRIES = 4
+"""To find a partner that need not be cut."""
+_PART = 16_384
+_SENTENCES = 65_536
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How examples are made of sentences."""
+
+    max_length: int
+    """Tokens of an example, special tokens included."""
+    next_sentence: bool
+    cls_id: int
+    sep_id: int
+    seed: int
+
+    @property
+    def specials(self) -> int:
+        """Special tokens of an example."""
+        return 3 if self.next_sentence else 2
+
+
+@dataclass(frozen=True)
+class _Example:
+    """Stretches of the corpus's token ids; without a pair, the second is empty."""
+
+    first: tuple[int, int]
+    second: tuple[int, int] = (0, 0)
+    label: int = NEXT
+
+
+def make_examples(
+    corpus: Corpus, recipe: Recipe, *, chosen: np.ndarray | None = None, folder: Path | None = None
+) -> Stored:
+    """Return the examples of a corpus, or of some of its documents, in mapped files; labels are `NEXT` and `RANDOM`.
+
+    Args:
+      corpus: whose sentences.
+      recipe: how.
+      chosen: indices of the documents that are taken, in rising order.
+      folder: where the examples are kept for the next start.
+
+    Raises:
+      UserError: if no pair can be made of these documents.
+    """
+    documents = np.arange(len(corpus)) if chosen is None else chosen
+    documents = documents[np.diff(corpus.ends)[documents] > 1]
+    if recipe.next_sentence:
+        _check_pairs(corpus, documents)
+    settings = [recipe.max_length, recipe.next_sentence, recipe.cls_id, recipe.sep_id, recipe.seed]
+    kept_in, name = None, ""
+    if folder is not None and corpus.identity is not None:
+        share = None if chosen is None else chosen.tolist()
+        kept_in, name = folder, cache.name_of(["examples", corpus.identity, settings, share])
+        found = cache.find(kept_in, name, corpus)
+        if found is not None:
+            return found
+    written = cache.new_folder(kept_in)
+    try:
+        _write(corpus, documents, recipe, written)
+        stored = open_stored(written, corpus.name)
+        if kept_in is not None and written.parent == kept_in:
+            cache.publish(written, name)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)  # unless it was published; what is mapped stays readable
+    return stored
+
+
+def _check_pairs(corpus: Corpus, documents: np.ndarray) -> None:
+    sizes = np.diff(corpus.ends)[documents] - 1
+    way = "give more documents (pretrain.documents says how they are divided), or set pretrain.next_sentence to false"
+    if len(documents) < 2:
+        raise UserError(f"{corpus.name}: {len(documents)} document, but next-sentence prediction needs two: {way}")
+    if sizes.max() < 2:
+        raise UserError(
+            f"{corpus.name}: no document has two sentences, which next-sentence prediction needs: set "
+            "pretrain.next_sentence to false (pretrain.sentences and pretrain.documents say how text is divided)"
+        )
+
+
+def _write(corpus: Corpus, documents: np.ndarray, recipe: Recipe, folder: Path) -> None:
+    examples = _Pairs(corpus, documents, recipe).all() if recipe.next_sentence else _singles(corpus, documents, recipe)
+    with Writer(folder) as writer:
+        while part := list(islice(examples, _PART)):
+            writer.add(_assemble(part, corpus.sentences.ids, recipe))
+            writer.add_labels(np.array([example.label for example in part], np.int32))
+        writer.finish(_LEGEND)
+
+
+def _assemble(part: list[_Example], ids: np.ndarray, recipe: Recipe) -> Encoded:
+    """Gather the tokens of examples, special tokens around them."""
+    ranges = np.array([[*example.first, *example.second] for example in part], np.int64)
+    first, second = ranges[:, 1] - ranges[:, 0], ranges[:, 3] - ranges[:, 2]
+    lengths = first + second + recipe.specials
+    ends = np.cumsum(lengths)
+    begins = ends - lengths
+    result = np.full(int(ends[-1]), recipe.sep_id, np.int32)
+    result[begins] = recipe.cls_id
+    for at, begin, count in ((begins + 1, ranges[:, 0], first), (begins + first + 2, ranges[:, 2], second)):
+        result[_stretches(at, count)] = ids[_stretches(begin, count)]
+    before = first + 2 if recipe.next_sentence else lengths
+    none = np.zeros(0, np.int32)
+    return Encoded(result, lengths.astype(np.int32), before.astype(np.int32), cut=0, windows=none)
+
+
+def _stretches(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Return the indices of stretches, one behind another."""
+    ends = np.cumsum(counts)
+    return np.repeat(begins - (ends - counts), counts) + np.arange(ends[-1] if len(ends) else 0)
+
+
+def _blocks(corpus: Corpus, document: int, most: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield the sentences of a document as stretches of token ids; those longer than `most` are cut.
+
+    A document comes in one block, unless it has so many sentences that a list of them would fill the memory.
+    """
+    low, high = int(corpus.ends[document]) + 1, int(corpus.ends[document + 1])
+    for start in range(low, high, _SENTENCES):
+        stop = min(start + _SENTENCES, high)
+        begins, lengths = corpus.sentences.begins[start:stop].tolist(), corpus.sentences.lengths[start:stop].tolist()
+        yield [
+            (cut, min(cut + most, begin + length))
+            for begin, length in zip(begins, lengths, strict=True)
+            for cut in range(begin, begin + length, most)
+        ]
+
+
+def _singles(corpus: Corpus, documents: np.ndarray, recipe: Recipe) -> Iterator[_Example]:
+    """Put consecutive sentences together while there is room."""
+    most = recipe.max_length - recipe.specials
+    for document in documents.tolist():
+        for pieces in _blocks(corpus, document, most):
+            begin, end = pieces[0]
+            for low, high in pieces[1:]:
+                if high - begin > most:
+                    yield _Example((begin, end))
+                    begin = low
+                end = high
+            yield _Example((begin, end))
+
+
+class _Pairs:
+    """Make pairs, document after document, by one generator."""
+
+    def __init__(self, corpus: Corpus, documents: np.ndarray, recipe: Recipe) -> None:
+        self._corpus = corpus
+        self._documents = documents
+        self._most = recipe.max_length - recipe.specials
+        self._rng = np.random.default_rng([recipe.seed, _PURPOSE])
+        self._owed = 0
+        """True pairs that make up for lone sentences, whose partner is always from elsewhere."""
+
+    def all(self) -> Iterator[_Example]:
+        """Yield the pairs of all documents."""
+        for place, document in enumerate(self._documents.tolist()):
+            # Two halves always fit, so that no token has to be left out.
+            for pieces in _blocks(self._corpus, document, self._most // 2):
+                at = 0
+                while at < len(pieces):
+                    stop = self._chunk(pieces, at)
+                    example, at = self._pair(pieces, at, stop, place)
+                    yield example
+
+    def _chunk(self, pieces: list[tuple[int, int]], at: int) -> int:
+        """Return where the sentences end that fill an example; there are two where there are any left."""
+        stop = min(at + 2, len(pieces))
+        while stop < len(pieces) and pieces[stop][1] - pieces[at][0] <= self._most:
+            stop += 1
+        # A lone sentence at the end would have no next one.
+        return stop if len(pieces) - stop != 1 or stop - at < 3 else stop - 1
+
+    def _pair(self, pieces: list[tuple[int, int]], at: int, stop: int, place: int) -> tuple[_Example, int]:
+        """Return an example of the sentences from `at` to `stop`, and where the next one begins."""
+        if stop - at == 1:
+            self._owed += 1
+            return self._with_random(pieces[at], pieces[at][1] - pieces[at][0], place), stop
+        cut = at + int(self._rng.integers(1, stop - at))
+        first, second = (pieces[at][0], pieces[cut - 1][1]), (pieces[cut][0], pieces[stop - 1][1])
+        if self._is_next():
+            return _Example(first, second), stop
+        return self._with_random(first, second[1] - second[0], place), cut
+
+    def _is_next(self) -> bool:
+        if self._owed:
+            self._owed -= 1
+            return True
+        return bool(self._rng.integers(2))
+
+    def _with_random(self, first: tuple[int, int], length: int, place: int) -> _Example:
+        """Pair a stretch with sentences of another document, as near to `length` tokens as they come."""
+        room = self._most - (first[1] - first[0])
+        for _ in range(_TRIES):
+            other = int(self._rng.integers(len(self._documents) - 1))
+            second = self._sentences_of(int(self._documents[other + (other >= place)]), length)
+            if second[1] - second[0] <= room:
+                return _Example(first, second, RANDOM)
+        return _Example(first, (second[0], second[0] + room), RANDOM)
+
+    def _sentences_of(self, document: int, length: int) -> tuple[int, int]:
+        """Return whole sentences from a random place of a document, about so many tokens where it has them."""
+        low, high = int(self._corpus.ends[document]) + 1, int(self._corpus.ends[document + 1])
+        begins, lengths = self._corpus.sentences.begins, self._corpus.sentences.lengths
+        last = int(begins[high - 1]) + int(lengths[high - 1])
+        early = int(np.searchsorted(begins[low:high], last - length, side="right"))  # from there on enough follows
+        start = low + int(self._rng.integers(max(1, early)))
+        begin = int(begins[start])
+        above = start + int(np.searchsorted(begins[start + 1 : high], begin + length)) + 1
+        end = int(begins[above]) if above < high else last
+        below = int(begins[above - 1])
+        return (begin, below) if below > begin and begin + length - below < end - begin - length else (begin, end)

@@ -1,0 +1,241 @@
+"""Pretraining: the words behind the masks and, with pairs, whether the second half of an example follows the first.
+
+A batch holds `masked_positions`, `masked_labels` and `masked_weights` [B, P], which `data.pretraining.masking` draws.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+from transformers import BertConfig
+
+from jaxbert.config import Config, DataConfig
+from jaxbert.data.cache import cache_folder
+from jaxbert.data.examples import Examples
+from jaxbert.data.label_fit import Head
+from jaxbert.data.overview import TRAIN, Overview, View, lower_cases
+from jaxbert.data.sources import Role
+from jaxbert.errors import UserError
+from jaxbert.models.heads import MaskedLM, PreTraining
+from jaxbert.processes import tokenizing_share
+from jaxbert.tasks.base import Batch, Feed, Inputs, Sums, Task
+from jaxbert.tasks.exported import settings_of, with_settings
+from jaxbert.tasks.pretraining.corpus import Corpus, read_corpus, view_corpus
+from jaxbert.tasks.pretraining.documents import Documents, open_documents
+from jaxbert.tasks.pretraining.masking import Masking, Vocabulary
+from jaxbert.tasks.pretraining.pairs import Recipe, make_examples
+from jaxbert.tasks.reading import named_sets, set_name, training_spec
+from jaxbert.terminal import ReadingProgress
+
+# Keeps this draw apart from the other draws of the same seed.
+_PURPOSE = 0x646F6373
+
+
+@dataclass(frozen=True)
+class Pretraining(Task):
+    """Learn the language itself; the loss is the mean over masked tokens, plus the mean over pairs."""
+
+    name = "pretraining"
+    answer_keys = ()
+    default_metric = "loss"
+    next_sentence: bool = True
+
+    @classmethod
+    def read(cls, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
+        """Read all corpora, the small ones first."""
+        data, pretrain, seed = config.data, config.pretrain, config.train.seed
+        vocabulary = Vocabulary.of(tokenizer)
+        recipe = Recipe(max_length, pretrain.next_sentence, tokenizer.cls_token_id, tokenizer.sep_token_id, seed)
+        if max_length < recipe.specials + 2:
+            raise UserError(f"data.max_length is {max_length}, but a pair needs at least {recipe.specials + 2} tokens")
+        folder = cache_folder(data.cache_dir)
+
+        def find(specs: dict[str, str], role: Role) -> dict[str, Documents]:
+            return {name: open_documents(spec, data, pretrain, role=role) for name, spec in specs.items()}
+
+        def tokenize(documents: Documents) -> Corpus:
+            with ReadingProgress(documents.name) as reading:
+                share = tokenizing_share()
+                return read_corpus(documents, tokenizer, pretrain, folder=folder, on_documents=reading.add, share=share)
+
+        views: list[View] = []
+
+        def examples(name: str, corpus: Corpus, chosen: np.ndarray | None = None) -> Examples:
+            views.append(view_corpus(name, corpus, chosen, max_length))
+            return _examples(corpus, recipe, folder, chosen)
+
+        def read(role: str, found: dict[str, Documents]) -> dict[str, Examples]:
+            return {name: examples(set_name(role, name), tokenize(documents)) for name, documents in found.items()}
+
+        train = open_documents(training_spec(data), data, pretrain, limit=data.limit)
+        validation = find(named_sets(data.validation, "validation"), "validation")
+        test = find(named_sets(data.test, "test"), "test")
+        read_validation, read_test = read("validation", validation), read("test", test)
+        corpus, kept = tokenize(train), None
+        if data.validation_fraction:
+            kept, held_out = split_documents(len(corpus), data.validation_fraction, seed)
+            read_validation["validation"] = examples("validation", corpus, held_out)
+        masking = Masking(vocabulary, pretrain.masking_probability, pretrain.mask == "word", recipe.specials, seed)
+        return Inputs(
+            train=examples(TRAIN, corpus, kept),
+            validation=read_validation,
+            test=read_test,
+            task=cls(pretrain.next_sentence),
+            collate=masking.collate,
+            overview=Overview(views, lower_cases(tokenizer)),
+        )
+
+    def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
+        """Refuse: a pretrained model is there to be fine-tuned."""
+        raise UserError(NOT_FINE_TUNED)
+
+    def feed(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]) -> Feed:
+        """Refuse, as `read_for` does."""
+        raise UserError(NOT_FINE_TUNED)
+
+    def configure(self, bert_config: BertConfig) -> BertConfig:
+        """Name the task."""
+        return with_settings(bert_config, self.name, next_sentence=self.next_sentence)
+
+    @classmethod
+    def reopen(cls, bert_config: BertConfig) -> Pretraining:
+        """Take what was predicted."""
+        return cls(bool(settings_of(bert_config).get("next_sentence", True)))
+
+    @property
+    def head(self) -> type[nnx.Module]:
+        """The module that is trained."""
+        return PreTraining if self.next_sentence else MaskedLM
+
+    @property
+    def architecture(self) -> str:
+        """The class of transformers that loads the export."""
+        return "BertForPreTraining" if self.next_sentence else "BertForMaskedLM"
+
+    def describe(self) -> str:
+        """Say what is predicted."""
+        return "masked words and next sentences" if self.next_sentence else "masked words"
+
+    def totals(self, batch: Batch) -> Sums:
+        """Count examples and masked tokens; a step without any of the latter counts one, to be divided by."""
+        return {
+            "examples": batch["example_mask"].sum(),
+            "masked": jnp.maximum(batch["masked_weights"].sum(), 1.0),
+        }
+
+    def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
+        """Sum both losses in float32, that of the masked tokens scaled so that divided by the examples it is their mean."""
+        losses_BP, right_BP = self._masked(outputs, batch)
+        loss = losses_BP.sum() * totals["examples"] / totals["masked"]
+        if self.next_sentence:
+            log_probabilities_BS2 = self._next(outputs)
+            targets_BS1 = batch["labels"][..., None].astype(jnp.int32)
+            chosen_BS = jnp.take_along_axis(log_probabilities_BS2, targets_BS1, axis=-1)[..., 0]
+            loss -= jnp.where(batch["example_mask"], chosen_BS, 0.0).sum()
+        return {
+            "loss": loss,
+            "examples": batch["example_mask"].sum(),
+            "masked": batch["masked_weights"].sum(),
+            "masked_correct": right_BP.sum(),
+        }
+
+    def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
+        """Return of each example its masked tokens' summed loss, their number and how many were right, [B, S, 3].
+
+        With pairs there are two more: the log-probabilities of "next" and "random". Scores of whole vocabularies would not
+        fit a host's memory.
+        """
+        losses_BP, right_BP = self._masked(outputs, batch)
+        of_masked_BP3 = jnp.stack([losses_BP, batch["masked_weights"], right_BP], axis=-1)
+        slots = batch["example_mask"].shape[1]
+        slot_BP = jnp.take_along_axis(batch["segment_ids"], batch["masked_positions"], axis=1) - 1
+        of_examples_BS3 = jnp.einsum(
+            "BPS,BPC->BSC", jax.nn.one_hot(slot_BP, slots), of_masked_BP3, precision=jax.lax.Precision.HIGHEST
+        )
+        if not self.next_sentence:
+            return of_examples_BS3
+        return jnp.concatenate([of_examples_BS3, self._next(outputs)], axis=-1)
+
+    def _masked(self, outputs: dict[str, Any], batch: Batch) -> tuple[Array, Array]:
+        """Return loss and correctness of each masked token, [B, P], 0 where there is none."""
+        logits_BPV = outputs["prediction_logits" if self.next_sentence else "logits"].astype(jnp.float32)
+        labels_BP, weights_BP = batch["masked_labels"], batch["masked_weights"]
+        losses_BP = optax.softmax_cross_entropy_with_integer_labels(logits_BPV, labels_BP)
+        return losses_BP * weights_BP, (logits_BPV.argmax(-1) == labels_BP) * weights_BP
+
+    def _next(self, outputs: dict[str, Any]) -> Array:
+        return jax.nn.log_softmax(outputs["seq_relationship_logits"].astype(jnp.float32))
+
+    def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
+        """Compute the loss as it is trained, and of masked tokens accuracy and perplexity."""
+        losses, masked, right = predictions[:, :3].sum(0, dtype=np.float64)
+        count = max(masked, 1.0)
+        result: dict[str, Any] = {
+            "loss": losses / count,
+            "masked_accuracy": right / count,
+            "perplexity": math.exp(min(losses / count, 700.0)),
+        }
+        if self.next_sentence:
+            assert examples.labels is not None
+            scores, labels = predictions[:, 3:], np.asarray(examples.labels)
+            next_loss = -scores[np.arange(len(labels)), labels].mean(dtype=np.float64)
+            result |= {
+                "nsp_accuracy": (scores.argmax(-1) == labels).mean(),
+                "masked_loss": losses / count,
+                "nsp_loss": next_loss,
+            }
+            result["loss"] += next_loss
+        return {name: float(value) for name, value in result.items()} | {
+            "masked_tokens": int(masked),
+            "examples": len(examples),
+        }
+
+    def metric_names(self) -> list[str]:
+        """Return the single numbers among the metrics."""
+        of_pairs = ["nsp_accuracy", "masked_loss", "nsp_loss"] if self.next_sentence else []
+        return ["loss", "masked_accuracy", "perplexity", *of_pairs]
+
+    def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
+        """Refuse: there is nothing to say of a text.
+
+        Raises:
+          UserError: always.
+        """
+        raise UserError(NOT_FINE_TUNED)
+
+
+NOT_FINE_TUNED = (
+    "this model was pretrained and has no answers to give: fine-tune it with "
+    "`jaxbert train --model.name_or_path FOLDER ...`"
+)
+
+
+def _examples(corpus: Corpus, recipe: Recipe, folder: Path | None, chosen: np.ndarray | None) -> Examples:
+    stored = make_examples(corpus, recipe, chosen=chosen, folder=folder)
+    assert stored.labels is not None
+    return Examples(stored.tokens, stored.labels.codes if recipe.next_sentence else None)
+
+
+def split_documents(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sorted documents of training and of validation, which gets `fraction` of them, and at least one.
+
+    Raises:
+      UserError: if training would be left without a document.
+    """
+    taken = max(1, round(count * fraction))
+    if taken >= count:
+        raise UserError(
+            f"data.validation_fraction is {fraction}, but there is only {count} document to split: "
+            "give more documents, or data.validation"
+        )
+    order = np.random.default_rng([seed, _PURPOSE]).permutation(count)
+    return np.sort(order[taken:]), np.sort(order[:taken])

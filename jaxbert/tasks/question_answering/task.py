@@ -1,0 +1,261 @@
+"""Extractive question answering: where in a context the answer to a question starts and ends.
+
+A window's distribution of starts, and of ends, covers its own tokens only. Where no answer is whole in a window, both are
+to be at its first token. Answers are chosen over all windows of a question.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from transformers import BertConfig
+
+from jaxbert.config import Config, DataConfig
+from jaxbert.data.examples import Examples, Windows
+from jaxbert.data.label_fit import Head
+from jaxbert.data.long_texts import AS_IT_IS, Reading
+from jaxbert.data.overview import TRAIN, Labelling, Overview, View, lower_cases, view_items
+from jaxbert.data.split import split_groups
+from jaxbert.models import heads
+from jaxbert.tasks.base import Batch, Inputs, Sums, Task
+from jaxbert.tasks.exported import settings_of, with_settings
+from jaxbert.tasks.question_answering.n_best import Candidate, Scored, n_best, no_answer
+from jaxbert.tasks.question_answering.read import Questions, read_questions, stream_questions
+from jaxbert.tasks.question_answering.squad_scores import exact_and_f1, is_chinese
+from jaxbert.tasks.question_answering.windows import Asked, QuestionWindows, cut_questions
+from jaxbert.tasks.reading import ItemFeed, named_sets, reading_of, refuse, set_name, shared_tokens, training_spec
+
+MOST_ANSWERS = 5
+"""Answers that are listed for a question."""
+
+
+@dataclass(frozen=True)
+class QuestionAnswering(Task):
+    """Find the answer to a question in its context."""
+
+    name = "question_answering"
+    assumes = "each question has an answer"
+    head = heads.QuestionAnswering
+    architecture = "BertForQuestionAnswering"
+    answer_keys = ("id", "text", "start", "end", "score", "n_best")
+    per_token = True
+    default_metric = "f1"
+
+    unanswered: bool = False
+    """Whether a question may have no answer."""
+    threshold: float = 0.0
+    """How much larger the log-score of no answer must be than that of the best answer, to be given."""
+    reading: Reading = AS_IT_IS
+    """How long its windows are, and what they share."""
+
+    @classmethod
+    def read(cls, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
+        """Read all data sets; whether a question may have no answer is what the training questions say."""
+        data = config.data
+        refuse(config, "train.label_smoothing", "model.num_labels", "data.label_names")
+        validation = {
+            name: read_questions(spec, data, role="validation", labelled=True)
+            for name, spec in named_sets(data.validation, "validation").items()
+        }
+        test = {
+            name: read_questions(spec, data, role="test", labelled=True)
+            for name, spec in named_sets(data.test, "test").items()
+        }
+        train = read_questions(training_spec(data), data, role="train", labelled=True, limit=data.limit)
+        if data.validation_fraction:  # a context must not be in both parts
+            contexts = {context: i for i, context in enumerate(dict.fromkeys(q.context for q in train.items))}
+            groups = np.array([contexts[question.context] for question in train.items])
+            kept, held_out = split_groups(groups, data.validation_fraction, config.train.seed)
+            train, validation = train.take(kept), {"validation": train.take(held_out)}
+        unanswered = any(not question.answers for question in train.items)
+        task = cls(unanswered, data.no_answer_threshold, reading_of(config, max_length))
+
+        views: list[View] = []
+
+        def examples(name: str, questions: Questions, *, in_windows: bool = True) -> Examples:
+            windows = task._windows(questions, tokenizer, max_length)
+            views.append(_view(name, questions, windows, max_length))
+            return _examples(questions, windows, in_windows)
+
+        return Inputs(
+            train=examples(TRAIN, train, in_windows=False),
+            validation={name: examples(set_name("validation", name), found) for name, found in validation.items()},
+            test={name: examples(set_name("test", name), found) for name, found in test.items()},
+            task=task,
+            overview=Overview(views, lower_cases(tokenizer)),
+        )
+
+    @property
+    def reading_length(self) -> int | None:
+        """The length of windows in training."""
+        return self.reading.max_length
+
+    def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
+        """Read one source."""
+        questions = read_questions(spec, data, role="test", labelled=True)
+        return _examples(questions, self._windows(questions, tokenizer, max_length), True)
+
+    def feed(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]) -> ItemFeed:
+        """Open one source."""
+
+        def tokenize(parts: Sequence[Questions]) -> Examples:
+            questions = dataclasses.replace(parts[0], items=[item for part in parts for item in part.items])
+            return _examples(questions, self._windows(questions, tokenizer, max_length), True)
+
+        return ItemFeed(spec, stream_questions(spec, data, kept), tokenize)
+
+    def _windows(self, questions: Questions, tokenizer: Any, max_length: int) -> QuestionWindows:
+        """Tokenize questions."""
+        return cut_questions(questions, tokenizer, max_length, shared_tokens(self.reading, max_length))
+
+    def configure(self, bert_config: BertConfig) -> BertConfig:
+        """Note whether a question may have no answer, and when that is said."""
+        changed = with_settings(
+            bert_config,
+            self.name,
+            unanswered=self.unanswered,
+            no_answer_threshold=self.threshold,
+            reading=self.reading.to_dict(),
+        )
+        changed.num_labels = 2  # start and end
+        return changed
+
+    @classmethod
+    def reopen(cls, bert_config: BertConfig) -> QuestionAnswering:
+        """Take these notes; a model of another program answers every question."""
+        settings = settings_of(bert_config)
+        threshold = settings.get("no_answer_threshold")
+        return cls(
+            settings.get("unanswered") is True,
+            float(threshold) if isinstance(threshold, int | float) else 0.0,
+            Reading.of(settings.get("reading")),
+        )
+
+    def describe(self) -> str:
+        """Say whether every question has an answer."""
+        return "questions with and without an answer" if self.unanswered else "questions with an answer"
+
+    def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
+        """Sum the loss of windows, the mean of start's and end's, in float32."""
+        real_BS = batch["example_mask"]
+        loss_BS = jnp.zeros(real_BS.shape, jnp.float32)
+        for place, scores_BT in enumerate(_scores_of(outputs)):
+            total_BS = _log_totals(scores_BT, batch)
+            targets_BS = batch["cls_positions"] + batch["labels"][..., place]
+            loss_BS += (total_BS - jnp.take_along_axis(scores_BT, targets_BS, axis=1)) / 2
+        return {"loss": jnp.where(real_BS, loss_BS, 0.0).sum(), "examples": real_BS.sum()}
+
+    def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
+        """Return each token's log-probability to be the first and the last of its window's answer, [B, T, 2], float32."""
+        slots_BT = jnp.maximum(batch["segment_ids"] - 1, 0)
+        return jnp.stack(
+            [
+                scores_BT - jnp.take_along_axis(_log_totals(scores_BT, batch), slots_BT, axis=1)
+                for scores_BT in _scores_of(outputs)
+            ],
+            axis=-1,
+        )
+
+    def metric_names(self) -> list[str]:
+        """Return the single numbers among the metrics."""
+        return ["f1", "exact_match", "loss", *(["answered_f1", "unanswered_accuracy"] if self.unanswered else [])]
+
+    def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
+        """Compute exact match and F1 as SQuAD counts them, from 0 to 1, and the loss over windows."""
+        asked: Asked = examples.extra
+        exact, f1, answered = [], [], []
+        for number, question in enumerate(asked.questions.items):
+            text = asked.text_of(number, *self._choose(predictions, asked, number)[0][:2])
+            gold = [answer.text for answer in question.answers]
+            scores = exact_and_f1(text, gold, is_chinese(question.context))
+            exact.append(scores[0])
+            f1.append(scores[1])
+            answered.append(bool(gold))
+        windows = asked.windows
+        targets = windows.tokens.begins[:, None] + windows.answers
+        loss = -predictions[targets, [[0, 1]]].mean(dtype=np.float64)
+        result = {"f1": float(np.mean(f1)), "exact_match": float(np.mean(exact)), "loss": float(loss)}
+        if self.unanswered:
+            has = np.array(answered)
+            result["answered_f1"] = float(np.mean(np.array(f1)[has])) if has.any() else 0.0
+            result["unanswered_accuracy"] = float(np.mean(np.array(exact)[~has])) if not has.all() else 0.0
+        return result | {"examples": len(examples)}
+
+    def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
+        """Return the best answer to each question and, as `n_best`, those that follow.
+
+        Of each its text, start and end in characters of the context, and score, the product of the probabilities of both
+        ends in their window. No answer is an empty text.
+        """
+        asked: Asked = examples.extra
+        answers = []
+        for number in range(first, last):
+            listed = [_answer(asked, number, found) for found in self._choose(predictions, asked, number, MOST_ANSWERS)]
+            answers.append({"id": asked.questions.items[number].id, **listed[0], "n_best": listed})
+        return answers
+
+    def _choose(self, predictions: np.ndarray, asked: Asked, number: int, count: int = 1) -> list[Candidate]:
+        """Return the answer that is given, and those that follow."""
+        windows = [Scored(predictions[at], context, offsets) for at, context, offsets in asked.windows_of(number)]
+        best = n_best(windows, count)
+        nothing = Candidate(0, 0, no_answer(windows))
+        if not best:
+            return [nothing]
+        if not self.unanswered:
+            return best
+        if nothing.score - best[0].score > self.threshold:
+            return [nothing, *best][:count]
+        return [best[0], *sorted([*best[1:], nothing], key=lambda found: -found.score)][:count]
+
+
+def _view(name: str, questions: Questions, windows: QuestionWindows, max_length: int) -> View:
+    """Return what an overview says of a set of questions; equal ones have the same context."""
+    items = questions.items
+    answered = sum(1 for item in items if item.answers)
+    texts = [f"{item.question.strip()}\0{item.context}" for item in items]
+    labels = Labelling("answer", {"answered": answered, "unanswered": len(items) - answered})
+    rows = [item.row for item in items]
+    return view_items(
+        name,
+        questions.source,
+        texts,
+        windows.lengths,
+        rows,
+        labels,
+        max_length,
+        unit="questions",
+        facts=questions.facts,
+    )
+
+
+def _examples(questions: Questions, windows: QuestionWindows, in_windows: bool) -> Examples:
+    """Make examples of questions; in training, each window of a long context is an example of its own."""
+    if in_windows:
+        return Examples(windows.tokens, windows=Windows(windows.first), extra=Asked(questions, windows))
+    rows = np.repeat(np.arange(len(questions)), np.diff(windows.first))
+    return Examples(windows.tokens, windows.answers, rows)
+
+
+def _answer(asked: Asked, number: int, found: Candidate) -> dict[str, Any]:
+    text = asked.text_of(number, found.start, found.end)
+    return {"text": text, "start": found.start, "end": found.end, "score": round(float(np.exp(found.score)), 6)}
+
+
+def _scores_of(outputs: dict[str, Any]) -> tuple[Array, Array]:
+    return outputs["start_logits"].astype(jnp.float32), outputs["end_logits"].astype(jnp.float32)
+
+
+def _log_totals(scores_BT: Array, batch: Batch) -> Array:
+    """Return the logarithm of the sum of exponentials over each example's own tokens, [B, S]; 0 for an unused slot."""
+    numbers_S = 1 + jnp.arange(batch["example_mask"].shape[1])
+    own_BST = batch["segment_ids"][:, None, :] == numbers_S[None, :, None]
+    lowest = jnp.finfo(scores_BT.dtype).min  # not infinite: an unused slot must not make gradients that are no numbers
+    totals_BS = jax.nn.logsumexp(jnp.where(own_BST, scores_BT[:, None, :], lowest), axis=-1)
+    return jnp.where(batch["example_mask"], totals_BS, 0.0)

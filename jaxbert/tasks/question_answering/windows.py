@@ -1,0 +1,133 @@
+"""Questions and contexts as windows of tokens, and the way back to the characters of the context.
+
+A window is `[CLS] question [SEP] context [SEP]` with as much of the context as fits; the rest follows in further windows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxbert.data.offsets import Located, cut_windows, locate
+from jaxbert.data.tokens import Tokens
+from jaxbert.errors import UserError
+from jaxbert.tasks.question_answering.read import Question, Questions
+
+_SHORTEST = 5
+"""Tokens of a window: three special ones, one of the question and one of the context."""
+
+logger = logging.getLogger("jaxbert")
+
+
+@dataclass(frozen=True, eq=False)
+class QuestionWindows:
+    """The windows of D questions behind one another, W in all."""
+
+    tokens: Tokens
+    first: np.ndarray
+    """int64 [D + 1]: windows of question d are first[d] to first[d + 1] - 1."""
+    context_begins: np.ndarray
+    """int32 [W]: where the context begins in the window; it ends before the window's last token."""
+    offsets: np.ndarray
+    """int32 [T, 2]: the characters of the context from which a token comes; 0 where it does not come from there."""
+    answers: np.ndarray
+    """int32 [W, 2]: first and last token of the question's first answer, 0 (CLS) where it is not whole in the window."""
+    lengths: np.ndarray
+    """int32 [D]: tokens of each question with its context, special tokens included, before anything was cut."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Questions with their windows: what metrics and answers need."""
+
+    questions: Questions
+    windows: QuestionWindows
+
+    def windows_of(self, question: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
+        """Yield for each window of a question where its tokens are, which of them are context, and their offsets."""
+        windows = self.windows
+        for window in range(windows.first[question], windows.first[question + 1]):
+            begin, length = int(windows.tokens.begins[window]), int(windows.tokens.lengths[window])
+            at = slice(begin, begin + length)
+            yield at, slice(int(windows.context_begins[window]), length - 1), windows.offsets[at]
+
+    def content(self) -> Iterator[str]:
+        """Yield the answers to each question, for a checksum."""
+        return (repr([(answer.text, answer.start) for answer in item.answers]) for item in self.questions.items)
+
+    def text_of(self, question: int, start: int, end: int) -> str:
+        """Return a stretch of a question's context."""
+        return self.questions.items[question].context[start:end]
+
+
+def cut_questions(questions: Questions, tokenizer: Any, max_length: int, stride: int) -> QuestionWindows:
+    """Tokenize questions with their contexts and cut the long ones into windows.
+
+    Args:
+      questions: what is asked.
+      tokenizer: a transformers tokenizer that knows where tokens come from.
+      max_length: longest window in tokens, special tokens included; a question takes half of it at most.
+      stride: tokens of the context that two windows share, half of their room at most.
+
+    Raises:
+      UserError: for windows too short to hold both.
+    """
+    if max_length < _SHORTEST:
+        raise UserError(
+            f"data.max_length is {max_length}, but a question with its context takes {_SHORTEST} tokens at least"
+        )
+    items = questions.items
+    contexts = list(dict.fromkeys(item.context for item in items))
+    found = dict(zip(contexts, locate(tokenizer, contexts, questions.source), strict=True))
+    asked = locate(tokenizer, [item.question for item in items], questions.source)
+    most = max(1, (max_length - 3) // 2)
+    ids: list[np.ndarray] = []
+    offsets: list[np.ndarray] = []
+    lengths, begins, answers, whole, first, cut, dropped = [], [], [], [], [0], 0, 0
+    special = np.array([tokenizer.cls_token_id, tokenizer.sep_token_id], np.int32)
+    nowhere = np.zeros((1, 2), np.int32)
+    for item, question in zip(items, asked, strict=True):
+        cut += len(question.ids) > most
+        head = np.concatenate([special[:1], question.ids[:most], special[1:]])
+        context, room = found[item.context], max_length - len(head) - 1
+        whole.append(len(question.ids) + len(context.ids) + 3)
+        answer = answer_tokens(item, context)
+        dropped += bool(item.answers) and answer is None
+        for low, high in cut_windows(len(context.ids), room, min(stride, room // 2)):
+            ids += [head, context.ids[low:high], special[1:]]
+            offsets += [np.repeat(nowhere, len(head), 0), context.offsets[low:high], nowhere]
+            lengths.append(len(head) + high - low + 1)
+            begins.append(len(head))
+            inside = answer is not None and low <= answer[0] and answer[1] < high
+            answers.append([place - low + len(head) for place in answer] if answer is not None and inside else [0, 0])
+        first.append(len(lengths))
+    if cut:
+        logger.warning("%s: %d questions are longer than %d tokens and were cut", questions.source, cut, most)
+    if dropped:
+        message = "%s: the tokenizer drops the whole text of %d answers; their questions are taught as without one"
+        logger.warning(message, questions.source, dropped)
+    sizes = np.array(lengths, np.int32)
+    context_begins = np.array(begins, np.int32)
+    return QuestionWindows(
+        tokens=Tokens.behind_one_another(np.concatenate(ids), sizes, context_begins),
+        first=np.array(first, np.int64),
+        context_begins=context_begins,
+        offsets=np.concatenate(offsets),
+        answers=np.array(answers, np.int32),
+        lengths=np.array(whole, np.int32),
+    )
+
+
+def answer_tokens(question: Question, context: Located) -> tuple[int, int] | None:
+    """Return first and last token of a question's first answer; None without one, or if it has no token."""
+    if not question.answers:
+        return None
+    start = question.answers[0].start
+    end = start + len(question.answers[0].text)
+    first = int(np.searchsorted(context.offsets[:, 1], start, "right"))
+    last = int(np.searchsorted(context.offsets[:, 0], end, "left")) - 1
+    return (first, last) if first <= last else None

@@ -1,0 +1,179 @@
+"""What the tasks share of reading: a run's sources by their roles, the tokens of texts, windows of long ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxbert.config import Config, DataConfig
+from jaxbert.data.cache import cache_folder
+from jaxbert.data.examples import Examples
+from jaxbert.data.long_texts import LongTexts, Reading, resolve_shared
+from jaxbert.data.prepare import prepare
+from jaxbert.data.sources import Role, Source, open_source
+from jaxbert.data.split import stratified_split
+from jaxbert.data.store import Stored
+from jaxbert.data.table import LabelKind
+from jaxbert.errors import UserError
+from jaxbert.processes import tokenizing_share
+from jaxbert.terminal import ReadingProgress
+
+_WITHOUT_MEANING = (
+    "train.class_weights",
+    "data.text_pair",
+    "data.long_texts",
+    "data.label_separator",
+    "data.label_format",
+    "data.label_map",
+    "model.pooling",
+)
+"""Settings without a meaning where answers are tokens."""
+
+
+@dataclass(frozen=True)
+class StoredSets:
+    """The tokens of a run's data sets, with their labels as they were read."""
+
+    train: Stored
+    validation: dict[str, Stored]
+    test: dict[str, Stored]
+
+
+def named_sets(specs: str | dict[str, str] | None, name: str) -> dict[str, str]:
+    """Return the sources of `data.validation` or `data.test` by name; a single one is called `name`."""
+    if specs is None:
+        return {}
+    return {name: specs} if isinstance(specs, str) else dict(specs)
+
+
+def set_name(role: str, name: str) -> str:
+    """Return how an overview names a set: its role, with a name where the role has several."""
+    return role if name == role else f"{role}.{name}"
+
+
+def training_spec(data: DataConfig) -> str:
+    """Return `data.train`.
+
+    Raises:
+      UserError: if it is not set.
+    """
+    if data.train is None:
+        raise UserError("data.train is missing: name a file, hf:NAME or tfds:NAME with --data.train")
+    return data.train
+
+
+def read_stored(
+    config: Config,
+    tokenizer: Any,
+    max_length: int,
+    labels: LabelKind = "name",
+    long_texts: LongTexts = LongTexts(),  # noqa: B008 (frozen)
+) -> StoredSets:
+    """Tokenize every data set of a run.
+
+    All are looked for first, and the small ones are read first, so that a mistake in them is found before a large training
+    set has been read.
+
+    Raises:
+      UserError: for anything wrong in the files.
+    """
+    data, folder = config.data, cache_folder(config.data.cache_dir)
+
+    def find(specs: dict[str, str], role: Role) -> dict[str, Source]:
+        return {name: open_source(spec, data, role=role, labelled=True, labels=labels) for name, spec in specs.items()}
+
+    def read(source: Source) -> Stored:
+        return prepare_shown(source, tokenizer, max_length, folder, long_texts)
+
+    train = open_source(training_spec(data), data, role="train", labelled=True, limit=data.limit, labels=labels)
+    validation = find(named_sets(data.validation, "validation"), "validation")
+    test = find(named_sets(data.test, "test"), "test")
+    read_validation = {name: read(source) for name, source in validation.items()}
+    read_test = {name: read(source) for name, source in test.items()}
+    return StoredSets(read(train), read_validation, read_test)
+
+
+def split_off(train: Examples, config: Config) -> tuple[Examples, dict[str, Examples]]:
+    """Return the training examples, and the validation set that `data.validation_fraction` takes of them."""
+    if not config.data.validation_fraction:
+        return train, {}
+    assert train.labels is not None
+    single = train.labels.ndim == 1 and train.labels.dtype == np.int32
+    strata = train.labels if single else np.zeros(len(train), np.int32)
+    kept, held_out = stratified_split(strata, config.data.validation_fraction, config.train.seed)
+    return train.take(kept), {"validation": train.take(held_out)}
+
+
+def prepare_shown(
+    source: Source,
+    tokenizer: Any,
+    max_length: int,
+    folder: Path | None = None,
+    long_texts: LongTexts = LongTexts(),  # noqa: B008 (frozen)
+) -> Stored:
+    """Return a source's tokens, from the cache in `folder` where it has them, and show progress where it takes long."""
+    with ReadingProgress(source.name) as reading:
+        share = tokenizing_share()
+        return prepare(
+            source, tokenizer, max_length, folder=folder, on_rows=reading.add, share=share, long_texts=long_texts
+        )
+
+
+def resolve_max_length(max_length: int | None, positions: int) -> int:
+    """Return the longest example in tokens for a model with this many positions.
+
+    Raises:
+      UserError: if more is asked for than the model has.
+    """
+    if max_length is not None and max_length > positions:
+        raise UserError(
+            f"data.max_length is {max_length}, but the model has {positions} positions: lower it to {positions}"
+        )
+    return max_length or positions
+
+
+@dataclass(frozen=True)
+class ItemFeed:
+    """Inputs that are read one by one: documents or questions."""
+
+    name: str
+    items: Iterator[Any]
+    tokenize: Callable[[Sequence[Any]], Examples]
+
+    def parts(self) -> Iterator[Any]:
+        """Read them."""
+        return self.items
+
+    def say_first(self) -> None:
+        """Say nothing, as below."""
+
+    def say(self) -> None:
+        """Say nothing: what is noticed is said while they are tokenized."""
+
+
+def refuse(config: Config, *keys: str) -> None:
+    """Check that settings without a meaning for such a task have their defaults; `keys` are further ones.
+
+    Raises:
+      UserError: for the first one that has not.
+    """
+    defaults = Config()
+    for key in (*_WITHOUT_MEANING, *keys):
+        section, name = key.split(".")
+        if getattr(getattr(config, section), name) != getattr(getattr(defaults, section), name):
+            raise UserError(f"{key} has no meaning for task {config.task}: remove it")
+
+
+def reading_of(config: Config, max_length: int) -> Reading:
+    """Return how long the windows of a run are, and what they share."""
+    return Reading(LongTexts("windows", resolve_shared(config.data.window_stride, max_length)), None, max_length)
+
+
+def shared_tokens(reading: Reading, max_length: int) -> int:
+    """Return what windows share: as in training, or as it is where no training says so."""
+    known = reading.long_texts.how == "windows"
+    return reading.long_texts.shared if known else resolve_shared(None, max_length)

@@ -1,0 +1,136 @@
+"""Regression: a score for each example, by the mean squared error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from transformers import BertConfig
+
+from jaxbert.config import Config
+from jaxbert.data.examples import Examples
+from jaxbert.data.label_column import Labels
+from jaxbert.data.label_fit import Head
+from jaxbert.data.label_kinds import scores_of
+from jaxbert.data.label_names import LabelRules
+from jaxbert.data.long_texts import AS_IT_IS, Reading
+from jaxbert.data.overview import Labelling
+from jaxbert.data.store import Stored
+from jaxbert.errors import UserError
+from jaxbert.models.heads import SequenceClassification
+from jaxbert.tasks.base import Batch, Sums
+from jaxbert.tasks.exported import settings_of, with_labels, with_settings
+from jaxbert.tasks.pooling import pool_documents, pool_windows
+from jaxbert.tasks.text import TextTask
+
+LABEL = "score"
+"""The name of the only output, in the configuration of an export."""
+
+
+@dataclass(frozen=True)
+class Regression(TextTask):
+    """Give each example a number."""
+
+    name = "regression"
+    assumes = "each text has a score"
+    label_kind = "number"
+    head = SequenceClassification
+    architecture = "BertForSequenceClassification"
+    answer_keys = ("score",)
+    default_metric = "pearson"
+
+    reading: Reading = AS_IT_IS
+    """How long texts are read."""
+
+    @classmethod
+    def fit(
+        cls, labels: Labels, config: Config, rules: LabelRules, head: Head | None, reading: Reading
+    ) -> tuple[Regression, bool]:
+        """Check that nothing is asked for that scores do not have."""
+        if config.data.label_names is not None or config.model.num_labels not in (None, 1):
+            raise UserError("task regression learns one score: remove data.label_names and model.num_labels")
+        if config.train.class_weights != "none" or config.train.label_smoothing:
+            raise UserError("task regression has no labels: remove train.class_weights and train.label_smoothing")
+        if (labels.codes == labels.codes[0]).all():
+            raise UserError(f"{labels.source}: every score is {scores_of(labels)[0]:g}: at least two are needed")
+        return cls(reading), False
+
+    def check_map(self, rules: LabelRules, sources: Sequence[Stored]) -> None:
+        """Refuse names for labels: there are none."""
+        if rules.map:
+            raise UserError("data.label_map renames labels, but this model gives a score: leave it out")
+
+    def encode(self, labels: Labels, rules: LabelRules) -> np.ndarray:
+        """Return the scores, float32 [N]."""
+        return scores_of(labels)
+
+    def overview(self, labels: Labels, encoded: np.ndarray) -> Labelling:
+        """Give smallest, mean and largest score."""
+        numbers = {
+            "min": float(encoded.min()),
+            "mean": float(encoded.mean(dtype=np.float64)),
+            "max": float(encoded.max()),
+        }
+        return Labelling("score", numbers=numbers, keys=encoded, named=lambda i: f"{encoded[i]:g}")
+
+    def configure(self, bert_config: BertConfig) -> BertConfig:
+        """Name the output."""
+        named = with_labels(bert_config, (LABEL,), "regression")
+        return with_settings(named, self.name, reading=self.reading.to_dict())
+
+    @classmethod
+    def reopen(cls, bert_config: BertConfig) -> Regression:
+        """Check that there is one output."""
+        if bert_config.num_labels != 1:
+            raise UserError(f"the model says that it is for regression, but has {bert_config.num_labels} outputs")
+        return cls(Reading.of(settings_of(bert_config).get("reading")))
+
+    def describe(self) -> str:
+        """Say that a score is learned."""
+        return "a score each"
+
+    def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
+        """Sum the squared errors of real examples, in float32."""
+        scores_BSC, batch = pool_documents(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
+        errors_BS = scores_BSC[..., 0] - batch["labels"]
+        real_BS = batch["example_mask"]
+        return {"loss": jnp.where(real_BS, errors_BS**2, 0.0).sum(), "examples": real_BS.sum()}
+
+    def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
+        """Return scores [B, S], float32."""
+        return outputs["logits"][..., 0].astype(jnp.float32)
+
+    def metric_names(self) -> list[str]:
+        """Return the single numbers among the metrics."""
+        return ["pearson", "spearman", "loss", "mse", "mae", "r2"]
+
+    def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
+        """Compute correlations and errors; a correlation with what does not vary is 0."""
+        from scipy import stats
+
+        assert examples.labels is not None
+        predictions = pool_windows(predictions, examples, self.reading.pooling)
+        found, expected = predictions.astype(np.float64), examples.labels.astype(np.float64)
+        varied = len(found) > 1 and np.ptp(found) > 0 and np.ptp(expected) > 0
+        mse = float(((found - expected) ** 2).mean())
+        variance = float(expected.var())
+        return {
+            "pearson": float(stats.pearsonr(found, expected)[0]) if varied else 0.0,
+            "spearman": float(stats.spearmanr(found, expected)[0]) if varied else 0.0,
+            "loss": mse,
+            "mse": mse,
+            "mae": float(np.abs(found - expected).mean()),
+            "r2": 1 - mse / variance if variance else 0.0,
+            "examples": len(expected),
+        }
+
+    def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
+        """Return `score`."""
+        return [
+            {"score": round(float(score), 6)}
+            for score in pool_windows(predictions, examples, self.reading.pooling, first, last)
+        ]

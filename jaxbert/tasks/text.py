@@ -1,0 +1,225 @@
+"""What tasks that give whole texts, or pairs of them, something have in common: how their sources are read.
+
+A task says what the training labels define, how labels become numbers, and what of them an overview shows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from jaxbert.config import Config, DataConfig
+from jaxbert.data.examples import Examples, Windows
+from jaxbert.data.label_column import Labels
+from jaxbert.data.label_fit import Head
+from jaxbert.data.label_names import LabelRules, check_map
+from jaxbert.data.labels import all_written
+from jaxbert.data.long_texts import LongTexts, Reading, resolve_shared
+from jaxbert.data.overview import Labelling, Overview, View, lower_cases, vanished_texts, view_texts
+from jaxbert.data.prepare import encode_part, say_cut
+from jaxbert.data.sources import Source, open_source
+from jaxbert.data.store import Stored
+from jaxbert.data.table import LabelKind, Row, Table, at_row, together
+from jaxbert.data.tokens import Tokens, joined
+from jaxbert.errors import UserError
+from jaxbert.tasks.base import Inputs, Task
+from jaxbert.tasks.reading import prepare_shown, read_stored, set_name, split_off
+
+logger = logging.getLogger("jaxbert")
+
+
+class TextTask(Task):
+    """Read texts with labels; the training rows decide which labels there are."""
+
+    has_text_labels = True
+    label_kind: ClassVar[LabelKind] = "name"
+    """What a label is in its column."""
+    reading: Reading
+    """How long texts are read."""
+
+    @classmethod
+    def fit(
+        cls, labels: Labels, config: Config, rules: LabelRules, head: Head | None, reading: Reading
+    ) -> tuple[Self, bool]:
+        """Return the task that the labels of the training rows define, and whether it needs a new head.
+
+        Args:
+          labels: of the training rows.
+          config: of the run.
+          rules: the user's, for labels.
+          head: the trained one of the model, if it has one.
+          reading: of long texts.
+
+        Raises:
+          UserError: where the labels contradict the configuration.
+        """
+        raise NotImplementedError
+
+    def weigh(self, labels: np.ndarray, config: Config) -> Self:
+        """Return the task with the weights that the labels of the training examples, as numbers, ask for."""
+        return self
+
+    def encode(self, labels: Labels, rules: LabelRules) -> np.ndarray:
+        """Return labels as numbers, [N, ...].
+
+        Raises:
+          UserError: for one that is not known.
+        """
+        raise NotImplementedError
+
+    def overview(self, labels: Labels, encoded: np.ndarray) -> Labelling:
+        """Return what an overview says of labels, and of the numbers that `encode` has made of them."""
+        raise NotImplementedError
+
+    def check_map(self, rules: LabelRules, sources: Sequence[Stored]) -> None:
+        """Check the user's names for labels against those of all sources and of the task.
+
+        Raises:
+          UserError: for one that does not occur.
+        """
+        if rules.map:
+            check_map(rules, all_written(stored.labels for stored in sources), self.output_names)
+
+    @property
+    def reading_length(self) -> int | None:
+        """The longest piece of a text."""
+        return self.reading.max_length
+
+    @classmethod
+    def read(cls, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
+        """Read all data sets of a run."""
+        reading, rules = _reading(config, max_length), LabelRules.of(config.data)
+        stored = read_stored(config, tokenizer, max_length, cls.label_kind, reading.long_texts)
+        assert stored.train.labels is not None
+        task, new_head = cls.fit(stored.train.labels, config, rules, head, reading)
+        task.check_map(rules, [stored.train, *stored.validation.values(), *stored.test.values()])
+        train, held_out = split_off(task._labelled(stored.train, rules), config)
+        assert train.labels is not None
+        validation = {name: task._labelled(s, rules) for name, s in stored.validation.items()}
+        test = {name: task._labelled(s, rules) for name, s in stored.test.items()}
+
+        def view(name: str, stored: Stored, examples: Examples) -> View:
+            assert stored.labels is not None
+            assert examples.labels is not None
+            labels = task.overview(stored.labels, examples.labels)
+            pairs = config.data.text_pair is not None
+            return view_texts(name, stored, examples.rows, labels, max_length, pairs=pairs)
+
+        views = [view("train", stored.train, train)]
+        views += [view(name, stored.train, examples) for name, examples in held_out.items()]
+        for role, found, examples in (("validation", stored.validation, validation), ("test", stored.test, test)):
+            views += [view(set_name(role, name), found[name], examples[name]) for name in found]
+        return Inputs(
+            train=train,
+            validation=held_out | validation,
+            test=test,
+            task=task.weigh(train.labels, config),
+            overview=Overview(views, lower_cases(tokenizer)),
+            new_head=new_head,
+        )
+
+    def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
+        """Read one source."""
+        _check_pairs(self.reading, data)
+        if self.label_kind != "list" and (isinstance(data.label, list) or data.label_format == "multi_hot"):
+            raise UserError("this model gives one label a text: name one column of labels, which are not multi_hot")
+        rules = LabelRules.of(data)
+        source = open_source(spec, data, role="test", labelled=True, labels=self.label_kind)
+        stored = prepare_shown(source, tokenizer, max_length, long_texts=self.reading.long_texts)
+        self.check_map(rules, [stored])
+        return self._labelled(stored, rules)
+
+    def feed(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]) -> TextFeed:
+        """Open one source."""
+        _check_pairs(self.reading, data)
+        source = open_source(spec, data, role="predict", labelled=False, kept=kept)
+        return TextFeed(source, tokenizer, max_length, self.reading.long_texts)
+
+    def _labelled(self, stored: Stored, rules: LabelRules) -> Examples:
+        labels = None if stored.labels is None else self.encode(stored.labels, rules)
+        return Examples(stored.tokens, labels, windows=stored.windows)
+
+
+@dataclass
+class TextFeed:
+    """Texts that are to be answered, counted as they pass."""
+
+    source: Source
+    tokenizer: Any
+    max_length: int
+    long_texts: LongTexts
+    _texts: int = 0
+    _pieces: int = 0
+    _cut: int = 0
+    _vanished: int = 0
+    _first_cut: Row | None = None
+    _first_vanished: Row | None = None
+    _said: set[str] = field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        """The source's."""
+        return self.source.name
+
+    def parts(self) -> Iterator[Table]:
+        """Read the source."""
+        return self.source.parts()
+
+    def tokenize(self, parts: Sequence[Table]) -> Examples:
+        """Return the tokens of some parts, a text each or pieces of it."""
+        table = together(parts)
+        encoded = joined(list(encode_part(table, self.tokenizer, self.max_length, self.long_texts)))
+        tokens = Tokens.behind_one_another(encoded.ids, encoded.lengths, encoded.first_lengths)
+        gone = np.flatnonzero(vanished_texts(encoded.whole, tokens, pairs=table.pairs is not None))
+        if len(gone) and self._first_vanished is None:
+            self._first_vanished = table.rows[gone[0]]
+        if encoded.cut and self._first_cut is None:
+            self._first_cut = table.rows[int(np.argmax(encoded.whole > self.max_length))]
+        self._texts += len(table)
+        self._pieces += len(encoded.windows) and len(encoded.lengths)
+        self._cut += encoded.cut
+        self._vanished += len(gone)
+        return Examples(tokens, windows=Windows.of_counts(encoded.windows) if len(encoded.windows) else None)
+
+    def say_first(self) -> None:
+        """Say which text was the first to be cut, and the first of which nothing is left."""
+        cut = "cut" if self.long_texts.how == "cut" else f"read as {self.long_texts.how}"
+        for row, what in (
+            (self._first_cut, f"longer than {self.max_length} tokens and {cut}"),
+            (self._first_vanished, "the tokenizer leaves nothing of this text, and its answer means nothing"),
+        ):
+            if row is not None and what not in self._said:
+                self._said.add(what)
+                logger.warning(
+                    "%s: %s (how many such texts there are is said at the end)", at_row(self.name, row), what
+                )
+
+    def say(self) -> None:
+        """Say how many texts were cut, and of how many nothing is left."""
+        say_cut(self.name, self._cut, self._texts, self._pieces, self.max_length)
+        if self._first_vanished is not None:
+            message = "%s: the tokenizer leaves nothing of %d of %d texts, first row %s: their answers mean nothing"
+            logger.warning(message, self.name, self._vanished, self._texts, self._first_vanished)
+
+
+def _check_pairs(reading: Reading, data: DataConfig) -> None:
+    """Check that both texts of a pair can be found.
+
+    Raises:
+      UserError: if the model reads pairs, and the column of the second text is not known.
+    """
+    if reading.pairs and data.text_pair is None:
+        raise UserError("this model reads pairs of texts: say with --text_pair which column has the second")
+
+
+def _reading(config: Config, max_length: int) -> Reading:
+    """Return how long texts are read; with the first window alone they are cut."""
+    how, pooling = config.data.long_texts, config.model.pooling
+    if how == "cut" or (how == "windows" and pooling == "first"):
+        return Reading(max_length=config.data.max_length, pairs=config.data.text_pair is not None)
+    long_texts = LongTexts(how, resolve_shared(config.data.window_stride, max_length))
+    return Reading(long_texts, pooling if how == "windows" and pooling != "first" else None, max_length)

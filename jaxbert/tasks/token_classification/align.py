@@ -1,0 +1,167 @@
+"""From marked texts to windows of tokens, and from tokens back to words and characters.
+
+What gets a tag is called a unit: a word, whose first token speaks for it, or a single token. Words are those that were
+given, or those that the tokenizer splits a text into.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxbert.data.offsets import Located, cut_windows, locate
+from jaxbert.data.tokens import Tokens
+from jaxbert.tasks.token_classification.read import Document, Documents
+
+By = Literal["word", "token"]
+"""Whether a text's units are its words or its tokens; words that were given are always units."""
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """The units of D texts behind one another, U in all."""
+
+    first: np.ndarray
+    """int64 [D + 1]: units of text d are first[d] to first[d + 1] - 1."""
+    starts: np.ndarray
+    """int32 [U]: the unit's first character in its text; where words were given, its place among them."""
+    ends: np.ndarray
+    """int32 [U]: one behind its last."""
+    of_tokens: np.ndarray
+    """int64 [T]: the unit for which a token of a window speaks, -1 for none. A unit has one such token, or none."""
+    first_tokens: np.ndarray
+    """int64 [D + 1]: tokens of the windows of text d are first_tokens[d] to first_tokens[d + 1] - 1."""
+
+    def tokens(self, first: int, last: int) -> slice:
+        """Return where the tokens of texts `first` to `last - 1` are."""
+        return slice(int(self.first_tokens[first]), int(self.first_tokens[last]))
+
+    def gather(self, values: np.ndarray, nothing: Any, first: int, last: int) -> np.ndarray:
+        """Return for each unit of texts `first` to `last - 1` the value of its token; `nothing` where it has none.
+
+        `values` are those of the texts' own tokens.
+        """
+        low, high = int(self.first[first]), int(self.first[last])
+        spoken = self.of_tokens[self.tokens(first, last)]
+        found = np.full((high - low, *values.shape[1:]), nothing, values.dtype)
+        found[spoken[spoken >= 0] - low] = values[spoken >= 0]
+        return found
+
+    def by_text(self, values: np.ndarray, first: int, last: int) -> Iterator[list[Any]]:
+        """Yield the values of each text's units, from those of the units of texts `first` to `last - 1`."""
+        edges = self.first[first : last + 1] - self.first[first]
+        for low, high in pairwise(edges.tolist()):
+            yield values[low:high].tolist()
+
+    def scatter(self, values: np.ndarray, nothing: int) -> np.ndarray:
+        """Return for each token the value of its unit, from values [U]; `nothing` where it speaks for none."""
+        speaks = self.of_tokens >= 0
+        found = np.full(len(self.of_tokens), nothing, values.dtype)
+        found[speaks] = values[self.of_tokens[speaks]]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """Texts as windows of tokens."""
+
+    tokens: Tokens
+    first_windows: np.ndarray
+    """int64 [D + 1]: windows of text d are first_windows[d] to first_windows[d + 1] - 1."""
+    units: Units
+    lengths: np.ndarray
+    """int32 [D]: tokens of each text before it was cut into windows, special tokens included."""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The units of one text: where each begins among its tokens (if it has one), which it is, and what it covers."""
+
+    tokens: np.ndarray
+    which: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+
+def align(documents: Documents, tokenizer: Any, max_length: int, *, stride: int, by: By) -> Aligned:
+    """Tokenize texts and cut the long ones into windows; each unit is spoken for in the window with most around it.
+
+    Args:
+      documents: the texts.
+      tokenizer: a transformers tokenizer that knows where tokens come from.
+      max_length: longest window in tokens, special tokens included.
+      stride: tokens that two windows of a text share, half of one at most.
+      by: what the units of plain texts are.
+    """
+    room = max_length - 2
+    overlap = min(stride, room // 2)
+    begin, end = (np.array([token], np.int32) for token in (tokenizer.cls_token_id, tokenizer.sep_token_id))
+    ids: list[np.ndarray] = []
+    speaks: list[np.ndarray] = []
+    found_units: list[_Found] = []
+    first_windows, first_units, whole = [0], [0], []
+    for document, located in zip(documents.items, _located(documents, tokenizer), strict=True):
+        found = _units(located, document, by)
+        whole.append(len(located.ids) + 2)
+        windows = cut_windows(len(located.ids), room, overlap, found.tokens)
+        owners = _owners(found.tokens, windows)
+        for number, (low, high) in enumerate(windows):
+            mine = owners == number
+            unit = np.full(high - low + 2, -1, np.int64)
+            unit[1 + found.tokens[mine] - low] = first_units[-1] + found.which[mine]
+            ids += [begin, located.ids[low:high], end]
+            speaks.append(unit)
+        found_units.append(found)
+        first_units.append(first_units[-1] + len(found.starts))
+        first_windows.append(first_windows[-1] + len(windows))
+    lengths = np.array([len(unit) for unit in speaks], np.int32)
+    units = Units(
+        first=np.array(first_units, np.int64),
+        starts=np.concatenate([found.starts for found in found_units]).astype(np.int32),
+        ends=np.concatenate([found.ends for found in found_units]).astype(np.int32),
+        of_tokens=np.concatenate(speaks),
+        first_tokens=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[first_windows],
+    )
+    tokens = Tokens.behind_one_another(np.concatenate(ids), lengths, lengths)
+    return Aligned(tokens, np.array(first_windows, np.int64), units, np.array(whole, np.int32))
+
+
+def _located(documents: Documents, tokenizer: Any) -> list[Located]:
+    """Tokenize lists of words and texts, each kind at once."""
+    items = documents.items
+    results: dict[int, Located] = {}
+    for worded in (True, False):
+        chosen = [i for i, document in enumerate(items) if (document.words is not None) == worded]
+        texts: Any = [items[i].words if worded else items[i].text for i in chosen]
+        results |= zip(chosen, locate(tokenizer, texts, documents.source), strict=True)
+    return [results[i] for i in range(len(items))]
+
+
+def _units(located: Located, document: Document, by: By) -> _Found:
+    if document.words is None and by == "token":
+        begins = np.arange(len(located.ids))
+    else:
+        changes = np.flatnonzero(np.diff(located.words, prepend=-1))
+        begins = changes[located.words[changes] >= 0]
+    if document.words is not None:
+        places = np.arange(len(document.words))
+        return _Found(begins, located.words[begins], places, places + 1)
+    lasts = np.append(begins[1:], [len(located.ids)] * (len(begins) > 0)).astype(np.int64) - 1
+    return _Found(begins, np.arange(len(begins)), located.offsets[begins, 0], located.offsets[lasts, 1])
+
+
+def _owners(begins: np.ndarray, windows: list[tuple[int, int]]) -> np.ndarray:
+    """Return for each unit the window in which its token has most tokens on its poorer side, the first of equals."""
+    owner = np.zeros(len(begins), np.int64)
+    if len(windows) == 1:
+        return owner
+    most = np.full(len(begins), -1)
+    for number, (low, high) in enumerate(windows):
+        context = np.minimum(begins - low, high - 1 - begins)
+        better = context > most
+        owner[better], most[better] = number, context[better]
+    return owner

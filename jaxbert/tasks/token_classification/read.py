@@ -1,0 +1,259 @@
+"""Read texts in which words or spans are marked.
+
+Three layouts: a file with a token and its tag on each line (CoNLL and its kin, `lines`), records with lists of tokens and
+tags, and records with a text and the spans that are marked in it. For prediction, also plain texts. What tags mean is
+`tag_sets`' part.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+from jaxbert.config import DataConfig
+from jaxbert.data.batches import NO_LABEL
+from jaxbert.data.facts import Facts
+from jaxbert.data.intake import Intake
+from jaxbert.data.places import existing_file
+from jaxbert.data.records import (
+    Keeper,
+    Records,
+    is_table,
+    missing_column,
+    open_records,
+    records_of,
+    text_of,
+    wrong_kind,
+)
+from jaxbert.data.sources import STDIN, STDIN_NAME, Role, open_source, read_lines, stdin_text, stdin_waits
+from jaxbert.data.streams import Text, opened
+from jaxbert.data.table import Row, Table, Wanted, at_row, quoted, shorten
+from jaxbert.errors import UserError
+from jaxbert.tasks.token_classification.lines import read_sentences
+from jaxbert.tasks.token_classification.scheme import Span
+from jaxbert.tasks.token_classification.tag_sets import clean_tag
+
+_TEXTS = (".txt", ".csv", ".tsv")
+"""Files that hold texts where nothing is marked, and a token a line where something is."""
+_TAG_COLUMNS = ("tags", "ner_tags")
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text or a list of words, with what is marked in it: tags of the words, or spans of the text's characters."""
+
+    row: Row
+    """The row where it begins, as a user counts."""
+    text: str | None = None
+    words: list[str] | None = None
+    tags: list[str | None] | None = None
+    """None for a word that has none."""
+    rows: Sequence[int] | None = None
+    """Where each word stands, if each has a row of its own."""
+    spans: list[Span] | None = None
+    numbered: bool = False
+    """Whether the tags were numbers, which `data.label_names` names."""
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    """What goes from the source into the answer."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """What a source holds; all or none are marked."""
+
+    source: str
+    items: list[Document]
+    facts: Facts = field(default_factory=Facts)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def take(self, indices: Iterable[int]) -> Documents:
+        """Return some of them."""
+        return replace(self, items=[self.items[i] for i in indices])
+
+    def kept_rows(self) -> list[Mapping[str, Any]]:
+        """Return for each text what goes into its answer."""
+        return [item.kept for item in self.items]
+
+    def tags(self) -> set[str]:
+        """Return all tags of words."""
+        return {tag for item in self.items for tag in item.tags or () if tag is not None}
+
+
+def read_documents(spec: str, data: DataConfig, *, role: Role, labelled: bool, limit: int | None = None) -> Documents:
+    """Read the first `limit` texts of a source; with `labelled` all must be marked, else marks are not looked at.
+
+    Raises:
+      UserError: for anything missing or malformed.
+    """
+    name = STDIN_NAME if spec == STDIN else spec
+    facts = Facts()
+    items = list(islice(_documents(spec, name, data, role, labelled, facts), limit))
+    if not items:
+        raise _no_text(name)
+    return Documents(name, items, facts)
+
+
+def stream_documents(spec: str, data: DataConfig, kept: tuple[str, ...]) -> Iterator[Documents]:
+    """Yield the texts of a source one by one, without marks, with the columns `kept`.
+
+    Raises:
+      UserError: for anything missing or malformed.
+    """
+    name, facts, empty = STDIN_NAME if spec == STDIN else spec, Facts(), True
+    for item in _documents(spec, name, data, "predict", False, facts, kept):
+        empty = False
+        yield Documents(name, [item], facts)
+    if empty:
+        raise _no_text(name)
+
+
+def _no_text(name: str) -> UserError:
+    return UserError(f"{name}: empty: at least one text is needed")
+
+
+def _documents(
+    spec: str, name: str, data: DataConfig, role: Role, labelled: bool, facts: Facts, kept: tuple[str, ...] = ()
+) -> Iterator[Document]:
+    if spec == STDIN:
+        return _standard_input(name, data, labelled, facts, kept)
+    if is_table(spec):
+        return _from_records(open_records(spec, role, data, facts), data, labelled, kept)
+    if not labelled and Path(spec).suffix.lower() in _TEXTS:
+        return _from_texts(open_source(spec, data, role="predict", labelled=False, kept=kept).parts())
+    if kept:
+        raise UserError(f"{spec}: a file with a token a line has no columns to copy into answers: leave out --keep")
+    return _token_lines(spec, data, labelled, facts)
+
+
+def _standard_input(
+    name: str, data: DataConfig, labelled: bool, facts: Facts, kept: tuple[str, ...]
+) -> Iterator[Document]:
+    text = stdin_text(data, facts)
+    if labelled or text.begins_json():
+        yield from _from_records(records_of(text, "predict", data, facts), data, labelled, kept)
+        return
+    intake = Intake(
+        name, Wanted(data.text, None, "label", False, kept=kept), data, waits=stdin_waits(), skippable=False
+    )
+    intake.there = text.lines_there
+    yield from _from_texts(intake.tables(read_lines(text, intake), name))
+
+
+def _from_texts(parts: Iterator[Table]) -> Iterator[Document]:
+    for part in parts:
+        for text, row, kept in zip(part.texts, part.rows, part.kept_rows(), strict=True):
+            yield Document(row, text, kept=kept)
+
+
+def _from_records(records: Records, data: DataConfig, labelled: bool, kept: tuple[str, ...]) -> Iterator[Document]:
+    keeper = Keeper(kept)
+
+    def read(record: Mapping[str, Any], row: Row) -> Document:
+        document = _from_record(record, row, records, data, labelled)
+        return replace(document, kept=keeper.copied(record, records.name, row)) if kept else document
+
+    return records.examples(read)
+
+
+def _from_record(record: Mapping[str, Any], row: Row, records: Records, data: DataConfig, labelled: bool) -> Document:
+    if data.tokens in record:
+        return _from_words(record, row, records, data, labelled)
+    if data.text not in record:
+        raise UserError(
+            f"{at_row(records.name, row)}: neither a column {data.tokens!r} (data.tokens) nor {data.text!r} "
+            f"(data.text); there are {quoted(record)}"
+        )
+    text = text_of(record, data.text, "data.text", records.name, row)
+    return Document(row, text, spans=_spans(record, text, row, records.name, data) if labelled else None)
+
+
+def _from_words(record: Mapping[str, Any], row: Row, records: Records, data: DataConfig, labelled: bool) -> Document:
+    source, words = records.name, record[data.tokens]
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise wrong_kind(words, data.tokens, "a list of words", source, row)
+    if not labelled:
+        return Document(row, words=words)
+    there = [name for name in _TAG_COLUMNS if name in record]
+    if data.tag_column is None and len(there) > 1:
+        raise UserError(f"{at_row(source, row)}: the tags can be in {quoted(there)}: name one by data.tag_column")
+    column = data.tag_column or (there or _TAG_COLUMNS)[0]
+    if column not in record:
+        raise missing_column(record, column, "data.tag_column", source, row)
+    tags = record[column]
+    if not isinstance(tags, list):
+        raise wrong_kind(tags, column, "a list of tags", source, row)
+    if len(tags) != len(words):
+        raise UserError(
+            f"{at_row(source, row)}: {len(words)} words in {data.tokens!r}, but {len(tags)} tags in {column!r}: give "
+            "each word one tag"
+        )
+    names = records.label_names(column)
+    numbered = names is None and any(isinstance(tag, int) and tag != NO_LABEL for tag in tags)
+    found = [_tag(tag, names or data.label_names, column, source, row) for tag in tags]
+    return Document(row, words=words, tags=found, numbered=numbered)
+
+
+def _tag(tag: Any, names: list[str] | None, column: str, source: str, row: Row) -> str | None:
+    if isinstance(tag, str) and (clean := clean_tag(tag)):
+        return clean
+    if isinstance(tag, int) and tag == NO_LABEL:
+        return None
+    if isinstance(tag, int) and not isinstance(tag, bool):
+        if names is None:
+            raise UserError(f"{at_row(source, row)}: the tags in {column!r} are numbers: name them by data.label_names")
+        if 0 <= tag < len(names):
+            return names[tag]
+        raise UserError(f"{at_row(source, row)}: tag {tag} in {column!r} has no name; there are {quoted(names)}")
+    raise wrong_kind(tag, column, "tags as text, or as numbers", source, row)
+
+
+def _spans(record: Mapping[str, Any], text: str, row: Row, source: str, data: DataConfig) -> list[Span]:
+    """Return the marked spans in order, without blanks and invisible characters at their ends."""
+    if data.spans not in record:
+        raise missing_column(record, data.spans, "data.spans", source, row)
+    values, where = record[data.spans], at_row(source, row)
+    if not isinstance(values, list):
+        raise wrong_kind(values, data.spans, "a list of {start, end, label}", source, row)
+    spans = sorted(_span(value, text, where) for value in values)
+    for one, other in pairwise(spans):
+        if other.start < one.end:
+            shown = " and ".join(f"{s.label} {shorten(text[s.start : s.end])!r} at {s.start}" for s in (one, other))
+            raise UserError(f"{where}: two spans overlap ({shown}): a character can be in one span only; remove one")
+    return spans
+
+
+def _span(value: Any, text: str, where: str) -> Span:
+    fields = [value.get(key) for key in Span._fields] if isinstance(value, dict) else value
+    if not isinstance(fields, list) or len(fields) != 3:
+        raise UserError(f"{where}: {shorten(repr(value))} is no span: write {{start, end, label}}")
+    start, end, label = fields
+    if type(start) is not int or type(end) is not int or not isinstance(label, str) or not label:
+        raise UserError(f"{where}: {shorten(repr(value))} is no span: start and end are integers, label is text")
+    if not 0 <= start < end <= len(text):
+        raise UserError(
+            f"{where}: span {start} to {end} is outside its text of {len(text)} characters: count characters from 0, "
+            "with the end behind the last"
+        )
+    marked = text[start:end]
+    if not marked.strip():
+        raise UserError(f"{where}: span {start} to {end} marks blanks only: remove it")
+    seen = [at for at, character in enumerate(marked) if not _is_invisible(character)]
+    return Span(start + seen[0], start + seen[-1] + 1, label) if seen else Span(start, end, label)
+
+
+def _is_invisible(character: str) -> bool:
+    """Tell blanks, and characters without a width or a meaning, which tokenizers drop."""
+    return character.isspace() or unicodedata.category(character) in ("Cc", "Cf", "Cn", "Co")
+
+
+def _token_lines(source: str, data: DataConfig, labelled: bool, facts: Facts) -> Iterator[Document]:
+    with opened(existing_file(source), source) as stream:
+        lines = Text(stream, source, data.encoding, facts).strict_lines()
+        for rows, words, tags in read_sentences(lines, source, data, labelled, facts):
+            yield Document(rows[0], words=words, tags=tags, rows=rows)

@@ -1,0 +1,391 @@
+"""Token classification: softmax cross-entropy over tagged tokens, and what tags mean in metrics and answers.
+
+Tags of a scheme mark entities: one is right if its label, its beginning and its end are; so CoNLL and seqeval count. Plain
+tags, parts of speech for instance, are right or wrong word by word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from transformers import BertConfig
+
+from jaxbert.config import Config, DataConfig
+from jaxbert.data.examples import Examples
+from jaxbert.data.label_fit import Head
+from jaxbert.data.long_texts import AS_IT_IS, Reading
+from jaxbert.data.overview import TRAIN, Overview, View, lower_cases
+from jaxbert.data.split import split_groups
+from jaxbert.models import heads
+from jaxbert.tasks.base import Batch, Inputs, Sums, Tally, Task, count_documents, listed, metrics_of
+from jaxbert.tasks.exported import label_names, settings_of, with_labels, with_settings
+from jaxbert.tasks.reading import ItemFeed, named_sets, reading_of, refuse, set_name, shared_tokens, training_spec
+from jaxbert.tasks.token_classification.align import Aligned, By, align
+from jaxbert.tasks.token_classification.examples import as_head, check_count, make_examples, units_of, view_marks
+from jaxbert.tasks.token_classification.marks import Marks, fit_tags
+from jaxbert.tasks.token_classification.read import Documents, read_documents, stream_documents
+from jaxbert.tasks.token_classification.scheme import BIO, OUTSIDE, Scheme, label_of
+from jaxbert.tasks.token_classification.tag_sets import CANONICAL, TagSet, reopen_tag_set
+
+logger = logging.getLogger("jaxbert")
+
+_OVER = "the labels that occur in truth or prediction"
+
+
+@dataclass(frozen=True)
+class TokenClassification(Task):
+    """Give each word, or each token, one of C tags that mark entities."""
+
+    name = "token_classification"
+    assumes = "the first token of a word gives its tag"
+    label_names_in_head = True
+    head = heads.TokenClassification
+    architecture = "BertForTokenClassification"
+    answer_keys = ("entities",)
+    per_token = True
+    default_metric = "f1"
+
+    tag_names: tuple[str, ...]
+    by: By = "word"
+    """What has a tag in a plain text."""
+    label_smoothing: float = 0.0
+    reading: Reading = AS_IT_IS
+    """How long its windows are, and what they share."""
+    scheme: Scheme | None = BIO
+    """How the tags mark entities."""
+
+    @classmethod
+    def read(cls, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
+        """Read all data sets; the training texts decide which tags there are."""
+        data = config.data
+        refuse(config)
+        validation = {
+            name: read_documents(spec, data, role="validation", labelled=True)
+            for name, spec in named_sets(data.validation, "validation").items()
+        }
+        test = {
+            name: read_documents(spec, data, role="test", labelled=True)
+            for name, spec in named_sets(data.test, "test").items()
+        }
+        train = read_documents(training_spec(data), data, role="train", labelled=True, limit=data.limit)
+        by = units_of(train)
+        train, tag_set = fit_tags(train, data.label_names, data.tag_scheme)
+        if head is not None:
+            tag_set = as_head(tag_set, head, train.source)
+        check_count(tag_set.names, config.model.num_labels, train.source)
+        if data.validation_fraction:
+            kept, held_out = split_groups(np.arange(len(train)), data.validation_fraction, config.train.seed)
+            train, validation = train.take(kept), {"validation": train.take(held_out)}
+        task = make_tagging(tag_set, by, config.train.label_smoothing, reading_of(config, max_length))
+
+        views: list[View] = []
+
+        def examples(name: str, documents: Documents, *, in_windows: bool = True) -> Examples:
+            aligned = task._align(documents, tokenizer, max_length)
+            found = make_examples(task.tag_set, documents, aligned, labelled=True, in_windows=in_windows)
+            views.append(view_marks(name, found.extra, aligned.lengths, task.tag_set, max_length))
+            return found
+
+        return Inputs(
+            train=examples(TRAIN, train, in_windows=False),
+            validation={name: examples(set_name("validation", name), found) for name, found in validation.items()},
+            test={name: examples(set_name("test", name), found) for name, found in test.items()},
+            task=task,
+            overview=Overview(views, lower_cases(tokenizer)),
+            new_head=tag_set.new_head,
+        )
+
+    @property
+    def reading_length(self) -> int | None:
+        """The length of windows in training."""
+        return self.reading.max_length
+
+    def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
+        """Read one source; tags that are numbers without names are the model's own."""
+        named = dataclasses.replace(data, label_names=data.label_names or list(self.tag_names))
+        documents = read_documents(spec, named, role="test", labelled=True)
+        if any(item.numbered for item in documents.items) and data.label_names is None:
+            logger.warning("%s: the tags are numbers, and are read as the model's tags, in order", documents.source)
+        aligned = self._align(documents, tokenizer, max_length)
+        return make_examples(self.tag_set, documents, aligned, labelled=True, in_windows=True)
+
+    def feed(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]) -> ItemFeed:
+        """Open one source."""
+
+        def tokenize(parts: Sequence[Documents]) -> Examples:
+            documents = dataclasses.replace(parts[0], items=[item for part in parts for item in part.items])
+            aligned = self._align(documents, tokenizer, max_length)
+            return make_examples(self.tag_set, documents, aligned, labelled=False, in_windows=True)
+
+        return ItemFeed(spec, stream_documents(spec, data, kept), tokenize)
+
+    def _align(self, documents: Documents, tokenizer: Any, max_length: int) -> Aligned:
+        """Tokenize texts."""
+        return align(documents, tokenizer, max_length, stride=shared_tokens(self.reading, max_length), by=self.by)
+
+    def configure(self, bert_config: BertConfig) -> BertConfig:
+        """Add the tags."""
+        named = with_labels(bert_config, self.tag_names)
+        scheme = "plain" if self.scheme is None else self.scheme.name
+        return with_settings(named, self.name, by=self.by, reading=self.reading.to_dict(), scheme=scheme)
+
+    @classmethod
+    def reopen(cls, bert_config: BertConfig) -> TokenClassification:
+        """Take the tags."""
+        settings = settings_of(bert_config)
+        tag_set = reopen_tag_set(label_names(bert_config), settings.get("scheme"))
+        by: By = "token" if settings.get("by") == "token" else "word"
+        return make_tagging(tag_set, by, 0.0, Reading.of(settings.get("reading")))
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The tags."""
+        return self.tag_names
+
+    @property
+    def tag_set(self) -> TagSet:
+        """The tags, and what they mean."""
+        return TagSet(self.tag_names, self.scheme)
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels of entities, sorted."""
+        return sorted({label_of(tag) for tag in self._marking if tag != OUTSIDE})
+
+    @property
+    def _marking(self) -> list[str]:
+        """The tags; outside in the place of those that mark nothing."""
+        letters = set() if self.scheme is None else self.scheme.letters
+        return [tag if CANONICAL.read(tag) and tag[0] in letters else OUTSIDE for tag in self.tag_names]
+
+    def describe(self) -> str:
+        """Name the scheme and the labels."""
+        scheme = "" if self.scheme is None else f" ({self.scheme.name})"
+        return f"{len(self.tag_names)} tags{scheme}, labels: {listed(self.labels)}"
+
+    def totals(self, batch: Batch) -> Sums:
+        """Count the examples and the tagged tokens."""
+        return {"examples": count_documents(batch), "tagged": (batch["token_labels"] >= 0).sum()}
+
+    def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
+        """Sum the loss over tagged tokens, in float32, so that a step's is their mean; smoothing counts in training only."""
+        logits_BTC = outputs["logits"].astype(jnp.float32)
+        labels_BT = batch["token_labels"]
+        tagged_BT = labels_BT >= 0
+        targets_BTC = jax.nn.one_hot(labels_BT, len(self.tag_names))
+        if train and self.label_smoothing:
+            targets_BTC = optax.smooth_labels(targets_BTC, self.label_smoothing)
+        losses_BT = optax.softmax_cross_entropy(logits_BTC, targets_BTC)
+        loss = jnp.where(tagged_BT, losses_BT, 0.0).sum()
+        return {
+            "loss": loss * totals["examples"] / jnp.maximum(totals["tagged"], 1),
+            "examples": count_documents(batch),
+        }
+
+    def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
+        """Return log-probabilities [B, T, C], float32."""
+        return jax.nn.log_softmax(outputs["logits"].astype(jnp.float32))
+
+    def tally(self, examples: Examples) -> Tally:
+        """Keep each token's most probable tag, and the log-probability of its own."""
+        return _Tally(self, examples)
+
+    def metric_names(self) -> list[str]:
+        """Return the single numbers among the metrics."""
+        return ["f1", "precision", "recall", "f1_macro", "accuracy", "loss"]
+
+    def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
+        """Compute precision, recall and F1 of entities, over all and by label; accuracy and loss of the tagged tokens.
+
+        `f1_macro` is the mean over labels that occur, in the texts or among the predictions.
+        """
+        return metrics_of(self.tally(examples), predictions)
+
+    def judge(self, chosen: np.ndarray, loss: float, examples: Examples) -> dict[str, Any]:
+        """Return the metrics of the tags that were chosen for all tokens."""
+        marks: Marks = examples.extra
+        labels = examples.token_labels
+        assert marks.spans is not None
+        assert labels is not None
+        right, found, expected = Counter[str](), Counter[str](), Counter[str]()
+        predicted = self._tags(chosen, marks, 0, len(marks.documents))
+        for document, (gold, tags) in enumerate(zip(marks.spans, predicted, strict=True)):
+            spans = {span for span, _ in marks.spans_of(tags, document)}
+            right.update(span.label for span in spans & set(gold))
+            found.update(span.label for span in spans)
+            expected.update(span.label for span in gold)
+        by_label = {name: _scores(right[name], found[name], expected[name]) for name in sorted(found | expected)}
+        tagged = labels >= 0
+        return {
+            **_scores(right.total(), found.total(), expected.total()),
+            "f1_macro": _mean([scores["f1"] for scores in by_label.values()]),
+            "accuracy": _mean(chosen[tagged] == labels[tagged]),
+            "loss": loss,
+            "entities": expected.total(),
+            "examples": len(examples),
+            "macro_over": _OVER,
+            "per_class": {name: {**scores, "support": expected[name]} for name, scores in by_label.items()},
+        }
+
+    def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
+        """Return `entities`: of each its text, label, start, end and score, the mean probability of its tags.
+
+        Start and end count characters of a text, and words where words were given.
+        """
+        marks: Marks = examples.extra
+        own = predictions[marks.units.tokens(first, last)]
+        sure = marks.units.gather(np.exp(own.max(-1).astype(np.float64)), 0.0, first, last)
+        low = int(marks.units.first[first])
+        answers = []
+        for document, tags in enumerate(self._tags(own.argmax(-1), marks, first, last), first):
+            entities = [
+                _answer(marks, document, span.start, span.end, span.label, float(sure[units - low].mean()))
+                for span, units in marks.spans_of(tags, document)
+            ]
+            answers.append({"entities": entities})
+        return answers
+
+    def _tags(self, chosen: np.ndarray, marks: Marks, first: int, last: int) -> list[list[str | None]]:
+        """Return the tag of each unit, text by text, from those chosen for the texts' own tokens.
+
+        A unit without a token has none.
+        """
+        names = [*self._marking, None]
+        of_units = marks.units.gather(chosen, -1, first, last)
+        return [[names[i] for i in part] for part in marks.units.by_text(of_units, first, last)]
+
+
+@dataclass(frozen=True)
+class PlainTags(TokenClassification):
+    """Give each word one of C tags that mark no entities: parts of speech, or types without a scheme."""
+
+    default_metric = "accuracy"
+    scheme: Scheme | None = None
+
+    def describe(self) -> str:
+        """Name the tags."""
+        return f"{len(self.tag_names)} tags, each word's counts: {listed(self.tag_names)}"
+
+    def metric_names(self) -> list[str]:
+        """Return the single numbers among the metrics."""
+        return ["accuracy", "f1_macro", *(["f1"] if OUTSIDE in self.tag_names else []), "loss"]
+
+    def judge(self, chosen: np.ndarray, loss: float, examples: Examples) -> dict[str, Any]:
+        """Return the accuracy of words, precision, recall and F1 of each tag, and the loss.
+
+        Where there is a tag `O`, `f1` is that of all words with another one.
+        """
+        marks: Marks = examples.extra
+        assert marks.tags is not None
+        known = marks.tags >= 0
+        expected, found = marks.tags[known], self._numbers(chosen, marks, 0, len(marks.documents))[known]
+        numbers = range(len(self.tag_names))
+        right, all_found, all_expected = (
+            np.bincount(tags[tags >= 0], minlength=len(numbers)).tolist()
+            for tags in (expected[found == expected], found, expected)
+        )
+        by_tag = {
+            self.tag_names[i]: {**_scores(right[i], all_found[i], all_expected[i]), "support": all_expected[i]}
+            for i in numbers
+            if all_found[i] or all_expected[i]
+        }
+        inside = [i for i in numbers if self.tag_names[i] != OUTSIDE]
+        totals = [sum(counts[i] for i in inside) for counts in (right, all_found, all_expected)]
+        return {
+            "accuracy": _mean(found == expected),
+            "f1_macro": _mean([scores["f1"] for scores in by_tag.values()]),
+            **({} if OUTSIDE not in self.tag_names else {"f1": _scores(*totals)["f1"]}),
+            "loss": loss,
+            "words": len(expected),
+            "examples": len(examples),
+            "macro_over": _OVER,
+            "per_class": by_tag,
+        }
+
+    def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
+        """Return `tags`: of each word its text, label, start, end and score, the label's probability.
+
+        Start and end count characters of a text, and words where words were given. A word without a token is outside, or,
+        where there is no such tag, has no label; its score is 0.
+        """
+        marks: Marks = examples.extra
+        units = marks.units
+        own = predictions[units.tokens(first, last)]
+        sure = units.gather(np.exp(own.max(-1).astype(np.float64)), 0.0, first, last)
+        names = [*self.tag_names, None]
+        chosen = self._numbers(own.argmax(-1), marks, first, last)
+        answers = []
+        place = 0
+        for document, numbers in enumerate(units.by_text(chosen, first, last), first):
+            tags = []
+            for unit, number in enumerate(numbers, int(units.first[document])):
+                start, end = int(units.starts[unit]), int(units.ends[unit])
+                tags.append(_answer(marks, document, start, end, names[number], float(sure[place])))
+                place += 1
+            answers.append({"tags": tags})
+        return answers
+
+    def _numbers(self, chosen: np.ndarray, marks: Marks, first: int, last: int) -> np.ndarray:
+        """Return the number of each unit's tag, from those chosen for tokens; without a token that of outside, or -1."""
+        nothing = self.tag_names.index(OUTSIDE) if OUTSIDE in self.tag_names else -1
+        return marks.units.gather(chosen, nothing, first, last)
+
+
+class _Tally:
+    """The metrics of predictions that come piece by piece."""
+
+    def __init__(self, task: TokenClassification, examples: Examples) -> None:
+        assert examples.token_labels is not None
+        self._task = task
+        self._examples = examples
+        self._labels = examples.token_labels
+        self._chosen = np.zeros(len(self._labels), np.int32)
+        self._own = np.zeros(len(self._labels), np.float32)
+        """The log-probability of each tagged token's tag."""
+
+    def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
+        """Take the predictions of some tokens."""
+        self._chosen[ids] = predictions.argmax(-1)
+        (tagged,) = np.nonzero(self._labels[ids] >= 0)
+        self._own[ids[tagged]] = predictions[tagged, self._labels[ids[tagged]]]
+
+    def metrics(self) -> dict[str, Any]:
+        """Return the metrics of all."""
+        loss = _mean(-self._own[self._labels >= 0].astype(np.float64))
+        return self._task.judge(self._chosen, loss, self._examples)
+
+
+def make_tagging(tag_set: TagSet, by: By, label_smoothing: float, reading: Reading) -> TokenClassification:
+    """Return the task of these tags."""
+    if tag_set.scheme is None:
+        return PlainTags(tag_set.names, by, label_smoothing, reading)
+    return TokenClassification(tag_set.names, by, label_smoothing, reading, scheme=tag_set.scheme)
+
+
+def _answer(marks: Marks, document: int, start: int, end: int, label: str | None, score: float) -> dict[str, Any]:
+    text = marks.text_of(document, start, end)
+    return {"text": text, "label": label, "start": start, "end": end, "score": round(score, 6)}
+
+
+def _mean(values: Any) -> float:
+    """Return a mean; 0 of nothing."""
+    return float(np.mean(values)) if len(values) else 0.0
+
+
+def _scores(right: int, found: int, expected: int) -> dict[str, float]:
+    """Return F1, precision and recall; 0 where nothing is divided."""
+    return {
+        "f1": 2 * right / (found + expected) if right else 0.0,
+        "precision": right / found if found else 0.0,
+        "recall": right / expected if expected else 0.0,
+    }

@@ -1,0 +1,75 @@
+"""The terminal, as every part of the package uses it: one console on stderr, a spinner, progress through a source."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from rich.console import Console
+from rich.text import Text
+
+console = Console(stderr=True, markup=False)
+PLAIN_LINE_SECONDS = 10.0
+"""Between two lines of progress where there is no terminal."""
+_SHORT_SECONDS = 2.0
+
+
+def mute() -> None:
+    """Leave the terminal to another process of the run; errors are still printed."""
+    console.quiet = True
+    logging.getLogger("jaxbert").setLevel(logging.ERROR)
+
+
+def _spinner() -> str:
+    return "dots" if console.encoding.startswith("utf") else "line"
+
+
+class Status:
+    """What goes on, while it goes on: a spinner on a terminal, else a line each time; use it as a context manager."""
+
+    def __init__(self, first: str) -> None:
+        self._status = console.status(first, spinner=_spinner(), refresh_per_second=4)
+
+    def __enter__(self) -> Status:
+        self._status.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def say(self, line: str) -> None:
+        """Show another line."""
+        self._status.update(Text(line))
+        if not console.is_terminal:
+            console.print(line, highlight=False, soft_wrap=True)
+
+
+class ReadingProgress:
+    """Progress through a source; nothing is shown of what takes a moment, or where it is `silent`."""
+
+    def __init__(self, name: str, doing: str = "tokenizing", *, silent: bool = False) -> None:
+        self._name, self._doing, self._silent = name, doing, silent
+        self._rows = 0
+        self._begin = self._last_plain_line = time.monotonic()
+        self._status = console.status("", spinner=_spinner())
+
+    def __enter__(self) -> ReadingProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._status.stop()
+
+    def add(self, rows: int) -> None:
+        """Count rows, and show them now and then."""
+        self._rows += rows
+        if self._silent:
+            return
+        now = time.monotonic()
+        rate = f"{self._rows / max(now - self._begin, 1e-9):,.0f} rows/s"
+        line = f"{self._doing} {self._name}: {self._rows:,} rows, {rate}"
+        if console.is_terminal and now - self._begin > _SHORT_SECONDS:
+            self._status.start()
+            self._status.update(Text(line))
+        elif not console.is_terminal and now - self._last_plain_line > PLAIN_LINE_SECONDS:
+            self._last_plain_line = now
+            console.print(Text(line), soft_wrap=True)
