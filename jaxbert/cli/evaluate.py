@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from jaxbert.cli.inference_options import LABEL_OPTIONS, add_options, data_config, open_model
+from jaxbert.cli.inference_options import LABEL_OPTIONS, add_data_options, add_options, data_config, open_model
 from jaxbert.cli.output import check_output, write_text
 from jaxbert.cli.parsing import make_parser, parse
-from jaxbert.config import DataConfig
 
 
 def run(arguments: list[str]) -> int:
@@ -13,8 +12,7 @@ def run(arguments: list[str]) -> int:
     parser = make_parser("evaluate", "Measure a model on labelled examples: a table, and all metrics as JSON.")
     add_options(parser, batch_size=None)
     parser.add_argument("--data", type=str, required=True, help="a file, hf:NAME or tfds:NAME")
-    for name, (kind, meaning) in LABEL_OPTIONS.items():
-        parser.add_argument(f"--{name}", type=kind, default=getattr(DataConfig, name), help=meaning)
+    add_data_options(parser, LABEL_OPTIONS)
     parser.add_argument("--output", type=str, default="-", help="a file for the JSON, or - for standard output")
     values = parse(parser, arguments)
     data = data_config(values)

@@ -2,73 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Literal, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
 from jaxbert.checks import check_reading
+from jaxbert.cli.parsing import help_of
 from jaxbert.config import DataConfig, LaunchConfig, PrecisionConfig, TrainConfig
 from jaxbert.errors import UserError
+from jaxbert.tasks import task_class
 
 if TYPE_CHECKING:
     from jaxbert.train.inference import TrainedModel
 
 
-_TASK_COLUMNS = {
-    "tokens": "token classification: column of a text's words, a list",
-    "tag_column": "token classification, evaluate: column of the words' tags",
-    "spans": "token classification, evaluate: column of the spans marked in the text",
-    "question": "question answering: column of the question",
-    "context": "question answering: column of the text that answers it",
-    "answers": "question answering, evaluate: column of the answers",
+_OF_TRAINING = {
+    *("train", "validation", "test", "validation_fraction", "limit", "packing", "row_length", "cache_dir"),
+    *("label_names", "tag_scheme", "no_answer_threshold", "long_texts", "window_stride", "max_length"),
 }
-"""Keys of the section `data` that some tasks read, with their help."""
+"""Keys of the section `data` that a trained model answers by itself, or that only training reads."""
+LABEL_OPTIONS = ("label", "label_format", "label_map")
+"""Keys that say what labels are: of `evaluate` alone."""
+READING_OPTIONS = tuple(field.name for field in fields(DataConfig) if field.name not in {*_OF_TRAINING, *LABEL_OPTIONS})
+"""Keys that say how a source is read."""
 
 
-_READING = {
-    "separator": "what stands between the fields of a csv, tsv or txt file; left out, as its header shows",
-    "quote": "the quote of such a file; left out, the double quote",
-    "encoding": "encoding of text files, such as gbk or cp1252; left out, UTF-8 or what the byte-order mark says",
-}
-LABEL_OPTIONS: dict[str, tuple[Any, str]] = {
-    "label": (str | list[str], "column of the label, or several columns of 0 and 1: [NAME, ...]"),
-    "label_format": (Literal["auto", "names", "indices", "multi_hot"], "what numbers in the label column are"),
-    "label_map": (
-        str | dict[str, str | int] | None,
-        "other names for labels, {pos: positive}, or a file of such pairs",
-    ),
-}
-"""Keys of the section `data` that say what labels are, with their types and help."""
+def add_data_options(parser: ArgumentParser, names: Sequence[str]) -> None:
+    """Add keys of the section `data` by their own names, with their types, defaults and help."""
+    defaults, hints = DataConfig(), get_type_hints(DataConfig)
+    for name in names:
+        parser.add_argument(
+            f"--{name}", type=hints[name], default=getattr(defaults, name), help=help_of(DataConfig, name)
+        )
 
 
 def add_options(parser: ArgumentParser, batch_size: int | None = TrainConfig.eval_batch_size) -> None:
     """Add the model, the columns and how it is computed; with a batch size of None it is as in the model's run."""
-    data = DataConfig()
     parser.add_argument("--model", type=str, required=True, help="an exported folder, a run folder or a Hub name")
-    parser.add_argument("--text", type=str, default=data.text, help="column of the text")
-    parser.add_argument("--text_pair", type=str | None, default=None, help="column of the second text of a pair")
-    parser.add_argument("--columns", type=list[str] | None, default=None, help="column names of a file without header")
-    parser.add_argument("--quoting", type=Literal["csv", "none"], default=data.quoting, help="none for raw fields")
-    for name, meaning in _READING.items():
-        parser.add_argument(f"--{name}", type=str | None, default=None, help=meaning)
     parser.add_argument(
-        "--bad_rows",
-        type=Literal["error", "skip"],
-        default=data.bad_rows,
-        help="evaluate: skip leaves malformed and empty rows out",
+        "--task",
+        type=str | None,
+        default=None,
+        help="the class of a task of another package that the model was trained for, as package.module:Class",
     )
-    parser.add_argument(
-        "--label_separator", type=str, default=data.label_separator, help="what stands between the labels of a text"
-    )
-    for name, meaning in _TASK_COLUMNS.items():
-        default = getattr(data, name)
-        parser.add_argument(f"--{name}", type=str if default else str | None, default=default, help=meaning)
-    parser.add_argument(
-        "--comment_lines",
-        type=Literal["auto", "skip", "tokens"],
-        default=data.comment_lines,
-        help="token classification: what lines are that begin with #, in files with a token a line",
-    )
+    add_data_options(parser, READING_OPTIONS)
     parser.add_argument(
         "--max_length", type=int | None, default=None, help="longest example in tokens; left out, as in training"
     )
@@ -100,16 +79,8 @@ def data_config(values: Namespace) -> DataConfig:
     Raises:
       UserError: for one that is out of range.
     """
-    data = DataConfig(
-        text=values.text,
-        text_pair=values.text_pair,
-        columns=values.columns,
-        quoting=values.quoting,
-        label_separator=values.label_separator,
-        comment_lines=values.comment_lines,
-        bad_rows=values.bad_rows,
-        **{name: values[name] for name in (*_READING, *_TASK_COLUMNS, *LABEL_OPTIONS) if name in values},
-    )
+    names = [name for name in (*READING_OPTIONS, *LABEL_OPTIONS) if name in values]
+    data = DataConfig(**{name: values[name] for name in names})
     check_reading(data)
     return data
 
@@ -123,6 +94,8 @@ def open_model(values: Namespace, source: str) -> TrainedModel:
     from jaxbert.data.sources import STDIN, check_there
 
     check_there(source)
+    if values.task is not None:
+        task_class(values.task)
     from jaxbert.launch.start import start
     from jaxbert.train.runtime import prepare_process
 

@@ -66,8 +66,8 @@ def make_parser(verb: str, description: str) -> ArgumentParser:
 
 def help_of(section: type[Any], name: str) -> str:
     """Return the help text of a key: the docstring of its field."""
-    described = {param.arg_name: param.description for param in parse_from_object(section).params}
-    return " ".join((described[name] or "").split())
+    described = next(param.description for param in parse_from_object(section).params if param.arg_name == name)
+    return " ".join((described or "").split())
 
 
 def add_config(parser: ArgumentParser) -> None:

@@ -309,7 +309,7 @@ class Intake:
             source=source,
             rows=rows,
             facts=self.facts,
-            kept={name: columns[name] for name in wanted.kept},
+            kept={name: columns[name] for name in (*wanted.kept, *wanted.optional) if name in part.columns},
         )
 
     def _labels(self, columns: Mapping[str, Sequence[Any]]) -> Sequence[Any]:

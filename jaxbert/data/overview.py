@@ -181,8 +181,9 @@ def view_items(
     *,
     unit: str,
     facts: Facts,
+    windows: bool = True,
 ) -> View:
-    """Return the view of texts that are read in windows, from what a task holds of them.
+    """Return the view of what a task holds.
 
     Args:
       name: of the set.
@@ -194,12 +195,13 @@ def view_items(
       max_length: of a window.
       unit: what an item is, in the plural.
       facts: of the reader.
+      windows: whether long ones are read in windows, and not cut.
     """
     files = [row.file if isinstance(row, Place) else source for row in rows]
     origins = tuple((i, file) for i, file in enumerate(files) if not i or file != files[i - 1])
     places = np.fromiter((row.row if isinstance(row, Place) else int(row) for row in rows), np.int32, len(rows))
     seen = Seen(lengths.astype(np.int32), hash_texts(texts), places, origins, facts)
-    return View(name, seen, max_length, np.flatnonzero(lengths <= _SPECIAL), labels, windows=True, unit=unit)
+    return View(name, seen, max_length, np.flatnonzero(lengths <= _SPECIAL), labels, windows, unit)
 
 
 def describe_lengths(lengths: np.ndarray, max_length: int, windows: bool) -> dict[str, Any]:

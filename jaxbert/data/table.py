@@ -100,6 +100,8 @@ class Wanted:
 
     label_columns: tuple[str, ...] = ()
     """Several columns of 0 and 1 that together say which labels a text has; `label` is what messages call them."""
+    optional: tuple[str, ...] = ()
+    """Columns that are copied where they are there."""
 
     @classmethod
     def of(
@@ -142,6 +144,9 @@ class Wanted:
             chosen[asked] = found[0]
         if self.labelled is None and set(self.marked()) <= set(names):
             chosen |= {name: name for name in self.marked()}
+        for asked in self.optional:
+            if len(found := find_column(asked, names)) == 1:
+                chosen[asked] = found[0]
         return chosen
 
     def fits(self, names: Sequence[str]) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from jaxbert.data.labels import IntegerLabels
-
 if TYPE_CHECKING:
     from transformers import BertConfig
+
+    from jaxbert.data.labels import IntegerLabels
 
 SETTINGS = "jaxbert"
 """The key of `config.json` under which an export keeps what our own inference needs."""
