@@ -61,19 +61,20 @@ def open_source(
     limit: int | None = None,
     labels: LabelKind = "name",
     kept: tuple[str, ...] = (),
+    optional: tuple[str, ...] = (),
 ) -> Source:
     """Find a source, of which the first `limit` examples are wanted.
 
     `labelled` True: every row must have a label. False: labels are not looked at. None: labels are taken where the label
-    column is there and filled in every row. `labels` says what a label is, `kept` which columns the tables carry besides.
-    `role` is the split that is read where `spec` names none (for "predict" the test split), and lets "predict" read plain
-    text.
+    column is there and filled in every row. `labels` says what a label is, `kept` which columns the tables carry besides,
+    `optional` which they carry if they are there. `role` is the split that is read where `spec` names none (for "predict"
+    the test split), and lets "predict" read plain text.
 
     Raises:
       UserError: for a source that is missing or unreachable.
     """
     check_rows(role, data)
-    wanted = Wanted.of(data, labelled, labels, kept)
+    wanted = Wanted.of(data, labelled, labels, kept, optional)
     name = STDIN_NAME if spec == STDIN else spec
     waits = spec == STDIN and stdin_waits()
     begin = partial(Intake, name, wanted, data, limit, waits=waits, skippable=role != "predict")

@@ -105,12 +105,17 @@ class Wanted:
 
     @classmethod
     def of(
-        cls, data: DataConfig, labelled: bool | None, labels: LabelKind = "name", kept: tuple[str, ...] = ()
+        cls,
+        data: DataConfig,
+        labelled: bool | None,
+        labels: LabelKind = "name",
+        kept: tuple[str, ...] = (),
+        optional: tuple[str, ...] = (),
     ) -> Wanted:
         """Take the column names from the configuration."""
         several = tuple(data.label) if isinstance(data.label, list) else ()
         label = data.label if isinstance(data.label, str) else ", ".join(data.label)
-        return cls(data.text, data.text_pair, label, labelled, labels, data.label_separator, kept, several)
+        return cls(data.text, data.text_pair, label, labelled, labels, data.label_separator, kept, several, optional)
 
     def needed(self) -> dict[str, str]:
         """Return the configuration keys of the columns that must be there, with the column names."""

@@ -15,7 +15,8 @@ def test_packed_batches_hold_the_padded_examples():
         labels = rng.integers(0, 2, len(ids)).astype(np.int32)
         padded.append({"input_ids": ids, "attention_mask": shown, "token_type_ids": 0 * ids, "labels": labels})
     packed = flax_speed.packed_batches(padded)
-    assert len({batch["input_ids"].shape for batch in packed}) == 1
+    assert {batch["input_ids"].shape[1] for batch in packed} == {flax_speed.LENGTH}
+    assert all(len(batch["input_ids"]) < flax_speed.SIZE / 2 for batch in packed)
     for batch, rows in zip(packed, padded, strict=True):
         found = []
         for r, slot in zip(*np.nonzero(batch["weights"]), strict=True):
