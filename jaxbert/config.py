@@ -88,9 +88,13 @@ class DataConfig:
     spans: str = "entities"
     """Token classification: column of the spans marked in `text`, a list of {start, end, label}."""
     question: str = "question"
-    """Question answering: column of the question."""
+    """Question answering and multiple choice: column of the question."""
     context: str = "context"
-    """Question answering: column of the text that answers it."""
+    """Question answering: column of the text that answers it. Multiple choice: column of what the question is about; it may
+    not be there."""
+    choices: str | list[str] = "choices"
+    """Multiple choice: column of the choices, a list; or several columns of one choice each, [NAME, ...], of which the
+    last may be empty. data.label says which is right: its number, its letter or its text."""
     answers: str = "answers"
     """Question answering: column of the answers, {text: [...], answer_start: [...]}; empty where the text has none."""
     no_answer_threshold: float = 0.0
@@ -280,8 +284,9 @@ class Config:
 
     task: str = "classification"
     """What the model learns: classification (one label a text), multi_label (any number of labels a text), regression (a
-    score), token_classification (a tag a word), question_answering (the place of the answer in a context), pretraining (the
-    language itself), or a task of another package, as package.module:Class."""
+    score), token_classification (a tag a word), question_answering (the place of the answer in a context), multiple_choice
+    (one of some choices for a question), pretraining (the language itself), or a task of another package, as
+    package.module:Class."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)

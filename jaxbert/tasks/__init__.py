@@ -28,6 +28,7 @@ _OWN = {
     "regression": "Regression",
     "token_classification": "TokenClassification",
     "question_answering": "QuestionAnswering",
+    "multiple_choice": "MultipleChoice",
     "pretraining": "Pretraining",
 }
 """The class of each task in this package, in the module `task` of the folder of its name."""
@@ -105,7 +106,7 @@ def task_of_model(bert_config: BertConfig) -> type[Task]:
             f"the model is of task {named!r}, which is not installed: install the package that has it, or name its class "
             "with --task package.module:Class"
         )
-    if architecture in ("MultipleChoice", "NextSentencePrediction"):
+    if architecture == "NextSentencePrediction":
         raise UserError(f"the model is a BertFor{architecture}, which no task has: there are {', '.join(task_names())}")
     return task_class(_trained_task(bert_config) or "classification")
 
@@ -127,6 +128,7 @@ def _trained_task(bert_config: BertConfig) -> str | None:
         "TokenClassification": "token_classification",
         "QuestionAnswering": "question_answering",
         "SequenceClassification": "classification",
+        "MultipleChoice": "multiple_choice",
     }
     return by_problem.get(problem or "") or by_head.get(_architecture(bert_config))
 

@@ -28,6 +28,7 @@ def config_of(head: str | None = None, labels: int = 3, **more) -> BertConfig:
         ),
         (config_of("TokenClassification"), "token_classification", "the first token of a word"),
         (config_of("QuestionAnswering"), "question_answering", "each question has an answer"),
+        (config_of("MultipleChoice"), "multiple_choice", "the number of the right choice from 0"),
         (config_of(), "classification", "each text has one label"),
         (config_of("TokenClassification", **OURS), "multi_label", None),
     ],
@@ -42,7 +43,7 @@ def test_what_a_model_is_taken_for_is_said(caplog, config, task, said):
         assert said in caplog.text
 
 
-@pytest.mark.parametrize("head", ["MultipleChoice", "NextSentencePrediction"])
+@pytest.mark.parametrize("head", ["NextSentencePrediction"])
 def test_a_head_of_no_task_is_refused(head):
     with pytest.raises(UserError, match=f"the model is a BertFor{head}, which no task has"):
         task_of_model(config_of(head))

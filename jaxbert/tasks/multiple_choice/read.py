@@ -1,0 +1,263 @@
+"""Read questions with their choices: any source with a row for each question.
+
+A row has a question, a context or none, and two choices or more: a list in one column, or one column for each. Which choice
+is right is written as its number from 0, its number from 1, its letter or its text; the training rows decide which.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jaxbert.config import DataConfig
+from jaxbert.data.facts import Facts
+from jaxbert.data.intake import BadRows, Problem
+from jaxbert.data.label_column import whole_number
+from jaxbert.data.sources import Role, Source, open_source
+from jaxbert.data.table import Place, Row, Table, at_row, is_missing, kind_of, shorten
+from jaxbert.data.written_lists import read_list
+from jaxbert.errors import UserError
+
+Meaning = Literal["number from 0", "number from 1", "letter", "text"]
+"""What a value of the label column is."""
+_DEFAULT_CONTEXT = DataConfig.context
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its choices."""
+
+    context: str | None
+    question: str
+    choices: tuple[str, ...]
+    label: Any = None
+    """Which is right, as the source wrote it; None where that is not read."""
+    row: Row = 0
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    """What goes from the source into the answer."""
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """Yield the two texts of each choice: the context, or the question, and what completes it."""
+        for choice in self.choices:
+            yield (self.question, choice) if self.context is None else (self.context, f"{self.question} {choice}")
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The questions of a source, or of a part of it."""
+
+    source: str
+    items: list[Question]
+    facts: Facts = field(default_factory=Facts)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def take(self, indices: Iterable[int]) -> Questions:
+        """Return some of them."""
+        return dataclasses.replace(self, items=[self.items[i] for i in indices])
+
+    def kept_rows(self) -> list[Mapping[str, Any]]:
+        """Return for each question what goes into its answer."""
+        return [item.kept for item in self.items]
+
+    def content(self) -> Iterator[str]:
+        """Yield the number of each question's choices, for a checksum beside the one of their tokens."""
+        return (str(len(item.choices)) for item in self.items)
+
+
+def read_questions(spec: str, data: DataConfig, *, role: Role, limit: int | None = None) -> Questions:
+    """Read the first `limit` questions of a source with their labels.
+
+    Raises:
+      UserError: for anything missing or malformed.
+    """
+    source = _open(spec, data, role, limit, ())
+    parts = list(_questions(source, data, role, ()))
+    items = [item for part in parts for item in part.items]
+    return Questions(source.name, items, parts[0].facts)
+
+
+def stream_questions(spec: str, data: DataConfig, kept: tuple[str, ...]) -> Iterator[Questions]:
+    """Yield the questions of a source part by part, without labels, with the columns `kept`.
+
+    Raises:
+      UserError: for anything missing or malformed.
+    """
+    return _questions(_open(spec, data, "predict", None, kept), data, "predict", kept)
+
+
+def _open(spec: str, data: DataConfig, role: Role, limit: int | None, kept: tuple[str, ...]) -> Source:
+    """Find the source: the question is its text, and the other columns are copied."""
+    columns = tuple(dict.fromkeys((*_choice_columns(data), *kept)))
+    optional = (data.context,) if data.context == _DEFAULT_CONTEXT and data.context not in columns else ()
+    columns += () if optional or data.context in columns else (data.context,)
+    named = dataclasses.replace(data, text=data.question, text_pair=None)
+    return open_source(spec, named, role=role, labelled=role != "predict", limit=limit, kept=columns, optional=optional)
+
+
+def _choice_columns(data: DataConfig) -> list[str]:
+    return [data.choices] if isinstance(data.choices, str) else data.choices
+
+
+def _questions(source: Source, data: DataConfig, role: Role, kept: tuple[str, ...]) -> Iterator[Questions]:
+    """Yield the good rows of each part; the first bad one ends the program unless bad rows are left out."""
+    bad: BadRows | None = None
+    for table in source.parts():
+        bad = bad or BadRows(source.name, data, table.facts, skippable=role != "predict", counted=False)
+        if data.context not in table.kept:
+            what = f"no column {data.context!r} (data.context): each choice is read with its question alone"
+            table.facts.say(source.name, what)
+        items = []
+        for index in range(len(table)):
+            try:
+                items.append(_question(table, index, data, kept))
+            except UserError as error:
+                bad.note(table.source, Problem(table.rows[index], str(error)))
+                if bad.ends:
+                    break
+                continue
+            bad.good(table.source)
+        if items:
+            yield Questions(source.name, items, table.facts)
+        bad.raise_first(all_counted=False)
+    if bad is not None:
+        bad.finish()
+
+
+def _question(table: Table, index: int, data: DataConfig, kept: tuple[str, ...]) -> Question:
+    """Return a row as a question.
+
+    Raises:
+      UserError: that says what is wrong with its choices, without the row.
+    """
+    context = table.kept[data.context][index] if data.context in table.kept else None
+    if context is not None and not isinstance(context, str):
+        raise UserError(f"column {data.context!r} holds {kind_of(context)}, but it must hold text")
+    columns = _choice_columns(data)
+    values = [table.kept[name][index] for name in columns]
+    choices = _listed(values[0], columns[0]) if isinstance(data.choices, str) else _of_columns(values, columns)
+    if len(choices) < 2:
+        raise UserError(
+            f"a question needs at least two choices, here are {len(choices)} (data.choices): add the others"
+        )
+    return Question(
+        context=None if context is None or not context.strip() else context,
+        question=table.texts[index],
+        choices=choices,
+        label=None if table.labels is None else _label(table, index),
+        row=Place(table.source, table.rows[index]) if table.facts.files else table.rows[index],
+        kept={name: table.kept[name][index] for name in kept},
+    )
+
+
+def _label(table: Table, index: int) -> Any:
+    """Return a label as it was written, or the name that the source itself gives to its number where that is no number."""
+    assert table.labels is not None
+    value, names = table.labels[index], table.label_names
+    number = None if names is None else whole_number(value)
+    if names is None or number is None or not 0 <= number < len(names):
+        return value
+    return value if all(whole_number(name) is not None for name in names) else names[number]
+
+
+def _listed(value: Any, column: str) -> tuple[str, ...]:
+    """Return the choices of a list, also of one that is written out as text."""
+    found = read_list(value.strip()) if isinstance(value, str) else value
+    if isinstance(found, Mapping) and isinstance(found.get("text"), list):  # {text: [...], label: [...]}, as ARC has it
+        found = found["text"]
+    if not isinstance(found, Sequence) or isinstance(found, str | bytes):
+        shown = shorten(repr(value))
+        raise UserError(
+            f"column {column!r} holds {shown}, but it must hold a list of choices: if each choice has a column of its own, "
+            "name the columns with data.choices: [A, B, ...]"
+        )
+    return tuple(_text(member, column) for member in found)
+
+
+def _of_columns(values: list[Any], columns: list[str]) -> tuple[str, ...]:
+    """Return the choices of several columns; the last ones may be empty."""
+    there = [not is_missing(value) for value in values]
+    count = there.index(False) if False in there else len(there)
+    if any(there[count:]):
+        later = columns[there.index(True, count)]
+        raise UserError(f"column {columns[count]!r} is empty, but {later!r} is not: fill in the choice")
+    return tuple(_text(value, name) for value, name in zip(values[:count], columns, strict=False))
+
+
+def _text(value: Any, column: str) -> str:
+    if is_missing(value):
+        raise UserError(f"column {column!r} holds an empty choice: write its text")
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UserError(f"column {column!r} holds {kind_of(value)} as a choice: write its text")
+    return str(value)
+
+
+def _number(label: Any, first: int, question: Question) -> int | None:
+    number = None if isinstance(label, bool) else whole_number(label)
+    return None if number is None or not 0 <= number - first < len(question.choices) else number - first
+
+
+def _letter(label: Any, question: Question) -> int | None:
+    text = str(label).strip().upper()
+    number = ord(text) - ord("A") if len(text) == 1 else -1
+    return number if 0 <= number < len(question.choices) else None
+
+
+def _place(label: Any, question: Question) -> int | None:
+    found = [i for i, choice in enumerate(question.choices) if choice.strip() == str(label).strip()]
+    return found[0] if len(found) == 1 else None
+
+
+_READINGS: dict[Meaning, Callable[[Any, Question], int | None]] = {
+    "number from 0": lambda label, question: _number(label, 0, question),
+    "number from 1": lambda label, question: _number(label, 1, question),
+    "letter": _letter,
+    "text": _place,
+}
+MEANINGS: dict[str, Meaning] = {name: name for name in _READINGS}
+"""What a label may be, by name."""
+
+
+def fit_meaning(questions: Questions) -> Meaning:
+    """Decide what the labels of the training questions are: the one reading that fits all of them.
+
+    Raises:
+      UserError: where none fits, or where two fit and name different choices.
+    """
+    read = {name: [reading(item.label, item) for item in questions.items] for name, reading in _READINGS.items()}
+    fitting = [name for name, found in read.items() if None not in found]
+    if not fitting:
+        best = max(read, key=lambda name: sum(index is not None for index in read[name]))
+        raise _unknown(questions, read[best].index(None), best)
+    for name in fitting:
+        if read[name] != read[fitting[0]]:
+            index = next(i for i, (a, b) in enumerate(zip(read[name], read[fitting[0]], strict=True)) if a != b)
+            item = questions.items[index]
+            raise UserError(
+                f"{at_row(questions.source, item.row)}: the label {shorten(repr(item.label))} can be a {fitting[0]} or a "
+                f"{name}, and all labels of the source fit both: write letters (A, B, ...) or the text of the right choice"
+            )
+    return fitting[0]
+
+
+def right_choices(questions: Questions, meaning: Meaning) -> list[int]:
+    """Return the place of the right choice of each question, from 0.
+
+    Raises:
+      UserError: for a label that names none of its question's choices.
+    """
+    found = [_READINGS[meaning](item.label, item) for item in questions.items]
+    if None in found:
+        raise _unknown(questions, found.index(None), meaning)
+    return [index for index in found if index is not None]
+
+
+def _unknown(questions: Questions, index: int, meaning: Meaning) -> UserError:
+    item = questions.items[index]
+    return UserError(
+        f"{at_row(questions.source, item.row)}: the label {shorten(repr(item.label))} is no {meaning} of the question's "
+        f"{len(item.choices)} choices: correct it"
+    )

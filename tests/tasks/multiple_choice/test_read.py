@@ -1,0 +1,133 @@
+"""Questions with their choices are read as they are written, and labels that could mean two things are refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from jaxbert.config import DataConfig
+from jaxbert.errors import UserError
+from jaxbert.tasks.multiple_choice.read import fit_meaning, read_questions, right_choices, stream_questions
+
+COLUMNS = ["a", "b", "c"]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return str(path)
+
+
+def rows_of(*labels, choices=("x", "y", "z")):
+    return [{"question": f"q{i}", "choices": list(choices), "label": label} for i, label in enumerate(labels)]
+
+
+def read(path, rows, **data):
+    return read_questions(write(path, rows), DataConfig(**data), role="train")
+
+
+@pytest.mark.parametrize(
+    ("labels", "choices", "meaning", "right"),
+    [
+        ([0, 2, 1], "xyz", "number from 0", [0, 2, 1]),
+        ([1, 3, 2], "xyz", "number from 1", [0, 2, 1]),
+        (["1", "3"], "xyz", "number from 1", [0, 2]),
+        (["A", "c", "B"], "xyz", "letter", [0, 2, 1]),
+        (["y", "x"], "xyz", "text", [1, 0]),
+        (["好", "坏"], ["好", "坏"], "text", [0, 1]),
+        ([2, 4], ["2", "3", "4"], "text", [0, 2]),
+        (["A", "B"], "AB", "letter", [0, 1]),
+    ],
+)
+def test_what_a_label_is(tmp_path, labels, choices, meaning, right):
+    questions = read(tmp_path / "train.jsonl", rows_of(*labels, choices=choices))
+    assert fit_meaning(questions) == meaning
+    assert right_choices(questions, meaning) == right
+
+
+@pytest.mark.parametrize(
+    ("labels", "choices", "row", "one", "other"),
+    [
+        ([1, 2], "xyz", 1, "number from 0", "number from 1"),
+        ([0, 1], ["1", "0", "5"], 1, "number from 0", "text"),
+        (["A", "B"], "BA", 1, "letter", "text"),
+    ],
+)
+def test_two_readings_are_refused(tmp_path, labels, choices, row, one, other):
+    questions = read(tmp_path / "train.jsonl", rows_of(*labels, choices=choices))
+    message = (
+        f"train.jsonl, row {row}: the label .* can be a {one} or a {other}, and all labels .* fit both: write letters"
+    )
+    with pytest.raises(UserError, match=message):
+        fit_meaning(questions)
+
+
+def test_a_label_that_fits_no_reading_names_its_row(tmp_path):
+    questions = read(tmp_path / "train.jsonl", rows_of(0, 2, 1, 3))
+    with pytest.raises(
+        UserError, match="row 4: the label 3 is no number from 0 of the question's 3 choices: correct it"
+    ):
+        fit_meaning(questions)
+    with pytest.raises(UserError, match="row 1: the label 0 is no letter"):
+        right_choices(questions, "letter")
+
+
+def test_columns_of_choices_whose_number_differs(tmp_path, caplog):
+    path = tmp_path / "train.csv"
+    path.write_text("context,question,a,b,c,label\nctx,q,one,two,,1\n,r,one,two,three,0\n")
+    questions = read_questions(str(path), DataConfig(choices=COLUMNS), role="train")
+    assert [item.choices for item in questions.items] == [("one", "two"), ("one", "two", "three")]
+    assert [list(item.texts())[1] for item in questions.items] == [("ctx", "q two"), ("r", "two")]
+    assert right_choices(questions, fit_meaning(questions)) == [1, 0]
+    assert not caplog.messages
+
+
+def test_a_list_that_is_written_as_text_and_one_of_arc(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("question,options,label\nq,\"['one', 'two']\",B\n")
+    assert read_questions(str(path), DataConfig(choices="options"), role="train").items[0].choices == ("one", "two")
+    row = {"question": "q", "choices": {"text": ["one", "two"], "label": ["A", "B"]}, "label": "A"}
+    assert read(tmp_path / "arc.jsonl", [row]).items[0].choices == ("one", "two")
+
+
+def test_without_a_context_that_is_said_and_a_wrong_name_is_refused(tmp_path, caplog):
+    spec = write(tmp_path / "train.jsonl", rows_of(0, 1, 2))
+    read_questions(spec, DataConfig(), role="train")
+    assert "no column 'context' (data.context): each choice is read with its question alone" in caplog.text
+    with pytest.raises(UserError, match="no column 'article'"):
+        read_questions(spec, DataConfig(context="article"), role="train")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"choices": ["x"]}, "row 2: a question needs at least two choices, here are 1"),
+        ({"choices": "x or y"}, "row 2: column 'choices' holds 'x or y', but it must hold a list of choices"),
+        ({"choices": ["x", ""]}, "row 2: column 'choices' holds an empty choice"),
+        ({"choices": ["x", {}]}, "row 2: column 'choices' holds an object as a choice"),
+        ({"question": " "}, "row 2: column 'question' is empty"),
+        ({"label": None}, "row 2: column 'label' is empty"),
+    ],
+)
+def test_bad_rows_are_named_or_left_out(tmp_path, caplog, row, message):
+    rows = rows_of(0, 1, 2)
+    rows[1] |= row
+    with pytest.raises(UserError, match=message):
+        read(tmp_path / "train.jsonl", rows)
+    questions = read(tmp_path / "train.jsonl", rows, bad_rows="skip")
+    assert [item.question for item in questions.items] == ["q0", "q2"]
+    assert "1 row is left out (data.bad_rows: skip): row 2" in caplog.text
+    assert questions.facts.skipped == 1
+
+
+def test_a_choice_in_the_middle_must_not_be_empty(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("question,a,b,c,label\nq,one,,three,0\n")
+    with pytest.raises(UserError, match="row 2: column 'b' is empty, but 'c' is not: fill in the choice"):
+        read_questions(str(path), DataConfig(choices=COLUMNS), role="train")
+
+
+def test_questions_to_answer_need_no_label_and_keep_columns(tmp_path):
+    rows = [{"id": i, "question": "q", "choices": ["x", "y"]} for i in range(3)]
+    parts = list(stream_questions(write(tmp_path / "test.jsonl", rows), DataConfig(), ("id",)))
+    assert [row for part in parts for row in part.kept_rows()] == [{"id": 0}, {"id": 1}, {"id": 2}]
