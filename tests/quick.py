@@ -1,6 +1,7 @@
 """Compile the small programs of tests quickly: they run for milliseconds, and cost minutes where all optimizations are on.
 
-XLA's own passes stay; LLVM's optimizations are left out, and fusions are lowered the older way, without MLIR. Tests with the
+XLA's own passes stay; LLVM's optimizations are left out, fusions are lowered the older way, without MLIR, and a program is
+one LLVM module, where XLA would compile up to 32 in parallel. Tests with the
 mark `real` and the commands that they start compile as users do. Few commands that a test starts see PyTorch.
 """
 
@@ -10,14 +11,14 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
-_LOWERING = "--xla_cpu_use_fusion_emitters=false"
+_LOWERING = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 _WITHOUT_TORCH = Path(__file__).with_name("without_torch")
 _KNOWN = "0.10."
-"""The releases of jaxlib that have the flag; 0.12 has it no more, and XLA ends at once for one that it does not know."""
+"""The releases of jaxlib that have both flags; 0.12 lacks the first, and XLA ends at once for one that it does not know."""
 
 
 def lowering() -> str:
-    """Return the flag that chooses the older lowering, empty where it may not be there."""
+    """Return the flags that choose the older lowering, empty where they may not be there."""
     return _LOWERING if version("jaxlib").startswith(_KNOWN) else ""
 
 
