@@ -10,7 +10,7 @@ import dataclasses
 import math
 import re
 
-from jaxbert.config import ClassWeights, Config, DataConfig, LaunchConfig, MeshConfig, OptimizerConfig
+from jaxbert.config import OPTIMIZERS, ClassWeights, Config, DataConfig, LaunchConfig, MeshConfig, OptimizerConfig
 from jaxbert.errors import UserError
 from jaxbert.tasks import task_names
 
@@ -66,7 +66,7 @@ def check(config: Config) -> None:
     _check_range(
         config, 0, 1, "model.dropout", "model.attention_dropout", "data.validation_fraction", "train.label_smoothing"
     )
-    _check_range(config, 0, 1, "optimizer.warmup_ratio", "optimizer.b1", "optimizer.b2")
+    _check_range(config, 0, 1, "optimizer.warmup_ratio", "optimizer.b1", "optimizer.b2", "optimizer.momentum")
     _check_optimizer(config.optimizer)
     data, train = config.data, config.train
     _check_task(config.task)
@@ -133,6 +133,13 @@ def _check_windows(config: Config) -> None:
 
 
 def _check_optimizer(optimizer: OptimizerConfig) -> None:
+    for key in sorted({key for settings in OPTIMIZERS.values() for key in settings}):
+        value, having = getattr(optimizer, key), [name for name, settings in OPTIMIZERS.items() if key in settings]
+        if value is not None and optimizer.name not in having:
+            raise UserError(
+                f"optimizer.{key} is {value!r}, but optimizer.name is {optimizer.name}, which has no such setting "
+                f"({', '.join(having)} {'have' if len(having) > 1 else 'has'} it): leave it out"
+            )
     for name in ("learning_rate", "eps", "clip_norm", "layer_decay"):
         value = getattr(optimizer, name)
         _require(value is None or value > 0, f"optimizer.{name}", value, "above 0")

@@ -10,6 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 ClassWeights = str | list[float]
+OptimizerName = Literal["adamw", "lamb", "lion", "adafactor", "sgd", "muon"]
+
+OPTIMIZERS: dict[str, dict[str, float]] = {
+    "adamw": {"b1": 0.9, "b2": 0.999, "eps": 1e-8},
+    "lamb": {"b1": 0.9, "b2": 0.999, "eps": 1e-6},
+    "lion": {"b1": 0.9, "b2": 0.99},
+    "adafactor": {"eps": 1e-30, "parameter_scale": False},
+    "sgd": {"momentum": 0.9, "nesterov": False},
+    "muon": {"momentum": 0.95, "nesterov": True, "b1": 0.9, "b2": 0.999, "eps": 1e-8},
+}
+"""The settings that not every optimizer has: those of each, and their defaults there."""
 
 
 @dataclass(frozen=True)
@@ -207,8 +218,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW and its schedule."""
+    """The optimizer and its schedule."""
 
+    name: OptimizerName = "adamw"
+    """How gradients become updates; what each keeps in memory, and when to take it: docs/optimizer.md."""
     learning_rate: float = 5e-5
     """Peak learning rate."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -227,12 +240,28 @@ class OptimizerConfig:
     its own, such as bert/encoder/layer/3/output/dense/kernel."""
     train_only: Literal["head"] | None = None
     """head: train the pooler and what follows it, and neither embeddings nor layers (a linear probe)."""
-    b1: float = 0.9
-    """Decay of the first moment."""
-    b2: float = 0.999
-    """Decay of the second moment."""
-    eps: float = 1e-8
-    """Term added to the denominator."""
+    b1: float | None = None
+    """adamw, lamb, lion, muon: decay of the first moment; left out, 0.9."""
+    b2: float | None = None
+    """adamw, lamb, muon: decay of the second moment; left out, 0.999. lion: decay of the moment that is kept; left out,
+    0.99."""
+    eps: float | None = None
+    """adamw, lamb, muon: term added to the denominator; left out, 1e-8, lamb 1e-6. adafactor: term added to the squared
+    gradient; left out, 1e-30."""
+    momentum: float | None = None
+    """sgd: decay of the sum of gradients; left out, 0.9; 0 keeps none. muon: decay of the moment of the layers' kernels;
+    left out, 0.95."""
+    nesterov: bool | None = None
+    """sgd, muon: whether momentum looks one step ahead (Nesterov); left out, not for sgd, but for muon."""
+    parameter_scale: bool | None = None
+    """adafactor: whether the learning rate is a share of each tensor's root mean square (of 1e-3 at least), as it was
+    published; left out, it is absolute as with all others."""
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """Return the settings that not every optimizer has and this one has, with its defaults."""
+        given = {key: getattr(self, key) for key in OPTIMIZERS[self.name]}
+        return OPTIMIZERS[self.name] | {key: value for key, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True)

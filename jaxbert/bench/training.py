@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ from jaxbert.bench.stopwatch import Stopwatch
 from jaxbert.bench.trace import Trace
 from jaxbert.hardware import device_spec
 from jaxbert.models.functional import Params
-from jaxbert.plan.roofline import StepCost, least_bytes, roofline
+from jaxbert.plan.roofline import StepCost, least_bytes, moved_by_optimizer, roofline
 from jaxbert.train.program import Program
 from jaxbert.train.sharding import platform_of
 from jaxbert.train.speed import Speed, training_flops
@@ -70,7 +69,7 @@ def _roofline(program: Program, watch: Stopwatch, options: BenchOptions) -> dict
     config = program.model.config
     row_tokens = speed.row_tokens / speed.steps
     itemsize = jnp.dtype(compute_dtype(program.config.precision, program.mesh)).itemsize
-    moved = least_bytes(config, _parameters_of_a_device(program), row_tokens / devices, itemsize)
+    moved = least_bytes(config, moved_by_optimizer(program), row_tokens / devices, itemsize)
     on_cpu = platform_of(program.mesh) == "cpu"  # there the host that starts a step is the device that computes it
     cost = StepCost(
         seconds=speed.elapsed / speed.steps,
@@ -90,11 +89,6 @@ def _peaks(options: BenchOptions) -> tuple[float | None, float | None]:
     if spec is not None:
         tflops, bandwidth = tflops or spec.bf16_tflops, bandwidth or spec.bandwidth_gbs
     return None if tflops is None else tflops * 1e12, None if bandwidth is None else bandwidth * 1e9
-
-
-def _parameters_of_a_device(program: Program) -> int:
-    params = program.state_target["params"]
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 
 def bytes_accessed(executable: Any) -> float | None:

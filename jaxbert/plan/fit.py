@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxbert.config import Config
-from jaxbert.plan.planner import Attempt, Planner, state_bytes
+from jaxbert.plan.planner import Attempt, Planner, sharding_rows, state_bytes
 from jaxbert.plan.workload import Workload
 from jaxbert.train.sharding import row_devices
 
@@ -140,16 +140,21 @@ def with_settings(config: Config, settings: Settings) -> Config:
 def hopeless(first: Attempt, workload: Workload, available: float | None) -> bool:
     """Say whether a change surely saves too little, by what `first` was found to need.
 
-    Generous to the change: temporaries shrink with the rows that are worked on at once, and by as much as the state does
-    (gradients and updates are two thirds of it). What remat saves is not known, so nothing is said of it.
+    Generous to the change: temporaries shrink with the rows that are worked on at once, and by as much as the state of
+    AdamW would (gradients and updates are two thirds of it). What remat saves is not known, so nothing is said of it.
     """
     if available is None:
         return False
     state, state_before = state_bytes(workload.program), state_bytes(first.workload.program)
-    rest = max(0.0, (first.needed_bytes or 0.0) - state_before - max(0, state_before - state))
+    shrunk = max(state_before - state, 3 * (_params_bytes(first.workload) - _params_bytes(workload)), 0)
+    rest = max(0.0, (first.needed_bytes or 0.0) - state_before - shrunk)
     if workload.program.config.model.remat != first.config.model.remat:
         rest = 0.0
     return state + rest * min(1.0, _rows_at_once(workload) / _rows_at_once(first.workload)) > available
+
+
+def _params_bytes(workload: Workload) -> int:
+    return sum(row["device_bytes"] for row in sharding_rows(workload.program))
 
 
 def _rows_at_once(workload: Workload) -> float:

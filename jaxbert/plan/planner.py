@@ -22,18 +22,16 @@ from jaxbert.models.attention.select import backend_of
 from jaxbert.plan.bounds import Bounds, Peaks, bounds, price, rates
 from jaxbert.plan.compile import CompiledStep, DoesNotFitError, compile_step
 from jaxbert.plan.options import PlanOptions
-from jaxbert.plan.roofline import least_bytes
+from jaxbert.plan.roofline import least_bytes, moved_by_optimizer
 from jaxbert.plan.target import Target, devices_of
 from jaxbert.plan.workload import Material, Workload, find_material, make_workload, stand_in
 from jaxbert.train.program import Program
-from jaxbert.train.sharding import Placed, make_mesh, placements
+from jaxbert.train.sharding import make_mesh, optimizer_bytes, placements
 from jaxbert.train.speed import training_flops
 from jaxbert.train.start import compute_dtype
 from jaxbert.versions import installed
 
 _FLOAT32 = 4
-_MOMENTS = 2
-"""Arrays of a trained parameter's size in the state besides itself: those of AdamW."""
 
 
 @dataclass(frozen=True)
@@ -197,9 +195,8 @@ def _costs(planner: Planner, attempt: Attempt) -> dict[str, Any]:
 def bounds_of(step: CompiledStep, program: Program, target: Target, options: PlanOptions) -> Bounds:
     """Bound the time of a compiled step on the target's devices."""
     rows = program.mesh.shape["data"] * program.mesh.shape["fsdp"]
-    held = sum(math.prod(placed.device_shape) for placed in placements(program.mesh, program.model.abstract_params))
     itemsize = jnp.dtype(compute_dtype(program.config.precision, program.mesh)).itemsize
-    moved = least_bytes(program.model.config, held, step.rows * step.row_length / rows, itemsize)
+    moved = least_bytes(program.model.config, moved_by_optimizer(program), step.rows * step.row_length / rows, itemsize)
     return bounds(step.flops, moved, step.traffic, _peaks(target, options), options.utilization)
 
 
@@ -220,19 +217,14 @@ def _peaks(target: Target, options: PlanOptions) -> Peaks:
 
 
 def state_bytes(program: Program) -> int:
-    """Return what one device holds of parameters, moments and counters: exact, whatever compiles the step."""
+    """Return what one device holds of parameters and the optimizer's state: exact, whatever compiles the step."""
     leaves = jax.tree.leaves(program.state_target)
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def sharding_rows(program: Program) -> list[dict[str, Any]]:
     """Return a row a parameter: the rule that placed it, and what one device holds of it."""
-
-    def with_moments(placed: Placed) -> int:
-        size = math.prod(placed.device_shape)
-        trained = program.trained.count(lambda path: "/".join(path) == placed.name)
-        return _FLOAT32 * (size + _MOMENTS * size * trained // math.prod(placed.shape))
-
+    kept = optimizer_bytes(program.state_target)
     return [
         {
             "rule": placed.pattern,
@@ -241,7 +233,7 @@ def sharding_rows(program: Program) -> list[dict[str, Any]]:
             "shape": list(placed.shape),
             "device_shape": list(placed.device_shape),
             "device_bytes": _FLOAT32 * math.prod(placed.device_shape),
-            "device_bytes_with_moments": with_moments(placed),
+            "device_bytes_with_moments": _FLOAT32 * math.prod(placed.device_shape) + kept.get(placed.name, 0),
         }
         for placed in placements(program.mesh, program.model.abstract_params)
     ]

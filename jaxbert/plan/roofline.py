@@ -1,17 +1,20 @@
 """What bounds a step: the time that its FLOPs and its bytes need at the device's peaks, against the time that it took.
 
-Numbers only. Shares are of the measured time; computing and moving overlap, so they need not add up to one, and bytes that
+Shares are of the measured time; computing and moving overlap, so they need not add up to one, and bytes that
 a cache served make the memory's share an upper bound.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
+import jax
 from transformers import BertConfig
 
-BYTES_PER_PARAMETER = 28
-"""What AdamW moves at least, in float32: it reads parameter, gradient and two moments, and writes all but the gradient."""
+from jaxbert.train.program import Program
+from jaxbert.train.sharding import optimizer_bytes, param_shardings
+
 _WIDTHS_PER_LAYER = 16
 """Results of a layer, in model widths a token: query, key, value, mixed, projected, normalized; 4 + 4 between; 2 behind."""
 _PASSES = 5
@@ -105,16 +108,30 @@ def _bound(
     return largest, ADVICE[largest]
 
 
-def least_bytes(config: BertConfig, parameters: float, row_tokens: float, itemsize: int) -> float:
+def moved_by_optimizer(program: Program) -> int:
+    """Return the bytes that the optimizer moves at least, on one device and step.
+
+    It reads the gradient, and reads and writes parameters and state: 28 a parameter for AdamW in float32.
+    """
+    part = jax.eval_shape(program.trained.take, program.model.abstract_params)
+    shardings = jax.tree.leaves(param_shardings(program.mesh, part))
+    trained = sum(
+        math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf, sharding in zip(jax.tree.leaves(part), shardings, strict=True)
+    )
+    return 3 * trained + 2 * sum(optimizer_bytes(program.state_target).values())
+
+
+def least_bytes(config: BertConfig, by_optimizer: float, row_tokens: float, itemsize: int) -> float:
     """Return what a training step moves at least: the optimizer's traffic, and the results of each layer's products.
 
     Attention's weights are left out, which a fused kernel keeps on the chip.
 
     Args:
       config: the encoder.
-      parameters: held by one device.
+      by_optimizer: bytes moved by the optimizer on one device.
       row_tokens: of one device's rows.
       itemsize: bytes of a number in the layers.
     """
     a_token = _PASSES * _WIDTHS_PER_LAYER * config.hidden_size * itemsize * config.num_hidden_layers
-    return BYTES_PER_PARAMETER * parameters + a_token * row_tokens
+    return by_optimizer + a_token * row_tokens

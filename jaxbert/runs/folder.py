@@ -15,7 +15,7 @@ import yaml
 from etils import epath
 
 from jaxbert.bucket import copy, in_bucket, scratch_folder, to_path, write_whole
-from jaxbert.config import Config
+from jaxbert.config import OPTIMIZERS, Config
 from jaxbert.errors import UserError, foreign_errors
 from jaxbert.plain import flat, read_yaml, shown, to_json
 
@@ -198,9 +198,16 @@ def _read_config(path: epath.Path) -> dict[str, Any]:
     return content
 
 
+def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what was left out of the optimizer's own settings: older versions wrote the values of AdamW."""
+    own = OPTIMIZERS.get(str(values["optimizer.name"]), {})
+    left_out = {f"optimizer.{key}": value for key, value in own.items() if values.get(f"optimizer.{key}") is None}
+    return values | left_out
+
+
 def _differences(old: dict[str, Any], new: dict[str, Any], free: set[str]) -> list[str]:
     """Name each key whose value differs, with both values; a key that an older version did not know had its default."""
-    before, after = flat(Config().to_dict()) | flat(old), flat(new)
+    before, after = _with_defaults(flat(Config().to_dict()) | flat(old)), _with_defaults(flat(new))
 
     def is_free(key: str) -> bool:
         section, _, name = key.partition(".")

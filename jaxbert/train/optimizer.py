@@ -1,8 +1,13 @@
-"""AdamW with decay by name, the learning-rate schedules, shares of them, and clipping."""
+"""The optimizers, with decay by name, the learning-rate schedules, shares of them, and clipping.
+
+All keep their state where a step is not `good`. The encoder's layers are one stack with a leading axis; what looks at a
+tensor as a whole looks at each of its layers by itself, as optax does where they are not stacked.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +17,14 @@ from flax import traverse_util
 from jax import Array
 
 from jaxbert.config import OptimizerConfig
+from jaxbert.interop.names import layer_axis
 from jaxbert.models.functional import Params
+
+_FACTORED = optax.FactoredState(count=None, v_row=0, v_col=0, v=0)
+"""The axis of the layers in each part of the state; they share the counter."""
+_MUON_RMS = 0.2
+"""Root mean square of Muon's updates before the learning rate: that of AdamW, so that one rate suits both (Liu et al., 2025,
+arXiv 2502.16982)."""
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
@@ -37,22 +49,144 @@ def decay_mask(params: Params) -> Params:
 def make_optimizer(
     config: OptimizerConfig, total_steps: int, shares: Params | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Return clipping by global norm followed by AdamW, whose whole update is multiplied by `shares`.
+    """Return clipping by global norm followed by the optimizer, whose whole update is multiplied by `shares`.
 
-    Its state is that of `optax.adamw`, and a step that is not `good` leaves the moments as they are.
+    The state of AdamW is that of `optax.adamw`. A step that is not `good` leaves all of the state as it is.
     """
-    adamw = optax.chain(
-        scale_by_adam(config.b1, config.b2, config.eps),
+    optimizer = optax.chain(
+        _direction(config.name, config.own),
         optax.add_decayed_weights(config.weight_decay, decay_mask),
-        optax.scale_by_learning_rate(make_schedule(config, total_steps)),
+        *([by_layer(optax.scale_by_trust_ratio())] if config.name == "lamb" else []),
+        guarded(optax.scale_by_learning_rate(make_schedule(config, total_steps))),
     )
     clip = [] if config.clip_norm is None else [clip_by_global_norm(config.clip_norm)]
     multiply = [] if shares is None else [multiply_by(shares)]
-    return optax.chain(*clip, adamw, *multiply) if clip or multiply else adamw
+    return optax.chain(*clip, optimizer, *multiply) if clip or multiply else optimizer
+
+
+def _direction(name: str, own: dict[str, Any]) -> optax.GradientTransformation:
+    """Return an optimizer without its decay and its learning rate."""
+    if name == "lion":
+        return guarded(optax.scale_by_lion(own["b1"], own["b2"]))
+    if name == "sgd":
+        return guarded(optax.trace(own["momentum"], own["nesterov"])) if own["momentum"] else optax.identity()
+    if name == "muon":
+        return guarded(scale_by_muon(own))
+    if name == "adafactor":
+        relative = [by_layer(optax.scale_by_param_block_rms())] if own["parameter_scale"] else []
+        return optax.chain(
+            guarded(scale_by_factored_rms(own["eps"])), by_layer(optax.clip_by_block_rms(1.0)), *relative
+        )
+    return scale_by_adam(own["b1"], own["b2"], own["eps"])
+
+
+def guarded(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """Return `tx`, whose `update` also takes `good`, without which its state stays, bit for bit.
+
+    The updates of a step that is not `good` may be anything.
+    """
+    inner = optax.with_extra_args_support(tx)
+
+    def update(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: optax.Params | None = None,
+        *,
+        good: Array | bool = True,
+        **extra: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        updates, new = inner.update(updates, state, params, **extra)
+        return updates, jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def good_steps(opt_state: optax.OptState) -> Array:
+    """Return how many good steps the schedule has seen."""
+
+    def is_schedule(part: Any) -> bool:
+        return isinstance(part, optax.ScaleByScheduleState)
+
+    parts = jax.tree.leaves(opt_state, is_leaf=is_schedule)
+    return next(jnp.asarray(part.count) for part in parts if is_schedule(part))
+
+
+def _is_stacked(path: tuple[Any, ...]) -> bool:
+    return layer_axis(tuple(part.key for part in path)) is not None
+
+
+def by_layer(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Return `tx`, which has no state, working on each tensor by itself and on each layer of a stack by itself."""
+
+    def alone(update: Array, param: Array) -> Array:
+        return tx.update(update, optax.EmptyState(), param)[0]
+
+    def update(updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None) -> tuple:
+        def of(path: tuple[Any, ...], update: Array, param: Array) -> Array:
+            return (jax.vmap(alone) if _is_stacked(path) else alone)(update, param)
+
+        return jax.tree.map_with_path(of, updates, params), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
+
+
+def scale_by_factored_rms(eps: float) -> optax.GradientTransformation:
+    """Return Adafactor's scaling, optax's: a matrix of 128 x 128 or more has statistics of its rows and columns alone.
+
+    The axis of the layers is none of a matrix: each layer has its own statistics, and a stack of vectors is no matrix.
+    """
+    inner = optax.scale_by_factored_rms(epsilon=eps)
+
+    def mapped(fn: Callable, path: tuple[Any, ...], in_axes: Any, out_axes: Any) -> Callable:
+        return jax.vmap(fn, in_axes, out_axes) if _is_stacked(path) else fn
+
+    def gather(count: Any, structure: Any, states: list[optax.FactoredState]) -> optax.FactoredState:
+        columns = zip(*((state.v_row, state.v_col, state.v) for state in states), strict=True)
+        return optax.FactoredState(count, *(jax.tree.unflatten(structure, column) for column in columns))
+
+    def init(params: optax.Params) -> optax.FactoredState:
+        leaves, structure = jax.tree.flatten_with_path(params)
+        states = [mapped(inner.init, path, 0, _FACTORED)(leaf) for path, leaf in leaves]
+        return gather(jnp.zeros((), jnp.int32), structure, states)
+
+    def update(updates: optax.Updates, state: optax.FactoredState, params: optax.Params | None = None) -> tuple:
+        leaves, structure = jax.tree.flatten_with_path(updates)
+        kept = zip(*map(jax.tree.leaves, (state.v_row, state.v_col, state.v, params)), strict=True)
+        results = [
+            mapped(inner.update, path, (0, _FACTORED, 0), (0, _FACTORED))(
+                leaf, optax.FactoredState(state.count, row, column, whole), param
+            )
+            for (path, leaf), (row, column, whole, param) in zip(leaves, kept, strict=True)
+        ]
+        scaled = jax.tree.unflatten(structure, [scaled for scaled, _ in results])
+        return scaled, gather(optax.safe_increment(state.count), structure, [new for _, new in results])
+
+    return optax.GradientTransformation(init, update)
+
+
+def scale_by_muon(own: dict[str, Any]) -> optax.GradientTransformation:
+    """Return Muon for each layer's kernels and Adam for all else, as `optax.contrib.muon`, without a learning rate."""
+
+    def dimensions(kernels: optax.Params) -> Any:
+        return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(1, 2), kernels)
+
+    def to_rms(updates: optax.Updates, _: optax.Params | None = None) -> optax.Updates:
+        return jax.tree.map(lambda u: _MUON_RMS * math.sqrt(max(u.shape[1:])) * u, updates)
+
+    def kinds(params: optax.Params) -> Any:
+        return jax.tree.map_with_path(
+            lambda path, _: "muon" if _is_stacked(path) and path[-1].key == "kernel" else "adam", params
+        )
+
+    muon = optax.contrib.scale_by_muon(
+        beta=own["momentum"], eps=own["eps"], nesterov=own["nesterov"], weight_dimension_numbers=dimensions
+    )
+    adam = optax.scale_by_adam(own["b1"], own["b2"], own["eps"], nesterov=own["nesterov"])
+    return optax.partition({"muon": optax.chain(muon, optax.stateless(to_rms)), "adam": adam}, kinds)
 
 
 def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraArgs:
-    """Return Adam without its learning rate: optax's, whose `update` also takes `good`, without which the moments stay.
+    """Return Adam without its learning rate: optax's, guarded.
 
     Chosen after the update, old and new moments would both be in memory: XLA on CPU copies the old ones first, and works
     out the new ones once more where it computes the parameters (7% of a MiniLM step).
@@ -75,7 +209,7 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
         count = optax.safe_increment(state.count)
         mu_scale, nu_scale = bias_correction(b1, count), bias_correction(b2, count)
         scaled = jax.tree.map(lambda m, v: mu_scale * m / (jnp.sqrt(nu_scale * v) + eps), mu, nu)
-        return scaled, optax.ScaleByAdamState(count, mu, nu)
+        return scaled, optax.ScaleByAdamState(jnp.where(good, count, state.count), mu, nu)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

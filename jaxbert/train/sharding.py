@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxbert.config import MeshConfig
 from jaxbert.data.batches import HOST_KEYS
 from jaxbert.errors import UserError
+from jaxbert.interop.names import layer_axis
 from jaxbert.models.attention.select import Spread
 from jaxbert.models.functional import Params
 
@@ -174,15 +176,46 @@ def _spec(mesh: Mesh, name: str, shape: tuple[int, ...]) -> PartitionSpec:
     return PartitionSpec(*fits)
 
 
+def owner(path: tuple[Any, ...], names: Collection[str]) -> str | None:
+    """Return the parameter to which a leaf of the state belongs: its name ends the leaf's path. A counter has none."""
+    parts = [str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey)]
+    ends = ("/".join(parts[start:]) for start in range(len(parts)))
+    return next((name for name in ends if name in names), None)
+
+
 def state_shardings(mesh: Mesh, abstract_state: dict[str, Any]) -> dict[str, Any]:
-    """Return shardings of a train state: moments lie where their parameters lie, counters everywhere."""
+    """Return shardings of a train state: what has its parameter's shape lies where that lies, all else everywhere.
+
+    All else is small: counters, and statistics that are factored or stand for what is kept elsewhere. Of a stack that is
+    trained in part, the state holds fewer layers.
+    """
+    params = traverse_util.flatten_dict(abstract_state["params"], sep="/")
 
     def sharding_of(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        """Go by the name of the parameter, which ends the path of its moments; a counter's is empty."""
-        name = "/".join(str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey))
+        name = owner(path, params)
+        if name is None or not _alike(name, leaf.shape, params[name].shape):
+            return replicated(mesh)
         return NamedSharding(mesh, _spec(mesh, name, leaf.shape))
 
     return jax.tree.map_with_path(sharding_of, abstract_state)
+
+
+def _alike(name: str, shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Say whether a shape is that of a parameter, or of some layers of a stack."""
+    stacked = layer_axis(tuple(name.split("/"))) is not None
+    return shape == whole or (stacked and len(shape) == len(whole) and shape[1:] == whole[1:])
+
+
+def optimizer_bytes(state_target: dict[str, Any]) -> dict[str, int]:
+    """Return how many bytes of the optimizer's state one device holds for each parameter that has any."""
+    params = traverse_util.flatten_dict(state_target["params"], sep="/")
+    held: dict[str, int] = {}
+    for path, leaf in jax.tree.leaves_with_path(state_target["opt_state"]):
+        name = owner(path, params)
+        if name is not None:
+            size = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+            held[name] = held.get(name, 0) + size
+    return held
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

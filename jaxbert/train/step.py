@@ -15,6 +15,7 @@ from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, Params
 from jaxbert.tasks.base import Sums, Task
 from jaxbert.train.accumulate import DeviceBatch, Outputs, sliced_document_gradient, sliced_gradient, whole_gradient
+from jaxbert.train.optimizer import good_steps
 from jaxbert.train.trained import Trained
 
 State = dict[str, Any]
@@ -26,7 +27,7 @@ class Descent:
     """How gradients change parameters, and which."""
 
     tx: optax.GradientTransformationExtraArgs
-    """Keeps its moments where `good` is false."""
+    """Keeps its whole state where `good` is false; see `optimizer.guarded`."""
     schedule: optax.Schedule
     trained: Trained
 
@@ -43,7 +44,7 @@ def make_train_step(
     """Return `(state, batch, base_key) -> (state, sums)`.
 
     The sums hold the step's `grad_norm` and `learning_rate` too, and in `bad` whether loss or gradient were not finite. A
-    bad step leaves parameters, moments and the optimizer's count as they were; `step` counts it.
+    bad step leaves parameters and the optimizer's whole state as they were; `step` counts it.
 
     The gradient is that of the summed loss divided by the number of real examples of the whole step, so neither packing,
     nor the number of devices, nor `slices` (gradient accumulation over the rows) changes it. It is that of the trained part
@@ -73,9 +74,8 @@ def make_train_step(
         updates, opt_state = descent.tx.update(grads, state["opt_state"], part, good=good)
         new_part = jax.tree.map(lambda p, u: jnp.where(good, p + u, p), part, updates)
         params = trained.put(state["params"], new_part)
-        count = optax.tree.get_all_with_path(state["opt_state"], "count")[0][1]
-        opt_state = optax.tree.set(opt_state, count=jnp.where(good, count + 1, count))
-        sums |= {"grad_norm": grad_norm, "learning_rate": jnp.asarray(descent.schedule(count)), "bad": ~good}
+        rate = jnp.asarray(descent.schedule(good_steps(state["opt_state"])))
+        sums |= {"grad_norm": grad_norm, "learning_rate": rate, "bad": ~good}
         return {"step": state["step"] + 1, "params": params, "opt_state": opt_state}, sums
 
     return train_step

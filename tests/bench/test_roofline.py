@@ -69,10 +69,10 @@ def test_shares_are_times_at_the_peak_over_the_time_that_it_took():
 
 
 def test_the_least_bytes_of_a_step():
-    """28 bytes a parameter, and 80 widths of 32 numbers for each token and layer."""
+    """Those of the optimizer, and 80 widths of 32 numbers for each token and layer."""
     config = tiny_config(num_hidden_layers=3)
-    assert least_bytes(config, 1000, 0, 4) == 28_000
-    assert least_bytes(config, 1000, 10, 4) == 28_000 + 10 * 3 * 80 * 32 * 4
+    assert least_bytes(config, 28_000, 0, 4) == 28_000
+    assert least_bytes(config, 28_000, 10, 4) == 28_000 + 10 * 3 * 80 * 32 * 4
     assert least_bytes(config, 0, 10, 2) == 10 * 3 * 80 * 32 * 2
 
 

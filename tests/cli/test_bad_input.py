@@ -161,6 +161,8 @@ VALUES = {
     "optimizer.learning_rate": ["0", "-1", "nan", ".nan", "inf", ".inf", "fast"],
     "optimizer.weight_decay": ["-0.1", ".inf"],
     "optimizer.warmup_ratio": ["1", "-0.1", "1.5"],
+    "optimizer.name": ["adam", "null"],
+    "optimizer.momentum": ["1", "-0.1", "0.9"],
     "optimizer.b1": ["1"],
     "optimizer.b2": ["1.2"],
     "optimizer.eps": ["0"],
@@ -226,6 +228,12 @@ def test_what_is_frozen(refused):
     line = refused("--optimizer.freeze=[.]")
     assert line == "optimizer.freeze leaves nothing to train: name fewer parameters"
     assert refused("--optimizer.freeze=bert") == "optimizer.freeze is bert, but it must be [TEXT, ...] or null"
+
+
+def test_a_setting_of_another_optimizer(refused):
+    line = refused("--optimizer.name=lion", "--optimizer.momentum=0.9")
+    said = "optimizer.momentum is 0.9, but optimizer.name is lion, which has no such setting"
+    assert line == f"{said} (sgd, muon have it): leave it out"
 
 
 def test_float16_is_refused_with_the_reason(refused):

@@ -116,7 +116,7 @@ def test_clipping_is_by_the_global_norm():
 def test_updates_and_state_are_those_of_optax():
     """So that a checkpoint of one goes on with the other. Optax rounds 1 - b2^t to four or five digits."""
     config = dataclasses.replace(BASE, clip_norm=None, weight_decay=0.1, warmup_ratio=0.0)
-    rates = {"b1": config.b1, "b2": config.b2, "eps": config.eps, "weight_decay": 0.1, "mask": decay_mask}
+    rates = config.own | {"weight_decay": 0.1, "mask": decay_mask}
     ours, theirs = (
         make_optimizer(config, 10),
         optax.adamw(make_schedule(config, 10), **rates),

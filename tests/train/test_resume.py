@@ -111,6 +111,20 @@ def test_a_crash_changes_no_bit_of_what_is_partly_frozen(problem, monkeypatch, c
     assert capsys.readouterr().err.count(line) == 3
 
 
+def test_a_crash_changes_no_bit_with_another_optimizer(problem, monkeypatch):
+    """Muon's state has parts: those of its kernels, and those of Adam for all else."""
+    run, whole = problem.folder / "muon", problem.folder / "muon-whole"
+    changes = {"optimizer__name": "muon", "train__max_steps": 4, "train__checkpoint_every": 2, "train__output_dir": run}
+    assert problem.train(**changes | {"train__output_dir": whole}) == 0
+    with monkeypatch.context() as patch:
+        crash_before(patch, 3)
+        with pytest.raises(CrashError):
+            problem.train(**changes)
+    assert problem.train(**changes) == 0
+    assert weights(run) == weights(whole)
+    assert whole_losses(run) == whole_losses(whole)
+
+
 def test_a_crash_behind_the_last_step_only_exports(problem, undisturbed, monkeypatch):
     changes = keys(problem, "late")
     with monkeypatch.context() as patch:

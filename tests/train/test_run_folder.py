@@ -91,3 +91,14 @@ def test_a_start_that_was_cut_off_leaves_a_folder_for_the_next(tmp_path):
     (folder.path / "thesis.tex").write_text("")
     with pytest.raises(UserError, match=r"something else than a run \(data\.json, lock, start, \.\.\.\)"):
         folder.check(Config())
+
+
+def test_defaults_of_the_optimizer_are_the_same_written_or_left_out(folder):
+    """Older versions wrote those of AdamW, and knew no other optimizer."""
+    old = "optimizer:\n  b1: 0.9\n  b2: 0.999\n  eps: 1.0e-08\ndata:\n  train: data.csv\n"
+    folder.config.write_text(old)
+    folder.check(config(data__train="data.csv"))
+    with pytest.raises(UserError, match=r"optimizer\.b2: 0\.999 there, 0\.98 now"):
+        folder.check(config(data__train="data.csv", optimizer__b2=0.98))
+    with pytest.raises(UserError, match=r"optimizer\.name: 'adamw' there, 'lamb' now"):
+        folder.check(config(data__train="data.csv", optimizer__name="lamb"))
