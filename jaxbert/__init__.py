@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxbert.api.auto import (
+    from jaxbert.api.flax.auto import (
         FLAX_MODEL_FOR_CAUSAL_LM_MAPPING,
         FLAX_MODEL_FOR_MASKED_LM_MAPPING,
         FLAX_MODEL_FOR_MULTIPLE_CHOICE_MAPPING,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         FlaxAutoModelForSequenceClassification,
         FlaxAutoModelForTokenClassification,
     )
-    from jaxbert.api.flax_bert import (
+    from jaxbert.api.flax.flax_bert import (
         FlaxBertForCausalLM,
         FlaxBertForMaskedLM,
         FlaxBertForMultipleChoice,
@@ -82,7 +82,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'jaxbert' has no attribute {name!r}")
-    homes = {"FLAX": "jaxbert.api.auto", "FlaxAuto": "jaxbert.api.auto", "Flax": "jaxbert.api.flax_bert"}
+    homes = {"FLAX": "jaxbert.api.flax.auto", "FlaxAuto": "jaxbert.api.flax.auto", "Flax": "jaxbert.api.flax.flax_bert"}
     home = next((home for start, home in homes.items() if name.startswith(start)), "jaxbert.errors")
     return getattr(importlib.import_module(home), name)
 
