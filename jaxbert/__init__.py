@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxbert.api.auto import (
+    from jaxbert.api.finetune import Result, finetune, pretrain
+    from jaxbert.api.flax.auto import (
         FLAX_MODEL_FOR_CAUSAL_LM_MAPPING,
         FLAX_MODEL_FOR_MASKED_LM_MAPPING,
         FLAX_MODEL_FOR_MULTIPLE_CHOICE_MAPPING,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
         FlaxAutoModelForSequenceClassification,
         FlaxAutoModelForTokenClassification,
     )
-    from jaxbert.api.flax_bert import (
+    from jaxbert.api.flax.flax_bert import (
         FlaxBertForCausalLM,
         FlaxBertForMaskedLM,
         FlaxBertForMultipleChoice,
@@ -41,7 +42,12 @@ if TYPE_CHECKING:
         FlaxBertModel,
         FlaxBertPreTrainedModel,
     )
+    from jaxbert.api.model import Model, load
+    from jaxbert.api.own import Metric
+    from jaxbert.config import Config
     from jaxbert.errors import UserError
+    from jaxbert.train.callbacks import STOP, Callback
+    from jaxbert.train.interrupt import StoppedError
 
 __version__ = "0.1.0.dev0"
 
@@ -55,6 +61,9 @@ __all__ = [
     "FLAX_MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
     "FLAX_MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
     "FLAX_MODEL_MAPPING",
+    "STOP",
+    "Callback",
+    "Config",
     "FlaxAutoModel",
     "FlaxAutoModelForCausalLM",
     "FlaxAutoModelForMaskedLM",
@@ -74,16 +83,36 @@ __all__ = [
     "FlaxBertForTokenClassification",
     "FlaxBertModel",
     "FlaxBertPreTrainedModel",
+    "Metric",
+    "Model",
+    "Result",
+    "StoppedError",
     "UserError",
     "__version__",
+    "finetune",
+    "load",
+    "pretrain",
 ]
+_HOMES = {
+    "STOP": "jaxbert.train.callbacks",
+    "Callback": "jaxbert.train.callbacks",
+    "Config": "jaxbert.config",
+    "Metric": "jaxbert.api.own",
+    "Model": "jaxbert.api.model",
+    "Result": "jaxbert.api.finetune",
+    "StoppedError": "jaxbert.train.interrupt",
+    "UserError": "jaxbert.errors",
+    "finetune": "jaxbert.api.finetune",
+    "load": "jaxbert.api.model",
+    "pretrain": "jaxbert.api.finetune",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'jaxbert' has no attribute {name!r}")
-    homes = {"FLAX": "jaxbert.api.auto", "FlaxAuto": "jaxbert.api.auto", "Flax": "jaxbert.api.flax_bert"}
-    home = next((home for start, home in homes.items() if name.startswith(start)), "jaxbert.errors")
+    auto = name.startswith(("FLAX", "FlaxAuto"))
+    home = _HOMES.get(name) or ("jaxbert.api.flax.auto" if auto else "jaxbert.api.flax.flax_bert")
     return getattr(importlib.import_module(home), name)
 
 

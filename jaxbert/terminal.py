@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from importlib.util import find_spec
 
 from rich.console import Console
 from rich.text import Text
@@ -12,6 +13,11 @@ console = Console(stderr=True, markup=False)
 PLAIN_LINE_SECONDS = 10.0
 """Between two lines of progress where there is no terminal."""
 _SHORT_SECONDS = 2.0
+
+
+def shows_bars() -> bool:
+    """Say whether a bar can move: on a terminal, and in a notebook that has widgets."""
+    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
 
 
 def mute() -> None:

@@ -38,9 +38,9 @@ class Cluster:
     devices: int
 
     @contextlib.contextmanager
-    def start(self, *runs: list[str]) -> Iterator[list[subprocess.Popen[str]]]:
-        """Start `jaxbert ARGUMENTS` in each process, several in turn; what still runs at the end is killed."""
-        words = ["-m", "jaxbert", *runs[0]] if len(runs) == 1 else ["-c", IN_TURN, json.dumps(runs)]
+    def start(self, *runs: list[str], program: str = "") -> Iterator[list[subprocess.Popen[str]]]:
+        """Start `jaxbert ARGUMENTS` in each process, several in turn, or a program; what still runs at the end is killed."""
+        words = ["-m", "jaxbert", *runs[0]] if len(runs) == 1 else ["-c", program or IN_TURN, json.dumps(runs)]
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{free.getsockname()[1]}"

@@ -136,8 +136,8 @@ def _flag(value: Any) -> str:
 def python(*words: str, variables: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
     """Start `python WORDS` as its own process, with one device unless the variables of its environment say more."""
     environment = {**os.environ, **quick.variables(), "COLUMNS": "200", **(variables or {})}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([sys.executable, *words], cwd=ROOT, env=environment, text=True, **(pipes | options))
+    usual = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT}
+    return subprocess.Popen([sys.executable, *words], env=environment, text=True, **(usual | options))
 
 
 def command(*arguments: str, **options: Any) -> subprocess.Popen[str]:

@@ -26,7 +26,6 @@ BELOW = {
     "processes": {"data", "errors"},
     "tasks": {"models", "data", "processes", "terminal", "config", "bucket", "errors"},
     "checks": {"tasks", "config", "errors"},
-    "api": {"interop", "models", "plain", "errors"},
     "runs": {"tasks", "interop", "data", "processes", "config", "bucket", "plain", "errors"},
     "train": {
         *("runs", "tasks", "interop", "models", "data", "checks", "processes", "terminal", "hardware", "versions"),
@@ -38,9 +37,39 @@ BELOW = {
         *("config", "errors"),
     },
     "launch": {"train", "processes", "terminal", "checks", "config", "errors"},
-    "cli": {
-        *("plan", "bench", "launch", "train", "runs", "tasks", "data", "checks", "processes", "terminal", "versions"),
+    "settings": {"config", "plain", "errors"},
+    "api": {
+        *(
+            "launch",
+            "train",
+            "runs",
+            "tasks",
+            "interop",
+            "models",
+            "data",
+            "checks",
+            "processes",
+            "terminal",
+            "settings",
+        ),
         *("config", "bucket", "plain", "errors"),
+    },
+    "cli": {
+        *(
+            "api",
+            "plan",
+            "bench",
+            "launch",
+            "train",
+            "runs",
+            "tasks",
+            "data",
+            "checks",
+            "processes",
+            "terminal",
+            "versions",
+        ),
+        *("settings", "config", "bucket", "plain", "errors"),
     },
 }
 """What each part may import besides itself."""

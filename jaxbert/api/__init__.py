@@ -1,1 +1,1 @@
-"""The public classes, with the interface of those that transformers removed."""
+"""jaxbert in Python: fine-tune, pretrain, load; and, in `flax`, the classes that transformers removed."""

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal, get_type_hints
 from jsonargparse import ArgumentParser, Namespace
 
 from jaxbert.checks import check_reading
-from jaxbert.cli.parsing import help_of
 from jaxbert.config import DataConfig, LaunchConfig, PrecisionConfig, TrainConfig
 from jaxbert.errors import UserError
+from jaxbert.settings import help_of
 from jaxbert.tasks import task_class
 
 if TYPE_CHECKING:

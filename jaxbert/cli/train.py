@@ -15,22 +15,13 @@ def run(arguments: list[str]) -> int:
 
 def train(config: Config) -> int:
     """Do the run that `config` says, and return the exit code."""
-    from jaxbert.checks import check
-    from jaxbert.launch.start import start
-    from jaxbert.runs.folder import RunFolder
+    from jaxbert.api.finetune import start_run
     from jaxbert.terminal import console
     from jaxbert.train.interrupt import EXIT_CODE, StoppedError
-    from jaxbert.train.report import print_summary
-    from jaxbert.train.run import run_training
-    from jaxbert.train.runtime import prepare_process
 
-    check(config)  # before all processes are waited for
-    prepare_process(config.precision.compute)
-    start(config.launch)
     try:
-        summary = run_training(config)
+        start_run(config)
     except StoppedError as stop:
         console.print(str(stop), highlight=False, soft_wrap=True)
         return EXIT_CODE
-    print_summary(summary, RunFolder(config.train.output_dir))
     return 0

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from jaxbert.config import DataConfig
+from jaxbert.data import memory
 from jaxbert.data.class_names import class_names
 from jaxbert.data.facts import Facts
 from jaxbert.data.files import features_of, parquet_records
@@ -102,7 +103,7 @@ def _next(items: Items, bad: BadRows) -> tuple[str, int, dict[str, Any] | Proble
 
 def is_table(spec: str) -> bool:
     """Say whether a source holds records, by how it is named or by what is in a folder."""
-    if spec == STDIN or spec.startswith(("hf:", "tfds:")) or extension_of(spec) in TABLES:
+    if spec == STDIN or spec.startswith(("hf:", "tfds:", memory.PREFIX)) or extension_of(spec) in TABLES:
         return True
     try:
         return find_split(spec, "train") is not None or extension_of(find_files(spec, "train").files[0]) in TABLES
@@ -122,6 +123,9 @@ def open_records(spec: str, role: Role, data: DataConfig, facts: Facts | None = 
     if spec.startswith("tfds:"):
         raise UserError(f"{spec}: this task reads files and hf: datasets: export the data set as JSON lines")
     facts = facts or Facts()
+    if memory.is_held(spec):
+        held = memory.find_held(spec)
+        return Records(held.name, (record for record in held.records()), data, role, facts, held.features)
     split = find_split(spec, role)
     if split is not None:
         split.say(facts)

@@ -1,6 +1,7 @@
 """The one entry to read examples: chooses the reader by how the user named the source.
 
-`hf:...` is the Hugging Face Hub, `tfds:...` TensorFlow Datasets, `-` standard input, everything else a file. Plain text
+`hf:...` is the Hugging Face Hub, `tfds:...` TensorFlow Datasets, `memory:...` what a Python program holds, `-` standard
+input, everything else a file. Plain text
 (one example a line) is understood here, for prediction; the formats themselves are the readers' part.
 """
 
@@ -19,7 +20,7 @@ from typing import Any, Literal
 
 from jaxbert.bucket import fetched, to_path
 from jaxbert.config import DataConfig
-from jaxbert.data import hub, places, tfds
+from jaxbert.data import hub, memory, places, tfds
 from jaxbert.data.delimited import SEPARATORS
 from jaxbert.data.facts import Facts
 from jaxbert.data.files import file_identity, read_file
@@ -75,7 +76,7 @@ def open_source(
     """
     check_rows(role, data)
     wanted = Wanted.of(data, labelled, labels, kept, optional)
-    name = STDIN_NAME if spec == STDIN else spec
+    name = name_of(spec)
     waits = spec == STDIN and stdin_waits()
     begin = partial(Intake, name, wanted, data, limit, waits=waits, skippable=role != "predict")
     read, content = _find(spec, data, role)
@@ -94,6 +95,15 @@ def _whole(read: Callable[[Intake], Iterator[Table]], intake: Intake) -> Iterato
     intake.finish()
     if not found:
         raise UserError(f"{intake.name}: no rows: at least one example is needed")
+
+
+def name_of(spec: str) -> str:
+    """Return a source as messages name it.
+
+    Raises:
+      UserError: for rows in memory that are not there any more.
+    """
+    return STDIN_NAME if spec == STDIN else memory.find_held(spec).name if memory.is_held(spec) else spec
 
 
 def check_rows(role: Role, data: DataConfig) -> None:
@@ -135,7 +145,7 @@ def check_there(spec: str) -> None:
     Raises:
       UserError: if it is not.
     """
-    if spec != STDIN and not spec.startswith(("hf:", "tfds:")):
+    if spec != STDIN and not spec.startswith(("hf:", "tfds:", memory.PREFIX)):
         places.check_there(spec)
 
 
@@ -145,6 +155,9 @@ def _find(
     """Return how a source is read, and how its content is told from another."""
     if spec == STDIN:
         return partial(_read_stdin, data), None
+    if memory.is_held(spec):
+        held = memory.find_held(spec)
+        return lambda intake: intake.tables(held.parts(intake), held.name), None
     if spec.startswith("tfds:"):
         prepared = tfds.open_tfds(spec, SPLITS[role])
         return lambda intake: intake.tables(tfds.read_tfds(prepared, intake), spec), prepared.identity

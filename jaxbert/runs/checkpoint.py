@@ -111,8 +111,11 @@ class Checkpoints:
         self._manager.wait_until_finished()
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: Any, progress: dict[str, Any], best_step: int | None) -> None:
+    def save(self, step: int, state: Any, progress: dict[str, Any], best_step: int | None) -> bool:
         """Begin to save; the state may be donated as soon as this returns. A step that is there already stays.
+
+        Returns:
+          Whether the step was not there yet.
 
         Raises:
           UserError: if there is no room for it, or the save before failed.
@@ -120,12 +123,13 @@ class Checkpoints:
         self.wait()
         self._policy.best = best_step
         if step in self._manager.all_steps():
-            return
+            return False
         self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         self._saving = step
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), progress=ocp.args.JsonSave(progress))
         with self._failing():
             self._manager.save(step, args=args, force=True)
+        return True
 
     def wait(self) -> None:
         """Wait until everything is committed.

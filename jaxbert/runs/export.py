@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,18 @@ def export_params(
     return target
 
 
+def check_target(output: str | os.PathLike[str], key: str) -> epath.Path:
+    """Return the path of a folder to which a model may be written; messages call it `key`.
+
+    Raises:
+      UserError: if it holds something else.
+    """
+    target = to_path(output)
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "config.json").exists())):
+        raise UserError(f"{key} {target} holds something else than a model: choose a new folder")
+    return target
+
+
 def export_run(run: str | Path, step: str, output: str | Path) -> epath.Path:
     """Export a checkpoint of a run: `last`, `best` or a step number.
 
@@ -57,9 +70,7 @@ def export_run(run: str | Path, step: str, output: str | Path) -> epath.Path:
         raise UserError(f"{folder.path} is no run folder: it has no config.yaml")
     if not folder.checkpoints.is_dir():
         raise UserError(f"{folder.path} has no checkpoints yet: train first")
-    target = to_path(output)
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "config.json").exists())):
-        raise UserError(f"--output {target} holds something else than a model: choose a new folder")
+    target = check_target(output, "--output")
     start = fetched(folder.start)
     config = read_config(start)
     with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:

@@ -61,6 +61,8 @@ class Identity:
     """By the key that names it; one of several has its own name behind it."""
     steps: int
     """Of the whole run."""
+    loss: str | None = None
+    """The name of the loss that a Python program brought; None for the task's own."""
     changes: list[str] = field(default_factory=list)
     """What was said of data that changed while the run went on, the earliest first."""
 
@@ -229,6 +231,10 @@ def _never_accepted(before: Identity, now: Identity) -> list[str]:
     if before.tokenizer["vocabulary"] != now.tokenizer["vocabulary"]:
         sizes = before.tokenizer["tokens"], now.tokenizer["tokens"]
         found.append("another vocabulary (" + "{:,} tokens there, {:,} now)".format(*sizes))
+    if before.loss != now.loss:
+        found.append(
+            "another loss ({} there, {} now)".format(*(loss or "the task's own" for loss in (before.loss, now.loss)))
+        )
     found += _changed_values("tokenizer", before.tokenizer["settings"], now.tokenizer["settings"])
     architecture = _changed_values("model", before.model["architecture"], now.model["architecture"])
     other = before.model["name"] != now.model["name"] and before.model["weights"] != now.model["weights"]

@@ -19,6 +19,25 @@ _RISING = {
     "f1_macro_present",
 }
 
+_own: dict[str, bool] = {}
+"""Metrics that a program has brought, with whether they fall."""
+
+
+def declare(name: str, *, greater_is_better: bool) -> None:
+    """Name the direction of a metric that is no task's own.
+
+    Raises:
+      ValueError: if a task has a metric of this name.
+    """
+    if is_known(name):
+        raise ValueError(f"there is a metric {name!r} already: choose another name")
+    _own[name] = not greater_is_better
+
+
+def is_known(name: str) -> bool:
+    """Say whether the tasks of this package have a metric of this name."""
+    return name in _FALLING or name in _RISING or name.endswith(_FALLING_ENDS)
+
 
 def falls(name: str) -> bool:
     """Say whether a metric is the better the smaller it is.
@@ -26,6 +45,8 @@ def falls(name: str) -> bool:
     Raises:
       KeyError: for a metric whose direction nobody has named: the wrong one would keep the worst model.
     """
+    if name in _own:
+        return _own[name]
     if name in _FALLING or name.endswith(_FALLING_ENDS):
         return True
     if name not in _RISING:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
@@ -65,7 +66,7 @@ class Predictor:
     batch_size: int = 256
     collate: Callable[[Batch, int | None], Batch] | None = None
     """What is done to each batch before it is sent."""
-    layouts: dict[Examples, Layout] = field(default_factory=dict)
+    layouts: MutableMapping[Examples, Layout] = field(default_factory=WeakKeyDictionary)
 
     def __post_init__(self) -> None:
         step = make_predict_step(self.model, self.task, self.call)

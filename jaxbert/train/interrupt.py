@@ -23,6 +23,11 @@ EXIT_CODE = 75
 class StoppedError(Exception):
     """A signal ended the run after its state was saved; run it again to go on."""
 
+    def __init__(self, step: int, way: str = "run the same command to go on") -> None:
+        super().__init__(f"stopped after step {step}, which is saved; {way}")
+        self.step = step
+        """The last step."""
+
 
 class Interrupt:
     """While entered, a signal is remembered until the loop asks; the handler does nothing else."""
@@ -44,6 +49,9 @@ class Interrupt:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._received:
+            previous = self._previous.get(number)
+            if previous is signal.default_int_handler:  # a program of the user, a notebook: it must not end as a whole
+                signal.default_int_handler(number, frame)
             os._exit(128 + number)
         self._received = True
 

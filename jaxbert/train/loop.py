@@ -21,6 +21,7 @@ from jaxbert.data.batches import Batch, BatchSize, batch_size_of
 from jaxbert.errors import UserError
 from jaxbert.runs.checkpoint import Checkpoints
 from jaxbert.tasks.direction import falls, improves, merit, value_of
+from jaxbert.train.callbacks import Callbacks
 from jaxbert.train.dispatch import Group, StepPrograms, group_batches
 from jaxbert.train.evaluate import numbers_of
 from jaxbert.train.interrupt import Interrupt, StoppedError
@@ -93,6 +94,7 @@ class Work:
     count: Callable[[Batch], BatchSize] = batch_size_of
     before_saving: Callable[[], None] = lambda: None
     """Raises where the run folder is not this process's any more."""
+    callbacks: Callbacks = field(default_factory=Callbacks)
 
 
 class Loop:
@@ -111,7 +113,7 @@ class Loop:
         self._pending: tuple[Group, dict[str, Array]] | None = None
 
     def run(self, report: Report) -> None:
-        """Train until the last step or until early stopping, and leave everything saved.
+        """Train until the last step, early stopping or a callback's word, and leave everything saved.
 
         Raises:
           StoppedError: if a signal came; the state of the last step is saved.
@@ -120,13 +122,15 @@ class Loop:
             while not self._done():
                 epoch, first_step = divmod(self._dispatched, self.work.steps_per_epoch)
                 self._run_epoch(epoch, first_step, report, interrupt)
+            if self.work.callbacks.stop and self.work.evaluate is not None and self.progress.step not in self.details:
+                self._evaluate(report)
         self._save()
         self._checkpoints.wait()
 
     def _done(self) -> bool:
         patience = self.work.config.early_stopping_patience
         stale = patience is not None and self.progress.evaluations_since_best >= patience
-        return stale or self._dispatched >= self.work.total_steps
+        return stale or self.work.callbacks.stop or self._dispatched >= self.work.total_steps
 
     def _run_epoch(self, epoch: int, first_step: int, report: Report, interrupt: Interrupt) -> None:
         def prepare(batches: list[Batch]) -> Group:
@@ -148,6 +152,8 @@ class Loop:
                     if self._done():
                         return
                     self.speed.resume()
+                elif self.work.callbacks.stop:
+                    return
 
     @contextlib.contextmanager
     def _clock(self, report: Report) -> Iterator[None]:
@@ -200,6 +206,7 @@ class Loop:
         report.progress(progress.step, loss / examples, *rates, progress.bad_steps)
         if progress.step % self.work.config.log_every == 0:
             report.log(progress.step, self._window(values, *rates))
+        self.work.callbacks.tell("step", progress.step, self._step_values(values, loss / examples, rates))
 
     def _count_bad(self, loss: float, grad_norm: float, example_ids: np.ndarray, report: Report) -> None:
         """Note a step that changed nothing because its loss or gradient was not finite.
@@ -219,6 +226,13 @@ class Loop:
                 f"norm of the gradient {grad_norm}), whose batch is rows {named} of data.train, counted from 0 (all in "
                 "metrics.jsonl): lower optimizer.learning_rate, or look at these rows"
             )
+
+    def _step_values(self, values: dict[str, Any], loss: float, rates: tuple[float, float]) -> dict[str, Any]:
+        """Return what callbacks learn of a step."""
+        numbers = {name: float(values[name]) for name in ("learning_rate", "grad_norm")}
+        epoch = self.progress.step / self.work.steps_per_epoch
+        speed = dict(zip(("examples_per_second", "real_tokens_per_second"), rates, strict=True))
+        return {"loss": loss, **numbers, "bad": bool(values["bad"]), "epoch": epoch, **speed}
 
     def _window(self, values: dict[str, Any], examples_per_second: float, tokens_per_second: float) -> dict[str, Any]:
         """Return the line of metrics since the last one, and begin a new one."""
@@ -270,6 +284,7 @@ class Loop:
         self.details = {step: kept for step, kept in self.details.items() if step == progress.best_step}
         self.details[progress.step] = metrics
         report.say(f"step {progress.step}: {headline(metrics, name)}{'  (best so far)' if improved else ''}")
+        self.work.callbacks.tell("evaluate", progress.step, metrics)
         return improved
 
     def _say_unusable(self, name: str, value: float, metrics: dict[str, Any]) -> None:
@@ -280,10 +295,12 @@ class Loop:
             logger.warning("step %d: %s: such an evaluation counts as worse than all others", self.progress.step, found)
 
     def _save(self) -> None:
-        self._checkpoints.save(self.progress.step, self.state, asdict(self.progress), self.progress.best_step)
+        step = self.progress.step
+        if self._checkpoints.save(step, self.state, asdict(self.progress), self.progress.best_step):
+            self.work.callbacks.tell("save", step, self._checkpoints.folder / str(step))
 
     def _stop(self) -> None:
         self.work.before_saving()
         self._save()
         self._checkpoints.wait()
-        raise StoppedError(f"stopped after step {self.progress.step}, which is saved; run the same command to go on")
+        raise StoppedError(self.progress.step)

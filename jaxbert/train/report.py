@@ -12,8 +12,9 @@ from tensorboardX import SummaryWriter
 
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks.direction import value_of
-from jaxbert.terminal import PLAIN_LINE_SECONDS, console
+from jaxbert.terminal import PLAIN_LINE_SECONDS, console, shows_bars
 
+_DRAW_SECONDS = 0.3
 _HEADLINE = 4
 _LABELS = 20
 
@@ -36,12 +37,16 @@ class Report:
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            # In a notebook a thread that draws would draw the program's own prints away.
+            auto_refresh=not console.is_jupyter,
         )
+        self._has_bar = shows_bars()
+        self._last_drawn = 0.0
         self._task = self._bar.add_task("training", total=total_steps, completed=first_step, note="compiling")
         self._last_plain_line = 0.0
 
     def __enter__(self) -> Report:
-        if console.is_terminal:
+        if self._has_bar:
             self._bar.start()
         return self
 
@@ -64,16 +69,23 @@ class Report:
         note = f"loss {loss:.4f}  {examples_per_second:,.0f} examples/s  {tokens_per_second:,.0f} tokens/s"
         if bad_steps:
             note += f"  {bad_steps} steps skipped (not finite)"
-        self._bar.update(self._task, completed=step, note=note)
-        if not console.is_terminal and time.monotonic() - self._last_plain_line > PLAIN_LINE_SECONDS:
+        self._draw(completed=step, note=note)
+        if not self._has_bar and time.monotonic() - self._last_plain_line > PLAIN_LINE_SECONDS:
             self._last_plain_line = time.monotonic()
             console.print(f"step {step}/{self._total}  {note}", highlight=False, soft_wrap=True)
 
     def compiling(self, rows: int) -> None:
         """Say why nothing moves for a while."""
-        self._bar.update(self._task, note=f"compiling the step for {rows} rows")
-        if not console.is_terminal:
+        self._last_drawn = 0.0
+        self._draw(note=f"compiling the step for {rows} rows")
+        if not self._has_bar:
             self.say(f"compiling the step for {rows} rows")
+
+    def _draw(self, **fields: Any) -> None:
+        """Change the bar; where no thread draws it, draw it now and then."""
+        due = self._has_bar and console.is_jupyter and time.monotonic() - self._last_drawn > _DRAW_SECONDS
+        self._last_drawn = time.monotonic() if due else self._last_drawn
+        self._bar.update(self._task, refresh=due, **fields)
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""

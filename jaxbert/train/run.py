@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -32,6 +32,7 @@ from jaxbert.tasks.base import Inputs, Task
 from jaxbert.tasks.exported import settings_of
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.terminal import console
+from jaxbert.train.callbacks import Additions, Callbacks
 from jaxbert.train.compiled import CompileLog
 from jaxbert.train.data_table import data_notes, data_table
 from jaxbert.train.evaluate import Predictor, numbers_of, with_details
@@ -47,6 +48,7 @@ from jaxbert.train.vocabulary import with_vocabulary
 from jaxbert.versions import say_untested
 
 logger = logging.getLogger("jaxbert")
+NOTHING = Additions(Callbacks())
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Session:
     inputs: Inputs
     model: Model
     layout: Layout
+    additions: Additions
 
     @property
     def task(self) -> Task:
@@ -114,8 +117,10 @@ class Session:
         return task
 
 
-def run_training(config: Config) -> dict[str, Any]:
+def run_training(config: Config, additions: Additions = NOTHING) -> dict[str, Any]:
     """Train as `config` says, go on where an earlier start stopped, and return the content of `summary.json`.
+
+    `additions` are what a Python program brings besides.
 
     Raises:
       UserError: for anything wrong in configuration, data or model, before the first step.
@@ -128,9 +133,10 @@ def run_training(config: Config) -> dict[str, Any]:
     with owned(folder) as lock:
         folder.check(config)  # the process that was waited for may have ended the run
         learned, before = bool(committed_steps(folder.checkpoints)), Identity.read(folder.data)
-        session = open_session(config, folder, known_labels(folder, before) if learned else ())
+        session = open_session(config, folder, known_labels(folder, before) if learned else (), additions)
         start = session.start
         now = identify(config, start.bert_config, start.tokenizer, start.folder, session.inputs, session.total_steps)
+        now = replace(now, loss=additions.loss)
         if not all_alike(now.checksum):
             raise UserError("the processes of this run have read different data: give all of them the same files")
         kept = go_on(folder, before, now, learned=learned, accepts=config.train.accept_changed_data)
@@ -149,7 +155,9 @@ def run_training(config: Config) -> dict[str, Any]:
                 return _run(session, checkpoints, params, log, lock)
 
 
-def open_session(config: Config, folder: RunFolder, known: Sequence[str] = ()) -> Session:
+def open_session(
+    config: Config, folder: RunFolder, known: Sequence[str] = (), additions: Additions = NOTHING
+) -> Session:
     """Read data and model configuration and decide on shapes; nothing is written but a vocabulary that is trained.
 
     `known` are the label names that the run has learned already.
@@ -163,6 +171,7 @@ def open_session(config: Config, folder: RunFolder, known: Sequence[str] = ()) -
     learned = inputs.task.output_names
     if tuple(known) != tuple(learned) and sorted(known) == sorted(learned):
         inputs = chosen.read(config, start.tokenizer, max_length, Head(tuple(known), folder.path.name))
+    inputs = replace(inputs, task=additions.change_task(inputs.task))
     if inputs.validation:
         _check_best_metric(inputs.task, config.train.best_metric)
     configured = inputs.task.configure(start.bert_config)
@@ -178,6 +187,7 @@ def open_session(config: Config, folder: RunFolder, known: Sequence[str] = ()) -
         inputs=inputs,
         model=make_task_model(config, bert_config, inputs.task, mesh),
         layout=training_layout(config, inputs.train.tokens.lengths, mesh, windows=inputs.train.windows),
+        additions=additions,
     )
 
 
@@ -252,6 +262,7 @@ def _work(session: Session, lock: RunLock) -> Work:
         base_key=session.program.base_key,
         count=session.program.count,
         before_saving=lock.check,
+        callbacks=session.additions.callbacks,
     )
 
 

@@ -36,7 +36,8 @@ def prepare_process(compute: str = "auto") -> None:
             jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    sys.excepthook = _without_echoes
+    if sys.excepthook is sys.__excepthook__:  # a program may have its own
+        sys.excepthook = _without_echoes
     if _runs_on_cpu():
         # Where libtpu is installed, to compile for a TPU that is elsewhere, JAX would look for one here and complain.
         jax.config.update("jax_platforms", "cpu")

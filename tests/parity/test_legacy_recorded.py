@@ -11,7 +11,7 @@ from flax import serialization, traverse_util
 
 import jaxbert
 
-HERE = Path(__file__).resolve().parents[1] / "api" / "recorded"
+HERE = Path(__file__).resolve().parents[1] / "api" / "flax" / "recorded"
 SHARED = (
     "FlaxBertModel",
     "FlaxBertForSequenceClassification",

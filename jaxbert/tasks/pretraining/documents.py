@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from jaxbert.config import DataConfig, PretrainConfig
+from jaxbert.data import memory
 from jaxbert.data.facts import Facts
 from jaxbert.data.files import file_identity
 from jaxbert.data.places import extension_of, find_file, find_files
@@ -50,7 +51,7 @@ def open_documents(
     Raises:
       UserError: for what is missing or unreachable.
     """
-    if spec.startswith(("-", "hf:", "tfds:")) or find_split(spec, role) is not None:
+    if spec.startswith(("-", "hf:", "tfds:", memory.PREFIX)) or find_split(spec, role) is not None:
         return _table_documents(spec, data, role, limit)
     found = find_files(spec, SPLITS[role], mixed=True)
     found.say(Facts())

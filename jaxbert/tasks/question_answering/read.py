@@ -16,7 +16,7 @@ from jaxbert.data.facts import Facts
 from jaxbert.data.intake import Problem
 from jaxbert.data.places import existing_file
 from jaxbert.data.records import TABLES, Items, Keeper, is_table, missing_column, open_records, text_of, wrong_kind
-from jaxbert.data.sources import STDIN, STDIN_NAME, Role
+from jaxbert.data.sources import Role, name_of
 from jaxbert.data.table import Row, at_row, shorten
 from jaxbert.errors import UserError
 
@@ -69,7 +69,7 @@ def read_questions(spec: str, data: DataConfig, *, role: Role, labelled: bool, l
     Raises:
       UserError: for anything missing or malformed, and for an answer that is not where it says.
     """
-    name = STDIN_NAME if spec == STDIN else spec
+    name = name_of(spec)
     facts = Facts()
     items = list(islice(_questions(spec, data, role, labelled, facts), limit))
     if not items:
@@ -83,7 +83,7 @@ def stream_questions(spec: str, data: DataConfig, kept: tuple[str, ...]) -> Iter
     Raises:
       UserError: for anything missing or malformed.
     """
-    name, facts, empty = STDIN_NAME if spec == STDIN else spec, Facts(), True
+    name, facts, empty = name_of(spec), Facts(), True
     for item in _questions(spec, data, "predict", False, facts, kept):
         empty = False
         yield Questions(name, [item], facts)

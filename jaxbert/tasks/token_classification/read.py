@@ -29,7 +29,7 @@ from jaxbert.data.records import (
     text_of,
     wrong_kind,
 )
-from jaxbert.data.sources import STDIN, STDIN_NAME, Role, open_source, read_lines, stdin_text, stdin_waits
+from jaxbert.data.sources import STDIN, Role, name_of, open_source, read_lines, stdin_text, stdin_waits
 from jaxbert.data.streams import Text, opened
 from jaxbert.data.table import Row, Table, Wanted, at_row, quoted, shorten
 from jaxbert.errors import UserError
@@ -91,7 +91,7 @@ def read_documents(spec: str, data: DataConfig, *, role: Role, labelled: bool, l
     Raises:
       UserError: for anything missing or malformed.
     """
-    name = STDIN_NAME if spec == STDIN else spec
+    name = name_of(spec)
     facts = Facts()
     items = list(islice(_documents(spec, name, data, role, labelled, facts), limit))
     if not items:
@@ -105,7 +105,7 @@ def stream_documents(spec: str, data: DataConfig, kept: tuple[str, ...]) -> Iter
     Raises:
       UserError: for anything missing or malformed.
     """
-    name, facts, empty = STDIN_NAME if spec == STDIN else spec, Facts(), True
+    name, facts, empty = name_of(spec), Facts(), True
     for item in _documents(spec, name, data, "predict", False, facts, kept):
         empty = False
         yield Documents(name, [item], facts)

@@ -20,8 +20,8 @@ from flax.errors import InvalidRngError
 from jax import Array
 from transformers import BertConfig
 
-from jaxbert.api.inputs import Batch, join_choices, make_batch, make_packed_batch
-from jaxbert.api.outputs import FlaxModelOutput
+from jaxbert.api.flax.inputs import Batch, join_choices, make_batch, make_packed_batch
+from jaxbert.api.flax.outputs import FlaxModelOutput
 from jaxbert.errors import UserError, UserValueError
 from jaxbert.interop.names import stack_layers, unstack_layers
 from jaxbert.models.encoder import Call

@@ -17,7 +17,7 @@ from transformers import BertConfig, RobertaConfig
 
 import jaxbert
 from jaxbert import FlaxBertForSequenceClassification as Classifier
-from jaxbert.api import flax_bert
+from jaxbert.api.flax import flax_bert
 from jaxbert.errors import UserError, UserOSError, UserValueError
 
 TASKS = (

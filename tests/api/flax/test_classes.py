@@ -15,7 +15,7 @@ from safetensors import safe_open
 from tiny import assert_same_tensors, random_params, random_rows, tiny_config
 
 import jaxbert
-from jaxbert.api.pretrained import FlaxBertPreTrainedModel
+from jaxbert.api.flax.pretrained import FlaxBertPreTrainedModel
 from jaxbert.errors import UserError
 from jaxbert.interop.write import save_folder
 from jaxbert.models.functional import make_model

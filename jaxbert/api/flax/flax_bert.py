@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 import jax.numpy as jnp
 from transformers import BertConfig
 
-from jaxbert.api import outputs
-from jaxbert.api.module import FlaxModule
-from jaxbert.api.pretrained import FlaxBertPreTrainedModel
+from jaxbert.api.flax import outputs
+from jaxbert.api.flax.module import FlaxModule
+from jaxbert.api.flax.pretrained import FlaxBertPreTrainedModel
 from jaxbert.errors import UserValueError
 from jaxbert.models import heads
 

@@ -17,9 +17,9 @@ from flax.core import FrozenDict, freeze
 from jax import Array
 from transformers import BertConfig
 
-from jaxbert.api import checkpoint
-from jaxbert.api.module import FlaxModule
-from jaxbert.api.upload import Upload, upload
+from jaxbert.api.flax import checkpoint
+from jaxbert.api.flax.module import FlaxModule
+from jaxbert.api.flax.upload import Upload, upload
 from jaxbert.errors import UserOSError, UserValueError, raised_as
 from jaxbert.interop import names
 from jaxbert.interop.bert_config import parse_config

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from transformers import BertConfig, PreTrainedConfig
 
-from jaxbert.api.module import FlaxModule
+from jaxbert.api.flax.module import FlaxModule
 from jaxbert.errors import UserError, UserOSError, UserValueError, raised_as
 from jaxbert.interop import names
 from jaxbert.interop.bert_config import config_file, parse_config

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from transformers import BertConfig
 
-from jaxbert.api import flax_bert
+from jaxbert.api.flax import flax_bert
 from jaxbert.errors import UserOSError, UserValueError
 
 Mapping = dict[type[BertConfig], Any]

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbert.api import outputs
+from jaxbert.api.flax import outputs
 
 CLASSES = [
     kind

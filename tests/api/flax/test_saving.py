@@ -187,7 +187,7 @@ def calls(monkeypatch):
             calls["upload"] = kwargs
             return "address"
 
-    monkeypatch.setattr("jaxbert.api.upload.HfApi", Api)
+    monkeypatch.setattr("jaxbert.api.flax.upload.HfApi", Api)
     return calls
 
 

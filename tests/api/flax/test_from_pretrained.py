@@ -165,7 +165,7 @@ def test_uploads(folder, monkeypatch):
             calls.append(("upload", repo_id, kwargs["commit_message"]))
             return "address"
 
-    monkeypatch.setattr("jaxbert.api.upload.HfApi", Api)
+    monkeypatch.setattr("jaxbert.api.flax.upload.HfApi", Api)
     model = load(folder)
     assert model.push_to_hub("mine", private=True, commit_message="First") == "address"
     model.save_pretrained(folder, push_to_hub=True, token="t")

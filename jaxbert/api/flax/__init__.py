@@ -1,0 +1,1 @@
+"""The FlaxBert classes, with the interface of those that transformers removed."""

@@ -1,0 +1,172 @@
+"""A loss and metrics of the user's program, put on a task without changing the task."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxbert.data.examples import Examples
+from jaxbert.errors import UserError
+from jaxbert.tasks.base import Batch, Gathered, Sums, Tally, Task, count_predictions
+from jaxbert.tasks.direction import declare, is_known
+from jaxbert.train.callbacks import Additions, Callback, Callbacks, Function
+
+LossFunction = Callable[[dict[str, Any], Batch], Array]
+"""`(outputs, batch) -> losses`, [B, S]: one for each example slot of each row."""
+MetricFunction = Callable[[Any, Any], Any]
+"""`(labels, predicted) -> number`, in the order of scikit-learn's metrics."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of your own with its direction, so that `best_metric` may name it."""
+
+    function: MetricFunction
+    greater_is_better: bool
+
+
+@dataclass(frozen=True)
+class Own:
+    """What the user's program brings."""
+
+    loss: LossFunction | None = None
+    metrics: Mapping[str, MetricFunction] = dataclasses.field(default_factory=dict)
+
+
+class _OwnTask(Task):
+    """Put before the class of a task: its own loss in training, its own metrics behind those of the task."""
+
+    own: Own
+
+    def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
+        """Sum the own loss over real examples."""
+        sums = super().sums(outputs, batch, totals, train=train)
+        if not train or self.own.loss is None:
+            return sums
+        real_BS = batch["example_mask"]
+        losses = jnp.asarray(self.own.loss(outputs, batch), jnp.float32)
+        if losses.shape == real_BS.shape[:1] and real_BS.shape[1] == 1:
+            losses = losses[:, None]
+        if losses.shape != real_BS.shape:
+            raise UserError(
+                f"loss: gives an array of shape {losses.shape}, but it must give one number for each example slot of each "
+                f"row, {real_BS.shape} here: logits are [B, S, C], so leave the last axis out and no other"
+            )
+        return sums | {"loss": jnp.where(real_BS, losses, 0.0).sum()}
+
+    def tally(self, examples: Examples) -> Tally:
+        """Compute the own metrics of all predictions."""
+        return _OwnTally(self, super().tally(examples), examples) if self.own.metrics else super().tally(examples)
+
+    def metric_names(self) -> list[str]:
+        """Add the own ones."""
+        return [*super().metric_names(), *self.own.metrics]
+
+
+class _OwnTally(Gathered):
+    """The metrics of a task, and those of the user's program."""
+
+    def __init__(self, task: _OwnTask, whole: Tally, examples: Examples) -> None:
+        super().__init__(count_predictions(task, examples))
+        self._task, self._whole, self._examples = task, whole, examples
+
+    def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
+        """Take some predictions."""
+        super().add(ids, predictions)
+        self._whole.add(ids, predictions)
+
+    def metrics(self) -> dict[str, Any]:
+        """Return those of the task first."""
+        found = self._whole.metrics()
+        labels, predicted = _labels_and_predicted(self._task.learned(found), self.rows, self._examples)
+        numbers = [name for name, value in found.items() if isinstance(value, float)]
+        own = {name: float(function(labels, predicted)) for name, function in self._task.own.metrics.items()}
+        head = {name: found[name] for name in numbers}
+        return head | own | {name: value for name, value in found.items() if name not in head}
+
+
+def _labels_and_predicted(task: Task, predictions: np.ndarray, examples: Examples) -> tuple[Any, Any]:
+    """Return the labels and the answers of a set, as scikit-learn's metrics take them."""
+    assert examples.labels is not None
+    answers = task.answers(predictions, examples, 0, len(examples))
+    names = task.output_names
+    if "label" in task.answer_keys:
+        return [names[label] for label in examples.labels], [answer["label"] for answer in answers]
+    if "labels" in task.answer_keys:
+        given = np.array([[name in answer["labels"] for name in names] for answer in answers])
+        return np.asarray(examples.labels).astype(np.int32), given.astype(np.int32)
+    return np.asarray(examples.labels), np.array([answer["score"] for answer in answers])
+
+
+def make_additions(
+    callbacks: Callback | Function | list[Callback | Function] | tuple[Callback | Function, ...],
+    metrics: Mapping[str, MetricFunction | Metric],
+    loss: LossFunction | None,
+    best_metric: str | None,
+) -> Additions:
+    """Check what a program brings to a run.
+
+    Raises:
+      UserError: for something that cannot be called, a name that is taken, or a best metric without a direction.
+    """
+    given = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
+    if loss is not None and not callable(loss):
+        raise UserError(f"loss: {loss!r} is no function: give a function (outputs, batch) that returns losses [B, S]")
+    functions = _functions(metrics)
+    if best_metric in functions and not isinstance(metrics[best_metric], Metric):
+        raise UserError(
+            f"best_metric is {best_metric}, a metric of your own: say which way it is better, "
+            f"metrics={{{best_metric!r}: jaxbert.Metric(FUNCTION, greater_is_better=True)}}"
+        )
+    change = partial(with_own, own=Own(loss, functions)) if loss or functions else lambda task: task
+    name = (
+        None
+        if loss is None
+        else f"{getattr(loss, '__module__', '')}.{getattr(loss, '__qualname__', type(loss).__name__)}"
+    )
+    return Additions(Callbacks(given), change, name)
+
+
+def _functions(metrics: Mapping[str, MetricFunction | Metric]) -> dict[str, MetricFunction]:
+    """Return the functions, after their directions were noted."""
+    functions: dict[str, MetricFunction] = {}
+    for name, metric in metrics.items():
+        if is_known(name):
+            raise UserError(f"metrics: {name!r} is the name of a metric that jaxbert computes: choose another one")
+        functions[name] = metric.function if isinstance(metric, Metric) else metric
+        if not callable(functions[name]):
+            raise UserError(
+                f"metrics: {name!r} is no function: give a function (labels, predicted) that returns a number"
+            )
+        declare(name, greater_is_better=metric.greater_is_better if isinstance(metric, Metric) else True)
+    return functions
+
+
+def with_own(task: Task, own: Own) -> Task:
+    """Return the task with a loss and metrics of the user's program.
+
+    Raises:
+      UserError: if the task has no place for them.
+    """
+    if task.per_token or not {"label", "labels", "score"} & set(task.answer_keys):
+        raise UserError(
+            f"loss and metrics of your own are for tasks that give whole texts something, not for {task.name}"
+        )
+    reading = getattr(task, "reading", None)
+    if own.loss is not None and getattr(reading, "pooling", None) is not None:
+        raise UserError(
+            "loss: texts in windows (data.long_texts) have one loss for several windows: set pooling to first"
+        )
+    changed = copy.copy(task)
+    kind = type(task)
+    sub = type(kind.__name__, (_OwnTask, kind), {"own": own, "__module__": kind.__module__})
+    object.__setattr__(changed, "__class__", sub)
+    return changed

@@ -1,0 +1,202 @@
+"""Names and values to a `Config`: what the command line, a YAML file and Python have in common.
+
+One parser knows every key with its type and its help; a mistake in a name or a value is one line with the nearest valid key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from docstring_parser import parse_from_object
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
+
+from jaxbert.config import Config
+from jaxbert.errors import UserError
+from jaxbert.plain import read_yaml, shown
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
+_load_yaml = get_loader("yaml")
+
+
+def _load(value: str) -> Any:
+    """Read YAML, but take a single line behind `#` for text: MRPC has a column `#1 String`, which is no comment."""
+    return value if re.fullmatch(r"\s*#.*", value) else _load_yaml(value)
+
+
+set_loader("yaml", _load, (yaml.YAMLError,))
+
+FIELDS: dict[str, Any] = typing.get_type_hints(Config)
+SECTIONS: dict[str, type[Any]] = {name: hint for name, hint in FIELDS.items() if name != "task"}
+KEYS = [f"{name}.{field.name}" for name, section in SECTIONS.items() for field in dataclasses.fields(section)]
+
+_UNION = re.compile(
+    r'(?P<key>[\w.]+)"?: Does not validate against any of the Union subtypes Subtypes: \[(?P<kinds>.*?)\] Errors: '
+    r".* Given value: (?P<value>.*)"
+)
+"""What the parser says of a value that is of none of several types."""
+_KIND = re.compile(r"[\w.]+(?:\[[^\]]*\])?")
+_KINDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "NoneType": "null",
+    "list[str]": "[TEXT, ...]",
+    "list[float]": "[NUMBER, ...]",
+    "dict[str, str]": "{NAME: TEXT, ...}",
+}
+
+
+def help_of(section: type[Any], name: str) -> str:
+    """Return the help text of a key: the docstring of its field."""
+    described = {param.arg_name: param.description for param in parse_from_object(section).params}
+    return " ".join((described[name] or "").split())
+
+
+def add_config(parser: ArgumentParser) -> None:
+    """Add `--config FILE`, `--print_config` and a flag for every key of a run."""
+    parser.add_argument("--config", action="config", help="YAML file; flags behind it change single keys")
+    parser.add_argument("--task", type=str, default=Config.task, help=help_of(Config, "task"))
+    for name, section in SECTIONS.items():
+        parser.add_class_arguments(section, name)
+
+
+def to_config(values: Namespace) -> Config:
+    """Build the configuration from parsed values.
+
+    Raises:
+      UserError: for a null in a file where the key has no such value; the parser takes it for "not given".
+    """
+    for name, section in SECTIONS.items():
+        for key, hint in typing.get_type_hints(section).items():
+            if values[name][key] is None and type(None) not in typing.get_args(hint):
+                raise UserError(f"{name}.{key} is null, but it must have a value; leave the key out for its default")
+    return Config(task=values.task, **{name: section(**values[name].as_dict()) for name, section in SECTIONS.items()})
+
+
+def check_keys(path: str) -> None:
+    """Check that a YAML file holds nothing but sections with known keys.
+
+    Raises:
+      UserError: for what it holds besides, with the nearest valid name.
+    """
+    content = read_yaml(Path(path), f"--config {path}") or {}
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} must hold sections ({', '.join(SECTIONS)}) with keys, but is no mapping")
+    for section, values in content.items():
+        if section == "task":
+            continue
+        if section not in SECTIONS:
+            raise UserError(f"{path}: unknown section {shown(section)}{nearest(str(section), list(FIELDS))}")
+        if not isinstance(values, dict):
+            raise UserError(f"{path}: section {section} must hold keys, but is {shown(values)}")
+        for key in values:
+            if f"{section}.{key}" not in KEYS:
+                name = f"{section}.{key if isinstance(key, str) else shown(key)}"
+                raise UserError(f"{path}: unknown key {name}{nearest(name, KEYS)}")
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """Return the end of a message about an unknown name: the known one that is nearest, else where to look."""
+    matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    tail = name.split(".")[-1]
+    same_tail = [k for k in known if k.split(".")[-1].lstrip("-") == tail.lstrip("-")]
+    found = (same_tail or matches)[:1]
+    return f"; did you mean {found[0]}?" if found else "; see --help"
+
+
+def explain(error: ArgumentError) -> str:
+    """Return the parser's message on one line, with Python's names of types made plain."""
+    line = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
+    if wrong := _UNION.search(line):
+        kinds = [
+            _KINDS.get(kind, kind.removeprefix("typing.Literal").strip("[]")) for kind in _KIND.findall(wrong["kinds"])
+        ]
+        line = f"{wrong['key']} is {wrong['value']}, but it must be {' or '.join(kinds)}"
+    return re.sub(r'Parser key "([\w.]+)"', r"\1", line).replace("typing.", "").replace(" a int", " an int")
+
+
+def make_config(config: Config | str | os.PathLike[str] | None, changes: Mapping[str, Any]) -> Config:
+    """Return a configuration with changes; names and values are checked as the command line checks them.
+
+    Args:
+      config: a configuration, a YAML file, or None for the defaults.
+      changes: by section, `{"task": "regression", "train": {"epochs": 3}}`.
+
+    Raises:
+      UserError: for an unknown name in the file, or a value of a wrong type.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    add_config(parser)
+    try:
+        if config is None or isinstance(config, Config):
+            content = (config or Config()).to_dict()
+        else:
+            check_keys(os.fspath(config))
+            content = to_config(parser.parse_args([f"--config={os.fspath(config)}"])).to_dict()
+        for section, values in changes.items():
+            content[section] = content[section] | _plain(values) if isinstance(values, Mapping) else values
+        return to_config(parser.parse_object(content))
+    except ArgumentError as error:
+        raise UserError(explain(error)) from error
+
+
+def _plain(value: Any) -> Any:
+    """Return what a YAML file would hold in the place of paths, tuples and NumPy's numbers."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def place_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keys by their sections: `epochs`, `train__epochs`, or a section whole, `optimizer={"b1": 0.8}`.
+
+    Raises:
+      UserError: for a name that no section has, or several have.
+    """
+    found: dict[str, Any] = {}
+    for name, value in keys.items():
+        if name in SECTIONS:
+            if not isinstance(value, Mapping):
+                raise UserError(f"{name} is a section: give its keys as {name}={{KEY: VALUE}} or {name}__KEY=VALUE")
+            inner = {f"{name}.{key}": part for key, part in value.items()}
+        else:
+            inner = {_whole_name(name): value}
+        for key, part in inner.items():
+            if key not in KEYS:
+                raise UserError(f"unknown key {key}{_nearest_key(key)}")
+            section, _, last = key.partition(".")
+            found.setdefault(section, {})[last] = part
+    return found
+
+
+def _whole_name(name: str) -> str:
+    """Return a key with its section."""
+    if "__" in name:
+        return name.replace("__", ".", 1)
+    having = [key for key in KEYS if key.partition(".")[2] == name]
+    if len(having) == 1:
+        return having[0]
+    if having:
+        ways = " or ".join(key.replace(".", "__") for key in having)
+        raise UserError(f"key {name} is in several sections: write {ways}")
+    raise UserError(f"unknown key {name}{_nearest_key(name)}")
+
+
+def _nearest_key(name: str) -> str:
+    """Return the end of a message about an unknown key."""
+    by_name = {key.partition(".")[2]: key for key in KEYS}
+    found = difflib.get_close_matches(name.partition(".")[2] or name, by_name, n=1, cutoff=0.5)
+    return f"; did you mean {found[0]} ({by_name[found[0]]})?" if found else "; `jaxbert train --help` lists all keys"
