@@ -229,7 +229,7 @@ def _view(name: str, questions: Questions, lengths: np.ndarray, right: Sequence[
     items = questions.items
     texts = ["\0".join([item.context or "", item.question, *item.choices]) for item in items]
     chosen = [item.choices[index] for item, index in zip(items, right, strict=True)]
-    counts = {str(place): int(count) for place, count in enumerate(np.bincount(right))}
+    counts = {f"choice {place}": int(count) for place, count in enumerate(np.bincount(right))}
     labels = Labelling("choice", counts, keys=hash_texts(chosen), named=lambda i: chosen[i])
     return view_items(
         name,
