@@ -11,8 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from jaxbert import __version__
 
 NEWEST_TESTED = {
-    "jax": "0.12.0",
-    "flax": "0.12.8",
+    "jax": "0.12.0.1",
+    "flax": "0.12.12",
     "optax": "0.2.8",
     "orbax-checkpoint": "0.12.8",
     "transformers": "5.24.0",
