@@ -55,16 +55,15 @@ _KINDS = {
 }
 
 
-def help_of(section: type[Any], name: str) -> str:
-    """Return the help text of a key: the docstring of its field."""
-    described = {param.arg_name: param.description for param in parse_from_object(section).params}
-    return " ".join((described[name] or "").split())
+def help_texts(section: type[Any]) -> dict[str, str]:
+    """Return the help text of each key of a section: the docstring of its field."""
+    return {param.arg_name: " ".join((param.description or "").split()) for param in parse_from_object(section).params}
 
 
 def add_config(parser: ArgumentParser) -> None:
     """Add `--config FILE`, `--print_config` and a flag for every key of a run."""
     parser.add_argument("--config", action="config", help="YAML file; flags behind it change single keys")
-    parser.add_argument("--task", type=str, default=Config.task, help=help_of(Config, "task"))
+    parser.add_argument("--task", type=str, default=Config.task, help=help_texts(Config)["task"])
     for name, section in SECTIONS.items():
         parser.add_class_arguments(section, name)
 

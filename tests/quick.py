@@ -1,8 +1,8 @@
 """Compile the small programs of tests quickly: they run for milliseconds, and cost minutes where all optimizations are on.
 
 XLA's own passes stay; LLVM's optimizations are left out, fusions are lowered the older way, without MLIR, and a program is
-one LLVM module, where XLA would compile up to 32 in parallel. Tests with the
-mark `real` and the commands that they start compile as users do. Few commands that a test starts see PyTorch.
+one LLVM module, where XLA would compile up to 32 in parallel. Tests with the mark `real` and the commands that they start
+compile as users do. Few commands that a test starts see PyTorch.
 """
 
 from __future__ import annotations

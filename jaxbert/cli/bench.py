@@ -10,9 +10,10 @@ from jsonargparse import ArgumentParser, Namespace
 
 from jaxbert.bench.options import BenchOptions, Mode, check
 from jaxbert.cli.output import check_output, write_text
-from jaxbert.cli.parsing import add_config, make_parser, parse, to_config
+from jaxbert.cli.parsing import make_parser, parse
 from jaxbert.config import Config
 from jaxbert.errors import UserError
+from jaxbert.settings import add_config, to_config
 
 _TOP_LEVEL = {
     "mode": (Mode, "what is timed: train, predict or both"),

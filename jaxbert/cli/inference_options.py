@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from jaxbert.checks import check_reading
 from jaxbert.config import DataConfig, LaunchConfig, PrecisionConfig, TrainConfig
 from jaxbert.errors import UserError
-from jaxbert.settings import help_of
+from jaxbert.settings import help_texts
 from jaxbert.tasks import task_class
 
 if TYPE_CHECKING:
@@ -31,11 +31,9 @@ READING_OPTIONS = tuple(field.name for field in fields(DataConfig) if field.name
 
 def add_data_options(parser: ArgumentParser, names: Sequence[str]) -> None:
     """Add keys of the section `data` by their own names, with their types, defaults and help."""
-    defaults, hints = DataConfig(), get_type_hints(DataConfig)
+    defaults, hints, helps = DataConfig(), get_type_hints(DataConfig), help_texts(DataConfig)
     for name in names:
-        parser.add_argument(
-            f"--{name}", type=hints[name], default=getattr(defaults, name), help=help_of(DataConfig, name)
-        )
+        parser.add_argument(f"--{name}", type=hints[name], default=getattr(defaults, name), help=helps[name])
 
 
 def add_options(parser: ArgumentParser, batch_size: int | None = TrainConfig.eval_batch_size) -> None:

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from jaxbert.cli.output import check_output, write_text
-from jaxbert.cli.parsing import add_config, make_parser, parse, to_config
+from jaxbert.cli.parsing import make_parser, parse
+from jaxbert.settings import add_config, to_config
 
 _NAMED = 5
 

@@ -10,9 +10,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
 from jaxbert.cli.output import check_output, write_out
 from jaxbert.errors import UserError
-from jaxbert.settings import KEYS, add_config, check_keys, explain, nearest, to_config
-
-__all__ = ["KEYS", "add_config", "make_parser", "nearest", "parse", "to_config"]
+from jaxbert.settings import check_keys, explain, nearest
 
 
 class _Parser(ArgumentParser):

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from jaxbert.cli.output import check_output, write_text
-from jaxbert.cli.parsing import add_config, make_parser, parse, to_config
+from jaxbert.cli.parsing import make_parser, parse
 from jaxbert.config import Config
 from jaxbert.errors import UserError
 from jaxbert.plan.options import PlanOptions, check
 from jaxbert.plan.target import Target, parse_target, prepare_target
+from jaxbert.settings import add_config, to_config
 
 if TYPE_CHECKING:
     from jaxbert.plan.fit import Found

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxbert.cli.parsing import add_config, make_parser, parse, to_config
+from jaxbert.cli.parsing import make_parser, parse
 from jaxbert.cli.train import train
 from jaxbert.config import Config
 from jaxbert.errors import UserError
+from jaxbert.settings import add_config, to_config
 
 
 def run(arguments: list[str]) -> int:

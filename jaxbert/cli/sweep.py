@@ -17,9 +17,10 @@ from jaxbert.bench.sweep import Axes, Row, combinations, describe, parse_axes, r
 from jaxbert.checks import check
 from jaxbert.cli import insist
 from jaxbert.cli.output import check_output, write_text
-from jaxbert.cli.parsing import KEYS, nearest, parse, to_config
+from jaxbert.cli.parsing import parse
 from jaxbert.config import Config
 from jaxbert.errors import UserError
+from jaxbert.settings import KEYS, nearest, to_config
 
 _INTERRUPTED = 130
 _IMAGES = (".png", ".svg", ".pdf")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from jaxbert.cli.parsing import add_config, make_parser, parse, to_config
+from jaxbert.cli.parsing import make_parser, parse
 from jaxbert.config import Config
+from jaxbert.settings import add_config, to_config
 
 
 def run(arguments: list[str]) -> int:

@@ -6,10 +6,10 @@ is. What a record must hold is the caller's part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Self, TypeVar
 
 from jaxbert.config import DataConfig
 from jaxbert.data import memory
@@ -29,6 +29,33 @@ TABLES = (*JSON_LINES, ".parquet")
 Example = TypeVar("Example")
 Items = Generator[tuple[str, int, "dict[str, Any] | Problem"], None, None]
 """The file of each record, its row there, and what it is."""
+
+
+@dataclass(frozen=True)
+class ItemSet(Generic[Example]):
+    """What a task has read of a source, or of a part of it: one item a text or a question, with the columns it keeps."""
+
+    source: str
+    """As messages name it."""
+    items: list[Example]
+    facts: Facts = field(default_factory=Facts)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def take(self, indices: Iterable[int]) -> Self:
+        """Return some of them."""
+        return replace(self, items=[self.items[i] for i in indices])
+
+    def kept_rows(self) -> list[Mapping[str, Any]]:
+        """Return for each item what goes from the source into its answer."""
+        kept: list[Any] = self.items
+        return [item.kept for item in kept]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Put parts of a source behind one another."""
+        return replace(parts[0], items=[item for part in parts for item in part.items])
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -13,15 +13,19 @@ from jaxbert.config import Config, DataConfig
 from jaxbert.data.cache import cache_folder
 from jaxbert.data.examples import Examples
 from jaxbert.data.long_texts import LongTexts, Reading, resolve_shared
+from jaxbert.data.overview import TRAIN, Overview, View, lower_cases
 from jaxbert.data.prepare import prepare
+from jaxbert.data.records import ItemSet
 from jaxbert.data.sources import Role, Source, open_source
-from jaxbert.data.split import stratified_split
+from jaxbert.data.split import split_groups, stratified_split
 from jaxbert.data.store import Stored
 from jaxbert.data.table import LabelKind
 from jaxbert.errors import UserError
 from jaxbert.processes import tokenizing_share
+from jaxbert.tasks.base import Inputs, Task
 from jaxbert.terminal import ReadingProgress
 
+Found = TypeVar("Found", bound=ItemSet[Any])
 _WITHOUT_MEANING = (
     "train.class_weights",
     "data.text_pair",
@@ -134,6 +138,65 @@ def resolve_max_length(max_length: int | None, positions: int) -> int:
             f"data.max_length is {max_length}, but the model has {positions} positions: lower it to {positions}"
         )
     return max_length or positions
+
+
+@dataclass(frozen=True)
+class ItemSets(Generic[Found]):
+    """The data sets of a run as they were read, before they are tokenized."""
+
+    train: Found
+    validation: dict[str, Found]
+    test: dict[str, Found]
+
+    def split(self, groups_of: Callable[[Found], np.ndarray], config: Config) -> ItemSets[Found]:
+        """Take the validation set from the training items where `data.validation_fraction` says so, group by group.
+
+        Args:
+          groups_of: returns the group of each item, numbered from 0: those of one group stay together.
+          config: of the run.
+        """
+        if not config.data.validation_fraction:
+            return self
+        kept, held_out = split_groups(groups_of(self.train), config.data.validation_fraction, config.train.seed)
+        return ItemSets(self.train.take(kept), {"validation": self.train.take(held_out)}, self.test)
+
+    def inputs(
+        self,
+        encode: Callable[[str, Found], tuple[Examples, View]],
+        task: Task,
+        tokenizer: Any,
+        *,
+        new_head: bool = False,
+    ) -> Inputs:
+        """Tokenize them by `encode`, which gets the name of the set and its items."""
+        views: list[View] = []
+
+        def examples(name: str, found: Found) -> Examples:
+            encoded, view = encode(name, found)
+            views.append(view)
+            return encoded
+
+        return Inputs(
+            train=examples(TRAIN, self.train),
+            validation={name: examples(set_name("validation", name), found) for name, found in self.validation.items()},
+            test={name: examples(set_name("test", name), found) for name, found in self.test.items()},
+            task=task,
+            overview=Overview(views, lower_cases(tokenizer)),
+            new_head=new_head,
+        )
+
+
+def read_items(data: DataConfig, read: Callable[..., Found]) -> ItemSets[Found]:
+    """Read all sets of a run by `read(spec, data, role=ROLE, limit=N)`, the small ones first.
+
+    Raises:
+      UserError: for anything wrong in the files.
+    """
+    validation = {
+        name: read(spec, data, role="validation") for name, spec in named_sets(data.validation, "validation").items()
+    }
+    test = {name: read(spec, data, role="test") for name, spec in named_sets(data.test, "test").items()}
+    return ItemSets(read(training_spec(data), data, role="train", limit=data.limit), validation, test)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.label_column import Labels
 from jaxbert.data.label_fit import Head
 from jaxbert.data.label_names import LabelRules, check_map
-from jaxbert.data.labels import all_written
+from jaxbert.data.labels import IntegerLabels, LabelSet, all_written
 from jaxbert.data.long_texts import LongTexts, Reading, resolve_shared
 from jaxbert.data.overview import Labelling, Overview, View, lower_cases, vanished_texts, view_texts
 from jaxbert.data.prepare import encode_part, say_cut
@@ -26,6 +26,7 @@ from jaxbert.data.store import Stored
 from jaxbert.data.table import LabelKind, Row, Table, at_row, together
 from jaxbert.data.tokens import Tokens, joined
 from jaxbert.errors import UserError
+from jaxbert.models.heads import SequenceClassification
 from jaxbert.tasks.base import Inputs, Task
 from jaxbert.tasks.reading import prepare_shown, read_stored, set_name, split_off
 
@@ -142,6 +143,27 @@ class TextTask(Task):
     def _labelled(self, stored: Stored, rules: LabelRules) -> Examples:
         labels = None if stored.labels is None else self.encode(stored.labels, rules)
         return Examples(stored.tokens, labels, windows=stored.windows)
+
+
+class LabelTask(TextTask):
+    """Give texts labels that have names."""
+
+    label_names_in_head = True
+    head = SequenceClassification
+    architecture = "BertForSequenceClassification"
+    label_names: tuple[str, ...]
+    integers: IntegerLabels
+    """What an integer in a label column means."""
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The labels."""
+        return self.label_names
+
+    @property
+    def label_set(self) -> LabelSet:
+        """The labels, and what integers mean."""
+        return LabelSet(self.label_names, self.integers)
 
 
 @dataclass

@@ -38,17 +38,12 @@ class Encoded:
         firsts = [row["question"] for row in rows for _ in names]
         seconds = [row[name] for row in rows for name in names]
         found = tokenizer(firsts, seconds, truncation=True, max_length=max_length)
-        self.ids, self.types = found["input_ids"], found["token_type_ids"]
+        self.columns = {name: found[name] for name in ("input_ids", "token_type_ids", "attention_mask")}
 
     def collate(self, chosen: Sequence[int]) -> dict[str, torch.Tensor]:
         """Return a padded batch, [questions, choices, tokens]."""
         rows = [i * self.choices + choice for i in chosen for choice in range(self.choices)]
-        values = {
-            "input_ids": self.ids,
-            "token_type_ids": self.types,
-            "attention_mask": [[1] * len(r) for r in self.ids],
-        }
-        batch = {name: peer_loop.pad([value[i] for i in rows]) for name, value in values.items()}
+        batch = {name: peer_loop.pad([value[i] for i in rows]) for name, value in self.columns.items()}
         batch = {name: x.reshape(len(chosen), self.choices, -1) for name, x in batch.items()}
         return batch | {"labels": torch.tensor([self.labels[i] for i in chosen])}
 

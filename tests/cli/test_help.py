@@ -10,7 +10,7 @@ import yaml
 from runs import ROOT
 
 from jaxbert.cli.main import VERBS, main
-from jaxbert.cli.parsing import KEYS
+from jaxbert.settings import KEYS
 
 HEAVY = ("jax", "jaxlib", "flax", "transformers", "torch", "orbax", "datasets", "sklearn")
 

@@ -15,12 +15,13 @@ from runs import SPECIAL, VOCAB, small_config
 from transformers import BertTokenizer
 
 from jaxbert.checks import check
-from jaxbert.cli.parsing import add_config, make_parser, parse, to_config
+from jaxbert.cli.parsing import make_parser, parse
 from jaxbert.config import Config
 from jaxbert.data.tokens import encode_texts
 from jaxbert.errors import foreign_errors
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.runs.folder import RunFolder
+from jaxbert.settings import add_config, to_config
 
 _TEXTS = ["w1 w2 unknown good", "\u4e2d\u6587 caf\u00e9 \U0001f600", "x" * 300, "[MASK] [CLS]"]
 _PARTS: tuple[Any, ...] = (

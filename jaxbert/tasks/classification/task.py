@@ -19,16 +19,15 @@ from jaxbert.data.examples import Examples
 from jaxbert.data.label_column import Labels
 from jaxbert.data.label_fit import Head, fit_labels
 from jaxbert.data.label_names import LabelRules
-from jaxbert.data.labels import IntegerLabels, LabelSet, count_labels, encode, meaning_of
+from jaxbert.data.labels import IntegerLabels, count_labels, encode, meaning_of
 from jaxbert.data.long_texts import AS_IT_IS, Reading
 from jaxbert.data.overview import Labelling
 from jaxbert.errors import UserError
-from jaxbert.models.heads import SequenceClassification
 from jaxbert.tasks.base import Batch, Sums, Tally, listed, metrics_of
 from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings
 from jaxbert.tasks.label_scores import LabelScores
 from jaxbert.tasks.pooling import WholeDocuments, pool_documents, pool_windows
-from jaxbert.tasks.text import TextTask
+from jaxbert.tasks.text import LabelTask
 from jaxbert.tasks.top_k import shown_probabilities
 
 _DENSE_UP_TO = 30
@@ -36,14 +35,11 @@ _DENSE_UP_TO = 30
 
 
 @dataclass(frozen=True)
-class Classification(TextTask):
+class Classification(LabelTask):
     """Give each example one of C labels."""
 
     name = "classification"
     assumes = "each text has one label"
-    label_names_in_head = True
-    head = SequenceClassification
-    architecture = "BertForSequenceClassification"
     answer_keys = ("label", "score", "probabilities")
     default_metric = "accuracy"
 
@@ -71,16 +67,6 @@ class Classification(TextTask):
         """Weigh the labels as the configuration says."""
         weights = resolve_class_weights(config.train, labels, self.label_names)
         return dataclasses.replace(self, class_weights=weights)
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """The labels."""
-        return self.label_names
-
-    @property
-    def label_set(self) -> LabelSet:
-        """The labels, and what integers mean."""
-        return LabelSet(self.label_names, self.integers)
 
     def encode(self, labels: Labels, rules: LabelRules) -> np.ndarray:
         """Return indices, int32 [N]."""

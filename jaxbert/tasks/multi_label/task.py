@@ -19,31 +19,27 @@ from jaxbert.data.label_column import Labels
 from jaxbert.data.label_fit import Head
 from jaxbert.data.label_lists import encode_lists, fit_label_lists
 from jaxbert.data.label_names import LabelRules
-from jaxbert.data.labels import IntegerLabels, LabelSet, count_labels, meaning_of
+from jaxbert.data.labels import IntegerLabels, count_labels, meaning_of
 from jaxbert.data.long_texts import AS_IT_IS, Reading
 from jaxbert.data.overview import Labelling
 from jaxbert.data.seen import hash_rows
 from jaxbert.errors import UserError
-from jaxbert.models.heads import SequenceClassification
 from jaxbert.tasks.base import Batch, Sums, Tally, listed, metrics_of
 from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings
 from jaxbert.tasks.label_scores import LabelScores
 from jaxbert.tasks.multi_label.threshold import UNTUNED, Given, ThresholdSearch, given_from
 from jaxbert.tasks.pooling import WholeDocuments, pool_documents, pool_windows
-from jaxbert.tasks.text import TextTask
+from jaxbert.tasks.text import LabelTask
 from jaxbert.tasks.top_k import shown_probabilities
 
 
 @dataclass(frozen=True)
-class MultiLabel(TextTask):
+class MultiLabel(LabelTask):
     """Give each example any number of C labels."""
 
     name = "multi_label"
     assumes = "a label is given from a probability of 0.5"
-    label_names_in_head = True
     label_kind = "list"
-    head = SequenceClassification
-    architecture = "BertForSequenceClassification"
     answer_keys = ("labels", "probabilities")
     default_metric = "f1_micro"
 
@@ -73,16 +69,6 @@ class MultiLabel(TextTask):
         """Weigh the labels as the configuration says."""
         weights = resolve_positive_weights(config.train, labels, self.label_names)
         return dataclasses.replace(self, positive_weights=weights)
-
-    @property
-    def output_names(self) -> tuple[str, ...]:
-        """The labels."""
-        return self.label_names
-
-    @property
-    def label_set(self) -> LabelSet:
-        """The labels, and what integers mean."""
-        return LabelSet(self.label_names, self.integers)
 
     def encode(self, labels: Labels, rules: LabelRules) -> np.ndarray:
         """Return which labels each example has, bool [N, C]."""

@@ -7,14 +7,14 @@ is right is written as its number from 0, its number from 1, its letter or its t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jaxbert.config import DataConfig
-from jaxbert.data.facts import Facts
 from jaxbert.data.intake import BadRows, Problem
 from jaxbert.data.label_column import whole_number
+from jaxbert.data.records import ItemSet
 from jaxbert.data.sources import Role, Source, open_source
 from jaxbert.data.table import Place, Row, Table, at_row, is_missing, kind_of, shorten
 from jaxbert.data.written_lists import read_list
@@ -45,23 +45,8 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Questions:
+class Questions(ItemSet[Question]):
     """The questions of a source, or of a part of it."""
-
-    source: str
-    items: list[Question]
-    facts: Facts = field(default_factory=Facts)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def take(self, indices: Iterable[int]) -> Questions:
-        """Return some of them."""
-        return dataclasses.replace(self, items=[self.items[i] for i in indices])
-
-    def kept_rows(self) -> list[Mapping[str, Any]]:
-        """Return for each question what goes into its answer."""
-        return [item.kept for item in self.items]
 
     def content(self) -> Iterator[str]:
         """Yield the number of each question's choices, for a checksum beside the one of their tokens."""

@@ -24,10 +24,9 @@ from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.label_fit import Head
 from jaxbert.data.long_texts import LongTexts
-from jaxbert.data.overview import TRAIN, Labelling, Overview, View, lower_cases, view_items
+from jaxbert.data.overview import Labelling, View, view_items
 from jaxbert.data.prepare import encode_part
 from jaxbert.data.seen import hash_texts
-from jaxbert.data.split import split_groups
 from jaxbert.data.table import Place, Table
 from jaxbert.data.tokens import Tokens, joined
 from jaxbert.models import heads
@@ -42,7 +41,7 @@ from jaxbert.tasks.multiple_choice.read import (
     right_choices,
     stream_questions,
 )
-from jaxbert.tasks.reading import ItemFeed, named_sets, refuse, set_name, training_spec
+from jaxbert.tasks.reading import ItemFeed, read_items, refuse
 
 logger = logging.getLogger("jaxbert")
 
@@ -70,36 +69,16 @@ class MultipleChoice(Task):
     @classmethod
     def read(cls, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
         """Read all data sets; the training questions say what a label is."""
-        data = config.data
         refuse(config, "train.label_smoothing", "model.num_labels", "data.label_names", "data.window_stride")
-        validation = {
-            name: read_questions(spec, data, role="validation")
-            for name, spec in named_sets(data.validation, "validation").items()
-        }
-        test = {name: read_questions(spec, data, role="test") for name, spec in named_sets(data.test, "test").items()}
-        train = read_questions(training_spec(data), data, role="train", limit=data.limit)
-        task = cls(fit_meaning(train), max_length)
-        if data.validation_fraction:  # a context must not be in both parts
-            texts = [item.question if item.context is None else item.context for item in train.items]
-            numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-            groups = np.array([numbers[text] for text in texts])
-            kept, held_out = split_groups(groups, data.validation_fraction, config.train.seed)
-            train, validation = train.take(kept), {"validation": train.take(held_out)}
-        views: list[View] = []
+        sets = read_items(config.data, read_questions)
+        task = cls(fit_meaning(sets.train), max_length)
 
-        def examples(name: str, questions: Questions) -> Examples:
+        def encode(name: str, questions: Questions) -> tuple[Examples, View]:
             right = right_choices(questions, task.meaning)
             found, lengths = _encode(questions, tokenizer, max_length, right)
-            views.append(_view(name, questions, lengths, right, max_length))
-            return found
+            return found, _view(name, questions, lengths, right, max_length)
 
-        return Inputs(
-            train=examples(TRAIN, train),
-            validation={name: examples(set_name("validation", name), found) for name, found in validation.items()},
-            test={name: examples(set_name("test", name), found) for name, found in test.items()},
-            task=task,
-            overview=Overview(views, lower_cases(tokenizer)),
-        )
+        return sets.split(_contexts, config).inputs(encode, task, tokenizer)
 
     def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
         """Read one source."""
@@ -110,8 +89,7 @@ class MultipleChoice(Task):
         """Open one source."""
 
         def tokenize(parts: Sequence[Questions]) -> Examples:
-            questions = dataclasses.replace(parts[0], items=[item for part in parts for item in part.items])
-            return _encode(questions, tokenizer, max_length)[0]
+            return _encode(Questions.joined(parts), tokenizer, max_length)[0]
 
         return ItemFeed(spec, stream_questions(spec, data, kept), tokenize)
 
@@ -192,6 +170,13 @@ def _by_question(
     begins = examples.windows.first[first : (len(examples) if last is None else last) + 1]
     parts = np.split(predictions[begins[0] : begins[-1]].astype(np.float64), begins[1:-1] - begins[0])
     return [log_softmax(part) for part in parts]
+
+
+def _contexts(questions: Questions) -> np.ndarray:
+    """Return what each question is about as a number: a context must not be in training and validation."""
+    texts = [item.question if item.context is None else item.context for item in questions.items]
+    numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    return np.array([numbers[text] for text in texts])
 
 
 def _encode(

@@ -1,6 +1,6 @@
 """Pretraining: the words behind the masks and, with pairs, whether the second half of an example follows the first.
 
-A batch holds `masked_positions`, `masked_labels` and `masked_weights` [B, P], which `data.pretraining.masking` draws.
+A batch holds `masked_positions`, `masked_labels` and `masked_weights` [B, P], which `masking` draws.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ An answer must stand in its text where it says. What answers mean for a model is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -15,7 +15,17 @@ from jaxbert.config import DataConfig
 from jaxbert.data.facts import Facts
 from jaxbert.data.intake import Problem
 from jaxbert.data.places import existing_file
-from jaxbert.data.records import TABLES, Items, Keeper, is_table, missing_column, open_records, text_of, wrong_kind
+from jaxbert.data.records import (
+    TABLES,
+    Items,
+    ItemSet,
+    Keeper,
+    is_table,
+    missing_column,
+    open_records,
+    text_of,
+    wrong_kind,
+)
 from jaxbert.data.sources import Role, name_of
 from jaxbert.data.table import Row, at_row, shorten
 from jaxbert.errors import UserError
@@ -43,24 +53,8 @@ class Question:
     """What goes from the source into the answer."""
 
 
-@dataclass(frozen=True)
-class Questions:
-    """The questions of a source."""
-
-    source: str
-    items: list[Question]
-    facts: Facts = field(default_factory=Facts)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def take(self, indices: Iterable[int]) -> Questions:
-        """Return some of them."""
-        return dataclasses.replace(self, items=[self.items[i] for i in indices])
-
-    def kept_rows(self) -> list[Mapping[str, Any]]:
-        """Return for each question what goes into its answer."""
-        return [item.kept for item in self.items]
+Questions = ItemSet[Question]
+"""The questions of a source."""
 
 
 def read_questions(spec: str, data: DataConfig, *, role: Role, labelled: bool, limit: int | None = None) -> Questions:

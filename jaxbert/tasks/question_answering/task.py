@@ -6,9 +6,9 @@ to be at its first token. Answers are chosen over all windows of a question.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,8 +21,7 @@ from jaxbert.config import Config, DataConfig
 from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.label_fit import Head
 from jaxbert.data.long_texts import AS_IT_IS, Reading
-from jaxbert.data.overview import TRAIN, Labelling, Overview, View, lower_cases, view_items
-from jaxbert.data.split import split_groups
+from jaxbert.data.overview import TRAIN, Labelling, View, view_items
 from jaxbert.models import heads
 from jaxbert.tasks.base import Batch, Inputs, Sums, Task
 from jaxbert.tasks.exported import settings_of, with_settings
@@ -30,7 +29,7 @@ from jaxbert.tasks.question_answering.n_best import Candidate, Scored, n_best, n
 from jaxbert.tasks.question_answering.read import Questions, read_questions, stream_questions
 from jaxbert.tasks.question_answering.squad_scores import exact_and_f1, is_chinese
 from jaxbert.tasks.question_answering.windows import Asked, QuestionWindows, cut_questions
-from jaxbert.tasks.reading import ItemFeed, named_sets, reading_of, refuse, set_name, shared_tokens, training_spec
+from jaxbert.tasks.reading import ItemFeed, read_items, reading_of, refuse, shared_tokens
 
 MOST_ANSWERS = 5
 """Answers that are listed for a question."""
@@ -60,37 +59,16 @@ class QuestionAnswering(Task):
         """Read all data sets; whether a question may have no answer is what the training questions say."""
         data = config.data
         refuse(config, "train.label_smoothing", "model.num_labels", "data.label_names")
-        validation = {
-            name: read_questions(spec, data, role="validation", labelled=True)
-            for name, spec in named_sets(data.validation, "validation").items()
-        }
-        test = {
-            name: read_questions(spec, data, role="test", labelled=True)
-            for name, spec in named_sets(data.test, "test").items()
-        }
-        train = read_questions(training_spec(data), data, role="train", labelled=True, limit=data.limit)
-        if data.validation_fraction:  # a context must not be in both parts
-            contexts = {context: i for i, context in enumerate(dict.fromkeys(q.context for q in train.items))}
-            groups = np.array([contexts[question.context] for question in train.items])
-            kept, held_out = split_groups(groups, data.validation_fraction, config.train.seed)
-            train, validation = train.take(kept), {"validation": train.take(held_out)}
-        unanswered = any(not question.answers for question in train.items)
+        sets = read_items(data, partial(read_questions, labelled=True)).split(_contexts, config)
+        unanswered = any(not question.answers for question in sets.train.items)
         task = cls(unanswered, data.no_answer_threshold, reading_of(config, max_length))
 
-        views: list[View] = []
-
-        def examples(name: str, questions: Questions, *, in_windows: bool = True) -> Examples:
+        def encode(name: str, questions: Questions) -> tuple[Examples, View]:
             windows = task._windows(questions, tokenizer, max_length)
-            views.append(_view(name, questions, windows, max_length))
-            return _examples(questions, windows, in_windows)
+            found = _examples(questions, windows, in_windows=name != TRAIN)
+            return found, _view(name, questions, windows, max_length)
 
-        return Inputs(
-            train=examples(TRAIN, train, in_windows=False),
-            validation={name: examples(set_name("validation", name), found) for name, found in validation.items()},
-            test={name: examples(set_name("test", name), found) for name, found in test.items()},
-            task=task,
-            overview=Overview(views, lower_cases(tokenizer)),
-        )
+        return sets.inputs(encode, task, tokenizer)
 
     @property
     def reading_length(self) -> int | None:
@@ -100,14 +78,14 @@ class QuestionAnswering(Task):
     def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
         """Read one source."""
         questions = read_questions(spec, data, role="test", labelled=True)
-        return _examples(questions, self._windows(questions, tokenizer, max_length), True)
+        return _examples(questions, self._windows(questions, tokenizer, max_length), in_windows=True)
 
     def feed(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]) -> ItemFeed:
         """Open one source."""
 
         def tokenize(parts: Sequence[Questions]) -> Examples:
-            questions = dataclasses.replace(parts[0], items=[item for part in parts for item in part.items])
-            return _examples(questions, self._windows(questions, tokenizer, max_length), True)
+            questions = Questions.joined(parts)
+            return _examples(questions, self._windows(questions, tokenizer, max_length), in_windows=True)
 
         return ItemFeed(spec, stream_questions(spec, data, kept), tokenize)
 
@@ -215,6 +193,12 @@ class QuestionAnswering(Task):
         return [best[0], *sorted([*best[1:], nothing], key=lambda found: -found.score)][:count]
 
 
+def _contexts(questions: Questions) -> np.ndarray:
+    """Return the context of each question as a number: a context must not be in training and validation."""
+    numbers = {context: i for i, context in enumerate(dict.fromkeys(item.context for item in questions.items))}
+    return np.array([numbers[item.context] for item in questions.items])
+
+
 def _view(name: str, questions: Questions, windows: QuestionWindows, max_length: int) -> View:
     """Return what an overview says of a set of questions; equal ones have the same context."""
     items = questions.items
@@ -235,7 +219,7 @@ def _view(name: str, questions: Questions, windows: QuestionWindows, max_length:
     )
 
 
-def _examples(questions: Questions, windows: QuestionWindows, in_windows: bool) -> Examples:
+def _examples(questions: Questions, windows: QuestionWindows, *, in_windows: bool) -> Examples:
     """Make examples of questions; in training, each window of a long context is an example of its own."""
     if in_windows:
         return Examples(windows.tokens, windows=Windows(windows.first), extra=Asked(questions, windows))

@@ -8,7 +8,7 @@ tags, and records with a text and the spans that are marked in it. For predictio
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ from jaxbert.data.facts import Facts
 from jaxbert.data.intake import Intake
 from jaxbert.data.places import existing_file
 from jaxbert.data.records import (
+    ItemSet,
     Keeper,
     Records,
     is_table,
@@ -62,23 +63,8 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Documents:
+class Documents(ItemSet[Document]):
     """What a source holds; all or none are marked."""
-
-    source: str
-    items: list[Document]
-    facts: Facts = field(default_factory=Facts)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def take(self, indices: Iterable[int]) -> Documents:
-        """Return some of them."""
-        return replace(self, items=[self.items[i] for i in indices])
-
-    def kept_rows(self) -> list[Mapping[str, Any]]:
-        """Return for each text what goes into its answer."""
-        return [item.kept for item in self.items]
 
     def tags(self) -> set[str]:
         """Return all tags of words."""

@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,12 +25,11 @@ from jaxbert.config import Config, DataConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.label_fit import Head
 from jaxbert.data.long_texts import AS_IT_IS, Reading
-from jaxbert.data.overview import TRAIN, Overview, View, lower_cases
-from jaxbert.data.split import split_groups
+from jaxbert.data.overview import TRAIN, View
 from jaxbert.models import heads
 from jaxbert.tasks.base import Batch, Inputs, Sums, Tally, Task, count_documents, listed, metrics_of
 from jaxbert.tasks.exported import label_names, settings_of, with_labels, with_settings
-from jaxbert.tasks.reading import ItemFeed, named_sets, reading_of, refuse, set_name, shared_tokens, training_spec
+from jaxbert.tasks.reading import ItemFeed, read_items, reading_of, refuse, shared_tokens
 from jaxbert.tasks.token_classification.align import Aligned, By, align
 from jaxbert.tasks.token_classification.examples import as_head, check_count, make_examples, units_of, view_marks
 from jaxbert.tasks.token_classification.marks import Marks, fit_tags
@@ -69,41 +69,21 @@ class TokenClassification(Task):
         """Read all data sets; the training texts decide which tags there are."""
         data = config.data
         refuse(config)
-        validation = {
-            name: read_documents(spec, data, role="validation", labelled=True)
-            for name, spec in named_sets(data.validation, "validation").items()
-        }
-        test = {
-            name: read_documents(spec, data, role="test", labelled=True)
-            for name, spec in named_sets(data.test, "test").items()
-        }
-        train = read_documents(training_spec(data), data, role="train", labelled=True, limit=data.limit)
-        by = units_of(train)
-        train, tag_set = fit_tags(train, data.label_names, data.tag_scheme)
+        sets = read_items(data, partial(read_documents, labelled=True))
+        by = units_of(sets.train)
+        train, tag_set = fit_tags(sets.train, data.label_names, data.tag_scheme)
         if head is not None:
             tag_set = as_head(tag_set, head, train.source)
         check_count(tag_set.names, config.model.num_labels, train.source)
-        if data.validation_fraction:
-            kept, held_out = split_groups(np.arange(len(train)), data.validation_fraction, config.train.seed)
-            train, validation = train.take(kept), {"validation": train.take(held_out)}
         task = make_tagging(tag_set, by, config.train.label_smoothing, reading_of(config, max_length))
 
-        views: list[View] = []
-
-        def examples(name: str, documents: Documents, *, in_windows: bool = True) -> Examples:
+        def encode(name: str, documents: Documents) -> tuple[Examples, View]:
             aligned = task._align(documents, tokenizer, max_length)
-            found = make_examples(task.tag_set, documents, aligned, labelled=True, in_windows=in_windows)
-            views.append(view_marks(name, found.extra, aligned.lengths, task.tag_set, max_length))
-            return found
+            found = make_examples(tag_set, documents, aligned, labelled=True, in_windows=name != TRAIN)
+            return found, view_marks(name, found.extra, aligned.lengths, tag_set, max_length)
 
-        return Inputs(
-            train=examples(TRAIN, train, in_windows=False),
-            validation={name: examples(set_name("validation", name), found) for name, found in validation.items()},
-            test={name: examples(set_name("test", name), found) for name, found in test.items()},
-            task=task,
-            overview=Overview(views, lower_cases(tokenizer)),
-            new_head=tag_set.new_head,
-        )
+        sets = dataclasses.replace(sets, train=train).split(lambda texts: np.arange(len(texts)), config)
+        return sets.inputs(encode, task, tokenizer, new_head=tag_set.new_head)
 
     @property
     def reading_length(self) -> int | None:
@@ -123,7 +103,7 @@ class TokenClassification(Task):
         """Open one source."""
 
         def tokenize(parts: Sequence[Documents]) -> Examples:
-            documents = dataclasses.replace(parts[0], items=[item for part in parts for item in part.items])
+            documents = Documents.joined(parts)
             aligned = self._align(documents, tokenizer, max_length)
             return make_examples(self.tag_set, documents, aligned, labelled=False, in_windows=True)
 
