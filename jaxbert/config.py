@@ -147,6 +147,15 @@ class DataConfig:
     """Folder that keeps tokens for the next start; auto: $XDG_CACHE_HOME/jaxbert/tokens; null: none are kept."""
 
 
+COLUMN_KEYS = (
+    *("text", "text_pair", "label", "label_separator", "label_format", "label_map"),
+    *("tokens", "tag_column", "comment_lines", "spans", "question", "context", "choices", "answers"),
+)
+"""Keys of the section `data` that say which columns are read, and what labels in them are."""
+FILE_KEYS = ("columns", "separator", "quoting", "quote", "encoding", "bad_rows")
+"""Keys of the section `data` that say how files are read."""
+
+
 @dataclass(frozen=True)
 class PretrainConfig:
     """Pretraining (`jaxbert pretrain`): how raw text becomes examples, and what is predicted."""

@@ -12,7 +12,7 @@ from typing import Any, overload
 from jaxbert.api.rows import Data, name_source
 from jaxbert.bucket import in_bucket, to_path
 from jaxbert.checks import COMPUTE_FORMATS, check_reading
-from jaxbert.config import Config, DataConfig, LaunchConfig, PrecisionConfig
+from jaxbert.config import COLUMN_KEYS, Config, DataConfig, LaunchConfig, PrecisionConfig
 from jaxbert.data.memory import hold
 from jaxbert.errors import UserError
 from jaxbert.launch.start import start
@@ -24,11 +24,6 @@ from jaxbert.train.inference import TrainedModel, open_trained
 from jaxbert.train.runtime import prepare_process
 
 Answer = dict[str, Any]
-_COLUMNS = (
-    *("text", "text_pair", "label", "label_separator", "label_format", "label_map", "tokens", "tag_column", "spans"),
-    *("question", "context", "answers", "choices"),
-)
-"""Keys of a run's section `data` that hold for other rows too."""
 
 
 class Model:
@@ -223,7 +218,7 @@ def _columns_of(name: str) -> DataConfig:
     data = content.get("data") if isinstance(content, dict) else None
     if not isinstance(data, dict):
         return DataConfig()
-    kept = {key: data[key] for key in _COLUMNS if key in data}
+    kept = {key: data[key] for key in COLUMN_KEYS if key in data}
     return make_config(None, {"data": kept}).data
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from typing import TYPE_CHECKING, Literal, get_type_hints
 
 from jsonargparse import ArgumentParser, Namespace
 
 from jaxbert.checks import check_reading
-from jaxbert.config import DataConfig, LaunchConfig, PrecisionConfig, TrainConfig
+from jaxbert.config import COLUMN_KEYS, FILE_KEYS, DataConfig, LaunchConfig, PrecisionConfig, TrainConfig
 from jaxbert.errors import UserError
 from jaxbert.settings import help_texts
 from jaxbert.tasks import task_class
@@ -18,14 +17,9 @@ if TYPE_CHECKING:
     from jaxbert.train.inference import TrainedModel
 
 
-_OF_TRAINING = {
-    *("train", "validation", "test", "validation_fraction", "limit", "packing", "row_length", "cache_dir"),
-    *("label_names", "tag_scheme", "no_answer_threshold", "long_texts", "window_stride", "max_length"),
-}
-"""Keys of the section `data` that a trained model answers by itself, or that only training reads."""
 LABEL_OPTIONS = ("label", "label_format", "label_map")
-"""Keys that say what labels are: of `evaluate` alone."""
-READING_OPTIONS = tuple(field.name for field in fields(DataConfig) if field.name not in {*_OF_TRAINING, *LABEL_OPTIONS})
+"""Keys of the section `data` that say what labels are: of `evaluate` alone."""
+READING_OPTIONS = tuple(key for key in (*COLUMN_KEYS, *FILE_KEYS) if key not in LABEL_OPTIONS)
 """Keys that say how a source is read."""
 
 

@@ -15,7 +15,7 @@ import yaml
 from etils import epath
 
 from jaxbert.bucket import copy, in_bucket, scratch_folder, to_path, write_whole
-from jaxbert.config import OPTIMIZERS, Config
+from jaxbert.config import COLUMN_KEYS, FILE_KEYS, OPTIMIZERS, Config
 from jaxbert.errors import UserError, foreign_errors
 from jaxbert.plain import flat, read_yaml, shown, to_json
 
@@ -29,10 +29,7 @@ _FREE = {
 numbers dropout draws."""
 _COMPARED = {
     *("model.name_or_path", "model.vocab", "model.lower_case", "data.train", "data.validation", "data.test"),
-    *("data.text", "data.text_pair", "data.label", "data.label_separator", "data.label_format", "data.label_map"),
-    *("data.tokens", "data.tag_column", "data.comment_lines", "data.spans"),
-    *("data.question", "data.context", "data.answers"),
-    *("data.columns", "data.separator", "data.quoting", "data.quote", "data.encoding", "data.bad_rows"),
+    *(f"data.{key}" for key in (*COLUMN_KEYS, *FILE_KEYS)),
 }
 """Keys that say where data and model are and how they are read: what comes of them is compared (see `identity`)."""
 

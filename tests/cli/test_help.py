@@ -10,7 +10,8 @@ import yaml
 from runs import ROOT
 
 from jaxbert.cli.main import VERBS, main
-from jaxbert.settings import KEYS
+from jaxbert.config import COLUMN_KEYS, DataConfig
+from jaxbert.settings import KEYS, help_texts
 
 HEAVY = ("jax", "jaxlib", "flax", "transformers", "torch", "orbax", "datasets", "sklearn")
 
@@ -129,3 +130,9 @@ def test_every_shipped_configuration_parses(path, capsys):
         main(["train", "--config", str(path), "--print_config"])
     assert caught.value.code == 0
     assert path.read_text().startswith("#")
+
+
+def test_every_column_may_be_renamed_and_named_anew():
+    """What names a column is compared by its content when a run goes on, and is a flag of `evaluate` and `predict`."""
+    naming = {name for name, text in help_texts(DataConfig).items() if "olumn of" in text}
+    assert {"text", "label", "choices", "answers"} <= naming <= set(COLUMN_KEYS)
