@@ -108,19 +108,27 @@ def _all_say_yes(mine: bool) -> bool:
 
 
 def _gather_encoded(mine: Encoded) -> list[Encoded]:
-    """Send all arrays as one, padded to a power of two so that few programs are compiled."""
-    arrays = [mine.ids, mine.lengths, mine.first_lengths, mine.windows, mine.whole]
-    sizes = np.array([*map(len, arrays), mine.cut], np.int32)
+    """Send all arrays as one, padded to a power of two so that few programs are compiled.
+
+    The columns of all processes have the same names, dtypes (of 4 or 8 bytes) and shapes behind the first axis.
+    """
+    columns = dict(mine.columns)
+    arrays = [mine.ids, mine.lengths, mine.first_lengths, mine.windows, mine.whole, *columns.values()]
+    words = [np.ascontiguousarray(array).reshape(-1).view(np.int32) for array in arrays]
+    sizes = np.array([*map(len, words), mine.cut], np.int32)
     all_sizes = np.asarray(multihost_utils.process_allgather(sizes))
     longest = int(all_sizes[:, :-1].sum(1).max())
     message = np.zeros(1 << longest.bit_length(), np.int32)
-    content = np.concatenate(arrays)
+    content = np.concatenate(words)
     message[: len(content)] = content
     messages = np.asarray(multihost_utils.process_allgather(message))
 
     def unpack(message: np.ndarray, sizes: np.ndarray) -> Encoded:
         ends = np.cumsum(sizes[:-1])
-        ids, lengths, first_lengths, windows, whole = np.split(message[: ends[-1]], ends[:-1])
-        return Encoded(ids, lengths, first_lengths, int(sizes[-1]), windows, whole)
+        parts = np.split(message[: ends[-1]], ends[:-1])
+        found = [part.view(a.dtype).reshape(-1, *a.shape[1:]) for part, a in zip(parts, arrays, strict=True)]
+        ids, lengths, first_lengths, windows, whole, *others = found
+        further = dict(zip(columns, others, strict=True))
+        return Encoded(ids, lengths, first_lengths, int(sizes[-1]), windows, whole, further)
 
     return [unpack(message, sizes) for message, sizes in zip(messages, all_sizes, strict=True)]

@@ -16,9 +16,10 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from jaxbert.data.long_texts import LongTexts
 from jaxbert.data.store import FORMAT, HEADER, DamagedError, Stored, open_stored
@@ -45,7 +46,7 @@ def cache_folder(cache_dir: str | None) -> Path | None:
     return Path(cache_dir).expanduser()
 
 
-def entry_name(source_identity: Any, tokenizer: Any, max_length: int, long: LongTexts) -> str | None:
+def entry_name(source_identity: Any, tokenizer: Any, max_length: int, long: LongTexts = LongTexts()) -> str | None:  # noqa: B008 (frozen)
     """Return the name of the entry, None for a tokenizer that cannot be told from another."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if source_identity is None or backend is None:
@@ -64,23 +65,59 @@ def name_of(content: Any) -> str:
     return hashlib.sha256(json.dumps([FORMAT, *content], sort_keys=True).encode()).hexdigest()[:40]
 
 
-class Named(Protocol):
-    """What has a name for messages."""
+def cached(
+    source: str,
+    key: Callable[[], str | None],
+    write: Callable[[Path], None],
+    *,
+    folder: Path | None,
+    all_have: Callable[[bool], bool] = bool,
+    said: bool = True,
+) -> Stored:
+    """Return what an earlier start has left in the cache, else what `write` puts into an empty folder.
 
-    @property
-    def name(self) -> str: ...
+    Args:
+      source: what is read, as messages name it.
+      key: returns the name of the entry; None for what cannot be told from other content, which is not kept.
+      write: fills a folder.
+      folder: of the cache; None keeps nothing.
+      all_have: says whether every process of the run says yes.
+      said: whether the user is told where the content was in the cache.
+
+    Raises:
+      UserError: what `write` raises.
+    """
+    name = None if folder is None else key()
+    found = None if folder is None or name is None else find(folder, name, source)
+    if all_have(found is not None):
+        assert found is not None
+        if said:
+            logger.info("tokens of %s taken from the cache", source)
+        for note in found.said:
+            logger.warning("%s", note)
+        return found
+    written = new_folder(None if name is None else folder)
+    try:
+        write(written)
+        stored = open_stored(written, source)
+        # A file that changed while it was read must not be kept under the name of what it was.
+        if name is not None and written.parent == folder and key() == name:
+            publish(written, name)
+        return stored
+    finally:
+        shutil.rmtree(written, ignore_errors=True)  # unless it was published; what is mapped stays readable
 
 
-def find(folder: Path, name: str, source: Named) -> Stored | None:
+def find(folder: Path, name: str, source: str) -> Stored | None:
     """Open an entry if it is there and whole; one that is damaged is removed, and said."""
     entry = folder / name
     if not entry.is_dir():
         return None
     try:
-        stored = open_stored(entry, source.name)
+        stored = open_stored(entry, source)
     except DamagedError as error:
         if entry.is_dir():  # else another process has just removed it
-            logger.warning("tokens of %s in the cache are damaged (%s): tokenizing again", source.name, error)
+            logger.warning("tokens of %s in the cache are damaged (%s): tokenizing again", source, error)
             shutil.rmtree(entry, ignore_errors=True)
         return None
     try:

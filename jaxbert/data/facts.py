@@ -50,6 +50,11 @@ class Facts:
         """Note the columns."""
         self.columns, self.used = list(columns), list(used)
 
+    def become(self, other: Facts) -> None:
+        """Take over what another reader of the same source has found out."""
+        for field_ in dataclasses.fields(self):
+            setattr(self, field_.name, getattr(other, field_.name))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         return dataclasses.asdict(self)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from jaxbert.data.class_names import class_names, parquet_features
@@ -45,10 +46,18 @@ def file_identity(name: str) -> list[str]:
     Raises:
       UserError: for a file that is missing or unreadable.
     """
-    path = find_file(name)
+    return [extension_of(name), checksum_of(find_file(name), name)]
+
+
+def checksum_of(path: Path, name: str) -> str:
+    """Return a checksum of a file, which messages call `name`.
+
+    Raises:
+      UserError: if it is unreadable.
+    """
     try:
         with path.open("rb") as stream:
-            return [extension_of(name), hashlib.file_digest(stream, "sha256").hexdigest()]
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
 

@@ -7,14 +7,14 @@ records of a file are: the same columns, checks and messages, with rows counted 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from jaxbert.data.hub import Split, read_hub
-from jaxbert.data.intake import Intake, Part
+from jaxbert.data.intake import Intake, Part, Problem
 from jaxbert.data.json_rows import parts_of
 from jaxbert.data.table import PART_ROWS, kind_of, shorten
 from jaxbert.errors import UserError
@@ -65,7 +65,7 @@ class Held:
             yield Part(found, range(low + 1, high + 1))
             low = high
 
-    def records(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    def records(self) -> Generator[tuple[str, int, dict[str, Any] | Problem], None, None]:
         """Yield the name of the source, the number of each row, and the row."""
         for number, row in enumerate(self._dictionaries(), 1):
             yield self.name, number, row

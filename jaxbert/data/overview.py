@@ -6,17 +6,15 @@ differ in nothing but blanks at their ends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from jaxbert.data.facts import Facts
-from jaxbert.data.seen import Seen, hash_texts
+from jaxbert.data.seen import Seen
 from jaxbert.data.store import Stored
-from jaxbert.data.table import Place, Row
 from jaxbert.data.tokens import Tokens
 
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
@@ -171,37 +169,20 @@ def vanished_texts(lengths: np.ndarray, tokens: Tokens, *, pairs: bool) -> np.nd
 
 
 def view_items(
-    name: str,
-    source: str,
-    texts: Sequence[str],
-    lengths: np.ndarray,
-    rows: Sequence[Row],
-    labels: Labelling,
-    max_length: int,
-    *,
-    unit: str,
-    facts: Facts,
-    windows: bool = True,
+    name: str, stored: Stored, labels: Labelling, max_length: int, *, unit: str, windows: bool = True
 ) -> View:
-    """Return the view of what a task holds.
+    """Return the view of a set of items.
 
     Args:
       name: of the set.
-      source: as messages name it.
-      texts: equal where two items are; without blanks at the ends.
-      lengths: tokens of each, special tokens included.
-      rows: where each stands.
+      stored: its tokens.
       labels: of the set.
-      max_length: of a window.
+      max_length: longest segment in tokens.
       unit: what an item is, in the plural.
-      facts: of the reader.
       windows: whether long ones are read in windows, and not cut.
     """
-    files = [row.file if isinstance(row, Place) else source for row in rows]
-    origins = tuple((i, file) for i, file in enumerate(files) if not i or file != files[i - 1])
-    places = np.fromiter((row.row if isinstance(row, Place) else int(row) for row in rows), np.int32, len(rows))
-    seen = Seen(lengths.astype(np.int32), hash_texts(texts), places, origins, facts)
-    return View(name, seen, max_length, np.flatnonzero(lengths <= _SPECIAL), labels, windows, unit)
+    assert stored.seen is not None
+    return View(name, stored.seen, max_length, np.flatnonzero(stored.seen.lengths <= _SPECIAL), labels, windows, unit)
 
 
 def describe_lengths(lengths: np.ndarray, max_length: int, windows: bool) -> dict[str, Any]:

@@ -6,8 +6,8 @@ At no time is more than a part of the texts in memory; the tokens go to files an
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from jaxbert.data.long_texts import LongTexts
 from jaxbert.data.seen import Watcher
 from jaxbert.data.share import Share
 from jaxbert.data.sources import Source
-from jaxbert.data.store import Stored, Writer, open_stored
+from jaxbert.data.store import Stored, Writer
 from jaxbert.data.table import Table
 from jaxbert.data.tokens import Encoded, encode_texts, forget_lengths, joined
 from jaxbert.errors import foreign_errors
@@ -54,23 +54,13 @@ def prepare(
     Raises:
       UserError: for the first row that is malformed.
     """
-    identity = None if folder is None else source.identity()
-    name = cache.entry_name(identity, tokenizer, max_length, long_texts)
-    found = None if folder is None or name is None else cache.find(folder, name, source)
-    stored = found if share.all_have(found is not None) else None
-    if stored is not None:
-        logger.info("tokens of %s taken from the cache", source.name)
-        for note in stored.seen.facts.said if stored.seen else ():
-            logger.warning("%s", note)
-    else:
-        written = cache.new_folder(None if name is None else folder)
-        try:
-            stored = _read(source, tokenizer, max_length, long_texts, written, on_rows, share)
-            # A file that changed while it was read must not be kept under the name of what it was.
-            if name is not None and written.parent == folder and source.identity() == identity:
-                cache.publish(written, name)
-        finally:
-            shutil.rmtree(written, ignore_errors=True)  # unless it was published; what is mapped stays readable
+    stored = cache.cached(
+        source.name,
+        lambda: cache.entry_name(source.identity(), tokenizer, max_length, long_texts),
+        partial(_read, source, tokenizer, max_length, long_texts, on_rows, share),
+        folder=folder,
+        all_have=share.all_have,
+    )
     forget_lengths(tokenizer)
     windows = len(stored.tokens) if stored.windows else 0
     texts = len(stored.windows.counts) if stored.windows else len(stored.tokens)
@@ -91,10 +81,10 @@ def _read(
     tokenizer: Any,
     max_length: int,
     long_texts: LongTexts,
-    folder: Path,
     on_rows: Callable[[int], None],
     share: Share,
-) -> Stored:
+    folder: Path,
+) -> None:
     """Read and tokenize a source into an empty folder."""
     labels, watcher = make_label_column(source.wanted, source.name), Watcher(tokenizer)
     unknown, unknown_id = 0, getattr(tokenizer, "unk_token_id", None)
@@ -109,7 +99,6 @@ def _read(
                 unknown += 0 if unknown_id is None else int(np.count_nonzero(encoded.ids == unknown_id))
                 on_rows(len(encoded.whole))
         writer.finish(labels.finish(), watcher, unknown)
-    return open_stored(folder, source.name)
 
 
 def _encode_shared(

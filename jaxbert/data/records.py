@@ -6,16 +6,18 @@ is. What a record must hold is the caller's part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Self, TypeVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
 from jaxbert.config import DataConfig
-from jaxbert.data import memory
+from jaxbert.data import memory, tfds
 from jaxbert.data.class_names import class_names
 from jaxbert.data.facts import Facts
-from jaxbert.data.files import features_of, parquet_records
+from jaxbert.data.files import features_of, file_identity, parquet_records
+from jaxbert.data.hub import Split
 from jaxbert.data.intake import BadRows, Problem
 from jaxbert.data.json_rows import json_records
 from jaxbert.data.places import JSON_LINES, Found, extension_of, find_file, find_files
@@ -32,63 +34,39 @@ Items = Generator[tuple[str, int, "dict[str, Any] | Problem"], None, None]
 
 
 @dataclass(frozen=True)
-class ItemSet(Generic[Example]):
-    """What a task has read of a source, or of a part of it: one item a text or a question, with the columns it keeps."""
-
-    source: str
-    """As messages name it."""
-    items: list[Example]
-    facts: Facts = field(default_factory=Facts)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def take(self, indices: Iterable[int]) -> Self:
-        """Return some of them."""
-        return replace(self, items=[self.items[i] for i in indices])
-
-    def kept_rows(self) -> list[Mapping[str, Any]]:
-        """Return for each item what goes from the source into its answer."""
-        kept: list[Any] = self.items
-        return [item.kept for item in kept]
-
-    @classmethod
-    def joined(cls, parts: Sequence[Self]) -> Self:
-        """Put parts of a source behind one another."""
-        return replace(parts[0], items=[item for part in parts for item in part.items])
-
-
-@dataclass(frozen=True)
 class Records:
-    """The records of a source, which are read once."""
+    """The records of a source that was found, and not read yet."""
 
     name: str
     """As messages name it."""
-    items: Items
+    begin: Callable[[Facts], Items]
+    """Read them, and note what is found out about the source."""
     data: DataConfig
     role: Role
-    facts: Facts
+    identity: Callable[[], Any]
+    """Return plain values that change with the content; None where that cannot be told."""
     features: Mapping[str, Any] = field(default_factory=dict)
-    """What a Hub dataset, or a parquet file of the datasets library, knows of its columns."""
+    """What a Hub dataset, TFDS or a parquet file of the datasets library knows of its columns."""
 
     def label_names(self, column: str) -> list[str] | None:
         """Return the names that the source gives to the integers in a column of lists, or in a field `a.b` of such lists."""
         return class_names(self.features, column)
 
-    def examples(self, read: Callable[[Mapping[str, Any], Row], Example]) -> Iterator[Example]:
+    def examples(self, read: Callable[[Mapping[str, Any], Row], Example], facts: Facts) -> Iterator[Example]:
         """Yield what `read` makes of each record and its row.
 
         Args:
           read: raises a UserError for a record that is malformed.
+          facts: notes what is found out about the source.
 
         Raises:
           UserError: for the first bad row, unless bad rows are left out.
         """
         # Behind a bad row of a pipe nothing may come for long.
         counted = self.name != STDIN_NAME or not stdin_waits()
-        bad = BadRows(self.name, self.data, self.facts, skippable=self.role != "predict", counted=counted)
+        bad = BadRows(self.name, self.data, facts, skippable=self.role != "predict", counted=counted)
         try:
-            with closing(self.items) as items:
+            with closing(self.begin(facts)) as items:
                 yield from self._read(items, read, bad)
         except GeneratorExit:  # enough were taken
             bad.say_skipped()
@@ -138,7 +116,7 @@ def is_table(spec: str) -> bool:
         return False
 
 
-def open_records(spec: str, role: Role, data: DataConfig, facts: Facts | None = None) -> Records:
+def open_records(spec: str, role: Role, data: DataConfig) -> Records:
     """Find the records of a source.
 
     Raises:
@@ -146,33 +124,48 @@ def open_records(spec: str, role: Role, data: DataConfig, facts: Facts | None = 
     """
     check_rows(role, data)
     if spec == STDIN:
-        return records_of(stdin_text(data, facts), role, data, facts)
+        return Records(STDIN_NAME, partial(_in_stdin, data), data, role, lambda: None)
     if spec.startswith("tfds:"):
-        raise UserError(f"{spec}: this task reads files and hf: datasets: export the data set as JSON lines")
-    facts = facts or Facts()
+        prepared = tfds.open_tfds(spec, SPLITS[role])
+        features = dict(prepared.builder.info.features.items())
+        return Records(spec, lambda _: tfds.tfds_records(prepared), data, role, prepared.identity, features)
     if memory.is_held(spec):
         held = memory.find_held(spec)
-        return Records(held.name, (record for record in held.records()), data, role, facts, held.features)
+        return Records(held.name, lambda _: held.records(), data, role, lambda: None, held.features)
     split = find_split(spec, role)
     if split is not None:
-        split.say(facts)
-        items = ((spec, row, record) for row, record in enumerate(split.rows, 1))
-        return Records(spec, items, data, role, facts, split.rows.features)
+        return Records(spec, partial(_in_split, split, spec), data, role, split.identity, split.rows.features)
     found = find_files(spec, SPLITS[role])
     for name in found.files:
         find_file(name)
-    found.say(facts)
     features = features_of(found.files[0]) if extension_of(found.files[0]) == ".parquet" else {}
-    return Records(spec, _in_files(found, data, facts), data, role, facts, features)
+    return Records(
+        spec,
+        partial(_in_files, found, data),
+        data,
+        role,
+        lambda: [file_identity(name) for name in found.files],
+        features,
+    )
 
 
-def records_of(text: Text, role: Role, data: DataConfig, facts: Facts | None = None) -> Records:
+def records_of(text: Text, role: Role, data: DataConfig) -> Records:
     """Return the records of a text that is JSON."""
-    facts = facts or Facts()
-    return Records(text.source, _in_text(text, data, facts), data, role, facts)
+    return Records(text.source, lambda facts: _in_text(text, data, facts), data, role, lambda: None)
+
+
+def _in_stdin(data: DataConfig, facts: Facts) -> Items:
+    yield from _in_text(stdin_text(data, facts), data, facts)
+
+
+def _in_split(split: Split, spec: str, facts: Facts) -> Items:
+    split.say(facts)
+    for row, record in enumerate(split.rows, 1):
+        yield spec, row, record
 
 
 def _in_files(found: Found, data: DataConfig, facts: Facts) -> Items:
+    found.say(facts)
     for name in found.files:
         if extension_of(name) == ".parquet":
             for row, record in parquet_records(name):

@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from jaxbert.data.facts import Facts
-from jaxbert.data.table import Table, at_row
+from jaxbert.data.table import Place, Row, Table, at_row
 
 _REPLACEMENT = "\ufffd"
 
@@ -71,12 +71,23 @@ class Watcher:
 
     def add(self, part: Table) -> tuple[np.ndarray, np.ndarray]:
         """Return the hash and the row of each text of a part, uint64 and int32."""
-        if not self.origins or self.origins[-1][1] != part.source:
-            self.origins.append((self._count, part.source))
+        self._add_origin(0, part.source)
         self._count += len(part)
         self.facts = part.facts
         self.lossy += self._count_lossy(part.texts) + self._count_lossy(part.pairs or ())
         return hash_texts(part.texts, part.pairs), np.fromiter(part.rows, np.int32, len(part))
+
+    def place_rows(self, rows: Sequence[Row], source: str) -> np.ndarray:
+        """Note where some items stand; return their rows, int32, without the files."""
+        for index, row in enumerate(rows):
+            self._add_origin(index, row.file if isinstance(row, Place) else source)
+        self._count += len(rows)
+        return np.fromiter((row.row if isinstance(row, Place) else int(row) for row in rows), np.int32, len(rows))
+
+    def _add_origin(self, index: int, file: str) -> None:
+        """Note the file of the text `index` of this part."""
+        if not self.origins or self.origins[-1][1] != file:
+            self.origins.append((self._count + index, file))
 
     def _count_lossy(self, texts: Iterable[str]) -> int:
         if self._normalizer is None:

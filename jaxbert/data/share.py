@@ -28,6 +28,9 @@ class Share:
     """Say whether every process says yes."""
 
     def of(self, part: Table) -> Table:
-        """Return this process's stretch of a part; it may be empty."""
-        low, high = (len(part) * index // self.count for index in (self.index, self.index + 1))
-        return part.stretch(low, high)
+        """Return this process's rows of a part; there may be none."""
+        return part.stretch(*self.bounds(len(part)))
+
+    def bounds(self, count: int) -> tuple[int, int]:
+        """Return where this process's share of so many begins and ends."""
+        return count * self.index // self.count, count * (self.index + 1) // self.count

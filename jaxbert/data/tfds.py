@@ -7,15 +7,15 @@ many sources and waits minutes for a network that is not there. The columns' con
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxbert.data.class_names import class_names
 from jaxbert.data.hub import name_split
-from jaxbert.data.intake import Intake, Part
-from jaxbert.data.table import quoted, shorten
+from jaxbert.data.intake import Intake, Part, Problem
+from jaxbert.data.table import PART_ROWS, quoted, shorten
 from jaxbert.errors import UserError
 from jaxbert.plain import read_json, shown
 
@@ -65,9 +65,17 @@ def read_tfds(prepared: Prepared, intake: Intake) -> Iterator[Part]:
     while low < count and (room := intake.room):
         part = range(low, min(low + room, count))
         examples = prepared.examples.__getitems__(part)
-        columns = {asked: [_plain(example[column]) for example in examples] for asked, column in chosen.items()}
+        columns = {asked: [_unpacked(example[column]) for example in examples] for asked, column in chosen.items()}
         yield Part(columns, range(part.start + 1, part.stop + 1), label_names=names)
         low = part.stop
+
+
+def tfds_records(prepared: Prepared) -> Generator[tuple[str, int, dict[str, Any] | Problem], None, None]:
+    """Yield the name of the source, the number of each example from 1, and the example."""
+    for low in range(0, len(prepared.examples), PART_ROWS):
+        part = range(low, min(low + PART_ROWS, len(prepared.examples)))
+        for row, example in enumerate(prepared.examples.__getitems__(part), low + 1):
+            yield prepared.spec, row, {name: _unpacked(value) for name, value in example.items()}
 
 
 def _find_builder(name: str, spec: str) -> Any:
@@ -134,5 +142,14 @@ def _one_line(error: Exception) -> str:
     return shorten(" ".join(str(error).split()), 300)
 
 
-def _plain(value: Any) -> Any:
-    return value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+def _unpacked(value: Any) -> Any:
+    """Return Python's own values in the place of NumPy's, and text in the place of its bytes in UTF-8."""
+    if isinstance(value, dict):
+        return {name: _unpacked(inner) for name, inner in value.items()}
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list):
+        return [_unpacked(inner) for inner in value]
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:  # no text, which the reader of the column says
+        return value

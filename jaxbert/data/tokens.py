@@ -7,7 +7,7 @@ are kept is `store`'s part.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +56,8 @@ class Encoded:
     """int32: pieces of each text; empty where each is one."""
     whole: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     """int32: tokens of each text before it was cut; empty where that is not asked for."""
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What a task keeps besides."""
 
 
 def joined(parts: Sequence[Encoded]) -> Encoded:
@@ -68,6 +70,9 @@ def joined(parts: Sequence[Encoded]) -> Encoded:
         cut=sum(part.cut for part in parts),
         windows=np.concatenate([nothing, *(part.windows for part in parts)]),
         whole=np.concatenate([nothing, *(part.whole for part in parts)]),
+        columns={name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+        if parts
+        else {},
     )
 
 

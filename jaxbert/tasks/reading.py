@@ -12,10 +12,11 @@ import numpy as np
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.cache import cache_folder
 from jaxbert.data.examples import Examples
+from jaxbert.data.facts import Facts
+from jaxbert.data.items import Encoder, ItemSet, ItemSource, encode_items, hold_items
 from jaxbert.data.long_texts import LongTexts, Reading, resolve_shared
 from jaxbert.data.overview import TRAIN, Overview, View, lower_cases
 from jaxbert.data.prepare import prepare
-from jaxbert.data.records import ItemSet
 from jaxbert.data.sources import Role, Source, open_source
 from jaxbert.data.split import split_groups, stratified_split
 from jaxbert.data.store import Stored
@@ -148,16 +149,12 @@ class ItemSets(Generic[Found]):
     validation: dict[str, Found]
     test: dict[str, Found]
 
-    def split(self, groups_of: Callable[[Found], np.ndarray], config: Config) -> ItemSets[Found]:
-        """Take the validation set from the training items where `data.validation_fraction` says so, group by group.
-
-        Args:
-          groups_of: returns the group of each item, numbered from 0: those of one group stay together.
-          config: of the run.
-        """
+    def split(self, config: Config) -> ItemSets[Found]:
+        """Take the validation set from the training items where `data.validation_fraction` says so, group by group."""
         if not config.data.validation_fraction:
             return self
-        kept, held_out = split_groups(groups_of(self.train), config.data.validation_fraction, config.train.seed)
+        groups = self.train.group_numbers()
+        kept, held_out = split_groups(groups, config.data.validation_fraction, config.train.seed)
         return ItemSets(self.train.take(kept), {"validation": self.train.take(held_out)}, self.test)
 
     def inputs(
@@ -186,30 +183,60 @@ class ItemSets(Generic[Found]):
         )
 
 
-def read_items(data: DataConfig, read: Callable[..., Found]) -> ItemSets[Found]:
-    """Read all sets of a run by `read(spec, data, role=ROLE, limit=N)`, the small ones first.
+def read_items(data: DataConfig, form: type[Found], find: Callable[[str, Role], ItemSource[Any]]) -> ItemSets[Found]:
+    """Read all sets of a run, each as `form`, from the sources that `find` opens.
+
+    All are looked for first, and the small ones are read first, so that a mistake in them is found soon.
 
     Raises:
       UserError: for anything wrong in the files.
     """
-    validation = {
-        name: read(spec, data, role="validation") for name, spec in named_sets(data.validation, "validation").items()
-    }
-    test = {name: read(spec, data, role="test") for name, spec in named_sets(data.test, "test").items()}
-    return ItemSets(read(training_spec(data), data, role="train", limit=data.limit), validation, test)
+    train = find(training_spec(data), "train")
+    validation = {name: find(spec, "validation") for name, spec in named_sets(data.validation, "validation").items()}
+    test = {name: find(spec, "test") for name, spec in named_sets(data.test, "test").items()}
+
+    def hold(source: ItemSource[Any], limit: int | None = None) -> Found:
+        with ReadingProgress(source.name) as reading:
+            all_have = tokenizing_share().all_have
+            folder = cache_folder(data.cache_dir)
+            return hold_items(form, source, limit=limit, folder=folder, on_rows=reading.add, all_have=all_have)
+
+    read_validation = {name: hold(source) for name, source in validation.items()}
+    read_test = {name: hold(source) for name, source in test.items()}
+    return ItemSets(hold(train, data.limit), read_validation, read_test)
+
+
+def encode_shown(
+    found: Found, encoder: Encoder[Found], tokenizer: Any, max_length: int, folder: Path | None = None
+) -> Stored:
+    """Return the tokens of a set, from the cache in `folder` where it has them, and show progress where it takes long."""
+    with ReadingProgress(found.source) as reading:
+        share = tokenizing_share()
+        return encode_items(found, encoder, tokenizer, max_length, folder=folder, on_rows=reading.add, share=share)
 
 
 @dataclass(frozen=True)
-class ItemFeed:
-    """Inputs that are read one by one: documents or questions."""
+class ItemFeed(Generic[Found]):
+    """Items that are to be answered, read one by one."""
 
-    name: str
-    items: Iterator[Any]
-    tokenize: Callable[[Sequence[Any]], Examples]
+    source: ItemSource[Any]
+    form: type[Found]
+    examples_of: Callable[[Found], Examples]
 
-    def parts(self) -> Iterator[Any]:
+    @property
+    def name(self) -> str:
+        """The source's."""
+        return self.source.name
+
+    def parts(self) -> Iterator[Found]:
         """Read them."""
-        return self.items
+        facts = Facts()
+        for item in self.source.stream(facts=facts):
+            yield self.form(self.name, [item], facts)
+
+    def tokenize(self, parts: Sequence[Found]) -> Examples:
+        """Return the tokens of some parts."""
+        return self.examples_of(self.form.joined(parts))
 
     def say_first(self) -> None:
         """Say nothing, as below."""

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxbert.config import DataConfig
+from jaxbert.data.facts import Facts
 from jaxbert.data.memory import find_held, hold
 from jaxbert.data.records import open_records
 from jaxbert.data.sources import check_there, open_source
@@ -53,8 +54,8 @@ def test_records_are_those_of_a_file(kind, tmp_path):
     rows = [{"tokens": ["fine", "film"], "tags": [0, 1]}, {"tokens": ["poor"], "tags": [1]}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with hold(KINDS[kind](rows), "train") as spec:
-        found = [record for _, _, record in open_records(spec, "train", DATA).items]
-    assert found == [record for _, _, record in open_records(str(path), "train", DATA).items]
+        found = [record for _, _, record in open_records(spec, "train", DATA).begin(Facts())]
+    assert found == [record for _, _, record in open_records(str(path), "train", DATA).begin(Facts())]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_what_is_missing_in_a_frame_is_none():
     """Whatever pandas has for it, in every column."""
     rows = frame([{"text": "a", "n": 1.5, "tokens": ["a"]}, {"text": None, "n": float("nan"), "tokens": None}])
     with hold(rows, "train") as spec:
-        _, (_, _, record) = open_records(spec, "train", DATA).items
+        _, (_, _, record) = open_records(spec, "train", DATA).begin(Facts())
     assert record == {"text": None, "n": None, "tokens": None}
 
 

@@ -242,7 +242,7 @@ def test_a_kill_leaves_no_entry(tokenizer, data_file, folder, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(prepare, "encode_texts", killed)
-        patch.setattr(prepare.shutil, "rmtree", lambda *_, **__: None)  # a killed process does not tidy up
+        patch.setattr(cache.shutil, "rmtree", lambda *_, **__: None)  # a killed process does not tidy up
         with pytest.raises(KeyboardInterrupt):
             make(data_file, tokenizer, folder)
     (left,) = folder.iterdir()
@@ -319,9 +319,9 @@ def test_a_full_disk_is_one_line(tokenizer, data_file, folder):
             raise OSError(28, "No space left on device")
 
     writer = store.Writer(folder)
-    writer._files["ids"] = Full()
+    writer._files["labels"] = Full()
     with pytest.raises(UserError, match=f"written to {folder}: No space left on device: choose a folder"):
-        writer._append("ids", np.zeros(1, np.int32))
+        writer.add_labels(np.zeros(1, np.int32))
 
 
 def test_where_the_cache_is(monkeypatch, tmp_path):

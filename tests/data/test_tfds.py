@@ -4,12 +4,17 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tables import read
 
 from jaxbert.config import DataConfig
+from jaxbert.data.records import open_records
 from jaxbert.data.sources import open_source
 from jaxbert.errors import UserError
+from jaxbert.tasks.multiple_choice.read import read_questions as read_choices
+from jaxbert.tasks.question_answering.read import Answer, read_questions
+from jaxbert.tasks.token_classification.read import read_documents
 
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("array_record")
@@ -35,10 +40,49 @@ class Reviews(tfds.core.GeneratorBasedBuilder):
             yield i, {"sentence": f"{split} {i} 好", "label": label, "kind": f"kind {label}"}
 
 
+class Marked(tfds.core.GeneratorBasedBuilder):
+    """Rows that are more than a text and a label: tagged words, a question with its answer, choices."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        text, tags = tfds.features.Text(), tfds.features.ClassLabel(names=["O", "B-X", "I-X"])
+        answer = {"text": text, "answer_start": tfds.features.Scalar(np.int32)}
+        features = {
+            "tokens": tfds.features.Sequence(text),
+            "tags": tfds.features.Sequence(tags),
+            "question": text,
+            "context": text,
+            "answers": tfds.features.Sequence(answer),
+            "choices": tfds.features.Sequence(text),
+            "label": tfds.features.ClassLabel(num_classes=2),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i, words in enumerate((["a", "高"], ["b"])):
+            yield (
+                i,
+                {
+                    "tokens": words,
+                    "tags": ["B-X", "I-X"][: len(words)],
+                    "question": f"who {words[0]}?",
+                    "context": f"it is {words[-1]}",
+                    "answers": {"text": [words[-1]], "answer_start": [6]},
+                    "choices": ["x", "y"],
+                    "label": 1,
+                },
+            )
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("tfds")
     tfds.disable_progress_bar()
+    Marked(data_dir=folder, file_format="array_record").download_and_prepare()
     Reviews(config="short", data_dir=folder, file_format="array_record").download_and_prepare()
     return folder
 
@@ -129,3 +173,24 @@ def test_missing_extra(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(UserError, match=r"pip install 'jaxbert\[tfds\]'"):
         load("tfds:reviews/short")
+
+
+def test_tags_answers_and_choices():
+    documents = read_documents("tfds:marked", DataConfig(), role="train", labelled=True)
+    found = {item.words[0]: (item.words, item.tags, item.row) for item in documents.items}
+    assert sorted(row for _, _, row in found.values()) == [1, 2]
+    assert {word: found[word][:2] for word in found} == {
+        "a": (["a", "高"], ["B-X", "I-X"]),
+        "b": (["b"], ["B-X"]),
+    }
+    questions = read_questions("tfds:marked", DataConfig(), role="train", labelled=True)
+    assert {item.question: (item.context, item.answers) for item in questions.items} == {
+        "who a?": ("it is 高", (Answer("高", 6),)),
+        "who b?": ("it is b", (Answer("b", 6),)),
+    }
+    choices = read_choices("tfds:marked", DataConfig(), role="train")
+    assert {(item.question, item.choices, item.label) for item in choices.items} == {
+        ("who a?", ("x", "y"), 1),
+        ("who b?", ("x", "y"), 1),
+    }
+    assert open_records("tfds:marked", "train", DataConfig()).identity() is not None

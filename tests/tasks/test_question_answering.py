@@ -93,7 +93,7 @@ def made_up(questions: list[Question]) -> Examples:
             at = [begin for begin, _ in OFFSETS].index(question.answers[0].start)
             answers[2 * number] = at + 3 if at < 3 else 0
             answers[2 * number + 1] = at + 2 if at else 0
-    windows = QuestionWindows(tokens, first, begins, offsets, answers, np.full(count, 4, np.int32))
+    windows = QuestionWindows(tokens, first, begins, offsets, answers, np.full(count, 4, np.int32), answers)
     return Examples(tokens, windows=Windows(first), extra=Asked(Questions("a", questions), windows))
 
 

@@ -14,7 +14,7 @@ from jaxbert.tasks.question_answering.read import Answer, Question, Questions
 from jaxbert.tasks.question_answering.task import QuestionAnswering
 from jaxbert.tasks.question_answering.windows import Asked, cut_questions
 from jaxbert.tasks.token_classification.align import align
-from jaxbert.tasks.token_classification.marks import Marks, fit_tags, marked_spans, tag_units
+from jaxbert.tasks.token_classification.marks import Marks, fit_tags, marked_spans, say_odd, tag_units
 from jaxbert.tasks.token_classification.read import Document, Documents
 from jaxbert.tasks.token_classification.scheme import Span
 from jaxbert.tasks.token_classification.task import PlainTags, TokenClassification
@@ -78,7 +78,7 @@ def test_tagging_answers_every_text(tokenizer, by):
     aligned = align(documents, tokenizer, 12, stride=3, by=by)
     check_units(aligned, documents)
     documents, tag_set = fit_tags(documents, None)
-    numbers = tag_units(documents, aligned.units, tag_set)
+    numbers, _ = tag_units(documents, aligned.units, tag_set)
     marks = Marks(documents, aligned.units, numbers, marked_spans(documents))
     labels = aligned.units.scatter(numbers, -100)
     examples = Examples(aligned.tokens, token_labels=labels, windows=Windows(aligned.first_windows), extra=marks)
@@ -108,6 +108,7 @@ def test_answering_answers_every_question(tokenizer, caplog):
         items.append(Question(str(number), random_text(rng, 4), context, (answer,) if rng.random() < 0.8 else ()))
     questions = Questions("a", items)
     windows = cut_questions(questions, tokenizer, 12, 3)
+    windows.say("a", 12)
     examples = Examples(windows.tokens, windows=Windows(windows.first), extra=Asked(questions, windows))
     predictions = log_probabilities(rng, 2 * len(windows.tokens.ids), 2).reshape(-1, 2)
     for task in (QuestionAnswering(), QuestionAnswering(unanswered=True)):
@@ -132,7 +133,8 @@ def test_spans_count_the_characters_of_the_user(tokenizer, caplog):
     units = align(documents, tokenizer, 16, stride=2, by="token").units
     found = list(zip(units.starts.tolist(), units.ends.tolist(), strict=True))
     assert found == [(1, 3), (3, 4), (5, 6), (7, 9), (13, 16), (16, 17)]
-    numbers = tag_units(documents, units, tag_set)
+    numbers, odd = tag_units(documents, units, tag_set)
+    say_odd("a", odd)
     assert [tag_set.names[i] for i in numbers] == ["B-X", "I-X", "I-X", "B-X", "B-X", "O"]
     assert caplog.messages == ["a: the tokenizer drops the whole text of 1 spans; nothing is taught of them"]
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, Literal
 
 from jaxbert.config import DataConfig
+from jaxbert.data.facts import Facts
 from jaxbert.data.intake import BadRows, Problem
+from jaxbert.data.items import ItemSet, ItemSource, hold_items, read_by
 from jaxbert.data.label_column import whole_number
-from jaxbert.data.records import ItemSet
 from jaxbert.data.sources import Role, Source, open_source
 from jaxbert.data.table import Place, Row, Table, at_row, is_missing, kind_of, shorten
 from jaxbert.data.written_lists import read_list
@@ -38,6 +40,25 @@ class Question:
     kept: Mapping[str, Any] = field(default_factory=dict)
     """What goes from the source into the answer."""
 
+    def pack(self) -> list[Any]:
+        """Return plain values."""
+        row = list(self.row) if isinstance(self.row, Place) else self.row
+        return [self.context, self.question, self.choices, self.label, row]
+
+    @classmethod
+    def unpack(cls, values: list[Any]) -> Question:
+        """Take what `pack` gave."""
+        context, question, choices, label, row = values
+        return cls(context, question, tuple(choices), label, Place(*row) if isinstance(row, list) else row)
+
+    def key(self) -> str:
+        """Return everything but the label."""
+        return "\0".join([self.context or "", self.question, *self.choices])
+
+    def group(self) -> str:
+        """Return what the question is about."""
+        return self.question if self.context is None else self.context
+
     def texts(self) -> Iterator[tuple[str, str]]:
         """Yield the two texts of each choice: the context, or the question, and what completes it."""
         for choice in self.choices:
@@ -48,9 +69,46 @@ class Question:
 class Questions(ItemSet[Question]):
     """The questions of a source, or of a part of it."""
 
+    form = Question
+
+    @classmethod
+    def survey(cls, items: Sequence[Question], notes: dict[str, Any]) -> None:
+        """Count how many labels each reading fits, and how many questions have the same answer in two readings."""
+        found = {name: [reading(item.label, item) for item in items] for name, reading in _READINGS.items()}
+        fits = notes.setdefault("fits", dict.fromkeys(_READINGS, 0))
+        same = notes.setdefault("same", {f"{a}, {b}": 0 for a, b in combinations(_READINGS, 2)})
+        for name, choices in found.items():
+            fits[name] += sum(choice is not None for choice in choices)
+        for a, b in combinations(_READINGS, 2):
+            same[f"{a}, {b}"] += sum(one == other for one, other in zip(found[a], found[b], strict=True))
+
     def content(self) -> Iterator[str]:
-        """Yield the number of each question's choices, for a checksum beside the one of their tokens."""
-        return (str(len(item.choices)) for item in self.items)
+        """Yield nothing for a checksum beside that of tokens, labels and numbers of choices."""
+        return iter(())
+
+
+def open_questions(spec: str, data: DataConfig, *, role: Role, kept: tuple[str, ...] = ()) -> ItemSource[Question]:
+    """Find questions, with labels unless they are to be answered; the columns `kept` are copied for answers.
+
+    The question is the text of its source, and the other columns are copied.
+
+    Raises:
+      UserError: for a source that is missing or unreachable.
+    """
+    columns = tuple(dict.fromkeys((*_choice_columns(data), *kept)))
+    optional = (data.context,) if data.context == _DEFAULT_CONTEXT and data.context not in columns else ()
+    columns += () if optional or data.context in columns else (data.context,)
+    named = dataclasses.replace(data, text=data.question, text_pair=None)
+    source = open_source(spec, named, role=role, labelled=role != "predict", kept=columns, optional=optional)
+
+    def identity() -> Any:
+        content = source.identity()
+        return None if content is None else [content, read_by(data)]
+
+    def read(facts: Facts) -> Iterator[Question]:
+        return _questions(source, data, role, kept, facts)
+
+    return ItemSource(source.name, read, identity, "no questions: at least one is needed")
 
 
 def read_questions(spec: str, data: DataConfig, *, role: Role, limit: int | None = None) -> Questions:
@@ -59,54 +117,32 @@ def read_questions(spec: str, data: DataConfig, *, role: Role, limit: int | None
     Raises:
       UserError: for anything missing or malformed.
     """
-    source = _open(spec, data, role, limit, ())
-    parts = list(_questions(source, data, role, ()))
-    items = [item for part in parts for item in part.items]
-    return Questions(source.name, items, parts[0].facts)
-
-
-def stream_questions(spec: str, data: DataConfig, kept: tuple[str, ...]) -> Iterator[Questions]:
-    """Yield the questions of a source part by part, without labels, with the columns `kept`.
-
-    Raises:
-      UserError: for anything missing or malformed.
-    """
-    return _questions(_open(spec, data, "predict", None, kept), data, "predict", kept)
-
-
-def _open(spec: str, data: DataConfig, role: Role, limit: int | None, kept: tuple[str, ...]) -> Source:
-    """Find the source: the question is its text, and the other columns are copied."""
-    columns = tuple(dict.fromkeys((*_choice_columns(data), *kept)))
-    optional = (data.context,) if data.context == _DEFAULT_CONTEXT and data.context not in columns else ()
-    columns += () if optional or data.context in columns else (data.context,)
-    named = dataclasses.replace(data, text=data.question, text_pair=None)
-    return open_source(spec, named, role=role, labelled=role != "predict", limit=limit, kept=columns, optional=optional)
+    return hold_items(Questions, open_questions(spec, data, role=role), limit=limit)
 
 
 def _choice_columns(data: DataConfig) -> list[str]:
     return [data.choices] if isinstance(data.choices, str) else data.choices
 
 
-def _questions(source: Source, data: DataConfig, role: Role, kept: tuple[str, ...]) -> Iterator[Questions]:
-    """Yield the good rows of each part; the first bad one ends the program unless bad rows are left out."""
+def _questions(source: Source, data: DataConfig, role: Role, kept: tuple[str, ...], facts: Facts) -> Iterator[Question]:
+    """Yield the good rows; the first bad one ends the program unless bad rows are left out."""
     bad: BadRows | None = None
     for table in source.parts():
-        bad = bad or BadRows(source.name, data, table.facts, skippable=role != "predict", counted=False)
+        facts.become(table.facts)
+        bad = bad or BadRows(source.name, data, facts, skippable=role != "predict", counted=False)
         if data.context not in table.kept:
             what = f"no column {data.context!r} (data.context): each choice is read with its question alone"
-            table.facts.say(source.name, what)
-        items = []
+            facts.say(source.name, what)
         for index in range(len(table)):
             try:
-                items.append(_question(table, index, data, kept))
+                question = _question(table, index, data, kept)
             except UserError as error:
                 bad.note(table.source, Problem(table.rows[index], str(error)))
                 if bad.ends:
                     break
                 continue
             bad.good(table.source)
-        if items:
-            yield Questions(source.name, items, table.facts)
+            yield question
         bad.raise_first(all_counted=False)
     if bad is not None:
         bad.finish()
@@ -212,6 +248,10 @@ def fit_meaning(questions: Questions) -> Meaning:
     Raises:
       UserError: where none fits, or where two fit and name different choices.
     """
+    fits, same = (questions.notes[name] for name in ("fits", "same"))
+    certain = [name for name in _READINGS if fits[name] == len(questions)]
+    if certain and all(same[f"{a}, {b}"] == len(questions) for a, b in combinations(certain, 2)):
+        return certain[0]
     read = {name: [reading(item.label, item) for item in questions.items] for name, reading in _READINGS.items()}
     fitting = [name for name, found in read.items() if None not in found]
     if not fitting:
@@ -225,7 +265,7 @@ def fit_meaning(questions: Questions) -> Meaning:
                 f"{at_row(questions.source, item.row)}: the label {shorten(repr(item.label))} can be a {fitting[0]} or a "
                 f"{name}, and all labels of the source fit both: write letters (A, B, ...) or the text of the right choice"
             )
-    return fitting[0]
+    raise AssertionError("the readings that fit agree")
 
 
 def right_choices(questions: Questions, meaning: Meaning) -> list[int]:

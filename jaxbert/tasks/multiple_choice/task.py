@@ -10,6 +10,8 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,14 +23,17 @@ from transformers import BertConfig
 
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.batches import NO_LABEL
-from jaxbert.data.examples import Examples, Windows
+from jaxbert.data.cache import cache_folder
+from jaxbert.data.examples import Examples
+from jaxbert.data.items import Encoder, encode_in_memory
 from jaxbert.data.label_fit import Head
 from jaxbert.data.long_texts import LongTexts
 from jaxbert.data.overview import Labelling, View, view_items
 from jaxbert.data.prepare import encode_part
 from jaxbert.data.seen import hash_texts
+from jaxbert.data.store import Column, Stored
 from jaxbert.data.table import Place, Table
-from jaxbert.data.tokens import Tokens, joined
+from jaxbert.data.tokens import Encoded, joined
 from jaxbert.models import heads
 from jaxbert.tasks.base import Batch, Inputs, Sums, Task
 from jaxbert.tasks.exported import settings_of, with_settings
@@ -37,11 +42,11 @@ from jaxbert.tasks.multiple_choice.read import (
     Meaning,
     Questions,
     fit_meaning,
+    open_questions,
     read_questions,
     right_choices,
-    stream_questions,
 )
-from jaxbert.tasks.reading import ItemFeed, read_items, refuse
+from jaxbert.tasks.reading import ItemFeed, encode_shown, read_items, refuse
 
 logger = logging.getLogger("jaxbert")
 
@@ -70,28 +75,38 @@ class MultipleChoice(Task):
     def read(cls, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
         """Read all data sets; the training questions say what a label is."""
         refuse(config, "train.label_smoothing", "model.num_labels", "data.label_names", "data.window_stride")
-        sets = read_items(config.data, read_questions)
+        find = partial(open_questions, data=config.data)
+        sets = read_items(config.data, Questions, lambda spec, role: find(spec, role=role))
         task = cls(fit_meaning(sets.train), max_length)
 
         def encode(name: str, questions: Questions) -> tuple[Examples, View]:
-            right = right_choices(questions, task.meaning)
-            found, lengths = _encode(questions, tokenizer, max_length, right)
-            return found, _view(name, questions, lengths, right, max_length)
+            stored = task._tokens(questions, tokenizer, max_length, cache_folder(config.data.cache_dir))
+            return _examples(questions, stored), _view(name, questions, stored, max_length)
 
-        return sets.split(_contexts, config).inputs(encode, task, tokenizer)
+        return sets.split(config).inputs(encode, task, tokenizer)
 
     def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
         """Read one source."""
         questions = read_questions(spec, data, role="test")
-        return _encode(questions, tokenizer, max_length, right_choices(questions, self.meaning))[0]
+        return _examples(questions, self._tokens(questions, tokenizer, max_length))
 
-    def feed(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]) -> ItemFeed:
+    def feed(
+        self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
+    ) -> ItemFeed[Questions]:
         """Open one source."""
+        encoder = _make_encoder(tokenizer, max_length)
 
-        def tokenize(parts: Sequence[Questions]) -> Examples:
-            return _encode(Questions.joined(parts), tokenizer, max_length)[0]
+        def examples_of(questions: Questions) -> Examples:
+            return _examples(questions, encode_in_memory(questions, encoder))
 
-        return ItemFeed(spec, stream_questions(spec, data, kept), tokenize)
+        return ItemFeed(open_questions(spec, data, role="predict", kept=kept), Questions, examples_of)
+
+    def _tokens(self, questions: Questions, tokenizer: Any, max_length: int, folder: Path | None = None) -> Stored:
+        """Tokenize questions with their right choices."""
+        if questions.notes["fits"][self.meaning] != len(questions):
+            right_choices(questions, self.meaning)  # raises an error
+        encoder = _make_encoder(tokenizer, max_length, self.meaning)
+        return encode_shown(questions, encoder, tokenizer, max_length, folder)
 
     def configure(self, bert_config: BertConfig) -> BertConfig:
         """Note what a label is, and the longest choice."""
@@ -172,59 +187,71 @@ def _by_question(
     return [log_softmax(part) for part in parts]
 
 
-def _contexts(questions: Questions) -> np.ndarray:
-    """Return what each question is about as a number: a context must not be in training and validation."""
-    texts = [item.question if item.context is None else item.context for item in questions.items]
-    numbers = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    return np.array([numbers[text] for text in texts])
+LABELLED = {"right": Column("<i4"), "token_labels": Column("<i4"), "chosen": Column("<u8")}
+"""The right choice of each question, for the first token of each choice whether it is that one, and a hash of its text."""
 
 
-def _encode(
-    questions: Questions, tokenizer: Any, max_length: int, right: Sequence[int] | None = None
-) -> tuple[Examples, np.ndarray]:
-    """Tokenize the choices of some questions; return the examples, and the tokens of each question's longest choice.
+def _make_encoder(tokenizer: Any, max_length: int, meaning: Meaning | None = None) -> Encoder[Questions]:
+    """Return how the choices of questions become tokens; with the meaning of labels, they are kept too.
 
     What is longer than `max_length` is cut, from the end of the longer text, and that is said.
     """
-    items = questions.items
-    windows = Windows.of_counts(np.array([len(item.choices) for item in items], np.int64))
-    texts = [pair for item in items for pair in item.texts()]
-    rows = [item.row.row if isinstance(item.row, Place) else int(item.row) for item in items for _ in item.choices]
-    firsts, seconds = [first for first, _ in texts], [second for _, second in texts]
-    table = Table(firsts, seconds, None, None, questions.source, rows)
-    encoded = joined(list(encode_part(table, tokenizer, max_length, LongTexts())))
-    lengths = np.maximum.reduceat(encoded.whole, windows.first[:-1])
-    if encoded.cut:
-        logger.warning(
-            "%s: %d of %d questions have a choice that is longer than %d tokens with its question, and was cut",
-            *(questions.source, np.count_nonzero(lengths > max_length), len(items), max_length),
-        )
-    tokens = Tokens.behind_one_another(encoded.ids, encoded.lengths, encoded.first_lengths)
-    examples = Examples(tokens, windows=windows, extra=questions)
-    if right is None:
-        return examples, lengths
-    marks = np.full(len(tokens.ids), NO_LABEL, np.int32)
-    marks[tokens.begins] = 0
-    marks[tokens.begins[windows.first[:-1] + np.array(right)]] = 1
-    return dataclasses.replace(examples, labels=np.array(right, np.int32), token_labels=marks), lengths
+
+    def encode(questions: Questions) -> Encoded:
+        items = questions.items
+        counts = np.array([len(item.choices) for item in items], np.int32)
+        texts = [pair for item in items for pair in item.texts()]
+        rows = [item.row.row if isinstance(item.row, Place) else int(item.row) for item in items for _ in item.choices]
+        firsts, seconds = [first for first, _ in texts], [second for _, second in texts]
+        table = Table(firsts, seconds, None, None, questions.source, rows)
+        encoded = joined(list(encode_part(table, tokenizer, max_length, LongTexts())))
+        first_choices = np.cumsum(counts) - counts
+        longest = np.maximum.reduceat(encoded.whole, first_choices)
+        columns = {}
+        if meaning is not None:
+            right = right_choices(questions, meaning)
+            columns = _labels(encoded, first_choices, right)
+            columns["chosen"] = hash_texts([item.choices[i] for item, i in zip(items, right, strict=True)])
+        return dataclasses.replace(encoded, windows=counts, whole=longest, columns={"longest": longest} | columns)
+
+    def say(questions: Questions, stored: Stored) -> None:
+        cut = np.count_nonzero(stored.columns["longest"] > max_length)
+        if cut:
+            logger.warning(
+                "%s: %d of %d questions have a choice that is longer than %d tokens with its question, and was cut",
+                *(questions.source, cut, len(questions), max_length),
+            )
+
+    return Encoder({"longest": Column("<i4")} | (LABELLED if meaning else {}), ["choices", meaning], encode, say)
 
 
-def _view(name: str, questions: Questions, lengths: np.ndarray, right: Sequence[int], max_length: int) -> View:
-    """Return what an overview says of a set of questions; equal ones have the same choices."""
-    items = questions.items
-    texts = ["\0".join([item.context or "", item.question, *item.choices]) for item in items]
-    chosen = [item.choices[index] for item, index in zip(items, right, strict=True)]
-    counts = {f"choice {place}": int(count) for place, count in enumerate(np.bincount(right))}
-    labels = Labelling("choice", counts, keys=hash_texts(chosen), named=lambda i: chosen[i])
-    return view_items(
-        name,
-        questions.source,
-        texts,
-        lengths,
-        [item.row for item in items],
-        labels,
-        max_length,
-        unit="questions",
-        facts=questions.facts,
-        windows=False,
+def _labels(encoded: Encoded, first_choices: np.ndarray, right: Sequence[int]) -> dict[str, np.ndarray]:
+    """Return the columns of labels."""
+    begins = np.cumsum(encoded.lengths) - encoded.lengths
+    marks = np.full(len(encoded.ids), NO_LABEL, np.int32)
+    marks[begins] = 0
+    marks[begins[first_choices + np.array(right)]] = 1
+    return {"right": np.array(right, np.int32), "token_labels": marks}
+
+
+def _examples(questions: Questions, stored: Stored) -> Examples:
+    columns = stored.columns
+    return Examples(
+        stored.tokens,
+        columns.get("right"),
+        token_labels=columns.get("token_labels"),
+        windows=stored.windows,
+        extra=questions,
     )
+
+
+def _view(name: str, questions: Questions, stored: Stored, max_length: int) -> View:
+    """Return what an overview says of a set of questions; equal ones have the same choices."""
+    right = stored.columns["right"]
+    counts = {f"choice {place}": int(count) for place, count in enumerate(np.bincount(right))}
+
+    def chosen(index: int) -> str:
+        return questions.items[index].choices[right[index]]
+
+    labels = Labelling("choice", counts, keys=stored.columns["chosen"], named=chosen)
+    return view_items(name, stored, labels, max_length, unit="questions", windows=False)

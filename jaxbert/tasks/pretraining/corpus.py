@@ -6,8 +6,6 @@ is more than a stretch of the text in memory. Pairs and rows are made of them by
 
 from __future__ import annotations
 
-import logging
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -19,11 +17,10 @@ import numpy as np
 from jaxbert.config import PretrainConfig
 from jaxbert.data import cache
 from jaxbert.data.facts import Facts
-from jaxbert.data.long_texts import LongTexts
 from jaxbert.data.overview import DOCUMENTS, View
 from jaxbert.data.seen import Seen, hash_rows
 from jaxbert.data.share import Share
-from jaxbert.data.store import Writer, open_stored
+from jaxbert.data.store import Writer
 from jaxbert.data.tokens import Encoded, Tokens, forget_lengths
 from jaxbert.errors import UserError, foreign_errors
 from jaxbert.tasks.pretraining.documents import END, Documents
@@ -33,8 +30,6 @@ INSIDE_WORD = 1 << 30
 """Added to the id of a token that goes on with the segmented word of the token before it."""
 _CHARACTERS = 2**20
 """About how much text is tokenized at once."""
-
-logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,25 +73,22 @@ def read_corpus(
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise UserError("pretraining needs a tokenizer of the tokenizers library (tokenizer.json or vocab.txt)")
     forget_lengths(tokenizer)
-    identity = None if folder is None else documents.identity()
     settings = [pretrain.sentences, _marks_words(pretrain)]
-    name = None if identity is None else cache.entry_name(["sentences", settings, identity], tokenizer, 0, LongTexts())
-    found = None if folder is None or name is None else cache.find(folder, name, documents)
-    stored = found if share.all_have(found is not None) else None
-    if stored is not None:
-        logger.info("tokens of %s taken from the cache", documents.name)
-    else:
-        written = cache.new_folder(None if name is None else folder)
-        try:
-            _write(documents, tokenizer, pretrain, written, on_documents, share)
-            stored = open_stored(written, documents.name)
-            # A file that changed while it was read must not be kept under the name of what it was.
-            if name is not None and written.parent == folder and documents.identity() == identity:
-                cache.publish(written, name)
-        finally:
-            shutil.rmtree(written, ignore_errors=True)  # unless it was published; what is mapped stays readable
+    names: list[str | None] = []
+
+    def key() -> str | None:
+        content = documents.identity()
+        whole = None if content is None else ["sentences", settings, content]
+        names.append(cache.entry_name(whole, tokenizer, 0))
+        return names[-1]
+
+    def write(written: Path) -> None:
+        _write(documents, tokenizer, pretrain, written, on_documents, share)
+
+    stored = cache.cached(documents.name, key, write, folder=folder, all_have=share.all_have)
     ends = np.concatenate([[-1], np.flatnonzero(stored.tokens.lengths == 0)])
-    return Corpus(documents.name, stored.tokens, ends, name)
+    # A file that changed while it was read has no name.
+    return Corpus(documents.name, stored.tokens, ends, names[0] if len(set(names)) == 1 else None)
 
 
 def _marks_words(pretrain: PretrainConfig) -> bool:
@@ -123,7 +115,7 @@ def _write(
     tokens = 0
     with Writer(folder) as writer:
         for part in in_parts(sentences):
-            low, high = (len(part) * index // share.count for index in (share.index, share.index + 1))
+            low, high = share.bounds(len(part))
             with foreign_errors(f"{documents.name}: the tokenizer fails on a text"):
                 mine = _encode(backend, part[low:high], marked)
             for encoded in share.gather(mine):

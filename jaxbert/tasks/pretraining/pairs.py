@@ -10,7 +10,6 @@ Examples are the same in every epoch (masks are not): lengths, and so rows and s
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -20,7 +19,7 @@ import numpy as np
 
 from jaxbert.data import cache
 from jaxbert.data.label_column import Legend
-from jaxbert.data.store import Stored, Writer, open_stored
+from jaxbert.data.store import Stored, Writer
 from jaxbert.data.tokens import Encoded
 from jaxbert.errors import UserError
 from jaxbert.tasks.pretraining.corpus import Corpus
@@ -80,22 +79,13 @@ def make_examples(
     if recipe.next_sentence:
         _check_pairs(corpus, documents)
     settings = [recipe.max_length, recipe.next_sentence, recipe.cls_id, recipe.sep_id, recipe.seed]
-    kept_in, name = None, ""
-    if folder is not None and corpus.identity is not None:
-        share = None if chosen is None else chosen.tolist()
-        kept_in, name = folder, cache.name_of(["examples", corpus.identity, settings, share])
-        found = cache.find(kept_in, name, corpus)
-        if found is not None:
-            return found
-    written = cache.new_folder(kept_in)
-    try:
+    content = ["examples", corpus.identity, settings, None if chosen is None else chosen.tolist()]
+    name = None if corpus.identity is None else cache.name_of(content)
+
+    def write(written: Path) -> None:
         _write(corpus, documents, recipe, written)
-        stored = open_stored(written, corpus.name)
-        if kept_in is not None and written.parent == kept_in:
-            cache.publish(written, name)
-    finally:
-        shutil.rmtree(written, ignore_errors=True)  # unless it was published; what is mapped stays readable
-    return stored
+
+    return cache.cached(corpus.name, lambda: name, write, folder=folder)
 
 
 def _check_pairs(corpus: Corpus, documents: np.ndarray) -> None:

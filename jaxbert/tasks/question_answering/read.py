@@ -6,19 +6,18 @@ An answer must stand in its text where it says. What answers mean for a model is
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from jaxbert.config import DataConfig
 from jaxbert.data.facts import Facts
 from jaxbert.data.intake import Problem
+from jaxbert.data.items import ItemSet, ItemSource, hold_items, read_by
 from jaxbert.data.places import existing_file
 from jaxbert.data.records import (
     TABLES,
     Items,
-    ItemSet,
     Keeper,
     is_table,
     missing_column,
@@ -27,7 +26,7 @@ from jaxbert.data.records import (
     wrong_kind,
 )
 from jaxbert.data.sources import Role, name_of
-from jaxbert.data.table import Row, at_row, shorten
+from jaxbert.data.table import Place, Row, at_row, shorten
 from jaxbert.errors import UserError
 
 
@@ -52,9 +51,68 @@ class Question:
     kept: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """What goes from the source into the answer."""
 
+    def pack(self) -> list[Any]:
+        """Return plain values."""
+        row = list(self.row) if isinstance(self.row, Place) else self.row
+        return [self.id, self.question, self.context, [[answer.text, answer.start] for answer in self.answers], row]
 
-Questions = ItemSet[Question]
-"""The questions of a source."""
+    @classmethod
+    def unpack(cls, values: list[Any]) -> Question:
+        """Take what `pack` gave."""
+        name, question, context, answers, row = values
+        row = Place(*row) if isinstance(row, list) else row
+        return cls(name, question, context, tuple(Answer(*answer) for answer in answers), row)
+
+    def key(self) -> str:
+        """Return the question and its context."""
+        return f"{self.question.strip()}\0{self.context}"
+
+    def group(self) -> str:
+        """Return the context: its questions stay together."""
+        return self.context
+
+
+@dataclass(frozen=True)
+class Questions(ItemSet[Question]):
+    """The questions of a source."""
+
+    form = Question
+
+    @classmethod
+    def survey(cls, items: Sequence[Question], notes: dict[str, Any]) -> None:
+        """Note whether a question has no answer."""
+        notes["unanswered"] = notes.get("unanswered", False) or any(not item.answers for item in items)
+
+
+def open_questions(
+    spec: str, data: DataConfig, *, role: Role, labelled: bool, kept: tuple[str, ...] = ()
+) -> ItemSource[Question]:
+    """Find the questions of a source; answers are read only if it is `labelled`. The columns `kept` are copied for answers.
+
+    Raises:
+      UserError: for a source that is missing or unreachable.
+    """
+    if not is_table(spec):
+        existing_file(spec)
+        kinds = " ".join(TABLES)
+        raise UserError(f"{spec}: questions are read from SQuAD's JSON or from records: it must be one of {kinds}")
+    records = open_records(spec, role, data)
+
+    def identity() -> Any:
+        content = records.identity()
+        return None if content is None else [content, labelled, read_by(data)]
+
+    def read(facts: Facts) -> Iterator[Question]:
+        flat = dataclasses.replace(records, begin=lambda facts: _flat(records.begin(facts), data))
+        keeper = Keeper(kept)
+
+        def question(record: Mapping[str, Any], row: Row) -> Question:
+            found = _from_record(record, row, records.name, data, labelled)
+            return dataclasses.replace(found, kept=keeper.copied(record, records.name, row)) if kept else found
+
+        return flat.examples(question, facts)
+
+    return ItemSource(name_of(spec), read, identity, "no questions: at least one is needed")
 
 
 def read_questions(spec: str, data: DataConfig, *, role: Role, labelled: bool, limit: int | None = None) -> Questions:
@@ -63,48 +121,7 @@ def read_questions(spec: str, data: DataConfig, *, role: Role, labelled: bool, l
     Raises:
       UserError: for anything missing or malformed, and for an answer that is not where it says.
     """
-    name = name_of(spec)
-    facts = Facts()
-    items = list(islice(_questions(spec, data, role, labelled, facts), limit))
-    if not items:
-        raise _no_questions(name)
-    return Questions(name, items, facts)
-
-
-def stream_questions(spec: str, data: DataConfig, kept: tuple[str, ...]) -> Iterator[Questions]:
-    """Yield the questions of a source one by one, without answers, with the columns `kept`.
-
-    Raises:
-      UserError: for anything missing or malformed.
-    """
-    name, facts, empty = name_of(spec), Facts(), True
-    for item in _questions(spec, data, "predict", False, facts, kept):
-        empty = False
-        yield Questions(name, [item], facts)
-    if empty:
-        raise _no_questions(name)
-
-
-def _no_questions(name: str) -> UserError:
-    return UserError(f"{name}: no questions: at least one is needed")
-
-
-def _questions(
-    spec: str, data: DataConfig, role: Role, labelled: bool, facts: Facts, kept: tuple[str, ...] = ()
-) -> Iterator[Question]:
-    if not is_table(spec):
-        existing_file(spec)
-        kinds = " ".join(TABLES)
-        raise UserError(f"{spec}: questions are read from SQuAD's JSON or from records: it must be one of {kinds}")
-    records = open_records(spec, role, data, facts)
-    flat = dataclasses.replace(records, items=_flat(records.items, data))
-    keeper = Keeper(kept)
-
-    def read(record: Mapping[str, Any], row: Row) -> Question:
-        question = _from_record(record, row, records.name, data, labelled)
-        return dataclasses.replace(question, kept=keeper.copied(record, records.name, row)) if kept else question
-
-    yield from flat.examples(read)
+    return hold_items(Questions, open_questions(spec, data, role=role, labelled=labelled), limit=limit)
 
 
 def _flat(items: Items, data: DataConfig) -> Items:

@@ -6,9 +6,9 @@ to be at its first token. Answers are chosen over all windows of a question.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,18 +18,22 @@ from jax import Array
 from transformers import BertConfig
 
 from jaxbert.config import Config, DataConfig
-from jaxbert.data.examples import Examples, Windows
+from jaxbert.data.cache import cache_folder
+from jaxbert.data.examples import Examples
+from jaxbert.data.items import encode_in_memory
 from jaxbert.data.label_fit import Head
 from jaxbert.data.long_texts import AS_IT_IS, Reading
 from jaxbert.data.overview import TRAIN, Labelling, View, view_items
+from jaxbert.data.seen import hash_texts
+from jaxbert.data.store import Stored
 from jaxbert.models import heads
 from jaxbert.tasks.base import Batch, Inputs, Sums, Task
 from jaxbert.tasks.exported import settings_of, with_settings
 from jaxbert.tasks.question_answering.n_best import Candidate, Scored, n_best, no_answer
-from jaxbert.tasks.question_answering.read import Questions, read_questions, stream_questions
+from jaxbert.tasks.question_answering.read import Questions, open_questions, read_questions
 from jaxbert.tasks.question_answering.squad_scores import exact_and_f1, is_chinese
-from jaxbert.tasks.question_answering.windows import Asked, QuestionWindows, cut_questions
-from jaxbert.tasks.reading import ItemFeed, read_items, reading_of, refuse, shared_tokens
+from jaxbert.tasks.question_answering.windows import Asked, make_encoder, question_windows
+from jaxbert.tasks.reading import ItemFeed, encode_shown, read_items, reading_of, refuse, shared_tokens
 
 MOST_ANSWERS = 5
 """Answers that are listed for a question."""
@@ -59,14 +63,13 @@ class QuestionAnswering(Task):
         """Read all data sets; whether a question may have no answer is what the training questions say."""
         data = config.data
         refuse(config, "train.label_smoothing", "model.num_labels", "data.label_names")
-        sets = read_items(data, partial(read_questions, labelled=True)).split(_contexts, config)
-        unanswered = any(not question.answers for question in sets.train.items)
-        task = cls(unanswered, data.no_answer_threshold, reading_of(config, max_length))
+        find = partial(open_questions, data=data, labelled=True)
+        sets = read_items(data, Questions, lambda spec, role: find(spec, role=role)).split(config)
+        task = cls(sets.train.notes["unanswered"], data.no_answer_threshold, reading_of(config, max_length))
 
         def encode(name: str, questions: Questions) -> tuple[Examples, View]:
-            windows = task._windows(questions, tokenizer, max_length)
-            found = _examples(questions, windows, in_windows=name != TRAIN)
-            return found, _view(name, questions, windows, max_length)
+            stored = task._tokens(questions, tokenizer, max_length, cache_folder(data.cache_dir))
+            return _examples(questions, stored, in_windows=name != TRAIN), _view(name, stored, max_length)
 
         return sets.inputs(encode, task, tokenizer)
 
@@ -78,20 +81,23 @@ class QuestionAnswering(Task):
     def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
         """Read one source."""
         questions = read_questions(spec, data, role="test", labelled=True)
-        return _examples(questions, self._windows(questions, tokenizer, max_length), in_windows=True)
+        return _examples(questions, self._tokens(questions, tokenizer, max_length), in_windows=True)
 
-    def feed(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]) -> ItemFeed:
+    def feed(
+        self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
+    ) -> ItemFeed[Questions]:
         """Open one source."""
+        encoder = make_encoder(tokenizer, max_length, shared_tokens(self.reading, max_length))
 
-        def tokenize(parts: Sequence[Questions]) -> Examples:
-            questions = Questions.joined(parts)
-            return _examples(questions, self._windows(questions, tokenizer, max_length), in_windows=True)
+        def examples_of(questions: Questions) -> Examples:
+            return _examples(questions, encode_in_memory(questions, encoder), in_windows=True)
 
-        return ItemFeed(spec, stream_questions(spec, data, kept), tokenize)
+        return ItemFeed(open_questions(spec, data, role="predict", labelled=False, kept=kept), Questions, examples_of)
 
-    def _windows(self, questions: Questions, tokenizer: Any, max_length: int) -> QuestionWindows:
+    def _tokens(self, questions: Questions, tokenizer: Any, max_length: int, folder: Path | None = None) -> Stored:
         """Tokenize questions."""
-        return cut_questions(questions, tokenizer, max_length, shared_tokens(self.reading, max_length))
+        encoder = make_encoder(tokenizer, max_length, shared_tokens(self.reading, max_length))
+        return encode_shown(questions, encoder, tokenizer, max_length, folder)
 
     def configure(self, bert_config: BertConfig) -> BertConfig:
         """Note whether a question may have no answer, and when that is said."""
@@ -193,36 +199,20 @@ class QuestionAnswering(Task):
         return [best[0], *sorted([*best[1:], nothing], key=lambda found: -found.score)][:count]
 
 
-def _contexts(questions: Questions) -> np.ndarray:
-    """Return the context of each question as a number: a context must not be in training and validation."""
-    numbers = {context: i for i, context in enumerate(dict.fromkeys(item.context for item in questions.items))}
-    return np.array([numbers[item.context] for item in questions.items])
-
-
-def _view(name: str, questions: Questions, windows: QuestionWindows, max_length: int) -> View:
+def _view(name: str, stored: Stored, max_length: int) -> View:
     """Return what an overview says of a set of questions; equal ones have the same context."""
-    items = questions.items
-    answered = sum(1 for item in items if item.answers)
-    texts = [f"{item.question.strip()}\0{item.context}" for item in items]
-    labels = Labelling("answer", {"answered": answered, "unanswered": len(items) - answered})
-    rows = [item.row for item in items]
-    return view_items(
-        name,
-        questions.source,
-        texts,
-        windows.lengths,
-        rows,
-        labels,
-        max_length,
-        unit="questions",
-        facts=questions.facts,
-    )
+    assert stored.seen is not None
+    answered = int(np.count_nonzero(stored.columns["answer_hashes"] != hash_texts([repr([])])))
+    labels = Labelling("answer", {"answered": answered, "unanswered": len(stored.seen) - answered})
+    return view_items(name, stored, labels, max_length, unit="questions")
 
 
-def _examples(questions: Questions, windows: QuestionWindows, *, in_windows: bool) -> Examples:
+def _examples(questions: Questions, stored: Stored, *, in_windows: bool) -> Examples:
     """Make examples of questions; in training, each window of a long context is an example of its own."""
+    windows = question_windows(stored)
     if in_windows:
-        return Examples(windows.tokens, windows=Windows(windows.first), extra=Asked(questions, windows))
+        asked = Asked(questions, windows, stored.columns["answer_hashes"])
+        return Examples(windows.tokens, windows=stored.windows, extra=asked)
     rows = np.repeat(np.arange(len(questions)), np.diff(windows.first))
     return Examples(windows.tokens, windows.answers, rows)
 

@@ -12,13 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from jaxbert.data.items import Encoder
 from jaxbert.data.offsets import Located, cut_windows, locate
-from jaxbert.data.tokens import Tokens
+from jaxbert.data.seen import hash_texts
+from jaxbert.data.store import Column, Stored
+from jaxbert.data.tokens import Encoded, Tokens
 from jaxbert.errors import UserError
 from jaxbert.tasks.question_answering.read import Question, Questions
 
 _SHORTEST = 5
 """Tokens of a window: three special ones, one of the question and one of the context."""
+
+_BLOCK = 1 << 16
 
 logger = logging.getLogger("jaxbert")
 
@@ -38,6 +43,18 @@ class QuestionWindows:
     """int32 [W, 2]: first and last token of the question's first answer, 0 (CLS) where it is not whole in the window."""
     lengths: np.ndarray
     """int32 [D]: tokens of each question with its context, special tokens included, before anything was cut."""
+    noticed: np.ndarray
+    """int32 [D, 2]: 1 for a question that was cut, and for one whose answer has no token."""
+
+    def say(self, source: str, max_length: int) -> None:
+        """Say how many questions were cut, and how many answers have no token."""
+        cut, dropped = self.noticed.sum(0, dtype=np.int64).tolist()
+        if cut:
+            longest = _longest_question(max_length)
+            logger.warning("%s: %d questions are longer than %d tokens and were cut", source, cut, longest)
+        if dropped:
+            message = "%s: the tokenizer drops the whole text of %d answers; their questions are taught as without one"
+            logger.warning(message, source, dropped)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +63,8 @@ class Asked:
 
     questions: Questions
     windows: QuestionWindows
+    hashes: np.ndarray | None = None
+    """uint64 [D]: equal where the answers to two questions are."""
 
     def windows_of(self, question: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
         """Yield for each window of a question where its tokens are, which of them are context, and their offsets."""
@@ -56,8 +75,9 @@ class Asked:
             yield at, slice(int(windows.context_begins[window]), length - 1), windows.offsets[at]
 
     def content(self) -> Iterator[str]:
-        """Yield the answers to each question, for a checksum."""
-        return (repr([(answer.text, answer.start) for answer in item.answers]) for item in self.questions.items)
+        """Yield hashes of the answers, for a checksum."""
+        hashes = np.zeros(0, np.uint64) if self.hashes is None else self.hashes
+        return (hashes[low : low + _BLOCK].tobytes().hex() for low in range(0, len(hashes), _BLOCK))
 
     def text_of(self, question: int, start: int, end: int) -> str:
         """Return a stretch of a question's context."""
@@ -84,19 +104,18 @@ def cut_questions(questions: Questions, tokenizer: Any, max_length: int, stride:
     contexts = list(dict.fromkeys(item.context for item in items))
     found = dict(zip(contexts, locate(tokenizer, contexts, questions.source), strict=True))
     asked = locate(tokenizer, [item.question for item in items], questions.source)
-    most = max(1, (max_length - 3) // 2)
+    most = _longest_question(max_length)
     ids: list[np.ndarray] = []
     offsets: list[np.ndarray] = []
-    lengths, begins, answers, whole, first, cut, dropped = [], [], [], [], [0], 0, 0
+    lengths, begins, answers, whole, first, noticed = [], [], [], [], [0], []
     special = np.array([tokenizer.cls_token_id, tokenizer.sep_token_id], np.int32)
     nowhere = np.zeros((1, 2), np.int32)
     for item, question in zip(items, asked, strict=True):
-        cut += len(question.ids) > most
         head = np.concatenate([special[:1], question.ids[:most], special[1:]])
         context, room = found[item.context], max_length - len(head) - 1
         whole.append(len(question.ids) + len(context.ids) + 3)
         answer = answer_tokens(item, context)
-        dropped += bool(item.answers) and answer is None
+        noticed.append((len(question.ids) > most, bool(item.answers) and answer is None))
         for low, high in cut_windows(len(context.ids), room, min(stride, room // 2)):
             ids += [head, context.ids[low:high], special[1:]]
             offsets += [np.repeat(nowhere, len(head), 0), context.offsets[low:high], nowhere]
@@ -105,11 +124,6 @@ def cut_questions(questions: Questions, tokenizer: Any, max_length: int, stride:
             inside = answer is not None and low <= answer[0] and answer[1] < high
             answers.append([place - low + len(head) for place in answer] if answer is not None and inside else [0, 0])
         first.append(len(lengths))
-    if cut:
-        logger.warning("%s: %d questions are longer than %d tokens and were cut", questions.source, cut, most)
-    if dropped:
-        message = "%s: the tokenizer drops the whole text of %d answers; their questions are taught as without one"
-        logger.warning(message, questions.source, dropped)
     sizes = np.array(lengths, np.int32)
     context_begins = np.array(begins, np.int32)
     return QuestionWindows(
@@ -119,6 +133,59 @@ def cut_questions(questions: Questions, tokenizer: Any, max_length: int, stride:
         offsets=np.concatenate(offsets),
         answers=np.array(answers, np.int32),
         lengths=np.array(whole, np.int32),
+        noticed=np.array(noticed, np.int32),
+    )
+
+
+def _longest_question(max_length: int) -> int:
+    """Return how many tokens of a question a window has at most."""
+    return max(1, (max_length - 3) // 2)
+
+
+COLUMNS = {
+    "context_begins": Column("<i4"),
+    "offsets": Column("<i4", (2,)),
+    "answers": Column("<i4", (2,)),
+    "noticed": Column("<i4", (2,)),
+    "answer_hashes": Column("<u8"),
+}
+"""What `QuestionWindows` has beside tokens, and a hash of the answers to each question."""
+
+
+def make_encoder(tokenizer: Any, max_length: int, stride: int) -> Encoder[Questions]:
+    """Return how questions become windows."""
+
+    def encode(questions: Questions) -> Encoded:
+        found = cut_questions(questions, tokenizer, max_length, stride)
+        written = [repr([(answer.text, answer.start) for answer in item.answers]) for item in questions.items]
+        columns = {
+            "context_begins": found.context_begins,
+            "offsets": found.offsets,
+            "answers": found.answers,
+            "noticed": found.noticed,
+            "answer_hashes": hash_texts(written),
+        }
+        tokens, counts = found.tokens, np.diff(found.first).astype(np.int32)
+        return Encoded(tokens.ids, tokens.lengths, tokens.first_lengths, 0, counts, found.lengths, columns)
+
+    def say(questions: Questions, stored: Stored) -> None:
+        question_windows(stored).say(questions.source, max_length)
+
+    return Encoder(COLUMNS, ["questions", stride], encode, say)
+
+
+def question_windows(stored: Stored) -> QuestionWindows:
+    """Return the windows that `make_encoder` made."""
+    columns = stored.columns
+    assert stored.windows is not None
+    return QuestionWindows(
+        tokens=stored.tokens,
+        first=stored.windows.first,
+        context_begins=columns["context_begins"],
+        offsets=columns["offsets"],
+        answers=columns["answers"],
+        lengths=np.zeros(0, np.int32) if stored.seen is None else stored.seen.lengths,
+        noticed=columns["noticed"],
     )
 
 

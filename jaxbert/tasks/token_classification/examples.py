@@ -4,38 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from jaxbert.data.batches import NO_LABEL
-from jaxbert.data.examples import Examples, Windows
+from jaxbert.data.examples import Examples
+from jaxbert.data.items import Encoder
 from jaxbert.data.label_fit import Head, say_replaced
 from jaxbert.data.labels import count_labels
 from jaxbert.data.overview import Labelling, View, view_items
-from jaxbert.data.seen import hash_rows
+from jaxbert.data.seen import hash_rows, hash_texts
+from jaxbert.data.store import Column, Stored
 from jaxbert.data.table import at_row, quoted
+from jaxbert.data.tokens import Encoded
 from jaxbert.errors import UserError
-from jaxbert.tasks.token_classification.align import Aligned, By
-from jaxbert.tasks.token_classification.marks import Marks, marked_spans, spelled, tag_units
+from jaxbert.tasks.token_classification.align import By, Units, align
+from jaxbert.tasks.token_classification.marks import Marks, marked_spans, say_odd, tag_units
 from jaxbert.tasks.token_classification.read import Documents
-from jaxbert.tasks.token_classification.scheme import OUTSIDE
+from jaxbert.tasks.token_classification.scheme import OUTSIDE, label_of
 from jaxbert.tasks.token_classification.tag_sets import TagSet, spell_as
 
 logger = logging.getLogger("jaxbert")
 
 
 def units_of(documents: Documents) -> By:
-    """Return what has a tag in plain texts, as the training texts are: their words, or their tokens."""
-    worded = [document.words is not None for document in documents.items]
-    if any(worded) and not all(worded):
-        row = documents.items[worded.index(not worded[0])].row
+    """Return what has a tag in plain texts, as the training texts are: their words, or their tokens.
+
+    Raises:
+      UserError: where some texts are lists of words and others are not.
+    """
+    if documents.notes["other"] is not None:
         raise UserError(
-            f"{at_row(documents.source, row)}: a text with spans among lists of words, or the reverse: write all "
-            "training texts in one way"
+            f"{at_row(documents.source, documents.notes['other'])}: a text with spans among lists of words, or the reverse: "
+            "write all training texts in one way"
         )
-    return "word" if worded[0] else "token"
+    return "word" if documents.notes["worded"] else "token"
 
 
 def as_head(tag_set: TagSet, head: Head, source: str) -> TagSet:
@@ -73,37 +78,100 @@ def check_count(names: tuple[str, ...], expected: int | None, source: str) -> No
         )
 
 
-def view_marks(name: str, marks: Marks, lengths: np.ndarray, tag_set: TagSet, max_length: int) -> View:
+COLUMNS = {
+    "units": Column("<i4"),
+    "unit_starts": Column("<i4"),
+    "unit_ends": Column("<i4"),
+    "of_tokens": Column("<i8", counts_in="unit_starts"),
+}
+"""The units of each text, as `Units` has them."""
+MARKED = {
+    "unit_tags": Column("<i4"),
+    "token_labels": Column("<i4"),
+    "span_labels": Column("<i4"),
+    "mark_hashes": Column("<u8", (2,)),
+    "odd": Column("<i4", (2,)),
+}
+"""What is marked: the tag of each unit and of each token, the number of each span's label, hashes of each text's tags and of
+its spans, and the counts of `say_odd`."""
+
+
+def make_encoder(
+    tokenizer: Any, max_length: int, *, stride: int, by: By, tag_set: TagSet | None = None
+) -> Encoder[Documents]:
+    """Return how texts become tokens, with what is marked in them if a tag set is given."""
+
+    def encode(documents: Documents) -> Encoded:
+        aligned = align(documents, tokenizer, max_length, stride=stride, by=by)
+        units, tokens = aligned.units, aligned.tokens
+        columns = {
+            "units": np.diff(units.first),
+            "unit_starts": units.starts,
+            "unit_ends": units.ends,
+            "of_tokens": units.of_tokens,
+        }
+        if tag_set is not None:
+            columns |= _marked(documents, units, tag_set)
+        windows = np.diff(aligned.first_windows).astype(np.int32)
+        return Encoded(tokens.ids, tokens.lengths, tokens.first_lengths, 0, windows, aligned.lengths, columns)
+
+    def say(documents: Documents, stored: Stored) -> None:
+        if tag_set is not None:
+            say_odd(documents.source, stored.columns["odd"])
+
+    settings = ["tags", stride, by, None if tag_set is None else [tag_set.names, tag_set.scheme]]
+    return Encoder(COLUMNS | (MARKED if tag_set else {}), settings, encode, say)
+
+
+def _marked(documents: Documents, units: Units, tag_set: TagSet) -> dict[str, np.ndarray]:
+    """Return the columns of what is marked in texts that are in memory."""
+    tags, odd = tag_units(documents, units, tag_set)
+    numbers = {label: number for number, label in enumerate(span_labels(tag_set))}
+    spans = list(marked_spans(documents)) if tag_set.scheme else [[] for _ in documents.items]
+    written = hash_texts([repr([tuple(span) for span in own]) for own in spans])
+    by_text = [tags[low:high] for low, high in pairwise(units.first.tolist())]
+    return {
+        "unit_tags": tags,
+        "token_labels": units.scatter(tags, NO_LABEL),
+        "span_labels": np.array([numbers.get(span.label, -1) for own in spans for span in own], np.int32),
+        "mark_hashes": np.stack([hash_rows(by_text), written], axis=1),
+        "odd": odd,
+    }
+
+
+def span_labels(tag_set: TagSet) -> list[str]:
+    """Return the labels of spans that the tags of a scheme can mark, sorted."""
+    return sorted({label_of(tag) for tag in tag_set.names if tag != OUTSIDE})
+
+
+def view_marks(name: str, stored: Stored, tag_set: TagSet, max_length: int) -> View:
     """Return what an overview says of a set of texts: its spans, or its tags where they are plain."""
-    documents, units, tags = marks.documents, marks.units, marks.tags
-    assert tags is not None
-    if marks.spans is not None:
-        spans = Counter(span.label for found in marks.spans for span in found)
-        counts = {label: spans[label] for label in sorted(spans)}
-    else:
+    columns = stored.columns
+    if tag_set.scheme is None:
+        tags = columns["unit_tags"]
         counts = count_labels(tags[tags >= 0], tag_set.names)
-    stretches = [tags[low:high] for low, high in pairwise(units.first.tolist())]
-    labels = Labelling("span" if tag_set.scheme else "tag", counts, keys=hash_rows(stretches))
-    texts = [item.text if item.text is not None else "\0".join(item.words or ()) for item in documents.items]
-    rows = [item.row for item in documents.items]
-    return view_items(
-        name, documents.source, texts, lengths, rows, labels, max_length, unit="texts", facts=documents.facts
-    )
+    else:
+        names = span_labels(tag_set)
+        known = columns["span_labels"][columns["span_labels"] >= 0]
+        numbers = np.bincount(known, minlength=len(names)).tolist()
+        counts = {label: count for label, count in zip(names, numbers, strict=True) if count}
+    labels = Labelling("span" if tag_set.scheme else "tag", counts, keys=columns["mark_hashes"][:, 0])
+    return view_items(name, stored, labels, max_length, unit="texts")
 
 
-def make_examples(
-    tag_set: TagSet, documents: Documents, aligned: Aligned, *, labelled: bool, in_windows: bool
-) -> Examples:
+def make_examples(documents: Documents, stored: Stored, tag_set: TagSet, *, in_windows: bool) -> Examples:
     """Make examples of texts; in training, each window of a long text is an example of its own."""
-    if labelled:
-        documents = spelled(documents, tag_set)
-    units = aligned.units
-    tags = tag_units(documents, units, tag_set) if labelled else None
-    spans = marked_spans(documents) if labelled and tag_set.scheme else None
+    columns, windows, tokens = stored.columns, stored.windows, stored.tokens
+    assert windows is not None
+    first_tokens = np.append(tokens.begins, len(tokens.ids))[windows.first]
+    first = np.concatenate([[0], np.cumsum(columns["units"], dtype=np.int64)])
+    units = Units(first, columns["unit_starts"], columns["unit_ends"], columns["of_tokens"], first_tokens)
+    tags = columns.get("unit_tags")
+    spans = marked_spans(documents) if tags is not None and tag_set.scheme else None
     return Examples(
-        aligned.tokens,
-        rows=None if in_windows else np.repeat(np.arange(len(documents)), np.diff(aligned.first_windows)),
-        token_labels=None if tags is None else units.scatter(tags, NO_LABEL),
-        windows=Windows(aligned.first_windows) if in_windows else None,
-        extra=Marks(documents, units, tags, spans),
+        tokens,
+        rows=None if in_windows else np.repeat(np.arange(len(documents)), windows.counts),
+        token_labels=columns.get("token_labels"),
+        windows=windows if in_windows else None,
+        extra=Marks(documents, units, tags, spans, None if tags is None else columns["mark_hashes"][:, 1]),
     )

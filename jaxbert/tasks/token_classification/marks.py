@@ -10,12 +10,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jaxbert.data.batches import NO_LABEL
+from jaxbert.data.cache import name_of
+from jaxbert.data.items import Lazy
 from jaxbert.data.table import at_row, quoted
 from jaxbert.errors import UserError
 from jaxbert.tasks.token_classification.align import Units
-from jaxbert.tasks.token_classification.read import Documents
+from jaxbert.tasks.token_classification.read import Document, Documents
 from jaxbert.tasks.token_classification.scheme import BIO, OUTSIDE, Span, spans_of, tags_of
 from jaxbert.tasks.token_classification.tag_sets import TagSet, fit_tag_set, spell_as
+
+_BLOCK = 1 << 16
 
 logger = logging.getLogger("jaxbert")
 
@@ -31,14 +35,16 @@ class Marks:
     units: Units
     tags: np.ndarray | None
     """int32 [U]: the number of each unit's tag, -100 for none."""
-    spans: list[list[Span]] | None
+    spans: Sequence[list[Span]] | None
     """Those of each text; None for plain tags too."""
+    hashes: np.ndarray | None = None
+    """uint64 [D]: equal where the spans of two texts are."""
 
     def content(self) -> Iterator[str]:
         """Yield what is marked in the texts, for a checksum."""
-        if self.tags is not None:
-            yield self.tags.tobytes().hex()
-        yield from (repr([tuple(span) for span in spans]) for spans in self.spans or ())
+        hashes = np.zeros(0, np.uint64) if self.hashes is None else self.hashes
+        for low in range(0, len(hashes), _BLOCK):
+            yield hashes[low : low + _BLOCK].tobytes().hex()
 
     def spans_of(self, tags: list[str | None], document: int) -> list[tuple[Span, np.ndarray]]:
         """Return the spans that tags of a text's units mark, each with the units that speak for it.
@@ -66,9 +72,8 @@ def fit_tags(documents: Documents, names: list[str] | None, setting: str = "auto
       UserError: for tags of which it is not clear what they mean, and where `names` lacks one of them.
     """
     seen = documents.tags()
-    for item in documents.items:
-        for span in item.spans or ():
-            seen.update((OUTSIDE, *tags_of([Span(0, 2, span.label)], 2)))
+    for label in documents.notes["spans"]:
+        seen.update((OUTSIDE, *tags_of([Span(0, 2, label)], 2)))
     if names is None:
         if not seen:
             raise UserError(f"{documents.source}: nothing is marked: at least one word must be")
@@ -91,7 +96,7 @@ def spelled(documents: Documents, tag_set: TagSet) -> Documents:
     Raises:
       UserError: for marked spans where tags are plain.
     """
-    if tag_set.scheme is None and any(item.spans is not None for item in documents.items):
+    if tag_set.scheme is None and documents.notes["marked_texts"]:
         raise UserError(
             f"{documents.source}: spans are marked, but the tags known from training ({quoted(tag_set.names, 5)}) mark "
             "none: give words and tags"
@@ -102,48 +107,78 @@ def spelled(documents: Documents, tag_set: TagSet) -> Documents:
 def _respell(documents: Documents, read_as: dict[str, str]) -> Documents:
     if not read_as:
         return documents
-    items = [
-        item if item.tags is None else replace(item, tags=[tag and read_as.get(tag, tag) for tag in item.tags])
-        for item in documents.items
-    ]
-    return replace(documents, items=items)
+
+    def respelled(item: Document) -> Document:
+        if item.tags is None:
+            return item
+        return replace(item, tags=[tag and read_as.get(tag, tag) for tag in item.tags])
+
+    tags = sorted({read_as.get(tag, tag) for tag in documents.tags()})
+    entry = None if documents.entry is None else name_of([documents.entry, sorted(read_as.items())])
+    known = {**documents.notes, "tags": tags}
+    return replace(documents, items=Lazy(documents.items, respelled), known=known, entry=entry)
 
 
-def tag_units(documents: Documents, units: Units, tag_set: TagSet) -> np.ndarray:
-    """Return the index of each unit's tag, int32 [U], -100 for none; marked texts get the tags of the spans on their units.
+def check_tags(documents: Documents, tag_set: TagSet) -> None:
+    """Check that a tag set has the tags of all words.
+
+    Raises:
+      UserError: for the first tag that it lacks.
+    """
+    if not documents.tags() <= set(tag_set.names):
+        for item in documents.items:
+            _check_known(item, item.tags or (), documents.source, tag_set)
+
+
+def _check_known(item: Document, tags: Sequence[str | None], source: str, tag_set: TagSet) -> None:
+    number = next((i for i, tag in enumerate(tags) if tag is not None and tag not in tag_set.names), None)
+    if number is not None:
+        row = item.row if item.rows is None else item.rows[number]
+        raise UserError(
+            f"{at_row(source, row)}: tag {tags[number]!r} is unknown; the tags known from training are "
+            f"{quoted(tag_set.names, 40)}: list all tags in data.label_names, or correct it"
+        )
+
+
+def tag_units(documents: Documents, units: Units, tag_set: TagSet) -> tuple[np.ndarray, np.ndarray]:
+    """Return the number of each unit's tag, int32 [U], -100 for none, and how many spans of each text fit no units.
+
+    Marked texts get the tags of the spans on their units. The counts, int32 [D, 2], are of spans that begin or end inside a
+    unit, and of those on no unit.
 
     Raises:
       UserError: for a tag that is not in the set.
     """
-    indices: dict[str | None, int] = {name: index for index, name in enumerate(tag_set.names)} | {None: NO_LABEL}
+    numbers: dict[str | None, int] = {name: number for number, name in enumerate(tag_set.names)} | {None: NO_LABEL}
     found = np.empty(len(units.starts), np.int32)
-    inexact = dropped = 0
+    odd = np.zeros((len(documents), 2), np.int32)
     for number, item in enumerate(documents.items):
-        stretch = slice(int(units.first[number]), int(units.first[number + 1]))
-        starts, ends = units.starts[stretch], units.ends[stretch]
+        own = slice(int(units.first[number]), int(units.first[number + 1]))
+        starts, ends = units.starts[own], units.ends[own]
         tags: Sequence[str | None]
         if item.tags is not None:
             tags = item.tags
         else:
             marked = item.spans or []
             spans, exact = _on_units(marked, starts, ends)
-            inexact, dropped = inexact + len(spans) - exact, dropped + len(marked) - len(spans)
+            odd[number] = len(spans) - exact, len(marked) - len(spans)
             tags = tags_of(spans, len(starts), tag_set.scheme or BIO)
-        unknown = next((tag for tag in tags if tag not in indices), None)
-        if unknown is not None:
-            row = item.row if item.rows is None else item.rows[tags.index(unknown)]
-            raise UserError(
-                f"{at_row(documents.source, row)}: tag {unknown!r} is unknown; the tags known from training are "
-                f"{quoted(tag_set.names, 40)}: list all tags in data.label_names, or correct it"
-            )
-        found[stretch] = [indices[tag] for tag in tags]
+        try:
+            found[own] = [numbers[tag] for tag in tags]
+        except KeyError:
+            _check_known(item, tags, documents.source, tag_set)
+    return found, odd
+
+
+def say_odd(source: str, odd: np.ndarray) -> None:
+    """Say how many spans fit no units, if any does."""
+    inexact, dropped = odd.sum(0, dtype=np.int64).tolist()
     if inexact:
         message = "%s: %d spans begin or end inside a token, and are taught as the tokens they touch"
-        logger.warning(message, documents.source, inexact)
+        logger.warning(message, source, inexact)
     if dropped:
         message = "%s: the tokenizer drops the whole text of %d spans; nothing is taught of them"
-        logger.warning(message, documents.source, dropped)
-    return found
+        logger.warning(message, source, dropped)
 
 
 def _on_units(spans: list[Span], starts: np.ndarray, ends: np.ndarray) -> tuple[list[Span], int]:
@@ -160,9 +195,9 @@ def _on_units(spans: list[Span], starts: np.ndarray, ends: np.ndarray) -> tuple[
     return found, exact
 
 
-def marked_spans(documents: Documents) -> list[list[Span]]:
+def marked_spans(documents: Documents) -> Sequence[list[Span]]:
     """Return the spans of marked texts, whether they were written as spans or as tags."""
-    return [spans_of(item.tags) if item.tags is not None else item.spans or [] for item in documents.items]
+    return Lazy(documents.items, lambda item: spans_of(item.tags) if item.tags is not None else item.spans or [])
 
 
 def join_words(words: list[str]) -> str:

@@ -10,17 +10,19 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice, pairwise
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from jaxbert.config import DataConfig
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.facts import Facts
+from jaxbert.data.files import checksum_of
 from jaxbert.data.intake import Intake
+from jaxbert.data.items import ItemSet, ItemSource, hold_items, read_by
 from jaxbert.data.places import existing_file
 from jaxbert.data.records import (
-    ItemSet,
     Keeper,
     Records,
     is_table,
@@ -32,7 +34,7 @@ from jaxbert.data.records import (
 )
 from jaxbert.data.sources import STDIN, Role, name_of, open_source, read_lines, stdin_text, stdin_waits
 from jaxbert.data.streams import Text, opened
-from jaxbert.data.table import Row, Table, Wanted, at_row, quoted, shorten
+from jaxbert.data.table import Place, Row, Table, Wanted, at_row, quoted, shorten
 from jaxbert.errors import UserError
 from jaxbert.tasks.token_classification.lines import read_sentences
 from jaxbert.tasks.token_classification.scheme import Span
@@ -61,68 +63,106 @@ class Document:
     kept: Mapping[str, Any] = field(default_factory=dict)
     """What goes from the source into the answer."""
 
+    def pack(self) -> list[Any]:
+        """Return plain values."""
+        rows = self.rows
+        if rows is not None and len(rows) and list(rows) == list(range(rows[0], rows[0] + len(rows))):
+            rows = {"first": rows[0], "count": len(rows)}  # type: ignore[assignment]
+        row = list(self.row) if isinstance(self.row, Place) else self.row
+        return [row, self.text, self.words, self.tags, rows, self.spans, self.numbered]
+
+    @classmethod
+    def unpack(cls, values: list[Any]) -> Document:
+        """Take what `pack` gave."""
+        row, text, words, tags, rows, spans, numbered = values
+        row = Place(*row) if isinstance(row, list) else row
+        rows = range(rows["first"], rows["first"] + rows["count"]) if isinstance(rows, dict) else rows
+        spans = None if spans is None else [Span(*span) for span in spans]
+        return cls(row, text, words, tags, rows, spans, numbered)
+
+    def key(self) -> str:
+        """Return the text, or the words."""
+        return self.text if self.text is not None else "\0".join(self.words or ())
+
+    def group(self) -> None:
+        """Return nothing: each text stands for itself."""
+
 
 @dataclass(frozen=True)
 class Documents(ItemSet[Document]):
     """What a source holds; all or none are marked."""
 
+    form = Document
+
+    @classmethod
+    def survey(cls, items: Sequence[Document], notes: dict[str, Any]) -> None:
+        """Note which tags and labels of spans there are, and whether texts or lists of words hold them."""
+        for name, found in (
+            ("tags", {tag for item in items for tag in item.tags or () if tag is not None}),
+            ("spans", {span.label for item in items for span in item.spans or ()}),
+        ):
+            notes[name] = sorted({*notes.get(name, ()), *found})
+        notes.setdefault("worded", items[0].words is not None)
+        notes["marked_texts"] = notes.get("marked_texts", False) or any(item.spans is not None for item in items)
+        notes["numbered"] = notes.get("numbered", False) or any(item.numbered for item in items)
+        if notes.get("other") is None:
+            other = next((item.row for item in items if (item.words is not None) != notes["worded"]), None)
+            notes["other"] = None if other is None else str(other) if isinstance(other, Place) else other
+
     def tags(self) -> set[str]:
         """Return all tags of words."""
-        return {tag for item in self.items for tag in item.tags or () if tag is not None}
+        return set(self.notes["tags"])
+
+
+def open_documents(
+    spec: str, data: DataConfig, *, role: Role, labelled: bool, kept: tuple[str, ...] = ()
+) -> ItemSource[Document]:
+    """Find the texts of a source; with `labelled` all must be marked, else marks are not looked at.
+
+    The columns `kept` are copied for answers.
+
+    Raises:
+      UserError: for a source that is missing or unreachable.
+    """
+    name = name_of(spec)
+    empty = "empty: at least one text is needed"
+    how = [labelled, read_by(data)]
+    if spec == STDIN:
+        return ItemSource(name, partial(_standard_input, name, data, labelled, kept), lambda: None, empty)
+    if is_table(spec):
+        records = open_records(spec, role, data)
+
+        def identity() -> Any:
+            content = records.identity()
+            return None if content is None else [content, how]
+
+        return ItemSource(name, partial(_from_records, records, data, labelled, kept), identity, empty)
+    if not labelled and Path(spec).suffix.lower() in _TEXTS:
+        source = open_source(spec, data, role="predict", labelled=False, kept=kept)
+        return ItemSource(name, lambda _: _from_texts(source.parts()), source.identity, empty)
+    if kept:
+        raise UserError(f"{spec}: a file with a token a line has no columns to copy into answers: leave out --keep")
+    existing_file(spec)
+    return ItemSource(
+        name, partial(_token_lines, spec, data, labelled), lambda: [checksum_of(existing_file(spec), spec), how], empty
+    )
 
 
 def read_documents(spec: str, data: DataConfig, *, role: Role, labelled: bool, limit: int | None = None) -> Documents:
-    """Read the first `limit` texts of a source; with `labelled` all must be marked, else marks are not looked at.
+    """Read the first `limit` texts of a source.
 
     Raises:
       UserError: for anything missing or malformed.
     """
-    name = name_of(spec)
-    facts = Facts()
-    items = list(islice(_documents(spec, name, data, role, labelled, facts), limit))
-    if not items:
-        raise _no_text(name)
-    return Documents(name, items, facts)
-
-
-def stream_documents(spec: str, data: DataConfig, kept: tuple[str, ...]) -> Iterator[Documents]:
-    """Yield the texts of a source one by one, without marks, with the columns `kept`.
-
-    Raises:
-      UserError: for anything missing or malformed.
-    """
-    name, facts, empty = name_of(spec), Facts(), True
-    for item in _documents(spec, name, data, "predict", False, facts, kept):
-        empty = False
-        yield Documents(name, [item], facts)
-    if empty:
-        raise _no_text(name)
-
-
-def _no_text(name: str) -> UserError:
-    return UserError(f"{name}: empty: at least one text is needed")
-
-
-def _documents(
-    spec: str, name: str, data: DataConfig, role: Role, labelled: bool, facts: Facts, kept: tuple[str, ...] = ()
-) -> Iterator[Document]:
-    if spec == STDIN:
-        return _standard_input(name, data, labelled, facts, kept)
-    if is_table(spec):
-        return _from_records(open_records(spec, role, data, facts), data, labelled, kept)
-    if not labelled and Path(spec).suffix.lower() in _TEXTS:
-        return _from_texts(open_source(spec, data, role="predict", labelled=False, kept=kept).parts())
-    if kept:
-        raise UserError(f"{spec}: a file with a token a line has no columns to copy into answers: leave out --keep")
-    return _token_lines(spec, data, labelled, facts)
+    return hold_items(Documents, open_documents(spec, data, role=role, labelled=labelled), limit=limit)
 
 
 def _standard_input(
-    name: str, data: DataConfig, labelled: bool, facts: Facts, kept: tuple[str, ...]
+    name: str, data: DataConfig, labelled: bool, kept: tuple[str, ...], facts: Facts
 ) -> Iterator[Document]:
     text = stdin_text(data, facts)
     if labelled or text.begins_json():
-        yield from _from_records(records_of(text, "predict", data, facts), data, labelled, kept)
+        yield from _from_records(records_of(text, "predict", data), data, labelled, kept, facts)
         return
     intake = Intake(
         name, Wanted(data.text, None, "label", False, kept=kept), data, waits=stdin_waits(), skippable=False
@@ -137,14 +177,16 @@ def _from_texts(parts: Iterator[Table]) -> Iterator[Document]:
             yield Document(row, text, kept=kept)
 
 
-def _from_records(records: Records, data: DataConfig, labelled: bool, kept: tuple[str, ...]) -> Iterator[Document]:
+def _from_records(
+    records: Records, data: DataConfig, labelled: bool, kept: tuple[str, ...], facts: Facts
+) -> Iterator[Document]:
     keeper = Keeper(kept)
 
     def read(record: Mapping[str, Any], row: Row) -> Document:
         document = _from_record(record, row, records, data, labelled)
         return replace(document, kept=keeper.copied(record, records.name, row)) if kept else document
 
-    return records.examples(read)
+    return records.examples(read, facts)
 
 
 def _from_record(record: Mapping[str, Any], row: Row, records: Records, data: DataConfig, labelled: bool) -> Document:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,18 +22,28 @@ from jax import Array
 from transformers import BertConfig
 
 from jaxbert.config import Config, DataConfig
+from jaxbert.data.cache import cache_folder
 from jaxbert.data.examples import Examples
+from jaxbert.data.items import encode_in_memory
 from jaxbert.data.label_fit import Head
 from jaxbert.data.long_texts import AS_IT_IS, Reading
 from jaxbert.data.overview import TRAIN, View
+from jaxbert.data.store import Stored
 from jaxbert.models import heads
 from jaxbert.tasks.base import Batch, Inputs, Sums, Tally, Task, count_documents, listed, metrics_of
 from jaxbert.tasks.exported import label_names, settings_of, with_labels, with_settings
-from jaxbert.tasks.reading import ItemFeed, read_items, reading_of, refuse, shared_tokens
-from jaxbert.tasks.token_classification.align import Aligned, By, align
-from jaxbert.tasks.token_classification.examples import as_head, check_count, make_examples, units_of, view_marks
-from jaxbert.tasks.token_classification.marks import Marks, fit_tags
-from jaxbert.tasks.token_classification.read import Documents, read_documents, stream_documents
+from jaxbert.tasks.reading import ItemFeed, encode_shown, read_items, reading_of, refuse, shared_tokens
+from jaxbert.tasks.token_classification.align import By
+from jaxbert.tasks.token_classification.examples import (
+    as_head,
+    check_count,
+    make_encoder,
+    make_examples,
+    units_of,
+    view_marks,
+)
+from jaxbert.tasks.token_classification.marks import Marks, check_tags, fit_tags, spelled
+from jaxbert.tasks.token_classification.read import Documents, open_documents, read_documents
 from jaxbert.tasks.token_classification.scheme import BIO, OUTSIDE, Scheme, label_of
 from jaxbert.tasks.token_classification.tag_sets import CANONICAL, TagSet, reopen_tag_set
 
@@ -69,7 +79,8 @@ class TokenClassification(Task):
         """Read all data sets; the training texts decide which tags there are."""
         data = config.data
         refuse(config)
-        sets = read_items(data, partial(read_documents, labelled=True))
+        find = partial(open_documents, data=data, labelled=True)
+        sets = read_items(data, Documents, lambda spec, role: find(spec, role=role))
         by = units_of(sets.train)
         train, tag_set = fit_tags(sets.train, data.label_names, data.tag_scheme)
         if head is not None:
@@ -78,11 +89,11 @@ class TokenClassification(Task):
         task = make_tagging(tag_set, by, config.train.label_smoothing, reading_of(config, max_length))
 
         def encode(name: str, documents: Documents) -> tuple[Examples, View]:
-            aligned = task._align(documents, tokenizer, max_length)
-            found = make_examples(tag_set, documents, aligned, labelled=True, in_windows=name != TRAIN)
-            return found, view_marks(name, found.extra, aligned.lengths, tag_set, max_length)
+            documents, stored = task._tokens(documents, tokenizer, max_length, cache_folder(data.cache_dir))
+            found = make_examples(documents, stored, tag_set, in_windows=name != TRAIN)
+            return found, view_marks(name, stored, tag_set, max_length)
 
-        sets = dataclasses.replace(sets, train=train).split(lambda texts: np.arange(len(texts)), config)
+        sets = dataclasses.replace(sets, train=train).split(config)
         return sets.inputs(encode, task, tokenizer, new_head=tag_set.new_head)
 
     @property
@@ -94,24 +105,31 @@ class TokenClassification(Task):
         """Read one source; tags that are numbers without names are the model's own."""
         named = dataclasses.replace(data, label_names=data.label_names or list(self.tag_names))
         documents = read_documents(spec, named, role="test", labelled=True)
-        if any(item.numbered for item in documents.items) and data.label_names is None:
+        if documents.notes["numbered"] and data.label_names is None:
             logger.warning("%s: the tags are numbers, and are read as the model's tags, in order", documents.source)
-        aligned = self._align(documents, tokenizer, max_length)
-        return make_examples(self.tag_set, documents, aligned, labelled=True, in_windows=True)
+        documents, stored = self._tokens(documents, tokenizer, max_length)
+        return make_examples(documents, stored, self.tag_set, in_windows=True)
 
-    def feed(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]) -> ItemFeed:
+    def feed(
+        self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
+    ) -> ItemFeed[Documents]:
         """Open one source."""
+        encoder = make_encoder(tokenizer, max_length, stride=shared_tokens(self.reading, max_length), by=self.by)
 
-        def tokenize(parts: Sequence[Documents]) -> Examples:
-            documents = Documents.joined(parts)
-            aligned = self._align(documents, tokenizer, max_length)
-            return make_examples(self.tag_set, documents, aligned, labelled=False, in_windows=True)
+        def examples_of(documents: Documents) -> Examples:
+            return make_examples(documents, encode_in_memory(documents, encoder), self.tag_set, in_windows=True)
 
-        return ItemFeed(spec, stream_documents(spec, data, kept), tokenize)
+        source = open_documents(spec, data, role="predict", labelled=False, kept=kept)
+        return ItemFeed(source, Documents, examples_of)
 
-    def _align(self, documents: Documents, tokenizer: Any, max_length: int) -> Aligned:
-        """Tokenize texts."""
-        return align(documents, tokenizer, max_length, stride=shared_tokens(self.reading, max_length), by=self.by)
+    def _tokens(
+        self, documents: Documents, tokenizer: Any, max_length: int, folder: Path | None = None
+    ) -> tuple[Documents, Stored]:
+        """Tokenize texts with what is marked in them; return them with the tags as the task spells them."""
+        documents, stride = spelled(documents, self.tag_set), shared_tokens(self.reading, max_length)
+        check_tags(documents, self.tag_set)
+        encoder = make_encoder(tokenizer, max_length, stride=stride, by=self.by, tag_set=self.tag_set)
+        return documents, encode_shown(documents, encoder, tokenizer, max_length, folder)
 
     def configure(self, bert_config: BertConfig) -> BertConfig:
         """Add the tags."""
@@ -328,7 +346,7 @@ class _Tally:
         assert examples.token_labels is not None
         self._task = task
         self._examples = examples
-        self._labels = examples.token_labels
+        self._labels = np.asarray(examples.token_labels)
         self._chosen = np.zeros(len(self._labels), np.int32)
         self._own = np.zeros(len(self._labels), np.float32)
         """The log-probability of each tagged token's tag."""

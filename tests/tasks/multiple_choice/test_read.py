@@ -8,7 +8,7 @@ import pytest
 
 from jaxbert.config import DataConfig
 from jaxbert.errors import UserError
-from jaxbert.tasks.multiple_choice.read import fit_meaning, read_questions, right_choices, stream_questions
+from jaxbert.tasks.multiple_choice.read import fit_meaning, open_questions, read_questions, right_choices
 
 COLUMNS = ["a", "b", "c"]
 
@@ -129,5 +129,5 @@ def test_a_choice_in_the_middle_must_not_be_empty(tmp_path):
 
 def test_questions_to_answer_need_no_label_and_keep_columns(tmp_path):
     rows = [{"id": i, "question": "q", "choices": ["x", "y"]} for i in range(3)]
-    parts = list(stream_questions(write(tmp_path / "test.jsonl", rows), DataConfig(), ("id",)))
-    assert [row for part in parts for row in part.kept_rows()] == [{"id": 0}, {"id": 1}, {"id": 2}]
+    source = open_questions(write(tmp_path / "test.jsonl", rows), DataConfig(), role="predict", kept=("id",))
+    assert [item.kept for item in source.stream()] == [{"id": 0}, {"id": 1}, {"id": 2}]

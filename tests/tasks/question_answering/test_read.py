@@ -43,7 +43,7 @@ RECORDS = [
 
 
 def read(path, role="train", labelled=True, limit=None, **keys):
-    return read_questions(str(path), DataConfig(**keys), role=role, labelled=labelled, limit=limit).items
+    return list(read_questions(str(path), DataConfig(**keys), role=role, labelled=labelled, limit=limit).items)
 
 
 def lines(records):

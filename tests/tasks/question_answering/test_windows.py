@@ -115,6 +115,7 @@ def test_windows_without_the_answer_point_to_the_first_token(tokenizer):
 def test_long_questions_take_half_of_a_window_and_are_counted(tokenizer, caplog):
     item = Question("q", "a b c a b c a b c", "a b c. a b c. a b c. b")
     windows = cut_questions(Questions("a", [item]), tokenizer, 13, 3)
+    windows.say("a", 13)
     assert "1 questions are longer than 5 tokens" in caplog.text
     assert windows.context_begins.tolist() == [7] * len(windows.tokens)
     assert windows.tokens.lengths.max() == 13
