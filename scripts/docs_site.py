@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +35,33 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     """Lead the relative links of a page to pages of the site."""
     name = page.file.src_uri
     path = next((path for path, outside in OUTSIDE.items() if outside == name), f"docs/{name}")
+    titles = dict(_titles(config.nav))
     pieces = FENCE.split(markdown)
-    pieces[::2] = [LINK.sub(lambda link: _on_site(link, path), text) for text in pieces[::2]]
+    pieces[::2] = [LINK.sub(lambda link: _on_site(link, path, titles), text) for text in pieces[::2]]
     return "".join(pieces)
 
 
-def _on_site(link: re.Match[str], path: str) -> str:
-    """Return a link of the document at `path` as the site has it."""
+def _titles(menu: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yield each page of the menu with its title there."""
+    for title, entry in (item for part in menu for item in part.items()):
+        yield from _titles(entry) if isinstance(entry, list) else [(entry, title)]
+
+
+def _on_site(link: re.Match[str], path: str, titles: dict[str, str]) -> str:
+    """Return a link of the document at `path` as the site has it; a text that is the name of a file becomes a title."""
     text, target, anchor = link[1], posixpath.normpath(posixpath.join(posixpath.dirname(path), link[2])), link[3] or ""
     if not (ROOT / target).exists():
         raise PluginError(f"{path}: the link to {link[2]} leads nowhere")
     if target == "docs/README.md":
         return f"[{text}](index.md)"
     page = OUTSIDE.get(target) or (target.removeprefix("docs/") if target.startswith("docs/") else None)
-    return f"[{text}]({page}{anchor})" if page else text
+    if page is None:
+        return text
+    return f"[{titles.get(page, text) if text.endswith('.md') else text}]({page}{anchor})"
 
 
 class PlainDocstrings(griffe.Extension):
