@@ -1,6 +1,6 @@
-"""Fine-tune BERT in JAX on packed sequences, and hand the weights to PyTorch.
+"""Fine-tune and pretrain BERT in JAX on packed sequences, and export the weights for PyTorch.
 
-Importing the package costs nothing: the public names bring in JAX when they are first used.
+Importing the package is fast: JAX is imported when a public name is first used.
 """
 
 from __future__ import annotations

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from runs import ROOT, random_rows, write_csv, write_model
 
+import jaxbert
 from jaxbert.cli.main import main
 
 README = (ROOT / "README.md").read_text("utf-8")
 BENCH = (ROOT / "docs" / "bench.md").read_text("utf-8")
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "scripts" / "launch" / "README.md"})
 
 
 def code_blocks(language: str, text: str = README) -> list[str]:
@@ -83,3 +85,32 @@ def test_configuration_opens_with_its_command_and_result(path: Path):
     verb = "pretrain" if "task: pretraining" in head else "train"
     assert f"jaxbert {verb} --config configs/{path.name}" in head
     assert "Result:" in head
+
+
+def anchors(path: Path) -> set[str]:
+    """The anchors that GitHub and the site give the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_of_a_page_lead_somewhere(path: Path):
+    text = re.sub(r"^```.*?^```", "", path.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target, anchor in re.findall(r"\]\((?![a-z]+:)([^)#\s]*)(?:#([^)\s]+))?\)", text):
+        file = (path.parent / target).resolve() if target else path
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
+
+
+def test_the_index_and_the_menu_have_every_page():
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    index = set(re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs" / "README.md").read_text("utf-8")))
+    assert pages <= index
+    assert pages <= set(re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE))
+
+
+def test_the_api_page_has_every_public_name():
+    shown = set(re.findall(r"^::: jaxbert\.([\w.]+)$", (ROOT / "docs" / "api.md").read_text("utf-8"), re.MULTILINE))
+    public = {name for name in jaxbert.__all__ if not name.startswith(("FLAX", "FlaxAuto", "_"))}
+    sections = {f"config.{kind.__name__}" for kind in map(type, vars(jaxbert.Config()).values()) if kind is not str}
+    assert public - {"FlaxBertForCausalLM"} | sections <= shown

@@ -38,18 +38,18 @@ _CALLBACKS = Callback | Function | list[Callback | Function] | tuple[Callback | 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run has made."""
+    """The result of a run: its model, its metrics and its folder."""
 
     folder: Path
     """The run folder, with checkpoints, metrics and the export."""
     metrics: dict[str, Any]
-    """Of the exported checkpoint on the validation set, by name; empty without one."""
+    """Metrics of the exported checkpoint on the validation set, by name; empty without a validation set."""
     summary: dict[str, Any] = field(repr=False)
-    """The content of `summary.json`: `test`, speed, the overview of the data and the rest."""
+    """The content of `summary.json`: metrics of all sets, the speed, the overview of the data and more."""
 
     @cached_property
     def model(self) -> Model:
-        """The exported model, opened when it is first asked for."""
+        """The exported model; it is opened at the first use."""
         return load(self.folder)
 
 
@@ -69,19 +69,23 @@ def finetune(
     """Fine-tune a model, as `jaxbert train` does.
 
     Args:
-      train: training examples: a path or source as on the command line, a list of dictionaries, a frame of pandas or
-        polars, a Dataset.
-      model: a folder, a name on the Hub, or a size such as `tiny` for a new model.
-      validation: examples that are evaluated during training, or several sets by name.
-      test: examples that are evaluated once, after training, or several sets by name.
-      task: what is learned; left out, one label a text.
-      config: a configuration, or a YAML file; all other arguments change it.
-      callbacks: what is called while the run goes on: objects of `jaxbert.Callback`, functions (event, step, values).
-      metrics: metrics of your own by name, functions (labels, predicted) as scikit-learn has them; as a `jaxbert.Metric`
-        one can be `best_metric`.
-      loss: a loss of your own for training, a function (outputs, batch) that returns a loss for each example slot, [B, S].
-      **keys: any key of the configuration by its name, `epochs=2`, or with its section, `train__epochs=2`. Without
-        `output_dir` each call begins a new run in a new folder; with it, a run that was stopped goes on.
+      train: training examples: a path or source as on the command line, a list of dictionaries, a pandas or polars frame,
+        or a `datasets.Dataset`.
+      model: a model folder, a name on the Hub, or a size such as `tiny` for a new model.
+      validation: examples for the evaluations during training, or a dictionary of several sets by name.
+      test: examples for one evaluation after training, or a dictionary of several sets by name.
+      task: the name of the task; None: that of `config`, by default `classification` (one label for each text).
+      config: a configuration or the path of a YAML file; the other arguments override its values.
+      callbacks: objects of `jaxbert.Callback`, or functions `(event, step, values)`; they are called during the run.
+      metrics: your own metrics by name: functions `(labels, predicted)` as in scikit-learn. To use one as `best_metric`,
+        wrap it in `jaxbert.Metric`.
+      loss: your own training loss: a function `(outputs, batch)` that returns a loss for each of the S example slots of
+        the B rows, [B, S].
+      **keys: any key of the configuration, by its name (`epochs=2`) or with its section (`train__epochs=2`). Without
+        `output_dir` each call begins a new run in a new folder. With `output_dir` a stopped run is resumed.
+
+    Returns:
+      The model, its metrics and the run folder.
 
     Raises:
       UserError: for anything wrong in configuration, data or model.
@@ -111,7 +115,18 @@ def pretrain(
     callbacks: _CALLBACKS = (),
     **keys: Any,
 ) -> Result:
-    """Pretrain a model on raw text, as `jaxbert pretrain` does; the arguments are those of `finetune`.
+    """Pretrain a model on raw text, as `jaxbert pretrain` does.
+
+    Args:
+      train: texts: the same kinds of sources and rows as for `finetune`, without labels.
+      model: a size such as `tiny` for a new model, or a model folder or a name on the Hub to train further.
+      validation: texts for the evaluations during training.
+      config: a configuration or the path of a YAML file; the other arguments override its values.
+      callbacks: as for `finetune`.
+      **keys: any key of the configuration, as for `finetune`; for instance `vocab_size=30000` or `mask="word"`.
+
+    Returns:
+      The model, its metrics and the run folder; `finetune` takes the folder as its `model`.
 
     Raises:
       UserError: for anything wrong in configuration, data or model.

@@ -1,4 +1,4 @@
-"""A trained model in Python: its answers, its metrics on labelled rows, its folder for others."""
+"""A trained model in Python: predict, evaluate on labelled rows, export."""
 
 from __future__ import annotations
 
@@ -27,32 +27,32 @@ Answer = dict[str, Any]
 
 
 class Model:
-    """A model that was trained or opened; what it has compiled is kept for the next call."""
+    """A trained model, made by `jaxbert.load` or as `Result.model`. It keeps compiled programs for later calls."""
 
     def __init__(self, trained: TrainedModel, name: str, data: DataConfig) -> None:
-        """Take an open model; `load` opens one.
+        """Wrap an open model; use `jaxbert.load` to open one.
 
         Args:
-          trained: the model.
-          name: where it comes from.
+          trained: the open model.
+          name: its folder, or its name on the Hub.
           data: the columns that it reads unless a call names others.
         """
         self._trained = trained
         self._data = data
         self.name = name
-        """The folder, or the name on the Hub."""
+        """Its folder, or its name on the Hub."""
 
     def __repr__(self) -> str:
         return f"<jaxbert.Model {self.name}: {self.task}, {self._trained.task.describe()}>"
 
     @property
     def task(self) -> str:
-        """The name of its task."""
+        """The name of its task, such as `classification`."""
         return self._trained.task.name
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Its labels, in the order of its outputs; empty where they have no names."""
+        """The names of its labels, in the order of its outputs; empty if they have no names."""
         return self._trained.task.output_names
 
     @overload
@@ -62,20 +62,21 @@ class Model:
     def predict(self, texts: Data | Sequence[Any], /, **columns: Any) -> list[Answer]: ...
 
     def predict(self, texts: Any, /, **columns: Any) -> Answer | list[Answer]:
-        """Return the answers that `jaxbert predict` writes, in the order of the texts.
+        """Return the same answers that `jaxbert predict` writes, in the order of the texts.
 
         Args:
-          texts: one text, or a list of them; pairs of texts, or of question and context, as tuples of two; for token
-            classification also lists of words. One row or a list of rows as dictionaries, a frame of pandas or polars, a
-            Dataset. A file as a `pathlib.Path`.
-          **columns: names of columns that are not the model's own, `text="body"`, and other keys of `data` that say how a
-            file is read.
+          texts: a text or a list of texts. A pair of texts, or of question and context, is a tuple of two. For token
+            classification a text may be a list of words. Also a dictionary or a list of dictionaries, a pandas or polars
+            frame, a `datasets.Dataset`, or a file as a `pathlib.Path`.
+          **columns: names of columns, if they are not those of training (`text="body"`), and other keys of the section
+            `data` that tell how to read a file.
 
         Returns:
-          A dictionary for one text or row, else a list of them.
+          A dictionary for one text or row, else a list of dictionaries. For classification they have the keys `label`,
+          `score` and `probabilities`.
 
         Raises:
-          UserError: for a text that is missing or no text, with its row.
+          UserError: if a text is missing or is not a text; the message names its row.
         """
         data = self._reading(columns)
         if isinstance(texts, str | Mapping) or self._is_one_pair(texts):
@@ -90,21 +91,32 @@ class Model:
             return self._predict(spec, data)
 
     def evaluate(self, data: Data, /, **columns: Any) -> dict[str, Any]:
-        """Return the metrics that `jaxbert evaluate` writes.
+        """Return the same metrics that `jaxbert evaluate` writes.
 
         Args:
-          data: labelled rows: a path or source as on the command line, a list of dictionaries, a frame, a Dataset.
-          **columns: names of columns that are not the model's own, and other keys of `data`.
+          data: labelled examples: a path or source as on the command line, a list of dictionaries, a pandas or polars
+            frame, or a `datasets.Dataset`.
+          **columns: names of columns, if they are not those of training (`label="stars"`), and other keys of the section
+            `data`.
+
+        Returns:
+          The metrics by name.
 
         Raises:
-          UserError: for anything wrong in the rows, or a label that the model does not know.
+          UserError: if a row is wrong, or has a label that the model does not know.
         """
         reading = self._reading(columns)
         with ExitStack() as stack:
             return self._trained.evaluate(name_source(stack, data, "data"), reading)
 
     def export(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the model as a Hugging Face folder, which PyTorch reads too; return its path.
+        """Write the model as a Hugging Face folder, which PyTorch reads too.
+
+        Args:
+          folder: a new or empty folder, or the folder of an older export, which is overwritten.
+
+        Returns:
+          The path of the folder.
 
         Raises:
           UserError: if the folder holds something else.
@@ -180,15 +192,19 @@ def load(
     precision: str = "auto",
     top_k: int | None = None,
 ) -> Model:
-    """Open a model.
+    """Open a trained model.
 
     Args:
       name: a run folder, an exported folder or a name on the Hub.
-      batch_size: examples of one step; left out, as in the model's run, 256 where that is not known.
-      max_length: longest example in tokens; left out, as in training.
-      lower_case: whether texts are lower-cased, where the model's folder leaves it open.
-      precision: `float32` or `bfloat16`; auto: what the model's run was told on a device of the same kind, else by device.
-      top_k: how many labels an answer shows the probabilities of; left out, all of up to 20, else 5.
+      batch_size: examples of one step; None: as in the run of the model, or 256 if that is not known.
+      max_length: maximum length of an example in tokens; None: as in training.
+      lower_case: whether texts are lower-cased, if the files of the model do not tell it.
+      precision: `float32`, `bfloat16` or `auto`. auto: as in the run of the model if that was on a device of the same kind;
+        else bfloat16 on GPU and TPU, and float32 on CPU.
+      top_k: how many labels the probabilities of an answer include; None: all if there are up to 20, else 5.
+
+    Returns:
+      The model.
 
     Raises:
       UserError: if there is no such model, or its head was not trained.

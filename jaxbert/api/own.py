@@ -20,17 +20,23 @@ from jaxbert.tasks.direction import declare, is_known
 from jaxbert.train.callbacks import Additions, Callback, Callbacks, Function
 
 LossFunction = Callable[[dict[str, Any], Batch], Array]
-"""`(outputs, batch) -> losses`, [B, S]: one for each example slot of each row."""
+"""Your own loss, `(outputs, batch) -> losses`. B rows, S example slots in each row, C labels (1 for scores):
+`outputs["logits"]` is [B, S, C], `batch["labels"]` is [B, S], or [B, S, C] for several labels, and the losses are [B, S]:
+one for each slot. Losses of unused slots are ignored."""
 MetricFunction = Callable[[Any, Any], Any]
-"""`(labels, predicted) -> number`, in the order of scikit-learn's metrics."""
+"""Your own metric, `(labels, predicted) -> number`, with the arguments in the order of scikit-learn. N examples, C labels:
+two lists of N label names for classification, two arrays of 0 and 1, [N, C], for several labels, two arrays of scores, [N],
+for regression."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of your own with its direction, so that `best_metric` may name it."""
+    """Your own metric and its direction, so that `best_metric` may name it."""
 
     function: MetricFunction
+    """The metric, `(labels, predicted) -> number`."""
     greater_is_better: bool
+    """Whether a larger number is better."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""What a Python program adds to a run: functions that are called while it goes on, a loss and metrics of its own.
+"""Callbacks, and the other additions of a Python program to a run: its own loss and metrics.
 
-Callbacks see numbers of the host, one step late: the device never waits for them.
+Callbacks get numbers on the host, one step late, so the device does not wait for them.
 """
 
 from __future__ import annotations
@@ -14,48 +14,48 @@ from jaxbert.errors import UserError
 from jaxbert.tasks.base import Task
 
 STOP: Final = "stop"
-"""What a callback returns to end the run as if this were its last step: it is evaluated, saved and exported."""
+"""A callback returns it to end the run as if this were the last step: the run is evaluated, saved and exported."""
 
 
 class Callback:
-    """What is called while a run goes on; a subclass overrides what it needs.
+    """Base class of objects that are called during a run. A subclass overrides the methods that it needs.
 
-    Each method may return `jaxbert.STOP` to end the run, and nothing else. What it raises ends the run at once and passes
-    through: the last checkpoint stays, and the same call goes on from there. Of several processes each calls its own; they
-    must decide alike.
+    Each method returns None, or `jaxbert.STOP` to end the run. An exception in a method ends the run at once and reaches the
+    caller; the last checkpoint stays, and the same call resumes from it. In a run of several processes each process calls
+    its own callbacks, and all of them must return the same decision.
     """
 
     def on_step(self, step: int, values: Mapping[str, Any]) -> str | None:
-        """Take the numbers of a step, after the next one has begun.
+        """Receive the numbers of a step. It is called when the next step has begun.
 
         Args:
-          step: its number, from 1.
-          values: `loss` (the mean over its examples), `learning_rate`, `grad_norm`, `bad` (whether it was skipped because
-            something was not finite), `epoch`, `examples_per_second`, `real_tokens_per_second`.
+          step: the number of the step, from 1.
+          values: `loss` (the mean over the examples of the step), `learning_rate`, `grad_norm`, `bad` (whether the step was
+            skipped because its loss or gradient was not finite), `epoch`, `examples_per_second`, `real_tokens_per_second`.
         """
         return None
 
     def on_evaluate(self, step: int, metrics: Mapping[str, Any]) -> str | None:
-        """Take all metrics of an evaluation on the validation set.
+        """Receive all metrics of an evaluation on the validation set.
 
         Args:
-          step: how many steps were taken before it.
-          metrics: by name, as `summary.json` has them in `eval`.
+          step: the number of steps before the evaluation.
+          metrics: the metrics by name, as in `eval` of `summary.json`.
         """
         return None
 
     def on_save(self, step: int, path: os.PathLike[str]) -> str | None:
-        """Take note that a checkpoint is being written.
+        """Called when the run begins to write a checkpoint.
 
         Args:
-          step: how many steps it holds.
-          path: its folder, which has this name when it is whole.
+          step: the number of steps before the checkpoint.
+          path: the folder of the checkpoint; it exists when the checkpoint is complete.
         """
         return None
 
 
 Function = Callable[[str, int, Any], Any]
-"""`(event, step, values)`: the event is "step", "evaluate" or "save"; what stands last is what the method gets."""
+"""`(event, step, values)`: the event is "step", "evaluate" or "save"; `values` is the last argument of the method."""
 
 
 class Callbacks:
