@@ -14,8 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxbert.data.share import Share
-from jaxbert.data.tokens import Encoded
+from jaxbert.data.tokens import Encoded, Share
 from jaxbert.errors import UserError
 
 _LONGEST = 1 << 12

@@ -15,7 +15,7 @@ def run(arguments: list[str]) -> int:
     parse(make_parser("env", "Print versions, devices and cache folders, for the report of a fault."), arguments)
     import jax
 
-    from jaxbert.data.cache import cache_folder
+    from jaxbert.data.store import cache_folder
     from jaxbert.train.runtime import prepare_process
     from jaxbert.versions import installed, say_untested
 

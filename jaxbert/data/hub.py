@@ -16,11 +16,9 @@ from typing import Any
 
 from etils import epath
 
-from jaxbert.data.class_names import class_names
-from jaxbert.data.facts import Facts
 from jaxbert.data.intake import Intake, Part
 from jaxbert.data.places import split_of
-from jaxbert.data.table import quoted, shorten
+from jaxbert.data.table import Facts, class_names, quoted, shorten
 from jaxbert.errors import UserError, foreign_errors
 from jaxbert.plain import read_json, shown
 

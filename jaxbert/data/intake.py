@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from jaxbert.config import DataConfig
-from jaxbert.data.facts import Facts
-from jaxbert.data.table import PART_ROWS, Table, Wanted, at_row, check_texts, is_missing
+from jaxbert.data.table import PART_ROWS, Facts, Table, Wanted, at_row, check_texts, is_missing
 from jaxbert.errors import UserError
 
 BLANK = "the row is blank: remove it"

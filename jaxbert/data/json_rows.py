@@ -13,10 +13,9 @@ from itertools import chain, islice
 from typing import Any
 
 from jaxbert.data import streams
-from jaxbert.data.facts import Facts
 from jaxbert.data.intake import BLANK, Intake, Part, Problem
 from jaxbert.data.streams import Text
-from jaxbert.data.table import at_row, quoted
+from jaxbert.data.table import Facts, at_row, quoted
 from jaxbert.errors import UserError, one_line
 
 MOST_AT_ONCE = 2**30

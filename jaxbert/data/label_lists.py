@@ -14,13 +14,10 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from jaxbert.data.label_column import Labels, whole_number
-from jaxbert.data.label_fit import Head, fit_labels, keep_head
-from jaxbert.data.label_names import LabelRules, both_lists, find_places, is_generic
-from jaxbert.data.labels import LabelSet, encode, renamed
-from jaxbert.data.list_column import MARKS, OTHER_SEPARATORS, is_hot, is_text, split
+from jaxbert.data.label_column import LabelRules, Labels, both_lists, find_places, is_generic, whole_number
+from jaxbert.data.label_kinds import MARKS, OTHER_SEPARATORS, is_hot, is_text, looks_like_list, split
+from jaxbert.data.labels import Head, LabelSet, encode, fit_labels, keep_head, renamed
 from jaxbert.data.table import quoted, shorten
-from jaxbert.data.written_lists import looks_like_list
 from jaxbert.errors import UserError
 
 _BITS = re.compile("[01]{2,}")

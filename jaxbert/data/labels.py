@@ -1,28 +1,332 @@
-"""From the labels of a source to indices of labels that are known.
+"""Which labels the training rows define, in which order, and the numbers that a model learns.
 
-Whether a number is an index or a name is decided for a source as a whole, from the names that it and the model have; what
-has two readings is refused. Which labels there are is the part of `label_fit`, names alone are that of `label_names`.
-"""
+What integers mean is decided for a source as a whole. Lists of labels are the part of `label_lists`."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 
-from jaxbert.data.label_column import Labels, as_name, whole_number
-from jaxbert.data.label_names import LabelRules, both_lists, find_places, fold, is_generic, numbers_mean
+from jaxbert.data.label_column import (
+    LabelRules,
+    Labels,
+    as_name,
+    both_lists,
+    find_places,
+    fold,
+    is_generic,
+    numbers_mean,
+    whole_number,
+)
+from jaxbert.data.label_kinds import read_list
 from jaxbert.data.table import quoted
 from jaxbert.errors import UserError
 
-IntegerLabels = Literal["index", "name", "position", "either"]
-BOOLEANS = ["false", "true"]
+_NUMBER = re.compile(r"[+-]?[0-9]*[.,]?[0-9]+")
+_PADDED = re.compile(r"-?0[0-9]+")
+_EMPTY = {"nan", "<na>", "nat", "null", "#n/a", "#value!", "#ref!", "#name?", "#div/0!"}
+"""What programs write for a cell without a value, in lower case."""
+
+MOST_LABELS = 2**17
 
 logger = logging.getLogger("jaxbert")
+
+
+class Head(NamedTuple):
+    """The trained head of a model that is trained further."""
+
+    names: tuple[str, ...]
+    """Of its labels, in order."""
+    model: str
+    """As messages name it."""
+
+    def has_none_of(self, names: Sequence[str], *, but: str = "") -> bool:
+        """Say whether no name is one of this head's, in whatever spelling, apart from `but`."""
+        return not ({fold(name) for name in names} & {fold(name) for name in self.names}) - {fold(but)}
+
+
+def fit_labels(labels: Labels, rules: LabelRules, num_labels: int | None, head: Head | None = None) -> LabelSet:
+    """Decide names and indices of the labels from the training examples.
+
+    Names are sorted, or as a trained head has them. Integers are indices where they run from 0 without a gap, or where
+    `num_labels` or the source's names cover them; other integers become names in numeric order.
+
+    Raises:
+      UserError: for a single label, where the data contradicts `num_labels` or `data.label_names`, and where labels have
+        two readings.
+    """
+    if head is not None:
+        rules = _with_names_of(head, labels, rules, num_labels)
+        own = labels.legend.names is not None
+        return keep_head(fit_labels(labels, rules, num_labels), labels.source, rules, head, own=own)
+    labels = renamed(labels, rules)
+    legend, given = labels.legend, rules.names
+    numbers = [whole_number(value) for value in legend.values]
+    seen = {as_name(v) if number is None else number for v, number in zip(legend.values, numbers, strict=True)}
+    if len(seen) < 2:
+        raise UserError(f"{labels.source}: every label is {min(seen)!r}: at least two different labels are needed")
+    if given is not None and len(set(given)) < len(given):
+        raise UserError(f"data.label_names names a label twice: {quoted(given)}")
+    integers = {number for number in numbers if number is not None}
+    if len(integers) < len(seen) or rules.format == "names":
+        if rules.format == "indices":
+            code = next((i for i, number in enumerate(numbers) if number is None), 0)
+            _refuse_index(labels, code, "a whole number")
+        if legend.names is None or len(integers) < len(seen):
+            return _fit_names(labels, rules, num_labels)
+    if legend.names is not None and not (given and (is_generic(legend.names) or legend.names == BOOLEANS)):
+        return _fit_own(integers, labels, given, num_labels)
+    if rules.format == "indices" and min(integers) < 0:
+        _refuse_index(labels, numbers.index(min(integers)), "0 or more")
+    if given is not None:
+        return _fit_given(integers, labels, rules, num_labels)
+    return _fit_integers(integers, labels, rules, num_labels)
+
+
+def _with_names_of(head: Head, labels: Labels, rules: LabelRules, num_labels: int | None) -> LabelRules:
+    """Take the names of a head for `data.label_names` where so many labels are asked for and some have no example."""
+    if rules.names is not None or num_labels != len(head.names) or is_generic(head.names):
+        return rules
+    legend = renamed(labels, rules).legend
+    numbers = [whole_number(value) for value in legend.values]
+    if legend.names is None and None not in numbers and numbers_mean(head.names) != "name":
+        return rules
+    seen = legend.names or [as_name(value) for value in legend.values]
+    known = set(map(fold, head.names))
+    return rules._replace(names=list(head.names)) if {fold(name) for name in seen} <= known else rules
+
+
+def _refuse_index(labels: Labels, code: int, expected: str) -> NoReturn:
+    value = labels.legend.values[code]
+    raise UserError(
+        f"{labels.place(code)}: label {value!r} is no index, which is {expected} (data.label_format is indices): correct it"
+    )
+
+
+def _fit_own(seen: set[int], labels: Labels, given: list[str] | None, num_labels: int | None) -> LabelSet:
+    """Take the names that the source gives to its integers."""
+    own, source = labels.legend.names or [], labels.source
+    if min(seen) < 0 or max(seen) >= len(own):
+        raise UserError(f"{source} has labels up to {max(seen)}, but names only {quoted(own)}")
+    names = tuple(dict.fromkeys(own))  # the user's map may give two one name
+    if given is not None:
+        places = find_places(names, given, source)
+        if len(places) < len(names):
+            raise UserError(
+                f"data.label_names differs from the names that {source} gives to its labels: remove data.label_names, or "
+                f"rename by data.label_map: {both_lists(names, given, 'data.label_names')}"
+            )
+        if len(given) != (num_labels or len(names)):
+            raise UserError(_say_count(given, source, len(names)))
+        in_order = [places[name] for name in own] == list(range(len(given)))
+        return LabelSet(tuple(given), "index" if in_order else "name")
+    if num_labels not in (None, len(names)):
+        raise UserError(
+            f"model.num_labels is {num_labels}, but {source} has {len(names)} labels ({quoted(names)}): remove "
+            "model.num_labels"
+        )
+    return LabelSet(names, "index" if len(names) == len(own) else "name")
+
+
+def _say_count(given: list[str], source: str, count: int) -> str:
+    return (
+        f"data.label_names has {len(given)} names, but {source} has {count} labels (0 to {count - 1}); if some "
+        f"have no example, set model.num_labels to {len(given)}"
+    )
+
+
+def _fit_given(seen: set[int], labels: Labels, rules: LabelRules, num_labels: int | None) -> LabelSet:
+    """Decide whether `data.label_names` holds integers as names, or names them in order from 0."""
+    given, source = rules.names or [], labels.source
+    count = num_labels or max(seen) + 1
+    meant = "index" if rules.format == "indices" else numbers_mean(given)
+    covered = min(seen) >= 0 and max(seen) < count
+    named = set(map(str, seen)) <= set(given)
+    if meant is None and named and covered:
+        raise UserError(
+            f"{labels.place(0)}: label {as_name(labels.legend.values[0])} can be a name or an index beside "
+            f"data.label_names {quoted(given)}: set data.label_format to names or indices"
+        )
+    if meant == "name" or (meant is None and named):
+        return _fit_names(labels, rules, num_labels)
+    if not covered:
+        asked = f" below model.num_labels ({num_labels})" if num_labels else ""
+        raise UserError(
+            f"{source}: data.label_names are the names of the labels 0, 1, 2 and so on{asked}, but the data has "
+            f"the labels {quoted(sorted(seen))}"
+        )
+    if len(given) != count:
+        raise UserError(_say_count(given, source, count))
+    return LabelSet(tuple(given), "index")
+
+
+def _fit_integers(seen: set[int], labels: Labels, rules: LabelRules, num_labels: int | None) -> LabelSet:
+    """Decide what integers are that nobody names."""
+    source, indices = labels.source, rules.format == "indices"
+    count = num_labels or max(seen) + 1
+    covered = min(seen) >= 0 and max(seen) < count
+    if indices and count > MOST_LABELS:
+        raise UserError(
+            f"{source} has the index {max(seen)}, but there can be {MOST_LABELS} labels (data.label_format)"
+        )
+    if covered and (num_labels is not None or indices or len(seen) == count):
+        if lacking := sorted(set(range(count)) - seen):
+            because = "as data.label_format says" if indices else f"below model.num_labels ({num_labels})"
+            message = "%s: the labels %s are indices, %s; no example has %s"
+            logger.warning(message, source, _some(sorted(seen)), because, _some(lacking))
+        return LabelSet(tuple(f"LABEL_{index}" for index in range(count)), "index")
+    if indices:
+        raise UserError(f"model.num_labels is {num_labels}, but {source} has the index {max(seen)}: raise it")
+    _check_count(sorted(seen), source, num_labels)
+    message = "%s: the numbers %s are taken as names of %d labels, for they are not 0, 1, 2 and so on"
+    logger.warning(message, source, _some(sorted(seen)), len(seen))
+    return LabelSet(tuple(map(str, sorted(seen))), "name")
+
+
+def _some(numbers: Sequence[int]) -> str:
+    shown = ", ".join(map(str, numbers[:8]))
+    return shown if len(numbers) <= 8 else f"{shown}, ... {numbers[-1]}"
+
+
+def _fit_names(labels: Labels, rules: LabelRules, num_labels: int | None) -> LabelSet:
+    given, source = rules.names, labels.source
+    values = labels.legend.values
+    numbers = [whole_number(value) for value in values]
+    written = rules.format == "names" or None in numbers
+    names = [as_name(value) if written else str(number) for value, number in zip(values, numbers, strict=True)]
+    seen = sorted(set(names), key=lambda name: (whole_number(name) or 0, name) if None not in numbers else (0, name))
+    if given is None:
+        if rules.format != "names":
+            _check_readings(labels, names)
+        _check_count(seen, source, num_labels)
+        return LabelSet(tuple(seen), "name")
+    places = find_places(seen, given, source)
+    if len(places) < len(seen) or len(given) != (num_labels or len(seen)):
+        raise UserError(
+            f"data.label_names ({quoted(given)}) and the labels of {source} ({quoted(seen)}) differ; if some "
+            f"have no example, set model.num_labels to {len(given)}"
+        )
+    return LabelSet(tuple(given), "name")
+
+
+def _check_readings(labels: Labels, names: list[str]) -> None:
+    """Refuse names that are likely to be something else, or one name in two spellings."""
+    fractional = [code for code, name in enumerate(names) if "." in name or "," in name]
+    if fractional and all(_NUMBER.fullmatch(name) for name in names):
+        raise UserError(
+            f"{labels.place(fractional[0])}: the labels are fractional numbers ({quoted(sorted(names), 5)}): set task: "
+            "regression, or, if they are names, list them in data.label_names"
+        )
+    as_written = "if it is the name of a label, set data.label_format to names"
+    for code, name in enumerate(names):
+        if name.lower() in _EMPTY:
+            raise UserError(f"{labels.place(code)}: label {name!r} stands for no value: remove the row; {as_written}")
+        if name[:1] in ("[", "(", "{") and read_list(name) is not None:
+            raise UserError(
+                f"{labels.place(code)}: label {name!r} is a list: for several labels a text set task: multi_label; "
+                f"{as_written}"
+            )
+    _check_mixture(labels, names)
+    first: dict[str, int] = {}
+    for code, name in enumerate(names):
+        other = first.setdefault(fold(name), code)
+        if names[other] != name:
+            raise UserError(
+                f"{labels.place(code)}: label {name!r} differs only in its spelling from {names[other]!r} "
+                f"({labels.place(other)}): to make them one, set data.label_map to {{{name}: {names[other]}}}; if they are "
+                "two, set data.label_format to names"
+            )
+
+
+def _check_mixture(labels: Labels, names: list[str]) -> None:
+    """Refuse whole numbers among other names; numbers that are padded with zeros are names for certain."""
+    whole = np.array([whole_number(value) is not None for value in labels.legend.values])
+    other = np.array([not is_whole and not _PADDED.fullmatch(n) for is_whole, n in zip(whole, names, strict=True)])
+    if not (whole.any() and other.any()):
+        return
+    counts = np.bincount(labels.codes, minlength=len(names))
+    rare = whole if counts[whole].sum() < counts[other].sum() else other
+    code = int(np.flatnonzero(rare)[0])
+    kinds = ("a number", "names") if rare is whole else ("no whole number", "numbers")
+    most = quoted([name for name, is_rare in zip(names, rare, strict=True) if not is_rare], 5)
+    raise UserError(
+        f"{labels.place(code)}: label {names[code]!r} is {kinds[0]}, but most labels are {kinds[1]} ({most}): correct it or "
+        "remove the row; if all are names, set data.label_format to names"
+    )
+
+
+def _check_count(seen: Sequence[str | int], source: str, num_labels: int | None) -> None:
+    if num_labels is not None and num_labels != len(seen):
+        raise UserError(f"model.num_labels is {num_labels}, but {source} has {len(seen)} labels: {quoted(seen)}")
+
+
+def say_replaced(head: Head, names: Sequence[str], source: str, what: str = "labels", hint: str = "") -> None:
+    """Say that none of the labels, or tags, is one of a trained head's, so that a new one is drawn."""
+    message = "%s: none of the %s %s is one of %s's (%s): a new head is drawn%s"
+    logger.warning(message, source, what, quoted(names, 5), head.model, quoted(head.names, 5), hint)
+
+
+def keep_head(
+    label_set: LabelSet, source: str, rules: LabelRules, head: Head, *, named: bool = False, own: bool = False
+) -> LabelSet:
+    """Return the labels of a training set in the order of a trained head that has as many of the same names.
+
+    Args:
+      label_set: as the training data alone define it.
+      source: of the training data, for messages.
+      rules: what the configuration says.
+      head: where it has another number of labels, or none of these, a new one is drawn, and the labels stay as they are.
+      named: whether the source itself names the places of its multi-hot lists.
+      own: whether the data set itself names its integers, so that other names are a mistake.
+
+    Raises:
+      UserError: where the head has other names, or it cannot be told which is which.
+    """
+    known, names = head.names, label_set.names
+    if len(known) != len(names):
+        if set(map(fold, names)) < set(map(fold, known)):
+            message = "%s has %d of the %d labels of %s: to keep its head, set model.num_labels to %d"
+            logger.warning(message, source, len(names), len(known), head.model, len(known))
+        return label_set
+    if is_generic(names) and (is_generic(known) or rules.format in ("indices", "multi_hot")):
+        return dataclasses.replace(label_set, names=names if is_generic(known) else known)
+    new = "or set model.head to new, for a head without its training"
+    if is_generic(names):
+        raise UserError(
+            f"{source}: its numbers may or may not be indices of the labels of {head.model}, {quoted(known)}: set "
+            f"data.label_format to {'multi_hot' if label_set.integers == 'position' else 'indices'}, {new}"
+        )
+    if is_generic(known) and label_set.integers != "name":
+        logger.warning("%s: its numbers are taken as indices of the labels of %s", source, head.model)
+        return label_set
+    places = find_places(names, known, source)
+    if not own and head.has_none_of(names):
+        say_replaced(head, names, source, hint="; data.label_map may rename them to keep it")
+        return dataclasses.replace(label_set, new_head=True)
+    if len(places) < len(names):
+        raise UserError(
+            f"{head.model} has a trained head for other labels: {both_lists(names, known, head.model)}; {new}"
+        )
+    in_order = list(places.values()) == list(range(len(known)))
+    if not in_order and label_set.integers == "position" and not named:
+        raise UserError(
+            f"{source}: data.label_names has the labels of {head.model} in another order ({quoted(known)}), which lists of "
+            f"0 and 1 must follow: write the columns in its order, {new}"
+        )
+    if in_order:
+        return dataclasses.replace(label_set, names=known)
+    logger.warning("%s: the labels are in the order of %s, whose head goes on: %s", source, head.model, quoted(known))
+    return LabelSet(known, "name" if label_set.integers == "index" else label_set.integers)
+
+
+IntegerLabels = Literal["index", "name", "position", "either"]
+BOOLEANS = ["false", "true"]
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.data.seen import Seen
 from jaxbert.data.store import Stored
-from jaxbert.data.tokens import Tokens
+from jaxbert.data.tokens import Seen, Tokens
 
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
 _BARS = 12

@@ -16,13 +16,116 @@ Nothing here touches tokens; `batches` fills the rows.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from jaxbert.data.examples import Windows
-from jaxbert.data.order import Permutation
 from jaxbert.errors import UserError
+
+_ROUNDS = 6
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+class Permutation:
+    """A bijection of 0..size-1 that depends on (seed, epoch)."""
+
+    def __init__(self, size: int, seed: int, epoch: int) -> None:
+        self.size = size
+        self._half_bits = np.uint64(max(1, -(-max(size - 1, 1).bit_length() // 2)))
+        self._mask = (np.uint64(1) << self._half_bits) - np.uint64(1)
+        self._keys = np.random.default_rng((seed, epoch)).integers(0, 2**63, _ROUNDS, dtype=np.uint64)
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        """Return the examples at positions `start` to `stop - 1`, int64."""
+        values = self._scramble(np.arange(start, stop, dtype=np.uint64))
+        outside = np.flatnonzero(values >= self.size)
+        while outside.size:
+            values[outside] = self._scramble(values[outside])
+            outside = outside[values[outside] >= self.size]
+        return values.astype(np.int64)
+
+    def _scramble(self, values: np.ndarray) -> np.ndarray:
+        left, right = values >> self._half_bits, values & self._mask
+        for key in self._keys:
+            mixed = (right ^ key) * _MULTIPLIER
+            mixed = (mixed ^ (mixed >> np.uint64(29))) * _MULTIPLIER
+            left, right = right, left ^ ((mixed >> np.uint64(32)) & self._mask)
+        return (left << self._half_bits) | right
+
+
+_SHORT_ROW = 128
+_FEW_ROWS = 8
+_SMALL_SLOTS = 64
+_MOST_LARGE = 3
+"""Layouts of large pieces."""
+_WASTE = 2
+"""How many times as many rows as the tokens need may be computed before another layout is chosen."""
+
+
+@dataclass
+class Ladder:
+    """Chooses layouts; at most ten programs of large and small pieces together, and seldom more than three are met."""
+
+    batch_size: int
+    """Examples of one step."""
+    longest: int
+    """The most tokens that an example can have."""
+    most_tokens: int
+    """Tokens of one step, if all examples had the length of the longest of their piece."""
+    row_multiple: int = 1
+    alignment: int = 8
+    _large: list[tuple[Layout, int]] = field(default_factory=list)
+
+    def choose(self, lengths: np.ndarray) -> tuple[Layout, int]:
+        """Return the layout of a piece of examples of these lengths, and how many of them a step takes."""
+        if 2 * len(lengths) < self.batch_size:
+            return self._small(int(lengths.max()))
+        layout, size = self._for_many(lengths)
+        return layout, min(size, self._size(int(lengths.max())))
+
+    def _small(self, longest: int) -> tuple[Layout, int]:
+        """Return one of two row lengths with two row counts, and as many examples as its rows surely hold."""
+        whole = round_up(self.longest, self.alignment)
+        row_length = next(length for length in (min(_SHORT_ROW, whole), whole) if longest <= length)
+        slots = min(_SMALL_SLOTS, round_up(row_length // 4, 4))
+        rows = (self.row_multiple, _FEW_ROWS * self.row_multiple)
+        return Layout(row_length, rows, slots), rows[-1] * min(row_length // longest, slots)
+
+    def _size(self, longest: int) -> int:
+        return min(self.batch_size, max(1, self.most_tokens // longest))
+
+    def _for_many(self, lengths: np.ndarray) -> tuple[Layout, int]:
+        longest = int(lengths.max())
+        fitting = [known for known in self._large if longest <= known[0].row_length]
+        good = [known for known in fitting if not self._wasteful(*known, lengths)]
+        last = len(self._large) >= _MOST_LARGE - 1  # it must hold all that is to come
+        if good or (fitting and last):
+            return min(good or fitting, key=lambda known: known[0].row_counts[0] * known[0].row_length)
+        size = self._size(longest)
+        layout = choose_layout(
+            lengths,
+            size,
+            row_length=round_up(self.longest, self.alignment) if last else None,
+            row_multiple=self.row_multiple,
+            alignment=self.alignment,
+            seed=None,
+        )
+        # Examples to come may be as long as a row.
+        worst = round_up(size, self.row_multiple)
+        if worst > layout.row_counts[-1]:
+            layout = replace(layout, row_counts=(*layout.row_counts, worst))
+        self._large.append((layout, size))
+        return layout, size
+
+    def _wasteful(self, layout: Layout, size: int, lengths: np.ndarray) -> bool:
+        """Say whether most of the rows, or of a row's attention, would be for nothing."""
+        longest = int(lengths.max())
+        tokens = float(lengths.mean()) * min(size, self._size(longest), len(lengths))
+        needed = round_up(-(-int(tokens) // layout.row_length), self.row_multiple)
+        far_longer = layout.row_length > max(_SHORT_ROW, 8 * longest)
+        return far_longer or layout.row_counts[0] > _WASTE * needed
+
 
 WINDOW = 32
 """Steps over which lengths are balanced."""

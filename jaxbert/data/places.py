@@ -17,9 +17,8 @@ from typing import NamedTuple
 from etils import epath
 
 from jaxbert.bucket import fetched, in_bucket, to_path
-from jaxbert.data.facts import Facts
 from jaxbert.data.streams import COMPRESSED
-from jaxbert.data.table import nearest, quoted
+from jaxbert.data.table import Facts, nearest, quoted
 from jaxbert.errors import UserError, foreign_errors
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}

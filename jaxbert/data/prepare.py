@@ -1,28 +1,42 @@
-"""From a source to tokens and labels: taken from the cache, or read and tokenized part by part.
+"""From a source to tokens: taken from the cache, or read and tokenized part by part.
 
-At no time is more than a part of the texts in memory; the tokens go to files and are mapped from there.
-"""
+Texts become tokens at once. Items that are more than a text and a label (tagged texts, questions, choices) take two steps,
+each with an entry of its own in the cache: the records of a source become items, which do not depend on a model, and the
+items of a set become tokens with what the task needs beside them. At no time is more than a part in memory. What an item is,
+and how it becomes tokens, is the task's part."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
-from jaxbert.data import cache
+from jaxbert.config import COLUMN_KEYS, FILE_KEYS, DataConfig
+from jaxbert.data import store
+from jaxbert.data.examples import Windows
 from jaxbert.data.label_kinds import make_label_column
-from jaxbert.data.long_texts import LongTexts
-from jaxbert.data.seen import Watcher
-from jaxbert.data.share import Share
 from jaxbert.data.sources import Source
-from jaxbert.data.store import Stored, Writer
-from jaxbert.data.table import Table
-from jaxbert.data.tokens import Encoded, encode_texts, forget_lengths, joined
-from jaxbert.errors import foreign_errors
+from jaxbert.data.store import Column, Stored, Writer
+from jaxbert.data.table import Facts, Row, Table
+from jaxbert.data.tokens import (
+    Encoded,
+    LongTexts,
+    Share,
+    Tokens,
+    Watcher,
+    encode_texts,
+    forget_lengths,
+    hash_rows,
+    hash_texts,
+    joined,
+)
+from jaxbert.errors import UserError, foreign_errors
 
 _CHARACTERS = 2**20
 """About how much text is tokenized at once: the tokenizer's own result takes some hundred bytes a token."""
@@ -54,9 +68,9 @@ def prepare(
     Raises:
       UserError: for the first row that is malformed.
     """
-    stored = cache.cached(
+    stored = store.cached(
         source.name,
-        lambda: cache.entry_name(source.identity(), tokenizer, max_length, long_texts),
+        lambda: store.entry_name(source.identity(), tokenizer, max_length, long_texts),
         partial(_read, source, tokenizer, max_length, long_texts, on_rows, share),
         folder=folder,
         all_have=share.all_have,
@@ -121,3 +135,303 @@ def encode_part(part: Table, tokenizer: Any, max_length: int, long_texts: LongTe
         with foreign_errors(f"{part.source}: the tokenizer fails on a text near row {part.rows[start]}"):
             encoded = encode_texts(tokenizer, part.texts[start : start + size], pairs, max_length, long_texts)
         yield encoded
+
+
+_MOST_ITEMS = 16_384
+
+
+class Item(Protocol):
+    """One example of a source."""
+
+    @property
+    def row(self) -> Row: ...
+
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        """What goes from the source into the answer."""
+        ...
+
+    def pack(self) -> Any:
+        """Return plain values, as JSON has them, without `kept`."""
+        ...
+
+    @classmethod
+    def unpack(cls, values: Any) -> Self:
+        """Take what `pack` gave."""
+        ...
+
+    def key(self) -> str:
+        """Return a text that is the same where two items are, their labels aside."""
+        ...
+
+    def group(self) -> str | None:
+        """Return the text that must not be in training and validation both; None where there is none."""
+        ...
+
+
+AnyItem = TypeVar("AnyItem", bound=Item)
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Lazy(Sequence[Made]):
+    """The members of a sequence at some places, each made when it is asked for."""
+
+    members: Sequence[Any]
+    make: Callable[[Any], Made]
+    places: np.ndarray | None = None
+    """None: all, in order."""
+
+    def __len__(self) -> int:
+        return len(self.members) if self.places is None else len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        place = range(len(self))[index]
+        if isinstance(place, range):
+            return [self[i] for i in place]
+        return self.make(self.members[place if self.places is None else int(self.places[place])])
+
+
+@dataclass(frozen=True)
+class ItemSet(Generic[AnyItem]):
+    """The items of a source, or some of them."""
+
+    form: ClassVar[type[Any]]
+    """The class of an item."""
+    source: str
+    """As messages name it."""
+    items: Sequence[AnyItem]
+    facts: Facts = field(default_factory=Facts)
+    known: Mapping[str, Any] | None = None
+    """The notes, where they were kept with the items."""
+    groups: np.ndarray | None = None
+    """uint64 [D]: equal where the groups of two items are; None where they are not kept."""
+    entry: str | None = None
+    """Decides the content; None where that cannot be told."""
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @classmethod
+    def survey(cls, items: Sequence[AnyItem], notes: dict[str, Any]) -> None:
+        """Add to the notes, plain values, what a task asks of all items at once."""
+
+    @cached_property
+    def notes(self) -> Mapping[str, Any]:
+        """What `survey` notes of all items."""
+        if self.known is not None:
+            return self.known
+        notes: dict[str, Any] = {}
+        for part in in_slices(self.items):
+            self.survey(part, notes)
+        return notes
+
+    def take(self, indices: np.ndarray) -> Self:
+        """Return some of them."""
+        entry = None if self.entry is None else store.name_of([self.entry, int(hash_rows([indices])[0])])
+        return replace(self, items=Lazy(self.items, lambda item: item, indices), known=None, groups=None, entry=entry)
+
+    def kept_rows(self) -> list[Mapping[str, Any]]:
+        """Return for each item what goes from the source into its answer."""
+        return [item.kept for item in self.items]
+
+    def group_numbers(self) -> np.ndarray:
+        """Return the group of each item, int64 [D], numbered from 0 in the order in which they first occur."""
+        if self.groups is None:
+            keys = hash_texts([item.group() or str(number) for number, item in enumerate(self.items)])
+        else:
+            keys = self.groups
+        _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+        return np.argsort(np.argsort(first))[which]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Put parts of a source that are in memory behind one another."""
+        return replace(parts[0], items=[item for part in parts for item in part.items], known=None)
+
+
+AnySet = TypeVar("AnySet", bound=ItemSet[Any])
+
+
+@dataclass(frozen=True)
+class ItemSource(Generic[AnyItem]):
+    """Items that were found, and not read yet."""
+
+    name: str
+    """As messages name it."""
+    read: Callable[[Facts], Iterator[AnyItem]]
+    """Read them; raises a UserError for what is malformed."""
+    identity: Callable[[], Any]
+    """Return plain values that change with the content and with how it is read; None where that cannot be told."""
+    empty: str
+    """What is said of a source without items."""
+
+    def stream(self, limit: int | None = None, facts: Facts | None = None) -> Iterator[AnyItem]:
+        """Read the first `limit` items.
+
+        Raises:
+          UserError: for what is malformed, and if there is none.
+        """
+        found = False
+        for item in islice(self.read(facts or Facts()), limit):
+            found = True
+            yield item
+        if not found:
+            raise UserError(f"{self.name}: {self.empty}")
+
+
+def read_by(data: DataConfig) -> list[Any]:
+    """Return the settings that say how a source is read, as plain values."""
+    return [getattr(data, key) for key in (*COLUMN_KEYS, *FILE_KEYS, "label", "label_names")]
+
+
+def hold_items(
+    form: type[AnySet],
+    source: ItemSource[Any],
+    *,
+    limit: int | None = None,
+    folder: Path | None = None,
+    on_rows: Callable[[int], None] = lambda rows: None,
+    all_have: Callable[[bool], bool] = bool,
+) -> AnySet:
+    """Return the first `limit` items of a source, from the cache in `folder` where an earlier start has left them.
+
+    Args:
+      form: the class of the set.
+      source: what is read.
+      limit: how many items are wanted; None for all.
+      folder: where items are kept for the next start; None keeps none.
+      on_rows: called with the number of items that have been read since the last call.
+      all_have: says whether every process of the run says yes.
+
+    Raises:
+      UserError: for the first item that is malformed, and if there is none.
+    """
+    names: list[str | None] = []
+
+    def key() -> str | None:
+        content = source.identity()
+        names.append(None if content is None else store.name_of(["items", form.__qualname__, content, limit]))
+        return names[-1]
+
+    def write(written: Path) -> None:
+        facts, notes = Facts(), dict[str, Any]()
+        with Writer(written, {"groups": Column("<u8")}) as writer:
+            for part in in_slices(source.stream(limit, facts)):
+                form.survey(part, notes)
+                first = writer.items
+                keys = [item.group() or str(number) for number, item in enumerate(part, first)]
+                writer.add_items([item.pack() for item in part], {"groups": hash_texts(keys)})
+                on_rows(len(part))
+            writer.finish(None, notes={"facts": facts.to_dict(), "survey": notes})
+
+    stored = store.cached(source.name, key, write, folder=folder, all_have=all_have, said=False)
+    items = Lazy(stored.items, form.form.unpack)
+    facts, notes = Facts(**stored.notes["facts"]), stored.notes["survey"]
+    entry = names[0] if len(set(names)) == 1 else None  # a file that changed while it was read has no name
+    return form(source.name, items, facts, notes, stored.columns["groups"], entry)
+
+
+def in_slices(items: Iterable[AnyItem]) -> Iterator[list[AnyItem]]:
+    """Yield items in lists of about the same number of characters."""
+    part: list[AnyItem] = []
+    characters = 0
+    for item in items:
+        part.append(item)
+        characters += len(item.key()) + 1
+        if characters > _CHARACTERS or len(part) == _MOST_ITEMS:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part
+
+
+@dataclass(frozen=True)
+class Encoder(Generic[AnySet]):
+    """How the items of a set become tokens."""
+
+    columns: Mapping[str, Column]
+    """What is kept beside the tokens."""
+    settings: Sequence[Any]
+    """Plain values that decide, beside items, tokenizer and `max_length`, what `encode` returns."""
+    encode: Callable[[AnySet], Encoded]
+    """Tokenize some items that are in memory; `whole` and `windows` are those of each item."""
+    say: Callable[[AnySet, Stored], None] = lambda items, stored: None
+    """Say what was noticed in all items, whose tokens are stored."""
+
+
+def encode_items(
+    found: AnySet,
+    encoder: Encoder[AnySet],
+    tokenizer: Any,
+    max_length: int,
+    *,
+    folder: Path | None = None,
+    on_rows: Callable[[int], None] = lambda rows: None,
+    share: Share = Share(),  # noqa: B008 (frozen)
+) -> Stored:
+    """Return the tokens of a set, from the cache in `folder` where an earlier start has left them.
+
+    Args:
+      found: the items.
+      encoder: the task's.
+      tokenizer: a transformers tokenizer.
+      max_length: longest segment in tokens, special tokens included.
+      folder: where tokens are kept for the next start; None keeps none.
+      on_rows: called with the number of items that have been tokenized since the last call.
+      share: what this process tokenizes; every process of the run has the same items at the same time.
+
+    Raises:
+      UserError: for what the task cannot encode.
+    """
+    unknown_id = getattr(tokenizer, "unk_token_id", None)
+
+    def key() -> str | None:
+        whole = None if found.entry is None else ["encoded", found.entry, list(encoder.settings)]
+        return store.entry_name(whole, tokenizer, max_length)
+
+    def write(written: Path) -> None:
+        watcher, unknown = Watcher(tokenizer), 0
+        with Writer(written, encoder.columns) as writer:
+            for part in in_slices(found.items):
+                rows = watcher.place_rows([item.row for item in part], found.source)
+                writer.add_rows(hash_texts([item.key() for item in part]), rows)
+                low, high = share.bounds(len(part))
+                mine = replace(found, items=part[low:high], known=found.notes, groups=None)
+                for encoded in share.gather(_encode(encoder, mine)):
+                    writer.add(encoded)
+                    unknown += 0 if unknown_id is None else int(np.count_nonzero(encoded.ids == unknown_id))
+                on_rows(len(part))
+            writer.finish(None, watcher, unknown)
+
+    stored = store.cached(found.source, key, write, folder=folder, all_have=share.all_have)
+    forget_lengths(tokenizer)
+    assert stored.seen is not None
+    stored = replace(stored, seen=replace(stored.seen, facts=found.facts))
+    encoder.say(found, stored)
+    return stored
+
+
+def _encode(encoder: Encoder[AnySet], found: AnySet) -> Encoded:
+    """Tokenize some items, or none."""
+    if len(found):
+        encoded = encoder.encode(found)
+        columns = {name: encoded.columns[name].astype(column.dtype) for name, column in encoder.columns.items()}
+        return replace(encoded, columns=columns)
+    nothing = np.zeros(0, np.int32)
+    columns = {name: np.zeros((0, *column.shape), column.dtype) for name, column in encoder.columns.items()}
+    return Encoded(nothing, nothing, nothing, 0, nothing, nothing, columns)
+
+
+def encode_in_memory(found: AnySet, encoder: Encoder[AnySet]) -> Stored:
+    """Return the tokens of items that are to be answered."""
+    encoded = encoder.encode(found)
+    stored = Stored(
+        tokens=Tokens.behind_one_another(encoded.ids, encoded.lengths, encoded.first_lengths),
+        labels=None,
+        cut=encoded.cut,
+        windows=Windows.of_counts(encoded.windows),
+        columns=encoded.columns,
+    )
+    encoder.say(found, stored)
+    return stored

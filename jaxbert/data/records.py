@@ -14,16 +14,25 @@ from typing import Any, TypeVar
 
 from jaxbert.config import DataConfig
 from jaxbert.data import memory, tfds
-from jaxbert.data.class_names import class_names
-from jaxbert.data.facts import Facts
-from jaxbert.data.files import features_of, file_identity, parquet_records
 from jaxbert.data.hub import Split
 from jaxbert.data.intake import BadRows, Problem
 from jaxbert.data.json_rows import json_records
 from jaxbert.data.places import JSON_LINES, Found, extension_of, find_file, find_files
-from jaxbert.data.sources import SPLITS, STDIN, STDIN_NAME, Role, check_rows, find_split, stdin_text, stdin_waits
+from jaxbert.data.sources import (
+    SPLITS,
+    STDIN,
+    STDIN_NAME,
+    Role,
+    check_rows,
+    features_of,
+    file_identity,
+    find_split,
+    parquet_records,
+    stdin_text,
+    stdin_waits,
+)
 from jaxbert.data.streams import Text, opened
-from jaxbert.data.table import Place, Row, at_row, find_column, kind_of, nearest, quoted, shorten
+from jaxbert.data.table import Facts, Place, Row, at_row, class_names, find_column, kind_of, nearest, quoted, shorten
 from jaxbert.errors import UserError
 
 TABLES = (*JSON_LINES, ".parquet")

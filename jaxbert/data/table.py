@@ -1,12 +1,14 @@
-"""The one shape in which labelled text arrives, part by part, and the checks every source shares.
+"""The one shape in which labelled text arrives, part by part, and the checks that every source shares.
 
 A reader brings columns of raw values, a few thousand rows at a time, which `intake` checks. Where the values come from is
-the readers' part (`files`, `hub`, `tfds`), what the labels mean `label_column`'s.
-"""
+the readers' part (`sources`, `hub`, `tfds`), what the labels mean that of `labels`."""
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
+import json
+import logging
 import math
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +17,103 @@ from itertools import chain, islice
 from typing import Any, Literal, NamedTuple
 
 from jaxbert.config import DataConfig
-from jaxbert.data.facts import Facts
 from jaxbert.errors import UserError
+
+_NAMED = 10
+
+logger = logging.getLogger("jaxbert")
+
+
+@dataclass
+class Facts:
+    """How a source was read; the reader fills it while it reads, and every part of the source carries the same one."""
+
+    columns: list[str] = field(default_factory=list)
+    """All columns of the source, in order."""
+    used: list[str] = field(default_factory=list)
+    """Those that were read."""
+    files: list[str] = field(default_factory=list)
+    """The files of a folder or a pattern, in the order of reading; empty for a single file."""
+    separator: str | None = None
+    """Of the fields of a row; None for formats that have none."""
+    encoding: str | None = None
+    """Of the text files; None for other formats."""
+    skipped: int = 0
+    """Malformed or empty rows that were left out because `data.bad_rows` is skip."""
+    skipped_rows: list[int | str] = field(default_factory=list)
+    """The first of them, as a user counts; with the file where there are several."""
+    said: list[str] = field(default_factory=list)
+    """What was said of how it is read: a start that finds its tokens in the cache says it again."""
+
+    def skip(self, row: int | str) -> None:
+        """Note a row that is left out."""
+        self.skipped += 1
+        if len(self.skipped_rows) < _NAMED:
+            self.skipped_rows.append(row)
+
+    def say(self, source: str, what: str) -> None:
+        """Tell the user about something that was taken because it is likely, for the first file of which it is true."""
+        if not any(note.endswith(f": {what}") for note in self.said):
+            self.said.append(f"{source}: {what}")
+            logger.warning("%s", self.said[-1])
+
+    def choose(self, columns: Sequence[str], used: Sequence[str]) -> None:
+        """Note the columns."""
+        self.columns, self.used = list(columns), list(used)
+
+    def become(self, other: Facts) -> None:
+        """Take over what another reader of the same source has found out."""
+        for field_ in dataclasses.fields(self):
+            setattr(self, field_.name, getattr(other, field_.name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return dataclasses.asdict(self)
+
+
+_LISTS = ("List", "LargeList", "Sequence")
+
+
+def class_names(features: Mapping[str, Any], column: str) -> list[str] | None:
+    """Return the names for the integers of a column, also those inside of lists; None where there are none.
+
+    Args:
+      features: of a data set of `datasets` or of TFDS, or what `parquet_features` has found.
+      column: its name; `a.b` for what is inside of the column `a`.
+    """
+    feature: Any = features
+    for part in [column] if column in features else column.split("."):
+        inner = _without_lists(feature)
+        feature = inner.get(part) if isinstance(inner, Mapping) else None
+    feature = _without_lists(feature)
+    if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
+        names = feature.get("names") or range(feature.get("num_classes") or 0)
+    else:
+        names = feature.names if type(feature).__name__ == "ClassLabel" else ()
+    return [str(name) for name in names] or None
+
+
+def _without_lists(feature: Any) -> Any:
+    """Return what a feature is made of."""
+    while True:
+        if isinstance(feature, list) and len(feature) == 1:
+            feature = feature[0]
+        elif isinstance(feature, dict) and feature.get("_type") in _LISTS:
+            feature = feature.get("feature")
+        elif (inner := getattr(feature, "feature", None)) is not None:
+            feature = inner
+        else:
+            return feature
+
+
+def parquet_features(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+    """Return the features that the datasets library left in the metadata of a parquet file; nothing where there are none."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
 
 LabelKind = Literal["name", "list", "number"]
 

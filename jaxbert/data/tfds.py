@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxbert.data.class_names import class_names
 from jaxbert.data.hub import name_split
 from jaxbert.data.intake import Intake, Part, Problem
-from jaxbert.data.table import PART_ROWS, quoted, shorten
+from jaxbert.data.table import PART_ROWS, class_names, quoted, shorten
 from jaxbert.errors import UserError
 from jaxbert.plain import read_json, shown
 

@@ -1,19 +1,93 @@
-"""Texts to token ids, in flat arrays.
+"""Texts to token ids, in flat arrays, and what was seen of the texts before they were cut.
 
-All examples lie in one array, so that a million of them are a few NumPy objects and not a million lists. Where the arrays
-are kept is `store`'s part.
-"""
+All examples lie in one array, so that a million of them are a few NumPy objects and not a million lists. Long texts are cut
+at the end, in the middle, or into windows. Several processes divide the tokenizing: each takes a shard of every part, and
+all get all of it. Where the arrays are kept is the part of `store`."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import numpy as np
+import xxhash
 
-from jaxbert.data.long_texts import LongTexts
+from jaxbert.data.table import Facts, Place, Row, Table, at_row
+
+How = Literal["cut", "head_tail", "windows"]
+Pooling = Literal["mean", "max"]
+_HEAD = 4
+"""Of what is kept of a text that is cut in the middle, one part in four is its beginning (Sun et al., 2019: 128 of 510)."""
+_MOST_SHARED = 128
+
+
+@dataclass(frozen=True)
+class LongTexts:
+    """How long texts are read."""
+
+    how: How = "cut"
+    shared: int = 0
+    """Tokens that neighbouring windows have in common; half of one at most."""
+
+    def cut(self, ids: Sequence[int], max_length: int) -> list[list[int]]:
+        """Return the pieces of a text of more than `max_length` tokens, each between the text's first and last token.
+
+        Args:
+          ids: the text's tokens, with a special token at both ends.
+          max_length: longest piece, special tokens included.
+        """
+        body, room = list(ids[1:-1]), max_length - 2
+        if self.how == "head_tail":
+            head = room // _HEAD
+            pieces = [body[:head] + body[len(body) - (room - head) :]]
+        else:
+            step = room - min(self.shared, room // 2)
+            count = 1 + max(0, -(-(len(body) - room) // step))
+            pieces = [body[i * step : i * step + room] for i in range(count)]
+        return [[ids[0], *piece, ids[-1]] for piece in pieces]
+
+
+def resolve_shared(window_stride: int | None, max_length: int) -> int:
+    """Return how many tokens windows share: as asked, else a quarter of `max_length`, 128 at most."""
+    return min(max_length // 4, _MOST_SHARED) if window_stride is None else window_stride
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a model was taught to read long texts; an export keeps it."""
+
+    long_texts: LongTexts = LongTexts()
+    pooling: Pooling | None = None
+    """How the outputs of a text's windows become one; None where no text has several."""
+    max_length: int | None = None
+    """The longest piece, or the longest text where none is read in pieces; None where the model's own limit will do."""
+    pairs: bool = False
+    """Whether examples are pairs of texts, which are always cut."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, content: Any) -> Reading:
+        """Take what `to_dict` gave; anything else is read like a text that is cut at the model's own limit."""
+        cut = cls(pairs=isinstance(content, dict) and content.get("pairs") is True)
+        try:
+            long_texts = LongTexts(content["long_texts"]["how"], int(content["long_texts"]["shared"]))
+            length = None if content["max_length"] is None else int(content["max_length"])
+            reading = cls(long_texts, content["pooling"], length, cut.pairs)
+        except (KeyError, TypeError, ValueError):
+            return cut
+        known = reading.pooling in ("mean", "max", None) and long_texts.how in ("cut", "head_tail", "windows")
+        whole = long_texts.how == "cut" if length is None else 0 <= long_texts.shared < length - 2
+        return reading if known and whole else cut
+
+
+AS_IT_IS = Reading()
+"""Texts that are cut at the model's own limit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +155,7 @@ def encode_texts(
     texts: Sequence[str],
     pairs: Sequence[str] | None,
     max_length: int,
-    long_texts: LongTexts = LongTexts(),  # noqa: B008 (frozen)
+    long_texts: LongTexts = LongTexts(),
 ) -> Encoded:
     """Tokenize, cutting examples above `max_length` (of a pair, the end of the longer text first).
 
@@ -152,3 +226,130 @@ def forget_lengths(tokenizer: Any) -> None:
 def _call(tokenizer: Any, texts: list[str], pairs: list[str] | None, **options: Any) -> Any:
     options = {"padding": False, "return_attention_mask": False, "return_token_type_ids": True, **options}
     return tokenizer(texts, pairs, verbose=False, **options)
+
+
+def _alone(mine: Encoded) -> list[Encoded]:
+    return [mine]
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes tokenizes."""
+
+    index: int = 0
+    count: int = 1
+    gather: Callable[[Encoded], list[Encoded]] = _alone
+    """Give this process's tokens, and get those of all processes in their order."""
+    all_have: Callable[[bool], bool] = bool
+    """Say whether every process says yes."""
+
+    def of(self, part: Table) -> Table:
+        """Return this process's rows of a part; there may be none."""
+        return part.stretch(*self.bounds(len(part)))
+
+    def bounds(self, count: int) -> tuple[int, int]:
+        """Return where this process's share of so many begins and ends."""
+        return count * self.index // self.count, count * (self.index + 1) // self.count
+
+
+_REPLACEMENT = "\ufffd"
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """The D texts, or pairs of texts, of a source."""
+
+    lengths: np.ndarray
+    """int32 [D]: tokens of each before it was cut, special tokens included."""
+    hashes: np.ndarray
+    """uint64 [D]: equal where texts are equal, blanks at their ends aside."""
+    rows: np.ndarray
+    """int32 [D]: where each stands, as a user counts."""
+    origins: tuple[tuple[int, str], ...]
+    """The files of the source: the first text of each, and its name."""
+    facts: Facts
+    lossy: int = 0
+    """Texts of which the tokenizer drops a character that is no blank."""
+    unknown: int = 0
+    """Tokens that the vocabulary does not have."""
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def take(self, indices: np.ndarray) -> Seen:
+        """Return some texts, of a source of one file or several; what counts for the source as a whole stays."""
+        names = [name for _, name in self.origins]
+        origin = np.searchsorted([first for first, _ in self.origins], indices, side="right") - 1
+        changes = np.flatnonzero(np.diff(origin, prepend=-1))
+        origins = tuple((int(at), names[origin[at]]) for at in changes)
+        taken = {name: getattr(self, name)[indices] for name in ("lengths", "hashes", "rows")}
+        return dataclasses.replace(self, origins=origins, **taken)
+
+    def place(self, index: int) -> int | str:
+        """Return the row of a text, with the name of its file where there are several."""
+        if len(self.origins) == 1:
+            return int(self.rows[index])
+        names = [name for first, name in self.origins if first <= index]
+        return at_row(names[-1], int(self.rows[index]))
+
+
+class Watcher:
+    """Look at the texts of a source part by part."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.origins: list[tuple[int, str]] = []
+        self.facts = Facts()
+        self.lossy = 0
+        self._count = 0
+        self._dropped: dict[str, bool] = {}
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        self._normalizer: Any = getattr(backend, "normalizer", None)
+
+    def add(self, part: Table) -> tuple[np.ndarray, np.ndarray]:
+        """Return the hash and the row of each text of a part, uint64 and int32."""
+        self._add_origin(0, part.source)
+        self._count += len(part)
+        self.facts = part.facts
+        self.lossy += self._count_lossy(part.texts) + self._count_lossy(part.pairs or ())
+        return hash_texts(part.texts, part.pairs), np.fromiter(part.rows, np.int32, len(part))
+
+    def place_rows(self, rows: Sequence[Row], source: str) -> np.ndarray:
+        """Note where some items stand; return their rows, int32, without the files."""
+        for index, row in enumerate(rows):
+            self._add_origin(index, row.file if isinstance(row, Place) else source)
+        self._count += len(rows)
+        return np.fromiter((row.row if isinstance(row, Place) else int(row) for row in rows), np.int32, len(rows))
+
+    def _add_origin(self, index: int, file: str) -> None:
+        """Note the file of the text `index` of this part."""
+        if not self.origins or self.origins[-1][1] != file:
+            self.origins.append((self._count + index, file))
+
+    def _count_lossy(self, texts: Iterable[str]) -> int:
+        if self._normalizer is None:
+            return 0
+        return sum(1 for text in texts if not text.isprintable() or _REPLACEMENT in text if self._loses(text))
+
+    def _loses(self, text: str) -> bool:
+        """Say whether the tokenizer drops a character of a text."""
+        odd = {c for c in text if (not c.isprintable() or c == _REPLACEMENT) and not c.isspace()}
+        return any(self._drops(character) for character in odd)
+
+    def _drops(self, character: str) -> bool:
+        if character not in self._dropped:
+            self._dropped[character] = not self._normalizer.normalize_str(f"a{character}a").strip("a")
+        return self._dropped[character]
+
+
+def hash_texts(texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.ndarray:
+    """Return a hash of each text, or pair of texts, uint64."""
+    digest = xxhash.xxh3_64_intdigest
+    whole = texts if pairs is None else [f"{a.strip()}\0{b}" for a, b in zip(texts, pairs, strict=True)]
+    # A lone surrogate is no text that UTF-8 can write, but a text it is.
+    encoded = (text.strip().encode("utf-8", "surrogatepass") for text in whole)
+    return np.fromiter((digest(text) for text in encoded), np.uint64, len(texts))
+
+
+def hash_rows(values: Collection[np.ndarray]) -> np.ndarray:
+    """Return a hash of each of some arrays, or rows of a matrix, uint64."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(row.tobytes()) for row in values), np.uint64, len(values))

@@ -18,7 +18,7 @@ from transformers import BertConfig
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.batches import Batch as HostBatch
 from jaxbert.data.examples import Examples
-from jaxbert.data.label_fit import Head
+from jaxbert.data.labels import Head
 from jaxbert.data.overview import Overview
 
 Batch = dict[str, Array]

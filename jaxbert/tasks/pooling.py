@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from jaxbert.data.examples import Examples
-from jaxbert.data.long_texts import Pooling
+from jaxbert.data.tokens import Pooling
 from jaxbert.tasks.base import Batch
 
 

@@ -10,17 +10,14 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from jaxbert.config import Config, DataConfig
-from jaxbert.data.cache import cache_folder
 from jaxbert.data.examples import Examples
-from jaxbert.data.facts import Facts
-from jaxbert.data.items import Encoder, ItemSet, ItemSource, encode_items, hold_items
-from jaxbert.data.long_texts import LongTexts, Reading, resolve_shared
 from jaxbert.data.overview import TRAIN, Overview, View, lower_cases
-from jaxbert.data.prepare import prepare
+from jaxbert.data.prepare import Encoder, ItemSet, ItemSource, encode_items, hold_items, prepare
 from jaxbert.data.sources import Role, Source, open_source
 from jaxbert.data.split import split_groups, stratified_split
-from jaxbert.data.store import Stored
-from jaxbert.data.table import LabelKind
+from jaxbert.data.store import Stored, cache_folder
+from jaxbert.data.table import Facts, LabelKind
+from jaxbert.data.tokens import LongTexts, Reading, resolve_shared
 from jaxbert.errors import UserError
 from jaxbert.processes import tokenizing_share
 from jaxbert.tasks.base import Inputs, Task

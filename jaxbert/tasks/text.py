@@ -14,17 +14,14 @@ import numpy as np
 
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.examples import Examples, Windows
-from jaxbert.data.label_column import Labels
-from jaxbert.data.label_fit import Head
-from jaxbert.data.label_names import LabelRules, check_map
-from jaxbert.data.labels import IntegerLabels, LabelSet, all_written
-from jaxbert.data.long_texts import LongTexts, Reading, resolve_shared
+from jaxbert.data.label_column import LabelRules, Labels, check_map
+from jaxbert.data.labels import Head, IntegerLabels, LabelSet, all_written
 from jaxbert.data.overview import Labelling, Overview, View, lower_cases, vanished_texts, view_texts
 from jaxbert.data.prepare import encode_part, say_cut
 from jaxbert.data.sources import Source, open_source
 from jaxbert.data.store import Stored
 from jaxbert.data.table import LabelKind, Row, Table, at_row, together
-from jaxbert.data.tokens import Tokens, joined
+from jaxbert.data.tokens import LongTexts, Reading, Tokens, joined, resolve_shared
 from jaxbert.errors import UserError
 from jaxbert.models.heads import SequenceClassification
 from jaxbert.tasks.base import Inputs, Task

@@ -14,8 +14,7 @@ from jax.sharding import Mesh
 
 from jaxbert.data.batches import Batch, batches, lengths_of
 from jaxbert.data.examples import Examples
-from jaxbert.data.ladder import Ladder
-from jaxbert.data.packing import WINDOW, Layout, choose_layout
+from jaxbert.data.packing import WINDOW, Ladder, Layout, choose_layout
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, Params
 from jaxbert.tasks.base import Gathered, Task, count_predictions

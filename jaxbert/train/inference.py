@@ -15,7 +15,7 @@ from transformers import BertConfig
 from jaxbert.checks import COMPUTE_FORMATS
 from jaxbert.config import Config, DataConfig, MeshConfig, ModelConfig, PrecisionConfig, TrainConfig
 from jaxbert.data.examples import Examples
-from jaxbert.data.ladder import Ladder
+from jaxbert.data.packing import Ladder
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config

@@ -16,9 +16,9 @@ from jaxbert.checks import check
 from jaxbert.config import Config
 from jaxbert.data.batches import Batch, batches
 from jaxbert.data.examples import Examples
-from jaxbert.data.label_fit import Head
-from jaxbert.data.long_texts import Reading
+from jaxbert.data.labels import Head
 from jaxbert.data.packing import Layout
+from jaxbert.data.tokens import Reading
 from jaxbert.errors import UserError
 from jaxbert.models.functional import Model, Params
 from jaxbert.processes import all_alike, is_main, wait_for_all

@@ -14,7 +14,7 @@ from types import TracebackType
 
 import jax
 
-from jaxbert.data.cache import user_cache
+from jaxbert.data.store import user_cache
 
 logger = logging.getLogger("jaxbert")
 _GPU_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")

@@ -17,7 +17,7 @@ from transformers import BertConfig
 
 from jaxbert.bucket import fetched, in_bucket, to_path
 from jaxbert.config import ModelConfig, PrecisionConfig
-from jaxbert.data.label_fit import Head
+from jaxbert.data.labels import Head
 from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.folder import resolve

@@ -22,9 +22,8 @@ from transformers import AutoTokenizer
 from jaxbert.config import DataConfig
 from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
-from jaxbert.data.label_fit import fit_labels
-from jaxbert.data.label_names import LabelRules
-from jaxbert.data.labels import encode
+from jaxbert.data.label_column import LabelRules
+from jaxbert.data.labels import encode, fit_labels
 from jaxbert.data.packing import choose_layout
 from jaxbert.data.prepare import prepare
 from jaxbert.data.sources import open_source

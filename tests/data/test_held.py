@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from jaxbert.config import DataConfig
-from jaxbert.data.facts import Facts
 from jaxbert.data.memory import find_held, hold
 from jaxbert.data.records import open_records
 from jaxbert.data.sources import check_there, open_source
+from jaxbert.data.table import Facts
 from jaxbert.errors import UserError
 
 ROWS = [{"text": "fine film", "label": "good", "n": 1}, {"text": "poor film", "label": "bad", "n": 2}]

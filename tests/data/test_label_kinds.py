@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 
 from jaxbert.config import DataConfig
-from jaxbert.data.facts import Facts
-from jaxbert.data.label_column import Labels
-from jaxbert.data.label_fit import Head
+from jaxbert.data.label_column import LabelRules, Labels
 from jaxbert.data.label_kinds import make_label_column, scores_of
 from jaxbert.data.label_lists import encode_lists, fit_label_lists
-from jaxbert.data.label_names import LabelRules
-from jaxbert.data.labels import LabelSet, encode, meaning_of
-from jaxbert.data.table import Table, Wanted
+from jaxbert.data.labels import Head, LabelSet, encode, meaning_of
+from jaxbert.data.table import Facts, Table, Wanted
 from jaxbert.errors import UserError
 
 

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from tables import make_labels
 
-from jaxbert.data.label_fit import Head, fit_labels
-from jaxbert.data.label_names import LabelRules, check_map
-from jaxbert.data.labels import LabelSet, all_written, count_labels, encode, meaning_of
+from jaxbert.data.label_column import LabelRules, check_map
+from jaxbert.data.labels import Head, LabelSet, all_written, count_labels, encode, fit_labels, meaning_of
 from jaxbert.errors import UserError
 
 

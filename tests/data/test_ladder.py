@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxbert.data.ladder import Ladder
-from jaxbert.data.packing import plan_epoch
+from jaxbert.data.packing import Ladder, plan_epoch
 
 
 def draw(rng: np.random.Generator, count: int, longest: int) -> np.ndarray:

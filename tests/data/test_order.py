@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxbert.data.order import Permutation
+from jaxbert.data.packing import Permutation
 
 SIZES = (1, 2, 3, 4, 5, 15, 16, 17, 100, 255, 256, 257, 4096, 10_001)
 

@@ -6,10 +6,10 @@ import json
 
 import numpy as np
 
-from jaxbert.data.facts import Facts
 from jaxbert.data.overview import Labelling, Overview, View, describe_lengths
 from jaxbert.data.proposal import describe_choice, propose
-from jaxbert.data.seen import Seen, hash_texts
+from jaxbert.data.table import Facts
+from jaxbert.data.tokens import Seen, hash_texts
 
 
 def view(name: str, texts: list[str], labels: list[str] | None = None, first_row: int = 2, most: int = 10) -> View:

@@ -17,10 +17,10 @@ from runs import VOCAB, random_rows, write_csv
 from transformers import BertTokenizer
 
 from jaxbert.config import DataConfig
-from jaxbert.data import cache, intake, prepare, sources, store, table
+from jaxbert.data import intake, prepare, sources, store, table
 from jaxbert.data.label_column import Legend
-from jaxbert.data.long_texts import LongTexts
 from jaxbert.data.sources import open_source
+from jaxbert.data.tokens import LongTexts
 from jaxbert.errors import UserError
 
 ARRAYS = ("ids", "begins", "lengths", "first_lengths")
@@ -242,7 +242,7 @@ def test_a_kill_leaves_no_entry(tokenizer, data_file, folder, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(prepare, "encode_texts", killed)
-        patch.setattr(cache.shutil, "rmtree", lambda *_, **__: None)  # a killed process does not tidy up
+        patch.setattr(store.shutil, "rmtree", lambda *_, **__: None)  # a killed process does not tidy up
         with pytest.raises(KeyboardInterrupt):
             make(data_file, tokenizer, folder)
     (left,) = folder.iterdir()
@@ -265,15 +265,15 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(tokenizer, data_file, 
 
 
 def test_two_at_once_leave_one_whole_entry(tokenizer, data_file, folder, monkeypatch):
-    publish, others = cache.publish, []
+    publish, others = store.publish, []
 
     def late(written: Path, name: str) -> None:
         """Let another process come in between, once."""
-        monkeypatch.setattr(cache, "publish", publish)
+        monkeypatch.setattr(store, "publish", publish)
         others.append(make(data_file, tokenizer, folder))
         publish(written, name)
 
-    monkeypatch.setattr(cache, "publish", late)
+    monkeypatch.setattr(store, "publish", late)
     mine = make(data_file, tokenizer, folder)
     assert_same(mine, others[0])
     (entry,) = folder.iterdir()
@@ -285,7 +285,7 @@ def test_the_folder_is_bounded(tokenizer, tmp_path, folder, monkeypatch):
     make(paths[0], tokenizer, folder)
     (entry,) = folder.iterdir()
     size = sum(path.stat().st_size for path in entry.iterdir())
-    monkeypatch.setattr(cache, "LIMIT_BYTES", int(2.5 * size))
+    monkeypatch.setattr(store, "LIMIT_BYTES", int(2.5 * size))
     make(paths[1], tokenizer, folder)
     age = {path: i for i, path in enumerate(sorted(folder.iterdir(), key=lambda path: path == entry))}
     for path, rank in age.items():
@@ -326,15 +326,15 @@ def test_a_full_disk_is_one_line(tokenizer, data_file, folder):
 
 def test_where_the_cache_is(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache.cache_folder("auto") == tmp_path / "jaxbert" / "tokens"
+    assert store.cache_folder("auto") == tmp_path / "jaxbert" / "tokens"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
-    assert cache.cache_folder("auto") == Path("/home/someone/.cache/jaxbert/tokens")
-    assert cache.cache_folder("~/tokens") == Path("/home/someone/tokens")
-    assert cache.cache_folder(None) is None
+    assert store.cache_folder("auto") == Path("/home/someone/.cache/jaxbert/tokens")
+    assert store.cache_folder("~/tokens") == Path("/home/someone/tokens")
+    assert store.cache_folder(None) is None
 
 
 def test_standard_input_and_other_tokenizers_are_not_kept(tokenizer, data_file, folder):
     identity = open_source("-", DataConfig(), role="predict", labelled=False).identity()
-    assert cache.entry_name(identity, tokenizer, 8, LongTexts()) is None
-    assert cache.entry_name(["content"], object(), 8, LongTexts()) is None
+    assert store.entry_name(identity, tokenizer, 8, LongTexts()) is None
+    assert store.entry_name(["content"], object(), 8, LongTexts()) is None

@@ -5,9 +5,8 @@ import pytest
 from tables import make_labels, read
 
 from jaxbert.config import DataConfig
-from jaxbert.data.label_fit import fit_labels
-from jaxbert.data.label_names import LabelRules
-from jaxbert.data.labels import encode
+from jaxbert.data.label_column import LabelRules
+from jaxbert.data.labels import encode, fit_labels
 from jaxbert.errors import UserError
 
 pytestmark = pytest.mark.real

@@ -8,10 +8,10 @@ from runs import VOCAB, write_csv
 from transformers import BertTokenizer
 
 from jaxbert.config import DataConfig
-from jaxbert.data.facts import Facts
 from jaxbert.data.prepare import prepare
-from jaxbert.data.seen import Seen, hash_texts
 from jaxbert.data.sources import open_source
+from jaxbert.data.table import Facts
+from jaxbert.data.tokens import Seen, hash_texts
 
 ROWS = [
     ("good film", "a"),

@@ -17,9 +17,8 @@ from tables import read
 
 from jaxbert.config import DataConfig, PretrainConfig
 from jaxbert.data import streams
-from jaxbert.data.encodings import likely_encoding
 from jaxbert.data.sources import open_source
-from jaxbert.data.streams import Text
+from jaxbert.data.streams import Text, likely_encoding
 from jaxbert.errors import UserError
 from jaxbert.tasks.pretraining.documents import open_documents
 

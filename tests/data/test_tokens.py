@@ -9,8 +9,7 @@ import pytest
 from runs import VOCAB, ids_of
 from transformers import BertTokenizer
 
-from jaxbert.data.long_texts import LongTexts
-from jaxbert.data.tokens import Encoded, Tokens, encode_texts, forget_lengths
+from jaxbert.data.tokens import Encoded, LongTexts, Tokens, encode_texts, forget_lengths
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 from fuzz_mutations import damage_bytes, damage_value, set_keys, write_json
 
 from jaxbert.config import DataConfig
-from jaxbert.data.label_column import LabelColumn, Labels
-from jaxbert.data.label_fit import fit_labels
-from jaxbert.data.label_names import LabelRules
+from jaxbert.data.label_column import LabelColumn, LabelRules, Labels
+from jaxbert.data.labels import fit_labels
 from jaxbert.data.sources import open_source
 
 _ROWS = [

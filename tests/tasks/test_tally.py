@@ -7,8 +7,7 @@ import pytest
 from sklearn import metrics as sk
 
 from jaxbert.data.examples import Examples, Windows
-from jaxbert.data.long_texts import LongTexts, Reading
-from jaxbert.data.tokens import Tokens
+from jaxbert.data.tokens import LongTexts, Reading, Tokens
 from jaxbert.tasks.base import listed
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.label_scores import LabelScores

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxbert.data.long_texts import LongTexts, Reading
+from jaxbert.data.tokens import LongTexts, Reading
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.train.accumulate import sliced_document_gradient, sliced_gradient, whole_gradient
 

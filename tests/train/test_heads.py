@@ -10,7 +10,7 @@ import pytest
 from runs import LABELS, make_config, write_csv, write_model
 from transformers import BertConfig
 
-from jaxbert.data.label_fit import Head
+from jaxbert.data.labels import Head
 from jaxbert.errors import UserError
 from jaxbert.interop.read import has_classifier, read_tensors
 from jaxbert.runs.folder import RunFolder

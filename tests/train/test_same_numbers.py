@@ -13,7 +13,7 @@ from token_tasks import write_questions
 from transformers import AutoTokenizer, BertConfig
 
 from jaxbert.config import Config, ModelConfig
-from jaxbert.data.long_texts import LongTexts, Reading
+from jaxbert.data.tokens import LongTexts, Reading
 from jaxbert.runs.folder import RunFolder
 from jaxbert.train.inference import open_trained
 from jaxbert.train.run import Session, open_session

@@ -12,8 +12,8 @@ from tiny import random_params
 
 from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples, Windows
-from jaxbert.data.long_texts import LongTexts, Reading
 from jaxbert.data.packing import choose_layout
+from jaxbert.data.tokens import LongTexts, Reading
 from jaxbert.models.functional import make_model
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.multi_label.task import MultiLabel

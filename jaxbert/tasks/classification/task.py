@@ -16,12 +16,10 @@ from transformers import BertConfig
 
 from jaxbert.config import Config, TrainConfig
 from jaxbert.data.examples import Examples
-from jaxbert.data.label_column import Labels
-from jaxbert.data.label_fit import Head, fit_labels
-from jaxbert.data.label_names import LabelRules
-from jaxbert.data.labels import IntegerLabels, count_labels, encode, meaning_of
-from jaxbert.data.long_texts import AS_IT_IS, Reading
+from jaxbert.data.label_column import LabelRules, Labels
+from jaxbert.data.labels import Head, IntegerLabels, count_labels, encode, fit_labels, meaning_of
 from jaxbert.data.overview import Labelling
+from jaxbert.data.tokens import AS_IT_IS, Reading
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Batch, Sums, Tally, listed, metrics_of
 from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings

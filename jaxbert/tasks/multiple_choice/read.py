@@ -13,13 +13,12 @@ from itertools import combinations
 from typing import Any, Literal
 
 from jaxbert.config import DataConfig
-from jaxbert.data.facts import Facts
 from jaxbert.data.intake import BadRows, Problem
-from jaxbert.data.items import ItemSet, ItemSource, hold_items, read_by
 from jaxbert.data.label_column import whole_number
+from jaxbert.data.label_kinds import read_list
+from jaxbert.data.prepare import ItemSet, ItemSource, hold_items, read_by
 from jaxbert.data.sources import Role, Source, open_source
-from jaxbert.data.table import Place, Row, Table, at_row, is_missing, kind_of, shorten
-from jaxbert.data.written_lists import read_list
+from jaxbert.data.table import Facts, Place, Row, Table, at_row, is_missing, kind_of, shorten
 from jaxbert.errors import UserError
 
 Meaning = Literal["number from 0", "number from 1", "letter", "text"]

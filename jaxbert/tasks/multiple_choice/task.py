@@ -23,17 +23,13 @@ from transformers import BertConfig
 
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.batches import NO_LABEL
-from jaxbert.data.cache import cache_folder
 from jaxbert.data.examples import Examples
-from jaxbert.data.items import Encoder, encode_in_memory
-from jaxbert.data.label_fit import Head
-from jaxbert.data.long_texts import LongTexts
+from jaxbert.data.labels import Head
 from jaxbert.data.overview import Labelling, View, view_items
-from jaxbert.data.prepare import encode_part
-from jaxbert.data.seen import hash_texts
-from jaxbert.data.store import Column, Stored
+from jaxbert.data.prepare import Encoder, encode_in_memory, encode_part
+from jaxbert.data.store import Column, Stored, cache_folder
 from jaxbert.data.table import Place, Table
-from jaxbert.data.tokens import Encoded, joined
+from jaxbert.data.tokens import Encoded, LongTexts, hash_texts, joined
 from jaxbert.models import heads
 from jaxbert.tasks.base import Batch, Inputs, Sums, Task
 from jaxbert.tasks.exported import settings_of, with_settings

@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 
 from jaxbert.config import PretrainConfig
-from jaxbert.data import cache
-from jaxbert.data.facts import Facts
+from jaxbert.data import store
 from jaxbert.data.overview import DOCUMENTS, View
-from jaxbert.data.seen import Seen, hash_rows
-from jaxbert.data.share import Share
 from jaxbert.data.store import Writer
-from jaxbert.data.tokens import Encoded, Tokens, forget_lengths
+from jaxbert.data.table import Facts
+from jaxbert.data.tokens import Encoded, Seen, Share, Tokens, forget_lengths, hash_rows
 from jaxbert.errors import UserError, foreign_errors
 from jaxbert.tasks.pretraining.documents import END, Documents
 from jaxbert.tasks.pretraining.sentences import split_sentences
@@ -79,13 +77,13 @@ def read_corpus(
     def key() -> str | None:
         content = documents.identity()
         whole = None if content is None else ["sentences", settings, content]
-        names.append(cache.entry_name(whole, tokenizer, 0))
+        names.append(store.entry_name(whole, tokenizer, 0))
         return names[-1]
 
     def write(written: Path) -> None:
         _write(documents, tokenizer, pretrain, written, on_documents, share)
 
-    stored = cache.cached(documents.name, key, write, folder=folder, all_have=share.all_have)
+    stored = store.cached(documents.name, key, write, folder=folder, all_have=share.all_have)
     ends = np.concatenate([[-1], np.flatnonzero(stored.tokens.lengths == 0)])
     # A file that changed while it was read has no name.
     return Corpus(documents.name, stored.tokens, ends, names[0] if len(set(names)) == 1 else None)

@@ -15,12 +15,10 @@ from typing import Any
 
 from jaxbert.config import DataConfig, PretrainConfig
 from jaxbert.data import memory
-from jaxbert.data.facts import Facts
-from jaxbert.data.files import file_identity
 from jaxbert.data.places import extension_of, find_file, find_files
-from jaxbert.data.sources import SPLITS, Role, find_split, open_source
+from jaxbert.data.sources import SPLITS, Role, file_identity, find_split, open_source
 from jaxbert.data.streams import Text, opened
-from jaxbert.data.table import Table
+from jaxbert.data.table import Facts, Table
 
 END = ""
 """Stands behind the last line of each document; no line of a document is empty."""

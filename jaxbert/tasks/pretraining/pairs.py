@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxbert.data import cache
+from jaxbert.data import store
 from jaxbert.data.label_column import Legend
 from jaxbert.data.store import Stored, Writer
 from jaxbert.data.tokens import Encoded
@@ -80,12 +80,12 @@ def make_examples(
         _check_pairs(corpus, documents)
     settings = [recipe.max_length, recipe.next_sentence, recipe.cls_id, recipe.sep_id, recipe.seed]
     content = ["examples", corpus.identity, settings, None if chosen is None else chosen.tolist()]
-    name = None if corpus.identity is None else cache.name_of(content)
+    name = None if corpus.identity is None else store.name_of(content)
 
     def write(written: Path) -> None:
         _write(corpus, documents, recipe, written)
 
-    return cache.cached(corpus.name, lambda: name, write, folder=folder)
+    return store.cached(corpus.name, lambda: name, write, folder=folder)
 
 
 def _check_pairs(corpus: Corpus, documents: np.ndarray) -> None:

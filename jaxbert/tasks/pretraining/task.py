@@ -19,11 +19,11 @@ from jax import Array
 from transformers import BertConfig
 
 from jaxbert.config import Config, DataConfig
-from jaxbert.data.cache import cache_folder
 from jaxbert.data.examples import Examples
-from jaxbert.data.label_fit import Head
+from jaxbert.data.labels import Head
 from jaxbert.data.overview import TRAIN, Overview, View, lower_cases
 from jaxbert.data.sources import Role
+from jaxbert.data.store import cache_folder
 from jaxbert.errors import UserError
 from jaxbert.models.heads import MaskedLM, PreTraining
 from jaxbert.processes import tokenizing_share

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxbert.config import DataConfig
-from jaxbert.data.facts import Facts
 from jaxbert.data.intake import Problem
-from jaxbert.data.items import ItemSet, ItemSource, hold_items, read_by
 from jaxbert.data.places import existing_file
+from jaxbert.data.prepare import ItemSet, ItemSource, hold_items, read_by
 from jaxbert.data.records import (
     TABLES,
     Items,
@@ -26,7 +25,7 @@ from jaxbert.data.records import (
     wrong_kind,
 )
 from jaxbert.data.sources import Role, name_of
-from jaxbert.data.table import Place, Row, at_row, shorten
+from jaxbert.data.table import Facts, Place, Row, at_row, shorten
 from jaxbert.errors import UserError
 
 

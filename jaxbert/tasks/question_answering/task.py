@@ -18,14 +18,12 @@ from jax import Array
 from transformers import BertConfig
 
 from jaxbert.config import Config, DataConfig
-from jaxbert.data.cache import cache_folder
 from jaxbert.data.examples import Examples
-from jaxbert.data.items import encode_in_memory
-from jaxbert.data.label_fit import Head
-from jaxbert.data.long_texts import AS_IT_IS, Reading
+from jaxbert.data.labels import Head
 from jaxbert.data.overview import TRAIN, Labelling, View, view_items
-from jaxbert.data.seen import hash_texts
-from jaxbert.data.store import Stored
+from jaxbert.data.prepare import encode_in_memory
+from jaxbert.data.store import Stored, cache_folder
+from jaxbert.data.tokens import AS_IT_IS, Reading, hash_texts
 from jaxbert.models import heads
 from jaxbert.tasks.base import Batch, Inputs, Sums, Task
 from jaxbert.tasks.exported import settings_of, with_settings

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.data.items import Encoder
 from jaxbert.data.offsets import Located, cut_windows, locate
-from jaxbert.data.seen import hash_texts
+from jaxbert.data.prepare import Encoder
 from jaxbert.data.store import Column, Stored
-from jaxbert.data.tokens import Encoded, Tokens
+from jaxbert.data.tokens import Encoded, Tokens, hash_texts
 from jaxbert.errors import UserError
 from jaxbert.tasks.question_answering.read import Question, Questions
 

@@ -13,13 +13,12 @@ from transformers import BertConfig
 
 from jaxbert.config import Config
 from jaxbert.data.examples import Examples
-from jaxbert.data.label_column import Labels
-from jaxbert.data.label_fit import Head
+from jaxbert.data.label_column import LabelRules, Labels
 from jaxbert.data.label_kinds import scores_of
-from jaxbert.data.label_names import LabelRules
-from jaxbert.data.long_texts import AS_IT_IS, Reading
+from jaxbert.data.labels import Head
 from jaxbert.data.overview import Labelling
 from jaxbert.data.store import Stored
+from jaxbert.data.tokens import AS_IT_IS, Reading
 from jaxbert.errors import UserError
 from jaxbert.models.heads import SequenceClassification
 from jaxbert.tasks.base import Batch, Sums

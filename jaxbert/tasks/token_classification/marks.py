@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jaxbert.data.batches import NO_LABEL
-from jaxbert.data.cache import name_of
-from jaxbert.data.items import Lazy
+from jaxbert.data.prepare import Lazy
+from jaxbert.data.store import name_of
 from jaxbert.data.table import at_row, quoted
 from jaxbert.errors import UserError
 from jaxbert.tasks.token_classification.align import Units

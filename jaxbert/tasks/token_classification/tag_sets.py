@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jaxbert.data.label_names import find_places, fold
+from jaxbert.data.label_column import find_places, fold
 from jaxbert.data.table import quoted
 from jaxbert.errors import UserError
 from jaxbert.tasks.token_classification.scheme import OUTSIDE, SCHEMES, Scheme

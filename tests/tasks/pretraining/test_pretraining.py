@@ -12,9 +12,7 @@ import pytest
 from transformers import BertTokenizer
 
 from jaxbert.config import DataConfig, PretrainConfig
-from jaxbert.data import cache
-from jaxbert.data.share import Share
-from jaxbert.data.tokens import Encoded
+from jaxbert.data.tokens import Encoded, Share
 from jaxbert.errors import UserError
 from jaxbert.tasks.pretraining import corpus as corpora
 from jaxbert.tasks.pretraining.corpus import INSIDE_WORD, read_corpus
@@ -270,7 +268,7 @@ def test_a_second_start_takes_tokens_and_examples_from_the_cache(tmp_path, token
     first, examples = start()
     assert len(list(folder.iterdir())) == 2
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "new_folder", None)
+        patch.setattr("jaxbert.data.store.new_folder", None)
         second, again = start()
     np.testing.assert_array_equal(first.sentences.ids, second.sentences.ids)
     np.testing.assert_array_equal(examples.tokens.ids, again.tokens.ids)

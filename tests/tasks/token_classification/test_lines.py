@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jaxbert.config import DataConfig
-from jaxbert.data.facts import Facts
+from jaxbert.data.table import Facts
 from jaxbert.errors import UserError
 from jaxbert.tasks.token_classification.lines import read_sentences
 
