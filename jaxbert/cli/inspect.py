@@ -10,13 +10,24 @@ from jaxbert.cli.parsing import make_parser, parse
 from jaxbert.settings import add_config, to_config
 
 _NAMED = 5
+_USAGE = """\
+Example:  jaxbert inspect --data.train train.csv --data.validation dev.csv --output data.json
+Data:     the keys are those of `jaxbert train`; a YAML file for --config holds them too.
+Results:  a table on the terminal: rows, columns, labels, lengths, duplicates, and a proposal for
+          data.max_length and data.row_length. --output FILE adds everything as JSON."""
+_MAIN_KEYS = (
+    *("task", "model.name_or_path", "data.train", "data.validation", "data.test", "data.text", "data.label"),
+    *("data.label_format", "data.max_length", "output"),
+)
 
 
 def run(arguments: list[str]) -> int:
     """Inspect; a table for people, and everything as JSON where `--output` names a file."""
-    parser = make_parser("inspect", "Show how the data of a run is read, without training: a table, and JSON.")
+    parser = make_parser("inspect", "Show how the data of a run are read, without training.", _USAGE, _MAIN_KEYS)
     add_config(parser)
-    parser.add_argument("--output", type=str | None, default=None, help="a file for the JSON, or - for standard output")
+    parser.add_argument(
+        "--output", type=str | None, default=None, help="File for the results as JSON, or - for standard output."
+    )
     values = parse(parser, arguments)
     config = to_config(values)
     if values.output is not None:

@@ -17,7 +17,7 @@ from jaxbert import __version__
 from jaxbert.cli import insist
 from jaxbert.cli.output import prepare_streams, write_out
 from jaxbert.errors import UserError
-from jaxbert.launch.start import end, lost
+from jaxbert.launch.start import end
 
 VERBS = {
     "train": "fine-tune BERT for a task and export it",
@@ -61,7 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), 2)
     except KeyboardInterrupt as stop:
         insist.heard()
-        return _fail(str(stop) or "interrupted before anything was to be saved", _INTERRUPTED)
+        saves = arguments[0] in ("train", "pretrain")
+        lost = (
+            "interrupted before the first checkpoint; nothing was saved"
+            if saves
+            else "interrupted; nothing was written"
+        )
+        return _fail(str(stop) or lost, _INTERRUPTED)
     except BrokenPipeError:
         return 1
     except Exception as error:

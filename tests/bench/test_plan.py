@@ -258,7 +258,7 @@ def test_a_known_checkpoint_needs_no_hub(capsys):
         ("cpu:8", ("--train.batch_size=0",), "train.batch_size is 0, but it must be at least 1"),
         ("cpu:8", ("--lengths=fixed:65",), "--lengths fixed:65: 65 tokens are above the longest example (64)"),
         ("cpu:8", ("--lengths=fixed:40",), "data.row_length is 32, but an example has 40 tokens"),
-        ("cpu:8", ("--cost-per-hour=-1",), "--cost-per-hour is -1, but it must be above 0 and finite"),
+        ("cpu:8", ("--cost-per-hour=-1",), "--cost_per_hour is -1, but it must be above 0"),
         ("cpu:8", ("--utilization=1.5",), "--utilization is 1.5, but it must be above 0 and at most 1"),
         ("cpu:8", ("--output=nowhere/plan.json",), "there is no folder nowhere"),
         ("cpu:8", ("--toplogy=cpu:8",), "unknown option --toplogy; did you mean --topology?"),

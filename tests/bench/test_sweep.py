@@ -207,7 +207,7 @@ def test_what_was_timed_before_an_interruption_is_kept(monkeypatch, tmp_path, ca
         (["--sweep=train.seed=1", "--output=/no/such/x.json"], "--output /no/such/x.json cannot be written"),
         (["--sweep=train.seed=1", "--output=x.png"], "the image of the sweep has that name"),
         (["--sweep=train.seed=1", "--profile=x"], "--profile traces one run"),
-        (["--sweep=train.seed=1", "--cost-per-hour=-2"], "--cost-per-hour is -2"),
+        (["--sweep=train.seed=1", "--cost-per-hour=-2"], "--cost_per_hour is -2"),
     ],
 )
 def test_a_mistake_is_one_line(monkeypatch, capsys, more, message):

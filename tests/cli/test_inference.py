@@ -119,7 +119,7 @@ def test_top_k_cuts_the_probabilities(run, rows, answers, tmp_path, capsys):
     for one, whole in zip(read_lines(capsys.readouterr().out), answers, strict=True):
         assert one["probabilities"] == {one["label"]: one["score"]}
         assert one["label"] == whole["label"]
-    assert "--top_k is 0, but it must be at least 1" in refused(capsys, *predict, "0")
+    assert refused(capsys, *predict, "0") == "top_k is 0, but it must be at least 1"
 
 
 def test_batches_of_another_size_change_no_answer(run, rows, answers, tmp_path, capsys):
