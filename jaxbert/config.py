@@ -231,7 +231,7 @@ def _check_sets(key: str, sets: str | dict[str, str] | None) -> None:
     if not isinstance(sets, dict):
         return
     _require(
-        bool(sets), key, sets, "a source, or one source at least by its name, {NAME: SOURCE}; leave it out for none"
+        bool(sets), key, sets, "a source, or at least one source with a name, {NAME: SOURCE}; leave it out for none"
     )
     for name in sets:
         text = isinstance(name, str) and bool(name.strip())  # YAML reads the name of Norwegian as false
@@ -380,7 +380,7 @@ class OptimizerConfig:
             try:
                 re.compile(pattern)
             except (re.error, RecursionError, OverflowError) as error:
-                raise UserError(f"optimizer.freeze: {pattern!r} is no regular expression ({error})") from error
+                raise UserError(f"optimizer.freeze: {pattern!r} is not a regular expression ({error})") from error
 
     @property
     def own(self) -> dict[str, Any]:
@@ -404,8 +404,8 @@ class PrecisionConfig:
         check_fields(self, "precision.{}".format)
         if self.compute in ("float16", "fp16", "half"):
             raise UserError(
-                f"precision.compute is {self.compute!r}, whose small gradients vanish without loss scaling, and there is "
-                "none here: take bfloat16, which has the range of float32"
+                f"precision.compute is {self.compute!r}, in which small gradients vanish without loss scaling, "
+                "and jaxbert has none: take bfloat16, which has the range of float32"
             )
         _require(self.compute in COMPUTE_FORMATS, "precision.compute", self.compute, listed_choices(COMPUTE_FORMATS))
 
@@ -525,7 +525,7 @@ class Config:
             return
         if data.text_pair is not None:
             raise UserError(
-                f"data.long_texts is {data.long_texts}, which pairs (data.text_pair) do not have: leave it out"
+                f"data.long_texts is {data.long_texts}, which does not work with pairs (data.text_pair): leave it out"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -541,14 +541,16 @@ def _check_labels(config: Config) -> None:
         distinct = len(set(data.label)) == len(data.label) > 1
         _require(distinct, "data.label", data.label, "one column, or several different ones")
         if task != "multi_label":
-            raise UserError(f"data.label names {len(data.label)} columns, which only task: multi_label has: name one")
+            raise UserError(
+                f"data.label names {len(data.label)} columns, which only task: multi_label allows: name one"
+            )
         if data.label_format not in ("auto", "multi_hot"):
             raise UserError(
                 f"data.label_format is {data.label_format}, but several columns of data.label are multi_hot"
             )
     if data.label_format == "multi_hot" and task != "multi_label":
-        raise UserError("data.label_format is multi_hot, which only task: multi_label has: leave it out")
+        raise UserError("data.label_format is multi_hot, which only task: multi_label allows: leave it out")
     if task == "regression" and (data.label_format != "auto" or data.label_map):
-        raise UserError("task regression learns a score, no labels: remove data.label_format and data.label_map")
+        raise UserError("task regression learns numbers, not labels: remove data.label_format and data.label_map")
     if task == "pretraining" and config.model.head != "auto":
         raise UserError("model.head is for tasks with labels, and pretraining has none: leave it out")

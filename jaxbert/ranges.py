@@ -100,7 +100,7 @@ class _Field:
 
 
 @cache
-def _fields(section: type[Any]) -> dict[str, _Field]:
+def _fields(section: Any) -> dict[str, _Field]:
     hints = typing.get_type_hints(section, include_extras=True)
     return {field.name: _Field.of(hints[field.name]) for field in fields(section)}
 

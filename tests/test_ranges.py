@@ -160,16 +160,18 @@ def test_infinite_numbers_are_refused(key):
 CONTRADICTIONS = {
     "model.num_labels is 1": {"model": {"num_labels": 1}},
     "pretrain.vocab_size and model.vocab are both set": {"model": {"vocab": "v"}, "pretrain": {"vocab_size": 100}},
-    "data.label names 2 columns, which only task: multi_label has": {"data": {"label": ["a", "b"]}},
+    "data.label names 2 columns, which only task: multi_label allows": {"data": {"label": ["a", "b"]}},
     "data.label is ['a', 'a'], but": {"task": "multi_label", "data": {"label": ["a", "a"]}},
     "data.label_format is multi_hot, which only": {"data": {"label_format": "multi_hot"}},
     "data.label_format is names, but several": {
         "task": "multi_label",
         "data": {"label": ["a", "b"], "label_format": "names"},
     },
-    "task regression learns a score": {"task": "regression", "data": {"label_map": "m.yaml"}},
+    "task regression learns numbers, not labels": {"task": "regression", "data": {"label_map": "m.yaml"}},
     "model.head is for tasks with labels": {"task": "pretraining", "model": {"head": "new"}},
-    "data.long_texts is windows, which pairs": {"data": {"long_texts": "windows", "text_pair": "b"}},
+    "data.long_texts is windows, which does not work with pairs (data.text_pair)": {
+        "data": {"long_texts": "windows", "text_pair": "b"}
+    },
     "data.max_length (9) is above data.row_length (8)": {"data": {"max_length": 9, "row_length": 8}},
     "data.window_stride is 7, but it must be from 0": {"data": {"max_length": 9, "window_stride": 7}},
     "data.validation and data.validation_fraction": {"data": {"validation": "v", "validation_fraction": 0.1}},
@@ -180,10 +182,10 @@ CONTRADICTIONS = {
     "pretrain.segmented says where words end": {"pretrain": {"segmented": True}},
     "mesh.data and mesh.fsdp are all -1": {"mesh": {"fsdp": -1}},
     "optimizer.momentum is 0.9, but optimizer.name is adamw": {"optimizer": {"momentum": 0.9}},
-    "optimizer.freeze: '[' is no regular expression": {"optimizer": {"freeze": ["["]}},
+    "optimizer.freeze: '[' is not a regular expression": {"optimizer": {"freeze": ["["]}},
     "optimizer.schedule is 'square', but it must be one of": {"optimizer": {"schedule": "square"}},
     "train.epochs is null, but it must have a value": {"train": {"epochs": None}},
-    "precision.compute is 'float16', whose": {"precision": {"compute": "float16"}},
+    "precision.compute is 'float16', in which small gradients vanish": {"precision": {"compute": "float16"}},
 }
 
 

@@ -117,7 +117,7 @@ def _run_once(config: Config, options: BenchOptions, values: Namespace) -> int:
 def _write(result: dict[str, Any], output: str | None) -> str:
     """Write the JSON where it is asked for, and say where it is."""
     if output is None:
-        return "--output FILE keeps all numbers"
+        return "--output FILE saves all numbers"
     write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return f"all numbers: {'standard output' if output == '-' else output}"
 

@@ -53,14 +53,12 @@ def _show(result: dict[str, Any]) -> None:
         lines += [f"{name}, lengths in tokens:", *(f"  {line}" for line in length_bars(source))]
         places = source["duplicates"]["places"]
         lines += [f"{name}, the same text in {_group(place)}" for place in places[:_NAMED]]
-        lines += _rest(
-            len(source["duplicates"]["places"]), source["duplicates"]["texts"], f"{name}, texts that occur twice"
-        )
+        lines += _rest(len(source["duplicates"]["places"]), source["duplicates"]["texts"], f"{name}, repeated texts")
     for leak in result["leaks"]:
         first, second = leak["sets"]
         lines += [f"row {p[second]} of {second} is row {p[first]} of {first}" for p in leak["places"][:_NAMED]]
         lines += _rest(len(leak["places"]), leak["rows"], f"rows of {second} that are in {first}")
-    for title, key in (("as the configuration has it", "now"), ("proposed", "proposal")):
+    for title, key in (("with the current settings", "now"), ("proposed settings", "proposal")):
         if key in result:
             lines.append(f"{title}: {_choice(result[key])}")
     for line in lines:

@@ -90,7 +90,7 @@ def _show(result: dict[str, Any], output: str | None) -> None:
     console.print(plan_table(result), highlight=False)
     for line in result["assumptions"]:
         console.print(f"- {line}", highlight=False, soft_wrap=True)
-    written = "--output FILE keeps all numbers"
+    written = "--output FILE saves all numbers"
     if output is not None:
         write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         written = f"all numbers: {'standard output' if output == '-' else output}"
@@ -109,6 +109,7 @@ def _refusal(planner: Planner, attempt: Attempt, found: Found | None) -> str:
         f"{gib(planner.memory_bytes)} for it"
     )
     if found is None:
-        return f"{lacking}; no mesh.fsdp, model.remat, train.accumulation_steps or train.batch_size that was tried fits"
+        tried = "mesh.fsdp, model.remat, train.accumulation_steps and train.batch_size"
+        return f"{lacking}; changes of {tried} were tried, and none makes it fit"
     another = ", which is another run (fewer examples a step)" if "train.batch_size" in found.settings else ""
     return f"{lacking}: {found.flags} would fit, with {gib(found.attempt.needed_bytes)}{another}"

@@ -39,7 +39,7 @@ def run_sweep(parser: Parser, arguments: list[str], values: Namespace, options: 
     axes = parse_axes(values.sweep)
     _check_axes(parser, arguments, axes)
     if options.profile is not None:
-        raise UserError("--profile traces one run: leave out --sweep, or the trace")
+        raise UserError("--profile traces a single run: leave out --sweep or --profile")
     plot = _plot_path(values)
     metric = "predict_examples_per_second" if options.mode == "predict" else "examples_per_second"
     rows: list[Row] = []
@@ -125,13 +125,13 @@ def _report(result: dict[str, Any], output: str | None, plot: Path | None) -> No
         write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         written.append("standard output" if output == "-" else output)
     if best is None:
-        raise UserError(f"no combination could be timed; the first one: {rows[0]['error']}")
+        raise UserError(f"no combination could be timed; error of the first one: {rows[0]['error']}")
     if plot is not None:
         written.append(_draw(result, plot))
     timed = sum("result" in row for row in rows)
     console.print(
         f"{timed} of {result['combinations']} combinations timed, best: {describe(result['best'])}; "
-        + (f"written: {', '.join(written)}" if written else "--output FILE keeps all numbers and a chart"),
+        + (f"written: {', '.join(written)}" if written else "--output FILE saves all numbers and a chart"),
         highlight=False,
         soft_wrap=True,
     )

@@ -200,7 +200,10 @@ def test_what_was_timed_before_an_interruption_is_kept(monkeypatch, tmp_path, ca
         (["--sweep=bench.steps=1,2"], "--sweep bench.steps: there is no such key"),
         (["--sweep=train.batch_size=8,many"], "train.batch_size: Expected an int. Got value: many"),
         (["--sweep=train.batch_size"], "give KEY=VALUE,VALUE"),
-        (["--sweep=train.batch_size=0,-1"], "no combination could be timed; the first one: train.batch_size is 0"),
+        (
+            ["--sweep=train.batch_size=0,-1"],
+            "no combination could be timed; error of the first one: train.batch_size is 0",
+        ),
         (["--sweep=train.seed=1", "--plot=x.txt"], "--plot x.txt must end in .png, .svg, .pdf"),
         (["--sweep=train.seed=1", "--plot=gs://b/x.png"], "--plot gs://b/x.png must be a file on this machine"),
         (["--sweep=train.seed=1", "--plot=/no/such/x.png"], "--plot /no/such/x.png cannot be written"),

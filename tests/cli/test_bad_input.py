@@ -204,7 +204,7 @@ def test_values_that_contradict_each_other(refused, problem):
 
 
 SETS = {
-    "{}": "data.validation is {}, but it must be a source, or one source at least by its name, {NAME: SOURCE}",
+    "{}": "data.validation is {}, but it must be a source, or at least one source with a name, {NAME: SOURCE}",
     "{no: dev.csv}": "data.validation: the name of a set is False, but it must be text: write it in quotes",
     "{1: dev.csv}": "data.validation: the name of a set is 1, but it must be text: write it in quotes",
     "{'': dev.csv}": "data.validation: the name of a set is '', but it must be text: write it in quotes",
