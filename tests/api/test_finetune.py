@@ -218,9 +218,9 @@ def test_a_file_of_keys_and_changes_of_it(tmp_path):
     from jaxbert.settings import make_config, place_keys
 
     path = tmp_path / "run.yaml"
-    path.write_text("task: regression\ntrain: {epochs: 5, seed: 3}\noptimizer: {learning_rate: 1e-3}\n")
+    path.write_text("task: multi_label\ntrain: {epochs: 5, seed: 3}\noptimizer: {learning_rate: 1e-3}\n")
     config = make_config(path, place_keys({"epochs": 2, "mesh": {"data": 1}, "data__label": ("a", "b")}))
-    assert (config.task, config.train.epochs, config.train.seed) == ("regression", 2, 3)
+    assert (config.task, config.train.epochs, config.train.seed) == ("multi_label", 2, 3)
     assert (config.optimizer.learning_rate, config.mesh.data, config.data.label) == (1e-3, 1, ["a", "b"])
     assert make_config(config, {}) == config
 

@@ -279,7 +279,8 @@ def test_what_predict_and_evaluate_refuse(problem, run, rows, tmp_path, capsys):
     assert "no such file" in refused(capsys, *predict, tmp_path / "nowhere.csv")
     assert "no column 'words'" in refused(capsys, *predict, source, "--text", "words")
     assert "unknown option --txt; did you mean --text?" in refused(capsys, *predict, source, "--txt", "text")
-    assert "--batch_size is 0" in refused(capsys, *predict, source, "--batch_size", "0")
+    line = refused(capsys, *predict, source, "--batch_size", "0")
+    assert line == "batch_size is 0, but it must be at least 1"
     assert "the model has 48 positions" in refused(capsys, *predict, source, "--max_length", "49")
     assert "is no folder" in refused(capsys, "predict", "--model", tmp_path / "a" / "b", "--input", source)
     assert "config.json" in refused(capsys, "predict", "--model", tmp_path, "--input", source)
