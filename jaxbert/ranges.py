@@ -105,7 +105,7 @@ def _fields(section: Any) -> dict[str, _Field]:
     return {field.name: _Field.of(hints[field.name]) for field in fields(section)}
 
 
-def range_texts(section: type[Any]) -> dict[str, str]:
+def range_texts(section: Any) -> dict[str, str]:
     """Return the range of each field that has one, in words."""
     return {name: str(field.range) for name, field in _fields(section).items() if field.range and str(field.range)}
 
@@ -120,7 +120,8 @@ def check_fields(settings: Any, spell: Callable[[str], str]) -> None:
     Raises:
       UserError: for the first value that its type does not allow.
     """
-    for name, field in _fields(type(settings)).items():
+    section: Any = type(settings)
+    for name, field in _fields(section).items():
         value = getattr(settings, name)
         if value is None:
             if not field.empty:

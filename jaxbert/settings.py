@@ -47,6 +47,8 @@ _UNION = re.compile(
     r".* Given value: (?P<value>.*)"
 )
 """What the parser says of a value that is of none of several types."""
+_SINGLE = re.compile(r'(?P<key>[\w.]+)"?: Expected an? (?P<kind>.+)\. Got value: (?P<value>.*)')
+"""What it says of a value that is not of the one type."""
 _KIND = re.compile(r"[\w.]+(?:\[[^\]]*\])?")
 _KINDS = {
     "str": "text",
@@ -142,11 +144,19 @@ def explain(error: ArgumentError) -> str:
     """Return the parser's message on one line, with Python's names of types made plain."""
     line = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
     if wrong := _UNION.search(line):
-        kinds = [
-            _KINDS.get(kind, kind.removeprefix("typing.Literal").strip("[]")) for kind in _KIND.findall(wrong["kinds"])
-        ]
-        line = f"{wrong['key']} is {wrong['value']}, but it must be {' or '.join(kinds)}"
-    return re.sub(r'Parser key "([\w.]+)"', r"\1", line).replace("typing.", "").replace(" a int", " an int")
+        kinds = " or ".join(map(_plain_kind, _KIND.findall(wrong["kinds"])))
+        line = f"{wrong['key']} is {wrong['value']}, but it must be {kinds}"
+    elif wrong := _SINGLE.search(line):
+        line = f"{wrong['key']} is {wrong['value']}, but it must be {_plain_kind(wrong['kind'])}"
+    return re.sub(r'Parser key "([\w.]+)"', r"\1", line).replace("typing.", "")
+
+
+def _plain_kind(kind: str) -> str:
+    """Return a type as a message calls it."""
+    if (choices := re.search(r"Literal\[(.*)\]", kind)) is None:
+        return _KINDS.get(kind, kind)
+    names = choices[1].replace("'", "")
+    return f"one of {names}" if "," in names else names
 
 
 def make_config(config: Config | str | os.PathLike[str] | None, changes: Mapping[str, Any]) -> Config:

@@ -28,6 +28,9 @@ def run(arguments: list[str]) -> int:
 
 def train(config: Config) -> int:
     """Do the run that `config` says, and return the exit code."""
+    from jaxbert.tasks.reading import training_spec
+
+    training_spec(config.data)  # before a model is fetched from the Hub
     from jaxbert.api.finetune import start_run
     from jaxbert.terminal import console
     from jaxbert.train.interrupt import EXIT_CODE, StoppedError

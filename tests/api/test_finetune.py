@@ -185,7 +185,7 @@ def test_without_a_folder_each_call_is_a_new_run(run, tmp_path, monkeypatch, cap
         ({"optimizer": {"learning_rates": 3}}, r"did you mean learning_rate \(optimizer.learning_rate\)"),
         ({"optimizer": 3}, r"optimizer is a section: give its keys as optimizer=\{KEY: VALUE\}"),
         ({"nothing_like_it": 1}, "unknown key nothing_like_it; `jaxbert train --help` lists all keys"),
-        ({"epochs": "three"}, r"train.epochs: Expected an int. Got value: three"),
+        ({"epochs": "three"}, "train.epochs is three, but it must be a whole number"),
         ({"max_length": "long"}, "data.max_length is long, but it must be a whole number or null"),
         ({"epochs": 0}, "train.epochs is 0, but"),
         ({"config": "nowhere.yaml"}, "nowhere.yaml does not exist"),

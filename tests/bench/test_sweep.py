@@ -198,7 +198,7 @@ def test_what_was_timed_before_an_interruption_is_kept(monkeypatch, tmp_path, ca
             "--sweep train.batchsize: there is no such key; did you mean train.batch_size?",
         ),
         (["--sweep=bench.steps=1,2"], "--sweep bench.steps: there is no such key"),
-        (["--sweep=train.batch_size=8,many"], "train.batch_size: Expected an int. Got value: many"),
+        (["--sweep=train.batch_size=8,many"], "train.batch_size is many, but it must be a whole number"),
         (["--sweep=train.batch_size"], "give KEY=VALUE,VALUE"),
         (
             ["--sweep=train.batch_size=0,-1"],
