@@ -1,16 +1,38 @@
-"""Every setting of a run and its default.
+"""Every setting of a run: its default, its range, and the rules between settings.
 
-A field's docstring is its help text on the command line. Ranges and contradictions are `checks`' part.
+A field's docstring is its help text on the command line; its type holds its range. An object of these classes that breaks a
+range or a rule cannot be made. The task is open to other packages: `tasks.check_task` checks its name.
 """
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
+import math
+import re
+import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from jaxbert.errors import UserError
+from jaxbert.ranges import (
+    NotNegative,
+    NotNegativeNumber,
+    Number,
+    Positive,
+    PositiveNumber,
+    Range,
+    Share,
+    check_fields,
+    listed_choices,
+)
 
 ClassWeights = str | list[float]
 OptimizerName = Literal["adamw", "lamb", "lion", "adafactor", "sgd", "muon"]
+MaxLength = Annotated[int, Range(least=3)]
+Devices = Annotated[int, Range(least=1, also=(-1, "for all that remain"))]
+ComputeFormat = Literal["auto", "float32", "bfloat16"]
+COMPUTE_FORMATS: tuple[str, ...] = typing.get_args(ComputeFormat)
 
 OPTIMIZERS: dict[str, dict[str, float]] = {
     "adamw": {"b1": 0.9, "b2": 0.999, "eps": 1e-8},
@@ -25,204 +47,283 @@ OPTIMIZERS: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What is trained and from where it starts."""
+    """The model, and how it is computed."""
 
     name_or_path: str = "bert-base-uncased"
-    """A local folder, a Hub name, or a size for a new model: tiny, mini, small, base, large."""
-    num_labels: int | None = None
-    """How many labels; left out, they are counted in the training data."""
+    """The model that training starts from: a local folder, a name on the Hugging Face Hub, or the size of a new model
+    (tiny, mini, small, base, large)."""
+    num_labels: Annotated[int, Range(least=1, most=2**17)] | None = None
+    """Number of labels. If not set, the labels of the training data are counted."""
     head: Literal["auto", "new"] = "auto"
-    """Whether a trained head goes on: auto keeps one for as many labels of the same names, new always draws a fresh one."""
+    """Whether the head of a trained model is kept. auto: kept if it has the same number of labels with the same names; new:
+    always replaced by a new head."""
     vocab: str | None = None
-    """The vocabulary file of a new model, one token a line."""
+    """Vocabulary file of a new model, one token per line."""
     lower_case: bool | None = None
-    """Whether texts are lower-cased; left out, as the model's folder says, and a vocabulary alone by whether its words have
-    capitals."""
-    dropout: float | None = None
-    """Dropout rate of hidden states and attention; left out, the checkpoint's own."""
-    attention_dropout: float | None = None
-    """Dropout rate of the attention weights alone; left out, as `dropout`. At 0, splash and cudnn can be used."""
+    """Whether to change texts to lower case. If not set, the model's folder decides; for a vocabulary file alone, texts are
+    lower-cased if its words have no capitals."""
+    dropout: Share | None = None
+    """Dropout rate of hidden states and attention weights. If not set, the rates of the checkpoint."""
+    attention_dropout: Share | None = None
+    """Dropout rate of the attention weights alone. If not set, the same as `dropout`. Attention by splash or cudnn needs
+    0."""
     scan_layers: bool | None = None
-    """Run the layers by one compiled loop (small program) or unrolled; left out, the faster on this device."""
+    """Whether to run the layers as one compiled loop (a small program) instead of unrolled. If not set, the faster one on
+    this device."""
     attention: Literal["auto", "xla", "cudnn", "pallas", "splash"] = "auto"
-    """How attention is computed: xla anywhere, cudnn and pallas on NVIDIA GPUs, splash on TPUs; auto: by device and row
-    length. What the device or the other settings do not allow is computed by xla, and a line says so."""
+    """How attention is computed: xla works everywhere, cudnn and pallas need an NVIDIA GPU, splash needs a TPU; auto chooses
+    by device and row length. If the device or another setting does not allow the choice, xla is used and a line says so."""
     pooling: Literal["mean", "max", "first"] = "mean"
-    """With data.long_texts: windows, how the outputs of a text's windows become one: their mean, the largest of each, or
-    those of the first."""
+    """How the outputs of a text's windows become one output (with `data.long_texts: windows`): their mean, their maximum, or
+    the first window only."""
     remat: Literal["none", "dots", "full"] = "none"
-    """Save memory by computing parts of each layer again in the backward pass: all but the products with weights (dots),
-    or all (full)."""
+    """How much of each layer is computed again in the backward pass to save memory: nothing (none), everything except the
+    products with weights (dots), or everything (full)."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "model.{}".format)
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where examples come from and how they become rows of tokens."""
+    """The data, and how examples become rows of tokens."""
 
     train: str | None = None
-    """Training examples: a file (csv, tsv, jsonl, json, parquet, also compressed), a folder or a pattern of such files, a
-    folder of datasets.save_to_disk, hf:ORG/NAME[/CONFIG][:SPLIT] or tfds:NAME[:SPLIT]."""
+    """Training examples: a file (csv, tsv, jsonl, json, parquet; may be compressed), a folder or a pattern of such files, a
+    folder written by datasets.save_to_disk, hf:ORG/NAME[/CONFIG][:SPLIT] or tfds:NAME[:SPLIT]."""
     validation: str | dict[str, str] | None = None
-    """Examples that are evaluated during training, named like `train`; or several sets by name, {en: FILE, zh: FILE}, whose
-    metrics are shown one by one and in the mean."""
+    """Examples to evaluate on during training, given like `train`. Several sets can have names, {en: FILE, zh: FILE}: their
+    metrics are shown for each set, and as a mean."""
     test: str | dict[str, str] | None = None
-    """Examples that are evaluated once, after training; or several sets by name."""
-    validation_fraction: float = 0.0
-    """With no validation set: the share of the training rows that is split off, stratified by label; whole contexts
-    with their questions for question answering."""
+    """Examples to evaluate on once, after training; one set, or several by name."""
+    validation_fraction: Share = 0.0
+    """Fraction of the training rows to use for validation if there is no validation set. The split keeps the share of each
+    label; in question answering, all questions of a context stay together."""
     text: str = "text"
     """Column of the text."""
     text_pair: str | None = None
-    """Column of the second text of a pair."""
+    """Column of the second text, for pairs of texts."""
     label: str | list[str] = "label"
-    """Column of the label: names or integers; lists of them for multi_label, or several columns of 0 and 1, [NAME, ...]; a
-    score for regression."""
+    """Column of the label: a name or an integer. multi_label: a list of them, or several columns of 0 and 1,
+    [NAME, ...]. regression: a number."""
     label_separator: str = ","
-    """What stands between the labels of a text, where a column holds several in one field."""
+    """Separator of the labels, if one field holds several."""
     label_format: Literal["auto", "names", "indices", "multi_hot"] = "auto"
-    """What numbers in the label column are: names as they are written, indices of the labels from 0, or in lists 0 or 1 for
-    each label (multi_hot). auto: the whole column decides, and what has two readings is refused."""
+    """The meaning of numbers in the label column: names of labels (names), positions of labels from 0 (indices), or a list
+    of 0 and 1, one number per label (multi_hot). auto: decided from the whole column; an error if two meanings fit."""
     label_map: str | dict[str, str | int] | None = None
-    """Other names for labels, before they are compared with any: {pos: positive}, or a YAML or JSON file of such pairs."""
+    """New names for labels, used as soon as they are read: {pos: positive}, or a YAML or JSON file of such pairs."""
     tokens: str = "tokens"
-    """Token classification: column of a text's words, a list. In files with a token a line, its number from 1 or, where the
-    file names its columns, its name; left out, the first that holds words."""
+    """Token classification: column of the words, a list. In files with one token per line, the column's number from 1, or
+    its name if the file has column names. If not set there, the first column that holds words."""
     tag_column: str | None = None
-    """Token classification: column of the words' tags; left out, `tags` or `ner_tags`. In files with a token a line, its
-    number from 1 or its name; left out, UPOS of CoNLL-U, and the last column of others."""
+    """Token classification: column of the words' tags. If not set, `tags` or `ner_tags`. In files with one token per line,
+    its number from 1 or its name; if not set there, UPOS in CoNLL-U and the last column in others."""
     tag_scheme: Literal["auto", "BIO", "BIOES", "BMES", "BILOU", "plain"] = "auto"
-    """Token classification: whether tags mark entities, and by which letters, or are plain: each word's tag counts by
-    itself. auto: what fits all tags of the training texts."""
+    """Token classification: the letters by which tags mark entities, or plain if each tag stands for itself. auto: the
+    scheme that fits all tags of the training texts."""
     comment_lines: Literal["auto", "skip", "tokens"] = "auto"
-    """Token classification, files with a token a line: what lines are that begin with #: comments (skip), tokens, or
-    what their columns and tags make them in the file as a whole (auto)."""
+    """Token classification, files with one token per line: whether lines that begin with # are comments (skip) or tokens
+    (tokens). auto: decided from the columns and tags of the whole file."""
     spans: str = "entities"
     """Token classification: column of the spans marked in `text`, a list of {start, end, label}."""
     question: str = "question"
     """Question answering and multiple choice: column of the question."""
     context: str = "context"
-    """Question answering: column of the text that answers it. Multiple choice: column of what the question is about; it may
-    not be there."""
+    """Question answering: column of the text that holds the answer. Multiple choice: column of the text that the question is
+    about; the column may be missing."""
     choices: str | list[str] = "choices"
-    """Multiple choice: column of the choices, a list; or several columns of one choice each, [NAME, ...], of which the
-    last may be empty. data.label says which is right: its number, its letter or its text."""
+    """Multiple choice: column of the choices, a list; or several columns with one choice each, [NAME, ...], the last ones of
+    which may be empty. `data.label` names the right choice by its number, its letter or its text."""
     answers: str = "answers"
-    """Question answering: column of the answers, {text: [...], answer_start: [...]}; empty where the text has none."""
-    no_answer_threshold: float = 0.0
-    """Question answering: how much larger the log-score of no answer must be than that of the best answer, to be given;
-    counts where questions of the training set have no answer."""
+    """Question answering: column of the answers, {text: [...], answer_start: [...]}, with empty lists if there is none."""
+    no_answer_threshold: Number = 0.0
+    """Question answering: "no answer" is given only if its log-score exceeds that of the best answer by more than this. Used
+    if some questions of the training set have no answer."""
     columns: list[str] | None = None
-    """Column names of a file that has no header line."""
+    """Column names for a file without a header line."""
     separator: str | None = None
-    """What stands between the fields of a row in csv, tsv and txt, whatever the extension says: one character, or `tab`;
-    left out, as the header or the first rows show."""
+    """Separator of the fields in csv, tsv and txt files: one character, or `tab`. If not set, it is read from the header or
+    the first rows; the extension does not decide."""
     quoting: Literal["csv", "none"] = "csv"
-    """How fields are quoted in csv and tsv: `csv` for quotes around those that need them, `none` for raw fields."""
+    """How fields are quoted in csv and tsv files. csv: quotes around fields that need them; none: quotes are part of the
+    text."""
     quote: str | None = None
-    """The quote of `quoting: csv`, one character; left out, the double quote."""
+    """Quote character for `quoting: csv`. If not set, the double quote."""
     encoding: str | None = None
-    """Encoding of text files, as Python names it: gbk, gb18030, cp1252, shift_jis, utf-16; left out, UTF-8, or what the
-    byte-order mark says."""
+    """Encoding of text files, as Python names it: gbk, gb18030, cp1252, shift_jis, utf-16. If not set, the byte-order mark
+    decides, else UTF-8."""
     bad_rows: Literal["error", "skip"] = "error"
-    """What becomes of malformed or empty rows: the first one ends the program (error), or all are left out and counted
-    (skip)."""
+    """Malformed or empty rows: stop at the first one (error), or leave all of them out and count them (skip)."""
     label_names: list[str] | None = None
-    """Names of integer labels, in order from 0; for token classification the tags, where some of them are in no training
-    text or a column holds their numbers."""
-    max_length: int | None = None
-    """Longest example in tokens, special tokens included; left out, the model's own limit."""
+    """Names for integer labels, in order from 0. Token classification: all tags, needed if no training text has some of them
+    or if a column holds their numbers."""
+    max_length: MaxLength | None = None
+    """Length limit of an example in tokens, special tokens included. If not set, the limit of the model."""
     long_texts: Literal["cut", "head_tail", "windows"] = "cut"
-    """What becomes of a longer text: its end is cut off (cut), or its middle (head_tail), or it is read in windows whose
-    outputs `model.pooling` makes one (windows)."""
-    window_stride: int | None = None
-    """Tokens that neighbouring windows of a text longer than `max_length` share, in tasks that read long texts in windows;
-    left out, a quarter of `max_length`, 128 at most."""
-    limit: int | None = None
-    """Take the first N training rows only."""
+    """What happens to a text above `max_length`: its end is cut off (cut), its middle is cut out (head_tail), or it is read
+    in overlapping windows whose outputs `model.pooling` combines (windows)."""
+    window_stride: NotNegative | None = None
+    """Number of tokens that two neighbouring windows of a long text share. If not set, a quarter of `max_length`, at most
+    128."""
+    limit: Positive | None = None
+    """Use only the first N training rows."""
     packing: bool = True
-    """Let several examples share a row."""
-    row_length: int | None = None
-    """Tokens of a row; left out, chosen from the lengths of the examples."""
+    """Whether to pack several examples into one row of tokens."""
+    row_length: Positive | None = None
+    """Length of a row in tokens. If not set, it is chosen from the lengths of the examples."""
     cache_dir: str | None = "auto"
-    """Folder that keeps tokens for the next start; auto: $XDG_CACHE_HOME/jaxbert/tokens; null: none are kept."""
+    """Folder that keeps tokenized data for the next start. auto: $XDG_CACHE_HOME/jaxbert/tokens; null: keep nothing."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "data.{}".format)
+        _check_reading(self)
+        _check_sets("data.validation", self.validation)
+        _check_sets("data.test", self.test)
+        if self.row_length and self.max_length and self.max_length > self.row_length:
+            raise UserError(
+                f"data.max_length ({self.max_length}) is above data.row_length ({self.row_length}): "
+                "lower the first or raise the second"
+            )
+        shared, longest = self.window_stride, self.max_length
+        if shared is not None and longest is not None and shared >= longest - 2:
+            raise UserError(
+                f"data.window_stride is {shared}, but it must be from 0 to below data.max_length - 2 ({longest - 2})"
+            )
+        if self.validation and self.validation_fraction:
+            raise UserError("data.validation and data.validation_fraction are both set: keep one of them")
 
 
 COLUMN_KEYS = (
     *("text", "text_pair", "label", "label_separator", "label_format", "label_map"),
     *("tokens", "tag_column", "comment_lines", "spans", "question", "context", "choices", "answers"),
 )
-"""Keys of the section `data` that say which columns are read, and what labels in them are."""
+"""Keys of the section `data` that say which columns are read, and how labels in them are written."""
 FILE_KEYS = ("columns", "separator", "quoting", "quote", "encoding", "bad_rows")
 """Keys of the section `data` that say how files are read."""
 
 
+def _require(ok: bool, key: str, value: object, expected: str) -> None:
+    if not ok:
+        raise UserError(f"{key} is {value!r}, but it must be {expected}")
+
+
+def _check_reading(data: DataConfig) -> None:
+    separator = "\t" if data.separator in ("\\t", "tab") else data.separator
+    raw = data.quoting == "none"
+    one = "one character" if not raw else "text"
+    for key, value in (("data.separator", separator), ("data.quote", data.quote)):
+        fits = value is None or ((len(value) == 1 or (raw and bool(value))) and not set(value or "") & set("\r\n"))
+        _require(fits, key, value, f"{one} and no line end")
+    if raw and data.quote is not None:
+        raise UserError("data.quoting is none, but data.quote is set: keep one of them")
+    if separator is not None and separator == (data.quote or '"') and not raw:
+        raise UserError(f"data.separator and data.quote are both {separator!r}: they must differ")
+    try:
+        known = data.encoding is None or codecs.lookup(data.encoding)._is_text_encoding
+    except (LookupError, ValueError):
+        known = False
+    names = "an encoding as Python names it, for instance utf-8, gbk, gb18030, cp1252, shift_jis or utf-16"
+    _require(bool(known), "data.encoding", data.encoding, names)
+
+
+def _check_sets(key: str, sets: str | dict[str, str] | None) -> None:
+    if not isinstance(sets, dict):
+        return
+    _require(
+        bool(sets), key, sets, "a source, or at least one source with a name, {NAME: SOURCE}; leave it out for none"
+    )
+    for name in sets:
+        text = isinstance(name, str) and bool(name.strip())  # YAML reads the name of Norwegian as false
+        _require(text, f"{key}: the name of a set", name, "text: write it in quotes")
+
+
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Pretraining (`jaxbert pretrain`): how raw text becomes examples, and what is predicted."""
+    """Pretraining (`jaxbert pretrain`): how raw text becomes examples."""
 
     mask: Literal["token", "word"] = "token"
-    """Mask single tokens, or all tokens of a word together."""
-    masking_probability: float = 0.15
-    """Share of the tokens that are predicted."""
+    """What is masked: single tokens (token), or all tokens of a word together (word)."""
+    masking_probability: Annotated[float, Range(above=0, below=1)] = 0.15
+    """Fraction of the tokens that the model must predict."""
     next_sentence: bool = True
-    """Predict as well whether the second half of an example follows the first or comes from another document."""
+    """Whether the model also predicts if the second half of an example follows the first, or comes from another document."""
     documents: Literal["blank", "heading", "line", "file"] = "blank"
-    """What divides the documents of a text file: blank lines, headings (`= Title =` or `# Title`), every line, or only
-    the end of the file. A row of a table is a document."""
+    """What ends a document in a text file: a blank line (blank), a heading such as `= Title =` or `# Title` (heading), every
+    line end (line), or the end of the file (file). In a table, each row is a document."""
     sentences: Literal["split", "line"] = "split"
-    """Whether lines are split into sentences, or each line is one already."""
+    """Whether lines are split into sentences (split), or each line is one sentence (line)."""
     segmented: bool = False
-    """With `mask: word`: white space in the text separates Chinese words. Without it, each character is a word."""
-    vocab_size: int | None = None
-    """Train a WordPiece vocabulary of so many tokens on `data.train` first, for a new model; it is kept in the run
-    folder."""
+    """Whether spaces in the text separate Chinese words, for `mask: word`. If false, each Chinese character is a word."""
+    vocab_size: Annotated[int, Range(least=100, also=(0, "for none"))] | None = None
+    """Number of tokens of a WordPiece vocabulary that is first trained on `data.train`, for a new model; it is kept in the
+    run folder. If not set, none is trained."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "pretrain.{}".format)
+        if self.segmented and self.mask != "word":
+            raise UserError("pretrain.segmented says where words end, but pretrain.mask is token: set it to word")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The run: its length, its seed, what is saved and when it is evaluated."""
+    """The training run: length, seed, evaluation and checkpoints."""
 
     output_dir: str = "runs/classifier"
-    """Folder of checkpoints, metrics and export, or gs://..., s3://... of a bucket; the same goes on where it stopped."""
-    batch_size: int = 32
-    """Examples of one optimizer step, packed or not."""
-    eval_batch_size: int = 256
-    """Examples of one evaluation step; fewer are taken where they are long."""
-    accumulation_steps: int = 1
-    """Split each step's rows in this many slices that run one after another, to save memory."""
-    steps_per_dispatch: int = 1
-    """Hand the device up to N steps of one batch shape at once, which pays where a step is short; the steps stay the same,
-    a signal waits for them."""
-    epochs: int = 3
-    """Passes over the training examples."""
-    max_steps: int | None = None
-    """Stop after this many optimizer steps, whatever `epochs` says."""
-    seed: int = 0
-    """Seed of everything random: order, new weights, dropout, the validation split."""
-    log_every: int = 20
-    """Write a line of metrics every N steps."""
-    eval_every: int | None = None
-    """Evaluate on the validation set every N steps; left out, after each epoch."""
-    checkpoint_every: int | None = None
-    """Save a checkpoint every N steps; left out, after each epoch."""
-    keep_checkpoints: int = 2
-    """How many of the latest checkpoints are kept; the best is kept as well."""
+    """Folder for checkpoints, metrics and the exported model, also in a bucket (gs://..., s3://...). Run the same command
+    again to resume."""
+    batch_size: Positive = 32
+    """Number of examples per optimizer step, packed or not."""
+    eval_batch_size: Positive = 256
+    """Number of examples per evaluation step; fewer if they are long."""
+    accumulation_steps: Positive = 1
+    """Number of parts into which the rows of a step are split; the parts run one after another, to save memory."""
+    steps_per_dispatch: Positive = 1
+    """Number of steps of one batch shape that are sent to the device at once, which helps if steps are short. The results
+    are the same; a signal waits for all of them."""
+    epochs: Positive = 3
+    """Number of passes over the training examples."""
+    max_steps: Positive | None = None
+    """Number of optimizer steps after which training stops; replaces `epochs`."""
+    seed: NotNegative = 0
+    """Random seed of the order, new weights, dropout and the validation split."""
+    log_every: Positive = 20
+    """Number of steps between two lines of metrics."""
+    eval_every: Positive | None = None
+    """Number of steps between two evaluations on the validation set. If not set, once after each epoch."""
+    checkpoint_every: Positive | None = None
+    """Number of steps between two checkpoints. If not set, one after each epoch."""
+    keep_checkpoints: Positive = 2
+    """Number of latest checkpoints to keep; the best one is kept too."""
     best_metric: str | None = None
-    """The validation metric that chooses the best checkpoint: the smallest loss, perplexity, mse or mae, the largest of all
-    others; left out, the task's own (accuracy for classification)."""
+    """Validation metric that chooses the best checkpoint: the smallest value of loss, perplexity, mse or mae, the largest of
+    any other. If not set, the main metric of the task (accuracy for classification)."""
     keep_best: bool = True
-    """Export the best checkpoint instead of the last where there is a validation set."""
-    max_bad_steps: int = 10
-    """Stop after this many steps in a row whose loss or gradient was not finite; each of them changes nothing."""
-    early_stopping_patience: int | None = None
-    """Stop after this many evaluations in a row without a better `best_metric`."""
-    label_smoothing: float = 0.0
-    """Share of the target that is spread over all labels."""
+    """Whether to export the best checkpoint instead of the last one, if there is a validation set."""
+    max_bad_steps: Positive = 10
+    """Number of consecutive steps with a loss or gradient that is not finite, after which training stops. Such a step
+    changes no weights."""
+    early_stopping_patience: Positive | None = None
+    """Number of consecutive evaluations without a better `best_metric`, after which training stops. If not set, it does not
+    stop early."""
+    label_smoothing: Share = 0.0
+    """Fraction of the target probability that is spread over all labels."""
     class_weights: ClassWeights = "none"
-    """Weight of each label in the loss: none, balanced (inverse to its frequency), or a list in label order."""
+    """Weight of each label in the loss: none, balanced (higher for rare labels), or a list of numbers in label order."""
     accept_changed_data: bool = False
-    """Go on in a run whose data have changed since it began, where the label names are the same; how they changed is said.
-    Otherwise such a start is refused."""
+    """Whether a run may resume although its data have changed, if the label names are the same; the changes are printed. If
+    false, such a run is refused."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "train.{}".format)
+        weights = self.class_weights
+        if isinstance(weights, list):
+            given = all(w >= 0 and math.isfinite(w) for w in weights) and sum(weights) > 0
+        else:
+            given = weights in ("none", "balanced")
+        _require(
+            given, "train.class_weights", weights, "none, balanced or a list of finite weights, at least 0, not all 0"
+        )
 
 
 @dataclass(frozen=True)
@@ -230,41 +331,56 @@ class OptimizerConfig:
     """The optimizer and its schedule."""
 
     name: OptimizerName = "adamw"
-    """How gradients become updates; what each keeps in memory, and when to take it: docs/optimizer.md."""
-    learning_rate: float = 5e-5
-    """Peak learning rate."""
+    """Optimizer. docs/optimizer.md says what each one is good for, and how much memory it needs."""
+    learning_rate: PositiveNumber = 5e-5
+    """Highest learning rate, reached after the warmup."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the rate falls after the warm-up: to 0 along a line or a cosine, or not at all."""
-    warmup_ratio: float = 0.1
-    """Share of all steps over which the rate rises from 0."""
-    weight_decay: float = 0.01
-    """Decoupled weight decay; biases and LayerNorm are left out."""
-    clip_norm: float | None = 1.0
-    """Largest global norm of the gradient of what is trained; null switches clipping off."""
-    layer_decay: float | None = None
-    """Factor of the learning rate from each layer to the one below it: 1 for the head, D for the last layer, D**(N+1) for
-    the embeddings of N layers; left out, all learn at the same rate."""
+    """How the learning rate falls after the warmup: to 0 along a line (linear) or a cosine (cosine), or not at all
+    (constant)."""
+    warmup_ratio: Share = 0.1
+    """Fraction of all steps in which the learning rate rises from 0."""
+    weight_decay: NotNegativeNumber = 0.01
+    """Decoupled weight decay; not used for biases and LayerNorm."""
+    clip_norm: PositiveNumber | None = 1.0
+    """Global norm to which larger gradients are scaled down; null: no clipping."""
+    layer_decay: Annotated[float, Range(above=0, most=1)] | None = None
+    """Factor D of the learning rate from each layer to the layer below: 1 for the head, D for the last layer, D**(N+1) for
+    the embeddings of a model with N layers. If not set, all layers have the same rate."""
     freeze: list[str] | None = None
-    """Regular expressions: a parameter whose name one of them matches somewhere is not trained; each layer has names of
+    """Regular expressions. A parameter is not trained if one of them matches anywhere in its name; each layer has names of
     its own, such as bert/encoder/layer/3/output/dense/kernel."""
     train_only: Literal["head"] | None = None
-    """head: train the pooler and what follows it, and neither embeddings nor layers (a linear probe)."""
-    b1: float | None = None
-    """adamw, lamb, lion, muon: decay of the first moment; left out, 0.9."""
-    b2: float | None = None
-    """adamw, lamb, muon: decay of the second moment; left out, 0.999. lion: decay of the moment that is kept; left out,
-    0.99."""
-    eps: float | None = None
-    """adamw, lamb, muon: term added to the denominator; left out, 1e-8, lamb 1e-6. adafactor: term added to the squared
-    gradient; left out, 1e-30."""
-    momentum: float | None = None
-    """sgd: decay of the sum of gradients; left out, 0.9; 0 keeps none. muon: decay of the moment of the layers' kernels;
-    left out, 0.95."""
+    """head: train only the pooler and the layers after it, not the embeddings and the encoder (a linear probe)."""
+    b1: Share | None = None
+    """adamw, lamb, lion, muon: decay of the first moment. If not set, 0.9."""
+    b2: Share | None = None
+    """adamw, lamb, muon: decay of the second moment; if not set, 0.999. lion: decay of its one moment; if not set, 0.99."""
+    eps: PositiveNumber | None = None
+    """adamw, lamb, muon: number added to the denominator; if not set, 1e-8 (lamb 1e-6). adafactor: number added to the
+    squared gradient; if not set, 1e-30."""
+    momentum: Share | None = None
+    """sgd: decay of the sum of gradients; if not set, 0.9; 0: no momentum. muon: decay of the moment of the layers' kernels;
+    if not set, 0.95."""
     nesterov: bool | None = None
-    """sgd, muon: whether momentum looks one step ahead (Nesterov); left out, not for sgd, but for muon."""
+    """sgd, muon: whether to use Nesterov momentum. If not set, false for sgd and true for muon."""
     parameter_scale: bool | None = None
-    """adafactor: whether the learning rate is a share of each tensor's root mean square (of 1e-3 at least), as it was
-    published; left out, it is absolute as with all others."""
+    """adafactor: whether the learning rate is multiplied by the root mean square of each tensor (at least 1e-3), as in the
+    paper. If not set, false: the rate is absolute, as with the other optimizers."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "optimizer.{}".format)
+        for key in sorted({key for settings in OPTIMIZERS.values() for key in settings}):
+            value, having = getattr(self, key), [name for name, settings in OPTIMIZERS.items() if key in settings]
+            if value is not None and self.name not in having:
+                raise UserError(
+                    f"optimizer.{key} is {value!r}, but optimizer.name is {self.name}, which has no such setting "
+                    f"({', '.join(having)} {'have' if len(having) > 1 else 'has'} it): leave it out"
+                )
+        for pattern in self.freeze or ():
+            try:
+                re.compile(pattern)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise UserError(f"optimizer.freeze: {pattern!r} is not a regular expression ({error})") from error
 
     @property
     def own(self) -> dict[str, Any]:
@@ -278,42 +394,100 @@ class PrecisionConfig:
     """Number formats."""
 
     compute: str = "auto"
-    """Format of the matrix products: auto, float32 or bfloat16; parameters stay float32. auto: bfloat16 on GPU and TPU,
-    float32 on CPU."""
+    """Number format of the matrix products: float32, bfloat16, or auto (bfloat16 on GPU and TPU, float32 on CPU). Parameters
+    are always float32."""
     fp8: bool = False
-    """EXPERIMENTAL, UNMEASURED, for H100 and H200: multiply with the layers' weights in float8 (e4m3, gradients e5m2)
-    while training."""
+    """EXPERIMENTAL, UNMEASURED, needs an H100 or H200: whether to multiply with the layers' weights in float8 (e4m3,
+    gradients e5m2) while training."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "precision.{}".format)
+        if self.compute in ("float16", "fp16", "half"):
+            raise UserError(
+                f"precision.compute is {self.compute!r}, in which small gradients vanish without loss scaling, "
+                "and jaxbert has none: take bfloat16, which has the range of float32"
+            )
+        _require(self.compute in COMPUTE_FORMATS, "precision.compute", self.compute, listed_choices(COMPUTE_FORMATS))
 
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """How devices are arranged; one of the three may be -1 for all that remain."""
+    """How devices are arranged. One of the three numbers may be -1, for all devices that remain."""
 
-    data: int = -1
-    """Devices over which rows are spread."""
-    fsdp: int = 1
-    """Devices over which rows, parameters and optimizer state are spread."""
-    tensor: int = 1
-    """Devices over which attention heads and feed-forward columns are spread."""
+    data: Devices = -1
+    """Number of devices that share the rows of a batch."""
+    fsdp: Devices = 1
+    """Number of devices that share rows, parameters and optimizer state."""
+    tensor: Devices = 1
+    """Number of devices that share attention heads and feed-forward columns."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "mesh.{}".format)
+        rest = [f"mesh.{name}" for name, size in dataclasses.asdict(self).items() if size == -1]
+        if len(rest) > 1:
+            raise UserError(f"{' and '.join(rest)} are all -1, but only one of them may be: give the others a number")
 
 
 @dataclass(frozen=True)
 class LaunchConfig:
-    """How the processes of a run on several machines find each other; none of it changes what is computed."""
+    """How the processes of a run on several machines find each other. It does not change the results."""
 
     distributed: Literal["auto", "on", "off"] = "auto"
-    """Whether this process is one of several. auto: what TPU VM, Slurm, Open MPI, JobSet or the JAX_ variables say; on:
-    the same, and an error where nothing is said; off: it runs alone."""
+    """Whether this process is one of several. auto: as a TPU VM, Slurm, Open MPI, JobSet or the JAX_ variables say; on: the
+    same, but an error if none of them says so; off: this process runs alone."""
     coordinator: str | None = None
-    """HOST:PORT where process 0 listens; left out, as the cluster says."""
-    num_processes: int | None = None
-    """How many processes the run has; left out, as the cluster says."""
-    process_id: int | None = None
-    """Which of them this one is, from 0; goes with num_processes."""
-    timeout_seconds: int = 300
-    """How long a start waits for all processes."""
-    heartbeat_seconds: int = 100
-    """How long a process may be silent before the others take it for dead and end."""
+    """HOST:PORT on which process 0 listens. If not set, as the cluster says."""
+    num_processes: Positive | None = None
+    """Number of processes of the run. If not set, as the cluster says."""
+    process_id: NotNegative | None = None
+    """Number of this process, from 0; needs num_processes."""
+    timeout_seconds: Positive = 300
+    """Seconds to wait for all processes at the start."""
+    heartbeat_seconds: Positive = 100
+    """Seconds of silence after which a process counts as dead and the others end."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "launch.{}".format)
+        number, process = self.num_processes, self.process_id
+        if (number is None) != (process is None):
+            given, missing = ("process_id", "num_processes") if number is None else ("num_processes", "process_id")
+            raise UserError(f"launch.{given} is set, but launch.{missing} is not: set both, or neither")
+        if number is not None and process is not None and process >= number:
+            raise UserError(
+                f"launch.process_id is {process}, but it must be below launch.num_processes, which is {number}"
+            )
+        if self.coordinator is not None:
+            _require(is_address(self.coordinator), "launch.coordinator", self.coordinator, "HOST:PORT")
+        for name in ("coordinator", "num_processes"):
+            if self.distributed == "off" and getattr(self, name) is not None:
+                raise UserError(f"launch.distributed is off, but launch.{name} is set: keep one of them")
+
+
+def is_address(text: str) -> bool:
+    """Say whether a text has the form HOST:PORT."""
+    host, _, port = text.rpartition(":")
+    return bool(host.strip()) and port.isascii() and port.isdigit() and 0 < int(port) < 2**16
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How a trained model computes its answers (`jaxbert predict`, `jaxbert evaluate`, `jaxbert.load`)."""
+
+    max_length: MaxLength | None = None
+    """Length limit of an example in tokens. If not set, the limit that the model was trained with."""
+    lower_case: bool | None = None
+    """Whether to change texts to lower case, for a model whose folder does not say so."""
+    batch_size: Positive | None = None
+    """Number of examples per step; fewer if they are long. null: as in the model's run, or 256 if that is not known."""
+    precision: ComputeFormat = "auto"
+    """Number format of the matrix products. auto: the setting of the model's run if the device is of the same kind, else
+    bfloat16 on GPU and TPU and float32 on CPU."""
+    top_k: Positive | None = None
+    """Number of labels whose probabilities an answer shows, the best first. If not set, all labels if there are up to 20,
+    else 5."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "{}".format)
 
 
 @dataclass(frozen=True)
@@ -321,9 +495,9 @@ class Config:
     """A whole run."""
 
     task: str = "classification"
-    """What the model learns: classification (one label a text), multi_label (any number of labels a text), regression (a
-    score), token_classification (a tag a word), question_answering (the place of the answer in a context), multiple_choice
-    (one of some choices for a question), pretraining (the language itself), or a task of another package, as
+    """The task to learn: classification (one label per text), multi_label (any number of labels per text), regression (a
+    number per text), token_classification (a tag per word), question_answering (the place of the answer in a context),
+    multiple_choice (the right one of several choices), pretraining (the language itself), or a task of another package as
     package.module:Class."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -334,6 +508,49 @@ class Config:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
+    def __post_init__(self) -> None:
+        check_fields(self, "{}".format)
+        for name, section in typing.get_type_hints(Config).items():
+            value = getattr(self, name)
+            if not isinstance(value, section):
+                raise UserError(f"{name} is {value!r}, but it must be a {section.__name__}")
+        _check_labels(self)
+        self._check_windows()
+        if self.pretrain.vocab_size and self.model.vocab:
+            raise UserError("pretrain.vocab_size and model.vocab are both set: train a vocabulary, or give one")
+
+    def _check_windows(self) -> None:
+        data = self.data
+        if data.long_texts == "cut" or self.task not in ("classification", "multi_label", "regression"):
+            return
+        if data.text_pair is not None:
+            raise UserError(
+                f"data.long_texts is {data.long_texts}, which does not work with pairs (data.text_pair): leave it out"
+            )
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for YAML: the task, and a dictionary of each section."""
         return dataclasses.asdict(self)
+
+
+def _check_labels(config: Config) -> None:
+    data, task = config.data, config.task
+    if config.model.num_labels == 1 and task != "regression":
+        raise UserError("model.num_labels is 1, but it must be at least 2; only task: regression has 1")
+    if isinstance(data.label, list):
+        distinct = len(set(data.label)) == len(data.label) > 1
+        _require(distinct, "data.label", data.label, "one column, or several different ones")
+        if task != "multi_label":
+            raise UserError(
+                f"data.label names {len(data.label)} columns, which only task: multi_label allows: name one"
+            )
+        if data.label_format not in ("auto", "multi_hot"):
+            raise UserError(
+                f"data.label_format is {data.label_format}, but several columns of data.label are multi_hot"
+            )
+    if data.label_format == "multi_hot" and task != "multi_label":
+        raise UserError("data.label_format is multi_hot, which only task: multi_label allows: leave it out")
+    if task == "regression" and (data.label_format != "auto" or data.label_map):
+        raise UserError("task regression learns numbers, not labels: remove data.label_format and data.label_map")
+    if task == "pretraining" and config.model.head != "auto":
+        raise UserError("model.head is for tasks with labels, and pretraining has none: leave it out")

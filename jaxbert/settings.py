@@ -10,7 +10,8 @@ import difflib
 import os
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ import yaml
 from docstring_parser import parse_from_object
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, set_loader, set_parsing_settings
 
-from jaxbert.config import Config
+from jaxbert.config import Config, DataConfig
 from jaxbert.errors import UserError
 from jaxbert.plain import read_yaml, shown
+from jaxbert.ranges import range_texts
+from jaxbert.tasks import check_task
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 _load_yaml = get_loader("yaml")
@@ -36,12 +39,16 @@ set_loader("yaml", _load, (yaml.YAMLError,))
 FIELDS: dict[str, Any] = typing.get_type_hints(Config)
 SECTIONS: dict[str, type[Any]] = {name: hint for name, hint in FIELDS.items() if name != "task"}
 KEYS = [f"{name}.{field.name}" for name, section in SECTIONS.items() for field in dataclasses.fields(section)]
+_RANGE = "jaxbert_range"
+"""Attribute of an option with its range in words."""
 
 _UNION = re.compile(
     r'(?P<key>[\w.]+)"?: Does not validate against any of the Union subtypes Subtypes: \[(?P<kinds>.*?)\] Errors: '
     r".* Given value: (?P<value>.*)"
 )
 """What the parser says of a value that is of none of several types."""
+_SINGLE = re.compile(r'(?P<key>[\w.]+)"?: Expected an? (?P<kind>.+)\. Got value: (?P<value>.*)')
+"""What it says of a value that is not of the one type."""
 _KIND = re.compile(r"[\w.]+(?:\[[^\]]*\])?")
 _KINDS = {
     "str": "text",
@@ -62,23 +69,44 @@ def help_texts(section: type[Any]) -> dict[str, str]:
 
 def add_config(parser: ArgumentParser) -> None:
     """Add `--config FILE`, `--print_config` and a flag for every key of a run."""
-    parser.add_argument("--config", action="config", help="YAML file; flags behind it change single keys")
-    parser.add_argument("--task", type=str, default=Config.task, help=help_texts(Config)["task"])
+    parser.add_argument("--config", action="config", help="YAML file of keys; flags after it change single keys")
+    add_fields(parser, Config, ["task"])
     for name, section in SECTIONS.items():
-        parser.add_class_arguments(section, name)
+        add_section(parser, section, name)
+
+
+def add_section(parser: ArgumentParser, section: type[Any], name: str, skip: Iterable[str] = ()) -> None:
+    """Add a flag `--NAME.FIELD` for each field of a dataclass of settings, with its type, default, help and range."""
+    parser.add_class_arguments(section, name, skip=set(skip))
+    ranges = {f"{name}.{key}": text for key, text in range_texts(section).items()}
+    for action in parser._actions:
+        if action.dest in ranges:
+            setattr(action, _RANGE, ranges[action.dest])
+
+
+def add_fields(parser: ArgumentParser, section: type[Any], names: Iterable[str], **other_defaults: Any) -> None:
+    """Add a flag `--FIELD` for some fields of a dataclass of settings, with their types, defaults, help and ranges."""
+    hints, helps, ranges = typing.get_type_hints(section), help_texts(section), range_texts(section)
+    defaults = {field.name: field.default for field in dataclasses.fields(section)} | other_defaults
+    for name in names:
+        action = parser.add_argument(f"--{name}", type=hints[name], default=defaults[name], help=helps[name])
+        setattr(action, _RANGE, ranges.get(name))
+
+
+def range_of(option: Any) -> str | None:
+    """Return the range of an option that was added here, in words; None where it has none."""
+    return getattr(option, _RANGE, None)
 
 
 def to_config(values: Namespace) -> Config:
     """Build the configuration from parsed values.
 
     Raises:
-      UserError: for a null in a file where the key has no such value; the parser takes it for "not given".
+      UserError: for a value out of range, values that contradict each other, or an unknown task.
     """
-    for name, section in SECTIONS.items():
-        for key, hint in typing.get_type_hints(section).items():
-            if values[name][key] is None and type(None) not in typing.get_args(hint):
-                raise UserError(f"{name}.{key} is null, but it must have a value; leave the key out for its default")
-    return Config(task=values.task, **{name: section(**values[name].as_dict()) for name, section in SECTIONS.items()})
+    config = Config(task=values.task, **{name: section(**values[name].as_dict()) for name, section in SECTIONS.items()})
+    check_task(config.task)
+    return config
 
 
 def check_keys(path: str) -> None:
@@ -116,11 +144,19 @@ def explain(error: ArgumentError) -> str:
     """Return the parser's message on one line, with Python's names of types made plain."""
     line = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
     if wrong := _UNION.search(line):
-        kinds = [
-            _KINDS.get(kind, kind.removeprefix("typing.Literal").strip("[]")) for kind in _KIND.findall(wrong["kinds"])
-        ]
-        line = f"{wrong['key']} is {wrong['value']}, but it must be {' or '.join(kinds)}"
-    return re.sub(r'Parser key "([\w.]+)"', r"\1", line).replace("typing.", "").replace(" a int", " an int")
+        kinds = " or ".join(map(_plain_kind, _KIND.findall(wrong["kinds"])))
+        line = f"{wrong['key']} is {wrong['value']}, but it must be {kinds}"
+    elif wrong := _SINGLE.search(line):
+        line = f"{wrong['key']} is {wrong['value']}, but it must be {_plain_kind(wrong['kind'])}"
+    return re.sub(r'Parser key "([\w.]+)"', r"\1", line).replace("typing.", "")
+
+
+def _plain_kind(kind: str) -> str:
+    """Return a type as a message calls it."""
+    if (choices := re.search(r"Literal\[(.*)\]", kind)) is None:
+        return _KINDS.get(kind, kind)
+    names = choices[1].replace("'", "")
+    return f"one of {names}" if "," in names else names
 
 
 def make_config(config: Config | str | os.PathLike[str] | None, changes: Mapping[str, Any]) -> Config:
@@ -131,19 +167,44 @@ def make_config(config: Config | str | os.PathLike[str] | None, changes: Mapping
       changes: by section, `{"task": "regression", "train": {"epochs": 3}}`.
 
     Raises:
-      UserError: for an unknown name in the file, or a value of a wrong type.
+      UserError: for an unknown name in the file, or a value that is wrong.
     """
+    parser = _config_parser()
+    if config is None or isinstance(config, Config):
+        content = (config or Config()).to_dict()
+    else:
+        check_keys(os.fspath(config))
+        with _explained():
+            content = parser.parse_args([f"--config={os.fspath(config)}"]).as_dict()
+        del content["config"]
+    for section, values in changes.items():
+        content[section] = content[section] | _plain(values) if isinstance(values, Mapping) else values
+    with _explained():
+        parsed = parser.parse_object(content)
+    return to_config(parsed)
+
+
+def make_data_config(data: DataConfig, changes: Mapping[str, Any]) -> DataConfig:
+    """Return a section `data` with changes, for a source that is read without a run.
+
+    Raises:
+      UserError: for a value that is wrong.
+    """
+    with _explained():
+        parsed = _config_parser().parse_object({"data": dataclasses.asdict(data) | _plain(changes)})
+    return DataConfig(**parsed.data.as_dict())
+
+
+def _config_parser() -> ArgumentParser:
     parser = ArgumentParser(exit_on_error=False)
     add_config(parser)
+    return parser
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
     try:
-        if config is None or isinstance(config, Config):
-            content = (config or Config()).to_dict()
-        else:
-            check_keys(os.fspath(config))
-            content = to_config(parser.parse_args([f"--config={os.fspath(config)}"])).to_dict()
-        for section, values in changes.items():
-            content[section] = content[section] | _plain(values) if isinstance(values, Mapping) else values
-        return to_config(parser.parse_object(content))
+        yield
     except ArgumentError as error:
         raise UserError(explain(error)) from error
 

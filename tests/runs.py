@@ -213,12 +213,13 @@ class Trajectory:
 
 def make_config(task: str = "classification", **changes: Any) -> Config:
     """Return a configuration without dropout; `section__key` sets one key."""
-    config = dataclasses.replace(Config(), task=task)
+    sections: dict[str, dict[str, Any]] = {}
     for name, value in {"model__dropout": 0.0, "model__scan_layers": True, **changes}.items():
         section, key = name.split("__")
-        part = dataclasses.replace(getattr(config, section), **{key: value})
-        config = dataclasses.replace(config, **{section: part})
-    return config
+        sections.setdefault(section, {})[key] = value
+    default = Config()
+    parts = {name: dataclasses.replace(getattr(default, name), **keys) for name, keys in sections.items()}
+    return dataclasses.replace(default, task=task, **parts)
 
 
 def make_program(

@@ -19,7 +19,6 @@ from jaxbert.api.model import Model, as_path, load
 from jaxbert.api.own import LossFunction, Metric, MetricFunction, make_additions
 from jaxbert.api.rows import Data, name_sources
 from jaxbert.bucket import to_path
-from jaxbert.checks import check
 from jaxbert.config import Config, TrainConfig
 from jaxbert.errors import UserError
 from jaxbert.launch.start import start
@@ -161,7 +160,6 @@ def start_run(config: Config, additions: Additions = NOTHING) -> dict[str, Any]:
 
 
 def _prepare(config: Config) -> None:
-    check(config)  # before all processes are waited for
     prepare_process(config.precision.compute)
     start(config.launch)
 

@@ -11,15 +11,14 @@ from typing import Any, overload
 
 from jaxbert.api.rows import Data, name_source
 from jaxbert.bucket import in_bucket, to_path
-from jaxbert.checks import COMPUTE_FORMATS, check_reading
-from jaxbert.config import COLUMN_KEYS, Config, DataConfig, LaunchConfig, PrecisionConfig
+from jaxbert.config import COLUMN_KEYS, DataConfig, InferenceOptions, LaunchConfig
 from jaxbert.data.memory import hold
 from jaxbert.errors import UserError
 from jaxbert.launch.start import start
 from jaxbert.plain import read_yaml
 from jaxbert.runs.export import check_target, export_params
 from jaxbert.runs.folder import RunFolder
-from jaxbert.settings import make_config, place_keys
+from jaxbert.settings import make_data_config, place_keys
 from jaxbert.train.inference import TrainedModel, open_trained
 from jaxbert.train.runtime import prepare_process
 
@@ -136,9 +135,7 @@ class Model:
         if not columns:
             return self._data
         changes = place_keys({name if "__" in name else f"data__{name}": value for name, value in columns.items()})
-        data = make_config(Config(data=self._data), changes).data
-        check_reading(data)
-        return data
+        return make_data_config(self._data, changes.get("data", {}))
 
     @property
     def _reads_pairs(self) -> bool:
@@ -209,21 +206,10 @@ def load(
     Raises:
       UserError: if there is no such model, or its head was not trained.
     """
-    for key, value, least in (("batch_size", batch_size, 1), ("max_length", max_length, 3), ("top_k", top_k, 1)):
-        if value is not None and (not isinstance(value, int) or value < least):
-            raise UserError(f"{key} is {value!r}, but it must be a whole number of at least {least}")
-    if precision not in COMPUTE_FORMATS:
-        raise UserError(f"precision is {precision!r}, but it must be one of {', '.join(COMPUTE_FORMATS)}")
+    options = InferenceOptions(max_length, lower_case, batch_size, precision, top_k)  # type: ignore[arg-type]
     prepare_process(precision)
     start(LaunchConfig())
-    trained = open_trained(
-        os.fspath(name),
-        batch_size=batch_size,
-        max_length=max_length,
-        lower_case=lower_case,
-        precision=PrecisionConfig(precision),
-        top_k=top_k,
-    )
+    trained = open_trained(os.fspath(name), options)
     return Model(trained, os.fspath(name), _columns_of(os.fspath(name)))
 
 
@@ -235,7 +221,7 @@ def _columns_of(name: str) -> DataConfig:
     if not isinstance(data, dict):
         return DataConfig()
     kept = {key: data[key] for key in COLUMN_KEYS if key in data}
-    return make_config(None, {"data": kept}).data
+    return make_data_config(DataConfig(), kept)
 
 
 def as_path(path: Any) -> Any:

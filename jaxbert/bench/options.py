@@ -1,48 +1,37 @@
-"""The settings of a benchmark and their defaults; what is timed is a run's own configuration."""
+"""The settings of a benchmark, their defaults and ranges; what is timed is a run's own configuration."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from jaxbert.errors import UserError
+from jaxbert.ranges import NotNegative, Positive, PositiveNumber, check_fields
 
-Mode = Literal["train", "predict", "both"]
+SECTION_KEYS = ("steps", "warmup", "measure_compile")
+"""Fields whose keys are in the section `bench`; the others stand alone."""
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What is timed, how long, and what the numbers are compared with."""
+    """The benchmark."""
 
-    steps: int = 20
-    """Steps that are timed."""
-    warmup: int = 3
-    """Steps that run before the clock starts; the first of each batch shape never counts."""
+    steps: Positive = 20
+    """Number of steps that are timed."""
+    warmup: NotNegative = 3
+    """Number of steps that run before the clock starts; the first step of each batch shape never counts."""
     measure_compile: bool | None = None
-    """Compile the step twice, without and with a cached program, to time both; left out, yes, but not in a sweep."""
-    mode: Mode = "both"
-    """Time training steps, prediction, or both."""
+    """Whether to compile the step twice, without and with a cached program, to time both. If not set, true; false in a
+    sweep."""
+    mode: Literal["train", "predict", "both"] = "both"
+    """What is timed: training steps (train), prediction (predict) or both."""
     profile: str | None = None
-    """Folder for a trace of the timed steps."""
-    peak_tflops: float | None = None
-    """Peak TFLOP/s of one device; left out, from the table of known devices."""
-    peak_bandwidth: float | None = None
-    """Peak GB/s of one device's memory; left out, from the table of known devices."""
-    cost_per_hour: float | None = None
-    """Price of all devices for an hour, in any currency."""
+    """Folder for a trace of the timed steps, for TensorBoard and Perfetto."""
+    peak_tflops: PositiveNumber | None = None
+    """Peak speed of one device in TFLOP/s. If not set, from the table of known devices."""
+    peak_bandwidth: PositiveNumber | None = None
+    """Peak memory bandwidth of one device in GB/s. If not set, from the table of known devices."""
+    cost_per_hour: PositiveNumber | None = None
+    """Price of ALL devices per hour, in any currency; adds the price of a million examples to the results."""
 
-
-def check(options: BenchOptions) -> None:
-    """Check the ranges.
-
-    Raises:
-      UserError: for a value out of range.
-    """
-    for name, least in (("steps", 1), ("warmup", 0)):
-        if getattr(options, name) < least:
-            raise UserError(f"bench.{name} is {getattr(options, name)}, but it must be at least {least}")
-    for name in ("peak_tflops", "peak_bandwidth", "cost_per_hour"):
-        value = getattr(options, name)
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise UserError(f"--{name.replace('_', '-')} is {value:g}, but it must be above 0 and finite")
+    def __post_init__(self) -> None:
+        check_fields(self, lambda name: f"bench.{name}" if name in SECTION_KEYS else f"--{name}")

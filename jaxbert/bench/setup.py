@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxbert.checks import check
 from jaxbert.config import Config
 from jaxbert.data.batches import Batch, batches
 from jaxbert.data.examples import Examples
@@ -61,7 +60,6 @@ def open_bench(config: Config, lengths: str | None) -> Bench:
     Raises:
       UserError: for anything wrong in configuration, data, lengths or model.
     """
-    check(config)
     if lengths is None and config.data.train is not None:
         return _real(config, config.data.train)
     return _synthetic(config, lengths or "sst2")

@@ -196,6 +196,6 @@ def _check_separator(names: Iterable[str], separator: str) -> None:
     holding = next((name for name in names if separator in name), None)
     if holding is not None:  # an empty one is in every name
         raise UserError(
-            f"label {holding!r} holds {separator!r}, which stands between the labels of a field: choose another "
+            f"label {holding!r} contains {separator!r}, which separates several labels in one field: choose another "
             "--label_separator, or write JSON lines"
         )

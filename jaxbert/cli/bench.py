@@ -6,31 +6,36 @@ import dataclasses
 import json
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
-from jaxbert.bench.options import BenchOptions, Mode, check
+from jaxbert.bench.options import SECTION_KEYS, BenchOptions
 from jaxbert.cli.output import check_output, write_text
-from jaxbert.cli.parsing import make_parser, parse
+from jaxbert.cli.parsing import Parser, make_parser, parse
 from jaxbert.config import Config
 from jaxbert.errors import UserError
-from jaxbert.settings import add_config, to_config
+from jaxbert.plan.options import PlanOptions
+from jaxbert.settings import add_config, add_fields, add_section, to_config
 
-_TOP_LEVEL = {
-    "mode": (Mode, "what is timed: train, predict or both"),
-    "profile": (str, "a folder for a trace of the timed steps, for TensorBoard and Perfetto"),
-    "peak_tflops": (float, "peak TFLOP/s of one device, where the table of known devices lacks it"),
-    "peak_bandwidth": (float, "peak GB/s of one device's memory, where the table lacks it"),
-    "cost_per_hour": (float, "price of all devices for an hour: adds the price of a million examples"),
-}
+_TOP_LEVEL = tuple(field.name for field in dataclasses.fields(BenchOptions) if field.name not in SECTION_KEYS)
 """Fields of `BenchOptions` that are flags without a section."""
+_USAGE = """\
+Example:  jaxbert bench --model.name_or_path small --lengths sst2 --output bench.json
+          jaxbert bench --config run.yaml --sweep train.batch_size=64,128,256
+Data:     --data.train as in `jaxbert train`, or random texts whose lengths --lengths names. The
+          weights are random.
+Results:  a table on the terminal: examples and tokens per second, memory, MFU. --output FILE adds
+          all numbers as JSON."""
+_MAIN_KEYS = (
+    *("model.name_or_path", "data.train", "lengths", "train.batch_size", "precision.compute", "mode", "bench.steps"),
+    *("sweep", "peak_tflops", "output"),
+)
 
 
 def run(arguments: list[str]) -> int:
     """Time; a table for people, and all numbers as JSON where `--output` names a file."""
     parser = _make_parser()
     values = parse(parser, arguments)
-    config, options = to_config(values), _options(values)
-    check(options)
+    options = _options(values)
     if values.output is not None:
         check_output(values.output)
     if values.sweep:
@@ -40,38 +45,32 @@ def run(arguments: list[str]) -> int:
         return run_sweep(parser, arguments, values, options, _flags(each))
     if values.plot is not None:
         raise UserError("--plot draws a sweep: add --sweep KEY=VALUE,VALUE, or leave it out")
-    return _run_once(config, options, values)
+    return _run_once(to_config(values), options, values)
 
 
-def _make_parser() -> ArgumentParser:
-    parser = make_parser("bench", "Time training and prediction of a configuration, on random weights.")
+def _make_parser() -> Parser:
+    parser = make_parser("bench", "Time training and prediction of a configuration.", _USAGE, _MAIN_KEYS)
     add_config(parser)
-    parser.add_class_arguments(BenchOptions, "bench", skip=set(_TOP_LEVEL))
-    for name, (kind, text) in _TOP_LEVEL.items():
-        default = getattr(BenchOptions, name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=text)
-    parser.add_argument(
-        "--lengths",
-        type=str | None,
-        default=None,
-        help="lengths of synthetic examples: sst2, uniform:LOW:HIGH, fixed:N or a file with one length a line; "
-        "left out, those of data.train, or sst2 without data",
-    )
+    add_section(parser, BenchOptions, "bench", skip=_TOP_LEVEL)
+    add_fields(parser, BenchOptions, _TOP_LEVEL)
+    add_fields(parser, PlanOptions, ["lengths"])
     parser.add_argument(
         "--sweep",
         type=str,
         action="append",
         default=[],
         metavar="KEY=VALUE,VALUE",
-        help="time every value of a key of the configuration, or of lengths; given again, every combination",
+        help="Times every value of a key, or of lengths. If given several times, every combination is timed.",
     )
     parser.add_argument(
         "--plot",
         type=str,
         default=None,
-        help="an image of the sweep (png, svg, pdf); left out, a png beside the file of --output",
+        help="Image file for the sweep (png, svg, pdf). If not set, a png next to the file of --output.",
     )
-    parser.add_argument("--output", type=str | None, default=None, help="a file for the JSON, or - for standard output")
+    parser.add_argument(
+        "--output", type=str | None, default=None, help="File for all numbers as JSON, or - for standard output."
+    )
     return parser
 
 
@@ -84,7 +83,7 @@ def _flags(options: BenchOptions) -> list[str]:
     flags = []
     for name, value in dataclasses.asdict(options).items():
         if value is not None:
-            flag = name.replace("_", "-") if name in _TOP_LEVEL else f"bench.{name}"
+            flag = name if name in _TOP_LEVEL else f"bench.{name}"
             flags.append(f"--{flag}={json.dumps(value) if isinstance(value, bool) else value}")
     return flags
 
@@ -118,7 +117,7 @@ def _run_once(config: Config, options: BenchOptions, values: Namespace) -> int:
 def _write(result: dict[str, Any], output: str | None) -> str:
     """Write the JSON where it is asked for, and say where it is."""
     if output is None:
-        return "--output FILE keeps all numbers"
+        return "--output FILE saves all numbers"
     write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
     return f"all numbers: {'standard output' if output == '-' else output}"
 

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from jaxbert.cli.inference_options import LABEL_OPTIONS, add_data_options, add_options, data_config, open_model
+from jaxbert.cli.inference_options import LABEL_OPTIONS, add_options, data_config, open_model
 from jaxbert.cli.output import check_output, write_text
 from jaxbert.cli.parsing import make_parser, parse
+from jaxbert.config import DataConfig
+from jaxbert.settings import add_fields
+
+_USAGE = """\
+Example:  jaxbert evaluate --model runs/reviews --data test.csv --output metrics.json
+Model:    a run folder, an exported folder or a name on the Hugging Face Hub.
+Data:     a file (csv, tsv, jsonl, parquet), hf:ORG/NAME or tfds:NAME. --text and --label name its
+          columns.
+Results:  a table on the terminal; all metrics as JSON in the file --output, or on standard output."""
+_MAIN_KEYS = (
+    *("model", "data", "text", "text_pair", "label", "label_map", "output", "max_length", "batch_size", "precision"),
+)
 
 
 def run(arguments: list[str]) -> int:
     """Evaluate; a table for people, and all metrics as JSON."""
-    parser = make_parser("evaluate", "Measure a model on labelled examples: a table, and all metrics as JSON.")
-    add_options(parser, batch_size=None)
-    parser.add_argument("--data", type=str, required=True, help="a file, hf:NAME or tfds:NAME")
-    add_data_options(parser, LABEL_OPTIONS)
-    parser.add_argument("--output", type=str, default="-", help="a file for the JSON, or - for standard output")
+    parser = make_parser("evaluate", "Measure a model on labelled examples.", _USAGE, _MAIN_KEYS)
+    add_options(parser)
+    parser.add_argument("--data", type=str, required=True, help="The labelled examples: a file, hf:NAME or tfds:NAME.")
+    add_fields(parser, DataConfig, LABEL_OPTIONS)
+    parser.add_argument(
+        "--output", type=str, default="-", help="File for all metrics as JSON, or - for standard output."
+    )
     values = parse(parser, arguments)
     data = data_config(values)
     check_output(values.output, source=values.data)

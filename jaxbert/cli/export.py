@@ -9,9 +9,9 @@ from jaxbert.cli.parsing import make_parser, parse
 def run(arguments: list[str]) -> int:
     """Export; print where."""
     parser = make_parser("export", "Write a checkpoint of a run as a Hugging Face folder.")
-    parser.add_argument("--run", type=str, required=True, help="the run folder (train.output_dir)")
-    parser.add_argument("--step", type=str, default="best", help="last, best or a step number")
-    parser.add_argument("--output", type=str, required=True, help="the folder to write")
+    parser.add_argument("--run", type=str, required=True, help="The run folder (train.output_dir).")
+    parser.add_argument("--step", type=str, default="best", help="The checkpoint: last, best or a step number.")
+    parser.add_argument("--output", type=str, required=True, help="The folder to write.")
     values = parse(parser, arguments)
     from jaxbert.runs.export import export_run
 

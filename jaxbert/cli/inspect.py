@@ -10,13 +10,24 @@ from jaxbert.cli.parsing import make_parser, parse
 from jaxbert.settings import add_config, to_config
 
 _NAMED = 5
+_USAGE = """\
+Example:  jaxbert inspect --data.train train.csv --data.validation dev.csv --output data.json
+Data:     the keys are those of `jaxbert train`; a YAML file for --config holds them too.
+Results:  a table on the terminal: rows, columns, labels, lengths, duplicates, and a proposal for
+          data.max_length and data.row_length. --output FILE adds everything as JSON."""
+_MAIN_KEYS = (
+    *("task", "model.name_or_path", "data.train", "data.validation", "data.test", "data.text", "data.label"),
+    *("data.label_format", "data.max_length", "output"),
+)
 
 
 def run(arguments: list[str]) -> int:
     """Inspect; a table for people, and everything as JSON where `--output` names a file."""
-    parser = make_parser("inspect", "Show how the data of a run is read, without training: a table, and JSON.")
+    parser = make_parser("inspect", "Show how the data of a run are read, without training.", _USAGE, _MAIN_KEYS)
     add_config(parser)
-    parser.add_argument("--output", type=str | None, default=None, help="a file for the JSON, or - for standard output")
+    parser.add_argument(
+        "--output", type=str | None, default=None, help="File for the results as JSON, or - for standard output."
+    )
     values = parse(parser, arguments)
     config = to_config(values)
     if values.output is not None:
@@ -42,14 +53,12 @@ def _show(result: dict[str, Any]) -> None:
         lines += [f"{name}, lengths in tokens:", *(f"  {line}" for line in length_bars(source))]
         places = source["duplicates"]["places"]
         lines += [f"{name}, the same text in {_group(place)}" for place in places[:_NAMED]]
-        lines += _rest(
-            len(source["duplicates"]["places"]), source["duplicates"]["texts"], f"{name}, texts that occur twice"
-        )
+        lines += _rest(len(source["duplicates"]["places"]), source["duplicates"]["texts"], f"{name}, repeated texts")
     for leak in result["leaks"]:
         first, second = leak["sets"]
         lines += [f"row {p[second]} of {second} is row {p[first]} of {first}" for p in leak["places"][:_NAMED]]
         lines += _rest(len(leak["places"]), leak["rows"], f"rows of {second} that are in {first}")
-    for title, key in (("as the configuration has it", "now"), ("proposed", "proposal")):
+    for title, key in (("with the current settings", "now"), ("proposed settings", "proposal")):
         if key in result:
             lines.append(f"{title}: {_choice(result[key])}")
     for line in lines:

@@ -21,13 +21,13 @@ from jaxbert.launch.start import end, lost
 
 VERBS = {
     "train": "fine-tune BERT for a task and export it",
-    "pretrain": "pretrain a model on raw text, to be fine-tuned",
-    "inspect": "show how the data of a run is read, without training",
+    "pretrain": "pretrain BERT on raw text, to fine-tune it later",
+    "inspect": "show how the data of a run are read, without training",
     "evaluate": "measure a model on labelled examples",
-    "predict": "answer for texts from a file or standard input",
+    "predict": "let a model answer for texts from a file or standard input",
     "export": "write a checkpoint of a run as a Hugging Face folder",
     "bench": "time training and prediction",
-    "plan": "say whether a run fits devices that need not be here, and what it takes and costs there",
+    "plan": "tell whether a run fits other devices, and how long a step takes and costs there",
     "env": "print versions, devices and cache folders",
 }
 _INTERRUPTED = 130
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), 2)
     except KeyboardInterrupt as stop:
         insist.heard()
-        return _fail(str(stop) or "interrupted before anything was to be saved", _INTERRUPTED)
+        return _fail(str(stop) or _nothing_saved(arguments), _INTERRUPTED)
     except BrokenPipeError:
         return 1
     except Exception as error:
@@ -71,6 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if reason is not None:
             return _fail(reason, 1)
         raise
+
+
+def _nothing_saved(arguments: Sequence[str]) -> str:
+    if arguments and arguments[0] in ("train", "pretrain"):
+        return "interrupted before the first checkpoint; nothing was saved"
+    return "interrupted; nothing was written"
 
 
 def entry() -> NoReturn:

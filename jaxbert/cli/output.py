@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from etils import epath
 
 _STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
-_CLOSED = "standard output is closed: send it somewhere"
+_CLOSED = "standard output is closed: redirect it to a file or a pipe"
 _OTHER_FORMATS = (".csv", ".tsv", ".parquet", ".xlsx", ".xls", ".gz", ".bz2", ".xz", ".zst", ".zip")
 TABLES = {".csv": ",", ".tsv": "\t"}
 """Extensions of tables, with what separates their fields."""
@@ -91,7 +91,7 @@ def check_output(output: str, flag: str = "--output", *, tables: bool = False, s
     if not path.parent.is_dir():
         raise UserError(f"{said}: there is no folder {path.parent}")
     if source is not None and path.exists() and os.path.exists(source) and os.path.samefile(path, source):
-        raise UserError(f"{said}: it is the file that is read: name another one")
+        raise UserError(f"{said}: it is the input file: choose another name")
     try:
         _try_file(path, said)
     except OSError as error:

@@ -1,51 +1,147 @@
-"""Arguments of the command line: one parser a verb, and errors that name the nearest flag."""
+"""Arguments of the command line: one parser a verb, its two helps, and errors that name the nearest flag."""
 
 from __future__ import annotations
 
+import argparse
 import itertools
-from collections.abc import Sequence
-from typing import Any
+import re
+import shutil
+import textwrap
+from collections.abc import Iterable, Sequence
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from jaxbert.cli.output import check_output, write_out
 from jaxbert.errors import UserError
-from jaxbert.settings import check_keys, explain, nearest
+from jaxbert.settings import check_keys, explain, nearest, range_of
+
+_HELP, _HELP_ALL = ("-h", "--help"), "--help_all"
+_GLUE = "\0"
+"""Stands for a space at which a line is not broken."""
 
 
-class _Parser(ArgumentParser):
-    def _print_message(self, message: str, file: Any = None) -> None:
-        """Print a help; argparse would say nothing where it cannot."""
-        write_out(message)
+class _Formatter(DefaultHelpFormatter):
+    """Write types as people read them, and the range of a number behind its type."""
+
+    def _get_type_str(self, action: argparse.Action) -> str | None:
+        kind = super()._get_type_str(action)
+        return None if kind is None else ", ".join(filter(None, [_readable(kind), range_of(action)]))
+
+    def explain(self, action: argparse.Action) -> str:
+        """Return the help of one option on one line, with its type and its default."""
+        return " ".join(self._expand_help(action).split())
 
 
-def make_parser(verb: str, description: str) -> ArgumentParser:
-    """Return an empty parser whose mistakes are raised."""
-    return _Parser(prog=f"jaxbert {verb}", description=description, exit_on_error=False)
+def _readable(kind: str) -> str:
+    """Return a type without Python's words: `one of a, b`, `float | null`."""
+    kind = re.sub(r"Literal\[(.*?)\]", lambda found: _choices(found[1].replace("'", "")), kind)
+    if union := re.fullmatch(r"Optional\[(.*)\]", kind):
+        return f"{union[1]} | null"
+    if union := re.fullmatch(r"Union\[(.*)\]", kind):
+        return re.sub(r", (?![^\[]*\])", " | ", union[1])
+    return kind
 
 
-def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
-    """Parse, turning every mistake into one line.
+def _choices(names: str) -> str:
+    return f"one of {names}" if "," in names else names
+
+
+class Parser(ArgumentParser):
+    """The parser of a verb; what is wrong in its arguments is raised."""
+
+    usage_text = ""
+    """What the short help opens with: an example, where data come from, where results go."""
+    main_keys: tuple[str, ...] = ()
+    """What the short help explains; empty where the verb has few options, and one help."""
+
+    def short_help(self) -> str:
+        """Return how the verb is used, the keys that matter most, and the other keys with their defaults."""
+        width = shutil.get_terminal_size().columns - 2
+        formatter = _Formatter(self.prog)
+        options = {action.dest: action for action in self._actions if _is_value(action, self._actions)}
+        required = [f"--{name} {name.upper()}" for name, action in options.items() if action.required]
+        if "task" in options and "config" in options:
+            required.append("[--config FILE.yaml]")
+        parts = [f"usage: {self.prog} {' '.join(required)} [--KEY VALUE ...]", "", str(self.description), ""]
+        parts += [self.usage_text, "", "The keys that matter most:"]
+        for name in self.main_keys:
+            wrapped = textwrap.wrap(formatter.explain(options[name]), width - 6, break_on_hyphens=False)
+            parts += [f"  --{name}", *(f"      {line}" for line in wrapped)]
+        others = [action for name, action in options.items() if name not in {*self.main_keys, "config"}]
+        parts += ["", f"All other keys with their defaults ({self.prog} {_HELP_ALL} explains them):"]
+        for _, group in itertools.groupby(others, lambda action: action.dest.rpartition(".")[0]):
+            entries = [f"--{action.dest}{_GLUE}{_default(action)}".rstrip(_GLUE) for action in group]
+            filled = textwrap.wrap("  ".join(entries), width - 2, break_on_hyphens=False, break_long_words=False)
+            parts += [f"  {line.replace(_GLUE, ' ')}" for line in filled]
+        return "\n".join(parts) + "\n"
+
+
+def _is_value(action: argparse.Action, actions: Iterable[argparse.Action]) -> bool:
+    """Say whether an option is a key: no help, no `--print_config`, and no whole section."""
+    if not action.option_strings or action.dest in ("help", "help_all", "print_config"):
+        return False
+    return not any(other.dest.startswith(f"{action.dest}.") for other in actions)
+
+
+def _default(action: argparse.Action) -> str:
+    value = action.default
+    if action.required:
+        return ""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def make_parser(verb: str, description: str, usage_text: str = "", main_keys: Sequence[str] = ()) -> Parser:
+    """Return an empty parser whose mistakes are raised.
+
+    Args:
+      verb: of the command line.
+      description: what it does, one sentence.
+      usage_text: what the short help opens with.
+      main_keys: what the short help explains.
+    """
+    parser = Parser(prog=f"jaxbert {verb}", description=description, exit_on_error=False, formatter_class=_Formatter)
+    parser.usage_text, parser.main_keys = usage_text, tuple(main_keys)
+    if main_keys:
+        parser.add_argument(_HELP_ALL, action="help", help="Show all keys with their help and exit.")
+    return parser
+
+
+def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
+    """Parse, turning every mistake into one line; `--max-length` is taken for `--max_length`.
 
     Raises:
       UserError: for an unknown flag or key (with the nearest valid one) or a value of the wrong type.
+      SystemExit: after a help or `--print_config`.
     """
     flags = [option for action in parser._actions for option in action.option_strings]
-    _check_flags(arguments, flags)
+    given, arguments = arguments, [_underscored(argument) for argument in arguments]
+    if not {*_HELP, _HELP_ALL}.isdisjoint(arguments):
+        short = parser.main_keys and _HELP_ALL not in arguments
+        write_out(parser.short_help() if short else parser.format_help())
+        raise SystemExit(0)
+    _check_flags(given, flags)
     _check_files(arguments)
     if any(argument.startswith("--print_config") for argument in arguments):
         check_output("-")
     try:
-        return parser.parse_args(list(arguments))
+        return parser.parse_args(arguments)
     except ArgumentError as error:
         raise UserError(explain(error)) from error
+
+
+def _underscored(argument: str) -> str:
+    """Return an argument with the flag in it spelled with underscores."""
+    if not argument.startswith("--"):
+        return argument
+    flag, equals, value = argument[2:].partition("=")
+    return f"--{flag.replace('-', '_')}{equals}{value}"
 
 
 def _check_flags(arguments: Sequence[str], flags: list[str]) -> None:
     for argument in arguments:
         name = argument.split("=")[0]
-        if name.startswith("--") and name != "--" and name not in flags:
-            raise UserError(f"unknown option {name}{nearest(name, flags)}")
+        if name.startswith("--") and name != "--" and _underscored(name) not in flags:
+            raise UserError(f"unknown option {name}{nearest(_underscored(name), flags)}")
 
 
 def _check_files(arguments: Sequence[str]) -> None:

@@ -4,42 +4,39 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import typing
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from jaxbert.cli.output import check_output, write_text
-from jaxbert.cli.parsing import make_parser, parse
+from jaxbert.cli.parsing import Parser, make_parser, parse
 from jaxbert.config import Config
 from jaxbert.errors import UserError
-from jaxbert.plan.options import PlanOptions, check
+from jaxbert.plan.options import PlanOptions
 from jaxbert.plan.target import Target, parse_target, prepare_target
-from jaxbert.settings import add_config, to_config
+from jaxbert.settings import add_config, add_fields, to_config
 
 if TYPE_CHECKING:
     from jaxbert.plan.fit import Found
     from jaxbert.plan.planner import Attempt, Planner
 
-_HELP = {
-    "lengths": "lengths of the examples: sst2, uniform:LOW:HIGH, fixed:N or a file with one length a line; left out, those "
-    "of data.train where it can be read, else sst2",
-    "utilization": "share of the peaks that is assumed for the upper bound of a step's time",
-    "thorough": "compile for TPUs as a run does; false: with the compiler's least effort, in about a quarter of the time, "
-    "with the same FLOPs and collectives, and a few percent more memory",
-    "cost_per_hour": "price of ONE device for an hour: adds what a million tokens, and the run, cost",
-    "memory_gb": "GB (10^9 bytes) that a step may use on one device, where the table of known devices lacks it",
-    "peak_tflops": "peak TFLOP/s of one device, where the table lacks it",
-    "peak_bandwidth": "peak GB/s of one device's memory, where the table lacks it",
-    "link_bandwidth": "GB/s that one device sends to others, one direction, where the table of links lacks it",
-}
+_OPTIONS = tuple(field.name for field in dataclasses.fields(PlanOptions))
+_USAGE = """\
+Example:  jaxbert plan --config run.yaml --topology h200:8 --lengths sst2
+Devices:  --topology names them; they need not be here. The numbers for GPUs are estimates.
+Data:     the lengths of --data.train, or those that --lengths names.
+Results:  a table on the terminal: memory, time and price of a step, or a change that makes it fit.
+          --output FILE adds all numbers as JSON. Nothing is trained."""
+_MAIN_KEYS = (
+    *("topology", "model.name_or_path", "data.train", "lengths", "train.batch_size", "mesh.fsdp", "model.remat"),
+    *("cost_per_hour", "memory_gb", "output"),
+)
 
 
 def run(arguments: list[str]) -> int:
     """Plan; a table for people, and all numbers as JSON where `--output` names a file."""
     values = parse(_make_parser(), arguments)
-    config, options = to_config(values), PlanOptions(**{name: values[name] for name in _HELP})
-    check(options)
+    config, options = to_config(values), PlanOptions(**{name: values[name] for name in _OPTIONS})
     if values.topology is None:
         raise UserError("--topology is missing: name the devices, as v5e:16x16, h200:8 or cpu:8")
     target = parse_target(values.topology)
@@ -49,23 +46,22 @@ def run(arguments: list[str]) -> int:
     return _plan(config, target, options, values)
 
 
-def _make_parser() -> ArgumentParser:
+def _make_parser() -> Parser:
     parser = make_parser(
-        "plan", "Say whether a run fits devices that need not be here, and what it takes and costs there."
+        "plan", "Say whether a run fits devices, and how long a step takes and costs there.", _USAGE, _MAIN_KEYS
     )
     add_config(parser)
     parser.add_argument(
         "--topology",
         type=str | None,
         default=None,
-        help="the devices: a slice of TPUs (v5e:16x16, v5p:4x4x4; v4, v6e), GPUs (h200:8, h100:8, a100-80gb:8, b200:8; an "
-        "estimate) or cpu:8",
+        help="The devices: a slice of TPUs (v5e:16x16, v5p:4x4x4; v4, v6e), GPUs (h200:8, h100:8, a100-80gb:8, b200:8; the "
+        "numbers are estimates) or cpu:8.",
     )
-    hints = typing.get_type_hints(PlanOptions)
-    for field in dataclasses.fields(PlanOptions):
-        flag = f"--{field.name.replace('_', '-')}"
-        parser.add_argument(flag, type=hints[field.name], default=field.default, help=_HELP[field.name])
-    parser.add_argument("--output", type=str | None, default=None, help="a file for the JSON, or - for standard output")
+    add_fields(parser, PlanOptions, _OPTIONS)
+    parser.add_argument(
+        "--output", type=str | None, default=None, help="File for all numbers as JSON, or - for standard output."
+    )
     return parser
 
 
@@ -94,7 +90,7 @@ def _show(result: dict[str, Any], output: str | None) -> None:
     console.print(plan_table(result), highlight=False)
     for line in result["assumptions"]:
         console.print(f"- {line}", highlight=False, soft_wrap=True)
-    written = "--output FILE keeps all numbers"
+    written = "--output FILE saves all numbers"
     if output is not None:
         write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         written = f"all numbers: {'standard output' if output == '-' else output}"
@@ -113,6 +109,7 @@ def _refusal(planner: Planner, attempt: Attempt, found: Found | None) -> str:
         f"{gib(planner.memory_bytes)} for it"
     )
     if found is None:
-        return f"{lacking}; no mesh.fsdp, model.remat, train.accumulation_steps or train.batch_size that was tried fits"
+        tried = "mesh.fsdp, model.remat, train.accumulation_steps and train.batch_size"
+        return f"{lacking}; changes of {tried} were tried, and none makes it fit"
     another = ", which is another run (fewer examples a step)" if "train.batch_size" in found.settings else ""
     return f"{lacking}: {found.flags} would fit, with {gib(found.attempt.needed_bytes)}{another}"

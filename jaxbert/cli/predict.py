@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser
-
 from jaxbert.cli.answers import Answer, make_writer, parse_keep
 from jaxbert.cli.inference_options import add_options, data_config, open_model
 from jaxbert.cli.output import check_output, write_text
-from jaxbert.cli.parsing import make_parser, parse
+from jaxbert.cli.parsing import Parser, make_parser, parse
+from jaxbert.config import InferenceOptions, TrainConfig
+from jaxbert.settings import add_fields
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 _ANSWERS = 1024
 """Answers that are made at once: they are a hundred times as large as the predictions."""
+_USAGE = """\
+Example:  jaxbert predict --model runs/reviews --input new.csv --output answers.jsonl
+          echo "What a film" | jaxbert predict --model runs/reviews --input -
+Model:    a run folder, an exported folder or a name on the Hugging Face Hub.
+Input:    a file (csv, tsv, jsonl, parquet, or txt with one text per line), hf:ORG/NAME, tfds:NAME,
+          or - for standard input.
+Results:  one JSON object per text in the file --output, or on standard output; a table in .csv and .tsv."""
+_MAIN_KEYS = (
+    *("model", "input", "output", "text", "text_pair", "keep", "top_k", "max_length", "batch_size", "precision"),
+)
 
 
 def run(arguments: list[str]) -> int:
@@ -49,41 +59,35 @@ def run(arguments: list[str]) -> int:
                 for _ in pieces:  # every process computes its part
                     pass
         except KeyboardInterrupt as stop:
-            what = "what was answered is written" if live else "not all was answered"
+            what = "the answers so far are written" if live else "not all texts were answered"
             raise KeyboardInterrupt(f"interrupted; {what}") from stop
     return 0
 
 
-def _make_parser() -> ArgumentParser:
-    parser = make_parser(
-        "predict", "Answer for each text by the task of the model, in input order: JSON lines, or a table."
-    )
-    add_options(parser)
+def _make_parser() -> Parser:
+    parser = make_parser("predict", "Let a model answer for each text, in input order.", _USAGE, _MAIN_KEYS)
+    add_options(parser, batch_size=TrainConfig.eval_batch_size)
     parser.add_argument(
         "--input",
         type=str,
         required=True,
-        help="a file, hf:NAME, tfds:NAME, or - for standard input, whose lines are answered as they come",
+        help="The texts: a file, hf:NAME, tfds:NAME, or - for standard input, whose lines are answered as they arrive.",
     )
     parser.add_argument(
         "--output",
         type=str,
         default="-",
-        help="a file, also in a bucket, or - for standard output: JSON lines, or a table in .csv and .tsv",
+        help="File for the answers, also in a bucket, or - for standard output. A name that ends in .csv or .tsv gets a "
+        "table, any other JSON lines.",
     )
     parser.add_argument(
         "--keep",
         type=str | None,
         default=None,
         metavar="COLUMN,...",
-        help="columns of the input that are copied into the answers; COLUMN=NAME gives one another name there",
+        help="Columns of the input to copy into the answers; COLUMN=NAME renames one there.",
     )
-    parser.add_argument(
-        "--top_k",
-        type=int | None,
-        default=None,
-        help="how many labels an answer shows the probabilities of, the best first; left out, all of up to 20, else 5",
-    )
+    add_fields(parser, InferenceOptions, ["top_k"])
     return parser
 
 

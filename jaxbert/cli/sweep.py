@@ -10,15 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from jaxbert.bench.options import BenchOptions
 from jaxbert.bench.sweep import Axes, Row, combinations, describe, parse_axes, run_row, sweep_result
-from jaxbert.checks import check
 from jaxbert.cli import insist
 from jaxbert.cli.output import check_output, write_text
-from jaxbert.cli.parsing import parse
-from jaxbert.config import Config
+from jaxbert.cli.parsing import Parser, parse
 from jaxbert.errors import UserError
 from jaxbert.settings import KEYS, nearest, to_config
 
@@ -26,9 +24,7 @@ _INTERRUPTED = 130
 _IMAGES = (".png", ".svg", ".pdf")
 
 
-def run_sweep(
-    parser: ArgumentParser, arguments: list[str], values: Namespace, options: BenchOptions, flags: list[str]
-) -> int:
+def run_sweep(parser: Parser, arguments: list[str], values: Namespace, options: BenchOptions, flags: list[str]) -> int:
     """Time every combination; what fails is a row that says so, and what an interruption leaves is kept.
 
     Args:
@@ -43,7 +39,7 @@ def run_sweep(
     axes = parse_axes(values.sweep)
     _check_axes(parser, arguments, axes)
     if options.profile is not None:
-        raise UserError("--profile traces one run: leave out --sweep, or the trace")
+        raise UserError("--profile traces a single run: leave out --sweep or --profile")
     plot = _plot_path(values)
     metric = "predict_examples_per_second" if options.mode == "predict" else "examples_per_second"
     rows: list[Row] = []
@@ -55,19 +51,19 @@ def run_sweep(
             raise
         insist.heard()
         code = _INTERRUPTED
-        console.print("interrupted: what was timed is kept", highlight=False)
+        console.print("interrupted: the rows that were timed are kept", highlight=False)
     _report(sweep_result(axes, rows, metric), values.output, plot)
     return code
 
 
-def _check_axes(parser: ArgumentParser, arguments: list[str], axes: Axes) -> None:
+def _check_axes(parser: Parser, arguments: list[str], axes: Axes) -> None:
     """Check each key, and each value by itself as the command line would."""
     known = [*KEYS, "lengths"]
     for key, texts in axes.items():
         if key not in known:
             raise UserError(f"--sweep {key}: there is no such key{nearest(key, known)}")
         for text in texts:
-            to_config(parse(parser, [*arguments, f"--{key}={text}"]))
+            parse(parser, [*arguments, f"--{key}={text}"])
 
 
 def _plot_path(values: Namespace) -> Path | None:
@@ -87,7 +83,7 @@ def _plot_path(values: Namespace) -> Path | None:
     return Path(plot).expanduser()
 
 
-def _time_all(parser: ArgumentParser, arguments: list[str], axes: Axes, flags: list[str], rows: list[Row]) -> None:
+def _time_all(parser: Parser, arguments: list[str], axes: Axes, flags: list[str], rows: list[Row]) -> None:
     """Add a row for each combination; an interruption leaves those that are there."""
     from rich.text import Text
 
@@ -99,13 +95,13 @@ def _time_all(parser: ArgumentParser, arguments: list[str], axes: Axes, flags: l
         lengths = [] if values.lengths is None else [f"--lengths={values.lengths}"]
         place = f"{number}/{len(everything)}  {describe(settings)}"
         with console.status(Text(place)):
-            rows.append(_time_one(settings, to_config(values), [*flags, *lengths]))
+            rows.append(_time_one(settings, values, [*flags, *lengths]))
         console.print(f"{place}: {_outcome(rows[-1])}", highlight=False, soft_wrap=True)
 
 
-def _time_one(settings: dict[str, str], config: Config, flags: Sequence[str]) -> Row:
+def _time_one(settings: dict[str, str], values: Namespace, flags: Sequence[str]) -> Row:
     try:
-        check(config)
+        config = to_config(values)
     except UserError as error:
         return {"settings": settings, "error": str(error)}
     return run_row(settings, config.to_dict(), flags)
@@ -129,13 +125,13 @@ def _report(result: dict[str, Any], output: str | None, plot: Path | None) -> No
         write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
         written.append("standard output" if output == "-" else output)
     if best is None:
-        raise UserError(f"no combination could be timed; the first one: {rows[0]['error']}")
+        raise UserError(f"no combination could be timed; error of the first one: {rows[0]['error']}")
     if plot is not None:
         written.append(_draw(result, plot))
     timed = sum("result" in row for row in rows)
     console.print(
         f"{timed} of {result['combinations']} combinations timed, best: {describe(result['best'])}; "
-        + (f"written: {', '.join(written)}" if written else "--output FILE keeps all numbers and a chart"),
+        + (f"written: {', '.join(written)}" if written else "--output FILE saves all numbers and a chart"),
         highlight=False,
         soft_wrap=True,
     )

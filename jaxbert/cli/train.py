@@ -6,16 +6,31 @@ from jaxbert.cli.parsing import make_parser, parse
 from jaxbert.config import Config
 from jaxbert.settings import add_config, to_config
 
+_USAGE = """\
+Example:  jaxbert train --data.train train.csv --data.validation dev.csv \\
+            --train.output_dir runs/reviews
+Data:     files (csv, tsv, jsonl, parquet), hf:ORG/NAME or tfds:NAME. --data.text and --data.label
+          name their columns. `jaxbert inspect` shows how the data are read, without training.
+Results:  in the folder --train.output_dir: checkpoints, metrics and export/, which PyTorch reads too.
+Resume:   run the same command again. A YAML file for --config holds the same keys."""
+_MAIN_KEYS = (
+    *("task", "model.name_or_path", "data.train", "data.validation", "data.text", "data.label"),
+    *("train.output_dir", "train.epochs", "train.batch_size", "optimizer.learning_rate"),
+)
+
 
 def run(arguments: list[str]) -> int:
     """Train; exit 75 if a signal stopped the run after saving."""
-    parser = make_parser("train", "Fine-tune BERT for a task (--task) and export it.")
+    parser = make_parser("train", "Fine-tune BERT for a task (--task) and export it.", _USAGE, _MAIN_KEYS)
     add_config(parser)
     return train(to_config(parse(parser, arguments)))
 
 
 def train(config: Config) -> int:
     """Do the run that `config` says, and return the exit code."""
+    from jaxbert.tasks.reading import training_spec
+
+    training_spec(config.data)  # before a model is fetched from the Hub
     from jaxbert.api.finetune import start_run
     from jaxbert.terminal import console
     from jaxbert.train.interrupt import EXIT_CODE, StoppedError

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxbert.checks import is_address
-from jaxbert.config import LaunchConfig
+from jaxbert.config import LaunchConfig, is_address
 from jaxbert.errors import UserError
 from jaxbert.launch import clusters
 from jaxbert.launch.place import DEACTIVATED, Environment, Place, check, read_number

@@ -12,7 +12,6 @@ import re
 import socket
 import sys
 
-from jaxbert.checks import check_launch
 from jaxbert.config import LaunchConfig
 from jaxbert.errors import UserError
 from jaxbert.launch.detect import locate, overlooked
@@ -41,7 +40,6 @@ def start(launch: LaunchConfig) -> None:
     Raises:
       UserError: if the section or the environment is wrong, or not all processes came in time.
     """
-    check_launch(launch)
     place = _find(launch)
     if place is None or place.processes == 1:
         remark = overlooked(os.environ) if launch.distributed == "auto" else None

@@ -131,10 +131,12 @@ def _doublings(value: int, rows: int) -> list[int]:
 
 def with_settings(config: Config, settings: Settings) -> Config:
     """Return the configuration with some keys changed."""
+    changes: dict[str, Settings] = {}
     for name, value in settings.items():
         section, key = name.split(".")
-        config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{key: value})})
-    return config
+        changes.setdefault(section, {})[key] = value
+    sections = {name: dataclasses.replace(getattr(config, name), **values) for name, values in changes.items()}
+    return dataclasses.replace(config, **sections)
 
 
 def hopeless(first: Attempt, workload: Workload, available: float | None) -> bool:

@@ -1,11 +1,11 @@
-"""The settings of a plan and their defaults; what is planned is a run's own configuration. No JAX."""
+"""The settings of a plan, their defaults and ranges; what is planned is a run's own configuration. No JAX."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Annotated
 
-from jaxbert.errors import UserError
+from jaxbert.ranges import PositiveNumber, Range, check_fields
 
 
 @dataclass(frozen=True)
@@ -13,35 +13,24 @@ class PlanOptions:
     """What the compiled step is compared with."""
 
     lengths: str | None = None
-    """Lengths of the examples: sst2, uniform:LOW:HIGH, fixed:N or a file with one length a line; left out, those of
-    data.train where it can be read, else sst2."""
-    utilization: float = 0.5
-    """ASSUMED share of the peaks that a step reaches where it computes, moves and exchanges one after the other: the upper
-    bound of its time."""
+    """Lengths of the examples in tokens: sst2, uniform:LOW:HIGH, fixed:N or a file with one length per line. If not set, the
+    lengths of the examples in data.train, or sst2 if there are none."""
+    utilization: Annotated[float, Range(above=0, most=1)] = 0.5
+    """ASSUMED fraction of the device's peaks that a step reaches if it computes, moves and exchanges data one after the
+    other; gives the upper bound of its time."""
     thorough: bool = False
-    """Compile for TPUs as a run does. Left out, with the compiler's least effort: about a quarter of the time, with the same
-    FLOPs and collectives, and a few percent more memory."""
-    cost_per_hour: float | None = None
-    """Price of one device for an hour, in any currency."""
-    memory_gb: float | None = None
-    """GB (10^9 bytes) of memory that a step may use on one device; left out, from the table of known devices."""
-    peak_tflops: float | None = None
-    """Peak TFLOP/s of one device; left out, from the table of known devices."""
-    peak_bandwidth: float | None = None
-    """Peak GB/s of one device's memory; left out, from the table of known devices."""
-    link_bandwidth: float | None = None
-    """GB/s that one device sends to others, one direction; left out, from the table of known links."""
+    """Whether to compile for TPUs exactly as a run does. If false, the compiler makes its least effort: about a quarter of
+    the time, the same FLOPs and collectives, a few percent more memory."""
+    cost_per_hour: PositiveNumber | None = None
+    """Price of ONE device per hour, in any currency; adds the price of a million tokens, and of the run, to the results."""
+    memory_gb: PositiveNumber | None = None
+    """Memory of one device that a step may use, in GB (10^9 bytes). If not set, from the table of known devices."""
+    peak_tflops: PositiveNumber | None = None
+    """Peak speed of one device in TFLOP/s. If not set, from the table of known devices."""
+    peak_bandwidth: PositiveNumber | None = None
+    """Peak memory bandwidth of one device in GB/s. If not set, from the table of known devices."""
+    link_bandwidth: PositiveNumber | None = None
+    """Bandwidth from one device to others in GB/s, one direction. If not set, from the table of known links."""
 
-
-def check(options: PlanOptions) -> None:
-    """Check the ranges.
-
-    Raises:
-      UserError: for a value out of range.
-    """
-    for name in ("cost_per_hour", "memory_gb", "peak_tflops", "peak_bandwidth", "link_bandwidth"):
-        value = getattr(options, name)
-        if value is not None and not (value > 0 and math.isfinite(value)):
-            raise UserError(f"--{name.replace('_', '-')} is {value:g}, but it must be above 0 and finite")
-    if not 0 < options.utilization <= 1:
-        raise UserError(f"--utilization is {options.utilization:g}, but it must be above 0 and at most 1")
+    def __post_init__(self) -> None:
+        check_fields(self, "--{}".format)

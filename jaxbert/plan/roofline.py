@@ -101,7 +101,7 @@ def _bound(
     largest = max(known, key=lambda name: known[name])
     unknown = [what for what, share in (("FLOP/s", compute), ("memory bandwidth", memory)) if share is None]
     if unknown and known[largest] < _CLEAR:
-        flags = " and ".join(f"--peak-{'tflops' if what == 'FLOP/s' else 'bandwidth'}" for what in unknown)
+        flags = " and ".join(f"--peak_{'tflops' if what == 'FLOP/s' else 'bandwidth'}" for what in unknown)
         return None, f"the peak {' and '.join(unknown)} of this device are not known: give {flags}"
     if known[largest] < _EXPLAINS:
         largest = "overhead"

@@ -58,6 +58,18 @@ def task_names() -> list[str]:
     return [*dict.fromkeys([*_OWN, *_registered, *sorted(entry_points(group=GROUP).names)])]
 
 
+def check_task(name: str) -> None:
+    """Check that a task is known by its name, or named as a class, which is not imported yet.
+
+    Raises:
+      UserError: if not.
+    """
+    if ":" not in name and name not in task_names():
+        raise UserError(
+            f"task is {name!r}, but it must be one of {', '.join(task_names())}, or a class as package.module:Class"
+        )
+
+
 def task_class(name: str) -> type[Task]:
     """Return the task of this name, or the class that `package.module:Class` names.
 

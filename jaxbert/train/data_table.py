@@ -33,10 +33,10 @@ def data_table(overview: Content) -> Table:
         "labels": lambda name, s: _labels(s),
         "tokens": lambda name, s: _tokens(s["lengths"]),
         "too long": lambda name, s: _long(s),
-        "no token left": lambda name, s: _count(s["empty_texts"], s["unit"]),
+        "without tokens": lambda name, s: _count(s["empty_texts"], s["unit"]),
         "characters lost": lambda name, s: _count(s["lossy_texts"], s["unit"]),
         "unknown tokens": lambda name, s: _unknown(s),
-        "occur twice": lambda name, s: _twice(s["duplicates"]),
+        "repeated texts": lambda name, s: _twice(s["duplicates"]),
         "also in train": lambda name, s: _leak(leaks.get(name)),
     }
     for title, tell in lines.items():
@@ -99,7 +99,7 @@ def _labels(source: Content) -> str:
 
 def _tokens(lengths: Content) -> str:
     quantiles = lengths["quantiles"]
-    return f"half up to {quantiles['0.5']}, 99% up to {quantiles['0.99']}, longest {quantiles['1']}"
+    return f"median {quantiles['0.5']}, 99% up to {quantiles['0.99']}, longest {quantiles['1']}"
 
 
 def _long(source: Content) -> str:
@@ -131,7 +131,7 @@ def _twice(duplicates: Content) -> str:
     if not duplicates["rows"]:
         return ""
     conflicts = duplicates["conflicting_texts"]
-    said = f"{_some_of(duplicates['rows'], 'rows')} with a text that was there before"
+    said = f"{_some_of(duplicates['rows'], 'rows')} repeat an earlier text"
     return said + (f"; {_some_of(conflicts, 'texts')} with different labels" if conflicts else "")
 
 

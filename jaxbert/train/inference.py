@@ -12,8 +12,16 @@ import numpy as np
 from jax.sharding import Mesh
 from transformers import BertConfig
 
-from jaxbert.checks import COMPUTE_FORMATS
-from jaxbert.config import Config, DataConfig, MeshConfig, ModelConfig, PrecisionConfig, TrainConfig
+from jaxbert.config import (
+    COMPUTE_FORMATS,
+    Config,
+    DataConfig,
+    InferenceOptions,
+    MeshConfig,
+    ModelConfig,
+    PrecisionConfig,
+    TrainConfig,
+)
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Ladder
 from jaxbert.data.tokens import Tokens
@@ -183,39 +191,31 @@ def _arrived(lines: Prefetcher, most: int) -> Iterator[list[Part]]:
         yield taken
 
 
-def open_trained(
-    name: str,
-    *,
-    batch_size: int | None = None,
-    max_length: int | None = None,
-    lower_case: bool | None = None,
-    precision: PrecisionConfig | None = None,
-    top_k: int | None = None,
-) -> TrainedModel:
-    """Open an exported folder, a run folder (its export) or a Hub name; `top_k` is how many probabilities an answer shows.
+def open_trained(name: str, options: InferenceOptions | None = None) -> TrainedModel:
+    """Open an exported folder, a run folder (its export) or a Hub name.
 
     It computes and reads as in its training, where that is known and nothing else is asked for.
 
     Raises:
       UserError: if there is no such model, its head was not trained, or its answers have no probabilities for `top_k`.
     """
+    options = options or InferenceOptions()
     folder = model_folder(name)
     config = read_config(folder)
-    task = with_top_k(task_of_model(config).reopen(config), top_k)
+    task = with_top_k(task_of_model(config).reopen(config), options.top_k)
     say_guess(name, config)
     mesh = make_mesh(MeshConfig())
     kept = Computation.of(settings_of(config).get(COMPUTATION), mesh)
-    if precision is None or precision.compute == "auto":
-        precision = PrecisionConfig(kept.precision)
-        if kept.platform != "cpu":
-            multiply_in(kept.precision)
+    precision = PrecisionConfig(kept.precision if options.precision == "auto" else options.precision)
+    if options.precision == "auto" and kept.platform != "cpu":
+        multiply_in(kept.precision)
     model = make_model(task.head, config, compute_dtype(precision, mesh))
     params, _ = load_params(folder, model)
     call = layer_call(ModelConfig(attention=kept.attention, scan_layers=kept.scan_layers), mesh)
     return TrainedModel(
         task=task,
-        tokenizer=load_tokenizer(folder, config, lower_case),
+        tokenizer=load_tokenizer(folder, config, options.lower_case),
         params=place(params, param_shardings(mesh, model.abstract_params)),
-        predictor=Predictor(model, task, mesh, call, batch_size or kept.batch_size),
-        max_length=resolve_max_length(max_length or task.reading_length, config.max_position_embeddings),
+        predictor=Predictor(model, task, mesh, call, options.batch_size or kept.batch_size),
+        max_length=resolve_max_length(options.max_length or task.reading_length, config.max_position_embeddings),
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from jaxbert.checks import check
 from jaxbert.config import Config
 from jaxbert.data.overview import DOCUMENTS
 from jaxbert.data.proposal import describe_choice, propose
@@ -27,7 +26,6 @@ def inspect_data(config: Config) -> dict[str, Any]:
     Raises:
       UserError: for anything wrong in the configuration or the data, as a run would say it.
     """
-    check(config)
     start = open_start(with_vocabulary(config))
     positions = start.bert_config.max_position_embeddings
     max_length = resolve_max_length(config.data.max_length, positions)

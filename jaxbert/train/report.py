@@ -68,7 +68,7 @@ class Report:
         """Show where the run is."""
         note = f"loss {loss:.4f}  {examples_per_second:,.0f} examples/s  {tokens_per_second:,.0f} tokens/s"
         if bad_steps:
-            note += f"  {bad_steps} steps skipped (not finite)"
+            note += f"  {bad_steps} steps skipped (loss or gradient not finite)"
         self._draw(completed=step, note=note)
         if not self._has_bar and time.monotonic() - self._last_plain_line > PLAIN_LINE_SECONDS:
             self._last_plain_line = time.monotonic()
@@ -114,7 +114,7 @@ def print_metrics(metrics: dict[str, Any], title: str, rest: str) -> None:
     if "sets" in metrics:
         print_sets(metrics["sets"], "set")
     if "f1_macro_present" in metrics:
-        over = f"f1_macro is the mean over {metrics['macro_over']}; f1_macro_present leaves these out"
+        over = f"f1_macro is the mean over {metrics['macro_over']}; f1_macro_present does not count these labels"
         console.print(over, highlight=False, soft_wrap=True)
     per_class: dict[str, dict[str, float]] = metrics.get("per_class", {})
     if not per_class:
@@ -127,7 +127,7 @@ def print_metrics(metrics: dict[str, Any], title: str, rest: str) -> None:
         table.add_row(Text(name), *(f"{s:.4f}" if isinstance(s, float) else str(s) for s in scores.values()))
     console.print(table)
     if len(shown) < len(per_class):
-        line = f"the {len(shown)} of {len(per_class):,} labels with the lowest F1; all are in {rest}"
+        line = f"these are the {len(shown)} labels with the lowest F1, of {len(per_class):,}; all are in {rest}"
         console.print(line, highlight=False, soft_wrap=True)
 
 
@@ -150,11 +150,13 @@ def print_summary(summary: dict[str, Any], folder: RunFolder) -> None:
             print_sets(summary[part]["sets"], f"{name} set")
         if summary.get(part):
             table.add_row(f"{name}, mean" if several else name, headline(summary[part]))
-    table.add_row("steps", f"{summary['steps']} ({summary['epochs']:g} epochs), exported: {summary['exported_step']}")
+    table.add_row(
+        "steps", f"{summary['steps']} ({summary['epochs']:g} epochs), exported: step {summary['exported_step']}"
+    )
     rates = ("examples_per_second", "real_tokens_per_second")
     speed = [f"{summary[name]:,.0f} {name.split('_per')[0].replace('_', ' ')}/s" for name in rates if summary[name]]
     table.add_row("speed", ", ".join([*speed, f"compiled in {summary['compile_seconds']:.1f} s"]))
     if summary["packing_efficiency"]:
-        table.add_row("packing", f"{summary['packing_efficiency']:.1%} of row tokens are real")
+        table.add_row("packing", f"{summary['packing_efficiency']:.1%} of the tokens are real, the others are padding")
     console.print(table, highlight=False)
     console.print(f"export: {folder.export}", highlight=False, soft_wrap=True)

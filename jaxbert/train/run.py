@@ -12,7 +12,6 @@ import jax
 from jax.sharding import Mesh
 from transformers import BertConfig
 
-from jaxbert.checks import check
 from jaxbert.config import Config
 from jaxbert.data.batches import Batch, batches
 from jaxbert.data.examples import Examples
@@ -126,7 +125,6 @@ def run_training(config: Config, additions: Additions = NOTHING) -> dict[str, An
       UserError: for anything wrong in configuration, data or model, before the first step.
       StoppedError: if a signal ended the run after saving.
     """
-    check(config)
     folder = RunFolder(config.train.output_dir)
     folder.check(config)
     say_untested()

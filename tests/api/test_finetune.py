@@ -185,7 +185,7 @@ def test_without_a_folder_each_call_is_a_new_run(run, tmp_path, monkeypatch, cap
         ({"optimizer": {"learning_rates": 3}}, r"did you mean learning_rate \(optimizer.learning_rate\)"),
         ({"optimizer": 3}, r"optimizer is a section: give its keys as optimizer=\{KEY: VALUE\}"),
         ({"nothing_like_it": 1}, "unknown key nothing_like_it; `jaxbert train --help` lists all keys"),
-        ({"epochs": "three"}, r"train.epochs: Expected an int. Got value: three"),
+        ({"epochs": "three"}, "train.epochs is three, but it must be a whole number"),
         ({"max_length": "long"}, "data.max_length is long, but it must be a whole number or null"),
         ({"epochs": 0}, "train.epochs is 0, but"),
         ({"config": "nowhere.yaml"}, "nowhere.yaml does not exist"),
@@ -218,9 +218,9 @@ def test_a_file_of_keys_and_changes_of_it(tmp_path):
     from jaxbert.settings import make_config, place_keys
 
     path = tmp_path / "run.yaml"
-    path.write_text("task: regression\ntrain: {epochs: 5, seed: 3}\noptimizer: {learning_rate: 1e-3}\n")
+    path.write_text("task: multi_label\ntrain: {epochs: 5, seed: 3}\noptimizer: {learning_rate: 1e-3}\n")
     config = make_config(path, place_keys({"epochs": 2, "mesh": {"data": 1}, "data__label": ("a", "b")}))
-    assert (config.task, config.train.epochs, config.train.seed) == ("regression", 2, 3)
+    assert (config.task, config.train.epochs, config.train.seed) == ("multi_label", 2, 3)
     assert (config.optimizer.learning_rate, config.mesh.data, config.data.label) == (1e-3, 1, ["a", "b"])
     assert make_config(config, {}) == config
 

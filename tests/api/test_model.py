@@ -131,7 +131,7 @@ def test_what_is_no_text_is_refused(run, texts, message):
 def test_wrong_names_are_refused(run):
     with pytest.raises(jaxbert.UserError, match=r"unknown key data.texts; did you mean text \(data.text\)"):
         run.result.model.predict(["a"], texts="body")
-    with pytest.raises(jaxbert.UserError, match="batch_size is 0, but it must be a whole number of at least 1"):
+    with pytest.raises(jaxbert.UserError, match="batch_size is 0, but it must be at least 1"):
         jaxbert.load("anywhere", batch_size=0)
     with pytest.raises(jaxbert.UserError, match="precision is 'half', but it must be one of auto, float32, bfloat16"):
         jaxbert.load("anywhere", precision="half")

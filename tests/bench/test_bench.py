@@ -76,7 +76,7 @@ def run_json(folder: Path, capsys: Any, *more: str) -> dict[str, Any]:
 
 def test_the_command_writes_all_numbers(folder, tmp_path, capsys):
     output, trace = tmp_path / "bench.json", tmp_path / "trace"
-    price = ("--cost-per-hour=3.6", "--peak-tflops=0.5", "--peak-bandwidth=20")
+    price = ("--cost_per_hour=3.6", "--peak_tflops=0.5", "--peak_bandwidth=20")
     assert main(arguments(folder, "--lengths=uniform:4:20", f"--output={output}", f"--profile={trace}", *price)) == 0
     result = json.loads(output.read_text())
     assert set(result) == KEYS
@@ -134,11 +134,11 @@ def test_json_goes_to_standard_output(folder, capsys):
     assert (result["row_length"], result["packing_efficiency"], result["masked_attention_fraction"]) == (8, 1.0, 0.0)
     missing = {"compile_cold_seconds", "compile_warm_seconds", "predict_examples_per_second", "cost_per_hour", "mfu"}
     assert {result[name] for name in missing} == {None}
-    assert "not known: give --peak-tflops and --peak-bandwidth" in result["roofline"]["reason"]
+    assert "not known: give --peak_tflops and --peak_bandwidth" in result["roofline"]["reason"]
 
 
 def test_prediction_alone(folder, capsys):
-    result = run_json(folder, capsys, "--lengths=uniform:4:20", "--mode=predict", "--cost-per-hour=3.6")
+    result = run_json(folder, capsys, "--lengths=uniform:4:20", "--mode=predict", "--cost_per_hour=3.6")
     assert result["predict_examples_per_second"] > 0
     assert result["predict_real_tokens_per_second"] > 4 * result["predict_examples_per_second"]
     untimed = ("examples_per_second", "step_ms_p50", "roofline", "predict_to_train_ratio", "cost_per_million_examples")
@@ -215,11 +215,11 @@ def test_the_first_run_of_a_shape_is_never_on_the_clock(folder, monkeypatch):
         (["--mesh.data=3"], "does not fit 8 devices"),
         (["--model.name_or_path=no/such-model"], "is no size (tiny, mini, small, base, large) and no folder"),
         (["--data.train=missing.csv", "--model.name_or_path=tiny"], "needs a vocabulary"),
-        (["--cost-per-hour=-1"], "--cost-per-hour is -1, but it must be above 0"),
-        (["--cost-per-hour=.inf"], "--cost-per-hour is inf, but it must be above 0 and finite"),
-        (["--peak-tflops=0"], "--peak-tflops is 0, but it must be above 0"),
-        (["--peak-bandwidth=x"], "peak_bandwidth: Expected a float"),
-        (["--mode=training"], "Expected a Literal['train', 'predict', 'both']"),
+        (["--cost_per_hour=-1"], "--cost_per_hour is -1, but it must be above 0"),
+        (["--cost_per_hour=.inf"], "--cost_per_hour is inf, but it must be finite and above 0"),
+        (["--peak_tflops=0"], "--peak_tflops is 0, but it must be above 0"),
+        (["--peak_bandwidth=x"], "peak_bandwidth is x, but it must be a number or null"),
+        (["--mode=training"], "mode is training, but it must be one of train, predict, both"),
         (["--profile=/proc/no/such"], "--profile /proc/no/such cannot be written"),
         (["--plot=x.png"], "--plot draws a sweep: add --sweep"),
         (["--output=/no/such/folder/x.json", "--lengths=fixed:4", "--bench.steps=1"], "cannot be written"),
@@ -261,5 +261,5 @@ def test_an_interruption_is_one_line(said, delay):
     process.send_signal(signal.SIGINT)
     code, _, err = finish(process)
     assert code == 130
-    assert err.splitlines()[-1] == "error: interrupted before anything was to be saved"
+    assert err.splitlines()[-1] == "error: interrupted; nothing was written"
     assert "Traceback" not in err

@@ -84,7 +84,7 @@ def test_options_reach_every_process(monkeypatch):
     monkeypatch.setattr("jaxbert.cli.sweep.run_row", runner)
     flags = [
         *("--bench.steps=7", "--bench.warmup=1", "--bench.measure_compile=true", "--mode=train"),
-        *("--peak-tflops=1.5", "--peak-bandwidth=2.5", "--cost-per-hour=3.5"),
+        *("--peak_tflops=1.5", "--peak_bandwidth=2.5", "--cost_per_hour=3.5"),
     ]
     assert main([*SWEEP, *flags]) == 0
     assert [given for _, given in runner.calls] == [flags] * 4
@@ -183,7 +183,7 @@ def test_what_was_timed_before_an_interruption_is_kept(monkeypatch, tmp_path, ca
     assert main([*SWEEP, f"--output={output}"]) == 130
     assert len(json.loads(output.read_text())["rows"]) == 1
     err = capsys.readouterr().err
-    assert "interrupted: what was timed is kept" in err
+    assert "interrupted: the rows that were timed are kept" in err
     assert "1 of 4 combinations timed" in err.splitlines()[-1]
     monkeypatch.setattr("jaxbert.cli.sweep.run_row", Runner(interrupt_at=0))
     assert main(SWEEP) == 130
@@ -198,16 +198,19 @@ def test_what_was_timed_before_an_interruption_is_kept(monkeypatch, tmp_path, ca
             "--sweep train.batchsize: there is no such key; did you mean train.batch_size?",
         ),
         (["--sweep=bench.steps=1,2"], "--sweep bench.steps: there is no such key"),
-        (["--sweep=train.batch_size=8,many"], "train.batch_size: Expected an int. Got value: many"),
+        (["--sweep=train.batch_size=8,many"], "train.batch_size is many, but it must be a whole number"),
         (["--sweep=train.batch_size"], "give KEY=VALUE,VALUE"),
-        (["--sweep=train.batch_size=0,-1"], "no combination could be timed; the first one: train.batch_size is 0"),
+        (
+            ["--sweep=train.batch_size=0,-1"],
+            "no combination could be timed; error of the first one: train.batch_size is 0",
+        ),
         (["--sweep=train.seed=1", "--plot=x.txt"], "--plot x.txt must end in .png, .svg, .pdf"),
         (["--sweep=train.seed=1", "--plot=gs://b/x.png"], "--plot gs://b/x.png must be a file on this machine"),
         (["--sweep=train.seed=1", "--plot=/no/such/x.png"], "--plot /no/such/x.png cannot be written"),
         (["--sweep=train.seed=1", "--output=/no/such/x.json"], "--output /no/such/x.json cannot be written"),
         (["--sweep=train.seed=1", "--output=x.png"], "the image of the sweep has that name"),
-        (["--sweep=train.seed=1", "--profile=x"], "--profile traces one run"),
-        (["--sweep=train.seed=1", "--cost-per-hour=-2"], "--cost-per-hour is -2"),
+        (["--sweep=train.seed=1", "--profile=x"], "--profile traces a single run: leave out --sweep or --profile"),
+        (["--sweep=train.seed=1", "--cost_per_hour=-2"], "--cost_per_hour is -2"),
     ],
 )
 def test_a_mistake_is_one_line(monkeypatch, capsys, more, message):

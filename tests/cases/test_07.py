@@ -59,7 +59,7 @@ def test_files_and_tables(case, run, tmp_path, monkeypatch):
     table = [line for line in evaluated.err.splitlines() if "sku" in line]
     worst = sorted(metrics["per_class"].items(), key=lambda item: (item[1]["f1"], -item[1]["support"]))[:20]
     assert [line.split()[1] for line in table] == [name for name, _ in worst]
-    assert f"the 20 of 100 labels with the lowest F1; all are in {output}" in evaluated.err
+    assert f"these are the 20 labels with the lowest F1, of 100; all are in {output}" in evaluated.err
 
 
 def test_metrics_grow_with_the_labels():

@@ -126,10 +126,10 @@ FILES = {
     "train: 3\n": "section train must hold keys, but is 3",
     "- train\n": "must hold sections",
     "train: [\n": "cannot be read as YAML",
-    "train:\n  epochs: many\n": "train.epochs",
-    "optimizer:\n  schedule: square\n": "optimizer.schedule",
-    "data:\n  packing: perhaps\n": "data.packing",
-    "train:\n  epochs: 1.5\n": "train.epochs",
+    "train:\n  epochs: many\n": "train.epochs is many, but it must be a whole number",
+    "optimizer:\n  schedule: square\n": "optimizer.schedule is square, but it must be one of linear, cosine, constant",
+    "data:\n  packing: perhaps\n": "data.packing is perhaps, but it must be true or false",
+    "train:\n  epochs: 1.5\n": "train.epochs is 1.5, but it must be a whole number",
     "train:\n  batch_size: null\n": "train.batch_size is null, but it must have a value",
     "mesh:\n  data:\n": "mesh.data is null, but it must have a value",
 }
@@ -204,7 +204,7 @@ def test_values_that_contradict_each_other(refused, problem):
 
 
 SETS = {
-    "{}": "data.validation is {}, but it must be a source, or one source at least by its name, {NAME: SOURCE}",
+    "{}": "data.validation is {}, but it must be a source, or at least one source with a name, {NAME: SOURCE}",
     "{no: dev.csv}": "data.validation: the name of a set is False, but it must be text: write it in quotes",
     "{1: dev.csv}": "data.validation: the name of a set is 1, but it must be text: write it in quotes",
     "{'': dev.csv}": "data.validation: the name of a set is '', but it must be text: write it in quotes",

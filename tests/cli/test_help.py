@@ -52,14 +52,65 @@ def test_every_verb_has_help(verb, capsys):
     assert f"usage: jaxbert {verb}" in capsys.readouterr().out
 
 
-def test_help_of_train_shows_every_key_with_its_default(capsys):
-    with pytest.raises(SystemExit):
-        main(["train", "--help"])
-    out = capsys.readouterr().out
+def help_of(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main([*arguments])
+    assert caught.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_all_explains_every_key_with_its_range_and_default(capsys):
+    out = help_of(capsys, "train", "--help_all")
     assert [key for key in KEYS if f"--{key} " not in out] == []
     text = " ".join(out.split())
-    for shown in ("(type: int, default: 32)", "(type: float, default: 5e-05)", "Examples of one optimizer step"):
-        assert shown in text
+    assert "Number of examples per optimizer step, packed or not. (type: int, at least 1, default: 32)" in text
+    assert "(type: float, above 0, default: 5e-05)" in text
+    assert "(type: float | null, at least 0 and below 1, default: null)" in text
+    assert "(type: int, at least 1, or -1 for all that remain, default: -1)" in text
+    assert help_of(capsys, "train", "--help-all") == out
+
+
+MAIN_KEYS = {
+    "train": ["task", "model.name_or_path", "data.train", "train.epochs", "optimizer.learning_rate"],
+    "pretrain": ["model.vocab", "pretrain.vocab_size", "train.max_steps"],
+    "inspect": ["data.train", "data.label", "output"],
+    "evaluate": ["model", "data", "label", "output"],
+    "predict": ["model", "input", "output", "keep", "top_k"],
+    "bench": ["lengths", "bench.steps", "sweep", "peak_tflops"],
+    "plan": ["topology", "lengths", "mesh.fsdp", "cost_per_hour"],
+}
+
+
+@pytest.mark.parametrize("verb", MAIN_KEYS)
+def test_help_opens_with_the_use_and_ten_keys(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    out = help_of(capsys, verb, "--help")
+    assert max(map(len, out.splitlines())) <= 105
+    head, rest = out.split("\nThe keys that matter most:\n")
+    keys, others = rest.split(f"\nAll other keys with their defaults (jaxbert {verb} --help_all explains them):\n")
+    assert f"Example:  jaxbert {verb} --" in head
+    assert "Results:  " in head
+    explained = [line.strip(" -") for line in keys.splitlines() if line.startswith("  --")]
+    assert len(explained) == 10
+    assert {*MAIN_KEYS[verb]} <= {*explained}
+    listed = [word.removeprefix("--") for word in others.split() if word.startswith("--")]
+    everything = help_of(capsys, verb, "--help_all")
+    assert {*explained, *listed} == {key for key in {*explained, *listed} if f"--{key} " in everything}
+    if "train.seed" in listed:
+        assert {*KEYS} <= {*explained, *listed}
+        assert "--train.seed 0" in others
+
+
+def test_flags_with_hyphens_are_those_with_underscores(tmp_path, capsys):
+    flags = ["--data.max-length", "64", "--data.text-pair=a-b", "--optimizer.weight-decay=0.5", "--print-config"]
+    content = yaml.safe_load(help_of(capsys, "train", *flags))
+    assert (content["data"]["max_length"], content["data"]["text_pair"]) == (64, "a-b")
+    assert content["optimizer"]["weight_decay"] == 0.5
+    assert main(["predict", "--text-piar=x"]) == 2
+    assert capsys.readouterr().err == "error: unknown option --text-piar; did you mean --text_pair?\n"
+    for verb in ("train", "predict", "bench", "plan"):
+        words = help_of(capsys, verb, "--help_all").split()
+        assert [word for word in words if word.startswith("--") and "-" in word[2:]] == []
 
 
 def test_no_arguments_print_the_usage(capsys):

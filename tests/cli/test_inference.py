@@ -119,7 +119,7 @@ def test_top_k_cuts_the_probabilities(run, rows, answers, tmp_path, capsys):
     for one, whole in zip(read_lines(capsys.readouterr().out), answers, strict=True):
         assert one["probabilities"] == {one["label"]: one["score"]}
         assert one["label"] == whole["label"]
-    assert "--top_k is 0, but it must be at least 1" in refused(capsys, *predict, "0")
+    assert refused(capsys, *predict, "0") == "top_k is 0, but it must be at least 1"
 
 
 def test_batches_of_another_size_change_no_answer(run, rows, answers, tmp_path, capsys):
@@ -279,7 +279,8 @@ def test_what_predict_and_evaluate_refuse(problem, run, rows, tmp_path, capsys):
     assert "no such file" in refused(capsys, *predict, tmp_path / "nowhere.csv")
     assert "no column 'words'" in refused(capsys, *predict, source, "--text", "words")
     assert "unknown option --txt; did you mean --text?" in refused(capsys, *predict, source, "--txt", "text")
-    assert "--batch_size is 0" in refused(capsys, *predict, source, "--batch_size", "0")
+    line = refused(capsys, *predict, source, "--batch_size", "0")
+    assert line == "batch_size is 0, but it must be at least 1"
     assert "the model has 48 positions" in refused(capsys, *predict, source, "--max_length", "49")
     assert "is no folder" in refused(capsys, "predict", "--model", tmp_path / "a" / "b", "--input", source)
     assert "config.json" in refused(capsys, "predict", "--model", tmp_path, "--input", source)

@@ -169,7 +169,7 @@ def test_mistakes_are_one_line(problem, tmp_path, capsys):
     line = refused(capsys, problem, task="multi_label", data__validation=dev)
     assert line.startswith(f"{dev}, row 2: label 'odd' is unknown; the labels known from training are 'bad', 'good'")
     line = refused(capsys, problem, data__long_texts="windows", data__text_pair="label")
-    assert line.startswith("data.long_texts is windows, which pairs (data.text_pair) do not have")
+    assert line.startswith("data.long_texts is windows, which does not work with pairs (data.text_pair)")
     line = refused(capsys, problem, data__long_texts="windows", data__max_length=12, data__window_stride=10)
     assert line == "data.window_stride is 10, but it must be from 0 to below data.max_length - 2 (10)"
     line = refused(

@@ -9,9 +9,8 @@ import pytest
 from transformers import BertConfig
 
 from jaxbert import tasks
-from jaxbert.checks import check
-from jaxbert.config import Config
 from jaxbert.errors import UserError
+from jaxbert.settings import make_config
 from jaxbert.tasks.classification.task import Classification
 
 PROGRAM = """
@@ -49,8 +48,8 @@ def test_a_class_by_its_path(package):
     assert issubclass(found, Classification)
     assert tasks.task_class("shouting") is found
     assert tasks.task_names()[-1] == "shouting"
-    check(Config("their_tasks:Shouting"))
-    check(Config("shouting"))
+    for name in ("their_tasks:Shouting", "shouting"):
+        assert make_config(None, {"task": name}).task == name
 
 
 @pytest.mark.parametrize(
@@ -79,7 +78,7 @@ def test_an_unknown_name_lists_those_that_are_there():
     with pytest.raises(UserError, match="task 'clasification' is unknown: take one of classification, multi_label"):
         tasks.task_class("clasification")
     with pytest.raises(UserError, match="task is 'clasification', but it must be one of classification"):
-        check(Config("clasification"))
+        make_config(None, {"task": "clasification"})
 
 
 def test_a_model_names_no_code_to_import(package):
