@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import BertConfig
 
 from jaxbert.errors import UserError, foreign_errors
-from jaxbert.models.activations import ACTIVATIONS
+from jaxbert.models.layers import ACTIVATIONS
 from jaxbert.plain import read_json, shown
 
 CONFIGS = ("config.json", "bert_config.json")

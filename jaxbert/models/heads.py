@@ -14,10 +14,8 @@ from flax import nnx
 from jax import Array
 from transformers import BertConfig
 
-from jaxbert.models.activations import ACTIVATIONS
-from jaxbert.models.dense import make_linear
-from jaxbert.models.dropout import dropout
 from jaxbert.models.encoder import BertModule, Call, EncoderOutput, make_layer_norm, take_positions
+from jaxbert.models.layers import ACTIVATIONS, dropout, make_linear
 
 Batch = dict[str, Array]
 
