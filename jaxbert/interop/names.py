@@ -6,24 +6,34 @@ Three views of the same numbers, each a bijection with the others:
 - per-layer: the same names with `.../encoder/layer/0`, `/1`, ... in between. What the legacy Flax classes showed.
 - PyTorch: flat, dotted, per-layer; a `kernel` is a `weight` transposed, `scale` and `embedding` are a `weight`.
 
-Reading files and judging whether a checkpoint fits a model are left to `read` and `load`.
+The scores of the vocabulary's words are by the table of the word embeddings: files hold these weights once, twice or under
+either name, and PyTorch's modules have each tensor of the pair under two names. Reading files and judging whether a checkpoint
+fits a model are left to `read` and `load`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from transformers import BertConfig
+
+from jaxbert.errors import UserError
+from jaxbert.interop.formats import Tensors
 
 Tree = dict[str, Any]
 Path = tuple[str, ...]
 
 _LAYERS = ("encoder", "layer")
 _WEIGHTS = ("kernel", "scale", "embedding")
+_WORDS = "bert.embeddings.word_embeddings.weight"
+_DECODER = "cls.predictions.decoder.weight"
+_BIAS = "cls.predictions.bias"
+_DECODER_BIAS = "cls.predictions.decoder.bias"
 
 
 def layer_axis(path: Path) -> int | None:
@@ -119,3 +129,30 @@ def layers_from_torch(tensors: Mapping[str, np.ndarray]) -> Tree:
         path = flax_path(name)
         flat[path] = tensor.T if path[-1] == "kernel" else tensor
     return traverse_util.unflatten_dict(flat)
+
+
+def join_tied(tensors: Tensors, expected: Container[str], config: BertConfig, source: str) -> Tensors:
+    """Return the tensors with one copy of what is tied, under the name that a model with these tensors has.
+
+    Raises:
+      UserError: if the configuration ties two tables that differ.
+    """
+    tensors = dict(tensors)
+    tied = getattr(config, "tie_word_embeddings", True)
+    if tied and _DECODER in tensors:
+        tensors.setdefault(_WORDS, tensors[_DECODER])
+    if _BIAS not in expected:
+        return tensors
+    if _DECODER_BIAS in tensors:  # where both are there and differ, this is the one that PyTorch adds
+        tensors[_BIAS] = tensors.pop(_DECODER_BIAS)
+    if tied and _DECODER in tensors and not np.array_equal(tensors.pop(_DECODER), tensors[_WORDS]):
+        raise UserError(
+            f"{source} holds {_DECODER} and other word embeddings, but its configuration ties the two: "
+            "set tie_word_embeddings to false in config.json"
+        )
+    return tensors
+
+
+def add_untied_copies(tensors: Tensors) -> Tensors:
+    """Give an untied decoder the bias under the name that PyTorch adds it by, besides the one that all models have."""
+    return tensors | {_DECODER_BIAS: tensors[_BIAS]} if _DECODER in tensors else tensors

@@ -23,7 +23,6 @@ from transformers import BertConfig
 
 from jaxbert.errors import UserError
 from jaxbert.interop import names
-from jaxbert.interop.tied import add_untied_copies
 
 SAFETENSORS, MSGPACK = "model.safetensors", "flax_model.msgpack"
 _UNITS = {
@@ -79,7 +78,7 @@ def save_tensors(
       flax_tree: a per-layer tree on the host to write as `flax_model.msgpack` too.
     """
     folder = Path(folder)
-    tensors = add_untied_copies(dict(tensors))
+    tensors = names.add_untied_copies(dict(tensors))
     if architecture == "BertModel":  # without a head, PyTorch saves no prefix
         tensors = {name.removeprefix("bert."): tensor for name, tensor in tensors.items()}
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
