@@ -8,7 +8,6 @@ to `read`, placing arrays on devices to the caller.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -24,19 +23,10 @@ from jaxbert.interop import names
 from jaxbert.interop.formats import Tensors
 from jaxbert.interop.names import join_tied
 from jaxbert.interop.read import read_tensors, wrapper_of
+from jaxbert.models.families import family_of
+from jaxbert.models.families.base import Family
 from jaxbert.models.functional import Model, Params, init_params
 from jaxbert.plain import listed
-
-_LAYER = re.compile(r"bert\.encoder\.layer\.(\d+)\.")
-_EMBEDDINGS = "bert.embeddings.{}_embeddings.weight"
-_SIZES = {
-    "vocab_size": (_EMBEDDINGS.format("word"), 0),
-    "max_position_embeddings": (_EMBEDDINGS.format("position"), 0),
-    "type_vocab_size": (_EMBEDDINGS.format("token_type"), 0),
-    "hidden_size": (_EMBEDDINGS.format("word"), 1),
-    "intermediate_size": ("bert.encoder.layer.0.intermediate.dense.weight", 0),
-}
-"""By key of the configuration, the tensor and the axis that show it."""
 
 
 @dataclass(frozen=True)
@@ -77,23 +67,25 @@ class Misfit:
 
     def reason(self, tensors: Mapping[str, np.ndarray], config: BertConfig) -> str:
         """Return what the misfits have in common, in brackets; empty where nothing is seen."""
-        found = [*_differing_sizes(tensors, config), *self._layers(tensors, config), *self._names(tensors)]
+        family = family_of(config)
+        sizes = _differing_sizes(tensors, config, family)
+        found = [*sizes, *self._layers(tensors, config.num_hidden_layers, family), *self._names(tensors, family)]
         return f" ({'; '.join(found)})" if found else ""
 
-    def _layers(self, tensors: Mapping[str, np.ndarray], config: BertConfig) -> list[str]:
-        layers = {int(match[1]) for name in tensors if (match := _LAYER.match(name))}
-        if not layers or len(layers) == config.num_hidden_layers:
+    def _layers(self, tensors: Collection[str], expected: int, family: Family) -> list[str]:
+        layers = {layer for name in tensors if (layer := family.layer_of(name)) is not None}
+        if not layers or len(layers) == expected:
             return []
-        ours = set(range(config.num_hidden_layers))
-        odd = [n for n in self.missing + self.unexpected if (m := _LAYER.match(n)) and int(m[1]) in layers ^ ours]
+        differing = layers ^ set(range(expected))
+        odd = [name for name in self.missing + self.unexpected if family.layer_of(name) in differing]
         return [
-            f"{_all_of(len(odd), self)} of encoder.layer.{_span(layers ^ ours)}: the checkpoint has {len(layers)} layers, "
-            f"its configuration num_hidden_layers {config.num_hidden_layers}"
+            f"{_all_of(len(odd), self)} of {'.'.join(family.layers)}.{_span(differing)}: the checkpoint has {len(layers)} "
+            f"layers, its configuration num_hidden_layers {expected}"
         ]
 
-    def _names(self, tensors: Collection[str]) -> list[str]:
+    def _names(self, tensors: Collection[str], family: Family) -> list[str]:
         """Say where the names are those of a wrapper, or of another kind of model."""
-        wrapper = wrapper_of(tensors)
+        wrapper = wrapper_of(tensors, family)
         others = [name for name in tensors if not name.startswith(wrapper)]
         if wrapper and others:
             return [
@@ -101,7 +93,7 @@ class Misfit:
                 f"({listed(others[:1])}): save the encoder by itself, by its save_pretrained()"
             ]
         first = Counter(name.partition(".")[0] for name in tensors)
-        if self.missing and first and not first["bert"]:
+        if self.missing and first and not first[family.prefix]:
             most, count = first.most_common(1)[0]
             return [
                 f"{count} of {len(tensors)} names begin with {most}.: this is no BERT, or one inside of another model"
@@ -121,10 +113,10 @@ def load_params(
     Raises:
       UserError: naming missing, unexpected and misshapen tensors, and what they have in common.
     """
-    path = Path(checkpoint)
-    tensors = read_tensors(path)
+    path, family = Path(checkpoint), family_of(model.config)
+    tensors = read_tensors(path, family)
     if new_head:
-        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("bert.")}
+        tensors = {name: tensor for name, tensor in tensors.items() if not family.is_head(name)}
     return fit_params(tensors, model, key=key, source=str(path))
 
 
@@ -136,11 +128,12 @@ def fit_params(tensors: Tensors, model: Model, *, key: jax.Array | None, source:
 
 def fit_tensors(tensors: Tensors, model: Model, *, key: jax.Array | None, source: str) -> tuple[Tensors, LoadReport]:
     """Return all tensors of a model under PyTorch names, in the formats that they have, and what became of each."""
-    expected = _torch_shapes(model)
+    expected, family = _torch_shapes(model), family_of(model.config)
     tensors = join_tied(tensors, expected, model.config, source)
     fit = _compare(tensors, expected)
-    fresh = _fresh_tensors(fit, expected) if key is not None else set()
-    unused = [n for n in fit.unexpected if _may_be_unused(n, key)]
+    fresh = _fresh_tensors(fit, expected, family) if key is not None else set()
+    # A pooler that the model lacks is no mistake, and another head none where a head may be drawn.
+    unused = [n for n in fit.unexpected if family.is_pooler(n) or (key is not None and family.is_head(n))]
     unused += sorted(fresh & fit.misshapen.keys())
     rest = Misfit(
         [n for n in fit.missing if n not in fresh],
@@ -148,7 +141,7 @@ def fit_tensors(tensors: Tensors, model: Model, *, key: jax.Array | None, source
         {n: shapes for n, shapes in fit.misshapen.items() if n not in fresh},
     )
     if rest:
-        reason = rest.reason(tensors, model.config) or _advice(rest, expected, key)
+        reason = rest.reason(tensors, model.config) or _advice(rest, {n for n in expected if family.is_head(n)}, key)
         raise UserError(f"{source} does not fit this model: {rest}{reason}")
     kept = {n: tensors[n] for n in expected if n not in fresh}
     complete = kept | (_draw(model, fresh, key) if key is not None else {})
@@ -188,31 +181,19 @@ def _compare(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> Misfit:
     )
 
 
-def _group(name: str) -> str:
-    """Return the part that is fresh as a whole or not at all: the pooler, or a head."""
-    parts = name.split(".")
-    return ".".join(parts[:2]) if parts[0] in ("bert", "cls") else parts[0]
-
-
-def _may_be_unused(name: str, key: jax.Array | None) -> bool:
-    """Say whether a tensor that the model lacks is no mistake: a pooler, or another head where a head may be drawn."""
-    return _group(name) == "bert.pooler" or (key is not None and not name.startswith("bert."))
-
-
-def _fresh_tensors(fit: Misfit, expected: dict[str, tuple[int, ...]]) -> set[str]:
+def _fresh_tensors(fit: Misfit, expected: dict[str, tuple[int, ...]], family: Family) -> set[str]:
     """Return the tensors of heads that are wholly absent or of another size, and of a pooler that is wholly absent.
 
     Half a head is no other checkpoint but a damaged one, so it stays an error.
     """
     absent = set(fit.missing)
-    unfit = {name for name in absent | fit.misshapen.keys() if not name.startswith("bert.")}
-    unfit |= {name for name in absent if _group(name) == "bert.pooler"}
-    whole = {_group(n) for n in unfit} - {_group(n) for n in expected if n not in unfit}
-    return {name for name in unfit if _group(name) in whole}
+    unfit = {name for name in absent | fit.misshapen.keys() if family.is_head(name)}
+    unfit |= {name for name in absent if family.is_pooler(name)}
+    whole = {family.group_of(n) for n in unfit} - {family.group_of(n) for n in expected if n not in unfit}
+    return {name for name in unfit if family.group_of(name) in whole}
 
 
-def _advice(fit: Misfit, expected: dict[str, tuple[int, ...]], key: jax.Array | None) -> str:
-    head = {name for name in expected if not name.startswith("bert.")}
+def _advice(fit: Misfit, head: set[str], key: jax.Array | None) -> str:
     if key is None and head and head <= set(fit.missing):
         return " (the checkpoint has no trained head of this kind: train one first)"
     return ""
@@ -238,10 +219,10 @@ def _span(layers: set[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _differing_sizes(tensors: Mapping[str, np.ndarray], config: BertConfig) -> list[str]:
+def _differing_sizes(tensors: Mapping[str, np.ndarray], config: BertConfig, family: Family) -> list[str]:
     found = []
-    for key, (name, axis) in _SIZES.items():
-        tensor, expected = tensors.get(name), getattr(config, key)
+    for key, (name, axis) in family.sizes.items():
+        tensor, expected = tensors.get(f"{family.prefix}.{name}"), getattr(config, key)
         if tensor is not None and tensor.ndim == 2 and tensor.shape[axis] != expected:
             found.append(f"{key} is {tensor.shape[axis]} in the checkpoint, {expected} in its configuration")
     return found

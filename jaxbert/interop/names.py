@@ -7,8 +7,8 @@ Three views of the same numbers, each a bijection with the others:
 - PyTorch: flat, dotted, per-layer; a `kernel` is a `weight` transposed, `scale` and `embedding` are a `weight`.
 
 The scores of the vocabulary's words are by the table of the word embeddings: files hold these weights once, twice or under
-either name, and PyTorch's modules have each tensor of the pair under two names. Reading files and judging whether a checkpoint
-fits a model are left to `read` and `load`.
+either name, and PyTorch's modules have each tensor of the pair under two names. Where the parts of a model are, its family
+says. Reading files and judging whether a checkpoint fits a model are left to `read` and `load`.
 """
 
 from __future__ import annotations
@@ -24,23 +24,22 @@ from transformers import BertConfig
 
 from jaxbert.errors import UserError
 from jaxbert.interop.formats import Tensors
+from jaxbert.models.families import FAMILIES, family_of
+from jaxbert.models.families.base import Family
 
 Tree = dict[str, Any]
 Path = tuple[str, ...]
 
-_LAYERS = ("encoder", "layer")
 _WEIGHTS = ("kernel", "scale", "embedding")
-_WORDS = "bert.embeddings.word_embeddings.weight"
-_DECODER = "cls.predictions.decoder.weight"
-_BIAS = "cls.predictions.bias"
-_DECODER_BIAS = "cls.predictions.decoder.bias"
 
 
 def layer_axis(path: Path) -> int | None:
     """Return where a layer's index belongs in `path`, or None for a tensor outside the layers."""
-    for i in range(len(path) - 1):
-        if path[i : i + 2] == _LAYERS:
-            return i + 2
+    for family in FAMILIES.values():
+        depth = len(family.layers)
+        for i in range(len(path) - depth + 1):
+            if path[i : i + depth] == family.layers:
+                return i + depth
     return None
 
 
@@ -54,9 +53,9 @@ def flax_path(name: str) -> Path:
     """Name a PyTorch tensor as the per-layer tree does; the inverse of `torch_name`."""
     *parents, leaf = name.split(".")
     if leaf == "weight" and parents:
-        if parents[-1] == "LayerNorm":
+        if any(parents[-1] in family.norms for family in FAMILIES.values()):
             leaf = "scale"
-        elif parents[-1].endswith("_embeddings"):
+        elif parents[-1].endswith(tuple(family.tables for family in FAMILIES.values())):
             leaf = "embedding"
         else:
             leaf = "kernel"
@@ -137,22 +136,30 @@ def join_tied(tensors: Tensors, expected: Container[str], config: BertConfig, so
     Raises:
       UserError: if the configuration ties two tables that differ.
     """
-    tensors = dict(tensors)
+    family, tensors = family_of(config), dict(tensors)
+    words, decoder = f"{family.prefix}.{family.word_embeddings}", f"{family.word_scores}.decoder.weight"
+    bias, decoder_bias = _word_biases(family)
     tied = getattr(config, "tie_word_embeddings", True)
-    if tied and _DECODER in tensors:
-        tensors.setdefault(_WORDS, tensors[_DECODER])
-    if _BIAS not in expected:
+    if tied and decoder in tensors:
+        tensors.setdefault(words, tensors[decoder])
+    if bias not in expected:
         return tensors
-    if _DECODER_BIAS in tensors:  # where both are there and differ, this is the one that PyTorch adds
-        tensors[_BIAS] = tensors.pop(_DECODER_BIAS)
-    if tied and _DECODER in tensors and not np.array_equal(tensors.pop(_DECODER), tensors[_WORDS]):
+    if decoder_bias in tensors:  # where both are there and differ, this is the one that PyTorch adds
+        tensors[bias] = tensors.pop(decoder_bias)
+    if tied and decoder in tensors and not np.array_equal(tensors.pop(decoder), tensors[words]):
         raise UserError(
-            f"{source} holds {_DECODER} and other word embeddings, but its configuration ties the two: "
+            f"{source} holds {decoder} and other word embeddings, but its configuration ties the two: "
             "set tie_word_embeddings to false in config.json"
         )
     return tensors
 
 
-def add_untied_copies(tensors: Tensors) -> Tensors:
+def add_untied_copies(tensors: Tensors, family: Family) -> Tensors:
     """Give an untied decoder the bias under the name that PyTorch adds it by, besides the one that all models have."""
-    return tensors | {_DECODER_BIAS: tensors[_BIAS]} if _DECODER in tensors else tensors
+    bias, decoder_bias = _word_biases(family)
+    return tensors | {decoder_bias: tensors[bias]} if f"{family.word_scores}.decoder.weight" in tensors else tensors
+
+
+def _word_biases(family: Family) -> tuple[str, str]:
+    """Return the two names of the bias of the words' scores: the one that all models have, and the decoder's."""
+    return f"{family.word_scores}.bias", f"{family.word_scores}.decoder.bias"

@@ -19,11 +19,9 @@ from jax import Array
 from transformers import BertConfig
 
 from jaxbert.models.encoder import Call
+from jaxbert.models.families import family_of
 
 Params = dict[str, Any]
-
-STACK = ("bert", "encoder", "layer")
-"""Where the stacked layers are in the tree of a model with a head."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def make_model(head: type[nnx.Module], config: BertConfig, dtype: Any = jnp.floa
     abstract = nnx.eval_shape(lambda: head(config, dtype, nnx.Rngs(0)))  # type: ignore[call-arg]
     graphdef, state = nnx.split(abstract)
     treedef = jax.tree.structure(state)
-    abstract_params = _stack_shapes(nnx.to_pure_dict(state), config.num_hidden_layers)
+    abstract_params = _stack_shapes(nnx.to_pure_dict(state), family_of(config).stack, config.num_hidden_layers)
 
     def apply(
         params: Params,
@@ -58,9 +56,9 @@ def make_model(head: type[nnx.Module], config: BertConfig, dtype: Any = jnp.floa
     return Model(config, head, abstract_params, apply)
 
 
-def _stack_shapes(tree: Params, layers: int) -> Params:
+def _stack_shapes(tree: Params, stack: tuple[str, ...], layers: int) -> Params:
     def stacked(path: tuple[str, ...], leaf: Any) -> jax.ShapeDtypeStruct:
-        shape = (layers, *leaf.shape) if path[: len(STACK)] == STACK else leaf.shape
+        shape = (layers, *leaf.shape) if path[: len(stack)] == stack else leaf.shape
         return jax.ShapeDtypeStruct(shape, jnp.float32)
 
     flat = traverse_util.flatten_dict(tree)

@@ -23,7 +23,7 @@ from jaxbert.data.batches import Batch, fill_rows, one_row
 from jaxbert.data.packing import WINDOW, Layout, StepPlan, plan_epoch
 from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
-from jaxbert.models.sizes import SIZES, published_config, sized_config
+from jaxbert.models.families import SIZES, published_config, sized_config
 from jaxbert.plan.lengths import draw_lengths
 from jaxbert.plan.target import Target
 from jaxbert.tasks import task_class
