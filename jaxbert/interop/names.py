@@ -62,14 +62,10 @@ def flax_path(name: str) -> Path:
     return (*parents, leaf)
 
 
-def _flatten(tree: Mapping[str, Any]) -> dict[Path, Any]:
-    return traverse_util.flatten_dict(tree)
-
-
 def unstack_layers(params: Mapping[str, Any]) -> Tree:
     """Turn the stacked tree into the per-layer one; NumPy leaves become views, JAX leaves slices (traceable)."""
     flat: dict[Path, Any] = {}
-    for path, leaf in _flatten(params).items():
+    for path, leaf in traverse_util.flatten_dict(params).items():
         at = layer_axis(path)
         if at is None:
             flat[path] = leaf
@@ -89,7 +85,7 @@ def stack_layers(tree: Mapping[str, Any]) -> Tree:
     """
     flat: dict[Path, Any] = {}
     stacks: dict[Path, dict[str, Any]] = {}
-    for path, leaf in _flatten(tree).items():
+    for path, leaf in traverse_util.flatten_dict(tree).items():
         at = layer_axis(path)
         if at is None:
             flat[path] = leaf
@@ -112,7 +108,7 @@ def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def layers_to_torch(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Turn the per-layer tree, or a part of it, into PyTorch's flat dictionary on the host."""
-    flat = {path: np.asarray(leaf) for path, leaf in _flatten(jax.device_get(tree)).items()}
+    flat = {path: np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(jax.device_get(tree)).items()}
     return {torch_name(path): leaf.T if path[-1] == "kernel" else leaf for path, leaf in flat.items()}
 
 
@@ -138,7 +134,7 @@ def join_tied(tensors: Tensors, expected: Container[str], config: BertConfig, so
     """
     family, tensors = family_of(config), dict(tensors)
     words, decoder = f"{family.prefix}.{family.word_embeddings}", f"{family.word_scores}.decoder.weight"
-    bias, decoder_bias = _word_biases(family)
+    bias, decoder_bias = f"{family.word_scores}.bias", f"{family.word_scores}.decoder.bias"
     tied = getattr(config, "tie_word_embeddings", True)
     if tied and decoder in tensors:
         tensors.setdefault(words, tensors[decoder])
@@ -156,10 +152,6 @@ def join_tied(tensors: Tensors, expected: Container[str], config: BertConfig, so
 
 def add_untied_copies(tensors: Tensors, family: Family) -> Tensors:
     """Give an untied decoder the bias under the name that PyTorch adds it by, besides the one that all models have."""
-    bias, decoder_bias = _word_biases(family)
-    return tensors | {decoder_bias: tensors[bias]} if f"{family.word_scores}.decoder.weight" in tensors else tensors
-
-
-def _word_biases(family: Family) -> tuple[str, str]:
-    """Return the two names of the bias of the words' scores: the one that all models have, and the decoder's."""
-    return f"{family.word_scores}.bias", f"{family.word_scores}.decoder.bias"
+    scores = family.word_scores
+    untied = f"{scores}.decoder.weight" in tensors
+    return tensors | {f"{scores}.decoder.bias": tensors[f"{scores}.bias"]} if untied else tensors

@@ -1,7 +1,8 @@
 """BERT with a head on top: each maps a packed batch to a dictionary of outputs.
 
-Every dictionary holds the encoder's output as `encoded`. A head that reads few positions of a row has the last layer
-compute these alone. Scores are in the format of the computation; a loss of them is for float32.
+Each holds the encoder as `base`, which `functional` shows under the prefix of the model's family. Every dictionary holds the
+encoder's output as `encoded`. A head that reads few positions of a row has the last layer compute these alone. Scores are in
+the format of the computation; a loss of them is for float32.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from jax import Array
 from transformers import BertConfig
 
 from jaxbert.models.encoder import BertModule, Call, EncoderOutput, make_layer_norm, take_positions
-from jaxbert.models.families import family_of
 from jaxbert.models.layers import ACTIVATIONS, dropout, make_linear
 
 Batch = dict[str, Array]
@@ -31,26 +31,13 @@ def _classifier_rate(config: BertConfig) -> float:
     return config.hidden_dropout_prob if rate is None else rate
 
 
-class _Headed(nnx.Module):
-    """The encoder under its family's name, and whatever a subclass puts on top."""
-
-    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs, *, add_pooling_layer: bool = True) -> None:
-        self.prefix = family_of(config).prefix
-        setattr(self, self.prefix, BertModule(config, dtype, rngs, add_pooling_layer=add_pooling_layer))
-
-    @property
-    def base(self) -> BertModule:
-        """The encoder."""
-        return getattr(self, self.prefix)
-
-
-class BertModel(_Headed):
+class BertModel(nnx.Module):
     """No head: the hidden vectors of all tokens, and the pooled ones of the examples."""
 
     add_pooling_layer: ClassVar[bool] = True
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        super().__init__(config, dtype, rngs, add_pooling_layer=self.add_pooling_layer)
+        self.base = BertModule(config, dtype, rngs, add_pooling_layer=self.add_pooling_layer)
 
     def __call__(
         self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None = None
@@ -69,11 +56,15 @@ class BertModelWithoutPooler(BertModel):
     add_pooling_layer = False
 
 
-class _PooledScores(_Headed):
+class _PooledScores(nnx.Module):
     """Scores of each example, from the pooled vector of its first token."""
 
-    def __init__(self, scores: int, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        super().__init__(config, dtype, rngs)
+    scores: ClassVar[int | None] = None
+    """None: one for each label."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        scores = self.scores or config.num_labels or 2
+        self.base = BertModule(config, dtype, rngs)
         self.classifier = make_linear(config.hidden_size, scores, config, dtype, rngs)
         self.rate = _classifier_rate(config)
 
@@ -90,22 +81,18 @@ class _PooledScores(_Headed):
 class SequenceClassification(_PooledScores):
     """A label for each example."""
 
-    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        super().__init__(config.num_labels or 2, config, dtype, rngs)
-
 
 class MultipleChoice(_PooledScores):
     """One score for each example: how well this choice, packed as an example of its own, completes its question."""
 
-    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        super().__init__(1, config, dtype, rngs)
+    scores = 1
 
 
-class TokenClassification(_Headed):
+class TokenClassification(nnx.Module):
     """A label for each token."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        super().__init__(config, dtype, rngs, add_pooling_layer=False)
+        self.base = BertModule(config, dtype, rngs, add_pooling_layer=False)
         self.classifier = make_linear(config.hidden_size, config.num_labels or 2, config, dtype, rngs)
         self.rate = _classifier_rate(config)
 
@@ -118,11 +105,11 @@ class TokenClassification(_Headed):
         return {"logits": self.classifier(dropout(encoded.hidden_BTD, self.rate, head_key)), "encoded": encoded}
 
 
-class QuestionAnswering(_Headed):
+class QuestionAnswering(nnx.Module):
     """Where in its example an answer starts and ends."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        super().__init__(config, dtype, rngs, add_pooling_layer=False)
+        self.base = BertModule(config, dtype, rngs, add_pooling_layer=False)
         self.qa_outputs = make_linear(config.hidden_size, 2, config, dtype, rngs)
 
     def __call__(
@@ -178,11 +165,11 @@ class _Cls(nnx.Module):
             self.seq_relationship = make_linear(config.hidden_size, 2, config, dtype, rngs)
 
 
-class MaskedLM(_Headed):
+class MaskedLM(nnx.Module):
     """The words behind the masks."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        super().__init__(config, dtype, rngs, add_pooling_layer=False)
+        self.base = BertModule(config, dtype, rngs, add_pooling_layer=False)
         self.cls = _Cls(config, dtype, rngs, words=True, next_sentence=False)
 
     def __call__(
@@ -200,11 +187,11 @@ class MaskedLM(_Headed):
         return {"logits": self.cls.predictions(x_BPD, self.base.embeddings.word_embeddings), "encoded": encoded}
 
 
-class NextSentencePrediction(_Headed):
+class NextSentencePrediction(nnx.Module):
     """Whether the second sentence of each example follows the first: two scores, for yes and for no."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        super().__init__(config, dtype, rngs)
+        self.base = BertModule(config, dtype, rngs)
         self.cls = _Cls(config, dtype, rngs, words=False, next_sentence=True)
 
     def __call__(
@@ -215,11 +202,11 @@ class NextSentencePrediction(_Headed):
         return {"logits": self.cls.seq_relationship(self.base.pooler(first_BSD)), "encoded": encoded}
 
 
-class PreTraining(_Headed):
+class PreTraining(nnx.Module):
     """Both tasks that BERT was trained on: the words behind the masks, and the next sentence."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        super().__init__(config, dtype, rngs)
+        self.base = BertModule(config, dtype, rngs)
         self.cls = _Cls(config, dtype, rngs, words=True, next_sentence=True)
 
     def __call__(

@@ -33,7 +33,7 @@ class ToyConfig(BertConfig):
 
 
 TOY = dataclasses.replace(
-    BERT, model_type="toy", prefix="toy", architecture="Toy", load_config_class=lambda: ToyConfig, published={}
+    BERT, model_type="toy", prefix="toy", architecture="Toy", config_class=lambda: ToyConfig, published={}
 )
 
 

@@ -40,15 +40,20 @@ def family_of_names(names: Collection[str]) -> Family:
     return next(family for family in FAMILIES.values() if family.prefix in names)
 
 
+def longest_input(config: BertConfig) -> int:
+    """Return how many tokens a model reads at most."""
+    return config.max_position_embeddings
+
+
 def sized_config(size: str, vocab_size: int, **options: Any) -> BertConfig:
     """Return the configuration of a new model; heads are 64 wide and the feed-forward block has four times the width."""
     width = SIZES[size]["hidden_size"]
     shape = SIZES[size] | {"num_attention_heads": width // 64, "intermediate_size": 4 * width}
-    return DEFAULT.config_class(vocab_size=vocab_size, **shape, **options)
+    return DEFAULT.config_class()(vocab_size=vocab_size, **shape, **options)
 
 
 def published_config(name: str) -> BertConfig | None:
     """Return the shape of a well-known checkpoint as its authors published it, or None for any other name."""
     name = name.removeprefix("google-bert/")
     found = next((family for family in FAMILIES.values() if name in family.published), None)
-    return None if found is None else found.config_class(**found.published[name])
+    return None if found is None else found.config_class()(**found.published[name])

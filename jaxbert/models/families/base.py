@@ -24,8 +24,8 @@ class Family:
     """How the name of every tensor outside the head begins, without the dot."""
     architecture: str
     """How the names of its classes in transformers begin."""
-    load_config_class: Callable[[], Any]
-    """Imports the class of its configuration, which takes seconds."""
+    config_class: Callable[[], Any]
+    """Imports the class of its configuration, which takes seconds, and returns it."""
     published: Mapping[str, Mapping[str, Any]]
     """The configuration of well-known checkpoints, as far as it differs from the defaults of the class."""
 
@@ -72,16 +72,6 @@ class Family:
     """How a token begins that goes on with the word before it."""
 
     @property
-    def config_class(self) -> Any:
-        """The class of its configuration."""
-        return self.load_config_class()
-
-    @property
-    def stack(self) -> Path:
-        """Where the layers are in the tree of a model."""
-        return (self.prefix, *self.layers)
-
-    @property
     def below_heads(self) -> tuple[str, str]:
         """The parts that every head reads: embeddings and encoder."""
         return self.embeddings, self.layers[0]
@@ -109,5 +99,5 @@ class Family:
 
     def layer_of(self, name: str) -> int | None:
         """Return the number of the layer to which a tensor belongs; None outside the layers."""
-        match = re.match(rf"{re.escape('.'.join(self.stack))}\.(\d+)\.", name)
+        match = re.match(rf"{re.escape('.'.join((self.prefix, *self.layers)))}\.(\d+)\.", name)
         return int(match[1]) if match else None

@@ -20,7 +20,7 @@ BERT = Family(
     model_type="bert",
     prefix="bert",
     architecture="Bert",
-    load_config_class=_config_class,
+    config_class=_config_class,
     published={
         "bert-base-uncased": {"vocab_size": 30_522},
         "bert-base-cased": {"vocab_size": 28_996},
