@@ -74,11 +74,12 @@ def parse_config(content: dict, path: object) -> BertConfig:
     act = content.get("hidden_act", "gelu")
     if act not in tuple(ACTIVATIONS):
         raise UserError(f"{path} has hidden_act {shown(act)}, expected one of {', '.join(ACTIVATIONS)}")
-    config_class = (DEFAULT if model_type is None else FAMILIES[model_type]).config_class()
+    family = DEFAULT if model_type is None else FAMILIES[model_type]
+    config_class = family.config_class()
     _check_keys(content, config_class, path)
     _check_labels(content, path)
     with foreign_errors(f"{path} is not a valid BERT configuration"):
-        config = config_class.from_dict(dict(content))
+        config = config_class.from_dict(content | {"model_type": family.model_type})
     return _check_numbers(config, path)
 
 

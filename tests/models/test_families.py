@@ -158,6 +158,13 @@ def test_a_family_that_is_not_there_is_refused():
     )
 
 
+@pytest.mark.parametrize("said", [{}, {"model_type": None}])
+def test_a_configuration_that_names_no_family_is_of_the_default_one(said):
+    content = small_config().to_dict()
+    del content["model_type"]
+    assert family_of(parse_config(content | said, "config.json")) is BERT
+
+
 def test_shapes_of_new_and_of_published_models():
     assert family_of(sized_config("tiny", 100)) is BERT
     large, mini_lm = (
