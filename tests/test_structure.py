@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +73,15 @@ BELOW = {
 }
 """What each part may import besides itself."""
 
+OF_A_FAMILY = re.compile(r"^bert$|\bbert[./]|Bert[A-Z]|##")
+"""In a string, what belongs into a row of `models/families`: a prefix, a class, the marker of word pieces."""
+
+NAMES_A_FAMILY = {
+    "jaxbert": "the Flax classes of the public interface",
+    "jaxbert.interop.tokenizer": "the libraries' names of the parts of WordPiece, which tokenizers of any family have",
+}
+"""The modules that may name one besides `models/families` and `api/flax`, whose classes are BERT's, and why."""
+
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "torch"}
 
 
@@ -139,6 +149,33 @@ def reads_only(path: Path) -> bool:
 @pytest.mark.parametrize("path", [*filter(reads_only, FILES)], ids=module_of)
 def test_reading_is_numpy_only(path):
     assert not {name.split(".")[0] for name in imports(path)} & HEAVY
+
+
+def family_names(path: Path) -> Iterator[str]:
+    """Yield what names one family of models: in strings, docstrings aside, and the use of its classes but as types."""
+    tree = ast.parse(path.read_text("utf-8"))
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    types = [
+        kind
+        for node in ast.walk(tree)
+        for kind in (getattr(node, "annotation", None), getattr(node, "returns", None))
+        if isinstance(kind, ast.expr)
+    ]
+    annotations = {id(inner) for kind in types for inner in ast.walk(kind)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield from OF_A_FAMILY.findall(node.value)
+        elif isinstance(node, ast.Name) and node.id in ("BertConfig", "BertTokenizer") and id(node) not in annotations:
+            yield node.id
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_families_alone_name_a_family(path):
+    module, found = module_of(path), [*family_names(path)]
+    if module in NAMES_A_FAMILY:
+        assert found, f"{module} names no family any more: take it off the list"
+    elif not module.startswith(("jaxbert.models.families", "jaxbert.api.flax")):
+        assert not found, f"{module} names {found}: ask the family"
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)

@@ -19,6 +19,7 @@ from jaxbert.data.batches import Batch, batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import WINDOW, Layout
 from jaxbert.data.tokens import Tokens
+from jaxbert.models.families import longest_input
 from jaxbert.plan.lengths import draw_lengths
 from jaxbert.plan.workload import find_shape, program_of
 from jaxbert.runs.folder import RunFolder
@@ -87,7 +88,7 @@ def _synthetic(config: Config, lengths: str) -> Bench:
         logger.warning("task %s needs data.train to be timed: a classifier stands in its place", config.task)
     program = new_program(config, make_mesh(config.mesh))
     bert_config = program.model.config
-    max_length = resolve_max_length(config.data.max_length, bert_config.max_position_embeddings)
+    max_length = resolve_max_length(config.data.max_length, longest_input(bert_config))
     count = _SYNTHETIC_STEPS * config.train.batch_size
     drawn = draw_lengths(lengths, count, max_length, config.train.seed)
     examples = _random_examples(drawn, bert_config.vocab_size, len(bert_config.id2label or ()), config.train.seed)

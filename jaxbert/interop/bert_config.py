@@ -12,7 +12,8 @@ from pathlib import Path
 from transformers import BertConfig
 
 from jaxbert.errors import UserError, foreign_errors
-from jaxbert.models.activations import ACTIVATIONS
+from jaxbert.models.families import DEFAULT, FAMILIES
+from jaxbert.models.layers import ACTIVATIONS
 from jaxbert.plain import read_json, shown
 
 CONFIGS = ("config.json", "bert_config.json")
@@ -31,19 +32,6 @@ _MOST = {
 """Far above every BERT: a larger number is damage, and the mere list of its tensors or labels would fill the memory."""
 _DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
 _SHAPE = tuple(key for key in _MOST if key != "num_labels")
-_OTHER_KINDS = {
-    "embedding_size": "ALBERT or ELECTRA",
-    "num_hidden_groups": "ALBERT",
-    "dim": "DistilBERT",
-    "use_relative_position": "NEZHA",
-    "max_relative_position": "NEZHA",
-    "relative_attention": "DeBERTa",
-    "q_groups": "SqueezeBERT",
-    "conv_kernel_size": "ConvBERT",
-    "max_2d_position_embeddings": "LayoutLM",
-    "use_task_id": "ERNIE",
-}
-"""Keys that tell other models with the shape of BERT from it."""
 
 logger = logging.getLogger("jaxbert")
 
@@ -72,9 +60,9 @@ def parse_config(content: dict, path: object) -> BertConfig:
     if model_type is None:
         _check_shape(content, path)
         logger.warning("%s says no model_type: it is taken for a BERT's", path)
-    elif model_type != "bert":
+    elif not (isinstance(model_type, str) and model_type in FAMILIES):
         raise UserError(
-            f"{path} has model_type {shown(model_type)}, but only 'bert' is supported: "
+            f"{path} has model_type {shown(model_type)}, but only {', '.join(map(repr, FAMILIES))} is supported: "
             "name a BERT (by its config.json, not by its name: chinese-roberta-wwm-ext is one)"
         )
     positions = content.get("position_embedding_type", "absolute")
@@ -86,33 +74,36 @@ def parse_config(content: dict, path: object) -> BertConfig:
     act = content.get("hidden_act", "gelu")
     if act not in tuple(ACTIVATIONS):
         raise UserError(f"{path} has hidden_act {shown(act)}, expected one of {', '.join(ACTIVATIONS)}")
-    _check_keys(content, path)
+    family = DEFAULT if model_type is None else FAMILIES[model_type]
+    config_class = family.config_class()
+    _check_keys(content, config_class, path)
     _check_labels(content, path)
     with foreign_errors(f"{path} is not a valid BERT configuration"):
-        config = BertConfig.from_dict(dict(content))
+        config = config_class.from_dict(content | {"model_type": family.model_type})
     return _check_numbers(config, path)
 
 
 def _check_shape(content: dict, path: object) -> None:
-    """Check that a configuration that does not say so is a BERT's."""
-    way = 'only BERT is supported; if it is one, add "model_type": "bert"'
+    """Check that a configuration that does not say so is of the default family."""
+    way = f'only BERT is supported; if it is one, add "model_type": "{DEFAULT.model_type}"'
     lacking = [key for key in _SHAPE if key not in content]
     if lacking:
         raise UserError(f"{path} says no model_type and lacks {', '.join(lacking)}: {way}")
     named = content.get("architectures") or []
-    if not isinstance(named, list) or not all(str(name).startswith("Bert") for name in named):
+    if not isinstance(named, list) or not all(str(name).startswith(DEFAULT.architecture) for name in named):
         raise UserError(f"{path} says no model_type and has architectures {shown(named)}: {way}")
-    told = [(key, kind) for key, kind in _OTHER_KINDS.items() if content.get(key) not in (None, content["hidden_size"])]
+    others = DEFAULT.foreign_keys.items()
+    told = [(key, kind) for key, kind in others if content.get(key) not in (None, content["hidden_size"])]
     if content["type_vocab_size"] == 1:
         told.append(("type_vocab_size 1", "RoBERTa"))
     if told:
         raise UserError(f"{path} says no model_type, but has {told[0][0]} like {told[0][1]}: {way}")
 
 
-def _check_keys(content: dict, path: object) -> None:
+def _check_keys(content: dict, config_class: type, path: object) -> None:
     """Refuse what the library would look up by name: every key becomes an attribute, a dtype becomes one of torch's."""
     for key in content:
-        if key.startswith("__") or callable(getattr(BertConfig, key, None)):
+        if key.startswith("__") or callable(getattr(config_class, key, None)):
             raise UserError(f"{path} has the key {shown(key)}, which is no setting of a model: remove it")
     for key in ("dtype", "torch_dtype"):
         if content.get(key) is not None and str(content[key]).removeprefix("torch.") not in _DTYPES:

@@ -1,5 +1,8 @@
 """Whether texts lose their capitals and accents, by the files of a tokenizer, by its vocabulary, or as the user says.
 
+A tokenizer that changes a letter never finds the tokens that have it. So a vocabulary whose words have capitals was made
+for texts that keep them, and one whose words have accents for texts that keep those.
+
 What `tokenizer_config.json` says comes first, as in transformers; then `tokenizer.json`, which transformers 5 do not ask;
 then the vocabulary. A user's word counts where the files leave it open or contradict each other.
 """
@@ -7,27 +10,77 @@ then the vocabulary. A user's word counts where the files leave it open or contr
 from __future__ import annotations
 
 import logging
+import re
+import unicodedata
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxbert.errors import UserError
-from jaxbert.interop.vocab_file import Casing, casing_of
+from jaxbert.plain import shown
 
 Options = dict[str, bool | None]
 """BertTokenizer's `do_lower_case`, `strip_accents` (None: where texts are lower-cased) and `tokenize_chinese_chars`."""
+_SPECIAL = re.compile(r"\[.+\]|<.+>", re.DOTALL)
+_CASED_SHARE = 0.02
+"""Share of the words with letters from which capitals are no accident; 0.33 to 0.38 in BERT's cased vocabularies."""
+_STRAY_SHARE = 0.0005
+"""Share below which they are: ten tokens of one's own in BERT's 30,522."""
+_ACCENTED_SHARE = 0.001
+_EXAMPLES = 3
 
 logger = logging.getLogger("jaxbert")
 
 
+@dataclass(frozen=True)
+class Casing:
+    """How a vocabulary wants texts to be read."""
+
+    lower_case: bool | None
+    """None: it has capitals, but so few that they may be a few tokens of somebody's own."""
+    strip_accents: bool | None
+    """False where its tokens have accents though they have no capitals; None: as `lower_case` says."""
+    why: str
+    capitals: int
+    """Words with capitals."""
+    letters: int
+    """Words with letters that have a case."""
+
+
+def casing_of(tokens: Collection[str], piece_marker: str) -> Casing:
+    """Say how a vocabulary wants texts to be read; special tokens count for nothing, and pieces neither."""
+    words = [t for t in tokens if t and not (t.startswith(piece_marker) or _SPECIAL.fullmatch(t))]
+    capitals = [word for word in words if word != word.lower()]
+    letters = len(capitals) + sum(word == word.lower() != word.upper() for word in words)
+    share = len(capitals) / max(letters, 1)
+    why = f"{len(capitals):,} of {letters:,} words in it have capitals" if capitals else "no word in it has capitals"
+    if share >= _CASED_SHARE:
+        return Casing(False, None, why, len(capitals), letters)
+    if capitals:
+        why += f" ({', '.join(map(shown, capitals[:_EXAMPLES]))})"
+    accented = sum(word != _without_accents(word) for word in words)
+    kept = False if accented > _ACCENTED_SHARE * len(words) else None
+    if kept is False:
+        why += f", {accented:,} have accents"
+    return Casing(True if share < _STRAY_SHARE else None, kept, why, len(capitals), letters)
+
+
+def _without_accents(text: str) -> str:
+    """Return a text as BERT's tokenizer makes it where it strips accents: decomposed, without combining marks."""
+    if text.isascii():
+        return text
+    return "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
+
+
 def by_vocabulary(
-    name: str, tokens: Collection[str], settings: Mapping[str, Any], wanted: bool | None, where: str | Path = ""
+    name: str, casing: Casing, settings: Mapping[str, Any], wanted: bool | None, where: str | Path = ""
 ) -> Options:
     """Decide for a vocabulary without a `tokenizer.json`, and say what was guessed.
 
     Args:
       name: how messages call the vocabulary.
-      tokens: its tokens.
+      casing: how it wants texts to be read.
       settings: the content of `tokenizer_config.json`, empty for none.
       wanted: `model.lower_case`.
       where: the path of the settings.
@@ -38,7 +91,6 @@ def by_vocabulary(
     stated, strips = settings.get("do_lower_case"), settings.get("strip_accents")
     if wanted is not None and stated is not None:
         _check_wanted(wanted, [stated], f"{where} says do_lower_case {_spelled(stated)}")
-    casing = casing_of(tokens)
     lowers = stated if wanted is None else wanted
     if lowers is not None:
         warn_of_misfit(name, casing, lower_case=lowers)
@@ -61,7 +113,7 @@ def by_vocabulary(
 
 def by_files(
     folder: Path,
-    tokens: Collection[str],
+    casing: Casing,
     settings: Mapping[str, Any],
     normalizer: Mapping[str, Any],
     wanted: bool | None,
@@ -89,7 +141,7 @@ def by_files(
             "word in tokenizer_config.json",
             folder,
         )
-    warn_of_misfit(str(folder), casing_of(tokens), lower_case=lowers)
+    warn_of_misfit(str(folder), casing, lower_case=lowers)
     strips = _choose(folder, settings.get("strip_accents"), normalizer.get("strip_accents"), "strip_accents", lowers)
     chinese = _choose(
         *(folder, settings.get("tokenize_chinese_chars"), normalizer.get("handle_chinese_chars")),

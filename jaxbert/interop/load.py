@@ -1,4 +1,4 @@
-"""Fit a checkpoint to a model: check every tensor, and start fresh what may be fresh.
+"""Fit a checkpoint to a model: check every tensor, start fresh what may be fresh, and say why the rest does not fit.
 
 The encoder must be there whole and in the right shapes. A head, and the pooler, may be drawn anew when the caller gives
 a key, as for training; the report says so. A pooler that the model has no use for is passed over. Reading files is left
@@ -8,20 +8,25 @@ to `read`, placing arrays on devices to the caller.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
 from flax import traverse_util
+from transformers import BertConfig
 
 from jaxbert.errors import UserError
 from jaxbert.interop import names
 from jaxbert.interop.formats import Tensors
-from jaxbert.interop.misfit import Misfit
-from jaxbert.interop.read import read_tensors
-from jaxbert.interop.tied import join_tied
+from jaxbert.interop.names import join_tied
+from jaxbert.interop.read import read_tensors, wrapper_of
+from jaxbert.models.families import family_of
+from jaxbert.models.families.base import Family
 from jaxbert.models.functional import Model, Params, init_params
+from jaxbert.plain import listed
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,59 @@ class LoadReport:
         return line
 
 
+@dataclass(frozen=True)
+class Misfit:
+    """The tensors that do not fit; it is false where there are none."""
+
+    missing: list[str]
+    unexpected: list[str]
+    misshapen: dict[str, str]
+    """Name to `[found] instead of [expected]`."""
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.misshapen)
+
+    def __str__(self) -> str:
+        shapes = [f"{name} {shapes}" for name, shapes in self.misshapen.items()]
+        parts = {"missing": self.missing, "unexpected": self.unexpected, "misshapen": shapes}
+        return "; ".join(f"{what}: {listed(tensors)}" for what, tensors in parts.items() if tensors)
+
+    def reason(self, tensors: Mapping[str, np.ndarray], config: BertConfig) -> str:
+        """Return what the misfits have in common, in brackets; empty where nothing is seen."""
+        family = family_of(config)
+        sizes = _differing_sizes(tensors, config, family)
+        found = [*sizes, *self._layers(tensors, config.num_hidden_layers, family), *self._names(tensors, family)]
+        return f" ({'; '.join(found)})" if found else ""
+
+    def _layers(self, tensors: Collection[str], expected: int, family: Family) -> list[str]:
+        layers = {layer for name in tensors if (layer := family.layer_of(name)) is not None}
+        if not layers or len(layers) == expected:
+            return []
+        differing = layers ^ set(range(expected))
+        odd = [name for name in self.missing + self.unexpected if family.layer_of(name) in differing]
+        return [
+            f"{_all_of(len(odd), self)} of {'.'.join(family.layers)}.{_span(differing)}: the checkpoint has {len(layers)} "
+            f"layers, its configuration num_hidden_layers {expected}"
+        ]
+
+    def _names(self, tensors: Collection[str], family: Family) -> list[str]:
+        """Say where the names are those of a wrapper, or of another kind of model."""
+        wrapper = wrapper_of(tensors, family)
+        others = [name for name in tensors if not name.startswith(wrapper)]
+        if wrapper and others:
+            return [
+                f"the encoder's names begin with {wrapper}, but those of {len(others)} tensors do not "
+                f"({listed(others[:1])}): save the encoder by itself, by its save_pretrained()"
+            ]
+        first = Counter(name.partition(".")[0] for name in tensors)
+        if self.missing and first and not first[family.prefix]:
+            most, count = first.most_common(1)[0]
+            return [
+                f"{count} of {len(tensors)} names begin with {most}.: this is no BERT, or one inside of another model"
+            ]
+        return []
+
+
 def load_params(
     checkpoint: Path | str, model: Model, *, key: jax.Array | None = None, new_head: bool = False
 ) -> tuple[Params, LoadReport]:
@@ -55,10 +113,10 @@ def load_params(
     Raises:
       UserError: naming missing, unexpected and misshapen tensors, and what they have in common.
     """
-    path = Path(checkpoint)
-    tensors = read_tensors(path)
+    path, family = Path(checkpoint), family_of(model.config)
+    tensors = read_tensors(path, family)
     if new_head:
-        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith("bert.")}
+        tensors = {name: tensor for name, tensor in tensors.items() if not family.is_head(name)}
     return fit_params(tensors, model, key=key, source=str(path))
 
 
@@ -70,11 +128,12 @@ def fit_params(tensors: Tensors, model: Model, *, key: jax.Array | None, source:
 
 def fit_tensors(tensors: Tensors, model: Model, *, key: jax.Array | None, source: str) -> tuple[Tensors, LoadReport]:
     """Return all tensors of a model under PyTorch names, in the formats that they have, and what became of each."""
-    expected = _torch_shapes(model)
+    expected, family = _torch_shapes(model), family_of(model.config)
     tensors = join_tied(tensors, expected, model.config, source)
     fit = _compare(tensors, expected)
-    fresh = _fresh_tensors(fit, expected) if key is not None else set()
-    unused = [n for n in fit.unexpected if _may_be_unused(n, key)]
+    fresh = _fresh_tensors(fit, expected, family) if key is not None else set()
+    # A pooler that the model lacks is no mistake, and another head none where a head may be drawn.
+    unused = [n for n in fit.unexpected if family.is_pooler(n) or (key is not None and family.is_head(n))]
     unused += sorted(fresh & fit.misshapen.keys())
     rest = Misfit(
         [n for n in fit.missing if n not in fresh],
@@ -82,7 +141,7 @@ def fit_tensors(tensors: Tensors, model: Model, *, key: jax.Array | None, source
         {n: shapes for n, shapes in fit.misshapen.items() if n not in fresh},
     )
     if rest:
-        reason = rest.reason(tensors, model.config) or _advice(rest, expected, key)
+        reason = rest.reason(tensors, model.config) or _advice(rest, {n for n in expected if family.is_head(n)}, key)
         raise UserError(f"{source} does not fit this model: {rest}{reason}")
     kept = {n: tensors[n] for n in expected if n not in fresh}
     complete = kept | (_draw(model, fresh, key) if key is not None else {})
@@ -122,31 +181,19 @@ def _compare(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> Misfit:
     )
 
 
-def _group(name: str) -> str:
-    """Return the part that is fresh as a whole or not at all: the pooler, or a head."""
-    parts = name.split(".")
-    return ".".join(parts[:2]) if parts[0] in ("bert", "cls") else parts[0]
-
-
-def _may_be_unused(name: str, key: jax.Array | None) -> bool:
-    """Say whether a tensor that the model lacks is no mistake: a pooler, or another head where a head may be drawn."""
-    return _group(name) == "bert.pooler" or (key is not None and not name.startswith("bert."))
-
-
-def _fresh_tensors(fit: Misfit, expected: dict[str, tuple[int, ...]]) -> set[str]:
+def _fresh_tensors(fit: Misfit, expected: dict[str, tuple[int, ...]], family: Family) -> set[str]:
     """Return the tensors of heads that are wholly absent or of another size, and of a pooler that is wholly absent.
 
     Half a head is no other checkpoint but a damaged one, so it stays an error.
     """
     absent = set(fit.missing)
-    unfit = {name for name in absent | fit.misshapen.keys() if not name.startswith("bert.")}
-    unfit |= {name for name in absent if _group(name) == "bert.pooler"}
-    whole = {_group(n) for n in unfit} - {_group(n) for n in expected if n not in unfit}
-    return {name for name in unfit if _group(name) in whole}
+    unfit = {name for name in absent | fit.misshapen.keys() if family.is_head(name)}
+    unfit |= {name for name in absent if family.is_pooler(name)}
+    whole = {family.group_of(n) for n in unfit} - {family.group_of(n) for n in expected if n not in unfit}
+    return {name for name in unfit if family.group_of(name) in whole}
 
 
-def _advice(fit: Misfit, expected: dict[str, tuple[int, ...]], key: jax.Array | None) -> str:
-    head = {name for name in expected if not name.startswith("bert.")}
+def _advice(fit: Misfit, head: set[str], key: jax.Array | None) -> str:
     if key is None and head and head <= set(fit.missing):
         return " (the checkpoint has no trained head of this kind: train one first)"
     return ""
@@ -160,3 +207,22 @@ def _draw(model: Model, fresh: set[str], key: jax.Array) -> Tensors:
         return {}
     part = dataclasses.replace(model, abstract_params=traverse_util.unflatten_dict(wanted))
     return {name: np.asarray(tensor) for name, tensor in names.to_torch(init_params(part, key)).items()}
+
+
+def _all_of(count: int, misfit: Misfit) -> str:
+    whole = len(misfit.missing) + len(misfit.unexpected) + len(misfit.misshapen)
+    return f"all {count} are" if count == whole else f"{count} are"
+
+
+def _span(layers: set[int]) -> str:
+    low, high = min(layers), max(layers)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _differing_sizes(tensors: Mapping[str, np.ndarray], config: BertConfig, family: Family) -> list[str]:
+    found = []
+    for key, (name, axis) in family.sizes.items():
+        tensor, expected = tensors.get(f"{family.prefix}.{name}"), getattr(config, key)
+        if tensor is not None and tensor.ndim == 2 and tensor.shape[axis] != expected:
+            found.append(f"{key} is {tensor.shape[axis]} in the checkpoint, {expected} in its configuration")
+    return found

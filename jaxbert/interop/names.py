@@ -6,31 +6,40 @@ Three views of the same numbers, each a bijection with the others:
 - per-layer: the same names with `.../encoder/layer/0`, `/1`, ... in between. What the legacy Flax classes showed.
 - PyTorch: flat, dotted, per-layer; a `kernel` is a `weight` transposed, `scale` and `embedding` are a `weight`.
 
-Reading files and judging whether a checkpoint fits a model are left to `read` and `load`.
+The scores of the vocabulary's words are by the table of the word embeddings: files hold these weights once, twice or under
+either name, and PyTorch's modules have each tensor of the pair under two names. Where the parts of a model are, its family
+says. Reading files and judging whether a checkpoint fits a model are left to `read` and `load`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from transformers import BertConfig
+
+from jaxbert.errors import UserError
+from jaxbert.interop.formats import Tensors
+from jaxbert.models.families import FAMILIES, family_of
+from jaxbert.models.families.base import Family
 
 Tree = dict[str, Any]
 Path = tuple[str, ...]
 
-_LAYERS = ("encoder", "layer")
 _WEIGHTS = ("kernel", "scale", "embedding")
 
 
 def layer_axis(path: Path) -> int | None:
     """Return where a layer's index belongs in `path`, or None for a tensor outside the layers."""
-    for i in range(len(path) - 1):
-        if path[i : i + 2] == _LAYERS:
-            return i + 2
+    for family in FAMILIES.values():
+        depth = len(family.layers)
+        for i in range(len(path) - depth + 1):
+            if path[i : i + depth] == family.layers:
+                return i + depth
     return None
 
 
@@ -44,23 +53,19 @@ def flax_path(name: str) -> Path:
     """Name a PyTorch tensor as the per-layer tree does; the inverse of `torch_name`."""
     *parents, leaf = name.split(".")
     if leaf == "weight" and parents:
-        if parents[-1] == "LayerNorm":
+        if any(parents[-1] in family.norms for family in FAMILIES.values()):
             leaf = "scale"
-        elif parents[-1].endswith("_embeddings"):
+        elif parents[-1].endswith(tuple(family.tables for family in FAMILIES.values())):
             leaf = "embedding"
         else:
             leaf = "kernel"
     return (*parents, leaf)
 
 
-def _flatten(tree: Mapping[str, Any]) -> dict[Path, Any]:
-    return traverse_util.flatten_dict(tree)
-
-
 def unstack_layers(params: Mapping[str, Any]) -> Tree:
     """Turn the stacked tree into the per-layer one; NumPy leaves become views, JAX leaves slices (traceable)."""
     flat: dict[Path, Any] = {}
-    for path, leaf in _flatten(params).items():
+    for path, leaf in traverse_util.flatten_dict(params).items():
         at = layer_axis(path)
         if at is None:
             flat[path] = leaf
@@ -80,7 +85,7 @@ def stack_layers(tree: Mapping[str, Any]) -> Tree:
     """
     flat: dict[Path, Any] = {}
     stacks: dict[Path, dict[str, Any]] = {}
-    for path, leaf in _flatten(tree).items():
+    for path, leaf in traverse_util.flatten_dict(tree).items():
         at = layer_axis(path)
         if at is None:
             flat[path] = leaf
@@ -103,7 +108,7 @@ def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def layers_to_torch(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Turn the per-layer tree, or a part of it, into PyTorch's flat dictionary on the host."""
-    flat = {path: np.asarray(leaf) for path, leaf in _flatten(jax.device_get(tree)).items()}
+    flat = {path: np.asarray(leaf) for path, leaf in traverse_util.flatten_dict(jax.device_get(tree)).items()}
     return {torch_name(path): leaf.T if path[-1] == "kernel" else leaf for path, leaf in flat.items()}
 
 
@@ -119,3 +124,34 @@ def layers_from_torch(tensors: Mapping[str, np.ndarray]) -> Tree:
         path = flax_path(name)
         flat[path] = tensor.T if path[-1] == "kernel" else tensor
     return traverse_util.unflatten_dict(flat)
+
+
+def join_tied(tensors: Tensors, expected: Container[str], config: BertConfig, source: str) -> Tensors:
+    """Return the tensors with one copy of what is tied, under the name that a model with these tensors has.
+
+    Raises:
+      UserError: if the configuration ties two tables that differ.
+    """
+    family, tensors = family_of(config), dict(tensors)
+    words, decoder = f"{family.prefix}.{family.word_embeddings}", f"{family.word_scores}.decoder.weight"
+    bias, decoder_bias = f"{family.word_scores}.bias", f"{family.word_scores}.decoder.bias"
+    tied = getattr(config, "tie_word_embeddings", True)
+    if tied and decoder in tensors:
+        tensors.setdefault(words, tensors[decoder])
+    if bias not in expected:
+        return tensors
+    if decoder_bias in tensors:  # where both are there and differ, this is the one that PyTorch adds
+        tensors[bias] = tensors.pop(decoder_bias)
+    if tied and decoder in tensors and not np.array_equal(tensors.pop(decoder), tensors[words]):
+        raise UserError(
+            f"{source} holds {decoder} and other word embeddings, but its configuration ties the two: "
+            "set tie_word_embeddings to false in config.json"
+        )
+    return tensors
+
+
+def add_untied_copies(tensors: Tensors, family: Family) -> Tensors:
+    """Give an untied decoder the bias under the name that PyTorch adds it by, besides the one that all models have."""
+    scores = family.word_scores
+    untied = f"{scores}.decoder.weight" in tensors
+    return tensors | {f"{scores}.decoder.bias": tensors[f"{scores}.bias"]} if untied else tensors

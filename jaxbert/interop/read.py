@@ -16,17 +16,13 @@ from safetensors import safe_open
 
 from jaxbert.errors import UserError, is_panic
 from jaxbert.interop.formats import Tensors, read_file
+from jaxbert.models.families import DEFAULT
+from jaxbert.models.families.base import Family
 from jaxbert.plain import listed, read_json
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "flax_model.msgpack")
 """Names of a checkpoint's weights, best first; each may be sharded behind `NAME.index.json`."""
 
-_BARE_PARTS = ("embeddings.", "encoder.", "pooler.")
-_FIRST_QUERY = re.compile(r"((?:[^.]+\.)*?)(?:bert\.)?encoder\.layer\.0\.attention\.self\.query\.(?:weight|kernel)")
-_OTHER_KINDS = {"roberta", "electra", "ernie", "nezha", "layoutlm", "xlm_roberta"}
-"""Prefixes of models whose layers have BERT's names."""
-_BUFFERS = (".position_ids", ".token_type_ids")
-_OLD_LEAVES = {"gamma": "weight", "beta": "bias"}
 _FLAX_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
 logger = logging.getLogger("jaxbert")
@@ -41,8 +37,8 @@ def find_weights(folder: Path) -> Path | None:
     return None
 
 
-def has_classifier(folder: Path) -> bool:
-    """Say whether a checkpoint has a classifier; its numbers are not read where the file's format allows it.
+def has_classifier(folder: Path, family: Family = DEFAULT) -> bool:
+    """Say whether a checkpoint of a family has a classifier; its numbers are not read where the file's format allows it.
 
     A file that cannot be read has none: `read_tensors` says why.
     """
@@ -61,12 +57,12 @@ def has_classifier(folder: Path) -> bool:
         if isinstance(error, Exception) or is_panic(error):
             return False
         raise
-    classifiers = (("classifier", "weight"), ("classifier", "kernel"))
-    return any(tuple(re.split(r"[./]", str(name))[-2:]) in classifiers for name in names)
+    endings = tuple((*family.classifier, leaf) for leaf in ("weight", "kernel"))
+    return any(tuple(re.split(r"[./]", str(name))[-len(endings[0]) :]) in endings for name in names)
 
 
-def read_tensors(checkpoint: Path, *, keep_half: bool = False) -> Tensors:
-    """Read a checkpoint folder, or one file of weights, to float32 arrays under PyTorch names with the `bert.` prefix.
+def read_tensors(checkpoint: Path, family: Family = DEFAULT, *, keep_half: bool = False) -> Tensors:
+    """Read a checkpoint folder, or one file of weights, to float32 arrays under PyTorch names with the family's prefix.
 
     With `keep_half`, float16 and bfloat16 stay what they are.
 
@@ -77,7 +73,7 @@ def read_tensors(checkpoint: Path, *, keep_half: bool = False) -> Tensors:
     if source is None:
         raise UserError(f"{checkpoint} holds no weights: expected {', '.join(WEIGHT_FILES)} or shards with an index")
     raw = _read_shards(source) if source.suffix == ".json" else read_file(source)
-    return _normalize(raw, source, keep_half)
+    return _normalize(raw, source, family, keep_half)
 
 
 def _read_shards(index: Path) -> Tensors:
@@ -101,14 +97,15 @@ def _read_shards(index: Path) -> Tensors:
     return tensors
 
 
-def _normalize(raw: Tensors, source: Path, keep_half: bool) -> Tensors:
+def _normalize(raw: Tensors, source: Path, family: Family, keep_half: bool) -> Tensors:
     """Bring names, layout and dtype to today's; order is kept, and `raw` is used up."""
-    wrapper = wrapper_of(raw)
-    if wrapper and not _OTHER_KINDS & set(wrapper.split(".")) and all(name.startswith(wrapper) for name in raw):
+    wrapper = wrapper_of(raw, family)
+    if wrapper and not family.look_alikes & set(wrapper.split(".")) and all(name.startswith(wrapper) for name in raw):
         logger.warning("%s: the name of every tensor begins with %s, which is taken off", source, wrapper)
     else:
         wrapper = ""
-    bare = not any(name.startswith("bert.", len(wrapper)) for name in raw)
+    bare = not any(name.startswith(f"{family.prefix}.", len(wrapper)) for name in raw)
+    bare_parts = tuple(f"{part}." for part in (*family.below_heads, family.pooler))
     tensors: Tensors = {}
     for raw_name in list(raw):
         tensor = raw.pop(raw_name)  # so that half precision and what it is widened to are not both there as a whole
@@ -116,13 +113,13 @@ def _normalize(raw: Tensors, source: Path, keep_half: bool) -> Tensors:
         if leaf in _FLAX_LEAVES:
             tensor = tensor.T if leaf == "kernel" else tensor
             leaf = _FLAX_LEAVES[leaf]
-        elif parents and parents[-1] == "LayerNorm":
-            leaf = _OLD_LEAVES.get(leaf, leaf)
+        elif parents and parents[-1] in family.norms:
+            leaf = family.old_leaves.get(leaf, leaf)
         name = ".".join((*parents, leaf))
-        if name.endswith(_BUFFERS):
+        if parents and leaf in family.buffers:
             continue
-        if bare and name.startswith(_BARE_PARTS):
-            name = f"bert.{name}"
+        if bare and name.startswith(bare_parts):
+            name = f"{family.prefix}.{name}"
         if name in tensors:
             raise UserError(f"{source} holds {name} twice, once under an older name: keep one")
         tensors[name] = _to_float(tensor, name, source, keep_half)
@@ -135,9 +132,11 @@ def _normalize(raw: Tensors, source: Path, keep_half: bool) -> Tensors:
     return tensors
 
 
-def wrapper_of(names: Iterable[str]) -> str:
-    """Return what stands before the names of the only BERT in a file, `module.` or `model.bert.`; empty for nothing."""
-    found = {match[1] for name in names if (match := _FIRST_QUERY.fullmatch(name))}
+def wrapper_of(names: Iterable[str], family: Family) -> str:
+    """Return what stands before the names of the only encoder in a file, `module.` or `model.bert.`; empty for nothing."""
+    prefix, query = re.escape(family.prefix), re.escape(".".join((*family.layers, "0", family.query)))
+    first_query = re.compile(rf"((?:[^.]+\.)*?)(?:{prefix}\.)?{query}\.(?:weight|kernel)")
+    found = {match[1] for name in names if (match := first_query.fullmatch(name))}
     return found.pop() if len(found) == 1 else ""
 
 

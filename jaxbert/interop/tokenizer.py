@@ -1,4 +1,6 @@
-"""Load the tokenizer that lies beside a model; every one of its files is data.
+"""Load the tokenizer that lies beside a model, or make one of a vocabulary; every one of the files is data.
+
+In a vocabulary file, one token a line, the place of a line is its token's id.
 
 `tokenizer_config.json` could name a class of any kind, code to import, other files to open and templates to run. What is
 no setting of a tokenizer is refused or left out here; the rest is the libraries' part. Whether texts keep their capitals is
@@ -7,10 +9,12 @@ no setting of a tokenizer is refused or left out here; the rest is the libraries
 
 from __future__ import annotations
 
+import codecs
 import copy
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +23,10 @@ from transformers import AutoTokenizer, BertConfig, BertTokenizer, PreTrainedTok
 from transformers.tokenization_utils_base import get_fast_tokenizer_file
 
 from jaxbert.errors import UserError, foreign_errors
-from jaxbert.interop.casing import by_files, by_vocabulary, check_pipeline
-from jaxbert.interop.vocab_file import SPECIAL_TOKENS, read_vocabulary
-from jaxbert.plain import read_json, shown
+from jaxbert.interop.casing import by_files, by_vocabulary, casing_of, check_pipeline
+from jaxbert.models.families import DEFAULT, family_of
+from jaxbert.models.families.base import Family
+from jaxbert.plain import read_bytes, read_json, shown
 
 _SETTINGS = "tokenizer_config.json"
 _FILE = "tokenizer.json"
@@ -30,11 +35,71 @@ _OTHER_SOURCES = ("init_inputs", "vocab", "merges", "gguf_file", "tokenizer_obje
 """Settings by which a tokenizer would be built from something else than the files of its folder."""
 _CLASS = re.compile(r"\w*Tokenizer(Fast)?|TokenizersBackend|PythonBackend")
 _PROBES = ("", "a", "\u4e2d\u0416\U0001f600")
-_SPECIAL = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL_TOKENS, strict=True))
+_MOST_BYTES = 32 * 2**20
+_EXAMPLES = 3
 _FEWER = 0.02
 """Share of the model's tokens that a tokenizer may lack without a word: some models have a few to spare."""
 
 logger = logging.getLogger("jaxbert")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of a file."""
+
+    name: str
+    """As messages call the file."""
+    tokens: tuple[str, ...]
+    """By id, without white space around them; empty for a line that has nothing else."""
+
+    def repeated(self) -> dict[str, list[int]]:
+        """Return the tokens that several lines hold, with these lines counted from 1."""
+        if len(set(self.tokens)) == len(self.tokens):
+            return {}
+        lines: dict[str, list[int]] = {}
+        for line, token in enumerate(self.tokens, 1):
+            lines.setdefault(token, []).append(line)
+        return {token: places for token, places in lines.items() if token and len(places) > 1}
+
+    def ids(self) -> dict[str, int]:
+        """Return the id of each token, of a repeated one the last.
+
+        A line without a token of its own keeps its id, under a name that no text can have.
+        """
+        last = {token: index for index, token in enumerate(self.tokens)}
+        return {
+            token if token and last[token] == index else f"[unused-line-{index + 1}]": index
+            for index, token in enumerate(self.tokens)
+        }
+
+    def check_special(self, wanted: Iterable[str]) -> None:
+        """Check that the special tokens are there.
+
+        Raises:
+          UserError: naming those that are not.
+        """
+        missing = [token for token in wanted if token not in self.tokens]
+        if missing:
+            line, first = next(((i, shown(t)) for i, t in enumerate(self.tokens, 1) if t), (1, "empty"))
+            raise UserError(
+                f"{self.name} lacks {', '.join(missing)} (line {line} is {first}): give a BERT vocabulary, one token a line"
+            )
+
+    def warn_of_repeated(self) -> None:
+        """Say which tokens stand twice."""
+        repeated = self.repeated()
+        if repeated:
+            logger.warning("%s holds %s twice: the last line gives the id", self.name, _places(repeated))
+
+    def refuse_repeated(self) -> None:
+        """Check that no token stands twice, as only a mistake can make it in a new model's vocabulary.
+
+        Raises:
+          UserError: naming the lines.
+        """
+        repeated = self.repeated()
+        if repeated:
+            raise UserError(f"{self.name} holds a token twice, {_places(repeated)}: remove one of the lines")
 
 
 def load_tokenizer(folder: Path, bert_config: BertConfig, lower_case: bool | None = None) -> Any:
@@ -70,9 +135,10 @@ def new_tokenizer(path: Path, lower_case: bool | None) -> Any:
       UserError: if it is no vocabulary of BERT, or leaves the casing open.
     """
     vocabulary = read_vocabulary(path, f"model.vocab {path}")
-    vocabulary.check_special()
+    vocabulary.check_special(DEFAULT.special_tokens.values())
     vocabulary.refuse_repeated()
-    options: Any = by_vocabulary(vocabulary.name, vocabulary.tokens, {}, lower_case)
+    casing = casing_of(vocabulary.tokens, DEFAULT.piece_marker)
+    options: Any = by_vocabulary(vocabulary.name, casing, {}, lower_case)
     with foreign_errors(f"{vocabulary.name} is no BERT vocabulary, one token a line"):
         return BertTokenizer(vocab=vocabulary.ids(), **options)
 
@@ -90,9 +156,9 @@ def _check_size(folder: Path, size: int, expected: int) -> None:
 
 
 def _load(folder: Path, config: BertConfig, settings: dict[str, Any], lower_case: bool | None) -> Any:
-    path = folder / _file_of(settings)
+    path, family = folder / _file_of(settings), family_of(config)
     kind = settings.get("tokenizer_class") or getattr(config, "tokenizer_class", None)
-    berts = _is_berts(kind)
+    berts = _is_berts(kind or family.tokenizer)
     if not path.is_file():
         if berts:
             return _of_vocabulary(folder, config, settings, lower_case)
@@ -103,13 +169,14 @@ def _load(folder: Path, config: BertConfig, settings: dict[str, Any], lower_case
         content = read_json(path)
         tokens = content["model"]["vocab"]
         _check_same_vocabulary(folder, tokens)
-        if berts and _is_berts_pipeline(content):
-            options = by_files(folder, tokens, settings, content["normalizer"], lower_case)
+        if berts and _is_berts_pipeline(content, family):
+            casing = casing_of(tokens, family.piece_marker)
+            options = by_files(folder, casing, settings, content["normalizer"], lower_case)
             return _auto(folder, config, **options)
         if berts:
             logger.warning("%s splits texts in a way of its own: it is taken as it is", path)
-            named = _named_special(folder, settings)
-            special: Any = {kind: token for kind, token in _SPECIAL.items() if kind not in named and token in tokens}
+            named, usual = _named_special(folder, settings, family), family.special_tokens
+            special: Any = {kind: token for kind, token in usual.items() if kind not in named and token in tokens}
             tokenizer = TokenizersBackend.from_pretrained(
                 folder, **special, model_input_names=BertTokenizer.model_input_names
             )
@@ -129,16 +196,17 @@ def _file_of(settings: dict[str, Any]) -> str:
     return get_fast_tokenizer_file(settings["fast_tokenizer_files"]) if settings.get("fast_tokenizer_files") else _FILE
 
 
-def _is_berts(name: str | None) -> bool:
+def _is_berts(name: str) -> bool:
     """Say whether the library would take BERT's own tokenizer, which it builds anew from a vocabulary and switches."""
-    found = getattr(transformers, (name or "BertTokenizer").removesuffix("Fast"), None)
+    found = getattr(transformers, name.removesuffix("Fast"), None)
     return isinstance(found, type) and issubclass(found, BertTokenizer)
 
 
-def _is_berts_pipeline(content: dict[str, Any]) -> bool:
+def _is_berts_pipeline(content: dict[str, Any], family: Family) -> bool:
     """Say whether a `tokenizer.json` does no more than BERT's own tokenizer would with the same switches."""
     model, normalizer, splitter = (content.get(part) or {} for part in ("model", "normalizer", "pre_tokenizer"))
-    defaults = {"type": "WordPiece", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+    marker = family.piece_marker
+    defaults = {"type": "WordPiece", "continuing_subword_prefix": marker, "max_input_chars_per_word": 100}
     return (
         all(model.get(key, default) == default for key, default in defaults.items())
         and normalizer.get("type") == "BertNormalizer"
@@ -161,11 +229,11 @@ def _is_berts_template(processor: dict[str, Any]) -> bool:
     return types(processor["single"]) == [0, 0, 0] and types(processor["pair"]) == [0, 0, 0, 1, 1]
 
 
-def _named_special(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
+def _named_special(folder: Path, settings: dict[str, Any], family: Family) -> dict[str, str]:
     """Return the special tokens that the folder's settings name, by their kind."""
     path = folder / "special_tokens_map.json"
     named = (read_json(path) if path.is_file() else {}) | settings
-    given = {kind: named[kind] for kind in _SPECIAL if named.get(kind)}
+    given = {kind: named[kind] for kind in family.special_tokens if named.get(kind)}
     return {kind: str(token["content"] if isinstance(token, dict) else token) for kind, token in given.items()}
 
 
@@ -201,13 +269,15 @@ def _of_vocabulary(folder: Path, config: BertConfig, settings: dict[str, Any], l
     vocabulary = read_vocabulary(path)
     added = folder / "added_tokens.json"
     known = {*vocabulary.tokens, *(read_json(added) if added.is_file() else ())}
-    special = _SPECIAL | _named_special(folder, settings)
+    family = family_of(config)
+    special = {**family.special_tokens, **_named_special(folder, settings, family)}
     missing = {kind: token for kind, token in special.items() if token not in known}
     # The library would add them behind all others, as tokens that the model was never shown.
     if len(known) + len(missing) > config.vocab_size or missing.keys() & {"unk_token", "cls_token", "sep_token"}:
         vocabulary.check_special(missing.values())
     vocabulary.warn_of_repeated()
-    options = by_vocabulary(vocabulary.name, vocabulary.tokens, settings, lower_case, folder / _SETTINGS)
+    casing = casing_of(vocabulary.tokens, family.piece_marker)
+    options = by_vocabulary(vocabulary.name, casing, settings, lower_case, folder / _SETTINGS)
     return _auto(folder, config, vocab=vocabulary.ids(), **options)
 
 
@@ -261,3 +331,45 @@ def _forget_programs(tokenizer: Any) -> None:
     tokenizer.chat_template = None
     for key in ("chat_template", "auto_map"):
         tokenizer.init_kwargs.pop(key, None)
+
+
+def _places(repeated: dict[str, list[int]]) -> str:
+    named = [f"{shown(t)} in lines {' and '.join(map(str, p))}" for t, p in list(repeated.items())[:_EXAMPLES]]
+    return ", ".join(named) + (f" and {len(repeated) - _EXAMPLES} others" if len(repeated) > _EXAMPLES else "")
+
+
+def read_vocabulary(path: Path, name: str | None = None) -> Vocabulary:
+    r"""Read a file of tokens; a line ends with `\n`, `\r\n` or, in a file without `\n`, `\r`.
+
+    Other characters at which Python ends a line are tokens of BERT's Chinese vocabulary. A byte-order mark, and blank lines
+    at the end, are left out.
+
+    Raises:
+      UserError: if it cannot be read as text.
+    """
+    name = name or str(path)
+    try:
+        text = _decoded(read_bytes(path, _MOST_BYTES), name)
+    except FileNotFoundError as error:
+        raise UserError(f"{name} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    lines = text.split("\n") if "\n" in text else text.split("\r")
+    tokens = [line.strip() for line in lines]
+    while tokens and not tokens[-1]:
+        tokens.pop()
+    return Vocabulary(name, tuple(tokens))
+
+
+def _decoded(content: bytes, name: str) -> str:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    else:
+        encoding, content = "utf-8", content.removeprefix(codecs.BOM_UTF8)
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{name} cannot be read as UTF-8 text: line {line} has the byte 0x{content[error.start]:02x}: save it as UTF-8"
+        ) from error

@@ -23,7 +23,7 @@ from transformers import BertConfig
 
 from jaxbert.errors import UserError
 from jaxbert.interop import names
-from jaxbert.interop.tied import add_untied_copies
+from jaxbert.models.families import family_of
 
 SAFETENSORS, MSGPACK = "model.safetensors", "flax_model.msgpack"
 _UNITS = {
@@ -45,11 +45,12 @@ def save_folder(
     config: BertConfig,
     tokenizer: Any = None,
     *,
-    architecture: str = "BertForSequenceClassification",
+    architecture: str = "ForSequenceClassification",
 ) -> Path:
     """Write `config.json`, `model.safetensors` and, where given, the tokenizer's files; return the folder.
 
-    `params` is the stacked tree; its arrays keep their dtype, and the configuration says which.
+    `params` is the stacked tree; its arrays keep their dtype, and the configuration says which. `architecture` is PyTorch's
+    class, with or without the name of the family.
 
     Raises:
       UserError: if the folder cannot be written.
@@ -71,17 +72,18 @@ def save_tensors(
 
     Args:
       folder: where.
-      tensors: with the prefix `bert.`.
+      tensors: with the family's prefix.
       config: of the model.
       tokenizer: None for no files of one.
-      architecture: PyTorch's class.
+      architecture: PyTorch's class, with or without the name of the family.
       max_shard_size: bytes; beyond it, weights become several files with an index. None for one file.
       flax_tree: a per-layer tree on the host to write as `flax_model.msgpack` too.
     """
-    folder = Path(folder)
-    tensors = add_untied_copies(dict(tensors))
-    if architecture == "BertModel":  # without a head, PyTorch saves no prefix
-        tensors = {name.removeprefix("bert."): tensor for name, tensor in tensors.items()}
+    folder, family = Path(folder), family_of(config)
+    architecture = family.class_of(architecture)
+    tensors = names.add_untied_copies(dict(tensors), family)
+    if architecture == family.class_of("Model"):  # without a head, PyTorch saves no prefix
+        tensors = {name.removeprefix(f"{family.prefix}."): tensor for name, tensor in tensors.items()}
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -179,7 +181,7 @@ def config_dict(config: BertConfig, architecture: str, tensors: Mapping[str, np.
     id2label = {int(index): str(label) for index, label in (config.id2label or {}).items()}
     content |= {
         "architectures": [architecture],
-        "model_type": "bert",
+        "model_type": config.model_type,
         "dtype": _common_dtype(tensors),
         "id2label": {str(index): label for index, label in id2label.items()},
         "label2id": {label: index for index, label in id2label.items()},

@@ -18,13 +18,9 @@ from jax import Array
 from jax.sharding import Sharding
 from transformers import BertConfig
 
-from jaxbert.models.activations import ACTIVATIONS
 from jaxbert.models.attention.base import Attend
 from jaxbert.models.attention.xla import attend_with_weights, xla_attention
-from jaxbert.models.dense import KeyProjection, make_linear
-from jaxbert.models.dropout import dropout
-from jaxbert.models.fp8 import use_fp8
-from jaxbert.models.lookup import lookup
+from jaxbert.models.layers import ACTIVATIONS, KeyProjection, dropout, lookup, make_linear, use_fp8
 
 Remat = Literal["none", "dots", "full"]
 _SAVED: dict[str, Any] = {

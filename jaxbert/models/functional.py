@@ -19,11 +19,12 @@ from jax import Array
 from transformers import BertConfig
 
 from jaxbert.models.encoder import Call
+from jaxbert.models.families import family_of
 
 Params = dict[str, Any]
 
-STACK = ("bert", "encoder", "layer")
-"""Where the stacked layers are in the tree of a model with a head."""
+_BASE = "base"
+"""The name that every head has for its encoder."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,16 @@ class Model:
 
 def make_model(head: type[nnx.Module], config: BertConfig, dtype: Any = jnp.float32) -> Model:
     """Build the pure view of `head`; `dtype` is the format of the computation, parameters are float32."""
+    family, layers = family_of(config), config.num_hidden_layers
+    stack = (_BASE, *family.layers)
     abstract = nnx.eval_shape(lambda: head(config, dtype, nnx.Rngs(0)))  # type: ignore[call-arg]
     graphdef, state = nnx.split(abstract)
     treedef = jax.tree.structure(state)
-    abstract_params = _stack_shapes(nnx.to_pure_dict(state), config.num_hidden_layers)
+    shapes = {
+        path: jax.ShapeDtypeStruct((layers, *leaf.shape) if path[: len(stack)] == stack else leaf.shape, jnp.float32)
+        for path, leaf in traverse_util.flatten_dict(nnx.to_pure_dict(state)).items()
+    }
+    tree = traverse_util.unflatten_dict(shapes)
 
     def apply(
         params: Params,
@@ -52,19 +59,11 @@ def make_model(head: type[nnx.Module], config: BertConfig, dtype: Any = jnp.floa
         call: Call = Call(),  # noqa: B008 (frozen)
         head_mask: Array | None = None,
     ) -> dict[str, Any]:
-        module = nnx.merge(graphdef, jax.tree.unflatten(treedef, jax.tree.leaves(params)))
+        own = {_BASE if name == family.prefix else name: part for name, part in params.items()}
+        module = nnx.merge(graphdef, jax.tree.unflatten(treedef, jax.tree.leaves(own)))
         return module(batch, key, call, head_mask)
 
-    return Model(config, head, abstract_params, apply)
-
-
-def _stack_shapes(tree: Params, layers: int) -> Params:
-    def stacked(path: tuple[str, ...], leaf: Any) -> jax.ShapeDtypeStruct:
-        shape = (layers, *leaf.shape) if path[: len(STACK)] == STACK else leaf.shape
-        return jax.ShapeDtypeStruct(shape, jnp.float32)
-
-    flat = traverse_util.flatten_dict(tree)
-    return traverse_util.unflatten_dict({path: stacked(path, leaf) for path, leaf in flat.items()})
+    return Model(config, head, {family.prefix if name == _BASE else name: part for name, part in tree.items()}, apply)
 
 
 def init_params(model: Model, key: Array, shardings: Any = None) -> Params:

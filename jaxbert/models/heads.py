@@ -1,7 +1,8 @@
 """BERT with a head on top: each maps a packed batch to a dictionary of outputs.
 
-Every dictionary holds the encoder's output as `encoded`. A head that reads few positions of a row has the last layer
-compute these alone. Scores are in the format of the computation; a loss of them is for float32.
+Each holds the encoder as `base`, which `functional` shows under the prefix of the model's family. Every dictionary holds the
+encoder's output as `encoded`. A head that reads few positions of a row has the last layer compute these alone. Scores are in
+the format of the computation; a loss of them is for float32.
 """
 
 from __future__ import annotations
@@ -14,10 +15,8 @@ from flax import nnx
 from jax import Array
 from transformers import BertConfig
 
-from jaxbert.models.activations import ACTIVATIONS
-from jaxbert.models.dense import make_linear
-from jaxbert.models.dropout import dropout
 from jaxbert.models.encoder import BertModule, Call, EncoderOutput, make_layer_norm, take_positions
+from jaxbert.models.layers import ACTIVATIONS, dropout, make_linear
 
 Batch = dict[str, Array]
 
@@ -38,16 +37,16 @@ class BertModel(nnx.Module):
     add_pooling_layer: ClassVar[bool] = True
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        self.bert = BertModule(config, dtype, rngs, add_pooling_layer=self.add_pooling_layer)
+        self.base = BertModule(config, dtype, rngs, add_pooling_layer=self.add_pooling_layer)
 
     def __call__(
         self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None = None
     ) -> dict[str, Any]:
         """Return `last_hidden_state` [B, T, D], `pooler_output` [B, S, D] if there is a pooler, and the encoder's output."""
-        encoded = self.bert.encode(batch, key, call, head_mask_NH)
+        encoded = self.base.encode(batch, key, call, head_mask_NH)
         outputs = {"last_hidden_state": encoded.hidden_BTD, "encoded": encoded}
         if self.add_pooling_layer:
-            outputs["pooler_output"] = self.bert.pooler(take_positions(encoded.hidden_BTD, batch["cls_positions"]))
+            outputs["pooler_output"] = self.base.pooler(take_positions(encoded.hidden_BTD, batch["cls_positions"]))
         return outputs
 
 
@@ -60,8 +59,12 @@ class BertModelWithoutPooler(BertModel):
 class _PooledScores(nnx.Module):
     """Scores of each example, from the pooled vector of its first token."""
 
-    def __init__(self, scores: int, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        self.bert = BertModule(config, dtype, rngs)
+    scores: ClassVar[int | None] = None
+    """None: one for each label."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        scores = self.scores or config.num_labels or 2
+        self.base = BertModule(config, dtype, rngs)
         self.classifier = make_linear(config.hidden_size, scores, config, dtype, rngs)
         self.rate = _classifier_rate(config)
 
@@ -70,30 +73,26 @@ class _PooledScores(nnx.Module):
     ) -> dict[str, Any]:
         """Return `logits` [B, S, C] and the encoder's output."""
         encoder_key, head_key = _split(key)
-        first_BSD, encoded = self.bert.encode_positions(batch, batch["cls_positions"], encoder_key, call, head_mask_NH)
-        pooled_BSD = self.bert.pooler(first_BSD)
+        first_BSD, encoded = self.base.encode_positions(batch, batch["cls_positions"], encoder_key, call, head_mask_NH)
+        pooled_BSD = self.base.pooler(first_BSD)
         return {"logits": self.classifier(dropout(pooled_BSD, self.rate, head_key)), "encoded": encoded}
 
 
 class SequenceClassification(_PooledScores):
     """A label for each example."""
 
-    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        super().__init__(config.num_labels or 2, config, dtype, rngs)
-
 
 class MultipleChoice(_PooledScores):
     """One score for each example: how well this choice, packed as an example of its own, completes its question."""
 
-    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        super().__init__(1, config, dtype, rngs)
+    scores = 1
 
 
 class TokenClassification(nnx.Module):
     """A label for each token."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        self.bert = BertModule(config, dtype, rngs, add_pooling_layer=False)
+        self.base = BertModule(config, dtype, rngs, add_pooling_layer=False)
         self.classifier = make_linear(config.hidden_size, config.num_labels or 2, config, dtype, rngs)
         self.rate = _classifier_rate(config)
 
@@ -102,7 +101,7 @@ class TokenClassification(nnx.Module):
     ) -> dict[str, Any]:
         """Return `logits` [B, T, C] and the encoder's output."""
         encoder_key, head_key = _split(key)
-        encoded = self.bert.encode(batch, encoder_key, call, head_mask_NH)
+        encoded = self.base.encode(batch, encoder_key, call, head_mask_NH)
         return {"logits": self.classifier(dropout(encoded.hidden_BTD, self.rate, head_key)), "encoded": encoded}
 
 
@@ -110,7 +109,7 @@ class QuestionAnswering(nnx.Module):
     """Where in its example an answer starts and ends."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        self.bert = BertModule(config, dtype, rngs, add_pooling_layer=False)
+        self.base = BertModule(config, dtype, rngs, add_pooling_layer=False)
         self.qa_outputs = make_linear(config.hidden_size, 2, config, dtype, rngs)
 
     def __call__(
@@ -120,7 +119,7 @@ class QuestionAnswering(nnx.Module):
 
         A packed row's scores are those of several examples: a softmax must run over each example's own tokens.
         """
-        encoded = self.bert.encode(batch, key, call, head_mask_NH)
+        encoded = self.base.encode(batch, key, call, head_mask_NH)
         logits_BT2 = self.qa_outputs(encoded.hidden_BTD)
         return {"start_logits": logits_BT2[..., 0], "end_logits": logits_BT2[..., 1], "encoded": encoded}
 
@@ -170,7 +169,7 @@ class MaskedLM(nnx.Module):
     """The words behind the masks."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        self.bert = BertModule(config, dtype, rngs, add_pooling_layer=False)
+        self.base = BertModule(config, dtype, rngs, add_pooling_layer=False)
         self.cls = _Cls(config, dtype, rngs, words=True, next_sentence=False)
 
     def __call__(
@@ -181,33 +180,33 @@ class MaskedLM(nnx.Module):
         An unused entry of `masked_positions` may name any position of the row.
         """
         if "masked_positions" in batch:
-            x_BPD, encoded = self.bert.encode_positions(batch, batch["masked_positions"], key, call, head_mask_NH)
+            x_BPD, encoded = self.base.encode_positions(batch, batch["masked_positions"], key, call, head_mask_NH)
         else:
-            encoded = self.bert.encode(batch, key, call, head_mask_NH)
+            encoded = self.base.encode(batch, key, call, head_mask_NH)
             x_BPD = encoded.hidden_BTD
-        return {"logits": self.cls.predictions(x_BPD, self.bert.embeddings.word_embeddings), "encoded": encoded}
+        return {"logits": self.cls.predictions(x_BPD, self.base.embeddings.word_embeddings), "encoded": encoded}
 
 
 class NextSentencePrediction(nnx.Module):
     """Whether the second sentence of each example follows the first: two scores, for yes and for no."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        self.bert = BertModule(config, dtype, rngs)
+        self.base = BertModule(config, dtype, rngs)
         self.cls = _Cls(config, dtype, rngs, words=False, next_sentence=True)
 
     def __call__(
         self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None = None
     ) -> dict[str, Any]:
         """Return `logits` [B, S, 2] and the encoder's output."""
-        first_BSD, encoded = self.bert.encode_positions(batch, batch["cls_positions"], key, call, head_mask_NH)
-        return {"logits": self.cls.seq_relationship(self.bert.pooler(first_BSD)), "encoded": encoded}
+        first_BSD, encoded = self.base.encode_positions(batch, batch["cls_positions"], key, call, head_mask_NH)
+        return {"logits": self.cls.seq_relationship(self.base.pooler(first_BSD)), "encoded": encoded}
 
 
 class PreTraining(nnx.Module):
     """Both tasks that BERT was trained on: the words behind the masks, and the next sentence."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
-        self.bert = BertModule(config, dtype, rngs)
+        self.base = BertModule(config, dtype, rngs)
         self.cls = _Cls(config, dtype, rngs, words=True, next_sentence=True)
 
     def __call__(
@@ -216,8 +215,8 @@ class PreTraining(nnx.Module):
         """Return `prediction_logits` as `MaskedLM` does, `seq_relationship_logits` [B, S, 2] and the encoder's output."""
         x_BPD, first_BSD, encoded = self._encode(batch, key, call, head_mask_NH)
         return {
-            "prediction_logits": self.cls.predictions(x_BPD, self.bert.embeddings.word_embeddings),
-            "seq_relationship_logits": self.cls.seq_relationship(self.bert.pooler(first_BSD)),
+            "prediction_logits": self.cls.predictions(x_BPD, self.base.embeddings.word_embeddings),
+            "seq_relationship_logits": self.cls.seq_relationship(self.base.pooler(first_BSD)),
             "encoded": encoded,
         }
 
@@ -227,10 +226,10 @@ class PreTraining(nnx.Module):
         """Return the vectors of the words to predict and of first tokens; both come from one run of the last layer."""
         cls_positions = batch["cls_positions"]
         if "masked_positions" not in batch:
-            encoded = self.bert.encode(batch, key, call, head_mask_NH)
+            encoded = self.base.encode(batch, key, call, head_mask_NH)
             return encoded.hidden_BTD, take_positions(encoded.hidden_BTD, cls_positions), encoded
         masked_positions = batch["masked_positions"]
         positions = jnp.concatenate([masked_positions, cls_positions], axis=1)
-        x_BPD, encoded = self.bert.encode_positions(batch, positions, key, call, head_mask_NH)
+        x_BPD, encoded = self.base.encode_positions(batch, positions, key, call, head_mask_NH)
         masked = masked_positions.shape[1]
         return x_BPD[:, :masked], x_BPD[:, masked:], encoded

@@ -23,7 +23,7 @@ from jaxbert.data.batches import Batch, fill_rows, one_row
 from jaxbert.data.packing import WINDOW, Layout, StepPlan, plan_epoch
 from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
-from jaxbert.models.sizes import SIZES, published_config, sized_config
+from jaxbert.models.families import SIZES, longest_input, published_config, sized_config
 from jaxbert.plan.lengths import draw_lengths
 from jaxbert.plan.target import Target
 from jaxbert.tasks import task_class
@@ -105,7 +105,7 @@ def make_workload(config: Config, target: Target, devices: Sequence[Any], materi
     mesh = make_mesh(config.mesh, list(devices))
     inputs = material.inputs
     if inputs is None:
-        longest = resolve_max_length(config.data.max_length, material.bert_config.max_position_embeddings)
+        longest = resolve_max_length(config.data.max_length, longest_input(material.bert_config))
         steps = max(2, min(WINDOW, _DRAWN // config.train.batch_size))
         lengths = draw_lengths(material.source, steps * config.train.batch_size, longest, config.train.seed)
         total, windows = config.train.max_steps, None
@@ -148,7 +148,7 @@ def stand_in(config: Config, target: Target) -> Config:
 def _real(config: Config, source: str) -> Material:
     """Tokenize the training examples, or take their tokens from the cache."""
     bert_config, tokenizer = _tokenizer(config.model)
-    longest = resolve_max_length(config.data.max_length, bert_config.max_position_embeddings)
+    longest = resolve_max_length(config.data.max_length, longest_input(bert_config))
     data = dataclasses.replace(config.data, validation=None, test=None)
     inputs = task_class(config.task).read(dataclasses.replace(config, data=data), tokenizer, longest)
     configured = inputs.task.configure(bert_config)

@@ -13,6 +13,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from jaxbert.errors import UserError
+from jaxbert.models.families import family_of
 from jaxbert.tasks.exported import settings_of
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ def task_of_model(bert_config: BertConfig) -> type[Task]:
             "with --task package.module:Class"
         )
     if architecture == "NextSentencePrediction":
-        raise UserError(f"the model is a BertFor{architecture}, which no task has: there are {', '.join(task_names())}")
+        kind = family_of(bert_config).class_of(f"For{architecture}")
+        raise UserError(f"the model is a {kind}, which no task has: there are {', '.join(task_names())}")
     return task_class(_trained_task(bert_config) or "classification")
 
 
@@ -147,7 +149,7 @@ def _trained_task(bert_config: BertConfig) -> str | None:
 
 def _architecture(bert_config: BertConfig) -> str:
     """Return the name of a model's head, `SequenceClassification`, empty for none."""
-    return str((bert_config.architectures or [""])[0]).removeprefix("Bert").removeprefix("For")
+    return family_of(bert_config).head_of(str((bert_config.architectures or [""])[0])).removeprefix("For")
 
 
 def say_guess(name: str, bert_config: BertConfig) -> None:

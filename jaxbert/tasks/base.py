@@ -52,7 +52,7 @@ class Task:
 
     @property
     def architecture(self) -> str:
-        """The class of transformers that loads the export."""
+        """The class of transformers that loads the export, without the family's name: `ForTokenClassification`."""
         raise NotImplementedError
 
     @property

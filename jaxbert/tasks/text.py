@@ -147,7 +147,7 @@ class LabelTask(TextTask):
 
     label_names_in_head = True
     head = SequenceClassification
-    architecture = "BertForSequenceClassification"
+    architecture = "ForSequenceClassification"
     label_names: tuple[str, ...]
     integers: IntegerLabels
     """What an integer in a label column means."""

@@ -29,6 +29,7 @@ from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.load import load_params
 from jaxbert.interop.tokenizer import load_tokenizer
+from jaxbert.models.families import longest_input
 from jaxbert.models.functional import Params, make_model
 from jaxbert.tasks import say_guess, task_of_model
 from jaxbert.tasks.base import Feed, Part, Task
@@ -217,5 +218,5 @@ def open_trained(name: str, options: InferenceOptions | None = None) -> TrainedM
         tokenizer=load_tokenizer(folder, config, options.lower_case),
         params=place(params, param_shardings(mesh, model.abstract_params)),
         predictor=Predictor(model, task, mesh, call, options.batch_size or kept.batch_size),
-        max_length=resolve_max_length(options.max_length or task.reading_length, config.max_position_embeddings),
+        max_length=resolve_max_length(options.max_length or task.reading_length, longest_input(config)),
     )

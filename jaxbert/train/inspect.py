@@ -7,6 +7,7 @@ from typing import Any
 from jaxbert.config import Config
 from jaxbert.data.overview import DOCUMENTS
 from jaxbert.data.proposal import describe_choice, propose
+from jaxbert.models.families import longest_input
 from jaxbert.tasks import task_class
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.train.start import open_start
@@ -27,7 +28,7 @@ def inspect_data(config: Config) -> dict[str, Any]:
       UserError: for anything wrong in the configuration or the data, as a run would say it.
     """
     start = open_start(with_vocabulary(config))
-    positions = start.bert_config.max_position_embeddings
+    positions = longest_input(start.bert_config)
     max_length = resolve_max_length(config.data.max_length, positions)
     task = task_class(config.task)
     overview = task.read(config, start.tokenizer, max_length, start.trained_head(task, config.model)).overview

@@ -19,6 +19,7 @@ from jaxbert.data.labels import Head
 from jaxbert.data.packing import Layout
 from jaxbert.data.tokens import Reading
 from jaxbert.errors import UserError
+from jaxbert.models.families import longest_input
 from jaxbert.models.functional import Model, Params
 from jaxbert.processes import all_alike, is_main, wait_for_all
 from jaxbert.runs.checkpoint import Checkpoints, committed_steps
@@ -162,7 +163,7 @@ def open_session(
     """
     mesh = make_mesh(config.mesh)
     start = open_start(with_vocabulary(config))
-    max_length = resolve_max_length(config.data.max_length, start.bert_config.max_position_embeddings)
+    max_length = resolve_max_length(config.data.max_length, longest_input(start.bert_config))
     _set_length(config, start, max_length)
     chosen = task_class(config.task)
     inputs = chosen.read(config, start.tokenizer, max_length, start.trained_head(chosen, config.model))
@@ -197,7 +198,7 @@ def _set_length(config: Config, start: Start, max_length: int) -> None:
             "%s was trained with data.max_length %d, here texts have up to %d tokens: set the key to read them alike"
         )
         logger.warning(message, config.model.name_or_path, trained, max_length)
-    own = start.bert_config.max_position_embeddings
+    own = longest_input(start.bert_config)
     start.tokenizer.model_max_length = own if config.task == "pretraining" else max_length
 
 

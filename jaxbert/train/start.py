@@ -27,15 +27,12 @@ from jaxbert.interop.tokenizer import load_tokenizer, new_tokenizer
 from jaxbert.models.attention.base import Hardware
 from jaxbert.models.attention.select import Attention
 from jaxbert.models.encoder import Call
+from jaxbert.models.families import SIZES, family_of, sized_config
 from jaxbert.models.functional import Model, Params, init_params
-from jaxbert.models.sizes import SIZES, sized_config
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.exported import label_names
 from jaxbert.train.sharding import attention_spread, place, platform_of, row_sharding
-
-_CLASSIFIERS = {"BertForSequenceClassification", "BertForTokenClassification", "BertForMultipleChoice"}
-"""PyTorch's classes whose heads have tensors of the same names."""
 
 logger = logging.getLogger("jaxbert")
 
@@ -52,12 +49,14 @@ class Start:
         """Return the trained head with labels that goes on; None where there is none, or it does not go on."""
         if self.folder is None or not task.label_names_in_head or self.draws_head(str(task.architecture), config):
             return None
-        return Head(label_names(self.bert_config), self.folder.name) if has_classifier(self.folder) else None
+        found = has_classifier(self.folder, family_of(self.bert_config))
+        return Head(label_names(self.bert_config), self.folder.name) if found else None
 
     def draws_head(self, architecture: str, config: ModelConfig) -> bool:
         """Say whether a head is drawn whatever the checkpoint has: as asked for, or because its own is of another kind."""
-        others = _CLASSIFIERS - {architecture}
-        return config.head == "new" or bool(others & set(self.bert_config.architectures or ()))
+        family, written = family_of(self.bert_config), self.bert_config.architectures or ()
+        others = {family.class_of(head) for head in family.classifiers} - {family.class_of(architecture)}
+        return config.head == "new" or bool(others & set(written))
 
     def params(self, model: Model, seed: int, shardings: Params, key: Array, *, new_head: bool = False) -> Params:
         """Load the checkpoint's parameters on the host, or draw new ones where they belong.

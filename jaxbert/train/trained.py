@@ -20,10 +20,8 @@ from flax import traverse_util
 from jaxbert.config import OptimizerConfig
 from jaxbert.errors import UserError
 from jaxbert.interop.names import Path, layer_axis
+from jaxbert.models.families import family_of_names
 from jaxbert.models.functional import Params
-
-BELOW_HEAD = r"^bert/(embeddings|encoder)/"
-"""All but the head: the pooler belongs to the head, for a checkpoint may lack it and only tasks use it."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +71,12 @@ class Trained:
         return traverse_util.unflatten_dict(flat)
 
     @property
+    def embeddings(self) -> Path:
+        """Where the embeddings are."""
+        family = family_of_names(self.abstract_params)
+        return family.prefix, family.embeddings
+
+    @property
     def frozen_layers(self) -> int:
         """How many of the lowest layers hold no trained parameter, where others of the stack do."""
         stacked = [rows for path, rows in self.layers.items() if layer_axis(path) is not None]
@@ -96,7 +100,7 @@ class Trained:
         kernels = {path: leaf for path, leaf in flat.items() if is_kernel(path)}
         number = next(leaf.shape[0] for leaf in kernels.values())
         trained = self.count(is_kernel) / sum(leaf.size for leaf in kernels.values())
-        if any(path[:2] == ("bert", "embeddings") for path in self.layers):
+        if any(path[:2] == self.embeddings for path in self.layers):
             return Backward(1.0, trained)
         stacked = any(layer_axis(path) is not None for path in self.layers)
         return Backward((number - self.frozen_layers) / number if stacked else 0.0, trained)
@@ -123,7 +127,7 @@ def choose_trained(config: OptimizerConfig, abstract_params: Params) -> Trained:
     Raises:
       UserError: for an expression that matches no parameter, or where nothing is left.
     """
-    patterns = [*(config.freeze or ()), *([BELOW_HEAD] if config.train_only == "head" else ())]
+    patterns = [*(config.freeze or ()), *([_below_head(abstract_params)] if config.train_only == "head" else ())]
     flat = traverse_util.flatten_dict(abstract_params)
     names = [name for path, leaf in flat.items() for name, _ in _named(path, leaf)]
     for pattern in config.freeze or ():
@@ -147,6 +151,12 @@ def choose_trained(config: OptimizerConfig, abstract_params: Params) -> Trained:
     return Trained(abstract_params, layers)
 
 
+def _below_head(abstract_params: Params) -> str:
+    """Match all but the head: the pooler belongs to the head, for a checkpoint may lack it and only tasks use it."""
+    family = family_of_names(abstract_params)
+    return f"^{family.prefix}/({'|'.join(family.below_heads)})/"
+
+
 def _nearest(pattern: str, names: list[str]) -> str:
     """Return the name, or the beginning of names up to a slash, that looks most like an expression."""
     parts = (name.split("/") for name in names)
@@ -168,6 +178,6 @@ def rate_shares(decay: float, trained: Trained) -> Params:
             rows = tuple(range(number)) if rows is None else rows
             shares = np.array([decay ** (number - layer) for layer in rows], np.float32)
             return shares.reshape(-1, *[1] * (len(flat[path].shape) - 1))
-        return np.float32(decay ** (number + 1) if path[:2] == ("bert", "embeddings") else 1.0)
+        return np.float32(decay ** (number + 1) if path[:2] == trained.embeddings else 1.0)
 
     return traverse_util.unflatten_dict({path: share(path, rows) for path, rows in trained.layers.items()})

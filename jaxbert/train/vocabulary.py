@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jaxbert.config import Config, ModelConfig
 from jaxbert.errors import UserError
-from jaxbert.models.sizes import SIZES
+from jaxbert.models.families import SIZES
 from jaxbert.processes import is_main, wait_for_all
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks.pretraining.documents import open_documents

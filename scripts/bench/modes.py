@@ -194,7 +194,7 @@ def _shared(recipe: Recipe) -> dict[str, Any]:
 def _dimensions(size: str) -> str:
     """Return LAYERS,WIDTH,HEADS,FF of a size that jaxbert knows by name."""
     sys.path.append(str(_ROOT))  # jaxbert need not be installed
-    from jaxbert.models.sizes import sized_config
+    from jaxbert.models.families import sized_config
 
     config = sized_config(size, 100)
     sizes = (config.num_hidden_layers, config.hidden_size, config.num_attention_heads, config.intermediate_size)

@@ -28,6 +28,7 @@ from jaxbert.data.batches import Batch, batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
 from jaxbert.interop.write import save_folder
+from jaxbert.models.families import family_of
 from jaxbert.runs.folder import RunFolder
 from jaxbert.train.optimizer import make_schedule
 from jaxbert.train.run import Session, open_session
@@ -74,7 +75,7 @@ def open_model(session: Session) -> Any:
     architecture = session.task.architecture
     with tempfile.TemporaryDirectory() as folder:
         save_folder(folder, session.first_params(), config, architecture=architecture)
-        return getattr(transformers, architecture).from_pretrained(folder)
+        return getattr(transformers, family_of(config).class_of(architecture)).from_pretrained(folder)
 
 
 def make_optimizer(session: Session, model: Any) -> torch.optim.Optimizer:

@@ -10,9 +10,9 @@ import pytest
 
 from jaxbert.config import ModelConfig
 from jaxbert.interop.write import save_folder
+from jaxbert.models.families import sized_config
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassification
-from jaxbert.models.sizes import sized_config
 from jaxbert.train.start import make_key, open_start
 
 KEYS = (

@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from jaxbert.config import ModelConfig
-from jaxbert.models.sizes import sized_config
+from jaxbert.models.families import sized_config
 from jaxbert.runs.export import save_start
 from jaxbert.runs.folder import RunFolder
 from jaxbert.train.start import open_start

@@ -11,8 +11,9 @@ from transformers import AutoTokenizer, BertConfig, BertTokenizer
 
 from jaxbert.errors import UserError
 from jaxbert.interop.tokenizer import load_tokenizer, new_tokenizer
-from jaxbert.interop.vocab_file import SPECIAL_TOKENS
+from jaxbert.models.families import DEFAULT
 
+SPECIAL_TOKENS = tuple(DEFAULT.special_tokens.values())
 CASED = (*SPECIAL_TOKENS, "The", "the", "Bar", "bar", "Café", "cafe", "café", "caf")
 LOWER = (*SPECIAL_TOKENS, "the", "bar", "cafe", "caf")
 ACCENTED = (*SPECIAL_TOKENS, "the", "bar", "cafe", "café")

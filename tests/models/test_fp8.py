@@ -17,9 +17,9 @@ from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
 from jaxbert.errors import UserError
 from jaxbert.models.encoder import Call
-from jaxbert.models.fp8 import matmul
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.layers import fp8_matmul
 from jaxbert.train.start import check_fp8
 
 ROUNDING = {"float8_e4m3fn": (2**-4, 2**-10, 448.0), "float8_e5m2": (2**-3, 2**-17, 57344.0)}
@@ -52,7 +52,7 @@ def drawn(*shape: int, scale: float) -> np.ndarray:
 def test_products_and_their_gradients(scale):
     """The scale of a tensor does not matter: far below and above float8's own range."""
     x, kernel, grad = drawn(6, 10, 32, scale=scale), drawn(32, 48, scale=1 / scale), drawn(6, 10, 48, scale=scale**2)
-    y, backward = jax.vjp(matmul, x, kernel)
+    y, backward = jax.vjp(fp8_matmul, x, kernel)
     grad_x, grad_kernel = backward(jnp.asarray(grad))
     flat_x, flat_grad = x.reshape(-1, 32), grad.reshape(-1, 48)
     forward, back = "float8_e4m3fn", "float8_e5m2"
@@ -62,7 +62,7 @@ def test_products_and_their_gradients(scale):
 
 
 def test_zeros_give_zeros():
-    y, backward = jax.vjp(matmul, jnp.zeros((3, 4)), jnp.ones((4, 2)))
+    y, backward = jax.vjp(fp8_matmul, jnp.zeros((3, 4)), jnp.ones((4, 2)))
     assert not np.any(y)
     assert all(np.all(np.isfinite(grad)) for grad in backward(jnp.zeros((3, 2))))
 

@@ -64,7 +64,7 @@ def test_loss_and_gradients(batch, tmp_path, pairs):
 
     loss, grads = jax.value_and_grad(loss_of)(params)
     folder = save_folder(tmp_path, params, model.config, architecture=task.architecture)
-    peer = getattr(transformers, task.architecture).from_pretrained(folder, attn_implementation="eager").eval()
+    peer = getattr(transformers, f"Bert{task.architecture}").from_pretrained(folder, attn_implementation="eager").eval()
     inputs = one_a_row(batch)
     if pairs:
         inputs["next_sentence_label"] = torch.from_numpy(batch["labels"][batch["example_mask"]]).long()

@@ -23,6 +23,7 @@ from jaxbert.interop.folder import Hub, resolve
 from jaxbert.interop.formats import Tensors
 from jaxbert.interop.load import LoadReport, fit_tensors, replace_misshapen
 from jaxbert.interop.read import read_tensors
+from jaxbert.models.families import family_of
 from jaxbert.models.functional import Params
 from jaxbert.plain import read_json
 
@@ -113,7 +114,7 @@ def load(
     Tensors keep the format that they have in the file.
     """
     with raised_as(UserOSError):
-        tensors = read_tensors(found.weights, keep_half=True)
+        tensors = read_tensors(found.weights, family_of(module.config), keep_half=True)
     with raised_as(UserValueError):
         tensors, report, resized = _fit(tensors, found, module, key, ignore_mismatched_sizes)
     if report.fresh or report.unused or resized:

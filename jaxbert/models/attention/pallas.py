@@ -3,7 +3,7 @@
 A row is cut into tiles. Since segments lie one after another, the tiles that share a segment with a given tile are a range,
 read off the segment ids before the kernels start; each kernel loops over this range alone, so that a row costs the sum of
 its segments' squares (in whole tiles) and not the square of the row. Sums, softmax and the gradients of the weights are
-float32. Dropout hashes an entry's index exactly as `models.dropout` does: the same key drops the same weights.
+float32. Dropout hashes an entry's index exactly as `layers.dropout` does: the same key drops the same weights.
 
 The backward pass follows FlashAttention-2 (Dao, 2023): weights are computed again from the saved log-sum-exp, once for the
 queries of a tile and once for its keys and values.
@@ -23,7 +23,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
-from jaxbert.models.dropout import hash_index, seed_words, threshold
+from jaxbert.models.layers import hash_index, seed_words, threshold
 
 TILE = 64
 """Tokens of a tile. UNMEASURED: small, because packed segments are short and a tile is the unit of wasted work."""

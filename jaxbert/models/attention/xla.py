@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbert.models.dropout import dropout
+from jaxbert.models.layers import dropout
 
 
 def same_segment(segment_ids_BT: Array, query_segment_ids_BP: Array | None = None) -> Array:

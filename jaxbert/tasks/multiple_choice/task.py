@@ -54,7 +54,7 @@ class MultipleChoice(Task):
     name = "multiple_choice"
     assumes = "a label is the number of the right choice from 0"
     head = heads.MultipleChoice
-    architecture = "BertForMultipleChoice"
+    architecture = "ForMultipleChoice"
     answer_keys = ("choice", "text", "score", "probabilities")
     default_metric = "accuracy"
     meaning: Meaning = "number from 0"

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxbert.data.batches import Batch, lengths_of
 from jaxbert.errors import UserError
+from jaxbert.models.families import DEFAULT
 from jaxbert.tasks.pretraining.corpus import INSIDE_WORD
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -35,7 +36,7 @@ class Vocabulary:
     maskable: np.ndarray
     """bool: no special token."""
     inside: np.ndarray
-    """bool: goes on with the word before it (`##ing`)."""
+    """bool: goes on with the word before it."""
     replacements: np.ndarray
     """int32: the tokens that may stand in the place of another."""
     mask_id: int
@@ -54,14 +55,20 @@ class Vocabulary:
                     f"the vocabulary lacks [{name[:-6].upper()}], which pretraining needs: "
                     "add it to the vocabulary, or train one with pretrain.vocab_size"
                 )
-        tokens = tokenizer.get_vocab()
+        tokens, marker = tokenizer.get_vocab(), _piece_marker(tokenizer)
         known, inside = np.zeros((2, max(tokens.values()) + 1), bool)
         for token, index in tokens.items():
-            known[index], inside[index] = True, token.startswith("##")
+            known[index], inside[index] = True, token.startswith(marker)
         known[list(tokenizer.all_special_ids)] = False
         if not known.any():
             raise UserError("the vocabulary has special tokens only: there is nothing to predict")
         return cls(known, inside, np.flatnonzero(known).astype(np.int32), int(tokenizer.mask_token_id))
+
+
+def _piece_marker(tokenizer: Any) -> str:
+    """Return how a token begins that goes on with the word before it: as the tokenizer says, else as new models have it."""
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    return getattr(model, "continuing_subword_prefix", None) or DEFAULT.piece_marker
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,8 +118,8 @@ class Pretraining(Task):
 
     @property
     def architecture(self) -> str:
-        """The class of transformers that loads the export."""
-        return "BertForPreTraining" if self.next_sentence else "BertForMaskedLM"
+        """The class of transformers that loads the export, without the family's name."""
+        return "ForPreTraining" if self.next_sentence else "ForMaskedLM"
 
     def describe(self) -> str:
         """Say what is predicted."""

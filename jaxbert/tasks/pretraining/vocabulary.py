@@ -11,9 +11,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from jaxbert.bucket import write_whole
 from jaxbert.errors import UserError
+from jaxbert.models.families import DEFAULT
 from jaxbert.tasks.pretraining.corpus import is_chinese
-
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def train_vocabulary(lines: Callable[[], Iterable[str]], size: int, *, lower_case: bool) -> list[str]:
@@ -25,7 +24,7 @@ def train_vocabulary(lines: Callable[[], Iterable[str]], size: int, *, lower_cas
     Raises:
       UserError: if the text is too small.
     """
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordPiece(unk_token=DEFAULT.special_tokens["unk_token"]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     counts: Counter[str] = Counter()
@@ -35,10 +34,10 @@ def train_vocabulary(lines: Callable[[], Iterable[str]], size: int, *, lower_cas
     tokens = np.cumsum([1 + _goes_inside(c) for c in by_count])
     alphabet = sorted(by_count[: np.searchsorted(tokens, size * 3 // 4, side="right")])
     # Left to itself, the library numbers these in an order that changes from call to call, and decides ties by it.
-    inside = [f"##{c}" for c in alphabet if _goes_inside(c)]
+    inside = [f"{DEFAULT.piece_marker}{c}" for c in alphabet if _goes_inside(c)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
-        special_tokens=[*SPECIAL_TOKENS, *inside],
+        special_tokens=[*DEFAULT.special_tokens.values(), *inside],
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
         show_progress=False,

@@ -44,7 +44,7 @@ class QuestionAnswering(Task):
     name = "question_answering"
     assumes = "each question has an answer"
     head = heads.QuestionAnswering
-    architecture = "BertForQuestionAnswering"
+    architecture = "ForQuestionAnswering"
     answer_keys = ("id", "text", "start", "end", "score", "n_best")
     per_token = True
     default_metric = "f1"

@@ -38,7 +38,7 @@ class Regression(TextTask):
     assumes = "each text has a score"
     label_kind = "number"
     head = SequenceClassification
-    architecture = "BertForSequenceClassification"
+    architecture = "ForSequenceClassification"
     answer_keys = ("score",)
     default_metric = "pearson"
 

@@ -59,7 +59,7 @@ class TokenClassification(Task):
     assumes = "the first token of a word gives its tag"
     label_names_in_head = True
     head = heads.TokenClassification
-    architecture = "BertForTokenClassification"
+    architecture = "ForTokenClassification"
     answer_keys = ("entities",)
     per_token = True
     default_metric = "f1"

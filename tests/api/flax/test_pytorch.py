@@ -156,7 +156,7 @@ def test_an_answering_loss_over_all_positions(tmp_path):
 def test_activations(act):
     from transformers.activations import ACT2FN
 
-    from jaxbert.models.activations import ACTIVATIONS
+    from jaxbert.models.layers import ACTIVATIONS
 
     x = np.linspace(-6, 6, 101, dtype=np.float32)
     np.testing.assert_allclose(ACTIVATIONS[act](jnp.asarray(x)), ACT2FN[act](torch.tensor(x)).numpy(), atol=1e-6)

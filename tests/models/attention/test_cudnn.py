@@ -15,9 +15,9 @@ from jaxbert.models.attention.base import Hardware
 from jaxbert.models.attention.cudnn import segment_spans
 from jaxbert.models.attention.select import Attention
 from jaxbert.models.encoder import Call
+from jaxbert.models.families import sized_config
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassification
-from jaxbert.models.sizes import sized_config
 from jaxbert.train.sharding import attention_spread
 
 

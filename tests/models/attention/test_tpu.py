@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.experimental import topologies
 from runs import make_config
 from jaxbert.models.functional import make_model
-from jaxbert.models.sizes import sized_config
+from jaxbert.models.families import sized_config
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.train.program import Program
 from jaxbert.train.sharding import make_mesh, row_sharding

@@ -1,0 +1,224 @@
+"""The parts that every module of a model is built of: dense layers, activations, dropout, and the lookup of embeddings.
+
+Dropout is a function of a key, with random bits that cost next to nothing. Dense layers have BERT's initializer, and can be
+told to multiply in float8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+from transformers import BertConfig
+
+# The multipliers and shifts of MurmurHash3's 32-bit finalizer (Appleby, public domain).
+_MIX = (np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35))
+FP8_FORWARD, FP8_BACKWARD = jnp.float8_e4m3fn, jnp.float8_e5m2
+"""Products in float8 are an experiment: the first for activations and weights, the second for gradients.
+
+Each tensor is scaled by its own largest absolute value of the moment, so a product depends a little on whatever else is in
+the batch: packed and padded runs, and one example beside different others, agree within float8's rounding and no closer.
+Operands stay float8 up to `dot_general`, a form that XLA can hand to cuBLASLt's float8 products on Hopper GPUs.
+"""
+
+
+def flat_dot_general(x: Array, kernel: Array, dimension_numbers: Any, precision: Any = None, **_: Any) -> Array:
+    """Multiply x [..., D] by a kernel [D, F] as one matrix of all tokens; stands in for `jax.lax.dot_general`.
+
+    The values are the same. The gradient of the kernel is then a product of two matrices too, for which XLA on CPU needs no
+    transposed copy of the activations.
+    """
+    assert dimension_numbers == (((x.ndim - 1,), (0,)), ((), ())), dimension_numbers
+    flat = jax.lax.dot_general(x.reshape(-1, x.shape[-1]), kernel, (((1,), (0,)), ((), ())), precision=precision)
+    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+class KeyProjection(nnx.Linear):
+    """The dense layer of the keys, whose bias is not trained.
+
+    It adds the same to all logits of a query, and softmax ignores that: its true gradient is exactly zero. What a
+    computed gradient holds instead is rounding, which Adam would scale up to whole steps, different ones for each
+    packing, sharding and device.
+    """
+
+    def __call__(self, inputs: Array) -> Array:  # type: ignore[override]
+        assert self.bias is not None
+        inputs, kernel, bias = (jnp.asarray(x, self.dtype) for x in (inputs, self.kernel[...], self.bias[...]))
+        product = self.dot_general(inputs, kernel, (((inputs.ndim - 1,), (0,)), ((), ())), precision=self.precision)
+        return product + jax.lax.stop_gradient(bias)[None, None]
+
+
+def make_linear(
+    d_in: int, d_out: int, config: BertConfig, dtype: Any, rngs: nnx.Rngs, kind: type[nnx.Linear] = nnx.Linear
+) -> nnx.Linear:
+    """Make a dense layer with BERT's initializer."""
+    init = nnx.initializers.normal(config.initializer_range)
+    return kind(d_in, d_out, dtype=dtype, kernel_init=init, dot_general=flat_dot_general, rngs=rngs)
+
+
+def _normal_cdf(x: Array) -> Array:
+    return 0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5))
+
+
+@jax.custom_vjp
+def gelu(x: Array) -> Array:
+    """Return x times the normal distribution function of x, as PyTorch's exact GELU does.
+
+    Computed in float32 whatever `x` is. Its own gradient keeps `x` alone, in the format of `x`: a derivative of the
+    expression would keep float32 arrays of the feed-forward block's width.
+    """
+    wide = x.astype(jnp.float32)
+    return (wide * _normal_cdf(wide)).astype(x.dtype)
+
+
+def _gelu_forward(x: Array) -> tuple[Array, Array]:
+    return gelu(x), x
+
+
+def _gelu_backward(x: Array, grad: Array) -> tuple[Array]:
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * wide * wide) / math.sqrt(2 * math.pi)
+    return ((grad.astype(jnp.float32) * (_normal_cdf(wide) + wide * density)).astype(x.dtype),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+def quick_gelu(x: Array) -> Array:
+    """Return x times the logistic function of 1.702 x, which is close to GELU (Hendrycks and Gimpel, 2016)."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": gelu,
+    "gelu_new": jax.nn.gelu,
+    "gelu_pytorch_tanh": jax.nn.gelu,
+    "quick_gelu": quick_gelu,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+def random_words(key: Array, shape: tuple[int, ...]) -> Array:
+    """Return 32 random bits for each entry, uint32: its index, hashed with the key.
+
+    A cryptographic generator is more than dropout needs: threefry was 14% of a CPU step (MiniLM, 432 tokens), this is 1%
+    and fuses into the operation that uses it. An entry depends on its index alone, so sharding changes nothing.
+    """
+    index = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
+    return hash_index(index, *seed_words(key))
+
+
+def seed_words(key: Array) -> tuple[Array, Array]:
+    """Return the two words of a key that `hash_index` takes."""
+    seed = jax.random.key_data(key).astype(jnp.uint32).reshape(-1)
+    return seed[0], seed[-1]
+
+
+def hash_index(index: Array, first: Array, second: Array) -> Array:
+    """Hash flat indices (uint32) with the two words of a key; of integer operations alone, so that kernels can do it too."""
+    words = (index ^ first) * _MIX[0]
+    words = (words ^ (words >> 16) ^ second) * _MIX[0]
+    words = (words ^ (words >> 13)) * _MIX[1]
+    return words ^ (words >> 16)
+
+
+def threshold(rate: float) -> np.uint32:
+    """Return the random word from which on an entry is kept."""
+    return np.uint32(min(round(rate * 2**32), 2**32 - 1))
+
+
+def dropout(x: Array, rate: float, key: Array | None) -> Array:
+    """Set a share of the entries to zero and scale the others up; without a key, return `x`."""
+    if key is None or rate == 0.0:
+        return x
+    keep = random_words(key, x.shape) >= threshold(rate)
+    return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
+
+
+def lookup(table_VD: Array, ids: Array, dtype: Any) -> Array:
+    """Return the rows of a table, [..., D], in a number format; its gradient is a gather.
+
+    The gradient is the usual one, but computed the other way round: where ordinary indexing fills a [V, D] array with
+    zeros and adds rows to it, this one adds up the rows of the batch alone, and every word takes its own from there. That
+    is a gather, which XLA writes once or fuses into what reads the gradient. It pays where the table is large beside the
+    batch and on one device: spread over several, words would have to be looked up in everybody's rows.
+    """
+
+    @jax.custom_vjp
+    def take(table_VD: Array) -> Array:
+        return jnp.take(table_VD, ids, axis=0).astype(dtype)
+
+    def forward(table_VD: Array) -> tuple[Array, None]:
+        return take(table_VD), None
+
+    def backward(_: None, grads: Array) -> tuple[Array]:
+        words, rows_ND = ids.reshape(-1), grads.reshape(-1, grads.shape[-1]).astype(table_VD.dtype)
+        nobody = words.size
+        # One token of each word collects the rows of all; a word that no token is takes the row of zeros behind them.
+        collector_V = jnp.full(table_VD.shape[0], nobody, jnp.int32).at[words].min(jnp.arange(nobody, dtype=jnp.int32))
+        zeros = jnp.zeros((nobody + 1, rows_ND.shape[1]), rows_ND.dtype)
+        rows_ND = zeros.at[collector_V[words]].add(rows_ND, mode="promise_in_bounds")
+        return (rows_ND.at[collector_V].get(mode="promise_in_bounds"),)
+
+    take.defvjp(forward, backward)
+    return take(table_VD)
+
+
+def quantize(x: Array, dtype: Any) -> tuple[Array, Array]:
+    """Return `x` in `dtype` and its scale, float32: their product is `x` with rounding."""
+    x = x.astype(jnp.float32)
+    largest, limit = jnp.abs(x).max(), float(jnp.finfo(dtype).max)
+    scale = jnp.where(largest > 0, largest / limit, 1.0)
+    return jnp.clip(x / scale, -limit, limit).astype(dtype), scale
+
+
+def _fp8_multiply(a: tuple[Array, Array], b: tuple[Array, Array], a_axes: range, b_axes: range, dtype: Any) -> Array:
+    """Contract axes of two quantized arrays."""
+    contracted = (tuple(a_axes), tuple(b_axes))
+    product = jax.lax.dot_general(a[0], b[0], (contracted, ((), ())), preferred_element_type=dtype)
+    return (product * (a[1] * b[1])).astype(dtype)
+
+
+@jax.custom_vjp
+def fp8_matmul(x: Array, kernel: Array) -> Array:
+    """Return `x @ kernel` for x [..., D] and kernel [D, F], computed in float8 forward and backward."""
+    return _fp8_forward(x, kernel)[0]
+
+
+def _fp8_forward(x: Array, kernel: Array) -> tuple[Array, tuple]:
+    quantized = quantize(x, FP8_FORWARD), quantize(kernel, FP8_FORWARD)
+    last = x.ndim - 1
+    return _fp8_multiply(*quantized, range(last, last + 1), range(1), x.dtype), quantized
+
+
+def _fp8_backward(quantized: tuple, grad: Array) -> tuple[Array, Array]:
+    x, kernel = quantized
+    g = quantize(grad, FP8_BACKWARD)
+    last = grad.ndim - 1
+    grad_x = _fp8_multiply(g, kernel, range(last, last + 1), range(1, 2), grad.dtype)
+    return grad_x, _fp8_multiply(x, g, range(last), range(last), grad.dtype)
+
+
+fp8_matmul.defvjp(_fp8_forward, _fp8_backward)
+
+
+def _fp8_dot_general(x: Array, kernel: Array, dimension_numbers: Any, **_: Any) -> Array:
+    """Stand in for `jax.lax.dot_general` where a dense layer calls it."""
+    assert dimension_numbers == (((x.ndim - 1,), (0,)), ((), ())), dimension_numbers
+    return fp8_matmul(x, kernel)
+
+
+def use_fp8(layer: nnx.Module) -> None:
+    """Let all dense layers within `layer` multiply in float8."""
+    for _, module in nnx.iter_modules(layer):
+        if isinstance(module, nnx.Linear):
+            module.dot_general = _fp8_dot_general
