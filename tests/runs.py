@@ -34,9 +34,9 @@ from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassification
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.classification.task import Classification
-from jaxbert.train.loop import Loop
-from jaxbert.train.program import Program, make_task_model, training_layout
+from jaxbert.train.programs import Program, make_task_model, training_layout
 from jaxbert.train.sharding import make_mesh
+from jaxbert.train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 LABELS = ("bad", "good")
@@ -173,14 +173,14 @@ class CrashError(RuntimeError):
 
 def crash_before(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Let the loop fail when it is about to dispatch `step`."""
-    dispatch = Loop._dispatch
+    dispatch = Trainer._dispatch
 
-    def failing(self: Loop, *args: Any) -> None:
+    def failing(self: Trainer, *args: Any) -> None:
         if self._dispatched == step:
             raise CrashError
         dispatch(self, *args)
 
-    monkeypatch.setattr(Loop, "_dispatch", failing)
+    monkeypatch.setattr(Trainer, "_dispatch", failing)
 
 
 def weights(run: Path) -> bytes:

@@ -11,8 +11,7 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxbert.train.compiled import Compiled
-from jaxbert.train.program import Program
+from jaxbert.train.programs import Compiled, Program
 from jaxbert.train.step import DeviceBatch
 
 _CACHE_SETTINGS: dict[str, Any] = {

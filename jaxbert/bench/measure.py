@@ -7,48 +7,52 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jaxbert.bench.options import BenchOptions
 from jaxbert.bench.predicting import NUMBERS as PREDICTION
 from jaxbert.bench.predicting import time_predictions
-from jaxbert.bench.setup import Bench
 from jaxbert.bench.training import NUMBERS as TRAINING
 from jaxbert.bench.training import rates, time_training
 from jaxbert.models.attention.select import backend_of
 from jaxbert.models.functional import init_params
 from jaxbert.plan.bounds import costs
+from jaxbert.train.programs import compute_dtype
+from jaxbert.train.run import Run
 from jaxbert.train.sharding import param_shardings
 from jaxbert.train.speed import Speed
-from jaxbert.train.start import compute_dtype
 from jaxbert.versions import installed
 
 logger = logging.getLogger("jaxbert")
 
 
-def run_bench(bench: Bench, options: BenchOptions, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def run_bench(
+    run: Run, lengths: str, options: BenchOptions, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Time what `options` ask for and return the numbers, ready for JSON; None where one is not known or was not timed.
 
     Args:
-      bench: the computation and its examples.
+      run: the computation and its examples.
+      lengths: where the lengths of the examples come from.
       options: what is timed.
       say: is told what goes on.
     """
-    program = bench.program
+    program = run.program
     result = (
-        _describe(bench) | {"host_load": _load()} | dict.fromkeys((*TRAINING, *PREDICTION, "predict_to_train_ratio"))
+        _describe(run, lengths)
+        | {"host_load": _load()}
+        | dict.fromkeys((*TRAINING, *PREDICTION, "predict_to_train_ratio"))
     )
     if options.mode == "predict":
         result |= rates(Speed(program.model.config), options)
         shardings = param_shardings(program.mesh, program.model.abstract_params)
         params = init_params(program.model, program.base_key, shardings)
     else:
-        numbers, params = time_training(bench, options, say)
+        numbers, params = time_training(run, options, say)
         result |= numbers
     if options.mode != "train":
         say("timing prediction")
-        result |= time_predictions(bench, params, options.steps)
+        result |= time_predictions(run, params, options.steps)
     trained, predicted = result["examples_per_second"], result["predict_examples_per_second"]
     if trained and predicted:
         result["predict_to_train_ratio"] = round(predicted / trained, 3)
@@ -65,13 +69,13 @@ def _load() -> float | None:
     return round(load, 2)
 
 
-def _describe(bench: Bench) -> dict[str, Any]:
-    program, layout = bench.program, bench.layout
-    config, model = program.config, program.model
+def _describe(run: Run, lengths: str) -> dict[str, Any]:
+    program, layout = run.program, run.layout
+    config = program.config
     return {
         "model": config.model.name_or_path,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.abstract_params)),
-        "lengths": bench.source,
+        "parameters": program.parameters,
+        "lengths": lengths,
         "batch_size": config.train.batch_size,
         "packing": config.data.packing,
         "precision": jnp.dtype(compute_dtype(config.precision, program.mesh)).name,

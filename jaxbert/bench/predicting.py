@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.bench.setup import Bench
+from jaxbert.bench.setup import endless_batches
 from jaxbert.data.examples import Examples
 from jaxbert.models.functional import Params
-from jaxbert.train.evaluate import Predictor
+from jaxbert.train.run import Run
 
 NUMBERS = (
     *("predict_examples", "predict_examples_per_second", "predict_real_tokens_per_second"),
@@ -22,16 +22,13 @@ _LEAST_SECONDS = 0.5
 _MOST_PASSES = 20
 
 
-def time_predictions(bench: Bench, params: Params, steps: int) -> dict[str, Any]:
+def time_predictions(run: Run, params: Params, steps: int) -> dict[str, Any]:
     """Predict the examples of so many training steps, over and over for half a second at least.
 
     A first pass, which compiles every shape, is not on the clock.
     """
-    program = bench.program
-    examples = examples_of_steps(bench, steps)
+    examples, predictor = examples_of_steps(run, steps), run.predictor
     tokens = examples.tokens
-    call, batch_size = program.call, program.config.train.eval_batch_size
-    predictor = Predictor(program.model, program.task, program.mesh, call, batch_size, bench.collate)
     predictor(params, examples)
     passes, begin = 0, time.perf_counter()
     while True:
@@ -50,8 +47,8 @@ def time_predictions(bench: Bench, params: Params, steps: int) -> dict[str, Any]
     }
 
 
-def examples_of_steps(bench: Bench, steps: int) -> Examples:
+def examples_of_steps(run: Run, steps: int) -> Examples:
     """Gather the examples of the first training steps, each once, in the order of the data."""
-    batches = itertools.islice(bench.feed(), steps)
+    batches = itertools.islice(endless_batches(run), steps)
     chosen = np.unique(np.concatenate([batch["example_ids"][batch["example_mask"]] for batch in batches]))
-    return Examples(bench.examples.tokens.take(chosen))
+    return Examples(run.inputs.train.tokens.take(chosen))

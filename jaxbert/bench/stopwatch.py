@@ -16,9 +16,8 @@ from jaxbert.bench.options import BenchOptions
 from jaxbert.bench.trace import Trace
 from jaxbert.data.batches import Batch, BatchSize
 from jaxbert.models.functional import init_params
-from jaxbert.train.compiled import Compiled
 from jaxbert.train.prefetch import Prefetcher
-from jaxbert.train.program import Program
+from jaxbert.train.programs import Compiled, Program
 from jaxbert.train.speed import Speed
 from jaxbert.train.step import DeviceBatch
 
@@ -28,7 +27,7 @@ class Stopwatch:
 
     def __init__(self, program: Program, train_step: Compiled, trace: Trace) -> None:
         self.train_step = train_step
-        self.speed = Speed(program.model.config, program.trained.backward)
+        self.speed = Speed(program.model.config, program.trainable.backward)
         self.step_seconds: list[float] = []
         self.dispatch_seconds = 0.0
         self.state = program.first_state(

@@ -11,16 +11,16 @@ import numpy as np
 
 from jaxbert.bench.compiling import compile_cold_and_warm
 from jaxbert.bench.options import BenchOptions
-from jaxbert.bench.setup import Bench
+from jaxbert.bench.setup import endless_batches
 from jaxbert.bench.stopwatch import Stopwatch
 from jaxbert.bench.trace import Trace
 from jaxbert.hardware import device_spec
 from jaxbert.models.functional import Params
 from jaxbert.plan.roofline import StepCost, least_bytes, moved_by_optimizer, roofline
-from jaxbert.train.program import Program
+from jaxbert.train.programs import Program, compute_dtype
+from jaxbert.train.run import Run
 from jaxbert.train.sharding import platform_of
 from jaxbert.train.speed import Speed, training_flops
-from jaxbert.train.start import compute_dtype
 
 NUMBERS = (
     *("compile_seconds", "compile_cold_seconds", "compile_warm_seconds", "compilations"),
@@ -29,16 +29,16 @@ NUMBERS = (
 """What is None in a result without training."""
 
 
-def time_training(bench: Bench, options: BenchOptions, say: Callable[[str], None]) -> tuple[dict[str, Any], Params]:
+def time_training(run: Run, options: BenchOptions, say: Callable[[str], None]) -> tuple[dict[str, Any], Params]:
     """Compile and time the step; return the numbers and the parameters that it left."""
-    program = bench.program
+    program = run.program
     step, cold, warm = program.train_step(), None, None
     if options.measure_compile is not False:
         say("compiling the step with nothing cached, then again from the cache")
-        step, cold, warm = compile_cold_and_warm(program, program.put(next(bench.feed())))
+        step, cold, warm = compile_cold_and_warm(program, program.put(next(endless_batches(run))))
     watch = Stopwatch(program, step, Trace(options.profile))
     say(f"compiling what is missing, and timing {options.steps} training steps")
-    watch.run(bench.feed(), options)
+    watch.run(endless_batches(run), options)
     p50, p90 = (round(float(np.percentile(watch.step_seconds, p)) * 1e3, 3) for p in (50, 90))
     numbers = {
         **rates(watch.speed, options),
@@ -73,7 +73,7 @@ def _roofline(program: Program, watch: Stopwatch, options: BenchOptions) -> dict
     on_cpu = platform_of(program.mesh) == "cpu"  # there the host that starts a step is the device that computes it
     cost = StepCost(
         seconds=speed.elapsed / speed.steps,
-        flops=training_flops(config, row_tokens, speed.computed_pairs / speed.steps, program.trained.backward)
+        flops=training_flops(config, row_tokens, speed.computed_pairs / speed.steps, program.trainable.backward)
         / devices,
         bytes_moved=max(moved, bytes_accessed(watch.executable) or 0.0),
         input_share=speed.wait_seconds / speed.elapsed,

@@ -17,12 +17,12 @@ def run(arguments: list[str]) -> int:
 def train(config: Config) -> int:
     """Do the run that `config` says, and return the exit code."""
     from jaxbert.api.finetune import start_run
+    from jaxbert.errors import STOPPED_EXIT_CODE, StoppedError
     from jaxbert.terminal import console
-    from jaxbert.train.interrupt import EXIT_CODE, StoppedError
 
     try:
         start_run(config)
     except StoppedError as stop:
         console.print(str(stop), highlight=False, soft_wrap=True)
-        return EXIT_CODE
+        return STOPPED_EXIT_CODE
     return 0

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import traverse_util
+from jax import Array
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -238,6 +239,14 @@ def place(tree: Any, shardings: Any) -> Any:
         return jax.make_array_from_callback(on_host.shape, sharding, lambda index: on_host[index])
 
     return jax.tree.map(send, tree, shardings)
+
+
+def make_key(seed: int, sharding: NamedSharding | None = None) -> Array:
+    """Return `jax.random.key(seed)`, made on the host: JAX compiles two programs for it."""
+    words: Any = np.array([0, seed % 2**32], np.uint32)
+    if sharding is not None:
+        words = place(words, sharding)
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, *, stacked: bool = False) -> dict[str, jax.Array]:

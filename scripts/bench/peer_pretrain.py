@@ -30,8 +30,8 @@ from jaxbert.data.packing import choose_layout
 from jaxbert.interop.write import save_folder
 from jaxbert.runs.folder import RunFolder
 from jaxbert.train.optimizer import make_schedule
-from jaxbert.train.run import Session, open_session
-from jaxbert.train.start import with_dropout
+from jaxbert.train.programs import with_dropout
+from jaxbert.train.run import Run, open_run
 
 IGNORED = -100
 
@@ -58,26 +58,26 @@ def unpack(batch: Batch) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(values) for name, values in unpacked.items()}
 
 
-def training_batches(session: Session) -> Iterator[Batch]:
+def training_batches(session: Run) -> Iterator[Batch]:
     """Yield the masked batches of all steps."""
     assert session.inputs.collate is not None
     size, seed = session.config.train.batch_size, session.config.train.seed
-    for step in range(0, session.total_steps, session.steps_per_epoch):
+    for step in range(0, session.program.total_steps, session.steps_per_epoch):
         epoch = step // session.steps_per_epoch
-        for batch in batches(session.train, session.layout, size, seed=seed, epoch=epoch):
+        for batch in batches(session.inputs.train, session.layout, size, seed=seed, epoch=epoch):
             yield session.inputs.collate(batch, epoch)
 
 
-def open_model(session: Session) -> Any:
+def open_model(session: Run) -> Any:
     """Return PyTorch's model with the run's first weights."""
     config = with_dropout(session.bert_config, session.config.model)
-    architecture = session.task.architecture
+    architecture = session.inputs.task.architecture
     with tempfile.TemporaryDirectory() as folder:
         save_folder(folder, session.first_params(), config, architecture=architecture)
         return getattr(transformers, architecture).from_pretrained(folder)
 
 
-def make_optimizer(session: Session, model: Any) -> torch.optim.Optimizer:
+def make_optimizer(session: Run, model: Any) -> torch.optim.Optimizer:
     """Return AdamW, without decay for biases and LayerNorm."""
     recipe = session.config.optimizer
     plain = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
@@ -86,11 +86,11 @@ def make_optimizer(session: Session, model: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.b1, recipe.b2), eps=recipe.eps)
 
 
-def train(session: Session, model: Any) -> dict[str, float]:
+def train(session: Run, model: Any) -> dict[str, float]:
     """Take all steps; return how fast they were."""
     optimizer = make_optimizer(session, model)
-    schedule = make_schedule(session.config.optimizer, session.total_steps)
-    rates = [float(schedule(step)) for step in range(session.total_steps)]
+    schedule = make_schedule(session.config.optimizer, session.program.total_steps)
+    rates = [float(schedule(step)) for step in range(session.program.total_steps)]
     model.train()
     tokens, begin = 0, time.perf_counter()
     for step, (rate, batch) in enumerate(zip(rates, training_batches(session), strict=False), 1):
@@ -105,13 +105,13 @@ def train(session: Session, model: Any) -> dict[str, float]:
             torch.nn.utils.clip_grad_norm_(model.parameters(), session.config.optimizer.clip_norm)
         optimizer.step()
         if step % 50 == 0:
-            print(f"step {step}/{session.total_steps}  loss {float(loss):.4f}", flush=True)
+            print(f"step {step}/{session.program.total_steps}  loss {float(loss):.4f}", flush=True)
     seconds = time.perf_counter() - begin
     return {"steps": len(rates), "seconds": seconds, "real_tokens_per_second": tokens / seconds}
 
 
 @torch.no_grad()
-def evaluate(session: Session, model: Any, examples: Examples) -> dict[str, float]:
+def evaluate(session: Run, model: Any, examples: Examples) -> dict[str, float]:
     """Compute the metrics of the validation set, masked as jaxbert masks it."""
     assert session.inputs.collate is not None
     model.eval()
@@ -149,7 +149,7 @@ def main() -> None:
     torch.manual_seed(config.train.seed)
     with tempfile.TemporaryDirectory() as folder:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, output_dir=f"{folder}/run"))
-        session = open_session(config, RunFolder(config.train.output_dir))
+        session = open_run(config, RunFolder(config.train.output_dir))
         model = open_model(session)
         result: dict[str, Any] = train(session, model)
         result["eval"] = {name: evaluate(session, model, part) for name, part in session.inputs.validation.items()}

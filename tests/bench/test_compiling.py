@@ -12,7 +12,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxbert.bench.compiling import compile_cold_and_warm
-from jaxbert.train.compiled import Compiled
+from jaxbert.train.programs import Compiled
 
 _PREFIX = "/jax/compilation_cache/"
 BATCH = {"x": jnp.ones(5)}
