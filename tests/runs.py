@@ -34,7 +34,7 @@ from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassification
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.classification.task import Classification
-from jaxbert.train.programs import Program, make_task_model, training_layout
+from jaxbert.train.programs import Program, training_layout
 from jaxbert.train.sharding import make_mesh
 from jaxbert.train.trainer import Trainer
 
@@ -227,7 +227,7 @@ def make_program(
     """Build the computation of `config` on the first devices of this process; a classifier's unless told otherwise."""
     task = task or Classification(tuple(bert_config.id2label.values()))
     mesh: Mesh = make_mesh(config.mesh, jax.devices()[:devices])
-    return Program(config, mesh, make_task_model(config, bert_config, task, mesh), task, steps)
+    return Program.of(config, mesh, bert_config, task, steps)
 
 
 def run_steps(program: Program, params: Any, examples: Examples, most: int | None = None) -> Trajectory:

@@ -21,7 +21,7 @@ from jaxbert.data.overview import Overview
 from jaxbert.data.packing import WINDOW
 from jaxbert.data.tokens import Tokens
 from jaxbert.plan.lengths import draw_lengths
-from jaxbert.plan.workload import find_shape, program_of
+from jaxbert.plan.workload import find_shape
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks.base import Inputs
 from jaxbert.tasks.classification.task import Classification
@@ -69,7 +69,7 @@ def new_program(config: Config, mesh: Mesh) -> Program:
     """
     task = Classification(tuple(f"LABEL_{i}" for i in range(config.model.num_labels or 2)))
     steps = config.train.max_steps or config.train.epochs * _SYNTHETIC_STEPS
-    return program_of(config, mesh, with_labels(find_shape(config.model), task.label_names), task, steps)
+    return Program.of(config, mesh, with_labels(find_shape(config.model), task.label_names), task, steps)
 
 
 def _synthetic(config: Config, lengths: str) -> Run:

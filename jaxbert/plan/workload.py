@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from huggingface_hub import hf_hub_download, snapshot_download
-from jax.sharding import Mesh
 from transformers import BertConfig
 
 from jaxbert.config import Config, ModelConfig
@@ -33,7 +32,7 @@ from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.exported import with_labels
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.train.pretrained import load_pretrained
-from jaxbert.train.programs import Program, count_steps, make_task_model, training_layout
+from jaxbert.train.programs import Program, count_steps, training_layout
 from jaxbert.train.sharding import make_mesh
 
 _TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "config.json"]
@@ -114,7 +113,7 @@ def make_workload(config: Config, target: Target, devices: Sequence[Any], materi
         lengths, windows = np.asarray(inputs.train.tokens.lengths), inputs.train.windows
         total = count_steps(config.train, len(inputs.train))
     layout = training_layout(config, lengths, mesh, _GPU_ALIGNMENT if target.stands_in else None, windows)
-    program = program_of(config, mesh, material.bert_config, material.task, total or WINDOW)
+    program = Program.of(config, mesh, material.bert_config, material.task, total or WINDOW)
     plans = plan_epoch(lengths, layout, config.train.batch_size, seed=config.train.seed, windows=windows)
     sample = list(itertools.islice(plans, _SAMPLED_STEPS))
     sampled = [lengths[plan.example_ids].astype(np.int64) for plan in sample]
@@ -185,12 +184,6 @@ def _shape(model: ModelConfig) -> BertConfig:
         except UserError as error:
             logger.warning("the vocabulary is taken to be that of BERT-base: %s", error)
     return find_shape(model)
-
-
-def program_of(config: Config, mesh: Mesh, bert_config: BertConfig, task: Task, total_steps: int) -> Program:
-    """Make the computation of a task on a model of this shape."""
-    model = make_task_model(config, bert_config, task, mesh)
-    return Program(config=config, mesh=mesh, model=model, task=task, total_steps=total_steps)
 
 
 def find_shape(model: ModelConfig) -> BertConfig:

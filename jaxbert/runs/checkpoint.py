@@ -69,20 +69,14 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
-def _write_whole_arrays() -> None:
-    """Let one device write what all devices of this process hold alike; several processes write a share each.
-
-    For shares Orbax compiles a program a tensor and device: 80 in a run of two thin layers on eight devices.
-    """
-    handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=jax.process_count() > 1)
-    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
-
-
 class Checkpoints:
     """The checkpoints of one run, by step; read-only, nothing in the folder changes, and the run may go on meanwhile."""
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 2, *, read_only: bool = False) -> None:
-        _write_whole_arrays()
+        # One device writes what all devices of this process hold alike; several processes write a share each. For shares
+        # Orbax compiles a program a tensor and device: 80 in a run of two thin layers on eight devices.
+        handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=jax.process_count() > 1)
+        ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
         self._policy = _LatestAndBest(keep)
         self._saving: int | None = None
         self._needed = 0

@@ -39,7 +39,7 @@ _MOST_VALUES = 2**25
 
 
 @dataclass(frozen=True)
-class Computation:
+class ComputeSettings:
     """How a run computed its evaluations: on a device of the same kind, `evaluate` gives the same digits."""
 
     platform: str
@@ -49,7 +49,7 @@ class Computation:
     scan_layers: bool | None = None
 
     @classmethod
-    def of(cls, content: Any, mesh: Mesh) -> Computation:
+    def of(cls, content: Any, mesh: Mesh) -> ComputeSettings:
         """Take what an export has kept; nothing where it is damaged, or comes from devices of another kind."""
         plain = cls(platform_of(mesh))
         if not isinstance(content, dict) or content.keys() != asdict(plain).keys():
@@ -62,11 +62,11 @@ class Computation:
         return kept if sound and kept.platform == plain.platform else plain
 
 
-def keep_computation(bert_config: BertConfig, config: Config, mesh: Mesh) -> BertConfig:
+def keep_compute_settings(bert_config: BertConfig, config: Config, mesh: Mesh) -> BertConfig:
     """Return a model's configuration that says how a run computes."""
     model, scan = config.model, layer_call(config.model, mesh).scan_layers
     batch_size, precision = config.train.eval_batch_size, config.precision.compute
-    kept = Computation(platform_of(mesh), batch_size, precision, model.attention, scan)
+    kept = ComputeSettings(platform_of(mesh), batch_size, precision, model.attention, scan)
     changed = copy.deepcopy(bert_config)
     setattr(changed, SETTINGS, settings_of(bert_config) | {COMPUTATION: dict(sorted(asdict(kept).items()))})
     return changed

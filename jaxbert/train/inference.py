@@ -23,7 +23,7 @@ from jaxbert.tasks.base import Feed, Part, Task
 from jaxbert.tasks.exported import COMPUTATION, settings_of
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.tasks.top_k import with_top_k
-from jaxbert.train.evaluate import Chunk, Computation, Predictor
+from jaxbert.train.evaluate import Chunk, ComputeSettings, Predictor
 from jaxbert.train.prefetch import Prefetcher
 from jaxbert.train.pretrained import model_folder
 from jaxbert.train.programs import compute_dtype, layer_call
@@ -165,7 +165,7 @@ def open_trained(
     task = with_top_k(task_of_model(config).reopen(config), top_k)
     say_guess(name, config)
     mesh = make_mesh(MeshConfig())
-    kept = Computation.of(settings_of(config).get(COMPUTATION), mesh)
+    kept = ComputeSettings.of(settings_of(config).get(COMPUTATION), mesh)
     if precision is None or precision.compute == "auto":
         precision = PrecisionConfig(kept.precision)
         if kept.platform != "cpu":

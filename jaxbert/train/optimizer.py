@@ -115,12 +115,9 @@ def guarded(tx: optax.GradientTransformation) -> optax.GradientTransformationExt
 
 def finite_steps(opt_state: optax.OptState) -> Array:
     """Return how many finite steps the schedule has seen."""
-
-    def is_schedule(part: Any) -> bool:
-        return isinstance(part, optax.ScaleByScheduleState)
-
-    parts = jax.tree.leaves(opt_state, is_leaf=is_schedule)
-    return next(jnp.asarray(part.count) for part in parts if is_schedule(part))
+    kind = optax.ScaleByScheduleState
+    parts = jax.tree.leaves(opt_state, is_leaf=lambda part: isinstance(part, kind))
+    return next(jnp.asarray(part.count) for part in parts if isinstance(part, kind))
 
 
 def _is_stacked(path: tuple[Any, ...]) -> bool:

@@ -84,7 +84,12 @@ def load_pretrained(config: ModelConfig) -> Pretrained:
       UserError: if there is no such model, or a new one has no usable vocabulary.
     """
     if config.name_or_path in SIZES and not Path(config.name_or_path).is_dir():
-        tokenizer = _new_tokenizer(config)
+        if config.vocab is None:
+            raise UserError(
+                f"a new model ({config.name_or_path}) needs a vocabulary: set model.vocab to a file, one token a line "
+                "(`jaxbert pretrain` can train one: pretrain.vocab_size)"
+            )
+        tokenizer = new_tokenizer(fetched(to_path(config.vocab)), config.lower_case)
         return Pretrained(sized_config(config.name_or_path, len(tokenizer)), tokenizer, None)
     folder = model_folder(config.name_or_path)
     bert_config = read_config(folder)
@@ -132,12 +137,3 @@ def model_folder(name: str) -> Path:
             f"`jaxbert export --run {name} --step last --output DIR`"
         )
     return resolve(fetched(run.export))
-
-
-def _new_tokenizer(config: ModelConfig) -> Any:
-    if config.vocab is None:
-        raise UserError(
-            f"a new model ({config.name_or_path}) needs a vocabulary: set model.vocab to a file, one token a line "
-            "(`jaxbert pretrain` can train one: pretrain.vocab_size)"
-        )
-    return new_tokenizer(fetched(to_path(config.vocab)), config.lower_case)

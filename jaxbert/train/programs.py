@@ -160,6 +160,18 @@ class Program:
     total_steps: int
     """Optimizer steps over which the learning rate falls."""
 
+    @classmethod
+    def of(cls, config: Config, mesh: Mesh, bert_config: BertConfig, task: Task, total_steps: int) -> Program:
+        """Build the task's model with this run's dropout, and the number format of the mesh's devices.
+
+        Raises:
+          UserError: if the devices lack the format.
+        """
+        check_fp8(config.precision, mesh.devices.flat[0])
+        dtype = compute_dtype(config.precision, mesh)
+        model = make_model(task.head, with_dropout(bert_config, config.model), dtype)
+        return cls(config, mesh, model, task, total_steps)
+
     @property
     def parameters(self) -> int:
         """How many numbers the parameters are, frozen ones included."""
@@ -268,17 +280,6 @@ class Program:
             head_width=bert.hidden_size // bert.num_attention_heads,
             dropout_rate=bert.attention_probs_dropout_prob,
         )
-
-
-def make_task_model(config: Config, bert_config: BertConfig, task: Task, mesh: Mesh) -> Model:
-    """Build the task's model with this run's dropout, and the number format of the mesh's devices.
-
-    Raises:
-      UserError: if the devices lack the format.
-    """
-    check_fp8(config.precision, mesh.devices.flat[0])
-    dtype = compute_dtype(config.precision, mesh)
-    return make_model(task.head, with_dropout(bert_config, config.model), dtype)
 
 
 def with_dropout(bert_config: BertConfig, config: ModelConfig) -> BertConfig:

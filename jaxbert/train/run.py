@@ -30,9 +30,9 @@ from jaxbert.tasks.base import Inputs, Task
 from jaxbert.tasks.exported import settings_of
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.train.callbacks import NOTHING, Additions
-from jaxbert.train.evaluate import Predictor, keep_computation
+from jaxbert.train.evaluate import Predictor, keep_compute_settings
 from jaxbert.train.pretrained import Pretrained, load_pretrained, with_vocabulary
-from jaxbert.train.programs import Program, count_steps, make_task_model, training_layout
+from jaxbert.train.programs import Program, count_steps, training_layout
 from jaxbert.train.sharding import make_mesh, own_rows
 
 _PLACES = 1000
@@ -57,7 +57,7 @@ class Run:
     def bert_config(self) -> BertConfig:
         """The model's configuration with what the task learned, and the dropout rates of the checkpoint."""
         configured = self.inputs.task.configure(self.pretrained.bert_config)
-        return keep_computation(configured, self.config, self.program.mesh)
+        return keep_compute_settings(configured, self.config, self.program.mesh)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -126,13 +126,13 @@ def open_run(config: Config, folder: RunFolder, known: Sequence[str] = (), addit
     if pretrained.folder is not None:
         labels = len(bert_config.id2label or ())
         say_other_head(config.model.name_or_path, pretrained.bert_config, config.task, labels)
-    model = make_task_model(config, bert_config, inputs.task, mesh)
+    steps = count_steps(config.train, len(inputs.train))
     return Run(
         config=config,
         folder=folder,
         pretrained=pretrained,
         inputs=inputs,
-        program=Program(config, mesh, model, inputs.task, count_steps(config.train, len(inputs.train))),
+        program=Program.of(config, mesh, bert_config, inputs.task, steps),
         layout=training_layout(config, inputs.train.tokens.lengths, mesh, windows=inputs.train.windows),
         additions=additions,
     )

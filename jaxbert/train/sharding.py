@@ -193,18 +193,15 @@ def state_shardings(mesh: Mesh, abstract_state: dict[str, Any]) -> dict[str, Any
     params = traverse_util.flatten_dict(abstract_state["params"], sep="/")
 
     def sharding_of(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        name = owner(path, params)
-        if name is None or not _alike(name, leaf.shape, params[name].shape):
+        name, shape = owner(path, params), leaf.shape
+        if name is None:
             return replicated(mesh)
-        return NamedSharding(mesh, _spec(mesh, name, leaf.shape))
+        whole = params[name].shape
+        stacked = layer_axis(tuple(name.split("/"))) is not None
+        alike = shape == whole or (stacked and len(shape) == len(whole) and shape[1:] == whole[1:])
+        return NamedSharding(mesh, _spec(mesh, name, shape)) if alike else replicated(mesh)
 
     return jax.tree.map_with_path(sharding_of, abstract_state)
-
-
-def _alike(name: str, shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
-    """Say whether a shape is that of a parameter, or of some layers of a stack."""
-    stacked = layer_axis(tuple(name.split("/"))) is not None
-    return shape == whole or (stacked and len(shape) == len(whole) and shape[1:] == whole[1:])
 
 
 def optimizer_bytes(state_target: dict[str, Any]) -> dict[str, int]:

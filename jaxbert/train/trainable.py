@@ -131,13 +131,9 @@ def choose_trainable(config: OptimizerConfig, abstract_params: Params) -> Traina
             raise UserError(
                 f"optimizer.freeze: {pattern!r} matches no parameter; the nearest is {_nearest(pattern, names)}"
             )
-
-    def is_trained(name: str) -> bool:
-        return not any(re.search(pattern, name) for pattern in patterns)
-
     layers: dict[Path, tuple[int, ...] | None] = {}
     for path, leaf in flat.items():
-        kept = [layer for name, layer in _named(path, leaf) if is_trained(name)]
+        kept = [layer for name, layer in _named(path, leaf) if not any(re.search(p, name) for p in patterns)]
         if kept:
             rows = tuple(layer for layer in kept if layer is not None)
             layers[path] = rows if rows and len(rows) < leaf.shape[0] else None

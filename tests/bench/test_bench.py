@@ -16,9 +16,8 @@ from runs import command, finish, ids_of
 from tiny import tiny_config
 
 from jaxbert.bench import training
-from jaxbert.bench.measure import run_bench
+from jaxbert.bench.measure import examples_of_steps, run_bench
 from jaxbert.bench.options import BenchOptions
-from jaxbert.bench.predicting import examples_of_steps
 from jaxbert.bench.setup import endless_batches, open_bench
 from jaxbert.cli.main import main
 from jaxbert.config import Config, DataConfig, MeshConfig, ModelConfig, TrainConfig

@@ -22,7 +22,7 @@ from jaxbert.data.batches import batches
 from jaxbert.tasks import task_class
 from jaxbert.train import pretrained as starting
 from jaxbert.train.pretrained import load_pretrained
-from jaxbert.train.programs import Program, make_task_model, training_layout
+from jaxbert.train.programs import Program, training_layout
 from jaxbert.train.sharding import make_mesh
 from jaxbert.train.trainer import Trainer
 
@@ -93,7 +93,7 @@ def small_run(problem: Problem, *, next_sentence: bool = True, devices: int = 1,
     config = dataclasses.replace(config, task="pretraining", data=data, pretrain=pretrain)
     inputs = task_class("pretraining").read(config, BertTokenizer(vocab=str(problem.folder / "vocab.txt")), 24)
     mesh = make_mesh(config.mesh, jax.devices()[:devices])
-    program = Program(config, mesh, make_task_model(config, small_config(), inputs.task, mesh), inputs.task, STEPS)
+    program = Program.of(config, mesh, small_config(), inputs.task, STEPS)
     layout = training_layout(config, inputs.train.tokens.lengths, mesh)
     state, step = program.first_state(random_params(program.model)), program.train_step()
     losses: list[float] = []

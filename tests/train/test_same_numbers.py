@@ -127,12 +127,12 @@ def test_a_damaged_reading_is_none(content):
 
 def test_no_computation_of_other_devices_or_of_nonsense(folder, tmp_path):
     from jaxbert.config import MeshConfig
-    from jaxbert.train.evaluate import Computation
+    from jaxbert.train.evaluate import ComputeSettings
     from jaxbert.train.sharding import make_mesh
 
     mesh = make_mesh(MeshConfig())
     kept = {"platform": "cpu", "batch_size": 7, "precision": "bfloat16", "attention": "xla", "scan_layers": True}
-    assert Computation.of(kept, mesh) == Computation("cpu", 7, "bfloat16", "xla", True)
+    assert ComputeSettings.of(kept, mesh) == ComputeSettings("cpu", 7, "bfloat16", "xla", True)
     for wrong in (
         {"platform": "gpu"},
         {"batch_size": 0},
@@ -140,5 +140,5 @@ def test_no_computation_of_other_devices_or_of_nonsense(folder, tmp_path):
         {"attention": []},
         {"scan_layers": "x"},
     ):
-        assert Computation.of(kept | wrong, mesh) == Computation("cpu")
-    assert Computation.of(np.zeros(3), mesh) == Computation("cpu")
+        assert ComputeSettings.of(kept | wrong, mesh) == ComputeSettings("cpu")
+    assert ComputeSettings.of(np.zeros(3), mesh) == ComputeSettings("cpu")
