@@ -33,7 +33,7 @@ class BenchOptions:
     """Price of all devices for an hour, in any currency."""
 
 
-def check_bench(options: BenchOptions) -> None:
+def check(options: BenchOptions) -> None:
     """Check the ranges.
 
     Raises:

@@ -17,7 +17,7 @@ def result_table(result: dict[str, Any]) -> Table:
     return table
 
 
-def bench_headline(result: dict[str, Any]) -> str:
+def headline(result: dict[str, Any]) -> str:
     """Return the most telling rates on one line."""
     trained, predicted = result["examples_per_second"], result["predict_examples_per_second"]
     parts = [] if trained is None else [f"training {trained:,.0f} examples/s"]

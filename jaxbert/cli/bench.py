@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from jaxbert.bench.options import BenchOptions, Mode, check_bench
+from jaxbert.bench.options import BenchOptions, Mode, check
 from jaxbert.cli.output import check_output, write_text
 from jaxbert.cli.parsing import make_parser, parse
 from jaxbert.config import Config
@@ -30,7 +30,7 @@ def run(arguments: list[str]) -> int:
     parser = _make_parser()
     values = parse(parser, arguments)
     config, options = to_config(values), _options(values)
-    check_bench(options)
+    check(options)
     if values.output is not None:
         check_output(values.output)
     if values.sweep:
@@ -92,7 +92,7 @@ def _flags(options: BenchOptions) -> list[str]:
 def _run_once(config: Config, options: BenchOptions, values: Namespace) -> int:
     from jaxbert.bench.measure import run_bench
     from jaxbert.bench.setup import open_bench
-    from jaxbert.bench.table import bench_headline, result_table
+    from jaxbert.bench.table import headline, result_table
     from jaxbert.bench.trace import prepare_folder
     from jaxbert.launch.start import start
     from jaxbert.processes import is_main
@@ -109,7 +109,7 @@ def _run_once(config: Config, options: BenchOptions, values: Namespace) -> int:
         return 0
     console.print(result_table(result), highlight=False)
     written = _write(result, values.output)
-    console.print(f"{bench_headline(result)}; {written}", highlight=False, soft_wrap=True)
+    console.print(f"{headline(result)}; {written}", highlight=False, soft_wrap=True)
     if options.profile is not None:
         console.print(_about_trace(options.profile), highlight=False, soft_wrap=True)
     return 0

@@ -13,7 +13,7 @@ from jaxbert.cli.output import check_output, write_text
 from jaxbert.cli.parsing import make_parser, parse
 from jaxbert.config import Config
 from jaxbert.errors import UserError
-from jaxbert.plan.options import PlanOptions, check_plan
+from jaxbert.plan.options import PlanOptions, check
 from jaxbert.plan.target import Target, parse_target, prepare_target
 from jaxbert.settings import add_config, to_config
 
@@ -39,7 +39,7 @@ def run(arguments: list[str]) -> int:
     """Plan; a table for people, and all numbers as JSON where `--output` names a file."""
     values = parse(_make_parser(), arguments)
     config, options = to_config(values), PlanOptions(**{name: values[name] for name in _HELP})
-    check_plan(options)
+    check(options)
     if values.topology is None:
         raise UserError("--topology is missing: name the devices, as v5e:16x16, h200:8 or cpu:8")
     target = parse_target(values.topology)

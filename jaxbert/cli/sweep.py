@@ -112,9 +112,9 @@ def _time_one(settings: dict[str, str], config: Config, flags: Sequence[str]) ->
 
 
 def _outcome(row: Row) -> str:
-    from jaxbert.bench.table import bench_headline
+    from jaxbert.bench.table import headline
 
-    return bench_headline(row["result"]) if "result" in row else f"failed: {row['error']}"
+    return headline(row["result"]) if "result" in row else f"failed: {row['error']}"
 
 
 def _report(result: dict[str, Any], output: str | None, plot: Path | None) -> None:

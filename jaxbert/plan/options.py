@@ -33,7 +33,7 @@ class PlanOptions:
     """GB/s that one device sends to others, one direction; left out, from the table of known links."""
 
 
-def check_plan(options: PlanOptions) -> None:
+def check(options: PlanOptions) -> None:
     """Check the ranges.
 
     Raises:

@@ -113,7 +113,7 @@ class Report:
                 self._board.add_scalar(name, value, step)
 
 
-def headline(metrics: dict[str, Any], also: str | None = None) -> str:
+def metrics_headline(metrics: dict[str, Any], also: str | None = None) -> str:
     """Return the first few single numbers of a metrics dictionary on one line, and the one that is named."""
     names = [name for name, value in metrics.items() if isinstance(value, float)]
     shown = [name for place, name in enumerate(names) if place < _HEADLINE or name == also]
@@ -122,7 +122,7 @@ def headline(metrics: dict[str, Any], also: str | None = None) -> str:
 
 def print_metrics(metrics: dict[str, Any], title: str, rest: str) -> None:
     """Print overall metrics, then those of each label, of many the worst; `rest` says where the others are."""
-    console.print(Text.assemble((title, "bold"), f"  {headline(metrics)}"), soft_wrap=True)
+    console.print(Text.assemble((title, "bold"), f"  {metrics_headline(metrics)}"), soft_wrap=True)
     if "sets" in metrics:
         print_sets(metrics["sets"], "set")
     if "f1_macro_present" in metrics:
@@ -161,7 +161,7 @@ def print_summary(summary: dict[str, Any], folder: RunFolder) -> None:
         if several:
             print_sets(summary[part]["sets"], f"{name} set")
         if summary.get(part):
-            table.add_row(f"{name}, mean" if several else name, headline(summary[part]))
+            table.add_row(f"{name}, mean" if several else name, metrics_headline(summary[part]))
     table.add_row("steps", f"{summary['steps']} ({summary['epochs']:g} epochs), exported: {summary['exported_step']}")
     rates = ("examples_per_second", "real_tokens_per_second")
     speed = [f"{summary[name]:,.0f} {name.split('_per')[0].replace('_', ' ')}/s" for name in rates if summary[name]]

@@ -33,7 +33,7 @@ from jaxbert.train.callbacks import NOTHING, Additions
 from jaxbert.train.evaluate import numbers_of, with_details
 from jaxbert.train.prefetch import Prefetcher
 from jaxbert.train.programs import CompileLog, group_batches
-from jaxbert.train.report import Report, data_notes, data_table, headline
+from jaxbert.train.report import Report, data_notes, data_table, metrics_headline
 from jaxbert.train.run import Run, open_run
 from jaxbert.train.speed import Speed
 from jaxbert.train.step import DeviceBatch, State
@@ -275,7 +275,7 @@ class Trainer:
         progress.evaluations_since_best = 0 if improved else progress.evaluations_since_best + 1
         self.details = {step: kept for step, kept in self.details.items() if step == progress.best_step}
         self.details[progress.step] = metrics
-        report.say(f"step {progress.step}: {headline(metrics, name)}{'  (best so far)' if improved else ''}")
+        report.say(f"step {progress.step}: {metrics_headline(metrics, name)}{'  (best so far)' if improved else ''}")
         self._callbacks.tell("evaluate", progress.step, metrics)
         return improved
 
