@@ -101,11 +101,7 @@ def make_predict_step(model: Model, task: Task, call: Call) -> Callable[[Params,
 
 def whole_gradient(forward: Forward, loss: Loss, part: Params, batch: DeviceBatch, key: Array) -> tuple[Params, Sums]:
     """Return the gradient of the loss of a step towards the trained part, and the step's sums, all rows at once."""
-
-    def loss_fn(part: Params) -> tuple[Array, Sums]:
-        return loss(forward(part, batch, key), batch)
-
-    return jax.grad(loss_fn, has_aux=True)(part)
+    return jax.grad(lambda part: loss(forward(part, batch, key), batch), has_aux=True)(part)
 
 
 def sliced_gradient(
