@@ -45,9 +45,8 @@ if TYPE_CHECKING:
     from jaxbert.api.model import Model, load
     from jaxbert.api.own import Metric
     from jaxbert.config import Config
-    from jaxbert.errors import UserError
+    from jaxbert.errors import StoppedError, UserError
     from jaxbert.train.callbacks import STOP, Callback
-    from jaxbert.train.interrupt import StoppedError
 
 __version__ = "0.1.0.dev0"
 
@@ -100,7 +99,7 @@ _HOMES = {
     "Metric": "jaxbert.api.own",
     "Model": "jaxbert.api.model",
     "Result": "jaxbert.api.finetune",
-    "StoppedError": "jaxbert.train.interrupt",
+    "StoppedError": "jaxbert.errors",
     "UserError": "jaxbert.errors",
     "finetune": "jaxbert.api.finetune",
     "load": "jaxbert.api.model",

@@ -93,7 +93,16 @@ def create(path: epath.Path, text: str) -> bool:
       OSError: if it cannot be written.
     """
     if not in_bucket(path):
-        return _create_local(Path(path), text)
+        local = Path(path)
+        try:
+            with local.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            return False
+        except OSError:
+            local.unlink(missing_ok=True)
+            raise
+        return True
     import fsspec
 
     system, inside = fsspec.core.url_to_fs(os.fspath(path))
@@ -105,18 +114,6 @@ def create(path: epath.Path, text: str) -> bool:
         if getattr(error, "errno", None) not in (None, errno.ENOSYS):
             raise
         path.write_text(text)
-    return True
-
-
-def _create_local(path: Path, text: str) -> bool:
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        return False
-    except OSError:
-        path.unlink(missing_ok=True)
-        raise
     return True
 
 

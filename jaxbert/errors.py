@@ -1,10 +1,11 @@
-"""The one exception that stands for a user's mistake, and what libraries raise on a user's files turned into it."""
+"""The exceptions for a user's mistake and for a stopped run, and what libraries raise turned into the first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+STOPPED_EXIT_CODE = 75
 _LONGEST = 300
 
 
@@ -22,6 +23,15 @@ class UserValueError(UserError, ValueError):
 
 class UserOSError(UserError, OSError):
     """A `UserError` of the public classes where those of transformers 4 raised OSError: no such model, damaged files."""
+
+
+class StoppedError(Exception):
+    """A signal ended the run after its state was saved; run it again to go on."""
+
+    def __init__(self, step: int, way: str = "run the same command to go on") -> None:
+        super().__init__(f"stopped after step {step}, which is saved; {way}")
+        self.step = step
+        """The last step."""
 
 
 @contextmanager

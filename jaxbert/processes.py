@@ -5,8 +5,13 @@ With one process every function here does nothing or the obvious. Start-up is `l
 
 from __future__ import annotations
 
+import ctypes
+import os
 import re
+import signal
+import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import jax
@@ -17,6 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxbert.data.tokens import Encoded, Share
 from jaxbert.errors import UserError
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LONGEST = 1 << 12
 """Bytes of a message from one process to the others."""
 _GONE = r"Connection (closed|reset) by peer|heartbeat|[Cc]oordination service|Gloo \w+ failed"
@@ -73,13 +79,71 @@ def all_alike(checksum: bytes) -> bool:
     return bool((found == found[:1]).all())
 
 
-def stop_agreed(dispatch: int) -> bool:
-    """Say whether all processes stop after this dispatch, because one of them was told to.
+class Interrupt:
+    """While entered, SIGINT or SIGTERM is remembered until the loop asks; the handler does nothing else.
 
-    Args:
-      dispatch: counts the calls from any number on, alike in all processes.
+    The first one asks to save and stop, the second stops at once. Several processes have to stop after the same step: the
+    one that got the signal hands it to JAX's preemption service, and all learn from it at which of their dispatches.
     """
-    return multihost_utils.reached_preemption_sync_point(dispatch)
+
+    def __init__(self) -> None:
+        self._received = False
+        self._dispatches = 0
+        self._notice: _PreemptionNotice | None = None
+        self._previous: dict[int, object] = {}
+
+    def agreed(self) -> bool:
+        """Say whether to save and stop now; all processes ask once after each dispatch, and get the same answer."""
+        if jax.process_count() == 1:
+            return self._received
+        if self._received and self._notice is not None:
+            self._notice.send()
+        self._dispatches += 1
+        return multihost_utils.reached_preemption_sync_point(self._dispatches)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._received:
+            previous = self._previous.get(number)
+            if previous is signal.default_int_handler:  # a program of the user, a notebook: it must not end as a whole
+                signal.default_int_handler(number, frame)
+            os._exit(128 + number)
+        self._received = True
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            if jax.process_count() > 1:
+                self._notice = _PreemptionNotice()
+            self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # type: ignore[arg-type]
+        if self._notice is not None:
+            self._notice.restore()
+
+
+class _PreemptionNotice:
+    """The handler of SIGTERM that JAX's preemption service installed in C, which Python's own replaces.
+
+    It takes note for all processes. A signal of ours has to reach it too.
+    """
+
+    def __init__(self) -> None:
+        self._set_handler = ctypes.CDLL(None).signal
+        self._set_handler.restype, self._set_handler.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+        self._address = self._set_handler(signal.SIGTERM, None)
+        self._sent = False
+
+    def send(self) -> None:
+        """Tell all processes, once."""
+        if self._address and not self._sent:
+            ctypes.CFUNCTYPE(None, ctypes.c_int)(self._address)(signal.SIGTERM)
+        self._sent = True
+
+    def restore(self) -> None:
+        """Give SIGTERM back."""
+        self._set_handler(signal.SIGTERM, self._address)
 
 
 def on_host(tree: Any) -> Any:

@@ -69,7 +69,7 @@ def measure() -> dict[str, Passed]:
     from transformers import BertTokenizer
 
     from jaxbert.tasks import task_class
-    from jaxbert.train.run import run_training
+    from jaxbert.train.trainer import run_training
 
     with tempfile.TemporaryDirectory() as folder:
         config = write_files(Path(folder))

@@ -34,9 +34,9 @@ from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassification
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.classification.task import Classification
-from jaxbert.train.loop import Loop
-from jaxbert.train.program import Program, make_task_model, training_layout
+from jaxbert.train.programs import Program, training_layout
 from jaxbert.train.sharding import make_mesh
+from jaxbert.train.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 LABELS = ("bad", "good")
@@ -173,14 +173,14 @@ class CrashError(RuntimeError):
 
 def crash_before(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Let the loop fail when it is about to dispatch `step`."""
-    dispatch = Loop._dispatch
+    dispatch = Trainer._dispatch
 
-    def failing(self: Loop, *args: Any) -> None:
+    def failing(self: Trainer, *args: Any) -> None:
         if self._dispatched == step:
             raise CrashError
         dispatch(self, *args)
 
-    monkeypatch.setattr(Loop, "_dispatch", failing)
+    monkeypatch.setattr(Trainer, "_dispatch", failing)
 
 
 def weights(run: Path) -> bytes:
@@ -228,7 +228,7 @@ def make_program(
     """Build the computation of `config` on the first devices of this process; a classifier's unless told otherwise."""
     task = task or Classification(tuple(bert_config.id2label.values()))
     mesh: Mesh = make_mesh(config.mesh, jax.devices()[:devices])
-    return Program(config, mesh, make_task_model(config, bert_config, task, mesh), task, steps)
+    return Program.of(config, mesh, bert_config, task, steps)
 
 
 def run_steps(program: Program, params: Any, examples: Examples, most: int | None = None) -> Trajectory:

@@ -66,11 +66,12 @@ def test_every_benchmark_runs(command: list[str], workplace: Path):
 
 
 def test_every_number_of_a_benchmark_is_explained():
-    from jaxbert.bench import predicting, training
+    from jaxbert.bench.measure import PREDICTION_NUMBERS
+    from jaxbert.bench.training import TRAINING_NUMBERS
 
     explained = re.findall(r"`([a-z_0-9]+)`", BENCH)
     own = {"predict_examples", "predict_real_tokens_per_second", "predict_row_length", "predict_compile_seconds"}
-    assert {*training.NUMBERS, *predicting.NUMBERS} - own <= set(explained)
+    assert {*TRAINING_NUMBERS, *PREDICTION_NUMBERS} - own <= set(explained)
 
 
 def test_scripts_of_the_readme_are_there():

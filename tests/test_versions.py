@@ -63,7 +63,7 @@ def test_a_run_says_so_at_its_start(monkeypatch, tmp_path, caplog):
     from runs import make_config
 
     from jaxbert.errors import UserError
-    from jaxbert.train.run import run_training
+    from jaxbert.train.trainer import run_training
 
     monkeypatch.setattr("jaxbert.versions.untested", lambda: "jax 9.0 (tested up to 0.12.0)")
     with pytest.raises(UserError):

@@ -20,17 +20,17 @@ from jaxbert.api.own import LossFunction, Metric, MetricFunction, make_additions
 from jaxbert.api.rows import Data, name_sources
 from jaxbert.bucket import to_path
 from jaxbert.config import Config, TrainConfig
-from jaxbert.errors import UserError
+from jaxbert.errors import StoppedError, UserError
 from jaxbert.launch.start import start
 from jaxbert.processes import is_alone
 from jaxbert.runs.folder import RunFolder
 from jaxbert.settings import make_config, place_keys
 from jaxbert.terminal import console
 from jaxbert.train.callbacks import Additions, Callback, Function
-from jaxbert.train.interrupt import StoppedError
 from jaxbert.train.report import print_summary
-from jaxbert.train.run import NOTHING, run_training
+from jaxbert.train.run import NOTHING
 from jaxbert.train.runtime import prepare_process
+from jaxbert.train.trainer import run_training
 
 _CALLBACKS = Callback | Function | list[Callback | Function] | tuple[Callback | Function, ...]
 

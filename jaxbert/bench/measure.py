@@ -1,54 +1,71 @@
-"""One benchmark: time training and prediction, and bring the numbers together."""
+"""One benchmark: time training and prediction, and bring the numbers together.
+
+Prediction runs as in evaluation, on the examples that the timed steps train on.
+"""
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxbert.bench.options import BenchOptions
-from jaxbert.bench.predicting import NUMBERS as PREDICTION
-from jaxbert.bench.predicting import time_predictions
-from jaxbert.bench.setup import Bench
-from jaxbert.bench.training import NUMBERS as TRAINING
-from jaxbert.bench.training import rates, time_training
+from jaxbert.bench.setup import endless_batches
+from jaxbert.bench.training import TRAINING_NUMBERS, bench_rates, time_training
+from jaxbert.data.examples import Examples
 from jaxbert.models.attention.select import backend_of
-from jaxbert.models.functional import init_params
+from jaxbert.models.functional import Params, init_params
 from jaxbert.plan.bounds import costs
+from jaxbert.train.programs import compute_dtype
+from jaxbert.train.run import Run
 from jaxbert.train.sharding import param_shardings
 from jaxbert.train.speed import Speed
-from jaxbert.train.start import compute_dtype
 from jaxbert.versions import installed
+
+PREDICTION_NUMBERS = (
+    *("predict_examples", "predict_examples_per_second", "predict_real_tokens_per_second"),
+    *("predict_row_length", "predict_compile_seconds"),
+)
+"""What is None in a result without prediction."""
+_LEAST_SECONDS = 0.5
+_MOST_PASSES = 20
 
 logger = logging.getLogger("jaxbert")
 
 
-def run_bench(bench: Bench, options: BenchOptions, say: Callable[[str], None] = lambda _: None) -> dict[str, Any]:
+def run_bench(
+    run: Run, lengths: str, options: BenchOptions, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Time what `options` ask for and return the numbers, ready for JSON; None where one is not known or was not timed.
 
     Args:
-      bench: the computation and its examples.
+      run: the computation and its examples.
+      lengths: where the lengths of the examples come from.
       options: what is timed.
       say: is told what goes on.
     """
-    program = bench.program
+    program = run.program
     result = (
-        _describe(bench) | {"host_load": _load()} | dict.fromkeys((*TRAINING, *PREDICTION, "predict_to_train_ratio"))
+        _describe(run, lengths)
+        | {"host_load": _load()}
+        | dict.fromkeys((*TRAINING_NUMBERS, *PREDICTION_NUMBERS, "predict_to_train_ratio"))
     )
     if options.mode == "predict":
-        result |= rates(Speed(program.model.config), options)
+        result |= bench_rates(Speed(program.model.config), options)
         shardings = param_shardings(program.mesh, program.model.abstract_params)
         params = init_params(program.model, program.base_key, shardings)
     else:
-        numbers, params = time_training(bench, options, say)
+        numbers, params = time_training(run, options, say)
         result |= numbers
     if options.mode != "train":
         say("timing prediction")
-        result |= time_predictions(bench, params, options.steps)
+        result |= time_predictions(run, params, options.steps)
     trained, predicted = result["examples_per_second"], result["predict_examples_per_second"]
     if trained and predicted:
         result["predict_to_train_ratio"] = round(predicted / trained, 3)
@@ -65,13 +82,13 @@ def _load() -> float | None:
     return round(load, 2)
 
 
-def _describe(bench: Bench) -> dict[str, Any]:
-    program, layout = bench.program, bench.layout
-    config, model = program.config, program.model
+def _describe(run: Run, lengths: str) -> dict[str, Any]:
+    program, layout = run.program, run.layout
+    config = program.config
     return {
         "model": config.model.name_or_path,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.abstract_params)),
-        "lengths": bench.source,
+        "parameters": program.parameters,
+        "lengths": lengths,
         "batch_size": config.train.batch_size,
         "packing": config.data.packing,
         "precision": jnp.dtype(compute_dtype(config.precision, program.mesh)).name,
@@ -81,3 +98,35 @@ def _describe(bench: Bench) -> dict[str, Any]:
         "slots": layout.slots,
         "versions": installed(("jax", "jaxlib", "flax", "optax")),
     }
+
+
+def time_predictions(run: Run, params: Params, steps: int) -> dict[str, Any]:
+    """Predict the examples of so many training steps, over and over for half a second at least.
+
+    A first pass, which compiles every shape, is not on the clock.
+    """
+    examples, predictor = examples_of_steps(run, steps), run.predictor
+    tokens = examples.tokens
+    predictor(params, examples)
+    passes, begin = 0, time.perf_counter()
+    while True:
+        predictor(params, examples)
+        passes += 1
+        seconds = time.perf_counter() - begin
+        if seconds >= _LEAST_SECONDS or passes == _MOST_PASSES:
+            break
+    layout = predictor.layout(examples)
+    return {
+        "predict_examples": len(tokens) * passes,
+        "predict_examples_per_second": round(len(tokens) * passes / seconds, 3),
+        "predict_real_tokens_per_second": round(int(tokens.lengths.sum()) * passes / seconds, 3),
+        "predict_row_length": layout.row_length,
+        "predict_compile_seconds": round(predictor.step.compile_seconds, 2),
+    }
+
+
+def examples_of_steps(run: Run, steps: int) -> Examples:
+    """Gather the examples of the first training steps, each once, in the order of the data."""
+    batches = itertools.islice(endless_batches(run), steps)
+    chosen = np.unique(np.concatenate([batch["example_ids"][batch["example_mask"]] for batch in batches]))
+    return Examples(run.inputs.train.tokens.take(chosen))

@@ -1,6 +1,6 @@
 """From a configuration to a computation and its examples, with no checkpoint read.
 
-With real data this is the trainer's own session; else a new classifier, and random tokens of drawn lengths.
+With real data this is what the trainer opens; else a new classifier, and random tokens of drawn lengths.
 """
 
 from __future__ import annotations
@@ -8,68 +8,56 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxbert.config import Config
-from jaxbert.data.batches import Batch, batches
+from jaxbert.data.batches import Batch
 from jaxbert.data.examples import Examples
-from jaxbert.data.packing import WINDOW, Layout
+from jaxbert.data.overview import Overview
+from jaxbert.data.packing import WINDOW
 from jaxbert.data.tokens import Tokens
 from jaxbert.models.families import longest_input
 from jaxbert.plan.lengths import draw_lengths
-from jaxbert.plan.workload import find_shape, program_of
+from jaxbert.plan.workload import find_shape
 from jaxbert.runs.folder import RunFolder
+from jaxbert.tasks.base import Inputs
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.exported import with_labels
 from jaxbert.tasks.reading import resolve_max_length
-from jaxbert.train.program import Program, training_layout
-from jaxbert.train.run import open_session
+from jaxbert.train.pretrained import Pretrained
+from jaxbert.train.programs import Program, training_layout
+from jaxbert.train.run import Run, open_run
 from jaxbert.train.sharding import make_mesh
 
 _SYNTHETIC_STEPS = 2 * WINDOW
+_DEFAULT_LENGTHS = "sst2"
 
 logger = logging.getLogger("jaxbert")
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What is timed, and on what."""
-
-    program: Program
-    examples: Examples
-    layout: Layout
-    source: str
-    """Where the lengths come from."""
-    collate: Callable[[Batch, int | None], Batch] | None = None
-    """What is done to each batch of an epoch before it is sent."""
-
-    def feed(self) -> Iterator[Batch]:
-        """Yield batches without end, epoch after epoch."""
-        config = self.program.config.train
-        for epoch in itertools.count():
-            for batch in batches(self.examples, self.layout, config.batch_size, seed=config.seed, epoch=epoch):
-                yield batch if self.collate is None else self.collate(batch, epoch)
+def endless_batches(run: Run) -> Iterator[Batch]:
+    """Yield the batches of a run without end, epoch after epoch."""
+    return itertools.chain.from_iterable(map(run.feed, itertools.count()))
 
 
-def open_bench(config: Config, lengths: str | None) -> Bench:
+def open_bench(config: Config, lengths: str | None) -> tuple[Run, str]:
     """Prepare the examples of `data.train`, or synthetic ones where `lengths` is given or there is no data.
+
+    Returns:
+      The run, and where the lengths of its examples come from.
 
     Raises:
       UserError: for anything wrong in configuration, data, lengths or model.
     """
     if lengths is None and config.data.train is not None:
-        return _real(config, config.data.train)
-    return _synthetic(config, lengths or "sst2")
-
-
-def _real(config: Config, source: str) -> Bench:
-    data = dataclasses.replace(config.data, validation=None, test=None, validation_fraction=0.0)
-    session = open_session(dataclasses.replace(config, data=data), RunFolder(config.train.output_dir))
-    return Bench(session.program, session.train, session.layout, source, session.inputs.collate)
+        data = dataclasses.replace(config.data, validation=None, test=None, validation_fraction=0.0)
+        run = open_run(dataclasses.replace(config, data=data), RunFolder(config.train.output_dir))
+        return run, config.data.train
+    lengths = lengths or _DEFAULT_LENGTHS
+    return _synthetic(config, lengths), lengths
 
 
 def new_program(config: Config, mesh: Mesh) -> Program:
@@ -80,10 +68,10 @@ def new_program(config: Config, mesh: Mesh) -> Program:
     """
     task = Classification(tuple(f"LABEL_{i}" for i in range(config.model.num_labels or 2)))
     steps = config.train.max_steps or config.train.epochs * _SYNTHETIC_STEPS
-    return program_of(config, mesh, with_labels(find_shape(config.model), task.label_names), task, steps)
+    return Program.of(config, mesh, with_labels(find_shape(config.model), task.label_names), task, steps)
 
 
-def _synthetic(config: Config, lengths: str) -> Bench:
+def _synthetic(config: Config, lengths: str) -> Run:
     if config.task != "classification":
         logger.warning("task %s needs data.train to be timed: a classifier stands in its place", config.task)
     program = new_program(config, make_mesh(config.mesh))
@@ -92,7 +80,14 @@ def _synthetic(config: Config, lengths: str) -> Bench:
     count = _SYNTHETIC_STEPS * config.train.batch_size
     drawn = draw_lengths(lengths, count, max_length, config.train.seed)
     examples = _random_examples(drawn, bert_config.vocab_size, len(bert_config.id2label or ()), config.train.seed)
-    return Bench(program, examples, training_layout(config, drawn, program.mesh), lengths)
+    return Run(
+        config=config,
+        folder=RunFolder(config.train.output_dir),
+        pretrained=Pretrained(bert_config, None, None),
+        inputs=Inputs(examples, {}, {}, program.task, Overview([])),
+        program=program,
+        layout=training_layout(config, drawn, program.mesh),
+    )
 
 
 def _random_examples(lengths: np.ndarray, vocabulary: int, classes: int, seed: int) -> Examples:

@@ -1,47 +1,63 @@
-"""The numbers of the training step: compile times, step times, rates, memory, and what bounds it."""
+"""Time the training step: what it takes to compile, each step, rates, memory, and what bounds it.
+
+The step is driven as the trainer does, one step ahead of what is read. The first run of every batch shape, which compiles,
+is never on the clock.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.experimental.compilation_cache import compilation_cache
 
-from jaxbert.bench.compiling import compile_cold_and_warm
 from jaxbert.bench.options import BenchOptions
-from jaxbert.bench.setup import Bench
-from jaxbert.bench.stopwatch import Stopwatch
+from jaxbert.bench.setup import endless_batches
 from jaxbert.bench.trace import Trace
+from jaxbert.data.batches import Batch, BatchSize
 from jaxbert.hardware import device_spec
-from jaxbert.models.functional import Params
+from jaxbert.models.functional import Params, init_params
 from jaxbert.plan.roofline import StepCost, least_bytes, moved_by_optimizer, roofline
-from jaxbert.train.program import Program
+from jaxbert.train.prefetch import Prefetcher
+from jaxbert.train.programs import Compiled, Program, compute_dtype
+from jaxbert.train.run import Run
 from jaxbert.train.sharding import platform_of
 from jaxbert.train.speed import Speed, training_flops
-from jaxbert.train.start import compute_dtype
+from jaxbert.train.step import DeviceBatch
 
-NUMBERS = (
+TRAINING_NUMBERS = (
     *("compile_seconds", "compile_cold_seconds", "compile_warm_seconds", "compilations"),
     *("step_ms_p50", "step_ms_p90", "step_memory_bytes", "peak_memory_bytes", "roofline"),
 )
 """What is None in a result without training."""
+_CACHE_SETTINGS: dict[str, Any] = {
+    "jax_enable_compilation_cache": True,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
 
 
-def time_training(bench: Bench, options: BenchOptions, say: Callable[[str], None]) -> tuple[dict[str, Any], Params]:
+def time_training(run: Run, options: BenchOptions, say: Callable[[str], None]) -> tuple[dict[str, Any], Params]:
     """Compile and time the step; return the numbers and the parameters that it left."""
-    program = bench.program
+    program = run.program
     step, cold, warm = program.train_step(), None, None
     if options.measure_compile is not False:
         say("compiling the step with nothing cached, then again from the cache")
-        step, cold, warm = compile_cold_and_warm(program, program.put(next(bench.feed())))
+        step, cold, warm = compile_cold_and_warm(program, program.put(next(endless_batches(run))))
     watch = Stopwatch(program, step, Trace(options.profile))
     say(f"compiling what is missing, and timing {options.steps} training steps")
-    watch.run(bench.feed(), options)
+    watch.run(endless_batches(run), options)
     p50, p90 = (round(float(np.percentile(watch.step_seconds, p)) * 1e3, 3) for p in (50, 90))
     numbers = {
-        **rates(watch.speed, options),
+        **bench_rates(watch.speed, options),
         "compile_seconds": round(step.compile_seconds, 2),
         "compile_cold_seconds": None if cold is None else round(cold, 2),
         "compile_warm_seconds": None if warm is None else round(warm, 2),
@@ -55,7 +71,7 @@ def time_training(bench: Bench, options: BenchOptions, say: Callable[[str], None
     return numbers, watch.state["params"]
 
 
-def rates(speed: Speed, options: BenchOptions) -> dict[str, Any]:
+def bench_rates(speed: Speed, options: BenchOptions) -> dict[str, Any]:
     """Return the summary of `speed` under the names of a benchmark, with MFU against the peak that was given, if one was."""
     summary = speed.summary()
     achieved = summary["tflops_per_second"]
@@ -73,7 +89,7 @@ def _roofline(program: Program, watch: Stopwatch, options: BenchOptions) -> dict
     on_cpu = platform_of(program.mesh) == "cpu"  # there the host that starts a step is the device that computes it
     cost = StepCost(
         seconds=speed.elapsed / speed.steps,
-        flops=training_flops(config, row_tokens, speed.computed_pairs / speed.steps, program.trained.backward)
+        flops=training_flops(config, row_tokens, speed.computed_pairs / speed.steps, program.trainable.backward)
         / devices,
         bytes_moved=max(moved, bytes_accessed(watch.executable) or 0.0),
         input_share=speed.wait_seconds / speed.elapsed,
@@ -114,3 +130,134 @@ def peak_memory_bytes() -> int | None:
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
     return max(peaks, default=None)
+
+
+class Stopwatch:
+    """The step, its state, and the time of each step that counted."""
+
+    def __init__(self, program: Program, train_step: Compiled, trace: Trace) -> None:
+        self.train_step = train_step
+        self.speed = Speed(program.model.config, program.trainable.backward)
+        self.step_seconds: list[float] = []
+        self.dispatch_seconds = 0.0
+        self.state = program.first_state(
+            init_params(program.model, program.base_key, program.state_shardings["params"])
+        )
+        self._program = program
+        self._key = program.base_key
+        self._trace = trace
+        self._batch: DeviceBatch = {}
+        self._pending: dict[str, Array] | None = None
+        self._last_read = 0.0
+
+    def run(self, feed: Iterator[Batch], options: BenchOptions) -> None:
+        """Run until enough steps are timed."""
+
+        def prepare(batch: Batch) -> tuple[BatchSize, DeviceBatch]:
+            return self._program.count(batch), self._program.put(batch)
+
+        try:
+            with Prefetcher(feed, prepare) as loader:
+                self._run(loader, options)
+        finally:
+            self._trace.stop()
+
+    @property
+    def executable(self) -> Any:
+        """The compiled program of the last step."""
+        return self.train_step.program(self._batch)
+
+    def _run(self, loader: Prefetcher, options: BenchOptions) -> None:
+        warmed = 0
+        running = False
+        for (size, batch), waited in loader.timed():
+            if warmed < options.warmup or not self.train_step.has(batch):
+                self._stop()
+                self._dispatch(batch)
+                jax.block_until_ready(self.state)
+                self._pending, running = None, False
+                warmed += 1
+                continue
+            if not running:
+                running, waited = True, 0.0
+                self._start()
+            self.speed.add([size], waited)
+            previous = self._pending
+            begin = time.perf_counter()
+            self._dispatch(batch)
+            self.dispatch_seconds += time.perf_counter() - begin
+            if previous is not None:
+                self._read(previous)
+            if self.speed.steps >= options.steps:
+                break
+        self._stop()
+
+    def _start(self) -> None:
+        self._trace.start()
+        self._last_read = time.perf_counter()
+        self.speed.resume()
+
+    def _dispatch(self, batch: DeviceBatch) -> None:
+        if not self.train_step.has(batch):
+            self.train_step.compile(self.state, batch, self._key)
+        with jax.transfer_guard("disallow"), self._trace.step(self.speed.steps):
+            self.state, self._pending = self.train_step(self.state, batch, self._key)
+        self._batch = batch
+
+    def _read(self, sums: dict[str, Array]) -> None:
+        jax.device_get(sums)
+        now = time.perf_counter()
+        self.step_seconds.append(now - self._last_read)
+        self._last_read = now
+
+    def _stop(self) -> None:
+        """Read the last step, and so wait for it, then stop the clock."""
+        if self._pending is not None:
+            self._read(self._pending)
+            self._pending = None
+        self.speed.pause()
+
+
+def compile_cold_and_warm(program: Program, batch: DeviceBatch) -> tuple[Compiled, float, float | None]:
+    """Compile the step for a batch in an empty cache, then once more from what that left there.
+
+    Both times everything that JAX keeps in memory is dropped first, so that each includes tracing and lowering, as the
+    start of a run does.
+
+    Returns:
+      The step of the second time, ready for this batch; seconds cold; seconds warm, or None if this backend keeps no
+      programs on disk.
+    """
+    state, key = program.state_target, program.base_key
+
+    def compile_anew() -> tuple[Compiled, float]:
+        jax.clear_caches()
+        step = program.train_step()
+        step.compile(state, batch, key)
+        return step, step.compile_seconds
+
+    with _empty_cache() as folder:
+        _, cold = compile_anew()
+        kept = set(os.listdir(folder))
+        step, warm = compile_anew()
+        from_cache = bool(kept) and set(os.listdir(folder)) == kept
+    return step, cold, warm if from_cache else None
+
+
+@contextlib.contextmanager
+def _empty_cache() -> Iterator[str]:
+    """Put the persistent cache in a folder of its own for a while."""
+    with tempfile.TemporaryDirectory(prefix="jaxbert-bench-") as folder:
+        settings = {**_CACHE_SETTINGS, "jax_compilation_cache_dir": folder}
+        before = {name: getattr(jax.config, name) for name in settings}
+        _set_cache(settings)
+        try:
+            yield folder
+        finally:
+            _set_cache(before)
+
+
+def _set_cache(settings: dict[str, Any]) -> None:
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # JAX looks at its settings at the first use only

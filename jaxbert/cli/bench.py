@@ -103,7 +103,7 @@ def _run_once(config: Config, options: BenchOptions, values: Namespace) -> int:
     prepare_process(config.precision.compute)
     start(config.launch)
     with Status("preparing examples") as status:
-        result = run_bench(open_bench(config, values.lengths), options, status.say)
+        result = run_bench(*open_bench(config, values.lengths), options, status.say)
     if not is_main():
         return 0
     console.print(result_table(result), highlight=False)

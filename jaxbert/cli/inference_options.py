@@ -51,9 +51,9 @@ def data_config(values: Namespace) -> DataConfig:
 def open_model(values: Namespace, source: str) -> TrainedModel:
     """Check the sizes, and that `source` can be read, and open the model."""
     options = InferenceOptions(**{name: values[name] for name in (*COMPUTING_OPTIONS, "top_k") if name in values})
-    from jaxbert.data.sources import STDIN, check_there
+    from jaxbert.data.sources import STDIN, check_source
 
-    check_there(source)
+    check_source(source)
     if values.task is not None:
         task_class(values.task)
     from jaxbert.launch.start import start

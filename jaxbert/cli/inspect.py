@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> int:
     config = to_config(values)
     if values.output is not None:
         check_output(values.output)
-    from jaxbert.train.inspect import inspect_data
+    from jaxbert.train.run import inspect_data
     from jaxbert.train.runtime import prepare_process
 
     prepare_process(config.precision.compute)
@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
 
 def _show(result: dict[str, Any]) -> None:
     from jaxbert.terminal import console
-    from jaxbert.train.data_table import data_notes, data_table, length_bars
+    from jaxbert.train.report import data_notes, data_table, length_bars
 
     console.print(data_table(result))
     lines = data_notes(result)

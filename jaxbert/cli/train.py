@@ -32,12 +32,12 @@ def train(config: Config) -> int:
 
     training_spec(config.data)  # before a model is fetched from the Hub
     from jaxbert.api.finetune import start_run
+    from jaxbert.errors import STOPPED_EXIT_CODE, StoppedError
     from jaxbert.terminal import console
-    from jaxbert.train.interrupt import EXIT_CODE, StoppedError
 
     try:
         start_run(config)
     except StoppedError as stop:
         console.print(str(stop), highlight=False, soft_wrap=True)
-        return EXIT_CODE
+        return STOPPED_EXIT_CODE
     return 0

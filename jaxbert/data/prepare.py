@@ -22,7 +22,7 @@ from jaxbert.data import store
 from jaxbert.data.examples import Windows
 from jaxbert.data.label_kinds import make_label_column
 from jaxbert.data.sources import Source
-from jaxbert.data.store import Column, Stored, Writer
+from jaxbert.data.store import Stored, StoredColumn, Writer
 from jaxbert.data.table import Facts, Row, Table
 from jaxbert.data.tokens import (
     Encoded,
@@ -228,7 +228,7 @@ class ItemSet(Generic[AnyItem]):
 
     def take(self, indices: np.ndarray) -> Self:
         """Return some of them."""
-        entry = None if self.entry is None else store.name_of([self.entry, int(hash_rows([indices])[0])])
+        entry = None if self.entry is None else store.entry_of([self.entry, int(hash_rows([indices])[0])])
         return replace(self, items=Lazy(self.items, lambda item: item, indices), known=None, groups=None, entry=entry)
 
     def kept_rows(self) -> list[Mapping[str, Any]]:
@@ -311,12 +311,12 @@ def hold_items(
 
     def key() -> str | None:
         content = source.identity()
-        names.append(None if content is None else store.name_of(["items", form.__qualname__, content, limit]))
+        names.append(None if content is None else store.entry_of(["items", form.__qualname__, content, limit]))
         return names[-1]
 
     def write(written: Path) -> None:
         facts, notes = Facts(), dict[str, Any]()
-        with Writer(written, {"groups": Column("<u8")}) as writer:
+        with Writer(written, {"groups": StoredColumn("<u8")}) as writer:
             for part in in_slices(source.stream(limit, facts)):
                 form.survey(part, notes)
                 first = writer.items
@@ -350,7 +350,7 @@ def in_slices(items: Iterable[AnyItem]) -> Iterator[list[AnyItem]]:
 class Encoder(Generic[AnySet]):
     """How the items of a set become tokens."""
 
-    columns: Mapping[str, Column]
+    columns: Mapping[str, StoredColumn]
     """What is kept beside the tokens."""
     settings: Sequence[Any]
     """Plain values that decide, beside items, tokenizer and `max_length`, what `encode` returns."""

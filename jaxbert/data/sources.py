@@ -240,7 +240,7 @@ def stdin_waits() -> bool:
         return False
 
 
-def check_there(spec: str) -> None:
+def check_source(spec: str) -> None:
     """Check that a source is there if it is a file; all else about it is told when it is opened.
 
     Raises:

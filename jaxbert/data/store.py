@@ -41,7 +41,7 @@ FORMAT = 5
 HEADER = "tokens.json"
 
 
-class Column(NamedTuple):
+class StoredColumn(NamedTuple):
     """How an array is kept; its first axis grows as it is written."""
 
     dtype: str
@@ -52,17 +52,17 @@ class Column(NamedTuple):
 
 
 _COMMON = {
-    "ids": Column("<i4"),
-    "begins": Column("<i8"),
-    "lengths": Column("<i4"),
-    "first_lengths": Column("<i4"),
-    "labels": Column("<i4"),
-    "windows": Column("<i4"),
-    "whole": Column("<i4"),
-    "hashes": Column("<u8"),
-    "rows": Column("<i4"),
-    "items": Column("|u1"),
-    "item_ends": Column("<i8"),
+    "ids": StoredColumn("<i4"),
+    "begins": StoredColumn("<i8"),
+    "lengths": StoredColumn("<i4"),
+    "first_lengths": StoredColumn("<i4"),
+    "labels": StoredColumn("<i4"),
+    "windows": StoredColumn("<i4"),
+    "whole": StoredColumn("<i4"),
+    "hashes": StoredColumn("<u8"),
+    "rows": StoredColumn("<i4"),
+    "items": StoredColumn("|u1"),
+    "item_ends": StoredColumn("<i8"),
 }
 _SEEN = ("whole", "hashes", "rows")
 """The arrays of what is known of the texts as they were."""
@@ -106,7 +106,7 @@ class Stored:
 class Writer:
     """Write a folder; use it as a context manager so that its files are closed."""
 
-    def __init__(self, folder: Path, columns: Mapping[str, Column] | None = None) -> None:
+    def __init__(self, folder: Path, columns: Mapping[str, StoredColumn] | None = None) -> None:
         self._folder = folder
         self._further = dict(columns or {})
         self._columns = _COMMON | self._further
@@ -360,10 +360,10 @@ def entry_name(source_identity: Any, tokenizer: Any, max_length: int, long: Long
     versions = [importlib.metadata.version(library) for library in ("tokenizers", "transformers")]
     kind = type(tokenizer)
     settings = [kind.__module__, kind.__qualname__, tokenizer.truncation_side, tokenizer.split_special_tokens]
-    return name_of([source_identity, state, settings, versions, max_length, asdict(long)])
+    return entry_of([source_identity, state, settings, versions, max_length, asdict(long)])
 
 
-def name_of(content: Any) -> str:
+def entry_of(content: Any) -> str:
     """Return the name of the entry that these plain values decide."""
     return hashlib.sha256(json.dumps([FORMAT, *content], sort_keys=True).encode()).hexdigest()[:40]
 

@@ -18,7 +18,7 @@ from jaxbert.data.packing import Layout
 from jaxbert.errors import UserError
 from jaxbert.plan.hlo_cost import Traffic, read_cost
 from jaxbert.plan.topology import hbm_bytes
-from jaxbert.train.program import Program
+from jaxbert.train.programs import Program
 from jaxbert.train.speed import training_flops
 
 
@@ -120,7 +120,9 @@ def compile_step(
         hbm_bytes=hbm_bytes(device),
         flops=cost.flops,
         counted_flops=counted["flops"],
-        formula_flops=training_flops(program.model.config, tokens, tokens * layout.row_length, program.trained.backward)
+        formula_flops=training_flops(
+            program.model.config, tokens, tokens * layout.row_length, program.trainable.backward
+        )
         / devices,
         collective_bytes=cost.collective_bytes,
         traffic=cost.traffic,

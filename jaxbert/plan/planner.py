@@ -24,10 +24,9 @@ from jaxbert.plan.options import PlanOptions
 from jaxbert.plan.roofline import least_bytes, moved_by_optimizer
 from jaxbert.plan.target import Target, devices_of
 from jaxbert.plan.workload import Material, Workload, find_material, make_workload, stand_in
-from jaxbert.train.program import Program
+from jaxbert.train.programs import Program, compute_dtype
 from jaxbert.train.sharding import make_mesh, optimizer_bytes, placements
 from jaxbert.train.speed import training_flops
-from jaxbert.train.start import compute_dtype
 from jaxbert.versions import installed
 
 _FLOAT32 = 4
@@ -118,7 +117,7 @@ def _described(planner: Planner, work: Workload) -> dict[str, Any]:
         "estimate": target.stands_in,
         "mesh": dict(program.mesh.shape),
         "model": config.model.name_or_path,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.model.abstract_params)),
+        "parameters": program.parameters,
         "lengths": planner.material.source,
         "batch_size": config.train.batch_size,
         "accumulation_steps": config.train.accumulation_steps,
@@ -170,7 +169,7 @@ def _costs(planner: Planner, attempt: Attempt) -> dict[str, Any]:
         "flops": {
             "compiled": step.flops,
             "formula": step.formula_flops,
-            "real_tokens": training_flops(bert_config, work.tokens, work.pairs, work.program.trained.backward)
+            "real_tokens": training_flops(bert_config, work.tokens, work.pairs, work.program.trainable.backward)
             / step.devices,
             "silent_kernels": step.silent_kernels,
             "unknown_loops": step.unknown_loops,

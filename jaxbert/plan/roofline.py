@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 import jax
 from transformers import BertConfig
 
-from jaxbert.train.program import Program
+from jaxbert.train.programs import Program
 from jaxbert.train.sharding import optimizer_bytes, param_shardings
 
 _WIDTHS_PER_LAYER = 16
@@ -113,7 +113,7 @@ def moved_by_optimizer(program: Program) -> int:
 
     It reads the gradient, and reads and writes parameters and state: 28 a parameter for AdamW in float32.
     """
-    part = jax.eval_shape(program.trained.take, program.model.abstract_params)
+    part = jax.eval_shape(program.trainable.select, program.model.abstract_params)
     shardings = jax.tree.leaves(param_shardings(program.mesh, part))
     trained = sum(
         math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 from huggingface_hub import hf_hub_download, snapshot_download
-from jax.sharding import Mesh
 from transformers import BertConfig
 
 from jaxbert.config import Config, ModelConfig
@@ -23,6 +22,7 @@ from jaxbert.data.batches import Batch, fill_rows, one_row
 from jaxbert.data.packing import WINDOW, Layout, StepPlan, plan_epoch
 from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
+from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.families import SIZES, longest_input, published_config, sized_config
 from jaxbert.plan.lengths import draw_lengths
 from jaxbert.plan.target import Target
@@ -31,9 +31,9 @@ from jaxbert.tasks.base import Inputs, Task
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.exported import with_labels
 from jaxbert.tasks.reading import resolve_max_length
-from jaxbert.train.program import Program, make_task_model, training_layout
+from jaxbert.train.pretrained import load_pretrained
+from jaxbert.train.programs import Program, count_steps, training_layout
 from jaxbert.train.sharding import make_mesh
-from jaxbert.train.start import load_tokenizer, open_start
 
 _TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "config.json"]
 _DEFAULT_LENGTHS = "sst2"
@@ -111,9 +111,9 @@ def make_workload(config: Config, target: Target, devices: Sequence[Any], materi
         total, windows = config.train.max_steps, None
     else:
         lengths, windows = np.asarray(inputs.train.tokens.lengths), inputs.train.windows
-        total = config.train.max_steps or config.train.epochs * -(-len(inputs.train) // config.train.batch_size)
+        total = count_steps(config.train, len(inputs.train))
     layout = training_layout(config, lengths, mesh, _GPU_ALIGNMENT if target.stands_in else None, windows)
-    program = program_of(config, mesh, material.bert_config, material.task, total or WINDOW)
+    program = Program.of(config, mesh, material.bert_config, material.task, total or WINDOW)
     plans = plan_epoch(lengths, layout, config.train.batch_size, seed=config.train.seed, windows=windows)
     sample = list(itertools.islice(plans, _SAMPLED_STEPS))
     sampled = [lengths[plan.example_ids].astype(np.int64) for plan in sample]
@@ -165,8 +165,8 @@ def _tokenizer(model: ModelConfig) -> tuple[BertConfig, Any]:
     """Return a model's shape and its tokenizer; no weights are fetched."""
     folder = Path(model.name_or_path).expanduser()
     if model.name_or_path in SIZES and not folder.is_dir():
-        start = open_start(model)
-        return start.bert_config, start.tokenizer
+        pretrained = load_pretrained(model)
+        return pretrained.bert_config, pretrained.tokenizer
     bert_config = find_shape(model)
     if not folder.is_dir():
         try:
@@ -180,16 +180,10 @@ def _shape(model: ModelConfig) -> BertConfig:
     """Return a model's shape; a new one's vocabulary counts where it can be read."""
     if model.name_or_path in SIZES and model.vocab is not None:
         try:
-            return open_start(model).bert_config
+            return load_pretrained(model).bert_config
         except UserError as error:
             logger.warning("the vocabulary is taken to be that of BERT-base: %s", error)
     return find_shape(model)
-
-
-def program_of(config: Config, mesh: Mesh, bert_config: BertConfig, task: Task, total_steps: int) -> Program:
-    """Make the computation of a task on a model of this shape."""
-    model = make_task_model(config, bert_config, task, mesh)
-    return Program(config=config, mesh=mesh, model=model, task=task, total_steps=total_steps)
 
 
 def find_shape(model: ModelConfig) -> BertConfig:

@@ -3,11 +3,17 @@
 A checkpoint holds the train state and the position in the data with what the loop must remember, and is committed as a
 whole, with a list of its files by which damage is found. It is written in the background; `wait` and every later `save`
 raise what went wrong. All processes of a run call every function here.
+
+Orbax does not write to S3 by itself: it asks one function where TensorStore finds a folder, and the function knows local
+folders and Google's buckets. TensorStore knows S3 as well, so the answer for a folder of S3 is the one for a bucket of
+Google with another driver. Orbax's own commit file says that a checkpoint is whole, as in every bucket: there is no
+renaming.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -15,6 +21,8 @@ import re
 import shutil
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,27 +30,27 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from jaxbert.bucket import in_bucket, move, to_path
+from jaxbert.bucket import S3, in_bucket, move, to_path
 from jaxbert.errors import UserError
 from jaxbert.processes import another_is_gone, is_main, wait_for_all
-from jaxbert.runs.s3 import atomicity
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs with tracebacks what it then raises
 
-_LIST = "files.json"
+_MANIFEST = "files.json"
 _CHANGES_LATER = "_CHECKPOINT_METADATA"
 """Orbax notes the time of the commit there."""
 _BLOCK = 1 << 20
+_DRIVERS = ("gcs", "gcs_grpc")
 
 logger = logging.getLogger("jaxbert")
 
 
+@dataclass
 class _LatestAndBest(checkpoint_managers.PreservationPolicy):
     """Keep the last N checkpoints and the best one."""
 
-    def __init__(self, latest: int) -> None:
-        self.latest = latest
-        self.best: int | None = None
+    latest: int
+    best: int | None = None
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         latest = {info.step for info in checkpoints[-self.latest :]}
@@ -61,42 +69,36 @@ class _Manager(ocp.CheckpointManager):
         return False
 
 
-def _write_whole_arrays() -> None:
-    """Let one device write what all devices of this process hold alike; several processes write a share each.
-
-    For shares Orbax compiles a program a tensor and device: 80 in a run of two thin layers on eight devices.
-    """
-    handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=jax.process_count() > 1)
-    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
-
-
 class Checkpoints:
     """The checkpoints of one run, by step; read-only, nothing in the folder changes, and the run may go on meanwhile."""
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 2, *, read_only: bool = False) -> None:
-        _write_whole_arrays()
+        # One device writes what all devices of this process hold alike; several processes write a share each. For shares
+        # Orbax compiles a program a tensor and device: 80 in a run of two thin layers on eight devices.
+        handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=jax.process_count() > 1)
+        ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
         self._policy = _LatestAndBest(keep)
         self._saving: int | None = None
         self._needed = 0
         self.folder = to_path(folder) if in_bucket(folder) else to_path(folder).resolve()
         if is_main() and not read_only:
-            set_damaged_aside(self.folder, self.folder.parent / "damaged_checkpoints")
+            quarantine(self.folder, self.folder.parent / "damaged_checkpoints")
         wait_for_all("checkpoints are looked at")
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._policy,
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._list_files),
             **atomicity(self.folder),
         )
         self._manager = _Manager(self.folder, options=options)
 
-    def _seal(self) -> None:
+    def _list_files(self) -> None:
         """List the files of the checkpoint that is about to be committed."""
         if is_main():
             # A bucket has no renaming: there it has its last name from the start.
             for unfinished in [*self.folder.glob(f"{self._saving}.*")] or [self.folder / str(self._saving)]:
-                seal(unfinished)
+                write_manifest(unfinished)
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -178,7 +180,7 @@ class Checkpoints:
 
     def is_whole(self, step: int) -> bool:
         """Say whether a checkpoint is undamaged; what is wrong with it is said."""
-        wrong = damage(self.folder / str(step))
+        wrong = find_damage(self.folder / str(step))
         if wrong:
             logger.warning("the checkpoint of step %d in %s is damaged (%s)", step, self.folder, wrong)
         return wrong is None
@@ -189,7 +191,7 @@ class Checkpoints:
         Raises:
           UserError: if the checkpoint is damaged.
         """
-        if wrong := damage(self.folder / str(step)):
+        if wrong := find_damage(self.folder / str(step)):
             raise UserError(f"the checkpoint of step {step} in {self.folder} is damaged ({wrong}): take another --step")
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         args = ocp.args.Composite(state=ocp.args.StandardRestore(fallback_sharding=sharding))
@@ -230,16 +232,16 @@ def _line(error: BaseException) -> str:
     return found[1].strip() if found else said[:300]
 
 
-def seal(folder: epath.Path) -> None:
+def write_manifest(folder: epath.Path) -> None:
     """Write the list of the files that lie in a checkpoint's folder."""
     content = {str(path.relative_to(folder)): [path.stat().length, _checksum(path)] for path in _files(folder)}
-    (folder / _LIST).write_text(json.dumps(content))
+    (folder / _MANIFEST).write_text(json.dumps(content))
 
 
-def damage(folder: epath.Path) -> str | None:
+def find_damage(folder: epath.Path) -> str | None:
     """Compare a checkpoint with its list; return what is wrong with it, or None."""
     try:
-        expected = json.loads((folder / _LIST).read_text())
+        expected = json.loads((folder / _MANIFEST).read_text())
         found = {str(path.relative_to(folder)): path for path in _files(folder)}
         for name, (size, checksum) in expected.items():
             if name not in found:
@@ -249,7 +251,7 @@ def damage(folder: epath.Path) -> str | None:
             if _checksum(found[name]) != checksum:
                 return f"{name} has another checksum"
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        return f"{_LIST} cannot be read: {error}"
+        return f"{_MANIFEST} cannot be read: {error}"
     return None
 
 
@@ -260,10 +262,10 @@ def committed_steps(checkpoints: epath.Path) -> list[int]:
     return sorted(step for step in steps if ocp.utils.is_checkpoint_finalized(checkpoints / str(step), **known))
 
 
-def set_damaged_aside(checkpoints: epath.Path, aside: epath.Path) -> None:
+def quarantine(checkpoints: epath.Path, aside: epath.Path) -> None:
     """Move damaged checkpoints to `aside`, from the newest on until one is whole, and say so; nothing is deleted."""
     for step in reversed(committed_steps(checkpoints)):
-        wrong = damage(checkpoints / str(step))
+        wrong = find_damage(checkpoints / str(step))
         if wrong is None:
             return
         aside.mkdir(parents=True, exist_ok=True)
@@ -276,7 +278,7 @@ def _files(folder: epath.Path) -> Iterator[epath.Path]:
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             yield from _files(path)
-        elif path.name not in (_LIST, _CHANGES_LATER):
+        elif path.name not in (_MANIFEST, _CHANGES_LATER):
             yield path
 
 
@@ -286,3 +288,69 @@ def _checksum(path: epath.Path) -> int:
         while block := file.read(_BLOCK):
             found = zlib.crc32(block, found)
     return found
+
+
+def atomicity(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the arguments by which Orbax knows the committed checkpoints of a folder; none but for S3.
+
+    Raises:
+      UserError: if Orbax is too old, or so new that it has changed there.
+    """
+    if not os.fspath(folder).startswith(S3):
+        return {}
+    try:
+        _teach_orbax()
+        return {"atomicity_options": ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)}
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"{folder}: not with Orbax {ocp.__version__} ({error}): install jaxbert[s3]") from error
+
+
+def _teach_orbax() -> None:
+    """Let Orbax find folders of S3, once in a process."""
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    known = tensorstore_utils.build_kvstore_tspec
+    if hasattr(known, "__wrapped__"):
+        return
+
+    @functools.wraps(known)
+    def build_kvstore_tspec(directory: str, *args: Any, **options: Any) -> Any:
+        if not directory.startswith(S3):
+            return known(directory, *args, **options)
+        return _in_s3(known(f"gs://{directory.removeprefix(S3)}", *args, **options))
+
+    tensorstore_utils.build_kvstore_tspec = build_kvstore_tspec
+
+
+def _in_s3(spec: Any) -> Any:
+    """Return TensorStore's description of a place with S3 for each of Google's buckets in it."""
+    if isinstance(spec, list):
+        return [_in_s3(part) for part in spec]
+    if not isinstance(spec, dict):
+        return spec
+    changed = {name: _in_s3(part) for name, part in spec.items()}
+    return changed | {"driver": "s3", **_service()} if spec.get("driver") in _DRIVERS else changed
+
+
+def _service() -> dict[str, Any]:
+    """Return what the environment says of the service, by the names of Amazon's own tools, in TensorStore's words."""
+    found: dict[str, Any] = {}
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+        found["endpoint"] = endpoint
+    if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
+        found["aws_region"] = region
+    if (kind := _credentials()) is not None:
+        found["aws_credentials"] = {"type": kind}
+    return found
+
+
+def _credentials() -> str | None:
+    """Say where the credentials come from; None is TensorStore's own search, which reports all that it does not find."""
+    if "AWS_ACCESS_KEY_ID" in os.environ:
+        return "environment"
+    files = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
+    profile = any(Path(os.environ.get(name, usual)).expanduser().exists() for name, usual in files.items())
+    if profile or "AWS_WEB_IDENTITY_TOKEN_FILE" in os.environ:
+        return None
+    container = any(f"AWS_CONTAINER_CREDENTIALS_{end}" in os.environ for end in ("RELATIVE_URI", "FULL_URI"))
+    return "ecs" if container else "imds"

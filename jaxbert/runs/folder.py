@@ -63,7 +63,12 @@ class RunFolder:
         Raises:
           UserError: if the folder holds something else, or a run with another configuration, or cannot be reached.
         """
-        names = self._names()
+        names = []
+        with foreign_errors(f"train.output_dir {self.path} cannot be read"):
+            if self.path.exists():
+                if not self.path.is_dir():
+                    raise UserError(f"train.output_dir {self.path} is a file: choose a folder")
+                names = sorted(path.name for path in self.path.iterdir())
         begun = {path.name for path in (self.vocabulary, self.lock, self.start, self.data)}
         if not set(names) - begun:
             return
@@ -91,15 +96,6 @@ class RunFolder:
         else:
             return ", or choose a new train.output_dir"
         return f"; to train its weights further, begin a new run: {first}--model.name_or_path {model} --train.output_dir NEW"
-
-    def _names(self) -> list[str]:
-        """Return the names of what is in the folder, in order."""
-        with foreign_errors(f"train.output_dir {self.path} cannot be read"):
-            if not self.path.exists():
-                return []
-            if not self.path.is_dir():
-                raise UserError(f"train.output_dir {self.path} is a file: choose a folder")
-            return sorted(path.name for path in self.path.iterdir())
 
     def create(self, config: Config) -> None:
         """Make the folder and write the resolved configuration, by which it is known for a run's."""

@@ -57,6 +57,7 @@ class Identity:
     """In the order of the model's outputs; empty where the task has none."""
     tokenizer: dict[str, Any]
     model: dict[str, Any]
+    """The name that it was given, what decides its computation, and a checksum of samples of its weights."""
     sets: dict[str, Content]
     """By the key that names it; one of several has its own name behind it."""
     steps: int
@@ -120,6 +121,8 @@ def identify(
       steps: of the whole run.
     """
     labels = inputs.task.output_names
+    architecture = {key: getattr(bert_config, key, None) for key in _ARCHITECTURE}
+    weights = None if model is None else _weights(model)
     sets = {"data.train": [inputs.train]}
     validation = inputs.validation
     if config.data.validation_fraction:
@@ -130,7 +133,7 @@ def identify(
     return Identity(
         labels=list(labels),
         tokenizer=_tokenizer(tokenizer),
-        model=_model(config.model.name_or_path, bert_config, model),
+        model={"name": config.model.name_or_path, "architecture": architecture, "weights": weights},
         sets={name: content_of(parts, labels) for name, parts in sets.items()},
         steps=steps,
     )
@@ -148,13 +151,6 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
         settings = {name: state.get(name) for name in ("normalizer", "pre_tokenizer", "post_processor", "model")}
     checksum = hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()[:32]
     return {"tokens": len(tokenizer), "vocabulary": checksum, "settings": settings}
-
-
-def _model(name: str, bert_config: BertConfig, folder: Path | None) -> dict[str, Any]:
-    """Return the name that it was given, what decides its computation, and a checksum of samples of its weights."""
-    architecture = {key: getattr(bert_config, key, None) for key in _ARCHITECTURE}
-    weights = None if folder is None else _weights(folder)
-    return {"name": name, "architecture": architecture, "weights": weights}
 
 
 def _weights(folder: Path) -> str | None:

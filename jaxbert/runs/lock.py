@@ -170,7 +170,10 @@ class RunLock:
 
     def _make(self, number: int) -> bool:
         """Make the file of this number; False if another process was faster."""
-        self._make_folder()
+        if not in_bucket(self._folder):
+            missing = [path for path in (self._folder, *self._folder.parents) if not path.exists()]
+            self._made = self._made or missing
+            self._folder.mkdir(parents=True, exist_ok=True)
         if not create(self._folder / str(number), json.dumps(asdict(self._me))):
             return False
         numbers = self._numbers()
@@ -182,12 +185,6 @@ class RunLock:
             if older < number:
                 (self._folder / str(older)).unlink(missing_ok=True)
         return True
-
-    def _make_folder(self) -> None:
-        if not in_bucket(self._folder):
-            missing = [path for path in (self._folder, *self._folder.parents) if not path.exists()]
-            self._made = self._made or missing
-            self._folder.mkdir(parents=True, exist_ok=True)
 
     def _numbers(self) -> list[int]:
         """Return the numbers of the files that are there."""

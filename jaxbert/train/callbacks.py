@@ -99,3 +99,7 @@ class Additions:
     """Gives a task the program's own loss and metrics."""
     loss: str | None = None
     """The name of its own loss; None for the task's."""
+
+
+NOTHING: Final = Additions(Callbacks())
+"""What the command line adds."""

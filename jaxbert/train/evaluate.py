@@ -1,17 +1,20 @@
-"""Predictions for any number of examples, in their own order."""
+"""Predictions for any number of examples, in their own order, and how a run computes them."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, get_args, get_type_hints
 from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from transformers import BertConfig
 
+from jaxbert.config import COMPUTE_FORMATS, Config, ModelConfig, PrecisionConfig, TrainConfig
 from jaxbert.data.batches import Batch, batches, lengths_of
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import WINDOW, Ladder, Layout, choose_layout
@@ -19,9 +22,10 @@ from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, Params
 from jaxbert.tasks.base import Gathered, Task, count_predictions
 from jaxbert.tasks.direction import value_of
-from jaxbert.train.compiled import Compiled
+from jaxbert.tasks.exported import COMPUTATION, SETTINGS, settings_of
 from jaxbert.train.prefetch import Prefetcher
-from jaxbert.train.sharding import own_rows, put_batch, replicated, row_alignment, row_devices
+from jaxbert.train.programs import Compiled, layer_call
+from jaxbert.train.sharding import own_rows, platform_of, put_batch, replicated, row_alignment, row_devices
 from jaxbert.train.step import make_predict_step
 
 _MOST_TOKENS = 16_384
@@ -30,6 +34,40 @@ _MOST_INPUTS = 8192
 """Texts that are tokenized together, and answered together."""
 _MOST_VALUES = 2**25
 """Predicted values of what waits at once for the rest of its text, and of one step."""
+
+
+@dataclass(frozen=True)
+class ComputeSettings:
+    """How a run computed its evaluations: on a device of the same kind, `evaluate` gives the same digits."""
+
+    platform: str
+    batch_size: int = TrainConfig.eval_batch_size
+    precision: str = PrecisionConfig.compute
+    attention: Any = ModelConfig.attention
+    scan_layers: bool | None = None
+
+    @classmethod
+    def of(cls, content: Any, mesh: Mesh) -> ComputeSettings:
+        """Take what an export has kept; nothing where it is damaged, or comes from devices of another kind."""
+        plain = cls(platform_of(mesh))
+        if not isinstance(content, dict) or content.keys() != asdict(plain).keys():
+            return plain
+        kept = cls(**content)
+        known = kept.precision in COMPUTE_FORMATS and kept.attention in get_args(
+            get_type_hints(ModelConfig)["attention"]
+        )
+        sound = known and kept.scan_layers in (True, False) and type(kept.batch_size) is int and kept.batch_size > 0
+        return kept if sound and kept.platform == plain.platform else plain
+
+
+def keep_compute_settings(bert_config: BertConfig, config: Config, mesh: Mesh) -> BertConfig:
+    """Return a model's configuration that says how a run computes."""
+    model, scan = config.model, layer_call(config.model, mesh).scan_layers
+    batch_size, precision = config.train.eval_batch_size, config.precision.compute
+    kept = ComputeSettings(platform_of(mesh), batch_size, precision, model.attention, scan)
+    changed = copy.deepcopy(bert_config)
+    setattr(changed, SETTINGS, settings_of(bert_config) | {COMPUTATION: dict(sorted(asdict(kept).items()))})
+    return changed
 
 
 @dataclass(frozen=True)
@@ -83,15 +121,17 @@ class Predictor:
         return gathered.rows
 
     def metrics(self, params: Params, sets: Mapping[str, Examples], task: Task | None = None) -> dict[str, Any]:
-        """Evaluate one or several sets, by the metrics of `task` where it has learned something since."""
-        return over_sets({name: self._measure(params, examples, task or self.task) for name, examples in sets.items()})
+        """Evaluate one or several sets, by the metrics of `task` where it has learned something since.
 
-    def _measure(self, params: Params, examples: Examples, task: Task) -> dict[str, Any]:
-        """Evaluate a set without keeping its predictions: those of many labels may not fit in memory."""
-        tally = task.tally(examples)
-        for ids, predictions in self.pieces(params, examples):
-            tally.add(ids, predictions)
-        return tally.metrics()
+        Predictions are not kept: those of many labels may not fit in memory.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for name, examples in sets.items():
+            tally = (task or self.task).tally(examples)
+            for ids, predictions in self.pieces(params, examples):
+                tally.add(ids, predictions)
+            found[name] = tally.metrics()
+        return average_metrics(found)
 
     def pieces(self, params: Params, examples: Examples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield predictions as they are computed: the places of examples, or of tokens, and a row for each."""
@@ -164,7 +204,7 @@ class Predictor:
         return Ladder(self.batch_size, longest, _MOST_TOKENS * devices, devices, alignment)
 
     @property
-    def most_inputs(self) -> int:
+    def max_inputs(self) -> int:
         """How many inputs are tokenized, predicted and answered together."""
         values = 1 if self.task.per_token else self.model.config.num_labels or 1
         return max(1, min(_MOST_INPUTS, max(1, WINDOW * self.batch_size), _MOST_VALUES // values))
@@ -206,7 +246,7 @@ def _token_places(batch: Batch, examples: Examples) -> tuple[np.ndarray, np.ndar
     return np.repeat(starts, lengths) + within, np.repeat(sources, lengths) + within
 
 
-def over_sets(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def average_metrics(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the metrics of the only set, or the mean over several of each number, and in `sets` those of each."""
     if len(results) == 1:
         return next(iter(results.values()))

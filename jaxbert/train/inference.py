@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, get_args, get_type_hints
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
-from transformers import BertConfig
 
-from jaxbert.config import (
-    COMPUTE_FORMATS,
-    Config,
-    DataConfig,
-    InferenceOptions,
-    MeshConfig,
-    ModelConfig,
-    PrecisionConfig,
-    TrainConfig,
-)
+from jaxbert.config import DataConfig, InferenceOptions, MeshConfig, ModelConfig, PrecisionConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Ladder
 from jaxbert.data.tokens import Tokens
@@ -33,14 +21,15 @@ from jaxbert.models.families import longest_input
 from jaxbert.models.functional import Params, make_model
 from jaxbert.tasks import say_guess, task_of_model
 from jaxbert.tasks.base import Feed, Part, Task
-from jaxbert.tasks.exported import COMPUTATION, SETTINGS, settings_of
+from jaxbert.tasks.exported import COMPUTATION, settings_of
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.tasks.top_k import with_top_k
-from jaxbert.train.evaluate import Chunk, Predictor
+from jaxbert.train.evaluate import Chunk, ComputeSettings, Predictor
 from jaxbert.train.prefetch import Prefetcher
+from jaxbert.train.pretrained import model_folder
+from jaxbert.train.programs import compute_dtype, layer_call
 from jaxbert.train.runtime import multiply_in
-from jaxbert.train.sharding import make_mesh, param_shardings, place, platform_of
-from jaxbert.train.start import compute_dtype, layer_call, model_folder
+from jaxbert.train.sharding import make_mesh, param_shardings, place
 
 _PARTS_AHEAD = 1024
 """Parts of a pipe that are read before they are asked for; most are a line, or the lines that were waiting."""
@@ -48,42 +37,6 @@ _MOMENT_SECONDS = 0.05
 """For which the first of some lines waits for the others."""
 _QUIET_SECONDS = 0.3
 """Without a line, after which lines are expected one by one, and not a whole file at once."""
-
-
-@dataclass(frozen=True)
-class Computation:
-    """How a run computed its evaluations: on a device of the same kind, `evaluate` gives the same digits."""
-
-    platform: str
-    batch_size: int = TrainConfig.eval_batch_size
-    precision: str = PrecisionConfig.compute
-    attention: Any = ModelConfig.attention
-    scan_layers: bool | None = None
-
-    @classmethod
-    def of_run(cls, config: Config, mesh: Mesh) -> Computation:
-        """Return how a run computes."""
-        model, scan = config.model, layer_call(config.model, mesh).scan_layers
-        return cls(platform_of(mesh), config.train.eval_batch_size, config.precision.compute, model.attention, scan)
-
-    @classmethod
-    def of(cls, content: Any, mesh: Mesh) -> Computation:
-        """Take what an export has kept; nothing where it is damaged, or comes from devices of another kind."""
-        plain = cls(platform_of(mesh))
-        if not isinstance(content, dict) or content.keys() != asdict(plain).keys():
-            return plain
-        kept = cls(**content)
-        known = kept.precision in COMPUTE_FORMATS and kept.attention in get_args(
-            get_type_hints(ModelConfig)["attention"]
-        )
-        sound = known and kept.scan_layers in (True, False) and type(kept.batch_size) is int and kept.batch_size > 0
-        return kept if sound and kept.platform == plain.platform else plain
-
-    def keep_in(self, bert_config: BertConfig) -> BertConfig:
-        """Return a configuration that says so."""
-        changed = copy.deepcopy(bert_config)
-        setattr(changed, SETTINGS, settings_of(bert_config) | {COMPUTATION: dict(sorted(asdict(self).items()))})
-        return changed
 
 
 @dataclass(frozen=True)
@@ -126,7 +79,7 @@ class TrainedModel:
           UserError: for what is malformed, after all that came before it.
         """
         ladder = self.predictor.ladder(self.max_length)
-        most = self.predictor.most_inputs
+        most = self.predictor.max_inputs
 
         def chunk(parts: list[Part]) -> Chunk:
             examples = feed.tokenize(parts)
@@ -206,7 +159,7 @@ def open_trained(name: str, options: InferenceOptions | None = None) -> TrainedM
     task = with_top_k(task_of_model(config).reopen(config), options.top_k)
     say_guess(name, config)
     mesh = make_mesh(MeshConfig())
-    kept = Computation.of(settings_of(config).get(COMPUTATION), mesh)
+    kept = ComputeSettings.of(settings_of(config).get(COMPUTATION), mesh)
     precision = PrecisionConfig(kept.precision if options.precision == "auto" else options.precision)
     if options.precision == "auto" and kept.platform != "cpu":
         multiply_in(kept.precision)

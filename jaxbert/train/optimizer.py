@@ -1,6 +1,6 @@
-"""The optimizers, with decay by name, the learning-rate schedules, shares of them, and clipping.
+"""The optimizers, with decay by name, the learning-rate schedules, scales of them, and clipping.
 
-All keep their state where a step is not `good`. The encoder's layers are one stack with a leading axis; what looks at a
+All keep their state where a step is not `finite`. The encoder's layers are one stack with a leading axis; what looks at a
 tensor as a whole looks at each of its layers by itself, as optax does where they are not stacked.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -19,12 +20,23 @@ from jax import Array
 from jaxbert.config import OptimizerConfig
 from jaxbert.interop.names import layer_axis
 from jaxbert.models.functional import Params
+from jaxbert.train.trainable import Trainable
 
 _FACTORED = optax.FactoredState(count=None, v_row=0, v_col=0, v=0)
 """The axis of the layers in each part of the state; they share the counter."""
 _MUON_RMS = 0.2
 """Root mean square of Muon's updates before the learning rate: that of AdamW, so that one rate suits both (Liu et al., 2025,
 arXiv 2502.16982)."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How gradients change parameters, and which."""
+
+    tx: optax.GradientTransformationExtraArgs
+    """Keeps its whole state where `finite` is false; see `guarded`."""
+    schedule: optax.Schedule
+    trainable: Trainable
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
@@ -47,11 +59,11 @@ def decay_mask(params: Params) -> Params:
 
 
 def make_optimizer(
-    config: OptimizerConfig, total_steps: int, shares: Params | None = None
+    config: OptimizerConfig, total_steps: int, scales: Params | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Return clipping by global norm followed by the optimizer, whose whole update is multiplied by `shares`.
+    """Return clipping by global norm followed by the optimizer, whose whole update is multiplied by `scales`.
 
-    The state of AdamW is that of `optax.adamw`. A step that is not `good` leaves all of the state as it is.
+    The state of AdamW is that of `optax.adamw`. A step that is not `finite` leaves all of the state as it is.
     """
     optimizer = optax.chain(
         _direction(config.name, config.own),
@@ -60,7 +72,7 @@ def make_optimizer(
         guarded(optax.scale_by_learning_rate(make_schedule(config, total_steps))),
     )
     clip = [] if config.clip_norm is None else [clip_by_global_norm(config.clip_norm)]
-    multiply = [] if shares is None else [multiply_by(shares)]
+    multiply = [] if scales is None else [multiply_by(scales)]
     return optax.chain(*clip, optimizer, *multiply) if clip or multiply else optimizer
 
 
@@ -81,9 +93,9 @@ def _direction(name: str, own: dict[str, Any]) -> optax.GradientTransformation:
 
 
 def guarded(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Return `tx`, whose `update` also takes `good`, without which its state stays, bit for bit.
+    """Return `tx`, whose `update` also takes `finite`, without which its state stays, bit for bit.
 
-    The updates of a step that is not `good` may be anything.
+    The updates of a step that is not `finite` may be anything.
     """
     inner = optax.with_extra_args_support(tx)
 
@@ -92,23 +104,20 @@ def guarded(tx: optax.GradientTransformation) -> optax.GradientTransformationExt
         state: optax.OptState,
         params: optax.Params | None = None,
         *,
-        good: Array | bool = True,
+        finite: Array | bool = True,
         **extra: Any,
     ) -> tuple[optax.Updates, optax.OptState]:
         updates, new = inner.update(updates, state, params, **extra)
-        return updates, jax.tree.map(lambda new, old: jnp.where(good, new, old), new, state)
+        return updates, jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
-def good_steps(opt_state: optax.OptState) -> Array:
-    """Return how many good steps the schedule has seen."""
-
-    def is_schedule(part: Any) -> bool:
-        return isinstance(part, optax.ScaleByScheduleState)
-
-    parts = jax.tree.leaves(opt_state, is_leaf=is_schedule)
-    return next(jnp.asarray(part.count) for part in parts if is_schedule(part))
+def finite_steps(opt_state: optax.OptState) -> Array:
+    """Return how many finite steps the schedule has seen."""
+    kind = optax.ScaleByScheduleState
+    parts = jax.tree.leaves(opt_state, is_leaf=lambda part: isinstance(part, kind))
+    return next(jnp.asarray(part.count) for part in parts if isinstance(part, kind))
 
 
 def _is_stacked(path: tuple[Any, ...]) -> bool:
@@ -201,15 +210,15 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
         state: optax.ScaleByAdamState,
         params: optax.Params | None = None,
         *,
-        good: Array | bool = True,
+        finite: Array | bool = True,
         **_: Any,
     ) -> tuple[optax.Updates, optax.ScaleByAdamState]:
-        mu = jax.tree.map(lambda m, g: jnp.where(good, b1 * m + (1 - b1) * g, m), state.mu, updates)
-        nu = jax.tree.map(lambda v, g: jnp.where(good, b2 * v + (1 - b2) * g * g, v), state.nu, updates)
+        mu = jax.tree.map(lambda m, g: jnp.where(finite, b1 * m + (1 - b1) * g, m), state.mu, updates)
+        nu = jax.tree.map(lambda v, g: jnp.where(finite, b2 * v + (1 - b2) * g * g, v), state.nu, updates)
         count = optax.safe_increment(state.count)
         mu_scale, nu_scale = bias_correction(b1, count), bias_correction(b2, count)
         scaled = jax.tree.map(lambda m, v: mu_scale * m / (jnp.sqrt(nu_scale * v) + eps), mu, nu)
-        return scaled, optax.ScaleByAdamState(jnp.where(good, count, state.count), mu, nu)
+        return scaled, optax.ScaleByAdamState(jnp.where(finite, count, state.count), mu, nu)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -219,11 +228,11 @@ def bias_correction(decay: float, count: Array) -> Array | float:
     return -1 / jnp.expm1(count * math.log(decay)) if decay else 1.0
 
 
-def multiply_by(shares: Params) -> optax.GradientTransformation:
-    """Multiply each update by its share, decay included: a learning rate of its own, as of a parameter group in PyTorch."""
+def multiply_by(scales: Params) -> optax.GradientTransformation:
+    """Multiply each update by its scale, decay included: a learning rate of its own, as of a parameter group in PyTorch."""
 
     def update(updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None) -> tuple:
-        return jax.tree.map(lambda u, share: u * share, updates, shares), state
+        return jax.tree.map(lambda u, scale: u * scale, updates, scales), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)
 

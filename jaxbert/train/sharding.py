@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import traverse_util
+from jax import Array
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -192,18 +193,15 @@ def state_shardings(mesh: Mesh, abstract_state: dict[str, Any]) -> dict[str, Any
     params = traverse_util.flatten_dict(abstract_state["params"], sep="/")
 
     def sharding_of(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        name = owner(path, params)
-        if name is None or not _alike(name, leaf.shape, params[name].shape):
+        name, shape = owner(path, params), leaf.shape
+        if name is None:
             return replicated(mesh)
-        return NamedSharding(mesh, _spec(mesh, name, leaf.shape))
+        whole = params[name].shape
+        stacked = layer_axis(tuple(name.split("/"))) is not None
+        alike = shape == whole or (stacked and len(shape) == len(whole) and shape[1:] == whole[1:])
+        return NamedSharding(mesh, _spec(mesh, name, shape)) if alike else replicated(mesh)
 
     return jax.tree.map_with_path(sharding_of, abstract_state)
-
-
-def _alike(name: str, shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
-    """Say whether a shape is that of a parameter, or of some layers of a stack."""
-    stacked = layer_axis(tuple(name.split("/"))) is not None
-    return shape == whole or (stacked and len(shape) == len(whole) and shape[1:] == whole[1:])
 
 
 def optimizer_bytes(state_target: dict[str, Any]) -> dict[str, int]:
@@ -238,6 +236,14 @@ def place(tree: Any, shardings: Any) -> Any:
         return jax.make_array_from_callback(on_host.shape, sharding, lambda index: on_host[index])
 
     return jax.tree.map(send, tree, shardings)
+
+
+def make_key(seed: int, sharding: NamedSharding | None = None) -> Array:
+    """Return `jax.random.key(seed)`, made on the host: JAX compiles two programs for it."""
+    words: Any = np.array([0, seed % 2**32], np.uint32)
+    if sharding is not None:
+        words = place(words, sharding)
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, *, stacked: bool = False) -> dict[str, jax.Array]:

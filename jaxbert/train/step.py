@@ -1,9 +1,13 @@
-"""The training step and the evaluation step: pure functions of state and packed batch."""
+"""The training step and the evaluation step: pure functions of state and packed batch.
+
+Gradient accumulation works out the gradient of a step on one slice of its rows after another. Slice i takes every row with
+index i modulo the number of slices, which leaves each row on its device. Memory then holds the activations of one slice, and
+the result is that of the whole step.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,32 +18,26 @@ from jax import Array
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import Model, Params
 from jaxbert.tasks.base import Sums, Task
-from jaxbert.train.accumulate import DeviceBatch, Outputs, sliced_document_gradient, sliced_gradient, whole_gradient
-from jaxbert.train.optimizer import good_steps
-from jaxbert.train.trained import Trained
+from jaxbert.train.optimizer import Optimizer, finite_steps
 
+DeviceBatch = dict[str, Array]
+Outputs = dict[str, Any]
+Forward = Callable[[Params, DeviceBatch, Array], Outputs]
+"""`(part, batch, key) -> outputs`, for any number of rows."""
+Loss = Callable[[Outputs, DeviceBatch], tuple[Array, Sums]]
+"""`(outputs, batch) -> (loss, sums)`."""
 State = dict[str, Any]
 """`step` (int32), `params` and `opt_state`, which knows of the trained part alone."""
 
 
-@dataclass(frozen=True)
-class Descent:
-    """How gradients change parameters, and which."""
-
-    tx: optax.GradientTransformationExtraArgs
-    """Keeps its whole state where `good` is false; see `optimizer.guarded`."""
-    schedule: optax.Schedule
-    trained: Trained
-
-
-def init_state(params: Params, descent: Descent) -> State:
+def init_state(params: Params, optimizer: Optimizer) -> State:
     """Return the state before the first step."""
-    opt_state = descent.tx.init(descent.trained.take(params))
+    opt_state = optimizer.tx.init(optimizer.trainable.select(params))
     return {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": opt_state}
 
 
 def make_train_step(
-    model: Model, task: Task, descent: Descent, call: Call, slices: int = 1
+    model: Model, task: Task, optimizer: Optimizer, call: Call, slices: int = 1
 ) -> Callable[[State, DeviceBatch, Array], tuple[State, Sums]]:
     """Return `(state, batch, base_key) -> (state, sums)`.
 
@@ -47,35 +45,35 @@ def make_train_step(
     bad step leaves parameters and the optimizer's whole state as they were; `step` counts it.
 
     The gradient is that of the summed loss divided by the number of real examples of the whole step, so neither packing,
-    nor the number of devices, nor `slices` (gradient accumulation over the rows) changes it. It is that of the trained part
-    alone, and so are its norm and its clipping.
+    nor the number of devices, nor `slices` (gradient accumulation over the rows) changes it. It is that of the trainable
+    part alone, and so are its norm and its clipping.
     """
-    trained = descent.trained
+    trainable = optimizer.trainable
 
     def train_step(state: State, batch: DeviceBatch, base_key: Array) -> tuple[State, Sums]:
         totals = task.totals(batch)
 
         def forward(part: Params, batch: DeviceBatch, key: Array) -> Outputs:
-            return model.apply(trained.put(state["params"], part), batch, key, call)
+            return model.apply(trainable.combine(state["params"], part), batch, key, call)
 
         def loss(outputs: Outputs, batch: DeviceBatch) -> tuple[Array, Sums]:
             sums = task.sums(outputs, batch, totals, train=True)
             return sums["loss"] / totals["examples"], sums
 
         key = jax.random.fold_in(base_key, state["step"])
-        part = trained.take(state["params"])
+        part = trainable.select(state["params"])
         if slices == 1:
             grads, sums = whole_gradient(forward, loss, part, batch, key)
         else:
             gradient = sliced_document_gradient if "document" in batch else sliced_gradient
             grads, sums = gradient(forward, loss, part, batch, key, slices)
         grad_norm = optax.tree.norm(grads)
-        good = jnp.isfinite(grad_norm) & jnp.isfinite(sums["loss"])
-        updates, opt_state = descent.tx.update(grads, state["opt_state"], part, good=good)
-        new_part = jax.tree.map(lambda p, u: jnp.where(good, p + u, p), part, updates)
-        params = trained.put(state["params"], new_part)
-        rate = jnp.asarray(descent.schedule(good_steps(state["opt_state"])))
-        sums |= {"grad_norm": grad_norm, "learning_rate": rate, "bad": ~good}
+        finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums["loss"])
+        updates, opt_state = optimizer.tx.update(grads, state["opt_state"], part, finite=finite)
+        new_part = jax.tree.map(lambda p, u: jnp.where(finite, p + u, p), part, updates)
+        params = trainable.combine(state["params"], new_part)
+        rate = jnp.asarray(optimizer.schedule(finite_steps(state["opt_state"])))
+        sums |= {"grad_norm": grad_norm, "learning_rate": rate, "bad": ~finite}
         return {"step": state["step"] + 1, "params": params, "opt_state": opt_state}, sums
 
     return train_step
@@ -99,3 +97,60 @@ def make_predict_step(model: Model, task: Task, call: Call) -> Callable[[Params,
         return task.predictions(model.apply(params, batch, None, call), batch)
 
     return predict_step
+
+
+def whole_gradient(forward: Forward, loss: Loss, part: Params, batch: DeviceBatch, key: Array) -> tuple[Params, Sums]:
+    """Return the gradient of the loss of a step towards the trained part, and the step's sums, all rows at once."""
+    return jax.grad(lambda part: loss(forward(part, batch, key), batch), has_aux=True)(part)
+
+
+def sliced_gradient(
+    forward: Forward, loss: Loss, part: Params, batch: DeviceBatch, key: Array, slices: int
+) -> tuple[Params, Sums]:
+    """Return what `whole_gradient` does, where each example's loss needs its own row alone: those of slices add up."""
+    xs = _cut(batch, slices), jax.random.split(key, slices)
+
+    def of_slice(piece: DeviceBatch, key: Array) -> tuple[Params, Sums]:
+        return whole_gradient(forward, loss, part, piece, key)
+
+    return _add_up(of_slice, xs)
+
+
+def sliced_document_gradient(
+    forward: Forward, loss: Loss, part: Params, batch: DeviceBatch, key: Array, slices: int
+) -> tuple[Params, Sums]:
+    """Return what `whole_gradient` does, where an example's loss needs several rows, which may lie in different slices.
+
+    The outputs of all slices come first, by a forward pass that keeps nothing else (not the hidden states, `encoded`). The
+    gradient of the loss towards them is then taken back through each slice, whose forward pass is computed again with the
+    same dropout.
+    """
+    xs = _cut(batch, slices), jax.random.split(key, slices)
+
+    def outputs_of(part: Params, piece: DeviceBatch, key: Array) -> Outputs:
+        return {name: value for name, value in forward(part, piece, key).items() if name != "encoded"}
+
+    outputs = _join(jax.lax.map(lambda x: outputs_of(part, *x), xs))
+    towards_outputs, sums = jax.grad(loss, has_aux=True)(outputs, batch)
+
+    def of_slice(towards: Outputs, piece: DeviceBatch, key: Array) -> Params:
+        return jax.vjp(lambda part: outputs_of(part, piece, key), part)[1](towards)[0]
+
+    return _add_up(of_slice, (_cut(towards_outputs, slices), *xs)), sums
+
+
+def _cut(rows: Any, slices: int) -> Any:
+    """Turn leaves [B, ...] into [slices, B / slices, ...]."""
+    return jax.tree.map(lambda x: x.reshape(-1, slices, *x.shape[1:]).swapaxes(0, 1), rows)
+
+
+def _join(pieces: Any) -> Any:
+    """Undo `_cut`."""
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), pieces)
+
+
+def _add_up(of_slice: Callable[..., Any], xs: tuple[Any, ...]) -> Any:
+    """Return the sum of what `of_slice` gives for each slice, computed one after the other."""
+    shapes = jax.eval_shape(of_slice, *jax.tree.map(lambda x: x[0], xs))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(lambda total, x: (jax.tree.map(jnp.add, total, of_slice(*x)), None), zeros, xs)[0]

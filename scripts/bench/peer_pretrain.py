@@ -23,16 +23,17 @@ import numpy as np
 import torch
 import transformers
 
-from jaxbert.cli.parsing import add_config, make_parser, parse, to_config
+from jaxbert.cli.parsing import make_parser, parse
 from jaxbert.data.batches import Batch, batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
 from jaxbert.interop.write import save_folder
 from jaxbert.models.families import family_of
 from jaxbert.runs.folder import RunFolder
+from jaxbert.settings import add_config, to_config
 from jaxbert.train.optimizer import make_schedule
-from jaxbert.train.run import Session, open_session
-from jaxbert.train.start import with_dropout
+from jaxbert.train.programs import with_dropout
+from jaxbert.train.run import Run, open_run
 
 IGNORED = -100
 
@@ -59,42 +60,39 @@ def unpack(batch: Batch) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(values) for name, values in unpacked.items()}
 
 
-def training_batches(session: Session) -> Iterator[Batch]:
+def training_batches(run: Run) -> Iterator[Batch]:
     """Yield the masked batches of all steps."""
-    assert session.inputs.collate is not None
-    size, seed = session.config.train.batch_size, session.config.train.seed
-    for step in range(0, session.total_steps, session.steps_per_epoch):
-        epoch = step // session.steps_per_epoch
-        for batch in batches(session.train, session.layout, size, seed=seed, epoch=epoch):
-            yield session.inputs.collate(batch, epoch)
+    assert run.inputs.collate is not None
+    for step in range(0, run.program.total_steps, run.steps_per_epoch):
+        yield from run.feed(step // run.steps_per_epoch)
 
 
-def open_model(session: Session) -> Any:
+def open_model(run: Run) -> Any:
     """Return PyTorch's model with the run's first weights."""
-    config = with_dropout(session.bert_config, session.config.model)
-    architecture = session.task.architecture
+    config = with_dropout(run.bert_config, run.config.model)
+    architecture = run.inputs.task.architecture
     with tempfile.TemporaryDirectory() as folder:
-        save_folder(folder, session.first_params(), config, architecture=architecture)
+        save_folder(folder, run.first_params(), config, architecture=architecture)
         return getattr(transformers, family_of(config).class_of(architecture)).from_pretrained(folder)
 
 
-def make_optimizer(session: Session, model: Any) -> torch.optim.Optimizer:
+def make_optimizer(run: Run, model: Any) -> torch.optim.Optimizer:
     """Return AdamW, without decay for biases and LayerNorm."""
-    recipe = session.config.optimizer
+    recipe = run.config.optimizer
     plain = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
     decayed = [p for name, p in model.named_parameters() if not (name.endswith("bias") or "LayerNorm" in name)]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(recipe.b1, recipe.b2), eps=recipe.eps)
 
 
-def train(session: Session, model: Any) -> dict[str, float]:
+def train(run: Run, model: Any) -> dict[str, float]:
     """Take all steps; return how fast they were."""
-    optimizer = make_optimizer(session, model)
-    schedule = make_schedule(session.config.optimizer, session.total_steps)
-    rates = [float(schedule(step)) for step in range(session.total_steps)]
+    optimizer = make_optimizer(run, model)
+    schedule = make_schedule(run.config.optimizer, run.program.total_steps)
+    rates = [float(schedule(step)) for step in range(run.program.total_steps)]
     model.train()
     tokens, begin = 0, time.perf_counter()
-    for step, (rate, batch) in enumerate(zip(rates, training_batches(session), strict=False), 1):
+    for step, (rate, batch) in enumerate(zip(rates, training_batches(run), strict=False), 1):
         inputs = unpack(batch)
         tokens += int(inputs["attention_mask"].sum())
         for group in optimizer.param_groups:
@@ -102,25 +100,25 @@ def train(session: Session, model: Any) -> dict[str, float]:
         loss = model(**inputs).loss
         optimizer.zero_grad()
         loss.backward()
-        if session.config.optimizer.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), session.config.optimizer.clip_norm)
+        if run.config.optimizer.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), run.config.optimizer.clip_norm)
         optimizer.step()
         if step % 50 == 0:
-            print(f"step {step}/{session.total_steps}  loss {float(loss):.4f}", flush=True)
+            print(f"step {step}/{run.program.total_steps}  loss {float(loss):.4f}", flush=True)
     seconds = time.perf_counter() - begin
     return {"steps": len(rates), "seconds": seconds, "real_tokens_per_second": tokens / seconds}
 
 
 @torch.no_grad()
-def evaluate(session: Session, model: Any, examples: Examples) -> dict[str, float]:
+def evaluate(run: Run, model: Any, examples: Examples) -> dict[str, float]:
     """Compute the metrics of the validation set, masked as jaxbert masks it."""
-    assert session.inputs.collate is not None
+    assert run.inputs.collate is not None
     model.eval()
     layout = choose_layout(examples.tokens.lengths, 64, seed=None)
     sums = np.zeros(4)  # masked loss, masked, right, loss of pairs
     cross_entropy = torch.nn.functional.cross_entropy
     for batch in batches(examples, layout, 64, seed=None):
-        inputs = unpack(session.inputs.collate(batch, None))
+        inputs = unpack(run.inputs.collate(batch, None))
         labels, pairs = inputs.pop("labels"), inputs.pop("next_sentence_label", None)
         outputs = model(**inputs)
         scores = outputs.logits if pairs is None else outputs.prediction_logits
@@ -150,10 +148,10 @@ def main() -> None:
     torch.manual_seed(config.train.seed)
     with tempfile.TemporaryDirectory() as folder:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, output_dir=f"{folder}/run"))
-        session = open_session(config, RunFolder(config.train.output_dir))
-        model = open_model(session)
-        result: dict[str, Any] = train(session, model)
-        result["eval"] = {name: evaluate(session, model, part) for name, part in session.inputs.validation.items()}
+        run = open_run(config, RunFolder(config.train.output_dir))
+        model = open_model(run)
+        result: dict[str, Any] = train(run, model)
+        result["eval"] = {name: evaluate(run, model, part) for name, part in run.inputs.validation.items()}
     result |= {"torch": torch.__version__, "transformers": transformers.__version__}
     Path(values.output).write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result["eval"]))

@@ -17,8 +17,8 @@ from runs import ROOT, CrashError, finish, python, read_metrics, weights
 
 import jaxbert
 from jaxbert.cli.main import main
+from jaxbert.processes import Interrupt
 from jaxbert.train import callbacks
-from jaxbert.train.interrupt import Interrupt
 
 
 def finetune(run, train=None, **keys):

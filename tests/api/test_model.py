@@ -20,7 +20,7 @@ from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.multi_label.task import MultiLabel
 from jaxbert.tasks.question_answering.task import QuestionAnswering
 from jaxbert.tasks.regression.task import Regression
-from jaxbert.train.compiled import CompileLog
+from jaxbert.train.programs import CompileLog
 
 TEXTS = [row["text"] for row in rows_of(20, seed=3)]
 

@@ -15,13 +15,13 @@ import pytest
 from runs import command, finish, ids_of
 from tiny import tiny_config
 
-from jaxbert.bench.measure import run_bench
+from jaxbert.bench import training
+from jaxbert.bench.measure import examples_of_steps, run_bench
 from jaxbert.bench.options import BenchOptions
-from jaxbert.bench.predicting import examples_of_steps
-from jaxbert.bench.setup import open_bench
+from jaxbert.bench.setup import endless_batches, open_bench
 from jaxbert.cli.main import main
 from jaxbert.config import Config, DataConfig, MeshConfig, ModelConfig, TrainConfig
-from jaxbert.train.compiled import Compiled
+from jaxbert.train.programs import Compiled
 
 KEYS = {
     *(
@@ -147,11 +147,15 @@ def test_prediction_alone(folder, capsys):
 
 
 def test_predicted_are_the_examples_of_the_timed_steps(folder):
-    bench = open_bench(bench_config(folder), "uniform:4:20")
-    tokens, everything = examples_of_steps(bench, 3).tokens, bench.examples.tokens
+    bench, _ = open_bench(bench_config(folder), "uniform:4:20")
+    tokens, everything = examples_of_steps(bench, 3).tokens, bench.inputs.train.tokens
     assert len(tokens) == 48
     chosen = sorted(
-        {i for batch in itertools.islice(bench.feed(), 3) for i in batch["example_ids"][batch["example_mask"]]}
+        {
+            i
+            for batch in itertools.islice(endless_batches(bench), 3)
+            for i in batch["example_ids"][batch["example_mask"]]
+        }
     )
     for place, example in enumerate(chosen):
         np.testing.assert_array_equal(ids_of(tokens, place), ids_of(everything, example))
@@ -159,7 +163,7 @@ def test_predicted_are_the_examples_of_the_timed_steps(folder):
 
 def test_a_small_data_set_is_predicted_once_each(tmp_path):
     """Twenty steps pass over three examples many times."""
-    bench = open_bench(bench_config_of_three(tmp_path), None)
+    bench, _ = open_bench(bench_config_of_three(tmp_path), None)
     assert examples_of_steps(bench, 20).tokens.lengths.tolist() == [5, 3, 4]
 
 
@@ -172,10 +176,10 @@ def bench_config_of_three(folder: Path) -> Config:
 
 def test_data_gives_its_own_examples(tmp_path):
     config = bench_config_of_three(tmp_path)
-    bench = open_bench(config, None)
-    assert bench.examples.tokens.lengths.tolist() == [5, 3, 4]
-    assert bench.source == config.data.train
-    assert open_bench(config, "fixed:7").source == "fixed:7"
+    bench, source = open_bench(config, None)
+    assert bench.inputs.train.tokens.lengths.tolist() == [5, 3, 4]
+    assert source == config.data.train
+    assert open_bench(config, "fixed:7")[1] == "fixed:7"
 
 
 @pytest.mark.long
@@ -187,8 +191,8 @@ def test_the_first_run_of_a_shape_is_never_on_the_clock(folder, monkeypatch):
         time.sleep(3)
         compile_now(self, *args)
 
-    bench = open_bench(bench_config(folder), "fixed:9")
-    batches = [batch for _, batch in zip(range(8), bench.feed(), strict=False)]
+    bench, source = open_bench(bench_config(folder), "fixed:9")
+    batches = [batch for _, batch in zip(range(8), endless_batches(bench), strict=False)]
 
     def feed(_: Any) -> Any:
         for i, batch in enumerate(batches):
@@ -196,8 +200,8 @@ def test_the_first_run_of_a_shape_is_never_on_the_clock(folder, monkeypatch):
             yield {name: np.concatenate([batch[name], empty[name]]) for name in batch} if i % 2 else batch
 
     monkeypatch.setattr(Compiled, "compile", compile_slowly)
-    monkeypatch.setattr(type(bench), "feed", feed)
-    result = run_bench(bench, BenchOptions(steps=6, warmup=1, mode="train", measure_compile=False))
+    monkeypatch.setattr(training, "endless_batches", feed)
+    result = run_bench(bench, source, BenchOptions(steps=6, warmup=1, mode="train", measure_compile=False))
     assert (result["compilations"], result["steps_timed"]) == (2, 6)
     assert 16 * 6 / result["examples_per_second"] < 3
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from jaxbert.bench.compiling import compile_cold_and_warm
-from jaxbert.train.compiled import Compiled
+from jaxbert.bench.training import compile_cold_and_warm
+from jaxbert.train.programs import Compiled
 
 _PREFIX = "/jax/compilation_cache/"
 BATCH = {"x": jnp.ones(5)}
@@ -69,7 +69,7 @@ def test_the_caller_keeps_its_cache(lookups, tmp_path):
 
 
 def test_without_a_cache_on_disk_there_is_no_warm_time(monkeypatch, lookups):
-    monkeypatch.setattr("jaxbert.bench.compiling._CACHE_SETTINGS", {"jax_enable_compilation_cache": False})
+    monkeypatch.setattr("jaxbert.bench.training._CACHE_SETTINGS", {"jax_enable_compilation_cache": False})
     _, cold, warm = compile_cold_and_warm(Program(), BATCH)
     assert cold > 0
     assert (warm, lookups) == (None, [])

@@ -13,7 +13,8 @@ from jaxbert.interop.write import save_folder
 from jaxbert.models.families import sized_config
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassification
-from jaxbert.train.start import make_key, open_start
+from jaxbert.train.pretrained import load_pretrained
+from jaxbert.train.sharding import make_key
 
 KEYS = (
     *("attention_probs_dropout_prob", "hidden_act", "hidden_dropout_prob", "hidden_size", "initializer_range"),
@@ -32,7 +33,7 @@ def test_the_first_folders_are_taken_for_bert(case, vocabularies, tmp_path, capl
     oldest = {k: content[k] for k in KEYS} | {"directionality": "bidi", "pooler_type": "first_token_transform"}
     (tmp_path / name).write_text(json.dumps(oldest))
     (tmp_path / "vocab.txt").write_bytes((vocabularies / "bert-base-uncased-vocab.txt").read_bytes())
-    start = open_start(ModelConfig(name_or_path=str(tmp_path)))
+    start = load_pretrained(ModelConfig(name_or_path=str(tmp_path)))
     assert caplog.messages == [
         f"{tmp_path / name} says no model_type: it is taken for a BERT's",
         f"{tmp_path / 'vocab.txt'}: no word in it has capitals: texts are lower-cased (model.lower_case)",

@@ -13,7 +13,7 @@ from jaxbert.config import ModelConfig
 from jaxbert.models.families import sized_config
 from jaxbert.runs.export import save_start
 from jaxbert.runs.folder import RunFolder
-from jaxbert.train.start import open_start
+from jaxbert.train.pretrained import load_pretrained
 
 
 @pytest.mark.parametrize("lower_case", [None, False])
@@ -21,7 +21,7 @@ def test_a_vocabulary_with_capitals_is_read_cased(case, vocabularies, tmp_path, 
     shutil.copyfile(vocabularies / "bert-base-cased-vocab.txt", tmp_path / "vocab.txt")
     sized_config("tiny", 28996).save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").touch()
-    start = open_start(ModelConfig(name_or_path=str(tmp_path), lower_case=lower_case))
+    start = load_pretrained(ModelConfig(name_or_path=str(tmp_path), lower_case=lower_case))
     said = "7,974 of 21,141 words in it have capitals: texts keep their capitals (model.lower_case)"
     assert (said in caplog.text) == (lower_case is None)
     run = RunFolder(tmp_path / "run")

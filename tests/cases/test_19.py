@@ -11,7 +11,7 @@ from jaxbert.errors import UserError
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks import task_of_model
 from jaxbert.tasks.exported import SETTINGS
-from jaxbert.train.run import open_session
+from jaxbert.train.run import open_run
 
 
 def test_stars_from_1_to_5(case, vocabularies, tmp_path, caplog):
@@ -24,11 +24,11 @@ def test_stars_from_1_to_5(case, vocabularies, tmp_path, caplog):
     }
     folder = RunFolder(tmp_path / "run")
     with pytest.raises(UserError, match="row 50: label 0 is unknown; the labels known from training are '1', '2'"):
-        open_session(make_config(**keys, data__test=str(case / "test-dirty.csv")), folder)
+        open_run(make_config(**keys, data__test=str(case / "test-dirty.csv")), folder)
     config = make_config(**keys)
-    session = open_session(config, folder)
+    session = open_run(config, folder)
     assert "the numbers 1, 2, 3, 4, 5 are taken as names of 5 labels" in caplog.text
-    assert session.task.label_names == ("1", "2", "3", "4", "5")
+    assert session.inputs.task.label_names == ("1", "2", "3", "4", "5")
     elsewhere = copy.deepcopy(session.bert_config)
     delattr(elsewhere, SETTINGS)
     stars = [int(line.rpartition(",")[2]) for line in (case / "test.csv").read_text().splitlines()[1:]]
@@ -36,7 +36,7 @@ def test_stars_from_1_to_5(case, vocabularies, tmp_path, caplog):
         task = task_of_model(bert_config).reopen(bert_config)
 
         def read(name: str, task=task):
-            return task.read_for(str(case / name), config.data, session.start.tokenizer, 64)
+            return task.read_for(str(case / name), config.data, session.pretrained.tokenizer, 64)
 
         assert read("test.csv").labels.tolist() == [star - 1 for star in stars]
         with pytest.raises(UserError, match="row 50: label 0 is unknown; the labels known from training are '1', '2'"):

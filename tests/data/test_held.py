@@ -10,7 +10,7 @@ import pytest
 from jaxbert.config import DataConfig
 from jaxbert.data.memory import find_held, hold
 from jaxbert.data.records import open_records
-from jaxbert.data.sources import check_there, open_source
+from jaxbert.data.sources import check_source, open_source
 from jaxbert.data.table import Facts
 from jaxbert.errors import UserError
 
@@ -44,7 +44,7 @@ def test_a_table_is_that_of_a_file(kind, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     with hold(KINDS[kind](ROWS), "train") as spec:
         assert spec == "memory:train"
-        check_there(spec)
+        check_source(spec)
         assert read(spec) == read(str(path))
 
 

@@ -20,7 +20,7 @@ from jaxbert.models.encoder import Call
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassification
 from jaxbert.models.layers import fp8_matmul
-from jaxbert.train.start import check_fp8
+from jaxbert.train.programs import check_fp8
 
 ROUNDING = {"float8_e4m3fn": (2**-4, 2**-10, 448.0), "float8_e5m2": (2**-3, 2**-17, 57344.0)}
 """Half a last place relative to the number; half the smallest step; the largest number."""

@@ -20,8 +20,8 @@ from jaxbert.data.packing import choose_layout
 from jaxbert.models.encoder import Call
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassification
+from jaxbert.train.programs import layer_call
 from jaxbert.train.sharding import make_mesh
-from jaxbert.train.start import layer_call
 
 SCANS = pytest.mark.parametrize("scan", [True, False], ids=["scan", "unrolled"])
 RATE = 0.1

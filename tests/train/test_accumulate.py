@@ -11,7 +11,7 @@ import pytest
 
 from jaxbert.data.tokens import LongTexts, Reading
 from jaxbert.tasks.classification.task import Classification
-from jaxbert.train.accumulate import sliced_document_gradient, sliced_gradient, whole_gradient
+from jaxbert.train.step import sliced_document_gradient, sliced_gradient, whole_gradient
 
 ROWS, SLOTS, WIDTH, LABELS = 6, 4, 5, 3
 LETTERS = ("a", "b", "c")

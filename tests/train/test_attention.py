@@ -13,10 +13,9 @@ from jaxbert.data.batches import BatchSize, batch_size_of, batches
 from jaxbert.data.examples import Examples
 from jaxbert.models.attention.base import Hardware
 from jaxbert.models.attention.pallas import TILE
-from jaxbert.train.program import training_layout
+from jaxbert.train.programs import layer_call, training_layout, with_dropout
 from jaxbert.train.sharding import make_mesh
 from jaxbert.train.speed import Speed
-from jaxbert.train.start import layer_call, with_dropout
 
 RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 

@@ -10,7 +10,7 @@ from runs import VOCAB, feed, make_config, make_program, random_tokens, small_co
 from tiny import random_params
 
 from jaxbert.data.examples import Examples
-from jaxbert.train.program import training_layout
+from jaxbert.train.programs import training_layout
 
 POISONED = len(VOCAB) - 1
 """A token whose embedding is not finite."""

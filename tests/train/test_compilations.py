@@ -18,8 +18,8 @@ from tiny import random_params
 
 from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
-from jaxbert.train.program import training_layout
-from jaxbert.train.start import make_key
+from jaxbert.train.programs import training_layout
+from jaxbert.train.sharding import make_key
 
 MOST = 6
 COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -81,8 +81,7 @@ def test_the_state_is_updated_in_place(mesh, together):
         Examples(tokens, labels), training_layout(program.config, tokens.lengths, program.mesh), 16, seed=0
     )
     state = program.first_state(random_params(program.model))
-    programs, group = program.step_programs(), program.put_group([batch] * together)
-    step = programs.one if together == 1 else programs.several
+    step, group = program.step_programs()[together > 1], program.put(*[batch] * together)
     bytes_of_a_device = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
     memory = step.compile(state, group, program.base_key).memory_analysis()
     assert memory.alias_size_in_bytes == bytes_of_a_device

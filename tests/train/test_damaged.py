@@ -9,9 +9,9 @@ import pytest
 from etils import epath
 from runs import Problem, command, finish, weights
 
-from jaxbert.runs.checkpoint import Checkpoints, damage, seal
+from jaxbert.runs.checkpoint import Checkpoints, find_damage, write_manifest
 from jaxbert.tasks.classification.task import Classification
-from jaxbert.train.loop import Loop
+from jaxbert.train.trainer import Trainer
 
 SAVED = (2, 4, 6)
 
@@ -43,7 +43,7 @@ class CrashError(RuntimeError):
 @pytest.fixture
 def crashed(problem, undisturbed, monkeypatch, request):
     """A run that ended before its last step, with three checkpoints."""
-    read = Loop._count
+    read = Trainer._count
 
     def crash(loop, *args):
         if loop.progress.step == SAVED[-1]:
@@ -52,7 +52,7 @@ def crashed(problem, undisturbed, monkeypatch, request):
 
     name = "".join(c for c in request.node.name if c.isalnum())
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_count", crash)
+        patch.setattr(Trainer, "_count", crash)
         with pytest.raises(CrashError):
             problem.train(**keys(problem, name))
     return problem.folder / name
@@ -152,17 +152,17 @@ def test_every_committed_checkpoint_has_its_list(undisturbed):
         listed = json.loads((checkpoint / "files.json").read_text())
         there = {str(path.relative_to(checkpoint)) for path in files(checkpoint)}
         assert there - set(listed) == {"files.json", "_CHECKPOINT_METADATA", "commit_success.txt"}
-        assert damage(epath.Path(checkpoint)) is None
+        assert find_damage(epath.Path(checkpoint)) is None
 
 
 def test_a_list_is_no_place_for_surprises(tmp_path):
     folder = epath.Path(tmp_path)
     (folder / "a").write_text("content")
-    seal(folder)
-    assert damage(folder) is None
+    write_manifest(folder)
+    assert find_damage(folder) is None
     for content in ("", "[]", '{"a": 3}', '{"a": [7, 1, 2]}', '{"b": [1, 2]}'):
         (folder / "files.json").write_text(content)
-        assert damage(folder) is not None, content
+        assert find_damage(folder) is not None, content
 
 
 SMALL = 20_000

@@ -9,9 +9,8 @@ import pytest
 from runs import Problem, read_metrics, weights
 from safetensors.numpy import load_file
 
-from jaxbert.train.compiled import Compiled
-from jaxbert.train.dispatch import group_batches
-from jaxbert.train.loop import Loop
+from jaxbert.train.programs import Compiled, group_batches
+from jaxbert.train.trainer import Trainer
 
 
 def grouped(shapes: str, most: int, ends=(), first_step: int = 0) -> list[str]:
@@ -102,7 +101,7 @@ def test_a_run_takes_the_same_steps(one_by_one, three_together):
 @pytest.mark.parametrize("later", [3, 1])
 def test_a_run_goes_on_with_any_number(problem, one_by_one, three_together, monkeypatch, later):
     """Met between two groups; the number may be another one when it goes on."""
-    run, dispatch = f"went-on-{later}", Loop._dispatch
+    run, dispatch = f"went-on-{later}", Trainer._dispatch
 
     def crash(self, *args):
         if self._dispatched >= 8:
@@ -110,7 +109,7 @@ def test_a_run_goes_on_with_any_number(problem, one_by_one, three_together, monk
         dispatch(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_dispatch", crash)
+        patch.setattr(Trainer, "_dispatch", crash)
         with pytest.raises(RuntimeError, match="the power is gone"):
             problem.train(**keys(problem, run, 3))
     assert problem.train(**keys(problem, run, later)) == 0

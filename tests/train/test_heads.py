@@ -17,7 +17,7 @@ from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks.token_classification.examples import as_head
 from jaxbert.tasks.token_classification.scheme import BIO
 from jaxbert.tasks.token_classification.tag_sets import TagSet
-from jaxbert.train.run import Session, open_session
+from jaxbert.train.run import Run, open_run
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def model(tmp_path_factory):
     return folder
 
 
-def session(tmp_path, model, labels, **changes) -> Session:
+def session(tmp_path, model, labels, **changes) -> Run:
     rows = [(f"w{i}", label) for i, label in enumerate(labels)]
     keys = {
         "model__name_or_path": str(model),
@@ -36,18 +36,18 @@ def session(tmp_path, model, labels, **changes) -> Session:
         "train__output_dir": str(tmp_path / "run"),
     }
     config = make_config(**(keys | changes))
-    return open_session(config, RunFolder(config.train.output_dir))
+    return open_run(config, RunFolder(config.train.output_dir))
 
 
-def head_of(found: Session) -> np.ndarray:
+def head_of(found: Run) -> np.ndarray:
     return np.asarray(found.first_params()["classifier"]["kernel"]).T
 
 
 def test_the_same_labels_keep_the_order_of_the_head(model, tmp_path, caplog):
     found = session(tmp_path, model, ["bad", "good", "bad"])
-    assert found.task.label_names == ("good", "bad")
+    assert found.inputs.task.label_names == ("good", "bad")
     assert found.bert_config.id2label == {0: "good", 1: "bad"}
-    assert found.train.labels.tolist() == [1, 0, 1]
+    assert found.inputs.train.labels.tolist() == [1, 0, 1]
     assert "the labels are in the order of" in caplog.text
     np.testing.assert_array_equal(head_of(found), read_tensors(model)["classifier.weight"])
 
@@ -56,23 +56,23 @@ def test_other_labels_stop_or_have_a_map_or_a_new_head(model, tmp_path, caplog):
     with pytest.raises(UserError, match="has a trained head for other labels"):
         session(tmp_path, model, ["good", "ham"])
     mapped = session(tmp_path, model, ["spam", "ham"], data__label_map={"spam": "bad", "ham": "good"})
-    assert (mapped.task.label_names, mapped.train.labels.tolist()) == (("good", "bad"), [1, 0])
+    assert (mapped.inputs.task.label_names, mapped.inputs.train.labels.tolist()) == (("good", "bad"), [1, 0])
     trained = read_tensors(model)["classifier.weight"]
     np.testing.assert_array_equal(head_of(mapped), trained)
     fresh = session(tmp_path, model, ["spam", "ham"], model__head="new")
-    assert fresh.task.label_names == ("ham", "spam")
+    assert fresh.inputs.task.label_names == ("ham", "spam")
     assert np.abs(head_of(fresh) - trained).max() > 0
     assert "new, to be trained: classifier.bias, classifier.weight" in caplog.text
     caplog.clear()
     drawn = session(tmp_path, model, ["spam", "ham"])
     assert "none of the labels 'ham', 'spam' is one of" in caplog.text
     assert "a new head is drawn; data.label_map may rename them to keep it" in caplog.text
-    assert drawn.task.label_names == ("ham", "spam")
+    assert drawn.inputs.task.label_names == ("ham", "spam")
     np.testing.assert_array_equal(head_of(drawn), head_of(fresh))
-    assert session(tmp_path, model, ["spam", "ham", "eggs"]).task.label_names == ("eggs", "ham", "spam")
+    assert session(tmp_path, model, ["spam", "ham", "eggs"]).inputs.task.label_names == ("eggs", "ham", "spam")
     file = tmp_path / "map.json"
     file.write_text(json.dumps({"spam": "bad", "ham": "good"}))
-    assert session(tmp_path, model, ["spam", "ham"], data__label_map=str(file)).train.labels.tolist() == [1, 0]
+    assert session(tmp_path, model, ["spam", "ham"], data__label_map=str(file)).inputs.train.labels.tolist() == [1, 0]
 
 
 def test_a_classifier_of_another_kind_of_head_does_not_go_on(model, tmp_path, caplog):
@@ -83,7 +83,7 @@ def test_a_classifier_of_another_kind_of_head_does_not_go_on(model, tmp_path, ca
     content = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(content | {"architectures": ["BertForTokenClassification"]}))
     found = session(tmp_path, folder, ["bad", "good"])
-    assert found.task.label_names == LABELS
+    assert found.inputs.task.label_names == LABELS
     assert np.abs(head_of(found) - read_tensors(folder)["classifier.weight"]).max() > 0
     assert "new, to be trained: classifier.bias" in caplog.text
 
@@ -132,7 +132,7 @@ def test_a_run_takes_the_head_that_its_tags_say(model, tmp_path, names, goes_on)
     (tmp_path / "train.conll").write_text("w1 B-PER\nw2 I-PER\nw3 O\n\nw4 O\n")
     keys = {"model__name_or_path": str(tagger), "data__train": str(tmp_path / "train.conll"), "data__cache_dir": None}
     config = make_config(task="token_classification", **keys, train__output_dir=str(tmp_path / "run"))
-    found = open_session(config, RunFolder(config.train.output_dir))
-    assert sorted(found.task.tag_names) == ["B-PER", "I-PER", "O"]
+    found = open_run(config, RunFolder(config.train.output_dir))
+    assert sorted(found.inputs.task.tag_names) == ["B-PER", "I-PER", "O"]
     assert np.array_equal(head_of(found), read_tensors(tagger)["classifier.weight"]) == goes_on
     assert found.inputs.new_head != goes_on

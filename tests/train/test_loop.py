@@ -7,6 +7,7 @@ import math
 import os
 import signal
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +16,15 @@ import pytest
 from jax.experimental import multihost_utils
 from runs import small_config
 
-from jaxbert.config import TrainConfig
-from jaxbert.errors import UserError
+from jaxbert.config import Config, TrainConfig
+from jaxbert.data.batches import batch_size_of
+from jaxbert.errors import StoppedError, UserError
 from jaxbert.runs.checkpoint import Checkpoints
-from jaxbert.train.compiled import Compiled
-from jaxbert.train.dispatch import StepPrograms
-from jaxbert.train.interrupt import StoppedError
-from jaxbert.train.loop import Loop, Progress, Work
-from jaxbert.train.speed import Speed
+from jaxbert.train.callbacks import NOTHING
+from jaxbert.train.programs import Compiled
 from jaxbert.train.step import make_group_step
+from jaxbert.train.trainable import Backward
+from jaxbert.train.trainer import Progress, Trainer
 
 STEPS_PER_EPOCH = 5
 EXAMPLES = 3
@@ -88,8 +89,8 @@ def feed(epoch, first_step, bad=()):
         }
 
 
-def put(batches):
-    """As `Program.put_group` does on a mesh."""
+def put(*batches):
+    """As `Program.put` does on a mesh."""
     return jax.device_put(batches[0] if len(batches) == 1 else jax.tree.map(lambda *arrays: np.stack(arrays), *batches))
 
 
@@ -103,30 +104,37 @@ def make_loop(folder, scores=None, total_steps=10, first=None, bad=(), **config)
     """Return a loop whose evaluations give `scores` one after another, and its checkpoints; steps in `bad` are bad."""
     config = TrainConfig(**{"log_every": 1, **config})
     left = iter(scores or ())
-    work = Work(
-        config=config,
+    steps = [Compiled(fn, donate_argnums=0) for fn in (count_step, make_group_step(count_step))]
+    program = SimpleNamespace(
+        model=SimpleNamespace(config=small_config()),
+        trainable=SimpleNamespace(backward=Backward()),
         total_steps=total_steps,
-        steps_per_epoch=STEPS_PER_EPOCH,
-        programs=StepPrograms(
-            Compiled(count_step, donate_argnums=0), Compiled(make_group_step(count_step), donate_argnums=0)
-        ),
-        feed=partial(feed, bad=bad),
+        step_programs=lambda: steps,
         put=put,
-        source_rows=lambda ids: ids + 100,
-        evaluate=None if scores is None else lambda params: measured(next(left), float(params["w"][0])),
+        count=batch_size_of,
         base_key=jax.random.key(0),
+    )
+    examples = SimpleNamespace(documents_of=lambda ids: ids, source_rows=lambda documents: documents + 100)
+    run = SimpleNamespace(
+        config=Config(train=config),
+        program=program,
+        inputs=SimpleNamespace(train=examples, validation={} if scores is None else {"validation": None}),
+        predictor=SimpleNamespace(metrics=lambda params, sets: measured(next(left), float(params["w"][0]))),
+        feed=partial(feed, bad=bad),
+        steps_per_epoch=STEPS_PER_EPOCH,
         best_metric=config.best_metric or "accuracy",
+        additions=NOTHING,
     )
     checkpoints = Checkpoints(folder, config.keep_checkpoints)
     state, progress = first or (first_state(), Progress())
-    return Loop(work, state, progress, checkpoints, Speed(small_config())), checkpoints
+    return Trainer(run, state, progress, checkpoints), checkpoints
 
 
 def run(folder, *args, **kwargs):
     loop, checkpoints = make_loop(folder, *args, **kwargs)
     report = Recorder()
     with checkpoints:
-        loop.run(report)
+        loop.train(report)
         return loop, report, checkpoints.steps
 
 
@@ -177,7 +185,7 @@ def test_steps_that_are_dispatched_together_change_nothing_else(tmp_path, togeth
 def test_steps_are_dispatched_together(tmp_path):
     loop, report, _ = run(tmp_path, total_steps=12, checkpoint_every=12, eval_every=12, steps_per_dispatch=2)
     assert report.compiled == [EXAMPLES] * 2
-    assert (loop.work.programs.one.count, loop.work.programs.several.count) == (1, 1)
+    assert [program.count for program in loop.programs] == [1, 1]
 
 
 def test_a_line_is_the_mean_since_the_last_one(tmp_path):
@@ -318,7 +326,7 @@ def test_the_state_is_donated(tmp_path):
     loop, checkpoints = make_loop(tmp_path, total_steps=3)
     before = loop.state["params"]["w"]
     with checkpoints:
-        loop.run(Recorder())
+        loop.train(Recorder())
     assert before.is_deleted()
 
 
@@ -329,7 +337,7 @@ def test_a_signal_saves_the_step_and_stops(tmp_path, number, together):
     report = Recorder()
     report.log = lambda step, values: os.kill(os.getpid(), number) if step == 7 else None
     with checkpoints, pytest.raises(StoppedError, match="run the same command to go on"):
-        loop.run(report)
+        loop.train(report)
     step = loop.progress.step
     assert 7 <= step <= 9
     assert checkpoints.folder.joinpath(str(step)).is_dir()
@@ -353,9 +361,9 @@ def test_an_error_of_the_data_ends_the_run(tmp_path):
         yield from feed(epoch, 3)
         raise OSError("the disk is gone")
 
-    loop.work = dataclasses.replace(loop.work, feed=broken)
+    loop.run.feed = broken
     with checkpoints, pytest.raises(OSError, match="the disk is gone"):
-        loop.run(Recorder())
+        loop.train(Recorder())
 
 
 def test_a_save_that_fails_in_the_background_ends_the_run(tmp_path, monkeypatch):
@@ -368,4 +376,4 @@ def test_a_save_that_fails_in_the_background_ends_the_run(tmp_path, monkeypatch)
     loop, checkpoints = make_loop(tmp_path, checkpoint_every=2)
     monkeypatch.setattr(JsonCheckpointHandler, "_save_fn", broken)
     with pytest.raises(Exception, match="no space left on device"), checkpoints:
-        loop.run(Recorder())
+        loop.train(Recorder())

@@ -153,7 +153,7 @@ def test_moments_are_not_copied():
         return jax.tree.map(lambda new, old: jnp.where(good, new, old), new, old)
 
     def told(good, params, state, grads):
-        updates, new_state = tx.update(grads, state, params, good=good)
+        updates, new_state = tx.update(grads, state, params, finite=good)
         return choose(good, optax.apply_updates(params, updates), params), new_state
 
     def chosen_afterwards(good, params, state, grads):

@@ -23,7 +23,7 @@ from jaxbert.plan.planner import sharding_rows, state_bytes
 from jaxbert.plan.roofline import moved_by_optimizer
 from jaxbert.tasks.regression.task import LABEL, Regression
 from jaxbert.train.optimizer import decay_mask, guarded, make_optimizer, make_schedule
-from jaxbert.train.program import training_layout
+from jaxbert.train.programs import training_layout
 
 BERT = small_config(hidden_size=128, intermediate_size=256, id2label={0: LABEL}, label2id={LABEL: 0})
 """Wide enough that Adafactor factors the layers' kernels."""
@@ -123,13 +123,13 @@ def test_a_mesh_takes_the_steps_of_one_device(walk):
     batches, _ = some_batches()
     found, _ = walk.take(*batches[:2])
     alone, grad = gradient()
-    tx, trained = walk.program.descent.tx, walk.program.trained
+    tx, trainable = walk.program.optimizer.tx, walk.program.trainable
     params, update = jax.tree.map(jnp.asarray, random_params(alone.model)), jax.jit(tx.update)
-    opt_state = tx.init(trained.take(params))
+    opt_state = tx.init(trainable.select(params))
     for batch in batches[:2]:
-        part = trained.take(params)
-        updates, opt_state = update(trained.take(grad(params, alone.put(batch))), opt_state, part)
-        params = trained.put(params, optax.apply_updates(part, updates))
+        part = trainable.select(params)
+        updates, opt_state = update(trainable.select(grad(params, alone.put(batch))), opt_state, part)
+        params = trainable.combine(params, optax.apply_updates(part, updates))
     pairs = zip(
         jax.tree.leaves_with_path([found["params"], found["opt_state"]]),
         jax.tree.leaves([params, opt_state]),
@@ -267,8 +267,8 @@ def test_decay_is_decoupled_and_by_name(name):
 def test_any_transformation_is_guarded():
     tx = guarded(optax.chain(optax.scale_by_adam(), optax.ema(0.9), optax.scale_by_amsgrad(), optax.trace(0.9)))
     params = {"kernel": jnp.ones(3)}
-    _, state = tx.update(params, tx.init(params), params, good=True)
-    _, after = tx.update({"kernel": jnp.full(3, jnp.nan)}, state, params, good=jnp.bool_(False))
+    _, state = tx.update(params, tx.init(params), params, finite=True)
+    _, after = tx.update({"kernel": jnp.full(3, jnp.nan)}, state, params, finite=jnp.bool_(False))
     for found, expected in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
         assert np.asarray(found).tobytes() == np.asarray(expected).tobytes()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
@@ -296,7 +296,7 @@ def test_the_bytes_of_the_state_are_counted(name):
 
 def test_what_is_frozen_is_not_moved():
     program = program_of("adamw", optimizer__freeze=["embeddings", "layer/0/"])
-    assert moved_by_optimizer(program) == 28 * program.trained.count()
+    assert moved_by_optimizer(program) == 28 * program.trainable.count()
     spread, whole = (program_of("adamw", 8, **mesh) for mesh in (MESH, {}))
     assert moved_by_optimizer(spread) < 0.5 * moved_by_optimizer(whole)
 

@@ -20,11 +20,11 @@ from jaxbert.cli.main import main
 from jaxbert.config import ModelConfig, PretrainConfig
 from jaxbert.data.batches import batches
 from jaxbert.tasks import task_class
-from jaxbert.train import vocabulary
-from jaxbert.train.loop import Loop
-from jaxbert.train.program import Program, make_task_model, training_layout
+from jaxbert.train import pretrained as starting
+from jaxbert.train.pretrained import load_pretrained
+from jaxbert.train.programs import Program, training_layout
 from jaxbert.train.sharding import make_mesh
-from jaxbert.train.start import open_start
+from jaxbert.train.trainer import Trainer
 
 
 def write_text(path: Path, documents: int, seed: int = 0) -> Path:
@@ -72,14 +72,14 @@ class CrashError(RuntimeError):
 
 def crash_before(monkeypatch, step: int) -> None:
     """Let the loop fail when it is about to dispatch `step`."""
-    dispatch = Loop._dispatch
+    dispatch = Trainer._dispatch
 
     def failing(self, *args):
         if self._dispatched == step:
             raise CrashError
         dispatch(self, *args)
 
-    monkeypatch.setattr(Loop, "_dispatch", failing)
+    monkeypatch.setattr(Trainer, "_dispatch", failing)
 
 
 STEPS = 20
@@ -93,7 +93,7 @@ def small_run(problem: Problem, *, next_sentence: bool = True, devices: int = 1,
     config = dataclasses.replace(config, task="pretraining", data=data, pretrain=pretrain)
     inputs = task_class("pretraining").read(config, BertTokenizer(vocab=str(problem.folder / "vocab.txt")), 24)
     mesh = make_mesh(config.mesh, jax.devices()[:devices])
-    program = Program(config, mesh, make_task_model(config, small_config(), inputs.task, mesh), inputs.task, STEPS)
+    program = Program.of(config, mesh, small_config(), inputs.task, STEPS)
     layout = training_layout(config, inputs.train.tokens.lengths, mesh)
     state, step = program.first_state(random_params(program.model)), program.train_step()
     losses: list[float] = []
@@ -147,7 +147,7 @@ def test_a_run_that_crashed_in_an_epoch_ends_the_same(problem, tmp_path, monkeyp
         with pytest.raises(CrashError):
             pretrain(problem, train__output_dir=tmp_path / "crashed", **keys)
     with monkeypatch.context() as patch:
-        patch.setattr(vocabulary, "train_vocabulary", None)
+        patch.setattr(starting, "train_vocabulary", None)
         assert pretrain(problem, train__output_dir=tmp_path / "crashed", **keys) == 0
     assert losses(tmp_path / "crashed") == losses(tmp_path / "whole")
     assert weights(tmp_path / "crashed") == weights(tmp_path / "whole")
@@ -221,7 +221,7 @@ def test_fine_tuning_takes_it_as_it_is(problem, pretrained, tmp_path, capsys):
 
 def test_a_run_or_its_export(pretrained):
     for folder in (pretrained, pretrained / "export"):
-        assert open_start(ModelConfig(name_or_path=str(folder))).folder == pretrained / "export"
+        assert load_pretrained(ModelConfig(name_or_path=str(folder))).folder == pretrained / "export"
 
 
 def test_pytorch_opens_the_export(pretrained):

@@ -8,7 +8,7 @@ import orbax.checkpoint
 import pytest
 
 from jaxbert.errors import UserError
-from jaxbert.runs.s3 import _in_s3, atomicity
+from jaxbert.runs.checkpoint import _in_s3, atomicity
 
 
 @pytest.fixture(autouse=True)

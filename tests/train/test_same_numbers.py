@@ -16,7 +16,7 @@ from jaxbert.config import Config, ModelConfig
 from jaxbert.data.tokens import LongTexts, Reading
 from jaxbert.runs.folder import RunFolder
 from jaxbert.train.inference import open_trained
-from jaxbert.train.run import Session, open_session
+from jaxbert.train.run import Run, open_run
 
 
 def write_rows(folder: Path) -> None:
@@ -46,7 +46,7 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 
 
-def start(folder: Path, name: str, run: Path) -> tuple[Config, Session]:
+def start(folder: Path, name: str, run: Path) -> tuple[Config, Run]:
     """Open a run of a configuration without training it."""
     answers = name == "question_answering"
     inner, ending = (folder / name, "json") if answers else (folder, "csv")
@@ -54,7 +54,7 @@ def start(folder: Path, name: str, run: Path) -> tuple[Config, Session]:
     fixed = {"model__name_or_path": str(folder / "model"), "train__output_dir": str(run), "data__cache_dir": None}
     config = make_config(**fixed, **files, **RUNS[name])
     config = dataclasses.replace(config, task=name if answers else "classification")
-    return config, open_session(config, RunFolder(run))
+    return config, open_run(config, RunFolder(run))
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -87,7 +87,7 @@ def test_other_programs_cut_where_the_run_does(folder, tmp_path):
 def test_without_a_length_the_models_own_is_kept(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(RUNS, "cut", {})
     _, session = start(folder, "cut", tmp_path)
-    assert (session.task.reading.max_length, session.start.tokenizer.model_max_length) == (None, 48)
+    assert (session.inputs.task.reading.max_length, session.pretrained.tokenizer.model_max_length) == (None, 48)
     assert session.inputs.validation["validation"].tokens.lengths.max() > 20
 
 
@@ -99,7 +99,7 @@ def test_a_further_training_says_what_the_first_one_took(folder, tmp_path, caplo
     for length, expected in ((10, False), (None, True)):
         caplog.clear()
         data = dataclasses.replace(again.data, max_length=length)
-        open_session(dataclasses.replace(again, data=data), RunFolder(tmp_path / "second"))
+        open_run(dataclasses.replace(again, data=data), RunFolder(tmp_path / "second"))
         assert (said in caplog.text) == expected
 
 
@@ -127,12 +127,12 @@ def test_a_damaged_reading_is_none(content):
 
 def test_no_computation_of_other_devices_or_of_nonsense(folder, tmp_path):
     from jaxbert.config import MeshConfig
-    from jaxbert.train.inference import Computation
+    from jaxbert.train.evaluate import ComputeSettings
     from jaxbert.train.sharding import make_mesh
 
     mesh = make_mesh(MeshConfig())
     kept = {"platform": "cpu", "batch_size": 7, "precision": "bfloat16", "attention": "xla", "scan_layers": True}
-    assert Computation.of(kept, mesh) == Computation("cpu", 7, "bfloat16", "xla", True)
+    assert ComputeSettings.of(kept, mesh) == ComputeSettings("cpu", 7, "bfloat16", "xla", True)
     for wrong in (
         {"platform": "gpu"},
         {"batch_size": 0},
@@ -140,5 +140,5 @@ def test_no_computation_of_other_devices_or_of_nonsense(folder, tmp_path):
         {"attention": []},
         {"scan_layers": "x"},
     ):
-        assert Computation.of(kept | wrong, mesh) == Computation("cpu")
-    assert Computation.of(np.zeros(3), mesh) == Computation("cpu")
+        assert ComputeSettings.of(kept | wrong, mesh) == ComputeSettings("cpu")
+    assert ComputeSettings.of(np.zeros(3), mesh) == ComputeSettings("cpu")

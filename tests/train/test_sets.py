@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score
 
 from jaxbert.cli.main import main
 from jaxbert.runs.folder import RunFolder
-from jaxbert.train.evaluate import numbers_of, over_sets
+from jaxbert.train.evaluate import average_metrics, numbers_of
 
 OTHER = {"good": "bad", "bad": "good"}
 ODD = "[/turned]"
@@ -110,7 +110,7 @@ def test_the_terminal_shows_a_line_a_set(folder, summary):
 
 
 def test_a_mean_that_a_set_lacks_is_that_over_all_its_labels():
-    metrics = over_sets({"en": {"f1_macro": 0.5}, "zh": {"f1_macro": 0.25, "f1_macro_present": 1.0}})
+    metrics = average_metrics({"en": {"f1_macro": 0.5}, "zh": {"f1_macro": 0.25, "f1_macro_present": 1.0}})
     assert metrics["f1_macro_present"] == 0.75
     assert metrics["f1_macro"] == 0.375
 
@@ -127,4 +127,4 @@ def test_pairs_of_confused_labels_lie_beside_the_summary(tmp_path):
 
 
 def test_one_named_set_is_like_one_without_a_name():
-    assert over_sets({"en": {"accuracy": 0.5, "examples": 3}}) == {"accuracy": 0.5, "examples": 3}
+    assert average_metrics({"en": {"accuracy": 0.5, "examples": 3}}) == {"accuracy": 0.5, "examples": 3}

@@ -15,8 +15,8 @@ from token_tasks import TASKS, write_problem
 
 from jaxbert.data.batches import batches
 from jaxbert.runs.folder import RunFolder
-from jaxbert.train.program import training_layout
-from jaxbert.train.run import open_session
+from jaxbert.train.programs import training_layout
+from jaxbert.train.run import open_run
 
 STEPS = 20
 BATCH = 32  # on eight devices, each with its rows
@@ -30,22 +30,26 @@ def problem(request, tmp_path_factory):
     return folder, write_problem(folder, request.param)
 
 
-def open_run(problem, **changes):
+def open_task(problem, **changes):
     folder, settings = problem
     keys = {name.replace(".", "__"): str(v) if "." in name and "_" not in name else v for name, v in settings.items()}
     task = keys.pop("task")
     keys |= {"model__name_or_path": str(folder / "model"), "train__max_steps": STEPS, "train__batch_size": BATCH}
     keys |= {"optimizer__learning_rate": 1e-3, "train__seed": 3, "model__scan_layers": False}
     config = dataclasses.replace(make_config(**(keys | changes)), task=task)
-    return open_session(config, RunFolder(folder / "unused"))
+    return open_run(config, RunFolder(folder / "unused"))
 
 
 def losses_of(session, most=STEPS):
     program, config = session.program, session.config
-    params = random_params(session.model)
-    layout = training_layout(config, session.train.tokens.lengths, session.mesh, windows=session.train.windows)
+    params = random_params(session.program.model)
+    layout = training_layout(
+        config, session.inputs.train.tokens.lengths, session.program.mesh, windows=session.inputs.train.windows
+    )
     state, step = program.first_state(params), program.train_step()
-    epochs = (batches(session.train, layout, BATCH, seed=config.train.seed, epoch=epoch) for epoch in itertools.count())
+    epochs = (
+        batches(session.inputs.train, layout, BATCH, seed=config.train.seed, epoch=epoch) for epoch in itertools.count()
+    )
     losses, rows = [], []
     for batch in itertools.islice(itertools.chain.from_iterable(epochs), most):
         state, sums = step(state, program.put(batch), program.base_key)
@@ -65,8 +69,8 @@ def without_unfelt(problem, params):
 
 
 def test_twenty_steps_packed_and_padded(problem):
-    packed, packed_rows, params = losses_of(open_run(problem, data__row_length=48))
-    padded, padded_rows, other = losses_of(open_run(problem, data__packing=False))
+    packed, packed_rows, params = losses_of(open_task(problem, data__row_length=48))
+    padded, padded_rows, other = losses_of(open_task(problem, data__packing=False))
     assert sum(packed_rows) < sum(padded_rows)
     assert np.mean(packed[-4:]) < np.mean(packed[:4])
     np.testing.assert_allclose(packed, padded, rtol=1e-5)
@@ -76,16 +80,16 @@ def test_twenty_steps_packed_and_padded(problem):
 @pytest.mark.long
 @pytest.mark.slow
 def test_accumulation_changes_no_step(problem):
-    whole, _, _ = losses_of(open_run(problem), 4)
-    sliced, _, _ = losses_of(open_run(problem, train__accumulation_steps=2), 4)
+    whole, _, _ = losses_of(open_task(problem), 4)
+    sliced, _, _ = losses_of(open_task(problem, train__accumulation_steps=2), 4)
     np.testing.assert_allclose(sliced, whole, rtol=1e-5)
 
 
 def test_the_loss_of_an_example_feels_no_neighbour(problem):
     """Its gradient with respect to the vectors of all other tokens is exactly zero."""
-    session = open_run(problem, data__row_length=48)
-    params = random_params(session.model)
-    batch = next(batches(session.train, session.layout, BATCH, seed=0))
+    session = open_task(problem, data__row_length=48)
+    params = random_params(session.program.model)
+    batch = next(batches(session.inputs.train, session.layout, BATCH, seed=0))
     table = params["bert"]["embeddings"]["word_embeddings"]["embedding"]
     own_ids = np.arange(batch["input_ids"].size, dtype=np.int32).reshape(batch["input_ids"].shape)
 
@@ -94,9 +98,9 @@ def test_the_loss_of_an_example_feels_no_neighbour(problem):
         def loss(vectors):
             embeddings = {**params["bert"]["embeddings"], "word_embeddings": {"embedding": vectors}}
             changed = {**params, "bert": {**params["bert"], "embeddings": embeddings}}
-            outputs = session.model.apply(changed, {**batch, "input_ids": own_ids}, None, session.program.call)
+            outputs = session.program.model.apply(changed, {**batch, "input_ids": own_ids}, None, session.program.call)
             only = {**batch, "example_mask": example_mask, "token_labels": token_labels}
-            return session.task.sums(outputs, only, session.task.totals(only), train=True)["loss"]
+            return session.inputs.task.sums(outputs, only, session.inputs.task.totals(only), train=True)["loss"]
 
         return jax.grad(loss)(vectors)
 

@@ -20,9 +20,8 @@ from jaxbert.plan import topology
 from jaxbert.plan.compile import CompiledStep, compile_step
 from jaxbert.plan.topology import hbm_bytes, topology_devices, topology_mesh
 from jaxbert.tasks.classification.task import Classification
-from jaxbert.train.program import Program, make_task_model, training_layout
+from jaxbert.train.programs import Program, compute_dtype, layer_call, training_layout
 from jaxbert.train.sharding import make_mesh
-from jaxbert.train.start import compute_dtype, layer_call
 
 pytest.importorskip("libtpu")
 
@@ -42,7 +41,7 @@ def thin_program(config: Config) -> Program:
         max_position_embeddings=TOKENS,
     )
     task = Classification(LABELS)
-    return Program(config, mesh, make_task_model(config, bert_config, task, mesh), task, 10)
+    return Program.of(config, mesh, bert_config, task, 10)
 
 
 @cache

@@ -21,9 +21,9 @@ from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassification
 from jaxbert.plan.hlo_cost import read_cost
 from jaxbert.train.optimizer import make_optimizer
-from jaxbert.train.program import training_layout
+from jaxbert.train.programs import training_layout
 from jaxbert.train.speed import training_flops
-from jaxbert.train.trained import Backward, choose_trained, rate_shares
+from jaxbert.train.trainable import Backward, choose_trainable, layer_lr_scales
 
 LAYERS = 4
 BERT = small_config(num_hidden_layers=LAYERS, num_attention_heads=4)
@@ -32,7 +32,7 @@ LAYER = "bert/encoder/layer"
 
 
 def chosen(*freeze: str, **changes):
-    return choose_trained(OptimizerConfig(freeze=list(freeze), **changes), MODEL.abstract_params)
+    return choose_trainable(OptimizerConfig(freeze=list(freeze), **changes), MODEL.abstract_params)
 
 
 def flat_layers(params) -> dict[str, np.ndarray]:
@@ -43,8 +43,8 @@ def flat_layers(params) -> dict[str, np.ndarray]:
 def trained_names(trained) -> set[str]:
     """Return the names that a change of the trained part changes."""
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), MODEL.abstract_params)
-    ones = jax.tree.map(lambda x: x + 1, trained.take(jax.tree.map(jax.numpy.asarray, zeros)))
-    flat = flat_layers(trained.put(jax.tree.map(jax.numpy.asarray, zeros), ones))
+    ones = jax.tree.map(lambda x: x + 1, trained.select(jax.tree.map(jax.numpy.asarray, zeros)))
+    flat = flat_layers(trained.combine(jax.tree.map(jax.numpy.asarray, zeros), ones))
     assert all(x.min() == x.max() for x in flat.values())
     return {name for name, x in flat.items() if x.max() == 1}
 
@@ -77,10 +77,10 @@ def test_the_head_is_the_pooler_and_what_follows():
 
 
 def test_with_nothing_frozen_the_trained_part_is_the_whole():
-    trained, params = choose_trained(OptimizerConfig(), MODEL.abstract_params), random_params(MODEL)
+    trained, params = choose_trainable(OptimizerConfig(), MODEL.abstract_params), random_params(MODEL)
     assert trained.everything
-    assert trained.take(params) is params
-    assert trained.put({}, params) is params
+    assert trained.select(params) is params
+    assert trained.combine({}, params) is params
     assert (trained.frozen_layers, trained.backward) == (0, Backward())
 
 
@@ -107,9 +107,9 @@ def test_rates_fall_from_the_head_downwards():
     trained = chosen("layer/1/")
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), MODEL.abstract_params)
     shares = jax.tree.map(
-        lambda x, share: np.broadcast_to(share, x.shape), trained.take(zeros), rate_shares(0.5, trained)
+        lambda x, share: np.broadcast_to(share, x.shape), trained.select(zeros), layer_lr_scales(0.5, trained)
     )
-    flat = flat_layers(trained.put(jax.tree.map(jax.numpy.asarray, zeros), shares))
+    flat = flat_layers(trained.combine(jax.tree.map(jax.numpy.asarray, zeros), shares))
     for name, found in flat.items():
         expected = next(
             (share for part, share in (SHARES | {f"{LAYER}/1": 0.0}).items() if name.startswith(f"{part}/")), 1.0
@@ -124,7 +124,7 @@ def test_updates_are_those_of_parameter_groups_in_torch():
     config = OptimizerConfig(
         learning_rate=1e-2, weight_decay=0.1, warmup_ratio=0.0, schedule="constant", clip_norm=0.5, layer_decay=0.5
     )
-    tx = make_optimizer(config, 10, rate_shares(0.5, trained))
+    tx = make_optimizer(config, 10, layer_lr_scales(0.5, trained))
     ours = jax.tree.map(jax.numpy.asarray, random_params(MODEL))
     start, kept = flat_layers(ours), trained_names(trained)
     theirs = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in start.items() if name in kept}
@@ -133,12 +133,12 @@ def test_updates_are_those_of_parameter_groups_in_torch():
         share = next((share for part, share in SHARES.items() if name.startswith(f"{part}/")), 1.0)
         decay = 0.1 if name.endswith(("kernel", "embedding")) else 0.0
         groups.append({"params": [parameter], "lr": 1e-2 * share, "weight_decay": decay})
-    optimizer, state, update = torch.optim.AdamW(groups, eps=1e-8), tx.init(trained.take(ours)), jax.jit(tx.update)
+    optimizer, state, update = torch.optim.AdamW(groups, eps=1e-8), tx.init(trained.select(ours)), jax.jit(tx.update)
     for seed in range(3):
         grads = jax.tree.map(jax.numpy.asarray, random_params(MODEL, seed))
-        part = trained.take(ours)
-        updates, state = update(trained.take(grads), state, part)
-        ours = trained.put(ours, optax.apply_updates(part, updates))
+        part = trained.select(ours)
+        updates, state = update(trained.select(grads), state, part)
+        ours = trained.combine(ours, optax.apply_updates(part, updates))
         for name, grad in flat_layers(grads).items():
             if name in theirs:
                 theirs[name].grad = torch.tensor(grad)
@@ -205,7 +205,7 @@ def test_a_step_of_the_trained_part_is_the_whole_step(name):
     """Without clipping, AdamW moves each number by itself: what is trained moves as if nothing were frozen."""
     found, whole = step_of(name), step_of("whole")
     settings = {key.split("__")[1]: v for key, v in (STEPS | MORE_STEPS)[name].items() if key.startswith("optimizer")}
-    kept = trained_names(choose_trained(OptimizerConfig(**settings), MODEL.abstract_params))
+    kept = trained_names(choose_trainable(OptimizerConfig(**settings), MODEL.abstract_params))
     shares = SHARES | {f"{LAYER}/1": 0.5**3} if "layer_decay" in settings else {}
     for leaf, value in found.params.items():
         if leaf in kept:
@@ -263,7 +263,7 @@ def test_moments_are_those_of_the_trained_part():
     program = program_of(8, **FROZEN, mesh__fsdp=2, mesh__data=4)
     state = program.first_state(random_params(program.model))
     moments = traverse_util.flatten_dict(optax.tree.get(state["opt_state"], "mu"), sep="/")
-    assert sum(leaf.size for leaf in moments.values()) == program.trained.count()
+    assert sum(leaf.size for leaf in moments.values()) == program.trainable.count()
     kernel = moments[f"{LAYER}/attention/self/query/kernel"]
     assert kernel.shape == (LAYERS - 1, 32, 32)
     assert {shard.data.shape for shard in kernel.addressable_shards} == {(LAYERS - 1, 16, 32)}

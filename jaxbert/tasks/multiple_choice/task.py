@@ -27,7 +27,7 @@ from jaxbert.data.examples import Examples
 from jaxbert.data.labels import Head
 from jaxbert.data.overview import Labelling, View, view_items
 from jaxbert.data.prepare import Encoder, encode_in_memory, encode_part
-from jaxbert.data.store import Column, Stored, cache_folder
+from jaxbert.data.store import Stored, StoredColumn, cache_folder
 from jaxbert.data.table import Place, Table
 from jaxbert.data.tokens import Encoded, LongTexts, hash_texts, joined
 from jaxbert.models import heads
@@ -183,7 +183,7 @@ def _by_question(
     return [log_softmax(part) for part in parts]
 
 
-LABELLED = {"right": Column("<i4"), "token_labels": Column("<i4"), "chosen": Column("<u8")}
+LABELLED = {"right": StoredColumn("<i4"), "token_labels": StoredColumn("<i4"), "chosen": StoredColumn("<u8")}
 """The right choice of each question, for the first token of each choice whether it is that one, and a hash of its text."""
 
 
@@ -218,7 +218,7 @@ def _make_encoder(tokenizer: Any, max_length: int, meaning: Meaning | None = Non
                 *(questions.source, cut, len(questions), max_length),
             )
 
-    return Encoder({"longest": Column("<i4")} | (LABELLED if meaning else {}), ["choices", meaning], encode, say)
+    return Encoder({"longest": StoredColumn("<i4")} | (LABELLED if meaning else {}), ["choices", meaning], encode, say)
 
 
 def _labels(encoded: Encoded, first_choices: np.ndarray, right: Sequence[int]) -> dict[str, np.ndarray]:

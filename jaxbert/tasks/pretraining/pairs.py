@@ -80,7 +80,7 @@ def make_examples(
         _check_pairs(corpus, documents)
     settings = [recipe.max_length, recipe.next_sentence, recipe.cls_id, recipe.sep_id, recipe.seed]
     content = ["examples", corpus.identity, settings, None if chosen is None else chosen.tolist()]
-    name = None if corpus.identity is None else store.name_of(content)
+    name = None if corpus.identity is None else store.entry_of(content)
 
     def write(written: Path) -> None:
         _write(corpus, documents, recipe, written)

@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxbert.data.offsets import Located, cut_windows, locate
 from jaxbert.data.prepare import Encoder
-from jaxbert.data.store import Column, Stored
+from jaxbert.data.store import Stored, StoredColumn
 from jaxbert.data.tokens import Encoded, Tokens, hash_texts
 from jaxbert.errors import UserError
 from jaxbert.tasks.question_answering.read import Question, Questions
@@ -142,11 +142,11 @@ def _longest_question(max_length: int) -> int:
 
 
 COLUMNS = {
-    "context_begins": Column("<i4"),
-    "offsets": Column("<i4", (2,)),
-    "answers": Column("<i4", (2,)),
-    "noticed": Column("<i4", (2,)),
-    "answer_hashes": Column("<u8"),
+    "context_begins": StoredColumn("<i4"),
+    "offsets": StoredColumn("<i4", (2,)),
+    "answers": StoredColumn("<i4", (2,)),
+    "noticed": StoredColumn("<i4", (2,)),
+    "answer_hashes": StoredColumn("<u8"),
 }
 """What `QuestionWindows` has beside tokens, and a hash of the answers to each question."""
 

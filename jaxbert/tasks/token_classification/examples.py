@@ -14,7 +14,7 @@ from jaxbert.data.examples import Examples
 from jaxbert.data.labels import Head, count_labels, say_replaced
 from jaxbert.data.overview import Labelling, View, view_items
 from jaxbert.data.prepare import Encoder
-from jaxbert.data.store import Column, Stored
+from jaxbert.data.store import Stored, StoredColumn
 from jaxbert.data.table import at_row, quoted
 from jaxbert.data.tokens import Encoded, hash_rows, hash_texts
 from jaxbert.errors import UserError
@@ -77,18 +77,18 @@ def check_count(names: tuple[str, ...], expected: int | None, source: str) -> No
 
 
 COLUMNS = {
-    "units": Column("<i4"),
-    "unit_starts": Column("<i4"),
-    "unit_ends": Column("<i4"),
-    "of_tokens": Column("<i8", counts_in="unit_starts"),
+    "units": StoredColumn("<i4"),
+    "unit_starts": StoredColumn("<i4"),
+    "unit_ends": StoredColumn("<i4"),
+    "of_tokens": StoredColumn("<i8", counts_in="unit_starts"),
 }
 """The units of each text, as `Units` has them."""
 MARKED = {
-    "unit_tags": Column("<i4"),
-    "token_labels": Column("<i4"),
-    "span_labels": Column("<i4"),
-    "mark_hashes": Column("<u8", (2,)),
-    "odd": Column("<i4", (2,)),
+    "unit_tags": StoredColumn("<i4"),
+    "token_labels": StoredColumn("<i4"),
+    "span_labels": StoredColumn("<i4"),
+    "mark_hashes": StoredColumn("<u8", (2,)),
+    "odd": StoredColumn("<i4", (2,)),
 }
 """What is marked: the tag of each unit and of each token, the number of each span's label, hashes of each text's tags and of
 its spans, and the counts of `say_odd`."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.prepare import Lazy
-from jaxbert.data.store import name_of
+from jaxbert.data.store import entry_of
 from jaxbert.data.table import at_row, quoted
 from jaxbert.errors import UserError
 from jaxbert.tasks.token_classification.align import Units
@@ -114,7 +114,7 @@ def _respell(documents: Documents, read_as: dict[str, str]) -> Documents:
         return replace(item, tags=[tag and read_as.get(tag, tag) for tag in item.tags])
 
     tags = sorted({read_as.get(tag, tag) for tag in documents.tags()})
-    entry = None if documents.entry is None else name_of([documents.entry, sorted(read_as.items())])
+    entry = None if documents.entry is None else entry_of([documents.entry, sorted(read_as.items())])
     known = {**documents.notes, "tags": tags}
     return replace(documents, items=Lazy(documents.items, respelled), known=known, entry=entry)
 

@@ -23,9 +23,9 @@ from runs import make_config
 from jaxbert.models.functional import make_model
 from jaxbert.models.families import sized_config
 from jaxbert.tasks.classification.task import Classification
-from jaxbert.train.program import Program
+from jaxbert.train.programs import Program
 from jaxbert.train.sharding import make_mesh, row_sharding
-from jaxbert.train.start import with_dropout
+from jaxbert.train.programs import with_dropout
 
 devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
 config = make_config(model__attention_dropout=0.0, model__dropout=0.1, mesh__fsdp=2, mesh__tensor=2)

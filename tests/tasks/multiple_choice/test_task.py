@@ -21,8 +21,8 @@ from jaxbert.data.packing import choose_layout
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks import task_of_model
 from jaxbert.tasks.multiple_choice.task import MultipleChoice
-from jaxbert.train.program import training_layout
-from jaxbert.train.run import open_session
+from jaxbert.train.programs import training_layout
+from jaxbert.train.run import open_run
 
 BATCH = 16
 ENDINGS = ["a", "b", "c", "d"]
@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def open_run(folder, **changes):
+def open_task(folder, **changes):
     keys = {
         "model__name_or_path": str(folder / "model"),
         "model__scan_layers": False,
@@ -62,15 +62,17 @@ def open_run(folder, **changes):
         "train__max_steps": 6,
         "optimizer__learning_rate": 1e-3,
     }
-    return open_session(make_config("multiple_choice", **(keys | changes)), RunFolder(folder / "unused"))
+    return open_run(make_config("multiple_choice", **(keys | changes)), RunFolder(folder / "unused"))
 
 
 def losses_of(session):
     program, config = session.program, session.config
-    layout = training_layout(config, session.train.tokens.lengths, session.mesh, windows=session.train.windows)
-    state, step = program.first_state(random_params(session.model)), program.train_step()
+    layout = training_layout(
+        config, session.inputs.train.tokens.lengths, session.program.mesh, windows=session.inputs.train.windows
+    )
+    state, step = program.first_state(random_params(session.program.model)), program.train_step()
     losses, rows = [], 0
-    for batch in itertools.islice(batches(session.train, layout, BATCH, seed=config.train.seed), 6):
+    for batch in itertools.islice(batches(session.inputs.train, layout, BATCH, seed=config.train.seed), 6):
         state, sums = step(state, program.put(batch), program.base_key)
         assert int(sums["examples"]) == BATCH
         losses.append(float(sums["loss"] / sums["examples"]))
@@ -80,17 +82,17 @@ def losses_of(session):
 
 def test_packed_padded_and_sliced(folder):
     """A step counts questions, whose choices lie in any rows, and in any slices."""
-    packed, packed_rows = losses_of(open_run(folder, data__row_length=48))
-    padded, padded_rows = losses_of(open_run(folder, data__packing=False))
-    sliced, _ = losses_of(open_run(folder, data__row_length=48, train__accumulation_steps=2))
+    packed, packed_rows = losses_of(open_task(folder, data__row_length=48))
+    padded, padded_rows = losses_of(open_task(folder, data__packing=False))
+    sliced, _ = losses_of(open_task(folder, data__row_length=48, train__accumulation_steps=2))
     assert 2 * packed_rows < padded_rows
     np.testing.assert_allclose(packed, padded, rtol=1e-5)
     np.testing.assert_allclose(sliced, packed, rtol=1e-5)
 
 
 def test_loss_metrics_and_gradient_are_those_of_a_softmax_over_choices(folder):
-    session = open_run(folder)
-    examples, task = session.train, session.task
+    session = open_task(folder)
+    examples, task = session.inputs.train, session.inputs.task
     layout = choose_layout(examples.tokens.lengths, BATCH, seed=0, windows=examples.windows)
     batch = next(batches(examples, layout, BATCH, seed=0))
     scores = np.random.default_rng(0).normal(0, 3, len(examples.tokens)).astype(np.float32)

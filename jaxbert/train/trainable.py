@@ -1,4 +1,4 @@
-"""Which parameters are trained, and at what share of the learning rate: chosen by name, layer by layer.
+"""Which parameters are trained, and at what scale of the learning rate: chosen by name, layer by layer.
 
 Names are those of the sharding table with each layer named by itself, `bert/encoder/layer/3/output/dense/kernel`, though
 one array holds all layers. The step takes gradients of the trained part alone, and the optimizer sees nothing else: what is
@@ -35,8 +35,8 @@ class Backward:
 
 
 @dataclass(frozen=True)
-class Trained:
-    """The trained part of a tree of parameters.
+class Trainable:
+    """The trainable part of a tree of parameters.
 
     As a tree of its own it holds the leaves that are trained, and of a stack the trained layers.
     """
@@ -51,8 +51,8 @@ class Trained:
         whole = len(self.layers) == len(traverse_util.flatten_dict(self.abstract_params))
         return whole and all(rows is None for rows in self.layers.values())
 
-    def take(self, params: Params) -> Params:
-        """Return the trained part of `params`."""
+    def select(self, params: Params) -> Params:
+        """Return the trainable part of `params`."""
         if self.everything:
             return params
         flat = traverse_util.flatten_dict(params)
@@ -60,8 +60,8 @@ class Trained:
             {path: flat[path] if rows is None else flat[path][_index(rows)] for path, rows in self.layers.items()}
         )
 
-    def put(self, params: Params, part: Params) -> Params:
-        """Return `params` with `part` in the place of their trained part."""
+    def combine(self, params: Params, part: Params) -> Params:
+        """Return `params` with `part` in the place of their trainable part."""
         if self.everything:
             return part
         flat = traverse_util.flatten_dict(params)
@@ -84,7 +84,7 @@ class Trained:
 
     def count(self, belongs: Callable[[Path], bool] = lambda path: True) -> int:
         """Return how many trained numbers the leaves hold that `belongs` chooses."""
-        part = traverse_util.flatten_dict(jax.eval_shape(self.take, self.abstract_params))
+        part = traverse_util.flatten_dict(jax.eval_shape(self.select, self.abstract_params))
         return sum(leaf.size for path, leaf in part.items() if belongs(path))
 
     @property
@@ -121,7 +121,7 @@ def _named(path: Path, leaf: Any) -> Iterator[tuple[str, int | None]]:
         yield "/".join((*path[:at], str(layer), *path[at:])), layer
 
 
-def choose_trained(config: OptimizerConfig, abstract_params: Params) -> Trained:
+def choose_trainable(config: OptimizerConfig, abstract_params: Params) -> Trainable:
     """Leave out what `freeze` and `train_only` name.
 
     Raises:
@@ -135,20 +135,16 @@ def choose_trained(config: OptimizerConfig, abstract_params: Params) -> Trained:
             raise UserError(
                 f"optimizer.freeze: {pattern!r} matches no parameter; the nearest is {_nearest(pattern, names)}"
             )
-
-    def is_trained(name: str) -> bool:
-        return not any(re.search(pattern, name) for pattern in patterns)
-
     layers: dict[Path, tuple[int, ...] | None] = {}
     for path, leaf in flat.items():
-        kept = [layer for name, layer in _named(path, leaf) if is_trained(name)]
+        kept = [layer for name, layer in _named(path, leaf) if not any(re.search(p, name) for p in patterns)]
         if kept:
             rows = tuple(layer for layer in kept if layer is not None)
             layers[path] = rows if rows and len(rows) < leaf.shape[0] else None
     if not layers:
         those = "optimizer.freeze and optimizer.train_only leave" if config.train_only else "optimizer.freeze leaves"
         raise UserError(f"{those} nothing to train: name fewer parameters")
-    return Trained(abstract_params, layers)
+    return Trainable(abstract_params, layers)
 
 
 def _below_head(abstract_params: Params) -> str:
@@ -164,20 +160,20 @@ def _nearest(pattern: str, names: list[str]) -> str:
     return difflib.get_close_matches(pattern.strip("^$/"), sorted(known), n=1, cutoff=0.0)[0]
 
 
-def rate_shares(decay: float, trained: Trained) -> Params:
-    """Return for each trained leaf its share of the learning rate, in a shape that multiplies it.
+def layer_lr_scales(decay: float, trainable: Trainable) -> Params:
+    """Return for each trained leaf the scale of its learning rate, in a shape that multiplies it.
 
     1 for the head, `decay` for the last of N layers, `decay**N` for the first, `decay**(N + 1)` for the embeddings
     (as in BEiT).
     """
-    flat = traverse_util.flatten_dict(trained.abstract_params)
+    flat = traverse_util.flatten_dict(trainable.abstract_params)
     number = next(leaf.shape[0] for path, leaf in flat.items() if layer_axis(path) is not None)
 
-    def share(path: Path, rows: tuple[int, ...] | None) -> Any:
+    def scale(path: Path, rows: tuple[int, ...] | None) -> Any:
         if layer_axis(path) is not None:
             rows = tuple(range(number)) if rows is None else rows
-            shares = np.array([decay ** (number - layer) for layer in rows], np.float32)
-            return shares.reshape(-1, *[1] * (len(flat[path].shape) - 1))
-        return np.float32(decay ** (number + 1) if path[:2] == trained.embeddings else 1.0)
+            scales = np.array([decay ** (number - layer) for layer in rows], np.float32)
+            return scales.reshape(-1, *[1] * (len(flat[path].shape) - 1))
+        return np.float32(decay ** (number + 1) if path[:2] == trainable.embeddings else 1.0)
 
-    return traverse_util.unflatten_dict({path: share(path, rows) for path, rows in trained.layers.items()})
+    return traverse_util.unflatten_dict({path: scale(path, rows) for path, rows in trainable.layers.items()})

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding
 from transformers import BertConfig
 
 from jaxbert.bucket import fetched, in_bucket, to_path
-from jaxbert.config import ModelConfig, PrecisionConfig
+from jaxbert.config import Config, ModelConfig
 from jaxbert.data.labels import Head
 from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
@@ -24,21 +20,23 @@ from jaxbert.interop.folder import resolve
 from jaxbert.interop.load import load_params
 from jaxbert.interop.read import has_classifier
 from jaxbert.interop.tokenizer import load_tokenizer, new_tokenizer
-from jaxbert.models.attention.base import Hardware
-from jaxbert.models.attention.select import Attention
-from jaxbert.models.encoder import Call
 from jaxbert.models.families import SIZES, family_of, sized_config
 from jaxbert.models.functional import Model, Params, init_params
+from jaxbert.processes import is_main, wait_for_all
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.exported import label_names
-from jaxbert.train.sharding import attention_spread, place, platform_of, row_sharding
+from jaxbert.tasks.pretraining.documents import open_documents
+from jaxbert.tasks.pretraining.vocabulary import train_vocabulary, write_vocabulary
+from jaxbert.tasks.reading import training_spec
+from jaxbert.terminal import console
+from jaxbert.train.sharding import make_key
 
 logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True)
-class Start:
+class Pretrained:
     """A model before its first step; `folder` is None for a new one."""
 
     bert_config: BertConfig
@@ -78,26 +76,49 @@ class Start:
         return params
 
 
-def make_key(seed: int, sharding: NamedSharding | None = None) -> Array:
-    """Return `jax.random.key(seed)`, made on the host: JAX compiles two programs for it."""
-    words: Any = np.array([0, seed % 2**32], np.uint32)
-    if sharding is not None:
-        words = place(words, sharding)
-    return jax.random.wrap_key_data(words, impl="threefry2x32")
-
-
-def open_start(config: ModelConfig) -> Start:
+def load_pretrained(config: ModelConfig) -> Pretrained:
     """Find the model or make a new configuration, and load its tokenizer.
 
     Raises:
       UserError: if there is no such model, or a new one has no usable vocabulary.
     """
     if config.name_or_path in SIZES and not Path(config.name_or_path).is_dir():
-        tokenizer = _new_tokenizer(config)
-        return Start(sized_config(config.name_or_path, len(tokenizer)), tokenizer, None)
+        if config.vocab is None:
+            raise UserError(
+                f"a new model ({config.name_or_path}) needs a vocabulary: set model.vocab to a file, one token a line "
+                "(`jaxbert pretrain` can train one: pretrain.vocab_size)"
+            )
+        tokenizer = new_tokenizer(fetched(to_path(config.vocab)), config.lower_case)
+        return Pretrained(sized_config(config.name_or_path, len(tokenizer)), tokenizer, None)
     folder = model_folder(config.name_or_path)
     bert_config = read_config(folder)
-    return Start(bert_config, load_tokenizer(folder, bert_config, config.lower_case), folder)
+    return Pretrained(bert_config, load_tokenizer(folder, bert_config, config.lower_case), folder)
+
+
+def with_vocabulary(config: Config) -> ModelConfig:
+    """Return the model's settings, with the vocabulary that the run has trained or trains now in its folder.
+
+    Raises:
+      UserError: if the model is not new, or the text too small.
+    """
+    size = config.pretrain.vocab_size
+    if config.task != "pretraining" or size is None:
+        return config.model
+    if config.model.name_or_path not in SIZES or Path(config.model.name_or_path).is_dir():
+        raise UserError(
+            f"pretrain.vocab_size trains a vocabulary for a new model, but {config.model.name_or_path} has its own: "
+            f"leave the key out, or set model.name_or_path to one of {', '.join(SIZES)}"
+        )
+    path, lower_case = RunFolder(config.train.output_dir).vocabulary, config.model.lower_case is not False
+    if is_main() and not path.exists():
+        documents = open_documents(training_spec(config.data), config.data, config.pretrain, limit=config.data.limit)
+        console.print(f"training a vocabulary on {documents.name}", highlight=False, soft_wrap=True)
+        tokens = train_vocabulary(documents.lines, size, lower_case=lower_case)
+        write_vocabulary(tokens, path)
+        became = "texts are lower-cased" if lower_case else "texts keep their capitals"
+        console.print(f"{len(tokens):,} tokens in {path}, {became} (model.lower_case)", highlight=False, soft_wrap=True)
+    wait_for_all("the vocabulary is there")
+    return dataclasses.replace(config.model, vocab=str(path), lower_case=lower_case)
 
 
 def model_folder(name: str) -> Path:
@@ -115,59 +136,3 @@ def model_folder(name: str) -> Path:
             f"`jaxbert export --run {name} --step last --output DIR`"
         )
     return resolve(fetched(run.export))
-
-
-def _new_tokenizer(config: ModelConfig) -> Any:
-    if config.vocab is None:
-        raise UserError(
-            f"a new model ({config.name_or_path}) needs a vocabulary: set model.vocab to a file, one token a line "
-            "(`jaxbert pretrain` can train one: pretrain.vocab_size)"
-        )
-    return new_tokenizer(fetched(to_path(config.vocab)), config.lower_case)
-
-
-def with_dropout(bert_config: BertConfig, config: ModelConfig) -> BertConfig:
-    """Return a copy with the dropout rates that `config` sets."""
-    changed = copy.deepcopy(bert_config)
-    if config.dropout is not None:
-        changed.hidden_dropout_prob = changed.attention_probs_dropout_prob = config.dropout
-        changed.classifier_dropout = config.dropout
-    if config.attention_dropout is not None:
-        changed.attention_probs_dropout_prob = config.attention_dropout
-    return changed
-
-
-def compute_dtype(config: PrecisionConfig, mesh: Mesh) -> Any:
-    """Return the dtype of the matrix products on the mesh's devices."""
-    if config.compute == "auto":
-        return jnp.float32 if platform_of(mesh) == "cpu" else jnp.bfloat16
-    return jnp.dtype(config.compute)
-
-
-def check_fp8(config: PrecisionConfig, device: Any) -> None:
-    """Check that the device multiplies float8, if it is asked to.
-
-    Raises:
-      UserError: for anything but an NVIDIA GPU of compute capability 9.0 (H100, H200).
-    """
-    capability = str(getattr(device, "compute_capability", None))
-    if config.fp8 and not (device.platform in ("gpu", "cuda") and capability == "9.0"):
-        raise UserError(f"precision.fp8 needs an H100 or H200, but this is {device.device_kind}: leave it out")
-
-
-def layer_call(config: ModelConfig, mesh: Mesh) -> Call:
-    """Return how the layers run: unrolled on CPU, where a loop copies its carried arrays, else as one compiled loop.
-
-    With remat they run as a loop everywhere: unrolled, XLA for CPU (jax 0.10) recomputes early and saves no memory.
-    """
-    on_cpu = platform_of(mesh) == "cpu"
-    unrolled = on_cpu and config.remat == "none"
-    scan = not unrolled if config.scan_layers is None else config.scan_layers
-    attention = Attention(config.attention, Hardware.of(mesh.devices.flat[0]), attention_spread(mesh))
-    return Call(
-        scan_layers=scan,
-        remat=config.remat,
-        fuse_lookup=on_cpu and mesh.size == 1,
-        attention=attention,
-        rows=row_sharding(mesh),
-    )

@@ -1,0 +1,356 @@
+"""The programs of a run on its devices: its model there, the jitted step, and what JAX compiles.
+
+A `Program` brings model, task and optimizer to a mesh and says where each array lies. Which examples it is fed, and when it
+is evaluated and saved, is the caller's part.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+from transformers import BertConfig
+
+from jaxbert.config import Config, ModelConfig, PrecisionConfig, TrainConfig
+from jaxbert.data.batches import HOST_KEYS, Batch, BatchSize, batch_size_of
+from jaxbert.data.examples import Windows
+from jaxbert.data.packing import Layout, choose_layout, padded_layout
+from jaxbert.errors import UserError
+from jaxbert.models.attention.base import Hardware, Request
+from jaxbert.models.attention.select import Attention, visited_tile
+from jaxbert.models.encoder import Call
+from jaxbert.models.functional import Model, Params, make_model
+from jaxbert.tasks.base import Task
+from jaxbert.train.optimizer import Optimizer, make_optimizer, make_schedule
+from jaxbert.train.sharding import (
+    attention_spread,
+    make_key,
+    place,
+    platform_of,
+    put_batch,
+    replicated,
+    row_alignment,
+    row_devices,
+    row_sharding,
+    state_shardings,
+    word_sharding,
+)
+from jaxbert.train.step import DeviceBatch, State, init_state, make_group_step, make_train_step
+from jaxbert.train.trainable import Trainable, choose_trainable, layer_lr_scales
+
+_TRACED_OR_COMPILED = "/jax/core/compile/"
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+_CACHE_HIT = "/jax/compilation_cache/cache_hits"
+
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass
+class CompileLog:
+    """While entered, count the programs of this process, small ones too, by JAX's own events."""
+
+    count: int = 0
+    from_cache: int = 0
+    """Those of them that the persistent cache held already."""
+    seconds: float = 0.0
+    """Tracing and lowering included."""
+
+    def _on_duration(self, event: str, duration_secs: float, **_: Any) -> None:
+        if event.startswith(_TRACED_OR_COMPILED):
+            self.seconds += duration_secs
+            self.count += event == _COMPILED
+
+    def _on_event(self, event: str, **_: Any) -> None:
+        self.from_cache += event == _CACHE_HIT
+
+    def __enter__(self) -> CompileLog:
+        jax.monitoring.register_event_duration_secs_listener(self._on_duration)
+        jax.monitoring.register_event_listener(self._on_event)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._on_duration)
+        jax.monitoring.unregister_event_listener(self._on_event)
+
+
+class Compiled:
+    """Call `fn(first, batch, *rest)`; `batch` is the dictionary of arrays whose shapes choose the program."""
+
+    def __init__(self, fn: Callable[..., Any], **jit_options: Any) -> None:
+        self._jitted = jax.jit(fn, **jit_options)
+        self._programs: dict[Shapes, Any] = {}
+        self.compile_seconds = 0.0
+
+    @property
+    def count(self) -> int:
+        """Programs compiled so far."""
+        return len(self._programs)
+
+    def has(self, batch: dict[str, Any]) -> bool:
+        """Say whether the program for this batch's shapes is compiled."""
+        return _shapes(batch) in self._programs
+
+    def program(self, batch: dict[str, Any]) -> Any:
+        """Return the program that was compiled for this batch's shapes."""
+        return self._programs[_shapes(batch)]
+
+    def compile(self, first: Any, batch: dict[str, Any], *rest: Any) -> Any:
+        """Compile the program for these shapes, and return it."""
+        begin = time.perf_counter()
+        program = self._programs[_shapes(batch)] = self._jitted.lower(first, batch, *rest).compile()
+        self.compile_seconds += time.perf_counter() - begin
+        return program
+
+    def __call__(self, first: Any, batch: dict[str, Any], *rest: Any) -> Any:
+        if not self.has(batch):
+            self.compile(first, batch, *rest)
+        return self._programs[_shapes(batch)](first, batch, *rest)
+
+
+def _shapes(batch: dict[str, Any]) -> Shapes:
+    return tuple((name, array.shape) for name, array in sorted(batch.items()))
+
+
+def group_batches(
+    batches: Iterator[Batch], most: int, first_step: int, is_last: Callable[[int], bool]
+) -> Iterator[list[Batch]]:
+    """Yield `most` consecutive batches of one shape together, and shorter stretches batch by batch.
+
+    Where a step is short, the host's work for it shows: the steps of a group run as one program. Each shape has two
+    programs, one step and `most`, whatever the lengths of the stretches.
+
+    Args:
+      batches: in order.
+      most: batches of a group.
+      first_step: steps taken before.
+      is_last: whether a group must end with the step of this number, counted from 1.
+    """
+    stretch: list[Batch] = []
+    for step, batch in enumerate(batches, first_step + 1):
+        if stretch and _shapes(stretch[-1]) != _shapes(batch):
+            yield from ([single] for single in stretch)
+            stretch = []
+        stretch.append(batch)
+        if len(stretch) == most:
+            yield stretch
+            stretch = []
+        elif is_last(step):
+            yield from ([single] for single in stretch)
+            stretch = []
+    yield from ([single] for single in stretch)
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is compiled and where it runs."""
+
+    config: Config
+    mesh: Mesh
+    model: Model
+    task: Task
+    total_steps: int
+    """Optimizer steps over which the learning rate falls."""
+
+    @classmethod
+    def of(cls, config: Config, mesh: Mesh, bert_config: BertConfig, task: Task, total_steps: int) -> Program:
+        """Build the task's model with this run's dropout, and the number format of the mesh's devices.
+
+        Raises:
+          UserError: if the devices lack the format.
+        """
+        check_fp8(config.precision, mesh.devices.flat[0])
+        dtype = compute_dtype(config.precision, mesh)
+        model = make_model(task.head, with_dropout(bert_config, config.model), dtype)
+        return cls(config, mesh, model, task, total_steps)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the parameters are, frozen ones included."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.model.abstract_params))
+
+    @cached_property
+    def trainable(self) -> Trainable:
+        """What is not frozen."""
+        return choose_trainable(self.config.optimizer, self.model.abstract_params)
+
+    @cached_property
+    def optimizer(self) -> Optimizer:
+        """How the trainable part changes."""
+        config = self.config.optimizer
+        scales = None if config.layer_decay is None else layer_lr_scales(config.layer_decay, self.trainable)
+        schedule = make_schedule(config, self.total_steps)
+        return Optimizer(make_optimizer(config, self.total_steps, scales), schedule, self.trainable)
+
+    @cached_property
+    def state_shardings(self) -> State:
+        """Where each part of the state lies."""
+        return state_shardings(self.mesh, self._abstract_state)
+
+    @cached_property
+    def call(self) -> Call:
+        """How the layers run; one for training and evaluation, so that it says only once what it cannot have."""
+        words = word_sharding(self.mesh, self.model.config.hidden_size)
+        return replace(layer_call(self.config.model, self.mesh), words=words)
+
+    @property
+    def state_target(self) -> State:
+        """Shapes, dtypes and shardings of the state."""
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), self._abstract_state, self.state_shardings
+        )
+
+    @property
+    def _abstract_state(self) -> State:
+        return jax.eval_shape(partial(init_state, optimizer=self.optimizer), self.model.abstract_params)
+
+    def first_state(self, params: Params) -> State:
+        """Spread the first parameters over the devices and make the state around them."""
+        shardings = self.state_shardings
+        placed = place(params, shardings["params"])
+        return jax.jit(partial(init_state, optimizer=self.optimizer), out_shardings=shardings)(placed)
+
+    def train_step(self) -> Compiled:
+        """Return the step, `(state, batch, base_key) -> (state, sums)`; nothing is compiled yet."""
+        return self.step_programs()[0]
+
+    def step_programs(self) -> tuple[Compiled, Compiled]:
+        """Return the step, and several of them in a loop; nothing is compiled yet."""
+        slices = self.config.train.accumulation_steps
+        call = replace(self.call, fp8=self.config.precision.fp8, frozen_layers=self.trainable.frozen_layers)
+        step = make_train_step(self.model, self.task, self.optimizer, call, slices)
+        shardings, sums = self.state_shardings, replicated(self.mesh)
+        one, several = (
+            Compiled(
+                fn,
+                donate_argnums=0,
+                in_shardings=(shardings, row_sharding(self.mesh, stacked=stacked), None),
+                out_shardings=(shardings, sums),
+            )
+            for fn, stacked in ((step, False), (make_group_step(step), True))
+        )
+        return one, several
+
+    @property
+    def base_key(self) -> Array:
+        """The key from which every step folds its own, on every device of the mesh."""
+        return make_key(self.config.train.seed, self.state_shardings["step"])
+
+    @property
+    def key_target(self) -> jax.ShapeDtypeStruct:
+        """Shape, dtype and sharding of the key."""
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=self.state_shardings["step"])
+
+    def batch_target(self, like: Batch, num_rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, dtypes and shardings of a batch like another, of so many rows."""
+        rows = row_sharding(self.mesh)
+        return {
+            name: jax.ShapeDtypeStruct((num_rows, *array.shape[1:]), array.dtype, sharding=rows)
+            for name, array in like.items()
+            if name not in HOST_KEYS
+        }
+
+    def put(self, *group: Batch) -> DeviceBatch:
+        """Send packed batches to the devices: the only one as it is, several with a leading axis for them."""
+        if len(group) == 1:
+            return put_batch(group[0], self.mesh)
+        stacked = {name: np.stack([batch[name] for batch in group]) for name in group[0]}
+        return put_batch(stacked, self.mesh, stacked=True)
+
+    def count(self, batch: Batch) -> BatchSize:
+        """Count a packed batch, with the pairs of tokens for which this program computes attention."""
+        request = self.attention_request(batch["segment_ids"].shape[1])
+        return batch_size_of(batch, visited_tile(self.call.attention, request))
+
+    def attention_request(self, row_length: int) -> Request:
+        """Return what a training step asks of the attention's backend, for rows of so many tokens."""
+        bert = self.model.config
+        return Request(
+            dtype=jnp.dtype(compute_dtype(self.config.precision, self.mesh)).name,
+            row_length=row_length,
+            head_width=bert.hidden_size // bert.num_attention_heads,
+            dropout_rate=bert.attention_probs_dropout_prob,
+        )
+
+
+def with_dropout(bert_config: BertConfig, config: ModelConfig) -> BertConfig:
+    """Return a copy with the dropout rates that `config` sets."""
+    changed = copy.deepcopy(bert_config)
+    if config.dropout is not None:
+        changed.hidden_dropout_prob = changed.attention_probs_dropout_prob = config.dropout
+        changed.classifier_dropout = config.dropout
+    if config.attention_dropout is not None:
+        changed.attention_probs_dropout_prob = config.attention_dropout
+    return changed
+
+
+def compute_dtype(config: PrecisionConfig, mesh: Mesh) -> Any:
+    """Return the dtype of the matrix products on the mesh's devices."""
+    if config.compute == "auto":
+        return jnp.float32 if platform_of(mesh) == "cpu" else jnp.bfloat16
+    return jnp.dtype(config.compute)
+
+
+def check_fp8(config: PrecisionConfig, device: Any) -> None:
+    """Check that the device multiplies float8, if it is asked to.
+
+    Raises:
+      UserError: for anything but an NVIDIA GPU of compute capability 9.0 (H100, H200).
+    """
+    capability = str(getattr(device, "compute_capability", None))
+    if config.fp8 and not (device.platform in ("gpu", "cuda") and capability == "9.0"):
+        raise UserError(f"precision.fp8 needs an H100 or H200, but this is {device.device_kind}: leave it out")
+
+
+def layer_call(config: ModelConfig, mesh: Mesh) -> Call:
+    """Return how the layers run: unrolled on CPU, where a loop copies its carried arrays, else as one compiled loop.
+
+    With remat they run as a loop everywhere: unrolled, XLA for CPU (jax 0.10) recomputes early and saves no memory.
+    """
+    on_cpu = platform_of(mesh) == "cpu"
+    unrolled = on_cpu and config.remat == "none"
+    scan = not unrolled if config.scan_layers is None else config.scan_layers
+    attention = Attention(config.attention, Hardware.of(mesh.devices.flat[0]), attention_spread(mesh))
+    return Call(
+        scan_layers=scan,
+        remat=config.remat,
+        fuse_lookup=on_cpu and mesh.size == 1,
+        attention=attention,
+        rows=row_sharding(mesh),
+    )
+
+
+def count_steps(config: TrainConfig, examples: int) -> int:
+    """Return the optimizer steps of a run that has so many training examples."""
+    return config.max_steps or config.epochs * -(-examples // config.batch_size)
+
+
+def training_layout(
+    config: Config, lengths: np.ndarray, mesh: Mesh, alignment: int | None = None, windows: Windows | None = None
+) -> Layout:
+    """Choose row length, row counts and slots for training examples of these lengths.
+
+    `alignment` is what row lengths are a multiple of; left out, what suits the mesh's devices.
+    """
+    batch_size = config.train.batch_size
+    row_multiple = row_devices(mesh) * config.train.accumulation_steps
+    if not config.data.packing:
+        return padded_layout(lengths, batch_size, config.data.row_length, row_multiple, windows)
+    return choose_layout(
+        lengths,
+        batch_size,
+        row_length=config.data.row_length,
+        row_multiple=row_multiple,
+        alignment=alignment or row_alignment(mesh),
+        seed=config.train.seed,
+        windows=windows,
+    )

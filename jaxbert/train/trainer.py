@@ -1,0 +1,412 @@
+"""Training a run: begin or go on, take the steps, evaluate and save when it is time, export and sum up.
+
+The loop is thin: it dispatches some steps, then reads those before. What is computed is `step`'s part, what is fed is the
+run's, what is shown is `report`'s; the trainer decides when.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+
+from jaxbert.config import Config
+from jaxbert.data.batches import Batch, BatchSize
+from jaxbert.errors import StoppedError, UserError
+from jaxbert.models.functional import Params
+from jaxbert.processes import Interrupt, all_alike, is_main, wait_for_all
+from jaxbert.runs.checkpoint import Checkpoints, committed_steps
+from jaxbert.runs.export import save_start
+from jaxbert.runs.folder import RunFolder
+from jaxbert.runs.identity import Identity, go_on, identify, known_labels
+from jaxbert.runs.lock import RunLock, owned
+from jaxbert.tasks.direction import falls, improves, merit, value_of
+from jaxbert.terminal import console
+from jaxbert.train.callbacks import NOTHING, Additions
+from jaxbert.train.evaluate import numbers_of, with_details
+from jaxbert.train.prefetch import Prefetcher
+from jaxbert.train.programs import CompileLog, group_batches
+from jaxbert.train.report import Report, data_notes, data_table, metrics_headline
+from jaxbert.train.run import Run, open_run
+from jaxbert.train.speed import Speed
+from jaxbert.train.step import DeviceBatch, State
+from jaxbert.versions import say_untested
+
+logger = logging.getLogger("jaxbert")
+
+_NAMED_ROWS = 20
+
+Group = tuple[list[BatchSize], list[np.ndarray], DeviceBatch]
+"""Steps that run as one program: the size and the examples' ids of each, and their arrays."""
+
+
+@dataclass
+class Progress:
+    """What the trainer remembers besides the state; saved with every checkpoint."""
+
+    step: int = 0
+    loss_sum: float = 0.0
+    examples: int = 0
+    window_loss_sum: float = 0.0
+    """Since the last line of metrics, like `window_examples`; the two above count from the beginning."""
+    window_examples: int = 0
+    bad_steps: int = 0
+    """Steps whose loss or gradient was not finite; they count in `step` alone."""
+    bad_in_a_row: int = 0
+    best_step: int | None = None
+    best_value: float | None = None
+    """The best metric there, its negative where it falls: larger is better."""
+    evaluations_since_best: int = 0
+    evaluation: dict[str, Any] = field(default_factory=dict)
+    """The single numbers among the metrics of the last one."""
+
+    @classmethod
+    def of(cls, remembered: dict[str, Any], best_metric: str) -> Progress:
+        """Take what a checkpoint holds, also one of an older version: it negated `loss` alone, and kept all metrics."""
+        progress = cls(**remembered)
+        if progress.best_value is not None and falls(best_metric):
+            progress.best_value = -abs(progress.best_value)  # no metric that falls is below 0
+        progress.evaluation = numbers_of(progress.evaluation)
+        return progress
+
+
+class Trainer:
+    """Takes a run from a state to its end."""
+
+    def __init__(
+        self,
+        run: Run,
+        state: State,
+        progress: Progress,
+        checkpoints: Checkpoints,
+        before_saving: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take the run; `before_saving` raises where its folder is not this process's any more."""
+        self.run = run
+        self.state = state
+        self.progress = progress
+        self.speed = Speed(run.program.model.config, run.program.trainable.backward)
+        self.programs = run.program.step_programs()
+        """The step alone, and several in a loop."""
+        self.details: dict[int, dict[str, Any]] = {}
+        """All metrics of the best and of the last evaluation, by step, where they were made by this start."""
+        self._config = run.config.train
+        self._callbacks = run.additions.callbacks
+        self._base_key = run.program.base_key
+        self._checkpoints = checkpoints
+        self._before_saving = before_saving
+        self._dispatched = progress.step
+        self._said_unusable = False
+        self._pending: tuple[list[np.ndarray], dict[str, Array]] | None = None
+
+    def train(self, report: Report) -> None:
+        """Train until the last step, early stopping or a callback's word, and leave everything saved.
+
+        Raises:
+          StoppedError: if a signal came; the state of the last step is saved.
+        """
+        with Interrupt() as interrupt:
+            while not self._done():
+                epoch, first_step = divmod(self._dispatched, self.run.steps_per_epoch)
+                self._train_epoch(epoch, first_step, report, interrupt)
+            if self._callbacks.stop and self.run.inputs.validation and self.progress.step not in self.details:
+                self._evaluate(report)
+        self._save()
+        self._checkpoints.wait()
+
+    def _done(self) -> bool:
+        patience = self._config.early_stopping_patience
+        stale = patience is not None and self.progress.evaluations_since_best >= patience
+        return stale or self._callbacks.stop or self._dispatched >= self.run.program.total_steps
+
+    def _train_epoch(self, epoch: int, first_step: int, report: Report, interrupt: Interrupt) -> None:
+        program = self.run.program
+
+        def prepare(batches: list[Batch]) -> Group:
+            example_ids = [batch["example_ids"][batch["example_mask"]] for batch in batches]
+            return [*map(program.count, batches)], example_ids, program.put(*batches)
+
+        most, feed = self._config.steps_per_dispatch, self.run.feed(epoch, first_step)
+        groups = group_batches(feed, most, self._dispatched, self._is_milestone)
+        with Prefetcher(groups, prepare) as loader:
+            self.speed.resume()
+            try:
+                for group, waited in loader.timed():
+                    self._dispatch(group, waited, report)
+                    stop = interrupt.agreed()
+                    if self._is_milestone(self._dispatched) or stop:
+                        self._flush(report)
+                        self.speed.pause()
+                        self._at_milestone(report)
+                        if stop:
+                            self._stop()
+                        if self._done():
+                            return
+                        self.speed.resume()
+                    elif self._callbacks.stop:
+                        return
+            finally:
+                self._flush(report)
+                self.speed.pause()
+
+    def _dispatch(self, group: Group, waited: float, report: Report) -> None:
+        """Start the steps of a group, then read the sums of the one before while they run."""
+        sizes, example_ids, batch = group
+        program = self.programs[len(sizes) > 1]
+        if not program.has(batch):
+            self._flush(report)
+            self.speed.pause()
+            report.compiling(batch["input_ids"].shape[-2])
+            program.compile(self.state, batch, self._base_key)
+            self.speed.resume()
+        self.speed.add(sizes, waited)
+        with jax.transfer_guard("disallow"):
+            self.state, sums = program(self.state, batch, self._base_key)
+        previous, self._pending = self._pending, (example_ids, sums)
+        self._dispatched += len(sizes)
+        if previous is not None:
+            self._read(*previous, report)
+
+    def _flush(self, report: Report) -> None:
+        """Read the last dispatched group, and so wait for it."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            self._read(*pending, report)
+
+    def _read(self, example_ids: list[np.ndarray], sums: dict[str, Array], report: Report) -> None:
+        """Count and report the steps of a group."""
+        values = {name: np.ravel(value) for name, value in jax.device_get(sums).items()}
+        for step, ids in enumerate(example_ids):
+            self._count({name: value[step] for name, value in values.items()}, ids, report)
+
+    def _count(self, values: dict[str, Any], example_ids: np.ndarray, report: Report) -> None:
+        """Add the sums of a step to the progress, and report it."""
+        progress, bad = self.progress, bool(values["bad"])
+        progress.step += 1
+        loss, examples = float(values["loss"]), int(values["examples"])
+        numbers = {name: float(values[name]) for name in ("learning_rate", "grad_norm")}
+        if bad:
+            self._count_bad(loss, numbers["grad_norm"], example_ids, report)
+        else:
+            progress.bad_in_a_row = 0
+            progress.loss_sum += loss
+            progress.examples += examples
+            progress.window_loss_sum += loss
+            progress.window_examples += examples
+        seconds = max(self.speed.elapsed, 1e-9)
+        per_second = self.speed.examples / seconds, self.speed.real_tokens / seconds
+        rates = dict(zip(("examples_per_second", "real_tokens_per_second"), per_second, strict=True))
+        report.progress(progress.step, loss / examples, *per_second, progress.bad_steps)
+        if progress.step % self._config.log_every == 0:
+            report.log(progress.step, self._window(numbers, rates))
+        epoch = progress.step / self.run.steps_per_epoch
+        told = {"loss": loss / examples, **numbers, "bad": bad, "epoch": epoch, **rates}
+        self._callbacks.tell("step", progress.step, told)
+
+    def _count_bad(self, loss: float, grad_norm: float, example_ids: np.ndarray, report: Report) -> None:
+        """Note a step that changed nothing because its loss or gradient was not finite.
+
+        Raises:
+          UserError: if there were too many in a row.
+        """
+        progress, most, examples = self.progress, self._config.max_bad_steps, self.run.inputs.train
+        progress.bad_steps += 1
+        progress.bad_in_a_row += 1
+        rows = np.sort(examples.source_rows(examples.documents_of(example_ids))).tolist()
+        report.log(progress.step, {"bad_step": True, "bad_rows": rows})
+        if progress.bad_in_a_row >= most:
+            named = ", ".join(map(str, rows[:_NAMED_ROWS])) + (", ..." if len(rows) > _NAMED_ROWS else "")
+            raise UserError(
+                f"loss or gradient was not finite at {most} steps in a row, up to step {progress.step} (loss {loss}, "
+                f"norm of the gradient {grad_norm}), whose batch is rows {named} of data.train, counted from 0 (all in "
+                "metrics.jsonl): lower optimizer.learning_rate, or look at these rows"
+            )
+
+    def _window(self, numbers: dict[str, float], rates: dict[str, float]) -> dict[str, Any]:
+        """Return the line of metrics since the last one, and begin a new one."""
+        progress = self.progress
+        loss = progress.window_loss_sum / progress.window_examples if progress.window_examples else None
+        progress.window_loss_sum, progress.window_examples = 0.0, 0
+        return {
+            "train_loss": loss,
+            "epoch": round(progress.step / self.run.steps_per_epoch, 4),
+            **numbers,
+            "bad_steps": progress.bad_steps,
+            **{name: round(rate, 1) for name, rate in rates.items()},
+        }
+
+    def _is_time(self, step: int, every: int | None) -> bool:
+        return step % (every or self.run.steps_per_epoch) == 0 or step >= self.run.program.total_steps
+
+    def _is_milestone(self, step: int) -> bool:
+        return self._is_time(step, self._config.checkpoint_every) or self._is_time(step, self._config.eval_every)
+
+    def _at_milestone(self, report: Report) -> None:
+        """Evaluate, then save, so that a checkpoint knows its own evaluation."""
+        improved, step = False, self._dispatched
+        if self.run.inputs.validation and self._is_time(step, self._config.eval_every):
+            improved = self._evaluate(report)
+        if improved or self._is_time(step, self._config.checkpoint_every):
+            self._before_saving()
+            report.flush()
+            self._save()
+
+    def _evaluate(self, report: Report) -> bool:
+        """Evaluate, and say whether this is the best so far."""
+        assert self.run.inputs.validation
+        progress, name = self.progress, self.run.best_metric
+        metrics = self.run.predictor.metrics(self.state["params"], self.run.inputs.validation)
+        progress.evaluation = numbers_of(metrics)
+        report.log(progress.step, {f"eval_{k}": v for k, v in progress.evaluation.items()})
+        value, best = value_of(metrics, name), progress.best_value
+        usable = math.isfinite(metrics.get("loss", 0.0))
+        if not usable or not math.isfinite(value):
+            self._say_unusable(name, value, metrics)
+        improved = usable and improves(name, value, None if best is None else merit(name, best))
+        if improved:
+            progress.best_step, progress.best_value = progress.step, merit(name, value)
+        progress.evaluations_since_best = 0 if improved else progress.evaluations_since_best + 1
+        self.details = {step: kept for step, kept in self.details.items() if step == progress.best_step}
+        self.details[progress.step] = metrics
+        report.say(f"step {progress.step}: {metrics_headline(metrics, name)}{'  (best so far)' if improved else ''}")
+        self._callbacks.tell("evaluate", progress.step, metrics)
+        return improved
+
+    def _say_unusable(self, name: str, value: float, metrics: dict[str, Any]) -> None:
+        """Say once that an evaluation cannot be the best."""
+        if not self._said_unusable:
+            self._said_unusable = True
+            found = f"{name} is {value}" if not math.isfinite(value) else f"the loss is {metrics['loss']}"
+            logger.warning("step %d: %s: such an evaluation counts as worse than all others", self.progress.step, found)
+
+    def _save(self) -> None:
+        step = self.progress.step
+        if self._checkpoints.save(step, self.state, asdict(self.progress), self.progress.best_step):
+            self._callbacks.tell("save", step, self._checkpoints.folder / str(step))
+
+    def _stop(self) -> None:
+        self._before_saving()
+        self._save()
+        self._checkpoints.wait()
+        raise StoppedError(self.progress.step)
+
+    def finish(self, log: CompileLog) -> dict[str, Any]:
+        """Export the best parameters (the last where those are lost), evaluate the test set, and write the summary."""
+        run, progress, params = self.run, self.progress, self.state["params"]
+        exported, evaluation = progress.step, progress.evaluation
+        best = progress.best_step
+        if self._config.keep_best and best not in (None, exported) and self._checkpoints.is_whole(best):
+            exported = best
+            state, remembered = self._checkpoints.restore(exported, run.program.state_target)
+            params, evaluation = state["params"], numbers_of(remembered["evaluation"])
+        if run.inputs.validation:
+            metrics = self.details.get(exported) or run.predictor.metrics(params, run.inputs.validation)
+            evaluation = with_details(evaluation, metrics)
+        task = run.export(params, evaluation)
+        summary = {
+            "steps": progress.step,
+            "epochs": round(progress.step / run.steps_per_epoch, 4),
+            "train_loss": progress.loss_sum / progress.examples if progress.examples else None,
+            "bad_steps": progress.bad_steps,
+            "parameters": run.program.parameters,
+            "trained_parameters": run.program.trainable.count(),
+            "exported_step": exported,
+            "eval": evaluation,
+            "test": run.predictor.metrics(params, run.inputs.test, task) if run.inputs.test else None,
+            **self.speed.summary(),
+            "compile_seconds": round(log.seconds, 2),
+            "compilations": log.count,
+            "compilations_from_cache": log.from_cache,
+            "step_programs": sum(step.count for step in (*self.programs, run.predictor.step)),
+            "data": run.inputs.overview.to_dict(),
+        }
+        if is_main():
+            run.folder.write_summary(summary)
+        return summary
+
+
+def run_training(config: Config, additions: Additions = NOTHING) -> dict[str, Any]:
+    """Train as `config` says, go on where an earlier start stopped, and return the content of `summary.json`.
+
+    `additions` are what a Python program brings besides.
+
+    Raises:
+      UserError: for anything wrong in configuration, data or model, before the first step.
+      StoppedError: if a signal ended the run after saving.
+    """
+    folder = RunFolder(config.train.output_dir)
+    folder.check(config)
+    say_untested()
+    with owned(folder) as lock:
+        folder.check(config)  # the process that was waited for may have ended the run
+        learned, before = bool(committed_steps(folder.checkpoints)), Identity.read(folder.data)
+        run = open_run(config, folder, known_labels(folder, before) if learned else (), additions)
+        started = run.pretrained
+        steps = run.program.total_steps
+        now = identify(config, started.bert_config, started.tokenizer, started.folder, run.inputs, steps)
+        now = replace(now, loss=additions.loss)
+        if not all_alike(now.checksum):
+            raise UserError("the processes of this run have read different data: give all of them the same files")
+        kept = go_on(folder, before, now, learned=learned, accepts=config.train.accept_changed_data)
+        begun = folder.config.exists()
+        wait_for_all("the run folder is looked at")
+        with CompileLog() as log:
+            params = None if begun else run.first_params()  # a damaged checkpoint must not leave a folder behind
+            if is_main():
+                with folder.writing():
+                    if not learned:
+                        save_start(folder, run.bert_config, run.pretrained.tokenizer)
+                    kept.write(folder.data)
+                folder.create(config)
+            wait_for_all("the run folder is made")
+            with Checkpoints(folder.checkpoints, config.train.keep_checkpoints) as checkpoints:
+                return _train(run, checkpoints, params, log, lock)
+
+
+def _train(run: Run, checkpoints: Checkpoints, params: Params | None, log: CompileLog, lock: RunLock) -> dict[str, Any]:
+    """Take the run from its last checkpoint to its end.
+
+    Where there is none, it begins from `params`, which are loaded if they are not yet.
+    """
+    if checkpoints.steps:
+        state, remembered = checkpoints.restore(checkpoints.steps[-1], run.program.state_target)
+        progress = Progress.of(remembered, run.best_metric)
+    else:
+        state, progress = run.program.first_state(params or run.first_params()), Progress()
+    if is_main():
+        run.folder.rewind(progress.step)
+    trainer = Trainer(run, state, progress, checkpoints, lock.check)
+    _announce(run, progress.step)
+    with Report(run.folder, run.program.total_steps, progress.step, writes=is_main()) as report:
+        trainer.train(report)
+    lock.check()
+    return trainer.finish(log)
+
+
+def _announce(run: Run, step: int) -> None:
+    """Say in a few lines what is about to happen after `step`."""
+    inputs, program, devices = run.inputs, run.program, jax.devices()
+    overview = inputs.overview.to_dict()
+    console.print(data_table(overview))
+    held_out = sum(map(len, inputs.validation.values()))
+    examples = "examples" if run.config.data.text_pair is None else "pairs of texts"
+    counted = f"{len(inputs.train):,} training and {held_out:,} validation {examples}, {inputs.task.describe()}"
+    for line in (*data_notes(overview), counted):
+        console.print(line, highlight=False, soft_wrap=True)
+    if not program.trainable.everything:
+        console.print(
+            f"{program.trainable.count():,} of {program.parameters:,} parameters are trained, the others are frozen",
+            highlight=False,
+        )
+    kind = "packed" if run.config.data.packing else "padded"
+    begin = f"going on after step {step}" if step else f"{program.total_steps} steps"
+    console.print(
+        f"{begin}, rows of {run.layout.row_length} tokens ({kind}), {len(devices)} x {devices[0].device_kind}",
+        highlight=False,
+    )
