@@ -13,7 +13,7 @@ source scripts/environment.sh
 
 # What a newer library would break first: what reads and writes models and tokens, and what computes.
 FAST=(tests/api tests/interop tests/models tests/tasks tests/test_versions.py tests/data/test_tokens.py tests/data/test_hub.py
-  tests/train/test_resume.py tests/train/test_lock.py tests/train/test_predictor.py tests/train/test_optimizer.py tests/cli/test_inference.py)
+  tests/train/test_resume.py tests/runs/test_lock.py tests/train/test_predictor.py tests/train/test_optimizer.py tests/cli/test_inference.py)
 
 find_python() { # find_python 3.13
   local name
