@@ -35,5 +35,6 @@ lint
 "$VENV/bin/mypy" & # a minute of one core, beside the first tests
 types=$!
 trap 'kill "$types" 2>/dev/null || true' EXIT
-"$VENV/bin/python" -m pytest -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder "$@"
+# -rs: at the end, how many tests were skipped, and why.
+"$VENV/bin/python" -m pytest -rs -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder "$@"
 wait "$types"

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import jax
 import numpy as np
 import pytest
@@ -133,11 +134,17 @@ def _flag(value: Any) -> str:
     return json.dumps(value) if isinstance(value, bool | list) else str(value)
 
 
-def python(*words: str, variables: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[str]:
-    """Start `python WORDS` as its own process, with one device unless the variables of its environment say more."""
+def python(
+    *words: str, variables: dict[str, str] | None = None, anew: bool = False, **options: Any
+) -> subprocess.Popen[str]:
+    """Start `python WORDS` as its own process, with one device unless the variables of its environment say more.
+
+    It is forked where that is possible (tests/forked.py), unless it is to be a new interpreter.
+    """
     environment = {**os.environ, **quick.variables(), "COLUMNS": "200", **(variables or {})}
     usual = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT}
-    return subprocess.Popen([sys.executable, *words], env=environment, text=True, **(usual | options))
+    start = subprocess.Popen if anew or not forked.possible(environment, options) else forked.Forked
+    return start([sys.executable, *words], env=environment, text=True, **(usual | options))
 
 
 def command(*arguments: str, **options: Any) -> subprocess.Popen[str]:

@@ -31,7 +31,7 @@ def commands(text: str = README) -> list[list[str]]:
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files that the README names, and a small model under the name that it uses."""
     monkeypatch.chdir(tmp_path)
-    write_model(tmp_path / "bert-base-uncased")
+    write_model(tmp_path / "bert-base-uncased", num_hidden_layers=1)
     for seed, name in enumerate(("reviews.csv", "test.csv", "new.csv")):
         write_csv(tmp_path / name, random_rows(60, seed))
     return tmp_path

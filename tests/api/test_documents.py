@@ -28,7 +28,7 @@ def test_every_public_name_is_explained():
 def test_the_page_runs(tmp_path, monkeypatch, capsys):
     pytest.importorskip("pandas")
     monkeypatch.chdir(tmp_path)
-    write_model(tmp_path / "bert-base-uncased")
+    write_model(tmp_path / "bert-base-uncased", num_hidden_layers=1)
     for seed, name in enumerate(("reviews.csv", "validation.csv", "test.csv")):
         write_csv(tmp_path / name, random_rows(60, seed))
     namespace: dict[str, object] = {}

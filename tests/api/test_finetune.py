@@ -29,7 +29,7 @@ def finetune(run, train=None, **keys):
 
 def test_importing_costs_no_jax():
     code = "import sys, jaxbert; jaxbert.Config(); assert not {'jax', 'jsonargparse'} & sys.modules.keys(); print('ok')"
-    process = python("-c", code)
+    process = python("-c", code, anew=True)
     assert process.communicate() == ("ok\n", "")
 
 

@@ -34,7 +34,8 @@ def flags(problem: Problem, name: str) -> list[str]:
     """Return the settings of a task, with its data."""
     (problem.folder / "scores.csv").write_text("text,label\n" + "w1 w2,1.5\nw3,2.5\n" * 20)
     words = [word.replace("data.train=", f"data.train={problem.folder}/") for word in SETTINGS[name]]
-    return [f"--model.name_or_path={problem.folder / 'model'}", "--train.batch_size=8", *words]
+    model = [f"--model.name_or_path={problem.folder / 'model'}", "--model.scan_layers=true"]
+    return [*model, "--train.batch_size=8", *words]
 
 
 _LONG = ("multi_label", "regression", "documents")

@@ -55,7 +55,7 @@ def train(run: Callable[..., Outcome], vocabularies: Path, tmp_path: Path) -> Ca
 
     def train_tiny(*arguments: object) -> Outcome:
         return run(
-            *("train", "--model.name_or_path", "tiny"),
+            *("train", "--model.name_or_path", "tiny", "--model.scan_layers", "true"),
             *("--model.vocab", vocabularies / "bert-base-uncased-vocab.txt", "--data.cache_dir", "null"),
             *("--train.max_steps", 1, "--train.batch_size", 8, "--data.row_length", 32),
             *("--train.output_dir", tmp_path / "run", *arguments),

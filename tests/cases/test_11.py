@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
-import quick
-from runs import ROOT, write_model
+from runs import command, finish, write_model
 
 NOWHERE = "/proc/nowhere"
 
@@ -23,17 +18,16 @@ def test_it_trains(case, train, monkeypatch):
     assert said[0].startswith("note: ")
 
 
-def test_it_predicts(case, tmp_path):
+def test_it_predicts(case, tmp_path, monkeypatch):
     """JAX's cache cannot be written either."""
-    environment = {name: value for name, value in os.environ.items() if name != "XDG_CACHE_HOME"}
-    environment |= quick.variables() | {"HOME": NOWHERE}
-    environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+    for name in ("XDG_CACHE_HOME", "JAX_COMPILATION_CACHE_DIR"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", NOWHERE)
     output = tmp_path / "p.jsonl"
     options = ["--model", write_model(tmp_path / "model"), "--input", case / "train.csv", "--output", output]
-    command = [sys.executable, "-m", "jaxbert", "predict", *map(str, options)]
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
-    assert ended.returncode == 0, ended.stderr
-    (note,) = [line for line in ended.stderr.splitlines() if NOWHERE in line]
+    code, _, err = finish(command("predict", *map(str, options)))
+    assert code == 0, err
+    (note,) = [line for line in err.splitlines() if NOWHERE in line]
     assert note.startswith(f"note: compiled programs cannot be kept in {NOWHERE}/.cache/jaxbert/xla (")
-    assert all(line.startswith("note: ") for line in ended.stderr.splitlines())
+    assert all(line.startswith("note: ") for line in err.splitlines())
     assert len(output.read_text().splitlines()) == 12

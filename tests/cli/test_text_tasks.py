@@ -67,7 +67,8 @@ def trained(request, problem):
     train, dev = (write_csv(problem.folder / f"{name}{i}.csv", ROWS[name](n, 10 * i)) for i, n in ((1, 160), (3, 40)))
     run = problem.folder / name
     files = {"data__train": train, "data__validation": dev, "data__test": dev, "train__output_dir": run}
-    assert problem.train(**files, **SETTINGS[name], train__epochs=12, optimizer__learning_rate=3e-3) == 0
+    often = {"train__epochs": 12, "train__eval_every": 60, "train__log_every": 20}
+    assert problem.train(**files, **SETTINGS[name], **often, optimizer__learning_rate=3e-3) == 0
     return name, run, dev
 
 

@@ -153,6 +153,7 @@ def test_questions_without_an_answer(tmp_path):
     write_questions(tmp_path / "some.json", 60, unanswered=0.5)
     Problem.write(tmp_path)
     settings = {"model.name_or_path": tmp_path / "model", "train.output_dir": tmp_path / "run", **changes}
+    settings["model.scan_layers"] = True
     arguments = [f"--{name}={value}" for name, value in settings.items()]
     assert main(["train", "--task=question_answering", *arguments]) == 0
     assert {"answered_f1", "unanswered_accuracy"} <= summary(tmp_path)["eval"].keys()

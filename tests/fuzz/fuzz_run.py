@@ -32,10 +32,10 @@ FORMATS = {
     "tables": ("fuzz_tables", "Tables"),
 }
 SHARES = {
-    "safetensors": 27,
+    "safetensors": 35,
     "msgpack": 20,
     "index": 12,
-    "config": 12,
+    "config": 4,
     "tokenizer": 5,
     "yaml": 4,
     "run": 5,

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from fuzz_run import FORMATS, SHARES
+from runs import python
 
 PROGRAM = Path(__file__).with_name("fuzz_run.py")
 CASES = int(os.environ.get("JAXBERT_FUZZ_CASES", "10000"))
@@ -56,16 +57,10 @@ def fuzz(name: str, cases: int) -> dict[str, Any]:
     totals: dict[str, Any] = {"accepted": 0, "refused": 0, "failures": []}
     begin = 0
     while begin < cases and len(totals["failures"]) < ENOUGH:
-        command = [sys.executable, str(PROGRAM), name, str(begin), str(cases)]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with subprocess.Popen(command, text=True, errors="replace", env=_environment(), **pipes) as process:
+        words = (str(PROGRAM), name, str(begin), str(cases))
+        with python(*words, errors="replace") as process:
             begin = _follow(process, begin, totals)
     return totals
-
-
-def _environment() -> dict[str, str]:
-    """Leave out what the tests ask of JAX: eight devices would be eight threads more to each case's memory."""
-    return {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
 
 
 def _follow(process: subprocess.Popen[str], begin: int, totals: dict[str, Any]) -> int:

@@ -198,7 +198,7 @@ def test_lookup_leaves_a_models_gradient():
 
     def grads(fuse: bool):
         loss = lambda p: (model.apply(p, batch, None, Call(False, fuse_lookup=fuse))["logits"] ** 2).sum()  # noqa: E731
-        return jax.grad(loss)(params)
+        return jax.jit(jax.grad(loss))(params)
 
     for found, expected in zip(jax.tree.leaves(grads(True)), jax.tree.leaves(grads(False)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())

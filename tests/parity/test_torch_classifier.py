@@ -58,7 +58,7 @@ def test_loss_and_every_gradient(folder, torch_model):
         logits = model.apply(params, unpacked_batch(rows))["logits"][:, 0]
         return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(LABELS)).mean()
 
-    loss, grads = jax.value_and_grad(loss_fn)(random_params(model))
+    loss, grads = jax.jit(jax.value_and_grad(loss_fn))(random_params(model))
     expected = torch_model(**to_torch_rows(rows), labels=torch.from_numpy(LABELS)).loss
     expected.backward()
     np.testing.assert_allclose(loss, expected.detach(), atol=1e-5, rtol=0)

@@ -62,7 +62,7 @@ def test_loss_and_gradients(batch, tmp_path, pairs):
         totals = task.totals(on_device)
         return task.sums(model.apply(params, on_device), on_device, totals, train=True)["loss"] / totals["examples"]
 
-    loss, grads = jax.value_and_grad(loss_of)(params)
+    loss, grads = jax.jit(jax.value_and_grad(loss_of))(params)
     folder = save_folder(tmp_path, params, model.config, architecture=task.architecture)
     peer = getattr(transformers, f"Bert{task.architecture}").from_pretrained(folder, attn_implementation="eager").eval()
     inputs = one_a_row(batch)

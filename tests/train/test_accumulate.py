@@ -58,6 +58,16 @@ def loss_of(task: Classification, batch: dict[str, Any]) -> Any:
     return loss
 
 
+def whole(loss: Any, slices: int, *given: Any) -> Any:
+    """Return the gradient through all slices at once."""
+    return jax.jit(lambda *given: whole_gradient(in_slices(slices), loss, *given))(*given)
+
+
+def sliced(gradient: Any, loss: Any, slices: int, *given: Any) -> Any:
+    """Return what is added up slice after slice."""
+    return jax.jit(lambda *given: gradient(forward, loss, *given, slices))(*given)
+
+
 def assert_same(found: Any, expected: Any) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
     assert np.abs(found[0]["w"]).max() > 0.01
@@ -69,8 +79,8 @@ def test_documents_across_slices(problem, pooling, slices):
     part, batch = problem
     loss = loss_of(Classification(LETTERS, reading=Reading(LongTexts("windows"), pooling, 48)), batch)
     key = jax.random.key(1)
-    expected = whole_gradient(in_slices(slices), loss, part, batch, key)
-    assert_same(sliced_document_gradient(forward, loss, part, batch, key, slices), expected)
+    expected = whole(loss, slices, part, batch, key)
+    assert_same(sliced(sliced_document_gradient, loss, slices, part, batch, key), expected)
 
 
 @pytest.mark.parametrize("slices", [2, 3])
@@ -79,6 +89,6 @@ def test_examples_of_one_row(problem, slices):
     del batch["document"]
     loss = loss_of(Classification(LETTERS), batch)
     key = jax.random.key(1)
-    expected = whole_gradient(in_slices(slices), loss, part, batch, key)
+    expected = whole(loss, slices, part, batch, key)
     for gradient in (sliced_gradient, sliced_document_gradient):
-        assert_same(gradient(forward, loss, part, batch, key, slices), expected)
+        assert_same(sliced(gradient, loss, slices, part, batch, key), expected)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-import quick
-from runs import ROOT, Problem, make_config, make_program, random_tokens, small_config, write_model
+from runs import Problem, finish, make_config, make_program, python, random_tokens, small_config, write_model
 from tiny import random_params
 
 from jaxbert.data.batches import batches
@@ -104,11 +100,9 @@ sys.exit(code)
 
 def start(arguments: list[str], cache: Path) -> Counter[str]:
     """Run a command in a process of its own with one device; return how often JAX told each of the three events."""
-    environment = os.environ | quick.variables() | {"JAX_COMPILATION_CACHE_DIR": str(cache)}
-    command = [sys.executable, "-c", COUNTING, *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return Counter(dict(zip((COMPILED, ASKED, FOUND), json.loads(done.stdout.splitlines()[-1]), strict=True)))
+    code, out, err = finish(python("-c", COUNTING, *arguments, variables={"JAX_COMPILATION_CACHE_DIR": str(cache)}))
+    assert code == 0, err
+    return Counter(dict(zip((COMPILED, ASKED, FOUND), json.loads(out.splitlines()[-1]), strict=True)))
 
 
 @pytest.mark.slow
@@ -120,7 +114,6 @@ def test_a_second_start_compiles_nothing_again(problem, tmp_path):
     summaries = [read_summary(problem, run) for run in ("first", "second")]
     assert [s["compilations"] for s in summaries] == [first[COMPILED]] * 2
     assert [s["compilations_from_cache"] for s in summaries] == [0, first[COMPILED]]
-    assert summaries[1]["compile_seconds"] < 0.6 * summaries[0]["compile_seconds"]
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, 2**32 + 5])

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 from cluster import Cluster
-from runs import FILLERS, VOCAB, Problem, make_config, read_metrics, small_config, weights
+from runs import FILLERS, VOCAB, CrashError, Problem, crash_before, make_config, read_metrics, small_config, weights
 from safetensors.numpy import load_file
 from tiny import random_params
 from transformers import BertTokenizer
@@ -24,7 +24,6 @@ from jaxbert.train import pretrained as starting
 from jaxbert.train.pretrained import load_pretrained
 from jaxbert.train.programs import Program, training_layout
 from jaxbert.train.sharding import make_mesh
-from jaxbert.train.trainer import Trainer
 
 
 def write_text(path: Path, documents: int, seed: int = 0) -> Path:
@@ -64,22 +63,6 @@ def pretrain(problem: Problem, **changes) -> int:
 
 def losses(run: Path) -> list[float]:
     return [line["train_loss"] for line in read_metrics(run) if "train_loss" in line]
-
-
-class CrashError(RuntimeError):
-    """Stands for anything that ends a process between two steps."""
-
-
-def crash_before(monkeypatch, step: int) -> None:
-    """Let the loop fail when it is about to dispatch `step`."""
-    dispatch = Trainer._dispatch
-
-    def failing(self, *args):
-        if self._dispatched == step:
-            raise CrashError
-        dispatch(self, *args)
-
-    monkeypatch.setattr(Trainer, "_dispatch", failing)
 
 
 STEPS = 20
@@ -189,7 +172,8 @@ def pretrained(problem):
     """A run that has evaluated."""
     more = {
         "data__validation": problem.folder / "dev.txt",
-        "train__epochs": 8,
+        "train__epochs": 4,
+        "optimizer__learning_rate": 3e-3,
         "train__output_dir": problem.folder / "pre",
     }
     assert pretrain(problem, **more) == 0
@@ -198,7 +182,7 @@ def pretrained(problem):
 
 def test_it_learns(pretrained):
     evaluations = [line for line in read_metrics(pretrained) if "eval_loss" in line]
-    assert len(evaluations) == 8
+    assert len(evaluations) == 4
     assert evaluations[-1]["eval_loss"] < evaluations[0]["eval_loss"]
     assert {line["eval_masked_tokens"] for line in evaluations} == {evaluations[0]["eval_masked_tokens"]}
     summary = json.loads((pretrained / "summary.json").read_text())

@@ -41,7 +41,7 @@ def test_cached_tokens_change_nothing(problem, capsys, monkeypatch, tmp_path):
     exports, said = [], []
     for name, changes in {"first": {}, "second": {}, "none": {"data__cache_dir": "null"}}.items():
         more = {
-            "train__epochs": 1,
+            "train__max_steps": 2,
             "data__max_length": 6,
             "data__validation_fraction": 0.2,
             "train__output_dir": tmp_path / name,
@@ -90,12 +90,13 @@ def test_a_crash_changes_no_bit_of_what_is_partly_frozen(problem, monkeypatch, c
     changes = keys(problem, "frozen") | {
         "optimizer__freeze": ["bert/embeddings", "bert/encoder/layer/0/"],
         "optimizer__layer_decay": 0.7,
-        "train__epochs": 1,
+        "data__validation": None,
+        "train__max_steps": 5,
     }
     run, whole = problem.folder / "frozen", problem.folder / "frozen-whole"
     assert problem.train(**changes | {"train__output_dir": whole}) == 0
     with monkeypatch.context() as patch:
-        crash_before(patch, 5)
+        crash_before(patch, 4)
         with pytest.raises(CrashError):
             problem.train(**changes)
     assert problem.train(**changes) == 0
@@ -140,25 +141,18 @@ def crash(*args):
     raise CrashError
 
 
-def test_a_line_that_a_crash_cut_off_is_dropped(problem, undisturbed, monkeypatch):
-    changes = keys(problem, "cut")
-    with monkeypatch.context() as patch:
-        crash_before(patch, 5)
-        with pytest.raises(CrashError):
-            problem.train(**changes)
-    with (problem.folder / "cut" / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 4, "train_lo')
-    assert problem.train(**changes) == 0
-    assert whole_losses(problem.folder / "cut") == whole_losses(undisturbed)
-
-
-def test_another_configuration_is_refused_and_named(problem, undisturbed, monkeypatch, capsys):
+def test_another_configuration_is_refused_and_a_line_that_a_crash_cut_off_dropped(
+    problem, undisturbed, monkeypatch, capsys
+):
+    """The refusal names the keys and leaves all as it is; with the same configuration the run then goes on."""
     changes = keys(problem, "other")
     with monkeypatch.context() as patch:
         crash_before(patch, 5)
         with pytest.raises(CrashError):
             problem.train(**changes)
     run = problem.folder / "other"
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "train_lo')
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     capsys.readouterr()
     code = problem.train(**changes, train__seed=4, optimizer__learning_rate=0.5)
@@ -171,6 +165,7 @@ def test_another_configuration_is_refused_and_named(problem, undisturbed, monkey
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert problem.train(**changes) == 0
     assert weights(run) == weights(undisturbed)
+    assert whole_losses(run) == whole_losses(undisturbed)
 
 
 def test_a_finished_run_is_refused(problem, undisturbed, capsys):

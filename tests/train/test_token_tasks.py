@@ -35,7 +35,7 @@ def open_task(problem, **changes):
     keys = {name.replace(".", "__"): str(v) if "." in name and "_" not in name else v for name, v in settings.items()}
     task = keys.pop("task")
     keys |= {"model__name_or_path": str(folder / "model"), "train__max_steps": STEPS, "train__batch_size": BATCH}
-    keys |= {"optimizer__learning_rate": 1e-3, "train__seed": 3, "model__scan_layers": False}
+    keys |= {"optimizer__learning_rate": 1e-3, "train__seed": 3}
     config = dataclasses.replace(make_config(**(keys | changes)), task=task)
     return open_run(config, RunFolder(folder / "unused"))
 

@@ -113,7 +113,8 @@ def test_what_an_axis_does_not_divide_stays_whole():
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_fifty_steps_of_sst2_packed_and_padded(shared_data, minilm):
+@pytest.mark.parametrize("steps", [20, pytest.param(STEPS, marks=pytest.mark.long)])
+def test_sst2_packed_and_padded(shared_data, minilm, steps):
     """Real rows, pretrained weights: the loss of each step within 1e-5, the parameters at the end within 1e-4."""
     from transformers import AutoTokenizer
 
@@ -127,10 +128,10 @@ def test_fifty_steps_of_sst2_packed_and_padded(shared_data, minilm):
 
     def run(packing: bool):
         config = make_config(train__batch_size=8, data__packing=packing)
-        program = make_program(config, read_config(minilm), STEPS, devices=1)
+        program = make_program(config, read_config(minilm), steps, devices=1)
         params, _ = load_params(minilm, program.model, key=jax.random.key(0))
         return run_steps(program, params, Examples(tokens, labels))
 
     packed, padded = run(True), run(False)
-    assert len(packed.losses) == STEPS
+    assert len(packed.losses) == steps
     assert_same_steps(packed, padded, atol=1e-4)

@@ -55,7 +55,6 @@ def folder(tmp_path_factory):
 def open_task(folder, **changes):
     keys = {
         "model__name_or_path": str(folder / "model"),
-        "model__scan_layers": False,
         "data__train": str(folder / "questions.csv"),
         "data__choices": ENDINGS,
         "train__batch_size": BATCH,
@@ -81,13 +80,11 @@ def losses_of(session):
 
 
 def test_packed_padded_and_sliced(folder):
-    """A step counts questions, whose choices lie in any rows, and in any slices."""
+    """A step counts questions, whose choices lie in any rows, and in any slices: packed in one, padded in two."""
     packed, packed_rows = losses_of(open_task(folder, data__row_length=48))
-    padded, padded_rows = losses_of(open_task(folder, data__packing=False))
-    sliced, _ = losses_of(open_task(folder, data__row_length=48, train__accumulation_steps=2))
+    padded, padded_rows = losses_of(open_task(folder, data__packing=False, train__accumulation_steps=2))
     assert 2 * packed_rows < padded_rows
     np.testing.assert_allclose(packed, padded, rtol=1e-5)
-    np.testing.assert_allclose(sliced, packed, rtol=1e-5)
 
 
 def test_loss_metrics_and_gradient_are_those_of_a_softmax_over_choices(folder):
@@ -126,6 +123,7 @@ def test_it_learns_and_answers_as_torch(folder, tmp_path, capsys):
     run, choices = tmp_path / "run", "[a, b, c, d]"
     files = [f"--data.train={folder / 'questions.csv'}", f"--data.validation={folder / 'dev-questions.csv'}"]
     settings = ["--train.epochs=4", "--train.batch_size=8", "--optimizer.learning_rate=3e-3", "--model.dropout=0"]
+    settings += ["--model.scan_layers=true", "--train.eval_every=1000", "--train.log_every=20"]
     model = [f"--model.name_or_path={folder / 'model'}", f"--train.output_dir={run}"]
     assert main(["train", "--task=multiple_choice", f"--data.choices={choices}", *files, *settings, *model]) == 0
     summary = json.loads((run / "summary.json").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 
 import pytest
 from etils import epath
@@ -40,8 +41,8 @@ class CrashError(RuntimeError):
     """Stands for the end of the process."""
 
 
-@pytest.fixture
-def crashed(problem, undisturbed, monkeypatch, request):
+@pytest.fixture(scope="module")
+def stopped(problem, undisturbed):
     """A run that ended before its last step, with three checkpoints."""
     read = Trainer._count
 
@@ -50,12 +51,17 @@ def crashed(problem, undisturbed, monkeypatch, request):
             raise CrashError
         read(loop, *args)
 
-    name = "".join(c for c in request.node.name if c.isalnum())
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_count", crash)
         with pytest.raises(CrashError):
-            problem.train(**keys(problem, name))
-    return problem.folder / name
+            problem.train(**keys(problem, "stopped"))
+    return problem.folder / "stopped"
+
+
+@pytest.fixture
+def crashed(stopped, request):
+    """A copy of the stopped run, to be damaged: a run goes on wherever its folder lies."""
+    return shutil.copytree(stopped, stopped.with_name("".join(c for c in request.node.name if c.isalnum())))
 
 
 def files(folder):
