@@ -19,7 +19,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxbert.data.tokens import Encoded, Share
+from jaxbert.data.tokens import Encoded, Shard
 from jaxbert.errors import UserError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -159,11 +159,11 @@ def on_host(tree: Any) -> Any:
     return jax.tree.map(gather, tree)
 
 
-def tokenizing_share() -> Share:
+def tokenizing_shard() -> Shard:
     """Return what this process tokenizes, with the network of the devices to exchange it."""
     if jax.process_count() == 1:
-        return Share()
-    return Share(jax.process_index(), jax.process_count(), _gather_encoded, _all_say_yes)
+        return Shard()
+    return Shard(jax.process_index(), jax.process_count(), _gather_encoded, _all_say_yes)
 
 
 def _all_say_yes(mine: bool) -> bool:

@@ -122,16 +122,16 @@ def check_keys(path: str) -> None:
         if section == "task":
             continue
         if section not in SECTIONS:
-            raise UserError(f"{path}: unknown section {shown(section)}{nearest(str(section), list(FIELDS))}")
+            raise UserError(f"{path}: unknown section {shown(section)}{nearest_key(str(section), list(FIELDS))}")
         if not isinstance(values, dict):
             raise UserError(f"{path}: section {section} must hold keys, but is {shown(values)}")
         for key in values:
             if f"{section}.{key}" not in KEYS:
                 name = f"{section}.{key if isinstance(key, str) else shown(key)}"
-                raise UserError(f"{path}: unknown key {name}{nearest(name, KEYS)}")
+                raise UserError(f"{path}: unknown key {name}{nearest_key(name, KEYS)}")
 
 
-def nearest(name: str, known: list[str]) -> str:
+def nearest_key(name: str, known: list[str]) -> str:
     """Return the end of a message about an unknown name: the known one that is nearest, else where to look."""
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     tail = name.split(".")[-1]

@@ -32,7 +32,7 @@ from jaxbert.data.packing import Layout
 from jaxbert.data.tokens import Tokens
 from jaxbert.interop.write import save_folder
 from jaxbert.models.functional import make_model
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.train.programs import Program, training_layout
@@ -86,7 +86,7 @@ def write_model(folder: Path, **changes: Any) -> Path:
     """Write a whole small classifier with its tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
-    model = make_model(SequenceClassification, small_config(**changes))
+    model = make_model(SequenceClassificationHead, small_config(**changes))
     save_folder(folder, random_params(model), model.config, BertTokenizer(vocab=str(folder / "vocab.txt")))
     return folder
 
@@ -200,7 +200,7 @@ def random_tokens(count: int, seed: int = 0, longest: int = 14, vocab: int = len
     rng = np.random.default_rng(seed)
     lengths = rng.integers(3, longest + 1, count)
     first = np.where(rng.random(count) < 0.3, lengths // 2, lengths).astype(np.int32)
-    return Tokens.behind_one_another(rng.integers(1, vocab, lengths.sum()).astype(np.int32), lengths, first)
+    return Tokens.from_lengths(rng.integers(1, vocab, lengths.sum()).astype(np.int32), lengths, first)
 
 
 def ids_of(tokens: Tokens, example: int) -> np.ndarray:

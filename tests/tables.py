@@ -24,13 +24,13 @@ def whole(parts: Iterable[Table], wanted: Wanted, name: str) -> Table:
     for part in parts:
         tables.append(part)
         codes.append(column.add(part))
-    legend = column.finish()
+    vocabulary = column.finish()
     chained = itertools.chain.from_iterable
     return Table(
         texts=list(chained(table.texts for table in tables)),
         pairs=None if tables[0].pairs is None else list(chained(table.pairs or [] for table in tables)),
-        labels=None if legend is None else [legend.values[code] for code in chained(codes)],
-        label_names=None if legend is None else legend.names,
+        labels=None if vocabulary is None else [vocabulary.values[code] for code in chained(codes)],
+        label_names=None if vocabulary is None else vocabulary.names,
         source=name,
         rows=list(chained(table.rows for table in tables)),
     )
@@ -44,7 +44,7 @@ def make_labels(
     rows = range(first_row, first_row + len(values))
     column = LabelColumn(wanted, source)
     codes = column.add(Table(["t"] * len(values), None, values, names, source, rows))
-    legend = column.finish()
+    vocabulary = column.finish()
     assert codes is not None
-    assert legend is not None
-    return Labels(codes, legend, source)
+    assert vocabulary is not None
+    return Labels(codes, vocabulary, source)

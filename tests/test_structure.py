@@ -121,6 +121,20 @@ def test_the_files_are_found():
     assert {"cli", "train", "tasks", "models", "data", "interop"} <= {part_of(module_of(path)) for path in FILES}
 
 
+_SHARED_NAMES = {"run": "what each verb of the command line does", "refuses": "what each attention backend answers"}
+"""The only names that several public functions may have."""
+
+
+def test_no_two_public_things_have_one_name():
+    places: dict[str, list[str]] = {}
+    for path in FILES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(path.relative_to(PACKAGE)))
+    several = {name: files for name, files in places.items() if len(files) > 1}
+    assert several.keys() == _SHARED_NAMES.keys(), several
+
+
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_imports_point_down(path):
     part = part_of(module_of(path))

@@ -13,8 +13,8 @@ from transformers import BertConfig
 
 from jaxbert.interop import names
 from jaxbert.interop.write import save_folder
-from jaxbert.models.functional import Model, Params, make_model
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.functional import FunctionalModel, Params, make_model
+from jaxbert.models.heads import SequenceClassificationHead
 
 
 def tiny_config(**changes: Any) -> BertConfig:
@@ -33,12 +33,12 @@ def tiny_config(**changes: Any) -> BertConfig:
     return BertConfig(**(settings | changes))
 
 
-def tiny_model(**changes: Any) -> Model:
+def tiny_model(**changes: Any) -> FunctionalModel:
     """The pure view of a tiny classifier."""
-    return make_model(SequenceClassification, tiny_config(**changes))
+    return make_model(SequenceClassificationHead, tiny_config(**changes))
 
 
-def random_params(model: Model, seed: int = 0) -> Params:
+def random_params(model: FunctionalModel, seed: int = 0) -> Params:
     """Draw every tensor, biases and scales as well, so that no mistake hides behind a zero or a one."""
     rng = np.random.default_rng(seed)
 

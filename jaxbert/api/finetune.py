@@ -138,7 +138,7 @@ def _run(config: Config, additions: Additions, *, named: bool) -> Result:
     """Run, in a new folder where none is named."""
     _prepare(config)
     if not named and config.train.output_dir == TrainConfig.output_dir:
-        folder = new_folder(config.train.output_dir)
+        folder = new_run_folder(config.train.output_dir)
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, output_dir=folder))
     folder = config.train.output_dir
     try:
@@ -170,7 +170,7 @@ def _train(config: Config, additions: Additions) -> dict[str, Any]:
     return summary
 
 
-def new_folder(name: str) -> str:
+def new_run_folder(name: str) -> str:
     """Return the name of a folder that is not there yet: this one, or one with a number behind it, which is said.
 
     Raises:

@@ -174,7 +174,7 @@ class Model:
 
     def _predict(self, spec: str, data: DataConfig) -> list[Answer]:
         trained, answers = self._trained, list[Answer]()
-        with closing(trained.predict(trained.feed(spec, data))) as predictions:
+        with closing(trained.predict(trained.open_inputs(spec, data))) as predictions:
             for chunk, values in predictions:
                 answers += trained.task.answers(values, chunk.examples, 0, len(chunk.examples))
         return answers

@@ -40,7 +40,7 @@ logger = logging.getLogger("jaxbert")
 
 def endless_batches(run: Run) -> Iterator[Batch]:
     """Yield the batches of a run without end, epoch after epoch."""
-    return itertools.chain.from_iterable(map(run.feed, itertools.count()))
+    return itertools.chain.from_iterable(map(run.epoch_batches, itertools.count()))
 
 
 def open_bench(config: Config, lengths: str | None) -> tuple[Run, str]:
@@ -93,6 +93,4 @@ def _synthetic(config: Config, lengths: str) -> Run:
 def _random_examples(lengths: np.ndarray, vocabulary: int, classes: int, seed: int) -> Examples:
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, vocabulary, lengths.sum(dtype=np.int64), dtype=np.int32)
-    return Examples(
-        Tokens.behind_one_another(ids, lengths, lengths), rng.integers(0, classes, len(lengths), dtype=np.int32)
-    )
+    return Examples(Tokens.from_lengths(ids, lengths, lengths), rng.integers(0, classes, len(lengths), dtype=np.int32))

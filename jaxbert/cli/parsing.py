@@ -13,7 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Na
 
 from jaxbert.cli.output import check_output, write_out
 from jaxbert.errors import UserError
-from jaxbert.settings import check_keys, explain, nearest, range_of
+from jaxbert.settings import check_keys, explain, nearest_key, range_of
 
 _HELP, _HELP_ALL = ("-h", "--help"), "--help_all"
 _GLUE = "\0"
@@ -141,7 +141,7 @@ def _check_flags(arguments: Sequence[str], flags: list[str]) -> None:
     for argument in arguments:
         name = argument.split("=")[0]
         if name.startswith("--") and name != "--" and _underscored(name) not in flags:
-            raise UserError(f"unknown option {name}{nearest(_underscored(name), flags)}")
+            raise UserError(f"unknown option {name}{nearest_key(_underscored(name), flags)}")
 
 
 def _check_files(arguments: Sequence[str]) -> None:

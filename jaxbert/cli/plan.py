@@ -17,7 +17,7 @@ from jaxbert.plan.target import Target, parse_target, prepare_target
 from jaxbert.settings import add_config, add_fields, to_config
 
 if TYPE_CHECKING:
-    from jaxbert.plan.fit import Found
+    from jaxbert.plan.fit import FittingPlan
     from jaxbert.plan.planner import Attempt, Planner
 
 _OPTIONS = tuple(field.name for field in dataclasses.fields(PlanOptions))
@@ -97,7 +97,7 @@ def _show(result: dict[str, Any], output: str | None) -> None:
     console.print(f"{plan_headline(result)}; {written}", highlight=False, soft_wrap=True)
 
 
-def _refusal(planner: Planner, attempt: Attempt, found: Found | None) -> str:
+def _refusal(planner: Planner, attempt: Attempt, found: FittingPlan | None) -> str:
     """Say in one line what is lacking, and the way out."""
     from jaxbert.plan.table import gib
 

@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
     check_rows("predict", data)
     model = open_model(values, values.input)
     write = make_writer(values.output, model.task, kept, values.label_separator)
-    feed = model.feed(values.input, data, tuple(kept))
+    feed = model.open_inputs(values.input, data, tuple(kept))
     live = values.input == STDIN and stdin_waits()
     seen = values.output == "-" and sys.stdout.isatty()  # answers are progress enough
     counted = ReadingProgress(feed.name, "predicting", silent=live or seen)

@@ -18,7 +18,7 @@ from jaxbert.cli import insist
 from jaxbert.cli.output import check_output, write_text
 from jaxbert.cli.parsing import Parser, parse
 from jaxbert.errors import UserError
-from jaxbert.settings import KEYS, nearest, to_config
+from jaxbert.settings import KEYS, nearest_key, to_config
 
 _INTERRUPTED = 130
 _IMAGES = (".png", ".svg", ".pdf")
@@ -61,7 +61,7 @@ def _check_axes(parser: Parser, arguments: list[str], axes: Axes) -> None:
     known = [*KEYS, "lengths"]
     for key, texts in axes.items():
         if key not in known:
-            raise UserError(f"--sweep {key}: there is no such key{nearest(key, known)}")
+            raise UserError(f"--sweep {key}: there is no such key{nearest_key(key, known)}")
         for text in texts:
             parse(parser, [*arguments, f"--{key}={text}"])
 

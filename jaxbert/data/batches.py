@@ -69,14 +69,14 @@ def fill_rows(plan: StepPlan, layout: Layout, examples: Examples, own_rows: np.n
     if examples.token_labels is not None:
         batch["token_labels"] = scatter(examples.token_labels[sources] - NO_LABEL) + NO_LABEL
     if plan.places is not None:
-        batch["document"] = per_slot(plan.places.astype(np.int32))
+        batch["example_index"] = per_slot(plan.places.astype(np.int32))
     return batch
 
 
 def one_row(layout: Layout) -> Batch:
     """Return a batch of one row that one example fills, for its keys, shapes and dtypes."""
     nothing = np.zeros(1, np.int32)
-    tokens = Tokens.behind_one_another(np.zeros(layout.row_length, np.int32), nothing + layout.row_length, nothing)
+    tokens = Tokens.from_lengths(np.zeros(layout.row_length, np.int32), nothing + layout.row_length, nothing)
     return fill_rows(StepPlan(nothing, nothing, nothing, nothing, 1), layout, Examples(tokens, nothing))
 
 
@@ -102,7 +102,9 @@ def batch_size_of(batch: Batch, tile: int | None = None) -> BatchSize:
     if tile is not None:
         pairs = computed_pairs(batch["cls_positions"], lengths, row_length, tile)
     return BatchSize(
-        examples=int(batch["document"].max()) + 1 if "document" in batch else int(batch["example_mask"].sum()),
+        examples=int(batch["example_index"].max()) + 1
+        if "example_index" in batch
+        else int(batch["example_mask"].sum()),
         tokens=int(lengths.sum()),
         row_tokens=rows * row_length,
         attended_pairs=int((lengths**2).sum()),

@@ -16,7 +16,7 @@ from operator import itemgetter
 
 from jaxbert.config import DataConfig
 from jaxbert.data import streams
-from jaxbert.data.intake import BLANK, Intake, Part, Problem
+from jaxbert.data.intake import BLANK, Intake, Problem, RawPart
 from jaxbert.data.streams import Text
 from jaxbert.data.table import Wanted, at_row, find_column, quoted
 from jaxbert.errors import UserError
@@ -60,7 +60,7 @@ class Dialect:
         return found
 
 
-def read_delimited(text: Text, usual: str, intake: Intake) -> Iterator[Part]:
+def read_delimited(text: Text, usual: str, intake: Intake) -> Iterator[RawPart]:
     """Yield the rows of a file; `usual` is the separator that its extension names.
 
     Raises:
@@ -192,7 +192,7 @@ class _Layout:
     headers: tuple[list[str], ...] = ()
     """How the header would look in the middle of files that were put together; a single column may hold its own name."""
 
-    def part(self, records: list[list[str]], rows: _Rows) -> Part:
+    def part(self, records: list[list[str]], rows: _Rows) -> RawPart:
         """Take the columns of some rows, and sort out those that are malformed."""
         numbers: Sequence[int] = rows.numbers
         problems: list[Problem] = []
@@ -209,7 +209,7 @@ class _Layout:
                     problems.append(problem)
             records, numbers = kept, kept_numbers
         columns = {asked: list(map(itemgetter(pick), records)) for asked, pick in self.picks.items()}
-        return Part(columns, numbers, problems, is_blank=lambda index: not any(map(str.strip, records[index])))
+        return RawPart(columns, numbers, problems, is_blank=lambda index: not any(map(str.strip, records[index])))
 
     def _fitted(self, fields: list[str]) -> list[str]:
         """Return a row without empty fields that are too many, and with nameless ones that are too few."""

@@ -36,7 +36,7 @@ class Windows:
         """Add up the values of each document's examples, int64 [D]."""
         return np.add.reduceat(values, self.first[:-1], dtype=np.int64)
 
-    def documents_of(self, examples: np.ndarray) -> np.ndarray:
+    def examples_of(self, examples: np.ndarray) -> np.ndarray:
         """Return the document of each example."""
         return np.searchsorted(self.first, examples, side="right") - 1
 
@@ -82,11 +82,11 @@ class Examples:
             windows=windows,
         )
 
-    def documents_of(self, example_ids: np.ndarray) -> np.ndarray:
+    def examples_of(self, example_ids: np.ndarray) -> np.ndarray:
         """Return the document of each example, sorted, each once."""
         if self.windows is None:
             return np.unique(example_ids)
-        return np.unique(self.windows.documents_of(example_ids))
+        return np.unique(self.windows.examples_of(example_ids))
 
     def source_rows(self, indices: np.ndarray) -> np.ndarray:
         """Return the rows of the source, counted from 0, from which these documents come."""

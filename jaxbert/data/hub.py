@@ -16,7 +16,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxbert.data.intake import Intake, Part
+from jaxbert.data.intake import Intake, RawPart
 from jaxbert.data.places import split_of
 from jaxbert.data.table import Facts, class_names, quoted, shorten
 from jaxbert.errors import UserError, foreign_errors
@@ -128,7 +128,7 @@ def _hash(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_hub(split: Split, intake: Intake) -> Iterator[Part]:
+def read_hub(split: Split, intake: Intake) -> Iterator[RawPart]:
     """Yield the examples of a split part by part.
 
     Raises:
@@ -145,7 +145,7 @@ def read_hub(split: Split, intake: Intake) -> Iterator[Part]:
         high = min(low + room, count)
         found = picked[low:high]
         columns = {asked: found[column] for asked, column in chosen.items()}
-        yield Part(columns, range(low + 1, high + 1), label_names=names)
+        yield RawPart(columns, range(low + 1, high + 1), label_names=names)
         low = high
 
 

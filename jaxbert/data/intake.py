@@ -35,7 +35,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Part:
+class RawPart:
     """Some rows of a file as they were written."""
 
     columns: Mapping[str, Sequence[Any]]
@@ -240,7 +240,7 @@ class Intake:
         """Note columns at the right in which nothing stands."""
         self._empty_columns = max(self._empty_columns, count)
 
-    def tables(self, parts: Iterator[Part], source: str) -> Iterator[Table]:
+    def tables(self, parts: Iterator[RawPart], source: str) -> Iterator[Table]:
         """Yield what is good of the parts of a file, which messages call `source`: what stands before the first bad row.
 
         Raises:
@@ -277,7 +277,7 @@ class Intake:
         if found:
             self.facts.say(self.name, f"{' and '.join(found)} left out")
 
-    def _check(self, part: Part, source: str) -> Table:
+    def _check(self, part: RawPart, source: str) -> Table:
         """Make a table of the good rows, and note the others."""
         wanted, rows = self.wanted, part.rows
         self._taken += len(rows) + len(part.problems)

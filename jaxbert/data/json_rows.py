@@ -13,7 +13,7 @@ from itertools import chain, islice
 from typing import Any
 
 from jaxbert.data import streams
-from jaxbert.data.intake import BLANK, Intake, Part, Problem
+from jaxbert.data.intake import BLANK, Intake, Problem, RawPart
 from jaxbert.data.streams import Text
 from jaxbert.data.table import Facts, at_row, quoted
 from jaxbert.errors import UserError, one_line
@@ -27,7 +27,7 @@ Rows = Iterator[tuple[int, "dict[str, Any] | Problem"]]
 """The line of each, or its place in the list that holds it, and what it is."""
 
 
-def read_json(text: Text, intake: Intake) -> Iterator[Part]:
+def read_json_parts(text: Text, intake: Intake) -> Iterator[RawPart]:
     """Yield the objects of a file.
 
     Raises:
@@ -37,7 +37,7 @@ def read_json(text: Text, intake: Intake) -> Iterator[Part]:
     return parts_of(json_records(text, known, intake.facts), text.source, intake)
 
 
-def parts_of(records: Rows, source: str, intake: Intake) -> Iterator[Part]:
+def parts_of(records: Rows, source: str, intake: Intake) -> Iterator[RawPart]:
     """Yield records part by part; the first ones say which columns there are.
 
     Raises:
@@ -56,7 +56,7 @@ def parts_of(records: Rows, source: str, intake: Intake) -> Iterator[Part]:
                 names = list(dict.fromkeys(chain.from_iterable(record for _, record in rows)))
             chosen = intake.choose(names, at_row(source, row))
         columns = {asked: [record.get(name) for _, record in rows] for asked, name in chosen.items()}
-        yield Part(columns, [row for row, _ in rows], problems)
+        yield RawPart(columns, [row for row, _ in rows], problems)
     if empty and not intake.facts.files:
         raise UserError(f"{source}: the file is empty")
 

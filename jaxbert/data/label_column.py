@@ -169,7 +169,7 @@ def both_lists(own: Sequence[str], known: Sequence[str], whose: str = "the model
 
 
 @dataclass(frozen=True)
-class Legend:
+class LabelVocabulary:
     """What the codes of a label column stand for, in the order in which they first occur.
 
     Two codes may stand for one label ("1" and "1.0").
@@ -193,12 +193,12 @@ class Labels:
 
     codes: np.ndarray
     """int32 [N]"""
-    legend: Legend
+    vocabulary: LabelVocabulary
     source: str
 
     def place(self, code: int) -> str:
         """Name the row in which a code first occurs."""
-        return at_row(self.source, self.legend.rows[code])
+        return at_row(self.source, self.vocabulary.rows[code])
 
 
 class LabelColumn:
@@ -250,7 +250,7 @@ class LabelColumn:
         self._rows.append(row)
         return self._codes[key]
 
-    def finish(self) -> Legend | None:
+    def finish(self) -> LabelVocabulary | None:
         """Return what the codes stand for; None where not every row has a label.
 
         Raises:
@@ -268,7 +268,7 @@ class LabelColumn:
         if self._names is not None and -1 in written:  # so a data set with names marks rows without a label
             self._refuse_unlabelled()
             return None
-        return Legend(written, self._rows, self._names)
+        return LabelVocabulary(written, self._rows, self._names)
 
     def _refuse_unlabelled(self) -> None:
         """Refuse rows that are marked as without a label, where all must have one."""

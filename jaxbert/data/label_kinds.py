@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jaxbert.data.label_column import LabelColumn, Labels, Legend, is_generic, whole_number
+from jaxbert.data.label_column import LabelColumn, Labels, LabelVocabulary, is_generic, whole_number
 from jaxbert.data.table import Row, Table, Wanted, at_row, decode, is_missing, kind_of, quoted, shorten
 from jaxbert.errors import UserError
 
@@ -96,7 +96,7 @@ _SPACED_NUMBERS = re.compile(r"\d+(?:\s+\d+)+")
 class ListColumn:
     """Encode a column of lists part by part.
 
-    A value of its legend is the list of the members as they were written; or {"of": N, "at": [...], "sure": ...} for N
+    A value of its vocabulary is the list of the members as they were written; or {"of": N, "at": [...], "sure": ...} for N
     times 0 or 1, of which those at some places are 1, sure if no index is written so (true, 1.0); or {"text": ...} for a
     text that may or may not be a list.
     """
@@ -199,7 +199,7 @@ class ListColumn:
             marks.append(mark)
         return {"of": len(marks), "at": [place for place, mark in enumerate(marks) if mark], "sure": True}
 
-    def finish(self) -> Legend | None:
+    def finish(self) -> LabelVocabulary | None:
         """Return the distinct lists."""
         if self._absent:
             return None
@@ -210,7 +210,7 @@ class ListColumn:
                     [word] for word in _PERHAPS_NO_LABEL
                 ]:
                     written[code] = []
-        return Legend(written, self._rows, self._names, marks=bool(self._wanted.label_columns))
+        return LabelVocabulary(written, self._rows, self._names, marks=bool(self._wanted.label_columns))
 
 
 def _field_key(value: Any) -> Any:
@@ -228,12 +228,12 @@ def _field_key(value: Any) -> Any:
 
 
 def is_hot(value: Any) -> bool:
-    """Say whether a value of the legend is so many times 0 or 1."""
+    """Say whether a value of the vocabulary is so many times 0 or 1."""
     return isinstance(value, dict) and "of" in value
 
 
 def is_text(value: Any) -> bool:
-    """Say whether a value of the legend is a text that may or may not be a list."""
+    """Say whether a value of the vocabulary is a text that may or may not be a list."""
     return isinstance(value, dict) and "text" in value
 
 
@@ -269,7 +269,7 @@ class Column(Protocol):
         """Return the codes of a part's labels, int32, or None where there are none."""
         ...
 
-    def finish(self) -> Legend | None:
+    def finish(self) -> LabelVocabulary | None:
         """Return what the codes stand for; None where not every row has a label."""
         ...
 
@@ -367,7 +367,7 @@ class ScoreColumn:
             self._point = table.row(index)
         return float(text) if "_" not in text else np.nan  # Python's own way to write thousands
 
-    def finish(self) -> Legend | None:
+    def finish(self) -> LabelVocabulary | None:
         """Return that there are scores.
 
         Raises:
@@ -385,13 +385,13 @@ class ScoreColumn:
                     f"{where}, which can stand before decimals or between thousands: write a point, or none"
                 )
             self._notes.append(f"the comma in column {self._column!r} is taken as a decimal point")
-        return Legend([], [], None, notes=self._notes)
+        return LabelVocabulary([], [], None, notes=self._notes)
 
 
 def scores_of(labels: Labels) -> np.ndarray:
     """Return the scores, float32 [N]; what was found out about them is said."""
     scores = np.asarray(labels.codes).view(np.float32)
-    for note in labels.legend.notes:
+    for note in labels.vocabulary.notes:
         logger.warning("%s: %s", labels.source, note)
     if len(scores) > 1 and (scores == scores[0]).all():
         hidden = ": this is how data sets mark scores that they hide" if scores[0] == -1 else ""

@@ -34,10 +34,10 @@ def fit_label_lists(labels: Labels, rules: LabelRules, num_labels: int | None, h
     expected = num_labels or (len(rules.names) if rules.names else None)
     if _decide(labels, rules, expected) == "multi_hot":
         label_set = _fit_positions(renamed(labels, rules), rules, num_labels)
-        named = labels.legend.names is not None
+        named = labels.vocabulary.names is not None
         return label_set if head is None else keep_head(label_set, labels.source, rules, head, named=named, own=named)
     members, _ = _members(labels, rules)
-    if not members.legend.values:
+    if not members.vocabulary.values:
         raise UserError(f"{labels.source}: no example has a label (data.label, data.label_separator)")
     return fit_labels(members, rules, num_labels, head)
 
@@ -52,7 +52,7 @@ def encode_lists(labels: Labels, label_set: LabelSet, rules: LabelRules = LabelR
         listed, places = _positions(renamed(labels, rules), len(label_set), label_set)
     else:
         members, read = _members(labels, rules)
-        numbered = {member: i for i, member in enumerate(members.legend.values)}
+        numbered = {member: i for i, member in enumerate(members.vocabulary.values)}
         places = encode(members, label_set, rules)
         listed = [[numbered[member] for member in members_of] for members_of in read]
     table = np.zeros((len(listed), len(label_set)), bool)
@@ -63,7 +63,7 @@ def encode_lists(labels: Labels, label_set: LabelSet, rules: LabelRules = LabelR
 
 def _known_format(labels: Labels, rules: LabelRules, label_set: LabelSet) -> str:
     """Return how lists are read for labels that are known: as in training, where training says so."""
-    values, own = labels.legend.values, labels.legend.names
+    values, own = labels.vocabulary.values, labels.vocabulary.names
     if rules.format != "auto" or label_set.integers == "either" or (own is not None and not is_generic(own)):
         return _decide(labels, rules, len(label_set))
     named = all(isinstance(v, list) and all(whole_number(m) is None for m in v) for v in values) and any(values)
@@ -76,16 +76,16 @@ def _decide(labels: Labels, rules: LabelRules, expected: int | None) -> str:
     Raises:
       UserError: where all of them can be multi-hot, and pairs of indices as well.
     """
-    legend, counts = labels.legend, np.bincount(labels.codes, minlength=len(labels.legend.values))
-    if legend.marks or rules.format != "auto":
-        return "multi_hot" if legend.marks else rules.format
+    vocabulary, counts = labels.vocabulary, np.bincount(labels.codes, minlength=len(labels.vocabulary.values))
+    if vocabulary.marks or rules.format != "auto":
+        return "multi_hot" if vocabulary.marks else rules.format
     _refuse_bits(labels)
-    hot = {code: value for code, value in enumerate(legend.values) if is_hot(value)}
+    hot = {code: value for code, value in enumerate(vocabulary.values) if is_hot(value)}
     # What is no index stands twice, or is written as none: a list of three has 0 or 1 twice.
     if any(value["sure"] or value["of"] != 2 or len(value["at"]) != 1 for value in hot.values()):
-        other = [code for code, value in enumerate(legend.values) if value and code not in hot]
+        other = [code for code, value in enumerate(vocabulary.values) if value and code not in hot]
         return "multi_hot" if counts[list(hot)].sum() >= counts[other].sum() else "auto"
-    if not hot or len(hot) < len(legend.values) or legend.names is not None:
+    if not hot or len(hot) < len(vocabulary.values) or vocabulary.names is not None:
         return "auto"
     shown = "[0, 1]" if hot[min(hot)]["at"] == [1] else "[1, 0]"
     if expected == 2:
@@ -99,7 +99,7 @@ def _decide(labels: Labels, rules: LabelRules, expected: int | None) -> str:
 
 def _refuse_bits(labels: Labels) -> None:
     """Refuse "0101" where all labels are written so."""
-    texts = [str(value[0]) if isinstance(value, list) and len(value) == 1 else "" for value in labels.legend.values]
+    texts = [str(value[0]) if isinstance(value, list) and len(value) == 1 else "" for value in labels.vocabulary.values]
     alike = len({len(text) for text in texts}) == 1 and any(text[0] == "0" for text in texts if text)
     if alike and all(_BITS.fullmatch(text) for text in texts):
         raise UserError(
@@ -110,12 +110,12 @@ def _refuse_bits(labels: Labels) -> None:
 
 def _fit_positions(labels: Labels, rules: LabelRules, num_labels: int | None) -> LabelSet:
     """Name the places of multi-hot lists."""
-    legend, given = labels.legend, rules.names
-    counts = np.bincount(labels.codes, minlength=len(legend.values))
+    vocabulary, given = labels.vocabulary, rules.names
+    counts = np.bincount(labels.codes, minlength=len(vocabulary.values))
     lengths: Counter[int] = Counter()
-    for value, count in zip(legend.values, counts.tolist(), strict=True):
+    for value, count in zip(vocabulary.values, counts.tolist(), strict=True):
         lengths[1 if is_text(value) else _length(value)] += count
-    length = len(legend.names or ()) if legend.marks else lengths.most_common(1)[0][0]
+    length = len(vocabulary.names or ()) if vocabulary.marks else lengths.most_common(1)[0][0]
     if length < 2:
         raise UserError(f"{labels.source}: multi-hot lists need a place for each of two labels at least")
     listed, _ = _positions(labels, length, None)
@@ -126,7 +126,7 @@ def _fit_positions(labels: Labels, rules: LabelRules, num_labels: int | None) ->
             raise UserError(
                 f"{key} {asked}, but {labels.source} has multi-hot lists of {length} labels: make them agree"
             )
-    own = legend.names if legend.names is not None and len(legend.names) == length else None
+    own = vocabulary.names if vocabulary.names is not None and len(vocabulary.names) == length else None
     if own is not None and given is not None and len(find_places(own, given, labels.source)) < length:
         raise UserError(f"data.label_names differs: {both_lists(own, given, 'data.label_names')}")
     if given is not None and len(set(given)) < len(given):
@@ -144,22 +144,22 @@ def _positions(labels: Labels, length: int, label_set: LabelSet | None) -> tuple
     Raises:
       UserError: for a list of another length or that holds anything else, and for names that are not those of the set.
     """
-    legend, places = labels.legend, np.arange(length)
-    own = legend.names if legend.marks or len(legend.names or ()) == length else None
+    vocabulary, places = labels.vocabulary, np.arange(length)
+    own = vocabulary.names if vocabulary.marks or len(vocabulary.names or ()) == length else None
     if own is not None and label_set is not None and not is_generic(own):
         known = label_set.names
         named = find_places(own, known, labels.source)
-        if len(named) < len(own) and not (is_generic(known) and not legend.marks):
+        if len(named) < len(own) and not (is_generic(known) and not vocabulary.marks):
             raise UserError(f"{labels.source}: labels are unknown: {both_lists(own, known)}")
         if lacking := [name for place, name in enumerate(known) if place not in named.values()] if named else []:
             raise UserError(f"{labels.source}: no column of data.label holds the labels {quoted(lacking)}: name all")
         places = np.array([named[name] for name in own]) if named else places
-    return [_places(labels, code, length) for code in range(len(legend.values))], places
+    return [_places(labels, code, length) for code in range(len(vocabulary.values))], places
 
 
 def _places(labels: Labels, code: int, length: int) -> list[int]:
     """Return the places of 1 in a multi-hot list."""
-    value = labels.legend.values[code]
+    value = labels.vocabulary.values[code]
     members = [value["text"]] if is_text(value) else [] if is_hot(value) else value
     odd = next((member for member in members if str(member).lower() not in MARKS), None)
     if odd is not None:
@@ -177,11 +177,11 @@ def _places(labels: Labels, code: int, length: int) -> list[int]:
 
 def _members(labels: Labels, rules: LabelRules) -> tuple[Labels, list[list[Any]]]:
     """Return the single labels of all lists, each once with the row in which it first occurs, and those of each list."""
-    legend = labels.legend
+    vocabulary = labels.vocabulary
     unquoted = _are_unquoted(labels, rules)
     first: dict[Any, int] = {}
     read = []
-    for code, value in enumerate(legend.values):
+    for code, value in enumerate(vocabulary.values):
         members = _read_text(labels, code, rules, unquoted) if is_text(value) else value
         members = _as_numbers(labels, code) if is_hot(value) else members
         spelled = [str(member) if rules.format == "names" else whole_number(member) for member in members]
@@ -191,7 +191,9 @@ def _members(labels: Labels, rules: LabelRules) -> tuple[Labels, list[list[Any]]
         read.append(members)
         for member in members:
             first.setdefault(member, code)
-    single = dataclasses.replace(legend, values=list(first), rows=[legend.rows[code] for code in first.values()])
+    single = dataclasses.replace(
+        vocabulary, values=list(first), rows=[vocabulary.rows[code] for code in first.values()]
+    )
     return Labels(np.arange(len(first), dtype=np.int32), single, labels.source), read
 
 
@@ -202,7 +204,7 @@ def _refuse_repeated(labels: Labels, code: int, member: Any) -> NoReturn:
 
 def _as_numbers(labels: Labels, code: int) -> list[int]:
     """Return 0 and 1 as the two indices that they are."""
-    value = labels.legend.values[code]
+    value = labels.vocabulary.values[code]
     if value["sure"]:
         raise UserError(
             f"{labels.place(code)}: the list holds true and false, or 0.0 and 1.0, which are no labels: multi-hot lists "
@@ -215,7 +217,7 @@ def _as_numbers(labels: Labels, code: int) -> list[int]:
 
 def _are_unquoted(labels: Labels, rules: LabelRules) -> bool:
     """Say whether all labels are lists in brackets whose members have no quotes, as [joy, love]; note it."""
-    values = [value for value in labels.legend.values if value]
+    values = [value for value in labels.vocabulary.values if value]
     texts = [value["text"] for value in values if is_text(value)]
     bracketed = all(looks_like_list(text) and text[-1] in "]}" and "..." not in text for text in texts)
     if rules.format == "names" or not texts or len(texts) < len(values) or not bracketed:
@@ -226,7 +228,7 @@ def _are_unquoted(labels: Labels, rules: LabelRules) -> bool:
 
 def _read_text(labels: Labels, code: int, rules: LabelRules, unquoted: bool) -> list[str]:
     """Read a text that may or may not be a list."""
-    text = labels.legend.values[code]["text"]
+    text = labels.vocabulary.values[code]["text"]
     if unquoted:
         return [part.strip("'\"") for part in split(text[1:-1], rules.separator)]
     if rules.format == "names":

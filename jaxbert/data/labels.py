@@ -63,12 +63,12 @@ def fit_labels(labels: Labels, rules: LabelRules, num_labels: int | None, head: 
     """
     if head is not None:
         rules = _with_names_of(head, labels, rules, num_labels)
-        own = labels.legend.names is not None
+        own = labels.vocabulary.names is not None
         return keep_head(fit_labels(labels, rules, num_labels), labels.source, rules, head, own=own)
     labels = renamed(labels, rules)
-    legend, given = labels.legend, rules.names
-    numbers = [whole_number(value) for value in legend.values]
-    seen = {as_name(v) if number is None else number for v, number in zip(legend.values, numbers, strict=True)}
+    vocabulary, given = labels.vocabulary, rules.names
+    numbers = [whole_number(value) for value in vocabulary.values]
+    seen = {as_name(v) if number is None else number for v, number in zip(vocabulary.values, numbers, strict=True)}
     if len(seen) < 2:
         raise UserError(f"{labels.source}: every label is {min(seen)!r}: at least two different labels are needed")
     if given is not None and len(set(given)) < len(given):
@@ -78,9 +78,9 @@ def fit_labels(labels: Labels, rules: LabelRules, num_labels: int | None, head: 
         if rules.format == "indices":
             code = next((i for i, number in enumerate(numbers) if number is None), 0)
             _refuse_index(labels, code, "a whole number")
-        if legend.names is None or len(integers) < len(seen):
+        if vocabulary.names is None or len(integers) < len(seen):
             return _fit_names(labels, rules, num_labels)
-    if legend.names is not None and not (given and (is_generic(legend.names) or legend.names == BOOLEANS)):
+    if vocabulary.names is not None and not (given and (is_generic(vocabulary.names) or vocabulary.names == BOOLEANS)):
         return _fit_own(integers, labels, given, num_labels)
     if rules.format == "indices" and min(integers) < 0:
         _refuse_index(labels, numbers.index(min(integers)), "0 or more")
@@ -93,17 +93,17 @@ def _with_names_of(head: Head, labels: Labels, rules: LabelRules, num_labels: in
     """Take the names of a head for `data.label_names` where so many labels are asked for and some have no example."""
     if rules.names is not None or num_labels != len(head.names) or is_generic(head.names):
         return rules
-    legend = renamed(labels, rules).legend
-    numbers = [whole_number(value) for value in legend.values]
-    if legend.names is None and None not in numbers and numbers_mean(head.names) != "name":
+    vocabulary = renamed(labels, rules).vocabulary
+    numbers = [whole_number(value) for value in vocabulary.values]
+    if vocabulary.names is None and None not in numbers and numbers_mean(head.names) != "name":
         return rules
-    seen = legend.names or [as_name(value) for value in legend.values]
+    seen = vocabulary.names or [as_name(value) for value in vocabulary.values]
     known = set(map(fold, head.names))
     return rules._replace(names=list(head.names)) if {fold(name) for name in seen} <= known else rules
 
 
 def _refuse_index(labels: Labels, code: int, expected: str) -> NoReturn:
-    value = labels.legend.values[code]
+    value = labels.vocabulary.values[code]
     raise UserError(
         f"{labels.place(code)}: label {value!r} is no index, which is {expected} (data.label_format is indices): correct it"
     )
@@ -111,7 +111,7 @@ def _refuse_index(labels: Labels, code: int, expected: str) -> NoReturn:
 
 def _fit_own(seen: set[int], labels: Labels, given: list[str] | None, num_labels: int | None) -> LabelSet:
     """Take the names that the source gives to its integers."""
-    own, source = labels.legend.names or [], labels.source
+    own, source = labels.vocabulary.names or [], labels.source
     if min(seen) < 0 or max(seen) >= len(own):
         raise UserError(f"{source} has labels up to {max(seen)}, but names only {quoted(own)}")
     names = tuple(dict.fromkeys(own))  # the user's map may give two one name
@@ -150,7 +150,7 @@ def _fit_given(seen: set[int], labels: Labels, rules: LabelRules, num_labels: in
     named = set(map(str, seen)) <= set(given)
     if meant is None and named and covered:
         raise UserError(
-            f"{labels.place(0)}: label {as_name(labels.legend.values[0])} can be a name or an index beside "
+            f"{labels.place(0)}: label {as_name(labels.vocabulary.values[0])} can be a name or an index beside "
             f"data.label_names {quoted(given)}: set data.label_format to names or indices"
         )
     if meant == "name" or (meant is None and named):
@@ -196,7 +196,7 @@ def _some(numbers: Sequence[int]) -> str:
 
 def _fit_names(labels: Labels, rules: LabelRules, num_labels: int | None) -> LabelSet:
     given, source = rules.names, labels.source
-    values = labels.legend.values
+    values = labels.vocabulary.values
     numbers = [whole_number(value) for value in values]
     written = rules.format == "names" or None in numbers
     names = [as_name(value) if written else str(number) for value, number in zip(values, numbers, strict=True)]
@@ -246,7 +246,7 @@ def _check_readings(labels: Labels, names: list[str]) -> None:
 
 def _check_mixture(labels: Labels, names: list[str]) -> None:
     """Refuse whole numbers among other names; numbers that are padded with zeros are names for certain."""
-    whole = np.array([whole_number(value) is not None for value in labels.legend.values])
+    whole = np.array([whole_number(value) is not None for value in labels.vocabulary.values])
     other = np.array([not is_whole and not _PADDED.fullmatch(n) for is_whole, n in zip(whole, names, strict=True)])
     if not (whole.any() and other.any()):
         return
@@ -358,13 +358,15 @@ def meaning_of(labels: Labels, label_set: LabelSet | None) -> str:
     """
     if label_set is None:
         return "score"
-    values = labels.legend.values
-    if labels.legend.marks or (label_set.integers == "position" and any(isinstance(value, dict) for value in values)):
+    values = labels.vocabulary.values
+    if labels.vocabulary.marks or (
+        label_set.integers == "position" and any(isinstance(value, dict) for value in values)
+    ):
         return "multi-hot position"
     members = [member for value in values for member in (value if isinstance(value, list) else [value])]
     numbers = any(isinstance(member, dict) or whole_number(member) is not None for member in members)
     meant = numbers_mean(label_set.names) if label_set.integers == "either" else label_set.integers
-    return "name" if not numbers or labels.legend.names or meant == "name" else "index"
+    return "name" if not numbers or labels.vocabulary.names or meant == "name" else "index"
 
 
 def count_labels(encoded: np.ndarray, names: Sequence[str]) -> dict[str, int]:
@@ -382,7 +384,7 @@ def renamed(labels: Labels, rules: LabelRules) -> Labels:
     """Return labels under the names that the user's map gives them."""
     if not rules.map:
         return labels
-    legend = labels.legend
+    vocabulary = labels.vocabulary
 
     def rename(value: Any) -> Any:
         if isinstance(value, list):
@@ -390,17 +392,21 @@ def renamed(labels: Labels, rules: LabelRules) -> Labels:
         spellings = () if isinstance(value, dict) else _spellings(value)
         return next((rules.map[spelling] for spelling in spellings if spelling in rules.map), value)
 
-    if legend.names is None:
-        return dataclasses.replace(labels, legend=dataclasses.replace(legend, values=list(map(rename, legend.values))))
-    names = [rules.rename(name) for name in legend.names]
-    return dataclasses.replace(labels, legend=dataclasses.replace(legend, names=names))
+    if vocabulary.names is None:
+        return dataclasses.replace(
+            labels, vocabulary=dataclasses.replace(vocabulary, values=list(map(rename, vocabulary.values)))
+        )
+    names = [rules.rename(name) for name in vocabulary.names]
+    return dataclasses.replace(labels, vocabulary=dataclasses.replace(vocabulary, names=names))
 
 
 def written_names(labels: Labels) -> set[str]:
     """Return all names of labels in a source, as they were written."""
-    if labels.legend.names is not None:
-        return set(labels.legend.names)
-    values = [member for value in labels.legend.values for member in (value if isinstance(value, list) else [value])]
+    if labels.vocabulary.names is not None:
+        return set(labels.vocabulary.names)
+    values = [
+        member for value in labels.vocabulary.values for member in (value if isinstance(value, list) else [value])
+    ]
     return {spelling for value in values if not isinstance(value, dict) for spelling in _spellings(value)}
 
 
@@ -417,14 +423,14 @@ def encode(labels: Labels, label_set: LabelSet, rules: LabelRules = LabelRules()
       UserError: for the first label that is not in the set, and where a number has two readings.
     """
     labels = renamed(labels, rules)
-    legend = labels.legend
-    numbers = [whole_number(value) for value in legend.values]
+    vocabulary = labels.vocabulary
+    numbers = [whole_number(value) for value in vocabulary.values]
     own = _own_names(labels, label_set, rules) if None not in numbers else None
     meant = "name"
     if own is None and any(number is not None for number in numbers):
         meant = _integers_mean(labels, label_set, rules)
     indices, names = np.full(len(numbers), -1, np.int32), {}
-    for code, (value, number) in enumerate(zip(legend.values, numbers, strict=True)):
+    for code, (value, number) in enumerate(zip(vocabulary.values, numbers, strict=True)):
         if number is None:
             names[code] = as_name(value)
         elif own is not None:
@@ -443,7 +449,7 @@ def encode(labels: Labels, label_set: LabelSet, rules: LabelRules = LabelRules()
 
 def _own_names(labels: Labels, label_set: LabelSet, rules: LabelRules) -> list[str] | None:
     """Return the names that a source gives to its integers; None where it has none, or they are as good as indices."""
-    own, known = labels.legend.names, label_set.names
+    own, known = labels.vocabulary.names, label_set.names
     if (
         own is None
         and rules.names is not None
@@ -470,10 +476,10 @@ def _integers_mean(labels: Labels, label_set: LabelSet, rules: LabelRules) -> st
         return "name" if label_set.integers == "name" else "index"
     meant = numbers_mean(label_set.names)
     if meant is None:
-        code = next(code for code, value in enumerate(labels.legend.values) if whole_number(value) is not None)
+        code = next(code for code, value in enumerate(labels.vocabulary.values) if whole_number(value) is not None)
         raise UserError(
-            f"{labels.place(code)}: label {as_name(labels.legend.values[code])} can be the name of a label or its index, "
-            f"for the model's labels are {quoted(label_set.names)}: set data.label_format to names or indices"
+            f"{labels.place(code)}: label {as_name(labels.vocabulary.values[code])} can be the name of a label or its "
+            f"index, for the model's labels are {quoted(label_set.names)}: set data.label_format to names or indices"
         )
     if meant == "likely":
         meant = "index"
@@ -484,7 +490,7 @@ def _integers_mean(labels: Labels, label_set: LabelSet, rules: LabelRules) -> st
 
 def _unknown(labels: Labels, code: int, label_set: LabelSet, own: list[str] | None, meant: str) -> str:
     """Explain why a value is no label."""
-    value, known = labels.legend.values[code], label_set.names
+    value, known = labels.vocabulary.values[code], label_set.names
     number = whole_number(value)
     shown = repr(str(value)) if number is None else str(number)
     if own is not None and number is not None and 0 <= number < len(own):

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from jaxbert.data.hub import Split, read_hub
-from jaxbert.data.intake import Intake, Part, Problem
+from jaxbert.data.intake import Intake, Problem, RawPart
 from jaxbert.data.json_rows import parts_of
 from jaxbert.data.table import PART_ROWS, kind_of, shorten
 from jaxbert.errors import UserError
@@ -44,7 +44,7 @@ class Held:
     features: Mapping[str, Any] = field(default_factory=dict)
     """What `datasets` knows of the columns; empty for all others."""
 
-    def parts(self, intake: Intake) -> Iterator[Part]:
+    def parts(self, intake: Intake) -> Iterator[RawPart]:
         """Read the columns that are asked for.
 
         Raises:
@@ -56,13 +56,13 @@ class Held:
             return self._frame_parts(self.columns, intake)
         return parts_of(enumerate(map(_record, self.rows), 1), self.name, intake) if len(self.rows) else iter(())
 
-    def _frame_parts(self, columns: tuple[str, ...], intake: Intake) -> Iterator[Part]:
+    def _frame_parts(self, columns: tuple[str, ...], intake: Intake) -> Iterator[RawPart]:
         assert self.stretch is not None
         chosen, low, count = intake.choose(columns, self.name), 0, len(self.rows)
         while low < count and (room := intake.room):
             high = min(low + room, count)
             found = {asked: self.stretch(columns.index(name), low, high) for asked, name in chosen.items()}
-            yield Part(found, range(low + 1, high + 1))
+            yield RawPart(found, range(low + 1, high + 1))
             low = high
 
     def records(self) -> Generator[tuple[str, int, dict[str, Any] | Problem], None, None]:

@@ -27,7 +27,7 @@ class Located(NamedTuple):
     """int32 [n]: the word that was given, or that the tokenizer found; -1 for none."""
 
 
-def locate(tokenizer: Any, texts: Sequence[str] | Sequence[list[str]], source: str) -> Iterator[Located]:
+def locate_tokens(tokenizer: Any, texts: Sequence[str] | Sequence[list[str]], source: str) -> Iterator[Located]:
     """Tokenize texts, or lists of words, each as the tokenizer would without a limit.
 
     Raises:

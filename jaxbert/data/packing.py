@@ -203,7 +203,7 @@ def best_fit(lengths: np.ndarray, row_length: int, max_slots: int) -> tuple[np.n
     return placed[0], placed[1], placed[2], len(used_slots)
 
 
-def deal(example_ids: np.ndarray, lengths: np.ndarray, steps: int) -> np.ndarray:
+def balance_lengths(example_ids: np.ndarray, lengths: np.ndarray, steps: int) -> np.ndarray:
     """Deal a window's examples out to its steps so that all have nearly the same number of tokens.
 
     Block after block of `steps` examples of similar length, the longest goes to the step with the fewest tokens so far.
@@ -252,7 +252,7 @@ class EpochOrder:
 
     def _window(self, low: int, high: int) -> np.ndarray:
         example_ids = self._examples(low * self._batch_size, high * self._batch_size)
-        return deal(example_ids, self._lengths[example_ids], high - low)
+        return balance_lengths(example_ids, self._lengths[example_ids], high - low)
 
     def _examples(self, start: int, stop: int) -> np.ndarray:
         return np.arange(start, stop) if self._permutation is None else self._permutation(start, stop)

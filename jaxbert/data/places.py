@@ -39,7 +39,7 @@ _WAYS = {
 }
 
 
-class Found(NamedTuple):
+class FoundFiles(NamedTuple):
     """The files of a source, in the order in which they are read."""
 
     source: str
@@ -133,7 +133,7 @@ def divided(spec: str) -> tuple[str, str | None]:
     return spec, None
 
 
-def find_files(spec: str, split: str, *, mixed: bool = False) -> Found:
+def find_files(spec: str, split: str, *, mixed: bool = False) -> FoundFiles:
     """Return the files of a source; of a folder or a pattern that has files of several splits, those of `split`.
 
     Args:
@@ -150,7 +150,7 @@ def find_files(spec: str, split: str, *, mixed: bool = False) -> Found:
         if path.is_dir():
             names = _in_folder(path, place, split)
         elif not glob.has_magic(place) or path.exists():
-            return Found(spec, [spec], several=False)
+            return FoundFiles(spec, [spec], several=False)
         else:
             names = _matching(place)
     names = _data_files(names, mixed)
@@ -161,7 +161,7 @@ def find_files(spec: str, split: str, *, mixed: bool = False) -> Found:
     _check_alike(chosen, spec, mixed)
     if path.is_dir() and not note and os.path.dirname(names[0]) != place.rstrip("/"):
         note = f"its folder {os.path.dirname(names[0])} is read"
-    return Found(spec, chosen, several=True, note=note)
+    return FoundFiles(spec, chosen, several=True, note=note)
 
 
 def _in_folder(path: epath.Path, name: str, split: str) -> list[str]:

@@ -27,7 +27,7 @@ from jaxbert.data.table import Facts, Row, Table
 from jaxbert.data.tokens import (
     Encoded,
     LongTexts,
-    Share,
+    Shard,
     Tokens,
     Watcher,
     encode_texts,
@@ -51,7 +51,7 @@ def prepare(
     *,
     folder: Path | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
-    share: Share = Share(),  # noqa: B008 (frozen)
+    shard: Shard = Shard(),  # noqa: B008 (frozen)
     long_texts: LongTexts = LongTexts(),  # noqa: B008 (frozen)
 ) -> Stored:
     """Return a source's tokens and labels; texts above `max_length` are cut, and how many is said.
@@ -71,9 +71,9 @@ def prepare(
     stored = store.cached(
         source.name,
         lambda: store.entry_name(source.identity(), tokenizer, max_length, long_texts),
-        partial(_read, source, tokenizer, max_length, long_texts, on_rows, share),
+        partial(_read, source, tokenizer, max_length, long_texts, on_rows, shard),
         folder=folder,
-        all_have=share.all_have,
+        all_have=shard.all_have,
     )
     forget_lengths(tokenizer)
     windows = len(stored.tokens) if stored.windows else 0
@@ -96,7 +96,7 @@ def _read(
     max_length: int,
     long_texts: LongTexts,
     on_rows: Callable[[int], None],
-    share: Share,
+    shard: Shard,
     folder: Path,
 ) -> None:
     """Read and tokenize a source into an empty folder."""
@@ -108,7 +108,7 @@ def _read(
             if codes is not None:
                 writer.add_labels(codes)
             writer.add_rows(*watcher.add(part))
-            for encoded in _encode_shared(part, tokenizer, max_length, long_texts, share):
+            for encoded in _encode_shared(part, tokenizer, max_length, long_texts, shard):
                 writer.add(encoded)
                 unknown += 0 if unknown_id is None else int(np.count_nonzero(encoded.ids == unknown_id))
                 on_rows(len(encoded.whole))
@@ -116,14 +116,14 @@ def _read(
 
 
 def _encode_shared(
-    part: Table, tokenizer: Any, max_length: int, long_texts: LongTexts, share: Share
+    part: Table, tokenizer: Any, max_length: int, long_texts: LongTexts, shard: Shard
 ) -> Iterator[Encoded]:
     """Tokenize a part, alone or a stretch of it in each process."""
-    if share.count == 1:
+    if shard.count == 1:
         yield from encode_part(part, tokenizer, max_length, long_texts)
         return
-    mine = share.of(part)
-    yield from share.gather(joined(list(encode_part(mine, tokenizer, max_length, long_texts)) if len(mine) else []))
+    mine = shard.of(part)
+    yield from shard.gather(joined(list(encode_part(mine, tokenizer, max_length, long_texts)) if len(mine) else []))
 
 
 def encode_part(part: Table, tokenizer: Any, max_length: int, long_texts: LongTexts) -> Iterator[Encoded]:
@@ -368,7 +368,7 @@ def encode_items(
     *,
     folder: Path | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
-    share: Share = Share(),  # noqa: B008 (frozen)
+    shard: Shard = Shard(),  # noqa: B008 (frozen)
 ) -> Stored:
     """Return the tokens of a set, from the cache in `folder` where an earlier start has left them.
 
@@ -396,15 +396,15 @@ def encode_items(
             for part in in_slices(found.items):
                 rows = watcher.place_rows([item.row for item in part], found.source)
                 writer.add_rows(hash_texts([item.key() for item in part]), rows)
-                low, high = share.bounds(len(part))
+                low, high = shard.bounds(len(part))
                 mine = replace(found, items=part[low:high], known=found.notes, groups=None)
-                for encoded in share.gather(_encode(encoder, mine)):
+                for encoded in shard.gather(_encode(encoder, mine)):
                     writer.add(encoded)
                     unknown += 0 if unknown_id is None else int(np.count_nonzero(encoded.ids == unknown_id))
                 on_rows(len(part))
             writer.finish(None, watcher, unknown)
 
-    stored = store.cached(found.source, key, write, folder=folder, all_have=share.all_have)
+    stored = store.cached(found.source, key, write, folder=folder, all_have=shard.all_have)
     forget_lengths(tokenizer)
     assert stored.seen is not None
     stored = replace(stored, seen=replace(stored.seen, facts=found.facts))
@@ -427,7 +427,7 @@ def encode_in_memory(found: AnySet, encoder: Encoder[AnySet]) -> Stored:
     """Return the tokens of items that are to be answered."""
     encoded = encoder.encode(found)
     stored = Stored(
-        tokens=Tokens.behind_one_another(encoded.ids, encoded.lengths, encoded.first_lengths),
+        tokens=Tokens.from_lengths(encoded.ids, encoded.lengths, encoded.first_lengths),
         labels=None,
         cut=encoded.cut,
         windows=Windows.of_counts(encoded.windows),

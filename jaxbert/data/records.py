@@ -17,7 +17,7 @@ from jaxbert.data import memory, tfds
 from jaxbert.data.hub import Split
 from jaxbert.data.intake import BadRows, Problem
 from jaxbert.data.json_rows import json_records
-from jaxbert.data.places import JSON_LINES, Found, extension_of, find_file, find_files
+from jaxbert.data.places import JSON_LINES, FoundFiles, extension_of, find_file, find_files
 from jaxbert.data.sources import (
     SPLITS,
     STDIN,
@@ -173,7 +173,7 @@ def _in_split(split: Split, spec: str, facts: Facts) -> Items:
         yield spec, row, record
 
 
-def _in_files(found: Found, data: DataConfig, facts: Facts) -> Items:
+def _in_files(found: FoundFiles, data: DataConfig, facts: Facts) -> Items:
     found.say(facts)
     for name in found.files:
         if extension_of(name) == ".parquet":

@@ -24,15 +24,15 @@ from jaxbert.bucket import fetched, to_path
 from jaxbert.config import DataConfig
 from jaxbert.data import hub, memory, places, tfds
 from jaxbert.data.delimited import SEPARATORS, read_delimited
-from jaxbert.data.intake import Intake, Part, Problem
-from jaxbert.data.json_rows import array_elements, json_lines, parts_of, read_json, until_filled
-from jaxbert.data.places import DELIMITERS, JSON_LINES, Found, divided, extension_of, find_file, find_files
+from jaxbert.data.intake import Intake, Problem, RawPart
+from jaxbert.data.json_rows import array_elements, json_lines, parts_of, read_json_parts, until_filled
+from jaxbert.data.places import DELIMITERS, JSON_LINES, FoundFiles, divided, extension_of, find_file, find_files
 from jaxbert.data.streams import Text, opened
 from jaxbert.data.table import PART_ROWS, Facts, LabelKind, Table, Wanted, class_names, parquet_features
 from jaxbert.errors import UserError, foreign_errors
 
 
-def read_file(name: str, intake: Intake) -> Iterator[Part]:
+def read_file(name: str, intake: Intake) -> Iterator[RawPart]:
     """Yield the rows of a file.
 
     Raises:
@@ -45,7 +45,7 @@ def read_file(name: str, intake: Intake) -> Iterator[Part]:
     with opened(find_file(name), name) as stream:
         text = Text(stream, name, intake.data.encoding, intake.facts)
         if extension in JSON_LINES:
-            yield from read_json(text, intake)
+            yield from read_json_parts(text, intake)
         else:
             yield from read_delimited(text, DELIMITERS[extension], intake)
 
@@ -72,7 +72,7 @@ def checksum_of(path: Path, name: str) -> str:
         raise UserError(f"{name}: cannot be read: {error.strerror or error}") from error
 
 
-def _read_parquet(name: str, intake: Intake) -> Iterator[Part]:
+def _read_parquet(name: str, intake: Intake) -> Iterator[RawPart]:
     with _parquet(name) as file:
         schema = file.schema_arrow
         chosen = intake.choose(schema.names, name)
@@ -87,7 +87,7 @@ def _read_parquet(name: str, intake: Intake) -> Iterator[Part]:
                 with foreign_errors(_UNREADABLE.format(name)):
                     columns = {asked: part.column(column).to_pylist() for asked, column in chosen.items()}
                 rows = range(taken + low + 1, taken + low + len(part) + 1)
-                yield Part(columns, rows, label_names=label_names)
+                yield RawPart(columns, rows, label_names=label_names)
                 low += len(part)
             taken += len(batch)
 
@@ -290,7 +290,7 @@ def find_split(spec: str, role: Role) -> hub.Split | None:
     return hub.open_saved(folder, place, asked, SPLITS[role])
 
 
-def _read_files(found: Found, role: Role, intake: Intake) -> Iterator[Table]:
+def _read_files(found: FoundFiles, role: Role, intake: Intake) -> Iterator[Table]:
     found.say(intake.facts)
     for name in found.files:
         if not intake.room:
@@ -305,12 +305,12 @@ def _read_stdin(data: DataConfig, intake: Intake) -> Iterator[Table]:
     yield from intake.tables(read_lines(text, intake), text.source)
 
 
-def _read_text(name: str, intake: Intake) -> Iterator[Part]:
+def _read_text(name: str, intake: Intake) -> Iterator[RawPart]:
     with opened(find_file(name), name) as stream:
         yield from read_lines(Text(stream, name, intake.data.encoding, intake.facts), intake)
 
 
-def read_lines(text: Text, intake: Intake) -> Iterator[Part]:
+def read_lines(text: Text, intake: Intake) -> Iterator[RawPart]:
     """Read JSON if the first line that is not blank begins an object or an array of them, otherwise one text a line.
 
     A blank line of plain text is an error, because outputs are matched to inputs by line.
@@ -338,7 +338,7 @@ def read_lines(text: Text, intake: Intake) -> Iterator[Part]:
 _ARRAY = re.compile(r"\[\s*(\{|$)")
 
 
-def _plain_parts(lines: Iterator[str], text: Text, intake: Intake) -> Iterator[Part]:
+def _plain_parts(lines: Iterator[str], text: Text, intake: Intake) -> Iterator[RawPart]:
     wanted, source = intake.wanted, text.source
     for name in wanted.kept:
         if name != wanted.text:
@@ -354,7 +354,7 @@ def _plain_parts(lines: Iterator[str], text: Text, intake: Intake) -> Iterator[P
         what = "the line is blank: each line is one example"
         problems += [Problem(row, what) for row, line in part if not line.strip() and row not in wrong]
         good = [(row, line.rstrip("\r\n")) for row, line in part if line.strip() and row not in wrong]
-        yield Part({wanted.text: [line for _, line in good]}, [row for row, _ in good], problems)
+        yield RawPart({wanted.text: [line for _, line in good]}, [row for row, _ in good], problems)
 
 
 def _is_plain_text(name: str, data: DataConfig) -> bool:

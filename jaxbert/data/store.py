@@ -30,7 +30,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from jaxbert.data.examples import Windows
-from jaxbert.data.label_column import Labels, Legend
+from jaxbert.data.label_column import Labels, LabelVocabulary
 from jaxbert.data.table import Facts
 from jaxbert.data.tokens import Encoded, LongTexts, Seen, Tokens, Watcher
 from jaxbert.errors import UserError
@@ -179,7 +179,7 @@ class Writer:
 
     def finish(
         self,
-        legend: Legend | None,
+        vocabulary: LabelVocabulary | None,
         watcher: Watcher | None = None,
         unknown: int = 0,
         notes: Mapping[str, Any] | None = None,
@@ -187,12 +187,12 @@ class Writer:
         """Write the header; the folder is complete from here on.
 
         Args:
-          legend: what the labels' codes stand for; None where there are none.
+          vocabulary: what the labels' codes stand for; None where there are none.
           watcher: what has looked at the texts; None for a corpus.
           unknown: tokens that the vocabulary does not have.
           notes: plain values that a reader gets back.
         """
-        there = {"labels": legend is not None, "windows": self._sizes["windows"] > 0}
+        there = {"labels": vocabulary is not None, "windows": self._sizes["windows"] > 0}
         there |= dict.fromkeys(_SEEN, watcher is not None) | dict.fromkeys(_ITEMS, self._places["item_ends"] > 0)
         files = {
             name: [column.dtype, column.shape, self._sizes[name], self._sums[name]]
@@ -209,7 +209,7 @@ class Writer:
             {
                 "format": FORMAT,
                 "cut": self._cut,
-                "legend": None if legend is None else dataclasses.asdict(legend),
+                "vocabulary": None if vocabulary is None else dataclasses.asdict(vocabulary),
                 "seen": seen,
                 "notes": notes or {},
                 "further": list(self._further),
@@ -240,7 +240,7 @@ def open_stored(folder: Path, source: str) -> Stored:
     header = _read_header(folder)
     arrays = {name: _open_column(folder / name, *described) for name, described in header["files"].items()}
     codes, counts = arrays.pop("labels", None), arrays.pop("windows", None)
-    labels = None if codes is None else Labels(codes, Legend(**header["legend"]), source)
+    labels = None if codes is None else Labels(codes, LabelVocabulary(**header["vocabulary"]), source)
     windows = None if counts is None else Windows.of_counts(counts)
     known = {name: arrays.pop(name, None) for name in _SEEN}
     content, ends = (arrays.pop(name, None) for name in _ITEMS)
@@ -298,8 +298,8 @@ def _read_header(folder: Path) -> dict[str, Any]:
         further = set(header["further"])
         if not all(_NAME.fullmatch(name) for name in further):  # nothing outside the folder is opened
             raise DamagedError(f"{HEADER} names other files")
-        optional = {*_OPTIONAL, *_ITEMS} - ({"labels"} if header["legend"] else set())
-        names = {*_TOKENS, *further, *(["labels"] if header["legend"] else []), *(_SEEN if header["seen"] else [])}
+        optional = {*_OPTIONAL, *_ITEMS} - ({"labels"} if header["vocabulary"] else set())
+        names = {*_TOKENS, *further, *(["labels"] if header["vocabulary"] else []), *(_SEEN if header["seen"] else [])}
         if header["files"].keys() - optional != names - optional:
             raise DamagedError(f"{HEADER} names other files")
         return header

@@ -298,7 +298,7 @@ def shorten(text: str, most: int = 40) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def together(parts: Sequence[Table]) -> Table:
+def concatenate_tables(parts: Sequence[Table]) -> Table:
     """Put parts of a source behind one another, without their labels."""
     if len(parts) == 1:
         return parts[0]

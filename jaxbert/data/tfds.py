@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxbert.data.hub import name_split
-from jaxbert.data.intake import Intake, Part, Problem
+from jaxbert.data.intake import Intake, Problem, RawPart
 from jaxbert.data.table import PART_ROWS, class_names, quoted, shorten
 from jaxbert.errors import UserError
 from jaxbert.plain import read_json, shown
@@ -51,7 +51,7 @@ def open_tfds(spec: str, default_split: str) -> Prepared:
     return Prepared(spec, split, builder, _open_split(builder, split, spec))
 
 
-def read_tfds(prepared: Prepared, intake: Intake) -> Iterator[Part]:
+def read_tfds(prepared: Prepared, intake: Intake) -> Iterator[RawPart]:
     """Yield the examples part by part.
 
     Raises:
@@ -65,7 +65,7 @@ def read_tfds(prepared: Prepared, intake: Intake) -> Iterator[Part]:
         part = range(low, min(low + room, count))
         examples = prepared.examples.__getitems__(part)
         columns = {asked: [_unpacked(example[column]) for example in examples] for asked, column in chosen.items()}
-        yield Part(columns, range(part.start + 1, part.stop + 1), label_names=names)
+        yield RawPart(columns, range(part.start + 1, part.stop + 1), label_names=names)
         low = part.stop
 
 

@@ -104,7 +104,7 @@ class Tokens:
     """int32 [N]: tokens before the second text of a pair (token type 0)."""
 
     @classmethod
-    def behind_one_another(cls, ids: np.ndarray, lengths: np.ndarray, first_lengths: np.ndarray) -> Tokens:
+    def from_lengths(cls, ids: np.ndarray, lengths: np.ndarray, first_lengths: np.ndarray) -> Tokens:
         """Make tokens of examples that follow each other without a gap."""
         ends = np.cumsum(lengths, dtype=np.int64)
         return cls(ids, ends - lengths, lengths.astype(np.int32, copy=False), first_lengths)
@@ -233,7 +233,7 @@ def _alone(mine: Encoded) -> list[Encoded]:
 
 
 @dataclass(frozen=True)
-class Share:
+class Shard:
     """What one of several processes tokenizes."""
 
     index: int = 0

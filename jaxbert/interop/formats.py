@@ -227,7 +227,7 @@ _READERS: dict[str, tuple[str, Callable[[Path], Tensors]]] = {
 }
 
 
-def read_file(path: Path) -> Tensors:
+def read_tensor_file(path: Path) -> Tensors:
     """Read one file of weights by its ending.
 
     Raises:

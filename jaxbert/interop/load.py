@@ -25,7 +25,7 @@ from jaxbert.interop.names import join_tied
 from jaxbert.interop.read import read_tensors, wrapper_of
 from jaxbert.models.families import family_of
 from jaxbert.models.families.base import Family
-from jaxbert.models.functional import Model, Params, init_params
+from jaxbert.models.functional import FunctionalModel, Params, init_params
 from jaxbert.plain import listed
 
 
@@ -102,7 +102,7 @@ class Misfit:
 
 
 def load_params(
-    checkpoint: Path | str, model: Model, *, key: jax.Array | None = None, new_head: bool = False
+    checkpoint: Path | str, model: FunctionalModel, *, key: jax.Array | None = None, new_head: bool = False
 ) -> tuple[Params, LoadReport]:
     """Load a checkpoint folder (or one file of weights) into `model`'s stacked tree of float32 NumPy arrays.
 
@@ -120,13 +120,17 @@ def load_params(
     return fit_params(tensors, model, key=key, source=str(path))
 
 
-def fit_params(tensors: Tensors, model: Model, *, key: jax.Array | None, source: str) -> tuple[Params, LoadReport]:
+def fit_params(
+    tensors: Tensors, model: FunctionalModel, *, key: jax.Array | None, source: str
+) -> tuple[Params, LoadReport]:
     """Do `load_params` on tensors that are read already; `source` is named in errors."""
     complete, report = fit_tensors(tensors, model, key=key, source=source)
     return names.from_torch(complete), report
 
 
-def fit_tensors(tensors: Tensors, model: Model, *, key: jax.Array | None, source: str) -> tuple[Tensors, LoadReport]:
+def fit_tensors(
+    tensors: Tensors, model: FunctionalModel, *, key: jax.Array | None, source: str
+) -> tuple[Tensors, LoadReport]:
     """Return all tensors of a model under PyTorch names, in the formats that they have, and what became of each."""
     expected, family = _torch_shapes(model), family_of(model.config)
     tensors = join_tied(tensors, expected, model.config, source)
@@ -149,7 +153,9 @@ def fit_tensors(tensors: Tensors, model: Model, *, key: jax.Array | None, source
     return {n: complete[n] for n in expected}, report
 
 
-def replace_misshapen(tensors: Tensors, model: Model, *, key: jax.Array, source: str) -> tuple[Tensors, list[str]]:
+def replace_misshapen(
+    tensors: Tensors, model: FunctionalModel, *, key: jax.Array, source: str
+) -> tuple[Tensors, list[str]]:
     """Draw every tensor of another shape than the model's anew; return all tensors and what was replaced."""
     expected = _torch_shapes(model)
     tensors = join_tied(tensors, expected, model.config, source)
@@ -161,7 +167,7 @@ def replace_misshapen(tensors: Tensors, model: Model, *, key: jax.Array, source:
     return tensors | {name: drawn[name] for name in misshapen}, [f"{n} {shapes}" for n, shapes in misshapen.items()]
 
 
-def _torch_shapes(model: Model) -> dict[str, tuple[int, ...]]:
+def _torch_shapes(model: FunctionalModel) -> dict[str, tuple[int, ...]]:
     flat = traverse_util.flatten_dict(names.unstack_layers(model.abstract_params))
     return {
         names.torch_name(path): tuple(reversed(leaf.shape)) if path[-1] == "kernel" else tuple(leaf.shape)
@@ -199,7 +205,7 @@ def _advice(fit: Misfit, head: set[str], key: jax.Array | None) -> str:
     return ""
 
 
-def _draw(model: Model, fresh: set[str], key: jax.Array) -> Tensors:
+def _draw(model: FunctionalModel, fresh: set[str], key: jax.Array) -> Tensors:
     """Draw only the fresh tensors, which lie outside the layer stack; the numbers are those of drawing all."""
     flat = traverse_util.flatten_dict(model.abstract_params)
     wanted = {path: leaf for path, leaf in flat.items() if names.torch_name(path) in fresh}

@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import safe_open
 
 from jaxbert.errors import UserError, is_panic
-from jaxbert.interop.formats import Tensors, read_file
+from jaxbert.interop.formats import Tensors, read_tensor_file
 from jaxbert.models.families import DEFAULT
 from jaxbert.models.families.base import Family
 from jaxbert.plain import listed, read_json
@@ -52,7 +52,7 @@ def has_classifier(folder: Path, family: Family = DEFAULT) -> bool:
             with safe_open(source, framework="np") as file:
                 names = list(file.keys())
         else:
-            names = read_file(source)
+            names = read_tensor_file(source)
     except BaseException as error:
         if isinstance(error, Exception) or is_panic(error):
             return False
@@ -72,7 +72,7 @@ def read_tensors(checkpoint: Path, family: Family = DEFAULT, *, keep_half: bool 
     source = checkpoint if checkpoint.is_file() else find_weights(checkpoint)
     if source is None:
         raise UserError(f"{checkpoint} holds no weights: expected {', '.join(WEIGHT_FILES)} or shards with an index")
-    raw = _read_shards(source) if source.suffix == ".json" else read_file(source)
+    raw = _read_shards(source) if source.suffix == ".json" else read_tensor_file(source)
     return _normalize(raw, source, family, keep_half)
 
 
@@ -85,7 +85,7 @@ def _read_shards(index: Path) -> Tensors:
     for name in sorted(set(map(str, weight_map.values()))):
         if name != Path(name).name or "\\" in name or Path(name).suffix != suffix:
             raise UserError(f"{index} names the shard {name!r}: only {suffix} files of its own folder are read")
-        shard = read_file(index.parent / name)
+        shard = read_tensor_file(index.parent / name)
         twice = sorted(tensors.keys() & shard.keys())
         if twice:
             raise UserError(f"{index.parent / name} repeats tensors of another shard: {listed(twice)}")

@@ -10,7 +10,7 @@ import re
 import zlib
 
 from jaxbert.errors import UserError
-from jaxbert.launch.place import Environment, Place, check, read_number, require
+from jaxbert.launch.place import Environment, ProcessPlace, check, read_number, require
 
 METADATA_HOSTS, METADATA_WORKER = "worker-network-endpoints", "agent-worker-number"
 """What the metadata of a TPU VM calls its hosts and the number of this one."""
@@ -18,7 +18,7 @@ _FIRST_PORT, _PORTS = 61440, 4096
 _JOBSET_PORT = 8476
 
 
-def open_mpi(environment: Environment) -> Place | None:
+def open_mpi(environment: Environment) -> ProcessPlace | None:
     """`mpirun`: it also runs inside of a Slurm job, whose variables are then those of its own daemons."""
     size, rank = "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"
     if not {size, rank} & environment.keys():
@@ -33,12 +33,12 @@ def open_mpi(environment: Environment) -> Place | None:
     local_processes = read_number(environment, "OMPI_COMM_WORLD_LOCAL_SIZE", least=1) or 1
     coordinator = _open_mpi_coordinator(environment, one_machine=processes == local_processes)
     return check(
-        Place(
+        ProcessPlace(
             "Open MPI",
             processes,
             process,
             coordinator,
-            method="mpi4py" if coordinator is None else Place.method,
+            method="mpi4py" if coordinator is None else ProcessPlace.method,
             local_devices=_own_devices(environment, local_process, local_processes),
             variables=(size, rank),
         )
@@ -58,7 +58,7 @@ def _open_mpi_coordinator(environment: Environment, one_machine: bool) -> str | 
     return f"{host}]:{port}" if host.startswith("[") else f"{host}:{port}"
 
 
-def slurm(environment: Environment) -> Place | None:
+def slurm(environment: Environment) -> ProcessPlace | None:
     """A step of `srun`. The shell of `salloc` and the script of `sbatch` are none, whatever the job's size."""
     if "SLURM_JOB_ID" not in environment or not in_slurm_step(environment):
         return None
@@ -67,13 +67,13 @@ def slurm(environment: Environment) -> Place | None:
     require(environment, cluster, number)
     processes = read_number(environment, number, least=1)
     if processes == 1:
-        return Place(cluster, 1, 0, variables=(number, "SLURM_PROCID"))
+        return ProcessPlace(cluster, 1, 0, variables=(number, "SLURM_PROCID"))
     require(environment, cluster, "SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NODELIST")
     process, local_process = read_number(environment, "SLURM_PROCID"), read_number(environment, "SLURM_LOCALID")
     assert process is not None
     assert local_process is not None
     return check(
-        Place(
+        ProcessPlace(
             cluster,
             processes,
             process,
@@ -109,7 +109,7 @@ def _slurm_local_processes(environment: Environment) -> int | None:
     return counts[machine] if machine < len(counts) else None
 
 
-def tpu(environment: Environment) -> Place | None:
+def tpu(environment: Environment) -> ProcessPlace | None:
     """The hosts of a TPU slice, or of several slices, as GKE says in variables and a TPU VM in its metadata."""
     if environment.get("JAX_PLATFORMS") == "cpu":
         return None
@@ -120,16 +120,16 @@ def tpu(environment: Environment) -> Place | None:
         return None
     cluster = "TPU slice" if slices == 1 else f"{slices} TPU slices"
     if len(hosts) == slices == 1:
-        return Place(cluster, 1, 0, variables=(hosts_from, worker_from))
+        return ProcessPlace(cluster, 1, 0, variables=(hosts_from, worker_from))
     require(environment, cluster, hosts_from, worker_from)
     slice_id = 0
     if slices > 1:
         require(environment, cluster, "MEGASCALE_SLICE_ID", "MEGASCALE_COORDINATOR_ADDRESS")
         slice_id = read_number(environment, "MEGASCALE_SLICE_ID") or 0
     worker = read_number(environment, worker_from) or 0
-    check(Place(cluster, len(hosts), worker, variables=(f"the number of hosts in {hosts_from}", worker_from)))
-    check(Place(cluster, slices, slice_id, variables=("MEGASCALE_NUM_SLICES", "MEGASCALE_SLICE_ID")))
-    return Place(
+    check(ProcessPlace(cluster, len(hosts), worker, variables=(f"the number of hosts in {hosts_from}", worker_from)))
+    check(ProcessPlace(cluster, slices, slice_id, variables=("MEGASCALE_NUM_SLICES", "MEGASCALE_SLICE_ID")))
+    return ProcessPlace(
         cluster,
         slices * len(hosts),
         slice_id * len(hosts) + worker,
@@ -150,7 +150,7 @@ def _tpu_sources(environment: Environment) -> tuple[str, str]:
     )
 
 
-def jobset(environment: Environment) -> Place | None:
+def jobset(environment: Environment) -> ProcessPlace | None:
     """A pod of a Kubernetes JobSet, told by variables that its manifest takes from the annotations.
 
     A pod of an indexed Job alone may be one of many independent ones, and is taken for that.
@@ -162,17 +162,17 @@ def jobset(environment: Environment) -> Place | None:
     number = read_number(environment, "JAX_NUM_PROCESSES", least=1)
     index = "JAX_PROCESS_ID" if environment.get("JAX_PROCESS_ID") else "JOB_COMPLETION_INDEX"
     if number == 1:
-        return Place(cluster, 1, 0, variables=("JAX_NUM_PROCESSES", index))
+        return ProcessPlace(cluster, 1, 0, variables=("JAX_NUM_PROCESSES", index))
     require(environment, cluster, index)
     replicated = environment.get("REPLICATED_JOB_NAME")
     coordinator = f"{name}-{replicated}-0-0.{name}:{_port(environment, default=_JOBSET_PORT)}" if replicated else None
     return check(
-        Place(
+        ProcessPlace(
             cluster,
             number,
             read_number(environment, index) or 0,
             coordinator,
-            method="k8s" if number is None or coordinator is None else Place.method,
+            method="k8s" if number is None or coordinator is None else ProcessPlace.method,
             variables=("JAX_NUM_PROCESSES", index),
         )
     )

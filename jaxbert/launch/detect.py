@@ -10,14 +10,14 @@ import dataclasses
 from jaxbert.config import LaunchConfig, is_address
 from jaxbert.errors import UserError
 from jaxbert.launch import clusters
-from jaxbert.launch.place import DEACTIVATED, Environment, Place, check, read_number
+from jaxbert.launch.place import DEACTIVATED, Environment, ProcessPlace, check, read_number
 
 _COORDINATOR, _NUMBER, _PROCESS = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 _KEYS = {_COORDINATOR: "launch.coordinator", _NUMBER: "launch.num_processes", _PROCESS: "launch.process_id"}
 _JAX = "JAX's own variables"
 
 
-def locate(launch: LaunchConfig, environment: Environment) -> Place | None:
+def locate_process(launch: LaunchConfig, environment: Environment) -> ProcessPlace | None:
     """Find the place of this process; None where nothing says that there are others.
 
     Args:
@@ -41,7 +41,7 @@ def locate(launch: LaunchConfig, environment: Environment) -> Place | None:
     return place
 
 
-def detect(environment: Environment) -> Place | None:
+def detect(environment: Environment) -> ProcessPlace | None:
     """Find the place of this process by the environment alone."""
     launchers = (
         clusters.open_mpi(environment) or clusters.slurm(environment),
@@ -59,18 +59,18 @@ def detect(environment: Environment) -> Place | None:
     return _with_address(place, environment)
 
 
-def _explicit(environment: Environment) -> Place:
+def _explicit(environment: Environment) -> ProcessPlace:
     """Take JAX's own variables for all that is to be known."""
     number = read_number(environment, _NUMBER, least=1)
     if number == 1:
-        return Place(_JAX, 1, 0, variables=(_NUMBER, _PROCESS))
+        return ProcessPlace(_JAX, 1, 0, variables=(_NUMBER, _PROCESS))
     missing = [name for name in _KEYS if not environment.get(name, "").strip()]
     if missing:
         there = next(name for name in _KEYS if name not in missing)
         raise UserError(f"{_named(there)} is set, but not {' nor '.join(map(_named, missing))}: set all three, or none")
     process = read_number(environment, _PROCESS)
     assert process is not None
-    return check(Place(_JAX, number, process, _address(environment), variables=(_NUMBER, _PROCESS)))
+    return check(ProcessPlace(_JAX, number, process, _address(environment), variables=(_NUMBER, _PROCESS)))
 
 
 def _address(environment: Environment) -> str | None:
@@ -84,7 +84,7 @@ def _named(variable: str) -> str:
     return f"{variable} ({_KEYS[variable]})"
 
 
-def _check_said(environment: Environment, place: Place) -> None:
+def _check_said(environment: Environment, place: ProcessPlace) -> None:
     """Refuse numbers in JAX's own variables that are not those of the launcher."""
     for name, value, source in zip((_NUMBER, _PROCESS), (place.processes, place.process), place.variables, strict=True):
         said = read_number(environment, name)
@@ -95,7 +95,7 @@ def _check_said(environment: Environment, place: Place) -> None:
             )
 
 
-def _check_agree(one: Place, other: Place) -> None:
+def _check_agree(one: ProcessPlace, other: ProcessPlace) -> None:
     """Refuse two launchers that see different runs."""
     if other.processes is None or one.processes is None or one.processes == other.processes:
         return
@@ -106,7 +106,7 @@ def _check_agree(one: Place, other: Place) -> None:
     )
 
 
-def _with_address(place: Place, environment: Environment) -> Place:
+def _with_address(place: ProcessPlace, environment: Environment) -> ProcessPlace:
     """Let an address that the user gave go before the launcher's."""
     address = _address(environment)
     if address is None:

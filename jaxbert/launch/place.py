@@ -13,7 +13,7 @@ DEACTIVATED = "deactivate"
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessPlace:
     """Where a process stands among those of its run."""
 
     cluster: str
@@ -60,7 +60,7 @@ def require(environment: Environment, cluster: str, *names: str) -> None:
         )
 
 
-def check(place: Place) -> Place:
+def check(place: ProcessPlace) -> ProcessPlace:
     """Return the place, if a process can stand there.
 
     Raises:

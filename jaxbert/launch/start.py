@@ -14,10 +14,10 @@ import sys
 
 from jaxbert.config import LaunchConfig
 from jaxbert.errors import UserError
-from jaxbert.launch.detect import locate, overlooked
+from jaxbert.launch.detect import locate_process, overlooked
 from jaxbert.launch.fatal import abort_explained, interruptible, roll_call
 from jaxbert.launch.metadata import tpu_metadata
-from jaxbert.launch.place import DEACTIVATED, Place
+from jaxbert.launch.place import DEACTIVATED, ProcessPlace
 
 _PACKAGES = {
     "gketpu": ("libtpu", "install jaxbert with its extra tpu, or set JAX_PLATFORMS=cpu"),
@@ -59,7 +59,7 @@ def start(launch: LaunchConfig) -> None:
         mute()
 
 
-def _find(launch: LaunchConfig) -> Place | None:
+def _find(launch: LaunchConfig) -> ProcessPlace | None:
     """Look for the others: in the configuration, in the environment and, on a TPU VM, in its metadata."""
     environment = dict(os.environ)
     if launch.distributed != "off" and launch.num_processes is None:
@@ -67,10 +67,10 @@ def _find(launch: LaunchConfig) -> Place | None:
 
         if tpu_attached():
             environment |= tpu_metadata(environment)
-    return locate(launch, environment)
+    return locate_process(launch, environment)
 
 
-def _describe(place: Place, seconds: int) -> str:
+def _describe(place: ProcessPlace, seconds: int) -> str:
     """Say in one line what was found."""
     parts = [
         f"process {place.process} of {place.processes or 'as many as Kubernetes says'} (counted from 0)",
@@ -83,7 +83,7 @@ def _describe(place: Place, seconds: int) -> str:
     return f"{'; '.join(parts)}; waiting up to {seconds} s for all"
 
 
-def _initialize(place: Place, launch: LaunchConfig) -> None:
+def _initialize(place: ProcessPlace, launch: LaunchConfig) -> None:
     import jax
 
     if jax.distributed.is_initialized():
@@ -121,7 +121,7 @@ def _check_port(address: str) -> None:
         ) from error
 
 
-def _why(place: Place, seconds: int, said: str) -> str:
+def _why(place: ProcessPlace, seconds: int, said: str) -> str:
     """Say of a failed start who is missing, as far as it can be known."""
     missing = missing_processes(said)
     if missing:

@@ -31,7 +31,7 @@ _SAVED: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Call:
+class ForwardOptions:
     """How a forward pass is run; static, so that each choice is compiled once."""
 
     scan_layers: bool = True
@@ -113,7 +113,7 @@ class BertEmbeddings(nnx.Module):
         self.rate = config.hidden_dropout_prob
 
     def __call__(
-        self, input_ids: Array, token_type_ids: Array, position_ids: Array, key: Array | None, call: Call
+        self, input_ids: Array, token_type_ids: Array, position_ids: Array, key: Array | None, call: ForwardOptions
     ) -> Array:
         words = self.word_embeddings
         x_BTD = lookup(words.embedding[...], input_ids, words.dtype) if call.fuse_lookup else words(input_ids)
@@ -139,7 +139,7 @@ class BertSelfAttention(nnx.Module):
         segment_ids: Array,
         key: Array | None,
         head_mask_H: Array | None,
-        call: Call,
+        call: ForwardOptions,
         positions_BP: Array | None = None,
     ) -> tuple[Array, Array | None]:
         def split_heads(y: Array) -> Array:
@@ -207,7 +207,7 @@ class BertLayer(nnx.Module):
         segment_ids: Array,
         key: Array | None,
         head_mask_H: Array | None,
-        call: Call,
+        call: ForwardOptions,
         positions_BP: Array | None = None,
     ) -> tuple[Array, Array | None]:
         """Run the layer; with positions, only they are queries and go on, as [B, P, D]."""
@@ -231,7 +231,7 @@ class BertEncoder(nnx.Module):
         segment_ids: Array,
         key: Array | None,
         head_mask_NH: Array | None,
-        call: Call,
+        call: ForwardOptions,
         positions_BP: Array | None = None,
     ) -> EncoderOutput:
         graphdef, params_N = nnx.split(self.layer)
@@ -263,7 +263,7 @@ class BertEncoder(nnx.Module):
         return EncoderOutput(run_layer(x_BTD, last, positions_BP)[0], None, None)
 
     @staticmethod
-    def _run_frozen(run_layer: Callable, x_BTD: Array, stacks_N: tuple, call: Call) -> tuple[Array, tuple]:
+    def _run_frozen(run_layer: Callable, x_BTD: Array, stacks_N: tuple, call: ForwardOptions) -> tuple[Array, tuple]:
         """Run the frozen layers in a loop of their own, through which a gradient goes to `x_BTD` alone; return the rest."""
         number = call.frozen_layers
         (params, *others), rest = (
@@ -296,7 +296,7 @@ class BertModule(nnx.Module):
         self,
         batch: dict[str, Array],
         key: Array | None,
-        call: Call,
+        call: ForwardOptions,
         head_mask_NH: Array | None = None,
         positions_BP: Array | None = None,
     ) -> EncoderOutput:
@@ -315,7 +315,7 @@ class BertModule(nnx.Module):
         batch: dict[str, Array],
         positions_BP: Array,
         key: Array | None,
-        call: Call,
+        call: ForwardOptions,
         head_mask_NH: Array | None = None,
     ) -> tuple[Array, EncoderOutput]:
         """Return the last hidden vectors at some positions, [B, P, D], and the encoder's output for what else is asked."""

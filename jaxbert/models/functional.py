@@ -18,7 +18,7 @@ from flax import nnx, traverse_util
 from jax import Array
 from transformers import BertConfig
 
-from jaxbert.models.encoder import Call
+from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.families import family_of
 
 Params = dict[str, Any]
@@ -28,7 +28,7 @@ _BASE = "base"
 
 
 @dataclass(frozen=True)
-class Model:
+class FunctionalModel:
     """The pure view of a head: shapes, and `apply`."""
 
     config: BertConfig
@@ -36,10 +36,10 @@ class Model:
     abstract_params: Params
     """`jax.ShapeDtypeStruct` leaves, float32."""
     apply: Callable[..., dict[str, Any]]
-    """`(params, batch, key=None, call=Call(), head_mask=None) -> outputs`; without a key there is no dropout."""
+    """`(params, batch, key=None, call=ForwardOptions(), head_mask=None) -> outputs`; without a key there is no dropout."""
 
 
-def make_model(head: type[nnx.Module], config: BertConfig, dtype: Any = jnp.float32) -> Model:
+def make_model(head: type[nnx.Module], config: BertConfig, dtype: Any = jnp.float32) -> FunctionalModel:
     """Build the pure view of `head`; `dtype` is the format of the computation, parameters are float32."""
     family, layers = family_of(config), config.num_hidden_layers
     stack = (_BASE, *family.layers)
@@ -56,17 +56,19 @@ def make_model(head: type[nnx.Module], config: BertConfig, dtype: Any = jnp.floa
         params: Params,
         batch: dict[str, Array],
         key: Array | None = None,
-        call: Call = Call(),  # noqa: B008 (frozen)
+        call: ForwardOptions = ForwardOptions(),  # noqa: B008 (frozen)
         head_mask: Array | None = None,
     ) -> dict[str, Any]:
         own = {_BASE if name == family.prefix else name: part for name, part in params.items()}
         module = nnx.merge(graphdef, jax.tree.unflatten(treedef, jax.tree.leaves(own)))
         return module(batch, key, call, head_mask)
 
-    return Model(config, head, {family.prefix if name == _BASE else name: part for name, part in tree.items()}, apply)
+    return FunctionalModel(
+        config, head, {family.prefix if name == _BASE else name: part for name, part in tree.items()}, apply
+    )
 
 
-def init_params(model: Model, key: Array, shardings: Any = None) -> Params:
+def init_params(model: FunctionalModel, key: Array, shardings: Any = None) -> Params:
     """Draw new parameters in one compiled program: normal kernels and embeddings, zero biases, unit scales.
 
     Each tensor's key depends on its own name alone, so a fresh classifier is the same whatever else is loaded.

@@ -15,7 +15,7 @@ from flax import nnx
 from jax import Array
 from transformers import BertConfig
 
-from jaxbert.models.encoder import BertModule, Call, EncoderOutput, make_layer_norm, take_positions
+from jaxbert.models.encoder import BertModule, EncoderOutput, ForwardOptions, make_layer_norm, take_positions
 from jaxbert.models.layers import ACTIVATIONS, dropout, make_linear
 
 Batch = dict[str, Array]
@@ -40,7 +40,7 @@ class BertModel(nnx.Module):
         self.base = BertModule(config, dtype, rngs, add_pooling_layer=self.add_pooling_layer)
 
     def __call__(
-        self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None = None
+        self, batch: Batch, key: Array | None, call: ForwardOptions, head_mask_NH: Array | None = None
     ) -> dict[str, Any]:
         """Return `last_hidden_state` [B, T, D], `pooler_output` [B, S, D] if there is a pooler, and the encoder's output."""
         encoded = self.base.encode(batch, key, call, head_mask_NH)
@@ -69,7 +69,7 @@ class _PooledScores(nnx.Module):
         self.rate = _classifier_rate(config)
 
     def __call__(
-        self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None = None
+        self, batch: Batch, key: Array | None, call: ForwardOptions, head_mask_NH: Array | None = None
     ) -> dict[str, Any]:
         """Return `logits` [B, S, C] and the encoder's output."""
         encoder_key, head_key = _split(key)
@@ -78,17 +78,17 @@ class _PooledScores(nnx.Module):
         return {"logits": self.classifier(dropout(pooled_BSD, self.rate, head_key)), "encoded": encoded}
 
 
-class SequenceClassification(_PooledScores):
+class SequenceClassificationHead(_PooledScores):
     """A label for each example."""
 
 
-class MultipleChoice(_PooledScores):
+class MultipleChoiceHead(_PooledScores):
     """One score for each example: how well this choice, packed as an example of its own, completes its question."""
 
     scores = 1
 
 
-class TokenClassification(nnx.Module):
+class TokenClassificationHead(nnx.Module):
     """A label for each token."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
@@ -97,7 +97,7 @@ class TokenClassification(nnx.Module):
         self.rate = _classifier_rate(config)
 
     def __call__(
-        self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None = None
+        self, batch: Batch, key: Array | None, call: ForwardOptions, head_mask_NH: Array | None = None
     ) -> dict[str, Any]:
         """Return `logits` [B, T, C] and the encoder's output."""
         encoder_key, head_key = _split(key)
@@ -105,7 +105,7 @@ class TokenClassification(nnx.Module):
         return {"logits": self.classifier(dropout(encoded.hidden_BTD, self.rate, head_key)), "encoded": encoded}
 
 
-class QuestionAnswering(nnx.Module):
+class QuestionAnsweringHead(nnx.Module):
     """Where in its example an answer starts and ends."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
@@ -113,7 +113,7 @@ class QuestionAnswering(nnx.Module):
         self.qa_outputs = make_linear(config.hidden_size, 2, config, dtype, rngs)
 
     def __call__(
-        self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None = None
+        self, batch: Batch, key: Array | None, call: ForwardOptions, head_mask_NH: Array | None = None
     ) -> dict[str, Any]:
         """Return `start_logits` and `end_logits` [B, T], and the encoder's output.
 
@@ -173,7 +173,7 @@ class MaskedLM(nnx.Module):
         self.cls = _Cls(config, dtype, rngs, words=True, next_sentence=False)
 
     def __call__(
-        self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None = None
+        self, batch: Batch, key: Array | None, call: ForwardOptions, head_mask_NH: Array | None = None
     ) -> dict[str, Any]:
         """Return `logits` and the encoder's output: [B, P, V] at the batch's `masked_positions` [B, P], else [B, T, V].
 
@@ -195,7 +195,7 @@ class NextSentencePrediction(nnx.Module):
         self.cls = _Cls(config, dtype, rngs, words=False, next_sentence=True)
 
     def __call__(
-        self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None = None
+        self, batch: Batch, key: Array | None, call: ForwardOptions, head_mask_NH: Array | None = None
     ) -> dict[str, Any]:
         """Return `logits` [B, S, 2] and the encoder's output."""
         first_BSD, encoded = self.base.encode_positions(batch, batch["cls_positions"], key, call, head_mask_NH)
@@ -210,7 +210,7 @@ class PreTraining(nnx.Module):
         self.cls = _Cls(config, dtype, rngs, words=True, next_sentence=True)
 
     def __call__(
-        self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None = None
+        self, batch: Batch, key: Array | None, call: ForwardOptions, head_mask_NH: Array | None = None
     ) -> dict[str, Any]:
         """Return `prediction_logits` as `MaskedLM` does, `seq_relationship_logits` [B, S, 2] and the encoder's output."""
         x_BPD, first_BSD, encoded = self._encode(batch, key, call, head_mask_NH)
@@ -221,7 +221,7 @@ class PreTraining(nnx.Module):
         }
 
     def _encode(
-        self, batch: Batch, key: Array | None, call: Call, head_mask_NH: Array | None
+        self, batch: Batch, key: Array | None, call: ForwardOptions, head_mask_NH: Array | None
     ) -> tuple[Array, Array, EncoderOutput]:
         """Return the vectors of the words to predict and of first tokens; both come from one run of the last layer."""
         cls_positions = batch["cls_positions"]

@@ -23,7 +23,7 @@ _REMAT = ("none", "dots", "full")
 
 
 @dataclass(frozen=True)
-class Found:
+class FittingPlan:
     """Settings under which the step fits."""
 
     settings: Settings
@@ -35,7 +35,7 @@ class Found:
         return " ".join(f"--{key} {value}" for key, value in self.settings.items())
 
 
-def find_fit(planner: Planner, first: Attempt, say: Callable[[str], None] = lambda _: None) -> Found | None:
+def find_fit(planner: Planner, first: Attempt, say: Callable[[str], None] = lambda _: None) -> FittingPlan | None:
     """Return the change that costs the user least, or None if nothing that was tried fits.
 
     Args:
@@ -53,14 +53,14 @@ class _Search:
         self._planner, self._first, self._say = planner, first, say
         self._tried: dict[tuple, Attempt | None] = {}
 
-    def run(self) -> Found | None:
+    def run(self) -> FittingPlan | None:
         for family in families(self._first):
             found = self._first_that_fits(family)
             if found is not None:
                 return found
         return None
 
-    def _first_that_fits(self, family: list[Settings]) -> Found | None:
+    def _first_that_fits(self, family: list[Settings]) -> FittingPlan | None:
         if not family or self._fitting(family[-1]) is None:
             return None
         low, high = 0, len(family) - 1
@@ -72,13 +72,13 @@ class _Search:
                 high = middle
         attempt = self._fitting(family[high])
         assert attempt is not None, "it was tried above"
-        return Found(family[high], attempt)
+        return FittingPlan(family[high], attempt)
 
     def _fitting(self, settings: Settings) -> Attempt | None:
         """Compile with these settings, once; None if that does not fit."""
         key = tuple(settings.items())
         if key not in self._tried:
-            config = with_settings(self._first.config, settings)
+            config = with_changes(self._first.config, settings)
             workload = self._planner.workload(config)
             attempt = None
             if not hopeless(self._first, workload, self._planner.memory_bytes):
@@ -129,7 +129,7 @@ def _doublings(value: int, rows: int) -> list[int]:
     return doubled
 
 
-def with_settings(config: Config, settings: Settings) -> Config:
+def with_changes(config: Config, settings: Settings) -> Config:
     """Return the configuration with some keys changed."""
     changes: dict[str, Settings] = {}
     for name, value in settings.items():

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from jaxbert.plan.hlo import Computation, Instruction, closing, count_runs, parse
+from jaxbert.plan.hlo import Computation, Instruction, closing, count_runs, parse_hlo
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -49,7 +49,7 @@ class HloCost:
 
 def read_cost(text: str) -> HloCost:
     """Add up a program's costs."""
-    program = parse(text)
+    program = parse_hlo(text)
     runs, unknown_loops = count_runs(program)
     flops, silent_kernels = 0.0, 0
     moved: dict[tuple[str, str], Traffic] = {}

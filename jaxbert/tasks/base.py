@@ -81,7 +81,9 @@ class Task:
         """
         raise NotImplementedError
 
-    def feed(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]) -> Feed:
+    def open_inputs(
+        self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
+    ) -> TaskInputs:
         """Open one source to predict; the columns `kept` are copied into the answers.
 
         Raises:
@@ -121,7 +123,7 @@ class Task:
 
     def totals(self, batch: Batch) -> Sums:
         """Count what the loss of a whole step is divided by, before it is cut into slices; `examples` always."""
-        return {"examples": count_documents(batch)}
+        return {"examples": count_examples(batch)}
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
         """Return sums over the real examples of a batch, or of a slice of the step that `totals` counted.
@@ -175,7 +177,7 @@ class Inputs:
     """What is done to each batch on its way to the device, in an epoch; None stands for evaluation."""
 
 
-class Part(Protocol):
+class AnswerPart(Protocol):
     """Some inputs of a source, as they were read."""
 
     def __len__(self) -> int: ...
@@ -185,7 +187,7 @@ class Part(Protocol):
         ...
 
 
-class Feed(Protocol):
+class TaskInputs(Protocol):
     """The inputs of a source that a model is to answer."""
 
     @property
@@ -270,15 +272,15 @@ def count_predictions(task: Task, examples: Examples) -> int:
     return len(examples.tokens.ids) if task.per_token else len(examples.tokens)
 
 
-def listed(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
     """Name labels on one line: all of a few, else the first few and how many there are."""
     if len(names) <= _LISTED:
         return ", ".join(names)
     return f"{', '.join(names[:_FIRST])}, ... ({len(names):,})"
 
 
-def count_documents(batch: Batch) -> Array:
+def count_examples(batch: Batch) -> Array:
     """Count the documents of a batch; an example that is none's window is one."""
-    if "document" in batch:
-        return (batch["document"] * batch["example_mask"]).max() + 1
+    if "example_index" in batch:
+        return (batch["example_index"] * batch["example_mask"]).max() + 1
     return batch["example_mask"].sum()

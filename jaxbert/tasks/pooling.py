@@ -12,27 +12,27 @@ from jaxbert.data.tokens import Pooling
 from jaxbert.tasks.base import Batch
 
 
-def pool_documents(logits_BSC: Array, batch: Batch, how: Pooling | None) -> tuple[Array, Batch]:
+def pool_examples(logits_BSC: Array, batch: Batch, how: Pooling | None) -> tuple[Array, Batch]:
     """Make one example of all windows of a document, wherever in the batch they lie; without `how`, nothing is changed.
 
     Returns:
       Logits [1, B * S, C] of documents in the order of the step, and `labels` and `example_mask` to go with them.
     """
-    if how is None or "document" not in batch:
+    if how is None or "example_index" not in batch:
         return logits_BSC, batch
     real_W = batch["example_mask"].reshape(-1)
     windows = real_W.shape[0]
-    document_W = jnp.where(real_W, batch["document"].reshape(-1), windows)  # those of nobody are dropped
+    example_W = jnp.where(real_W, batch["example_index"].reshape(-1), windows)  # those of nobody are dropped
     logits_WC = logits_BSC.reshape(windows, -1)
-    count_D = jax.ops.segment_sum(real_W.astype(logits_WC.dtype), document_W, windows)
+    count_D = jax.ops.segment_sum(real_W.astype(logits_WC.dtype), example_W, windows)
     if how == "max":
-        pooled_DC = jax.ops.segment_max(logits_WC, document_W, windows)
+        pooled_DC = jax.ops.segment_max(logits_WC, example_W, windows)
         pooled_DC = jnp.where(count_D[:, None] > 0, pooled_DC, 0.0)
     else:
-        pooled_DC = jax.ops.segment_sum(logits_WC, document_W, windows) / jnp.maximum(count_D, 1)[:, None]
+        pooled_DC = jax.ops.segment_sum(logits_WC, example_W, windows) / jnp.maximum(count_D, 1)[:, None]
     labels = batch["labels"]
     labels_W = labels.reshape(windows, *labels.shape[2:])
-    labels_D = jnp.zeros_like(labels_W).at[document_W].set(labels_W, mode="drop")
+    labels_D = jnp.zeros_like(labels_W).at[example_W].set(labels_W, mode="drop")
     return pooled_DC[None], {"labels": labels_D[None], "example_mask": (count_D > 0)[None]}
 
 
@@ -55,7 +55,7 @@ def _pool(rows: np.ndarray, counts: np.ndarray, how: Pooling) -> np.ndarray:
     return np.add.reduceat(rows, places) / counts.reshape(-1, *[1] * (rows.ndim - 1)).astype(rows.dtype)
 
 
-class WholeDocuments:
+class WholeExamples:
     """Pools windows that come in any order: a document is given when its last window is there."""
 
     def __init__(self, examples: Examples, how: Pooling | None) -> None:
@@ -70,7 +70,7 @@ class WholeDocuments:
         if self._windows is None or self._how is None:
             return ids, rows
         self._waiting.update((int(window), row.copy()) for window, row in zip(ids, rows, strict=True))
-        documents, found = np.unique(self._windows.documents_of(ids), return_counts=True)
+        documents, found = np.unique(self._windows.examples_of(ids), return_counts=True)
         self._missing[documents] -= found
         whole = documents[self._missing[documents] == 0]
         members, _ = self._windows.members(whole)

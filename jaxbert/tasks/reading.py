@@ -19,7 +19,7 @@ from jaxbert.data.store import Stored, cache_folder
 from jaxbert.data.table import Facts, LabelKind
 from jaxbert.data.tokens import LongTexts, Reading, resolve_shared
 from jaxbert.errors import UserError
-from jaxbert.processes import tokenizing_share
+from jaxbert.processes import tokenizing_shard
 from jaxbert.tasks.base import Inputs, Task
 from jaxbert.terminal import ReadingProgress
 
@@ -119,9 +119,9 @@ def prepare_shown(
 ) -> Stored:
     """Return a source's tokens, from the cache in `folder` where it has them, and show progress where it takes long."""
     with ReadingProgress(source.name) as reading:
-        share = tokenizing_share()
+        shard = tokenizing_shard()
         return prepare(
-            source, tokenizer, max_length, folder=folder, on_rows=reading.add, share=share, long_texts=long_texts
+            source, tokenizer, max_length, folder=folder, on_rows=reading.add, shard=shard, long_texts=long_texts
         )
 
 
@@ -194,7 +194,7 @@ def read_items(data: DataConfig, form: type[Found], find: Callable[[str, Role], 
 
     def hold(source: ItemSource[Any], limit: int | None = None) -> Found:
         with ReadingProgress(source.name) as reading:
-            all_have = tokenizing_share().all_have
+            all_have = tokenizing_shard().all_have
             folder = cache_folder(data.cache_dir)
             return hold_items(form, source, limit=limit, folder=folder, on_rows=reading.add, all_have=all_have)
 
@@ -208,12 +208,12 @@ def encode_shown(
 ) -> Stored:
     """Return the tokens of a set, from the cache in `folder` where it has them, and show progress where it takes long."""
     with ReadingProgress(found.source) as reading:
-        share = tokenizing_share()
-        return encode_items(found, encoder, tokenizer, max_length, folder=folder, on_rows=reading.add, share=share)
+        shard = tokenizing_shard()
+        return encode_items(found, encoder, tokenizer, max_length, folder=folder, on_rows=reading.add, shard=shard)
 
 
 @dataclass(frozen=True)
-class ItemFeed(Generic[Found]):
+class ItemInputs(Generic[Found]):
     """Items that are to be answered, read one by one."""
 
     source: ItemSource[Any]

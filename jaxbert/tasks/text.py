@@ -20,10 +20,10 @@ from jaxbert.data.overview import Labelling, Overview, View, lower_cases, vanish
 from jaxbert.data.prepare import encode_part, say_cut
 from jaxbert.data.sources import Source, open_source
 from jaxbert.data.store import Stored
-from jaxbert.data.table import LabelKind, Row, Table, at_row, together
+from jaxbert.data.table import LabelKind, Row, Table, at_row, concatenate_tables
 from jaxbert.data.tokens import LongTexts, Reading, Tokens, joined, resolve_shared
 from jaxbert.errors import UserError
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.tasks.base import Inputs, Task
 from jaxbert.tasks.reading import prepare_shown, read_stored, set_name, split_off
 
@@ -131,11 +131,13 @@ class TextTask(Task):
         self.check_map(rules, [stored])
         return self._labelled(stored, rules)
 
-    def feed(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]) -> TextFeed:
+    def open_inputs(
+        self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
+    ) -> TextInputs:
         """Open one source."""
         _check_pairs(self.reading, data)
         source = open_source(spec, data, role="predict", labelled=False, kept=kept)
-        return TextFeed(source, tokenizer, max_length, self.reading.long_texts)
+        return TextInputs(source, tokenizer, max_length, self.reading.long_texts)
 
     def _labelled(self, stored: Stored, rules: LabelRules) -> Examples:
         labels = None if stored.labels is None else self.encode(stored.labels, rules)
@@ -146,7 +148,7 @@ class LabelTask(TextTask):
     """Give texts labels that have names."""
 
     label_names_in_head = True
-    head = SequenceClassification
+    head = SequenceClassificationHead
     architecture = "ForSequenceClassification"
     label_names: tuple[str, ...]
     integers: IntegerLabels
@@ -164,7 +166,7 @@ class LabelTask(TextTask):
 
 
 @dataclass
-class TextFeed:
+class TextInputs:
     """Texts that are to be answered, counted as they pass."""
 
     source: Source
@@ -190,9 +192,9 @@ class TextFeed:
 
     def tokenize(self, parts: Sequence[Table]) -> Examples:
         """Return the tokens of some parts, a text each or pieces of it."""
-        table = together(parts)
+        table = concatenate_tables(parts)
         encoded = joined(list(encode_part(table, self.tokenizer, self.max_length, self.long_texts)))
-        tokens = Tokens.behind_one_another(encoded.ids, encoded.lengths, encoded.first_lengths)
+        tokens = Tokens.from_lengths(encoded.ids, encoded.lengths, encoded.first_lengths)
         gone = np.flatnonzero(vanished_texts(encoded.whole, tokens, pairs=table.pairs is not None))
         if len(gone) and self._first_vanished is None:
             self._first_vanished = table.rows[gone[0]]

@@ -18,8 +18,8 @@ from jaxbert.config import COMPUTE_FORMATS, Config, ModelConfig, PrecisionConfig
 from jaxbert.data.batches import Batch, batches, lengths_of
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import WINDOW, Ladder, Layout, choose_layout
-from jaxbert.models.encoder import Call
-from jaxbert.models.functional import Model, Params
+from jaxbert.models.encoder import ForwardOptions
+from jaxbert.models.functional import FunctionalModel, Params
 from jaxbert.tasks.base import Gathered, Task, count_predictions
 from jaxbert.tasks.direction import value_of
 from jaxbert.tasks.exported import COMPUTATION, SETTINGS, settings_of
@@ -96,10 +96,10 @@ class _Step:
 class Predictor:
     """A model that is ready to predict; one program a shape, kept for the next call."""
 
-    model: Model
+    model: FunctionalModel
     task: Task
     mesh: Mesh
-    call: Call
+    call: ForwardOptions
     batch_size: int = 256
     collate: Callable[[Batch, int | None], Batch] | None = None
     """What is done to each batch before it is sent."""

@@ -20,7 +20,7 @@ from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.families import longest_input
 from jaxbert.models.functional import Params, make_model
 from jaxbert.tasks import say_guess, task_of_model
-from jaxbert.tasks.base import Feed, Part, Task
+from jaxbert.tasks.base import AnswerPart, Task, TaskInputs
 from jaxbert.tasks.exported import COMPUTATION, settings_of
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.tasks.top_k import with_top_k
@@ -62,15 +62,15 @@ class TrainedModel:
         examples = self.task.read_for(spec, data, self.tokenizer, self.max_length)
         return self.predictor.metrics(self.params, {"": examples})
 
-    def feed(self, spec: str, data: DataConfig, kept: tuple[str, ...] = ()) -> Feed:
+    def open_inputs(self, spec: str, data: DataConfig, kept: tuple[str, ...] = ()) -> TaskInputs:
         """Open a source to predict; the columns `kept` are copied into the answers.
 
         Raises:
           UserError: if it cannot be opened.
         """
-        return self.task.feed(spec, data, self.tokenizer, self.max_length, kept)
+        return self.task.open_inputs(spec, data, self.tokenizer, self.max_length, kept)
 
-    def predict(self, feed: Feed, *, may_wait: bool = False) -> Generator[tuple[Chunk, np.ndarray]]:
+    def predict(self, feed: TaskInputs, *, may_wait: bool = False) -> Generator[tuple[Chunk, np.ndarray]]:
         """Yield the inputs of a source, some thousand at a time, with predictions of which the task makes answers.
 
         Where its lines `may_wait`, those that are there are answered, however few they are.
@@ -81,7 +81,7 @@ class TrainedModel:
         ladder = self.predictor.ladder(self.max_length)
         most = self.predictor.max_inputs
 
-        def chunk(parts: list[Part]) -> Chunk:
+        def chunk(parts: list[AnswerPart]) -> Chunk:
             examples = feed.tokenize(parts)
             if may_wait:
                 feed.say_first()
@@ -111,19 +111,19 @@ class TrainedModel:
         for length in (2, self.max_length):
             if not lines.has_next:
                 lengths = np.array([length], np.int32)
-                examples = Examples(Tokens.behind_one_another(np.zeros(length, np.int32), lengths, lengths))
+                examples = Examples(Tokens.from_lengths(np.zeros(length, np.int32), lengths, lengths))
                 chunk = Chunk(examples, *ladder.choose(lengths))
                 next(self.predictor.over(self.params, iter([chunk])))
 
 
-def _started(feed: Feed) -> Iterator[Part]:
+def _started(feed: TaskInputs) -> Iterator[AnswerPart]:
     """Begin to read no earlier than the first part is asked for."""
     yield from feed.parts()
 
 
-def _filled(parts: Iterator[Part], most: int) -> Iterator[list[Part]]:
+def _filled(parts: Iterator[AnswerPart], most: int) -> Iterator[list[AnswerPart]]:
     """Put parts together until they have `most` inputs."""
-    taken: list[Part] = []
+    taken: list[AnswerPart] = []
     count = 0
     for part in parts:
         taken.append(part)
@@ -135,7 +135,7 @@ def _filled(parts: Iterator[Part], most: int) -> Iterator[list[Part]]:
         yield taken
 
 
-def _arrived(lines: Prefetcher, most: int) -> Iterator[list[Part]]:
+def _arrived(lines: Prefetcher, most: int) -> Iterator[list[AnswerPart]]:
     """Put together what comes within a moment, up to `most` inputs."""
     for first in lines:
         taken, count, until = [first], len(first), time.monotonic() + _MOMENT_SECONDS

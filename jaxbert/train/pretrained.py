@@ -21,7 +21,7 @@ from jaxbert.interop.load import load_params
 from jaxbert.interop.read import has_classifier
 from jaxbert.interop.tokenizer import load_tokenizer, new_tokenizer
 from jaxbert.models.families import SIZES, family_of, sized_config
-from jaxbert.models.functional import Model, Params, init_params
+from jaxbert.models.functional import FunctionalModel, Params, init_params
 from jaxbert.processes import is_main, wait_for_all
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks.base import Task
@@ -56,7 +56,9 @@ class Pretrained:
         others = {family.class_of(head) for head in family.classifiers} - {family.class_of(architecture)}
         return config.head == "new" or bool(others & set(written))
 
-    def params(self, model: Model, seed: int, shardings: Params, key: Array, *, new_head: bool = False) -> Params:
+    def params(
+        self, model: FunctionalModel, seed: int, shardings: Params, key: Array, *, new_head: bool = False
+    ) -> Params:
         """Load the checkpoint's parameters on the host, or draw new ones where they belong.
 
         What is new in a loaded model is said once, and drawn on the host from `seed`.

@@ -27,8 +27,8 @@ from jaxbert.data.packing import Layout, choose_layout, padded_layout
 from jaxbert.errors import UserError
 from jaxbert.models.attention.base import Hardware, Request
 from jaxbert.models.attention.select import Attention, visited_tile
-from jaxbert.models.encoder import Call
-from jaxbert.models.functional import Model, Params, make_model
+from jaxbert.models.encoder import ForwardOptions
+from jaxbert.models.functional import FunctionalModel, Params, make_model
 from jaxbert.tasks.base import Task
 from jaxbert.train.optimizer import Optimizer, make_optimizer, make_schedule
 from jaxbert.train.sharding import (
@@ -155,7 +155,7 @@ class Program:
 
     config: Config
     mesh: Mesh
-    model: Model
+    model: FunctionalModel
     task: Task
     total_steps: int
     """Optimizer steps over which the learning rate falls."""
@@ -196,7 +196,7 @@ class Program:
         return state_shardings(self.mesh, self._abstract_state)
 
     @cached_property
-    def call(self) -> Call:
+    def call(self) -> ForwardOptions:
         """How the layers run; one for training and evaluation, so that it says only once what it cannot have."""
         words = word_sharding(self.mesh, self.model.config.hidden_size)
         return replace(layer_call(self.config.model, self.mesh), words=words)
@@ -311,7 +311,7 @@ def check_fp8(config: PrecisionConfig, device: Any) -> None:
         raise UserError(f"precision.fp8 needs an H100 or H200, but this is {device.device_kind}: leave it out")
 
 
-def layer_call(config: ModelConfig, mesh: Mesh) -> Call:
+def layer_call(config: ModelConfig, mesh: Mesh) -> ForwardOptions:
     """Return how the layers run: unrolled on CPU, where a loop copies its carried arrays, else as one compiled loop.
 
     With remat they run as a loop everywhere: unrolled, XLA for CPU (jax 0.10) recomputes early and saves no memory.
@@ -320,7 +320,7 @@ def layer_call(config: ModelConfig, mesh: Mesh) -> Call:
     unrolled = on_cpu and config.remat == "none"
     scan = not unrolled if config.scan_layers is None else config.scan_layers
     attention = Attention(config.attention, Hardware.of(mesh.devices.flat[0]), attention_spread(mesh))
-    return Call(
+    return ForwardOptions(
         scan_layers=scan,
         remat=config.remat,
         fuse_lookup=on_cpu and mesh.size == 1,

@@ -75,7 +75,7 @@ class Run:
         program, batch_size = self.program, self.config.train.eval_batch_size
         return Predictor(program.model, program.task, program.mesh, program.call, batch_size, self.inputs.collate)
 
-    def feed(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+    def epoch_batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from one of its steps on."""
         inputs, config = self.inputs, self.config.train
         for batch in batches(

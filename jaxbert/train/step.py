@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from jaxbert.models.encoder import Call
-from jaxbert.models.functional import Model, Params
+from jaxbert.models.encoder import ForwardOptions
+from jaxbert.models.functional import FunctionalModel, Params
 from jaxbert.tasks.base import Sums, Task
 from jaxbert.train.optimizer import Optimizer, finite_steps
 
@@ -37,7 +37,7 @@ def init_state(params: Params, optimizer: Optimizer) -> State:
 
 
 def make_train_step(
-    model: Model, task: Task, optimizer: Optimizer, call: Call, slices: int = 1
+    model: FunctionalModel, task: Task, optimizer: Optimizer, call: ForwardOptions, slices: int = 1
 ) -> Callable[[State, DeviceBatch, Array], tuple[State, Sums]]:
     """Return `(state, batch, base_key) -> (state, sums)`.
 
@@ -65,7 +65,7 @@ def make_train_step(
         if slices == 1:
             grads, sums = whole_gradient(forward, loss, part, batch, key)
         else:
-            gradient = sliced_document_gradient if "document" in batch else sliced_gradient
+            gradient = sliced_example_gradient if "example_index" in batch else sliced_gradient
             grads, sums = gradient(forward, loss, part, batch, key, slices)
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums["loss"])
@@ -90,7 +90,9 @@ def make_group_step(
     return group_step
 
 
-def make_predict_step(model: Model, task: Task, call: Call) -> Callable[[Params, DeviceBatch], Array]:
+def make_predict_step(
+    model: FunctionalModel, task: Task, call: ForwardOptions
+) -> Callable[[Params, DeviceBatch], Array]:
     """Return `(params, batch) -> predictions` [B, S, ...], without dropout."""
 
     def predict_step(params: Params, batch: DeviceBatch) -> Array:
@@ -116,7 +118,7 @@ def sliced_gradient(
     return _add_up(of_slice, xs)
 
 
-def sliced_document_gradient(
+def sliced_example_gradient(
     forward: Forward, loss: Loss, part: Params, batch: DeviceBatch, key: Array, slices: int
 ) -> tuple[Params, Sums]:
     """Return what `whole_gradient` does, where an example's loss needs several rows, which may lie in different slices.

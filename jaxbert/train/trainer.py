@@ -132,7 +132,7 @@ class Trainer:
             example_ids = [batch["example_ids"][batch["example_mask"]] for batch in batches]
             return [*map(program.count, batches)], example_ids, program.put(*batches)
 
-        most, feed = self._config.steps_per_dispatch, self.run.feed(epoch, first_step)
+        most, feed = self._config.steps_per_dispatch, self.run.epoch_batches(epoch, first_step)
         groups = group_batches(feed, most, self._dispatched, self._is_milestone)
         with Prefetcher(groups, prepare) as loader:
             self.speed.resume()
@@ -218,7 +218,7 @@ class Trainer:
         progress, most, examples = self.progress, self._config.max_bad_steps, self.run.inputs.train
         progress.bad_steps += 1
         progress.bad_in_a_row += 1
-        rows = np.sort(examples.source_rows(examples.documents_of(example_ids))).tolist()
+        rows = np.sort(examples.source_rows(examples.examples_of(example_ids))).tolist()
         report.log(progress.step, {"bad_step": True, "bad_rows": rows})
         if progress.bad_in_a_row >= most:
             named = ", ".join(map(str, rows[:_NAMED_ROWS])) + (", ..." if len(rows) > _NAMED_ROWS else "")

@@ -75,7 +75,7 @@ def packed_batches(padded: list[Batch]) -> list[Batch]:
     for batch in padded:
         shown = batch["attention_mask"] > 0
         lengths = shown.sum(1)
-        tokens = Tokens.behind_one_another(batch["input_ids"][shown], lengths, lengths)
+        tokens = Tokens.from_lengths(batch["input_ids"][shown], lengths, lengths)
         sets.append(Examples(tokens, batch["labels"]))
     layout = choose_layout(np.concatenate([s.tokens.lengths for s in sets]), SIZE, row_length=LENGTH, seed=None)
     read = ("input_ids", "token_type_ids", "segment_ids", "cls_positions", "labels")

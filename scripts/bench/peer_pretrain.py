@@ -64,7 +64,7 @@ def training_batches(run: Run) -> Iterator[Batch]:
     """Yield the masked batches of all steps."""
     assert run.inputs.collate is not None
     for step in range(0, run.program.total_steps, run.steps_per_epoch):
-        yield from run.feed(step // run.steps_per_epoch)
+        yield from run.epoch_batches(step // run.steps_per_epoch)
 
 
 def open_model(run: Run) -> Any:

@@ -140,7 +140,7 @@ def test_wrong_names_are_refused(run):
 def examples_of(labels):
     count = len(labels)
     ones = np.ones(count, np.int32)
-    return Examples(Tokens.behind_one_another(np.ones(count, np.int32), ones, ones), labels)
+    return Examples(Tokens.from_lengths(np.ones(count, np.int32), ones, ones), labels)
 
 
 def test_a_metric_gets_names_scores_or_a_table():

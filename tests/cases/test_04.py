@@ -12,7 +12,7 @@ from jaxbert.config import ModelConfig
 from jaxbert.interop.write import save_folder
 from jaxbert.models.families import sized_config
 from jaxbert.models.functional import make_model
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.train.pretrained import load_pretrained
 from jaxbert.train.sharding import make_key
 
@@ -25,7 +25,7 @@ KEYS = (
 
 @pytest.mark.parametrize("name", ["config.json", "bert_config.json"])
 def test_the_first_folders_are_taken_for_bert(case, vocabularies, tmp_path, caplog, name):
-    model = make_model(SequenceClassification, sized_config("tiny", 30522))
+    model = make_model(SequenceClassificationHead, sized_config("tiny", 30522))
     shapes, key = model.abstract_params, make_key(0)
     save_folder(tmp_path, jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, leaf.dtype), shapes), model.config)
     content = json.loads((tmp_path / "config.json").read_text())
@@ -39,5 +39,5 @@ def test_the_first_folders_are_taken_for_bert(case, vocabularies, tmp_path, capl
         f"{tmp_path / 'vocab.txt'}: no word in it has capitals: texts are lower-cased (model.lower_case)",
     ]
     assert start.tokenizer("Hello")["input_ids"] == [101, 7592, 102]
-    params = start.params(make_model(SequenceClassification, start.bert_config), 0, shapes, key)
+    params = start.params(make_model(SequenceClassificationHead, start.bert_config), 0, shapes, key)
     assert (params["bert"]["embeddings"]["word_embeddings"]["embedding"] == np.full((30522, 128), 0.5)).all()

@@ -66,7 +66,7 @@ def test_metrics_grow_with_the_labels():
     count, names = 50, tuple(f"sku{i:05d}" for i in range(3000))
     nothing = np.zeros(count, np.int32)
     labels = np.random.default_rng(0).integers(0, len(names), count).astype(np.int32)
-    examples = Examples(Tokens.behind_one_another(nothing[:0], nothing, nothing), labels)
+    examples = Examples(Tokens.from_lengths(nothing[:0], nothing, nothing), labels)
     predictions = np.random.default_rng(1).normal(size=(count, len(names))).astype(np.float32)
     task = Classification(names)
     tracemalloc.start()

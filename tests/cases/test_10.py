@@ -10,7 +10,7 @@ from transformers import BertConfig, BertTokenizer
 
 from jaxbert.config import Config, DataConfig
 from jaxbert.tasks.token_classification.marks import fit_tags
-from jaxbert.tasks.token_classification.read import read_documents
+from jaxbert.tasks.token_classification.read import read_tagged_texts
 from jaxbert.tasks.token_classification.task import TokenClassification
 
 TAGS = {
@@ -25,7 +25,7 @@ TAGS = {
 
 @pytest.mark.parametrize("name", TAGS)
 def test_what_is_learned(case, name, caplog):
-    documents = read_documents(str(case / f"{name}.conll"), DataConfig(), role="train", labelled=True)
+    documents = read_tagged_texts(str(case / f"{name}.conll"), DataConfig(), role="train", labelled=True)
     documents, tag_set = fit_tags(documents, None)
     assert [" ".join(item.tags) for item in documents.items] == TAGS[name]
     assert (tag_set.scheme is None) == (name in ("pos", "io"))

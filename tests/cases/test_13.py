@@ -10,7 +10,7 @@ from jaxbert.config import DataConfig
 from jaxbert.data.examples import Examples
 from jaxbert.tasks.token_classification.align import align
 from jaxbert.tasks.token_classification.marks import Marks, marked_spans
-from jaxbert.tasks.token_classification.read import read_documents
+from jaxbert.tasks.token_classification.read import read_tagged_texts
 from jaxbert.tasks.token_classification.task import TokenClassification
 
 TAGS = ("B-PER", "I-PER", "O")
@@ -22,7 +22,7 @@ def test_one_answer_for_each_input_and_right_spans(case, vocabularies, name, by)
     """A model that knows the names by their first piece finds them, and nothing else."""
     tokenizer = BertTokenizer(vocab=str(vocabularies / "bert-base-uncased-vocab.txt"))
     labelled = name == "odd.jsonl"
-    documents = read_documents(str(case / name), DataConfig(), role="predict", labelled=labelled)
+    documents = read_tagged_texts(str(case / name), DataConfig(), role="predict", labelled=labelled)
     aligned = align(documents, tokenizer, 64, stride=16, by=by)
     first, second = ([tokenizer.convert_tokens_to_ids(word) for word in words] for words in (["ada", "bob"], ["stone"]))
     chosen = np.where(np.isin(aligned.tokens.ids, first), 0, np.where(np.isin(aligned.tokens.ids, second), 1, 2))

@@ -192,7 +192,7 @@ def test_ctrl_c_keeps_what_was_answered(pipes, model, answers, capsys):
 
     assert pipes.run(play, "--model", model) == 130
     assert_same(found, answers[:2])
-    assert capsys.readouterr().err == "error: interrupted; what was answered is written\n"
+    assert capsys.readouterr().err == "error: interrupted; the answers so far are written\n"
 
 
 def test_a_reader_that_has_enough_ends_it_quietly(pipes, model, capsys):
@@ -209,7 +209,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(pipes, model, capsys):
 @pytest.mark.parametrize("task", ["token_classification", "question_answering"])
 def test_tags_and_answers_come_line_by_line(pipes, tmp_path, task, capsys):
     names = ("B-x", "I-x", "O") if task == "token_classification" else ("start", "end")
-    head = heads.TokenClassification if task == "token_classification" else heads.QuestionAnswering
+    head = heads.TokenClassificationHead if task == "token_classification" else heads.QuestionAnsweringHead
     config = small_config(id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
     config.jaxbert = {"task": task}
     (tmp_path / "vocab.txt").write_text("\n".join(VOCAB) + "\n")

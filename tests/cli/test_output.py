@@ -63,7 +63,9 @@ def test_places_that_are_refused(tmp_path, monkeypatch):
     assert refusal(tmp_path / "no" / "a").endswith(f"there is no folder {tmp_path / 'no'}")
     assert refusal(tmp_path / ("a" * 300)).endswith("File name too long")
     assert refusal(tmp_path / "socket").endswith("it is a socket: name a file")
-    assert refusal(tmp_path / "link", source=str(tmp_path / "in.csv")).endswith("is read: name another one")
+    assert refusal(tmp_path / "link", source=str(tmp_path / "in.csv")).endswith(
+        "it is the input file: choose another name"
+    )
     assert "as .gz: answers are written as JSON lines" in refusal(tmp_path / "a.csv.gz", tables=True)
     assert "as .csv: it is written as JSON" in refusal(tmp_path / "a.csv")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # who runs this may be root

@@ -13,7 +13,7 @@ from jaxbert.cli.main import main
 from jaxbert.config import DataConfig
 from jaxbert.tasks.question_answering.read import read_questions
 from jaxbert.tasks.question_answering.squad_scores import parts
-from jaxbert.tasks.token_classification.read import read_documents
+from jaxbert.tasks.token_classification.read import read_tagged_texts
 from jaxbert.tasks.token_classification.scheme import spans_of
 
 
@@ -97,7 +97,7 @@ def test_entities_are_those_that_evaluation_counts(tags):
 
 
 def documents_of(path):
-    return read_documents(str(path), DataConfig(), role="test", labelled=True).items
+    return read_tagged_texts(str(path), DataConfig(), role="test", labelled=True).items
 
 
 @pytest.mark.slow

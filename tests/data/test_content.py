@@ -16,7 +16,7 @@ NAMES = ("alpha", "beta", "gamma")
 
 def tokens(rows):
     lengths = np.array([len(row) for row in rows], np.int32)
-    return Tokens.behind_one_another(np.concatenate(rows).astype(np.int32), lengths, lengths)
+    return Tokens.from_lengths(np.concatenate(rows).astype(np.int32), lengths, lengths)
 
 
 ROWS = [[2, 7, 3], [2, 8, 9, 3], [2, 3], [2, 7, 7, 3]]

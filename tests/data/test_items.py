@@ -20,9 +20,9 @@ from jaxbert.data.content import content_of
 from jaxbert.data.table import Place
 from jaxbert.errors import UserError
 from jaxbert.tasks import reading, task_class
-from jaxbert.tasks.multiple_choice.read import Question as Choice
+from jaxbert.tasks.multiple_choice.read import ChoiceQuestion as Choice
 from jaxbert.tasks.question_answering.read import Answer, Question, read_questions
-from jaxbert.tasks.token_classification.read import Document, Documents, open_documents
+from jaxbert.tasks.token_classification.read import TaggedText, TaggedTexts, open_tagged_texts
 from jaxbert.tasks.token_classification.scheme import Span
 
 WORDS = VOCAB[5:]
@@ -148,7 +148,7 @@ def test_processes_share_the_tokenizing(tmp_path, tokenizer, kind, monkeypatch):
     monkeypatch.setattr(reading, "tokenizing_share", lambda: mine[threading.get_ident()])
 
     def start(index):
-        mine[threading.get_ident()] = exchange.share(index)
+        mine[threading.get_ident()] = exchange.shard(index)
         own = BertTokenizer(vocab=str(tmp_path / "vocab.txt"))
         return read(tmp_path, kind, own, None)
 
@@ -180,19 +180,19 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(tmp_path, tokenizer, m
         path.write_text(path.read_text() + json.dumps(tagged(random.Random(9))) + "\n")
 
     write(path, "token_classification")
-    source = open_documents(str(path), DataConfig(), role="train", labelled=True)
-    monkeypatch.setattr(Documents, "survey", classmethod(changed))
-    found = prepare.hold_items(Documents, source, folder=tmp_path / "cache")
+    source = open_tagged_texts(str(path), DataConfig(), role="train", labelled=True)
+    monkeypatch.setattr(TaggedTexts, "survey", classmethod(changed))
+    found = prepare.hold_items(TaggedTexts, source, folder=tmp_path / "cache")
     assert found.entry is None
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_an_item_comes_back_as_it_was():
     for item in (
-        Document(1, "a \ud800 b", spans=[Span(0, 1, "X")]),
-        Document(Place("a.conll", 7), words=["a", "b"], tags=["O", None], rows=range(7, 9)),
-        Document(3, words=["a", "b"], tags=["O", "B-X"], rows=[3, 5], numbered=True),
-        Document(4, words=[], tags=[], rows=[]),
+        TaggedText(1, "a \ud800 b", spans=[Span(0, 1, "X")]),
+        TaggedText(Place("a.conll", 7), words=["a", "b"], tags=["O", None], rows=range(7, 9)),
+        TaggedText(3, words=["a", "b"], tags=["O", "B-X"], rows=[3, 5], numbered=True),
+        TaggedText(4, words=[], tags=[], rows=[]),
         Question("q", "who?", "a b", (Answer("b", 2),), Place("f.json", 2)),
         Choice(None, "q", ("x", "y"), 1, 5),
         Choice("c", "q", ("x", "y", "z"), "B", Place("f.csv", 2)),

@@ -24,8 +24,8 @@ def read(values, kind: str, labelled: bool | None = True, names=None, **data) ->
     for part, first in ((values[:half], 2), (values[half:], 2 + half)):
         rows = range(first, first + len(part))
         codes.append(column.add(Table([""] * len(part), None, part, names, "rows.csv", rows)))
-    legend = column.finish()
-    return None if legend is None else Labels(np.concatenate(codes), legend, "rows.csv")
+    vocabulary = column.finish()
+    return None if vocabulary is None else Labels(np.concatenate(codes), vocabulary, "rows.csv")
 
 
 LISTS = {

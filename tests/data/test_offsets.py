@@ -9,7 +9,7 @@ import pytest
 from runs import VOCAB
 from transformers import BertTokenizer
 
-from jaxbert.data.offsets import cut_windows, locate
+from jaxbert.data.offsets import cut_windows, locate_tokens
 from jaxbert.errors import UserError
 
 
@@ -49,7 +49,10 @@ def test_tokens_know_their_characters_and_words(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join([*VOCAB, "##9", "高"]) + "\n")
     tokenizer = BertTokenizer(vocab=str(tmp_path / "vocab.txt"))
     tokenizer("w1 w2 w3 w4", truncation=True, padding="max_length", max_length=3)  # which it would keep
-    text, words = locate(tokenizer, ["Good  w19高 w2"], "a"), locate(tokenizer, [["Good", "", "w199"]], "a")
+    text, words = (
+        locate_tokens(tokenizer, ["Good  w19高 w2"], "a"),
+        locate_tokens(tokenizer, [["Good", "", "w199"]], "a"),
+    )
     found = next(iter(text))
     assert [VOCAB[i] for i in found.ids if i < len(VOCAB)] == ["good", "w19", "w2"]
     assert found.offsets.tolist() == [[0, 4], [6, 9], [9, 10], [11, 13]]
@@ -57,4 +60,4 @@ def test_tokens_know_their_characters_and_words(tmp_path):
     found = next(iter(words))
     assert found.words.tolist() == [0, 2, 2]
     with pytest.raises(UserError, match=r"does not tell where tokens come from"):
-        next(iter(locate(object(), ["a"], "a")))
+        next(iter(locate_tokens(object(), ["a"], "a")))

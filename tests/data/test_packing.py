@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxbert.data import packing
-from jaxbert.data.packing import Layout, best_fit, choose_layout, deal, padded_layout, plan_epoch
+from jaxbert.data.packing import Layout, balance_lengths, best_fit, choose_layout, padded_layout, plan_epoch
 from jaxbert.errors import UserError
 
 
@@ -72,7 +72,7 @@ def test_dealt_steps_have_nearly_the_same_tokens():
     rng = np.random.default_rng(0)
     lengths = np.minimum(rng.geometric(0.1, 32 * 16), 60)
     ids = rng.permutation(lengths.size)
-    dealt = deal(ids, lengths[ids], 32)
+    dealt = balance_lengths(ids, lengths[ids], 32)
     np.testing.assert_array_equal(np.sort(dealt.ravel()), np.arange(lengths.size))
     totals = lengths[dealt].sum(1)
     shuffled = lengths[ids].reshape(32, 16).sum(1)

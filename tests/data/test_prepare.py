@@ -18,7 +18,7 @@ from transformers import BertTokenizer
 
 from jaxbert.config import DataConfig
 from jaxbert.data import intake, prepare, sources, store, table
-from jaxbert.data.label_column import Legend
+from jaxbert.data.label_column import LabelVocabulary
 from jaxbert.data.sources import open_source
 from jaxbert.data.tokens import LongTexts
 from jaxbert.errors import UserError
@@ -72,7 +72,7 @@ def assert_same(found, expected) -> None:
         assert array.dtype == getattr(expected.tokens, name).dtype
         np.testing.assert_array_equal(array, getattr(expected.tokens, name))
     np.testing.assert_array_equal(found.labels.codes, expected.labels.codes)
-    assert found.labels.legend == expected.labels.legend
+    assert found.labels.vocabulary == expected.labels.vocabulary
     assert found.cut == expected.cut
 
 
@@ -109,7 +109,7 @@ def test_parts_make_no_difference(tokenizer, tmp_path, part_rows, characters, mo
     parts = make(path, tokenizer, text_pair="other")
     assert_same(parts, whole)
     assert len(parts.tokens) == 60
-    assert parts.labels.legend == Legend(list(map(str, range(7))), list(range(2, 9)), None)
+    assert parts.labels.vocabulary == LabelVocabulary(list(map(str, range(7))), list(range(2, 9)), None)
 
 
 def test_formats_give_the_same(tokenizer, data_file, tmp_path):
@@ -121,7 +121,7 @@ def test_formats_give_the_same(tokenizer, data_file, tmp_path):
         found = make(tmp_path / name, tokenizer)
         np.testing.assert_array_equal(found.tokens.ids, expected.tokens.ids)
         np.testing.assert_array_equal(found.labels.codes, expected.labels.codes)
-        assert found.labels.legend.values == expected.labels.legend.values
+        assert found.labels.vocabulary.values == expected.labels.vocabulary.values
 
 
 def test_everything_that_changes_the_tokens_has_an_entry_of_its_own(tokenizer, data_file, tmp_path, folder):

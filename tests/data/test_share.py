@@ -13,7 +13,7 @@ from transformers import BertTokenizer
 from jaxbert.config import DataConfig
 from jaxbert.data import prepare, table
 from jaxbert.data.sources import open_source
-from jaxbert.data.tokens import Share, encode_texts, joined
+from jaxbert.data.tokens import Shard, encode_texts, joined
 
 
 class Exchange:
@@ -30,9 +30,9 @@ class Exchange:
         self.barrier.wait()
         return found
 
-    def share(self, index):
+    def shard(self, index):
         count = len(self.given)
-        return Share(index, count, lambda mine: self.all_of(index, mine), lambda mine: all(self.all_of(index, mine)))
+        return Shard(index, count, lambda mine: self.all_of(index, mine), lambda mine: all(self.all_of(index, mine)))
 
 
 @pytest.fixture
@@ -41,15 +41,15 @@ def vocab(tmp_path):
     return str(tmp_path / "vocab.txt")
 
 
-def make(path, vocab, folder, share):
+def make(path, vocab, folder, shard):
     source = open_source(str(path), DataConfig(), role="train", labelled=True)
-    return prepare.prepare(source, BertTokenizer(vocab=vocab), 8, folder=folder, share=share)
+    return prepare.prepare(source, BertTokenizer(vocab=vocab), 8, folder=folder, shard=shard)
 
 
 def together(count, path, vocab, folders):
     exchange = Exchange(count)
     with ThreadPoolExecutor(count) as threads:
-        return list(threads.map(lambda i: make(path, vocab, folders[i], exchange.share(i)), range(count)))
+        return list(threads.map(lambda i: make(path, vocab, folders[i], exchange.shard(i)), range(count)))
 
 
 def assert_same(found, expected):
@@ -65,7 +65,7 @@ def test_all_get_the_tokens_of_one_and_tokenize_a_share(tmp_path, vocab, monkeyp
     for module in ("jaxbert.data.sources", "jaxbert.data.table", "jaxbert.data.intake"):
         monkeypatch.setattr(f"{module}.PART_ROWS", 7)
     path = write_csv(tmp_path / "train.csv", random_rows(60))
-    expected = make(path, vocab, None, Share())
+    expected = make(path, vocab, None, Shard())
     tokenized = []
 
     def count_rows(tokenizer, texts, *settings):
@@ -82,7 +82,7 @@ def test_all_get_the_tokens_of_one_and_tokenize_a_share(tmp_path, vocab, monkeyp
 def test_who_has_the_tokens_already_waits_for_those_who_have_not(tmp_path, vocab):
     path = write_csv(tmp_path / "train.csv", random_rows(60))
     folders = [tmp_path / "first", tmp_path / "second"]
-    expected = make(path, vocab, folders[0], Share())
+    expected = make(path, vocab, folders[0], Shard())
     for found in together(2, path, vocab, folders):
         assert_same(found, expected)
     for folder in folders:

@@ -12,9 +12,9 @@ from jaxbert.config import DataConfig
 from jaxbert.data.records import open_records
 from jaxbert.data.sources import open_source
 from jaxbert.errors import UserError
-from jaxbert.tasks.multiple_choice.read import read_questions as read_choices
+from jaxbert.tasks.multiple_choice.read import read_choice_questions as read_choices
 from jaxbert.tasks.question_answering.read import Answer, read_questions
-from jaxbert.tasks.token_classification.read import read_documents
+from jaxbert.tasks.token_classification.read import read_tagged_texts
 
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("array_record")
@@ -176,7 +176,7 @@ def test_missing_extra(monkeypatch, missing):
 
 
 def test_tags_answers_and_choices():
-    documents = read_documents("tfds:marked", DataConfig(), role="train", labelled=True)
+    documents = read_tagged_texts("tfds:marked", DataConfig(), role="train", labelled=True)
     found = {item.words[0]: (item.words, item.tags, item.row) for item in documents.items}
     assert sorted(row for _, _, row in found.values()) == [1, 2]
     assert {word: found[word][:2] for word in found} == {

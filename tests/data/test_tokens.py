@@ -19,7 +19,7 @@ def tokenizer(tmp_path):
 
 
 def joined(encoded: Encoded) -> Tokens:
-    return Tokens.behind_one_another(encoded.ids, encoded.lengths, encoded.first_lengths)
+    return Tokens.from_lengths(encoded.ids, encoded.lengths, encoded.first_lengths)
 
 
 def example(encoded: Encoded, i: int) -> list[str]:

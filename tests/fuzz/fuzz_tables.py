@@ -120,6 +120,8 @@ class Tables:
             rows += len(part)
             codes.append(column.add(part))
         assert rows
-        legend = column.finish()
-        if legend is not None:
-            fit_labels(Labels(np.concatenate(codes), legend, source.name), LabelRules.of(self._options["data"]), None)
+        vocabulary = column.finish()
+        if vocabulary is not None:
+            fit_labels(
+                Labels(np.concatenate(codes), vocabulary, source.name), LabelRules.of(self._options["data"]), None
+            )

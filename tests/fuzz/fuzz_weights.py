@@ -21,7 +21,7 @@ from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.load import fit_params
 from jaxbert.interop.read import read_tensors
 from jaxbert.models.functional import make_model
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.heads import SequenceClassificationHead
 
 _DTYPES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F4", "I64", "U8", "BOOL", "C64", "f32", "V8", "O")
 _HEADER_WORDS = ("__metadata__", "format", "pt", "dtype", "shape", "data_offsets", [0, 0], [8, 0], [0, 2**60], *_DTYPES)
@@ -234,4 +234,4 @@ class Config:
     def read(self) -> None:
         """Read it, and fit the weights to the model that it describes."""
         config = read_config(self.path.parent)
-        fit_params(self._tensors, make_model(SequenceClassification, config), key=None, source="model.safetensors")
+        fit_params(self._tensors, make_model(SequenceClassificationHead, config), key=None, source="model.safetensors")

@@ -21,9 +21,9 @@ BIAS, DECODER_BIAS = "cls.predictions.bias", "cls.predictions.decoder.bias"
 POOLER = {"bert.pooler"}
 PARTS = {
     heads.BertModel: POOLER,
-    heads.SequenceClassification: POOLER | {"classifier"},
-    heads.TokenClassification: {"classifier"},
-    heads.QuestionAnswering: {"qa_outputs"},
+    heads.SequenceClassificationHead: POOLER | {"classifier"},
+    heads.TokenClassificationHead: {"classifier"},
+    heads.QuestionAnsweringHead: {"qa_outputs"},
     heads.MaskedLM: {"cls.predictions"},
     heads.NextSentencePrediction: POOLER | {"cls.seq_relationship"},
     heads.PreTraining: POOLER | {"cls.predictions", "cls.seq_relationship"},
@@ -60,8 +60,8 @@ def test_every_head_starts_from_every_checkpoint(theirs, tmp_path):
 
 def test_a_pooler_too_much_is_no_error_even_for_prediction(tmp_path):
     pooler = {f"bert.pooler.dense.{name}": np.ones(2, np.float32) for name in ("weight", "bias")}
-    write_tensors(tmp_path, write(tmp_path, heads.TokenClassification) | pooler)
-    _, report = load_params(tmp_path, make(heads.TokenClassification))
+    write_tensors(tmp_path, write(tmp_path, heads.TokenClassificationHead) | pooler)
+    _, report = load_params(tmp_path, make(heads.TokenClassificationHead))
     assert (report.fresh, set(report.unused)) == ((), set(pooler))
 
 
@@ -82,7 +82,7 @@ def test_tied_copies_are_read_from_either_name(tmp_path, added, dropped):
     params, report = load_params(tmp_path, make(heads.MaskedLM))
     assert (report.fresh, report.unused) == ((), ())
     assert_same_tensors(names.to_torch(params), tensors)
-    params, report = load_params(tmp_path, make(heads.TokenClassification), key=KEY)
+    params, report = load_params(tmp_path, make(heads.TokenClassificationHead), key=KEY)
     np.testing.assert_array_equal(names.to_torch(params)[WORDS], tensors[WORDS])
 
 
@@ -98,7 +98,7 @@ def test_tables_that_differ_are_not_tied(tmp_path):
     write_tensors(tmp_path, tensors | {DECODER: tensors[WORDS] + 1})
     with pytest.raises(UserError, match="tie_word_embeddings to false"):
         load_params(tmp_path, make(heads.MaskedLM), key=KEY)
-    load_params(tmp_path, make(heads.TokenClassification), key=KEY)
+    load_params(tmp_path, make(heads.TokenClassificationHead), key=KEY)
     params, _ = load_params(tmp_path, make(heads.MaskedLM, tie_word_embeddings=False))
     np.testing.assert_array_equal(params["cls"]["predictions"]["decoder"]["kernel"], tensors[WORDS].T + 1)
 

@@ -7,8 +7,8 @@ import pytest
 from jaxbert.config import LaunchConfig
 from jaxbert.errors import UserError
 from jaxbert.launch.clusters import first_host
-from jaxbert.launch.detect import detect, locate, overlooked
-from jaxbert.launch.place import Place
+from jaxbert.launch.detect import detect, locate_process, overlooked
+from jaxbert.launch.place import ProcessPlace
 
 SLURM = {
     "SLURM_JOB_ID": "4711",
@@ -45,7 +45,7 @@ def without(environment: dict[str, str], *names: str) -> dict[str, str]:
     return {name: value for name, value in environment.items() if name not in names}
 
 
-def found(environment: dict[str, str]) -> Place:
+def found(environment: dict[str, str]) -> ProcessPlace:
     place = detect(environment)
     assert place is not None
     return place
@@ -293,22 +293,22 @@ def test_more_processes_than_gpus():
 
 def test_the_configuration_goes_before_all():
     launch = LaunchConfig(coordinator="mine:7", num_processes=3, process_id=0)
-    place = locate(launch, SLURM | JAX)
+    place = locate_process(launch, SLURM | JAX)
     assert place is not None
     assert (place.processes, place.process, place.coordinator) == (3, 0, "mine:7")
-    place = locate(LaunchConfig(coordinator="mine:7"), SLURM)
+    place = locate_process(LaunchConfig(coordinator="mine:7"), SLURM)
     assert place is not None
     assert (place.processes, place.process, place.coordinator) == (4, 3, "mine:7")
     with pytest.raises(UserError, match="but not JAX_COORDINATOR_ADDRESS"):
-        locate(LaunchConfig(num_processes=3, process_id=0), {})
+        locate_process(LaunchConfig(num_processes=3, process_id=0), {})
 
 
 def test_off_and_on():
-    assert locate(LaunchConfig(distributed="off"), SLURM | {"SLURM_PROCID": "x"}) is None
-    assert locate(LaunchConfig(), {}) is None
+    assert locate_process(LaunchConfig(distributed="off"), SLURM | {"SLURM_PROCID": "x"}) is None
+    assert locate_process(LaunchConfig(), {}) is None
     with pytest.raises(UserError, match=r"launch.distributed is on, but there is no TPU slice"):
-        locate(LaunchConfig(distributed="on"), ALONE["a shell of salloc"])
-    place = locate(LaunchConfig(distributed="on"), ONE["a tpu host"])
+        locate_process(LaunchConfig(distributed="on"), ALONE["a shell of salloc"])
+    place = locate_process(LaunchConfig(distributed="on"), ONE["a tpu host"])
     assert place is not None
     assert place.processes == 1
 

@@ -12,14 +12,14 @@ from tiny import random_params
 from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
-from jaxbert.models.encoder import Call
+from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import init_params, make_model
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.heads import SequenceClassificationHead
 
 
 @pytest.fixture(scope="module")
 def model():
-    return make_model(SequenceClassification, small_config(num_hidden_layers=3))
+    return make_model(SequenceClassificationHead, small_config(num_hidden_layers=3))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_scan_equals_unrolled(model, params, batch):
     key = jax.random.key(1)
 
     def run(scan):
-        call = Call(scan_layers=scan)
+        call = ForwardOptions(scan_layers=scan)
 
         def loss(params):
             logits = model.apply(params, batch, key, call)["logits"]
@@ -57,7 +57,7 @@ def test_scan_equals_unrolled(model, params, batch):
 
 def test_scan_compiles_one_layer(model, params, batch):
     def text(scan):
-        apply = jax.jit(lambda p: model.apply(p, batch, None, Call(scan_layers=scan))["logits"])
+        apply = jax.jit(lambda p: model.apply(p, batch, None, ForwardOptions(scan_layers=scan))["logits"])
         return apply.lower(params).as_text()
 
     assert "stablehlo.while" in text(True)
@@ -66,7 +66,7 @@ def test_scan_compiles_one_layer(model, params, batch):
 
 @pytest.mark.parametrize("scan", [True, False])
 def test_hidden_states_and_attentions(model, params, batch, scan):
-    call = Call(scan, output_hidden_states=True, output_attentions=True)
+    call = ForwardOptions(scan, output_hidden_states=True, output_attentions=True)
     encoded = jax.jit(lambda p: model.apply(p, batch, None, call)["encoded"])(params)
     rows, length = batch["input_ids"].shape
     assert encoded.hidden_states_NBTD.shape == (4, rows, length, 32)
@@ -81,7 +81,7 @@ def test_hidden_states_and_attentions(model, params, batch, scan):
 def test_each_new_tensor_depends_on_its_own_name_alone(model):
     key = jax.random.key(0)
     whole = traverse_util.flatten_dict(init_params(model, key), sep="/")
-    wider = make_model(SequenceClassification, small_config(num_hidden_layers=3, vocab_size=99))
+    wider = make_model(SequenceClassificationHead, small_config(num_hidden_layers=3, vocab_size=99))
     other = traverse_util.flatten_dict(init_params(wider, key), sep="/")
     for name, tensor in whole.items():
         if "word_embeddings" not in name:

@@ -24,7 +24,7 @@ from jaxbert.interop.write import save_folder
 from jaxbert.models.families import FAMILIES, family_of, published_config, sized_config
 from jaxbert.models.families.bert import BERT
 from jaxbert.models.functional import make_model
-from jaxbert.models.heads import BertModel, MaskedLM, SequenceClassification
+from jaxbert.models.heads import BertModel, MaskedLM, SequenceClassificationHead
 from jaxbert.tasks import task_of_model
 
 
@@ -42,7 +42,7 @@ def toy_problem(tmp_path, monkeypatch):
     """A classification problem whose model is a toy."""
     monkeypatch.setitem(FAMILIES, "toy", TOY)
     problem = Problem.write(tmp_path)
-    write_toy(tmp_path / "model", SequenceClassification, "ForSequenceClassification")
+    write_toy(tmp_path / "model", SequenceClassificationHead, "ForSequenceClassification")
     return problem
 
 
@@ -77,7 +77,7 @@ def test_another_family_is_trained_exported_and_read_again(toy_problem, capsys):
     config = read_config(export)
     assert isinstance(config, ToyConfig)
     assert task_of_model(config).name == "classification"
-    params, report = load_params(export, make_model(SequenceClassification, config))
+    params, report = load_params(export, make_model(SequenceClassificationHead, config))
     assert (params.keys(), report.fresh, report.unused) == ({"toy", "classifier"}, (), ())
     capsys.readouterr()
     assert main(["predict", "--model", str(export), "--input", str(toy_problem.folder / "dev.csv")]) == 0
@@ -129,14 +129,14 @@ def test_names_that_others_write_become_the_familys(toy_problem, tmp_path, names
 
 
 def test_a_misfit_is_said_in_the_familys_names(toy_problem, tmp_path):
-    write_toy(tmp_path / "toy", SequenceClassification, "ForSequenceClassification")
+    write_toy(tmp_path / "toy", SequenceClassificationHead, "ForSequenceClassification")
     config = toy_config()
     config.num_hidden_layers, config.intermediate_size = 3, 65
     with pytest.raises(
         UserError,
         match=r"missing: 16 of them, toy\.encoder\.layer\.2.*intermediate_size is 64 .*16 are of encoder\.layer\.2:",
     ):
-        load_params(tmp_path / "toy", make_model(SequenceClassification, config))
+        load_params(tmp_path / "toy", make_model(SequenceClassificationHead, config))
 
 
 def test_classes_and_heads():

@@ -16,9 +16,9 @@ from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
 from jaxbert.errors import UserError
-from jaxbert.models.encoder import Call
+from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import make_model
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.models.layers import fp8_matmul
 from jaxbert.train.programs import check_fp8
 
@@ -70,13 +70,13 @@ def test_zeros_give_zeros():
 @pytest.fixture(scope="module")
 def gradients():
     """`fp8 -> the gradients of a classifier`, compiled with scanned layers."""
-    model = make_model(SequenceClassification, small_config(initializer_range=0.1), jnp.bfloat16)
+    model = make_model(SequenceClassificationHead, small_config(initializer_range=0.1), jnp.bfloat16)
     params = jax.tree.map(jnp.asarray, random_params(model))
     tokens = random_tokens(24)
     (batch,) = batches(Examples(tokens), choose_layout(tokens.lengths, 24, row_length=64), 24, seed=None)
 
     def loss(params, fp8):
-        logits = model.apply(params, batch, None, Call(fp8=fp8))["logits"].astype(jnp.float32)
+        logits = model.apply(params, batch, None, ForwardOptions(fp8=fp8))["logits"].astype(jnp.float32)
         return (jax.nn.log_softmax(logits)[:, :, 0] * batch["example_mask"]).sum()
 
     return {fp8: jax.jit(jax.grad(lambda p, fp8=fp8: loss(p, fp8)))(params) for fp8 in (False, True)}

@@ -9,7 +9,7 @@ import pytest
 from tiny import random_params, random_rows, tiny_config, unpacked_batch
 
 from jaxbert.models import heads
-from jaxbert.models.encoder import Call
+from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import make_model
 
 POSITIONS = np.asarray([[1, 3, 2], [3, 3, 0], [2, 0, 1], [0, 1, 2]], np.int32)
@@ -32,7 +32,7 @@ def pack(batch):
 
 
 @pytest.mark.parametrize("head", [heads.MaskedLM, heads.PreTraining])
-@pytest.mark.parametrize("call", [Call(), Call(output_hidden_states=True)])
+@pytest.mark.parametrize("call", [ForwardOptions(), ForwardOptions(output_hidden_states=True)])
 def test_masked_positions_are_a_choice_of_all(head, call):
     model = make_model(head, tiny_config())
     batch, name = unpacked_batch(random_rows()), "logits" if head is heads.MaskedLM else "prediction_logits"
@@ -68,15 +68,15 @@ def test_the_last_layer_runs_once_and_at_the_wanted_positions_only():
 
 TOKEN_OUTPUTS = {
     heads.BertModel: ("last_hidden_state",),
-    heads.TokenClassification: ("logits",),
-    heads.QuestionAnswering: ("start_logits", "end_logits"),
+    heads.TokenClassificationHead: ("logits",),
+    heads.QuestionAnsweringHead: ("start_logits", "end_logits"),
     heads.MaskedLM: ("logits",),
     heads.PreTraining: ("prediction_logits",),
 }
 SLOT_OUTPUTS = {
     heads.BertModel: ("pooler_output",),
-    heads.SequenceClassification: ("logits",),
-    heads.MultipleChoice: ("logits",),
+    heads.SequenceClassificationHead: ("logits",),
+    heads.MultipleChoiceHead: ("logits",),
     heads.NextSentencePrediction: ("logits",),
     heads.PreTraining: ("seq_relationship_logits",),
 }

@@ -21,9 +21,9 @@ from tiny import random_params
 from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
-from jaxbert.models.encoder import Call
+from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import make_model
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.models.layers import KeyProjection, dropout, gelu, lookup, make_linear
 
 B, T, D, F = 6, 40, 64, 256
@@ -142,7 +142,7 @@ def batch():
 
 
 def logits_fn(batch, **rates):
-    model = make_model(SequenceClassification, small_config(**rates))
+    model = make_model(SequenceClassificationHead, small_config(**rates))
     params = random_params(model)
     return jax.jit(lambda key: model.apply(params, batch, key)["logits"])
 
@@ -192,12 +192,12 @@ def test_rows_of_a_word_are_added_in_the_format_of_the_table(table):
 
 
 def test_lookup_leaves_a_models_gradient():
-    model = make_model(SequenceClassification, small_config(), jnp.float32)
+    model = make_model(SequenceClassificationHead, small_config(), jnp.float32)
     params, tokens = random_params(model), random_tokens(20)
     (batch,) = batches(Examples(tokens), choose_layout(tokens.lengths, 20, row_length=40), 20, seed=None)
 
     def grads(fuse: bool):
-        loss = lambda p: (model.apply(p, batch, None, Call(False, fuse_lookup=fuse))["logits"] ** 2).sum()  # noqa: E731
+        loss = lambda p: (model.apply(p, batch, None, ForwardOptions(False, fuse_lookup=fuse))["logits"] ** 2).sum()  # noqa: E731
         return jax.jit(jax.grad(loss))(params)
 
     for found, expected in zip(jax.tree.leaves(grads(True)), jax.tree.leaves(grads(False)), strict=True):

@@ -14,21 +14,25 @@ from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout, padded_layout
 from jaxbert.models.attention.select import Attention
-from jaxbert.models.encoder import Call
+from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import make_model
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.heads import SequenceClassificationHead
 
 COUNT = 24
 CALLS = pytest.mark.parametrize(
     "call",
-    [Call(scan_layers=True), Call(scan_layers=False), Call(attention=Attention("pallas", interpret=True))],
+    [
+        ForwardOptions(scan_layers=True),
+        ForwardOptions(scan_layers=False),
+        ForwardOptions(attention=Attention("pallas", interpret=True)),
+    ],
     ids=["scan", "unrolled", "pallas"],
 )
 
 
 @pytest.fixture(scope="module")
 def model():
-    return make_model(SequenceClassification, small_config())
+    return make_model(SequenceClassificationHead, small_config())
 
 
 @pytest.fixture(scope="module")

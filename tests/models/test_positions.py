@@ -13,13 +13,13 @@ from tiny import random_params
 from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
-from jaxbert.models.encoder import BertModule, Call, take_positions
+from jaxbert.models.encoder import BertModule, ForwardOptions, take_positions
 from jaxbert.models.functional import make_model
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.heads import SequenceClassificationHead
 
 
 def classifier(layers):
-    model = make_model(SequenceClassification, small_config(num_hidden_layers=layers))
+    model = make_model(SequenceClassificationHead, small_config(num_hidden_layers=layers))
     return model, random_params(model)
 
 
@@ -50,7 +50,7 @@ def value_and_grads(model, params, batch, call, head_mask=None):
 @pytest.mark.parametrize("scan", [True, False])
 def test_same_logits_and_gradients_as_the_full_layer(monkeypatch, layers, scan):
     model, params = classifier(layers)
-    batch, call = packed_rows(), Call(scan_layers=scan)
+    batch, call = packed_rows(), ForwardOptions(scan_layers=scan)
     logits, grads = value_and_grads(model, params, batch, call)
     monkeypatch.setattr(BertModule, "encode_positions", everywhere)
     expected, expected_grads = value_and_grads(model, params, batch, call)
@@ -64,11 +64,13 @@ def test_head_mask_reaches_the_last_layer(monkeypatch):
     model, params = classifier(2)
     batch = packed_rows()
     mask_NH = jnp.array([[1.0, 0.5], [0.0, 1.0]])
-    logits, _ = value_and_grads(model, params, batch, Call(), mask_NH)
-    unmasked, _ = value_and_grads(model, params, batch, Call())
+    logits, _ = value_and_grads(model, params, batch, ForwardOptions(), mask_NH)
+    unmasked, _ = value_and_grads(model, params, batch, ForwardOptions())
     assert np.abs(logits - unmasked).max() > 1e-3
     monkeypatch.setattr(BertModule, "encode_positions", everywhere)
-    np.testing.assert_allclose(logits, value_and_grads(model, params, batch, Call(), mask_NH)[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        logits, value_and_grads(model, params, batch, ForwardOptions(), mask_NH)[0], rtol=1e-5, atol=1e-6
+    )
 
 
 def test_the_last_layer_computes_these_positions_alone():
@@ -82,6 +84,6 @@ def test_the_last_layer_computes_these_positions_alone():
     def text(call):
         return jax.jit(lambda p: model.apply(p, batch, None, call)["logits"]).lower(params).as_text()
 
-    assert f"tensor<{rows}x{length}x{width}xf32>" not in text(Call())
-    assert f"tensor<{rows}x{slots}x{width}xf32>" in text(Call())
-    assert f"tensor<{rows}x{length}x{width}xf32>" in text(Call(output_hidden_states=True))
+    assert f"tensor<{rows}x{length}x{width}xf32>" not in text(ForwardOptions())
+    assert f"tensor<{rows}x{slots}x{width}xf32>" in text(ForwardOptions())
+    assert f"tensor<{rows}x{length}x{width}xf32>" in text(ForwardOptions(output_hidden_states=True))

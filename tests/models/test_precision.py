@@ -12,9 +12,9 @@ from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
 from jaxbert.interop.load import load_params
-from jaxbert.models.encoder import Call
+from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import init_params, make_model
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.heads import SequenceClassificationHead
 
 EPSILON = 2.0**-8
 """Half the distance of neighbouring bfloat16 numbers around 1."""
@@ -24,11 +24,11 @@ def both(config, batch, params=None):
     """Return logits and gradients in each format."""
     results = []
     for dtype in (jnp.float32, jnp.bfloat16):
-        model = make_model(SequenceClassification, config, dtype)
+        model = make_model(SequenceClassificationHead, config, dtype)
         start = init_params(model, jax.random.key(0)) if params is None else params
 
         def loss(p, apply=model.apply):
-            logits = apply(p, batch, None, Call(scan_layers=True))["logits"].astype(jnp.float32)
+            logits = apply(p, batch, None, ForwardOptions(scan_layers=True))["logits"].astype(jnp.float32)
             return (logits * batch["example_mask"][:, :, None]).sum(), logits
 
         (_, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(start)
@@ -66,6 +66,6 @@ def test_bfloat16_against_float32_with_pretrained_weights(minilm):
     from jaxbert.interop.bert_config import read_config
 
     config = read_config(minilm)
-    model = make_model(SequenceClassification, config)
+    model = make_model(SequenceClassificationHead, config)
     params, _ = load_params(minilm, model, key=jax.random.key(0))
     assert_within_bound(config, one_batch(random_tokens(16, vocab=config.vocab_size)), params)

@@ -17,9 +17,9 @@ from jaxbert.config import MeshConfig, ModelConfig
 from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
-from jaxbert.models.encoder import Call
+from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import make_model
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.train.programs import layer_call
 from jaxbert.train.sharding import make_mesh
 
@@ -31,7 +31,7 @@ LAYERS = 4
 @pytest.fixture(scope="module")
 def model():
     changes = {"hidden_dropout_prob": RATE, "attention_probs_dropout_prob": RATE}
-    return make_model(SequenceClassification, small_config(num_hidden_layers=LAYERS, **changes))
+    return make_model(SequenceClassificationHead, small_config(num_hidden_layers=LAYERS, **changes))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def params(model):
 
 @pytest.fixture(scope="module")
 def loss(model):
-    """A function of parameters and `Call`, with dropout on."""
+    """A function of parameters and `ForwardOptions`, with dropout on."""
     tokens = random_tokens(100)
     (batch,) = batches(Examples(tokens), choose_layout(tokens.lengths, 100, row_length=40), 100, seed=None)
     key = jax.random.key(1)
@@ -53,7 +53,7 @@ def compiled(loss, params):
     """`(scan, remat) -> the compiled gradient`."""
     return functools.cache(
         lambda scan, remat: (
-            jax.jit(jax.grad(lambda p: loss(p, Call(scan, remat)))).lower(params).compile(quick.newest())
+            jax.jit(jax.grad(lambda p: loss(p, ForwardOptions(scan, remat)))).lower(params).compile(quick.newest())
         )
     )
 
@@ -72,7 +72,7 @@ def test_the_gradient_stays(compiled, params, scan, remat):
 def test_less_is_kept_for_the_backward_pass(loss, params, scan):
     def kept(remat) -> int:
         """Bytes that the forward pass hands to the backward pass."""
-        backward = jax.eval_shape(lambda p: jax.vjp(lambda p: loss(p, Call(scan, remat)), p)[1], params)
+        backward = jax.eval_shape(lambda p: jax.vjp(lambda p: loss(p, ForwardOptions(scan, remat)), p)[1], params)
         return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(backward))
 
     none, dots, full = (kept(remat) for remat in ("none", "dots", "full"))

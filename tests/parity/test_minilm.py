@@ -15,7 +15,7 @@ from jaxbert.interop.load import load_params
 from jaxbert.interop.read import read_tensors
 from jaxbert.interop.write import save_folder
 from jaxbert.models.functional import make_model
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.heads import SequenceClassificationHead
 
 pytestmark = pytest.mark.real
 
@@ -35,7 +35,7 @@ def tokenizer(minilm):
 @pytest.fixture(scope="module")
 def classifier(minilm, tokenizer, tmp_path_factory):
     """MiniLM with a random head, written by us."""
-    model = make_model(SequenceClassification, read_config(minilm))
+    model = make_model(SequenceClassificationHead, read_config(minilm))
     params, report = load_params(minilm, model, key=jax.random.key(0))
     assert report.fresh == ("classifier.bias", "classifier.weight")
     assert report.unused == ()

@@ -35,9 +35,9 @@ class Case:
 
 CASES = {
     "base": Case(heads.BertModel, "BertModel", ("last_hidden_state",), ("pooler_output",)),
-    "choice": Case(heads.MultipleChoice, "BertForMultipleChoice", (), ("logits",)),
-    "token": Case(heads.TokenClassification, "BertForTokenClassification", ("logits",)),
-    "answer": Case(heads.QuestionAnswering, "BertForQuestionAnswering", ("start_logits", "end_logits")),
+    "choice": Case(heads.MultipleChoiceHead, "BertForMultipleChoice", (), ("logits",)),
+    "token": Case(heads.TokenClassificationHead, "BertForTokenClassification", ("logits",)),
+    "answer": Case(heads.QuestionAnsweringHead, "BertForQuestionAnswering", ("start_logits", "end_logits")),
     "masked": Case(heads.MaskedLM, "BertForMaskedLM", ("logits",)),
     "untied": Case(heads.MaskedLM, "BertForMaskedLM", ("logits",), changes=(("tie_word_embeddings", False),)),
     "sentence": Case(heads.NextSentencePrediction, "BertForNextSentencePrediction", (), ("logits",)),

@@ -15,7 +15,7 @@ from jaxbert.data.tokens import Tokens
 from jaxbert.interop import names
 from jaxbert.interop.write import save_folder
 from jaxbert.models.functional import make_model
-from jaxbert.tasks.pretraining.masking import Masking, Vocabulary
+from jaxbert.tasks.pretraining.masking import Masking, MaskingVocabulary
 from jaxbert.tasks.pretraining.task import Pretraining
 
 torch = pytest.importorskip("torch")
@@ -27,9 +27,9 @@ SIZE, COUNT = 120, 9
 def batch():
     rng = np.random.default_rng(0)
     lengths = rng.integers(6, 16, COUNT).astype(np.int32)
-    tokens = Tokens.behind_one_another(rng.integers(5, SIZE, lengths.sum()).astype(np.int32), lengths, lengths // 2)
+    tokens = Tokens.from_lengths(rng.integers(5, SIZE, lengths.sum()).astype(np.int32), lengths, lengths // 2)
     ids = np.arange(SIZE)
-    masking = Masking(Vocabulary(ids >= 5, ids >= 90, ids[5:].astype(np.int32), 4), 0.3, True, 3, 0)
+    masking = Masking(MaskingVocabulary(ids >= 5, ids >= 90, ids[5:].astype(np.int32), 4), 0.3, True, 3, 0)
     data = Examples(tokens, rng.integers(0, 2, COUNT).astype(np.int32))
     (batch,) = batches(data, Layout(40, (5,), 4), COUNT, seed=0)
     return masking.collate(batch, 0)

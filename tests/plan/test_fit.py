@@ -10,7 +10,7 @@ import pytest
 from tiny import tiny_config
 
 from jaxbert.config import Config, MeshConfig, ModelConfig, TrainConfig
-from jaxbert.plan.fit import families, find_fit, hopeless, with_settings
+from jaxbert.plan.fit import families, find_fit, hopeless, with_changes
 from jaxbert.plan.options import PlanOptions
 from jaxbert.plan.planner import Attempt, Planner, state_bytes
 from jaxbert.plan.target import parse_target
@@ -98,7 +98,7 @@ def test_what_is_proposed_was_compiled(configs):
 
 def test_fewer_examples_come_last(configs):
     """Where all else is used up: slices would do, but for the gradients that they add up."""
-    config = with_settings(configs["big"], {"mesh.fsdp": 8, "model.remat": "full"})
+    config = with_changes(configs["big"], {"mesh.fsdp": 8, "model.remat": "full"})
     found, planner = search(config, 1.17 * state_of(config) + 0.3e6)
     assert found == {"train.batch_size": 8}
     assert (8, "full", 8, 64) in planner.compiled
@@ -109,7 +109,7 @@ def test_a_hopeless_change_is_not_compiled(configs):
     first = planner.attempt(planner.config)
 
     def left_out(available: float, **changes: Any) -> bool:
-        changed = with_settings(planner.config, {k.replace("__", "."): v for k, v in changes.items()})
+        changed = with_changes(planner.config, {k.replace("__", "."): v for k, v in changes.items()})
         return hopeless(first, planner.workload(changed), available)
 
     assert left_out(6e6, mesh__fsdp=2), "half of the state and the activations, less gradients and updates"

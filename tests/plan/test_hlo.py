@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxbert.plan.hlo import count_runs, parse
+from jaxbert.plan.hlo import count_runs, parse_hlo
 from jaxbert.plan.hlo_cost import COLLECTIVES, read_cost
 
 LOOP = """HloModule small
@@ -60,7 +60,7 @@ def test_a_loop_counts_as_often_as_it_runs(limit, rounds):
 
 def test_a_loop_that_does_not_tell_is_said_and_counts_once():
     text = LOOP.replace("constant(LIMIT)", "parameter(1)")
-    assert count_runs(parse(text))[0]["fused"] == 1
+    assert count_runs(parse_hlo(text))[0]["fused"] == 1
     assert read_cost(text).unknown_loops == 1
     assert (
         read_cost(LOOP.replace("LIMIT", "9").replace("u32[] constant(1)\n", "u32[] parameter(1)\n")).unknown_loops == 1

@@ -26,7 +26,7 @@ def random_batch(seed: int = 0):
 
 def labelled(labels: np.ndarray) -> Examples:
     nothing = np.zeros(len(labels), np.int32)
-    return Examples(Tokens.behind_one_another(nothing[:0], nothing, nothing), labels)
+    return Examples(Tokens.from_lengths(nothing[:0], nothing, nothing), labels)
 
 
 @pytest.mark.parametrize("weights", [None, (1.0, 3.0, 0.25)])

@@ -14,7 +14,7 @@ from jaxbert.data.packing import Layout
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 from jaxbert.models.functional import make_model
-from jaxbert.tasks.pretraining.masking import Masking, Vocabulary
+from jaxbert.tasks.pretraining.masking import Masking, MaskingVocabulary
 from jaxbert.tasks.pretraining.task import Pretraining
 
 SIZE, COUNT = 120, 12
@@ -23,14 +23,14 @@ SIZE, COUNT = 120, 12
 def examples(seed: int = 0) -> Examples:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(6, 14, COUNT).astype(np.int32)
-    tokens = Tokens.behind_one_another(rng.integers(5, SIZE, lengths.sum()).astype(np.int32), lengths, lengths // 2)
+    tokens = Tokens.from_lengths(rng.integers(5, SIZE, lengths.sum()).astype(np.int32), lengths, lengths // 2)
     tokens.ids[tokens.begins] = 2
     return Examples(tokens, rng.integers(0, 2, COUNT).astype(np.int32))
 
 
 def masked_batch(data: Examples, slots: int = 4) -> dict[str, np.ndarray]:
     ids = np.arange(SIZE)
-    vocabulary = Vocabulary(ids >= 5, ids >= 90, ids[5:].astype(np.int32), 4)
+    vocabulary = MaskingVocabulary(ids >= 5, ids >= 90, ids[5:].astype(np.int32), 4)
     layout = Layout(48, (12,), slots)
     (batch,) = batches(data, layout, COUNT, seed=None)
     return Masking(vocabulary, 0.4, False, 3, 0).collate(batch, 0)

@@ -85,7 +85,7 @@ def made_up(questions: list[Question]) -> Examples:
     begins = np.full(2 * count, 3, np.int32)
     nowhere = [(0, 0)]
     offsets = np.array([*nowhere * 3, *OFFSETS[:3], *nowhere, *nowhere * 3, *OFFSETS[1:], *nowhere] * count, np.int32)
-    tokens = Tokens.behind_one_another(np.zeros(14 * count, np.int32), lengths, begins)
+    tokens = Tokens.from_lengths(np.zeros(14 * count, np.int32), lengths, begins)
     first = np.arange(count + 1) * 2
     answers = np.zeros((2 * count, 2), np.int32)
     for number, question in enumerate(questions):

@@ -17,7 +17,7 @@ TASK = Regression()
 
 def labelled(labels: np.ndarray) -> Examples:
     nothing = np.zeros(len(labels), np.int32)
-    return Examples(Tokens.behind_one_another(nothing[:0], nothing, nothing), labels)
+    return Examples(Tokens.from_lengths(nothing[:0], nothing, nothing), labels)
 
 
 def test_the_loss_is_that_of_torch():

@@ -8,7 +8,7 @@ from sklearn import metrics as sk
 
 from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.tokens import LongTexts, Reading, Tokens
-from jaxbert.tasks.base import listed
+from jaxbert.tasks.base import list_names
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.label_scores import LabelScores
 from jaxbert.tasks.multi_label import threshold
@@ -22,7 +22,7 @@ READINGS = [Reading(), *(Reading(LongTexts("windows", 4), how, 16) for how in ("
 
 def examples_of(labels: np.ndarray, counts: np.ndarray | None) -> Examples:
     nothing = np.zeros(len(labels) if counts is None else int(counts.sum()), np.int32)
-    tokens = Tokens.behind_one_another(nothing[:0], nothing, nothing)
+    tokens = Tokens.from_lengths(nothing[:0], nothing, nothing)
     return Examples(tokens, labels, windows=None if counts is None else Windows.of_counts(counts))
 
 
@@ -134,5 +134,5 @@ def test_nothing_to_find_and_no_numbers():
 
 
 def test_labels_on_one_line():
-    assert listed(NAMES[:20]) == ", ".join(NAMES[:20])
-    assert listed(NAMES) == "n0, n1, n2, n3, n4, ... (40)"
+    assert list_names(NAMES[:20]) == ", ".join(NAMES[:20])
+    assert list_names(NAMES) == "n0, n1, n2, n3, n4, ... (40)"

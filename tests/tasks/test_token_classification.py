@@ -16,7 +16,7 @@ from jaxbert.data.examples import Examples
 from jaxbert.data.tokens import Tokens
 from jaxbert.tasks.token_classification.align import Units
 from jaxbert.tasks.token_classification.marks import Marks, marked_spans
-from jaxbert.tasks.token_classification.read import Document, Documents
+from jaxbert.tasks.token_classification.read import TaggedText, TaggedTexts
 from jaxbert.tasks.token_classification.task import PlainTags, TokenClassification
 
 NAMES = ("B-X", "B-Y", "I-X", "I-Y", "O")
@@ -40,7 +40,7 @@ def made_up(count: int, seed: int, silent: float = 0.0):
     items, found = [], []
     for i in range(count):
         tags = rng.choices(NAMES, k=rng.randint(1, 12))
-        items.append(Document(i, words=[f"w{j}" for j in range(len(tags))], tags=tags))
+        items.append(TaggedText(i, words=[f"w{j}" for j in range(len(tags))], tags=tags))
         found.append([tag if rng.random() < 0.7 else rng.choice(NAMES) for tag in tags])
     counts = np.array([len(tags) for tags in found])
     first = np.concatenate([[0], np.cumsum(counts)])
@@ -51,7 +51,7 @@ def made_up(count: int, seed: int, silent: float = 0.0):
         np.where(np.random.default_rng(seed).random(first[-1]) < silent, -1, np.arange(first[-1])),
         first,
     )
-    documents = Documents("a", items)
+    documents = TaggedTexts("a", items)
     spoken = units.of_tokens >= 0
     labels = np.array([NAMES.index(tag) for item in items for tag in item.tags])
     wanted = np.array([NAMES.index(tag) for tags in found for tag in tags])
@@ -59,7 +59,7 @@ def made_up(count: int, seed: int, silent: float = 0.0):
     logits[np.arange(len(wanted)), wanted] += 9
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     examples = Examples(
-        Tokens.behind_one_another(np.zeros(first[-1], np.int32), counts.astype(np.int32), counts.astype(np.int32)),
+        Tokens.from_lengths(np.zeros(first[-1], np.int32), counts.astype(np.int32), counts.astype(np.int32)),
         token_labels=np.where(spoken, labels, -100),
         extra=Marks(documents, units, labels, marked_spans(documents)),
     )

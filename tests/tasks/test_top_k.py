@@ -43,7 +43,7 @@ def test_answers_of_many_labels():
     count = 50
     odds = np.random.default_rng(1).normal(size=(2, count)).astype(np.float32)
     nothing = np.zeros(2, np.int32)
-    examples = Examples(Tokens.behind_one_another(nothing[:0], nothing, nothing))
+    examples = Examples(Tokens.from_lengths(nothing[:0], nothing, nothing))
     log_probabilities = odds - np.log(np.exp(odds).sum(-1, keepdims=True))
     for answer, row in zip(Classification(names(count)).answers(log_probabilities, examples, 0, 2), odds, strict=True):
         assert list(answer["probabilities"]) == [f"n{i}" for i in np.argsort(-row)[:5]]

@@ -9,13 +9,13 @@ import pytest
 from transformers import BertTokenizer
 
 from jaxbert.data.examples import Examples, Windows
-from jaxbert.data.offsets import locate
+from jaxbert.data.offsets import locate_tokens
 from jaxbert.tasks.question_answering.read import Answer, Question, Questions
 from jaxbert.tasks.question_answering.task import QuestionAnswering
 from jaxbert.tasks.question_answering.windows import Asked, cut_questions
 from jaxbert.tasks.token_classification.align import align
 from jaxbert.tasks.token_classification.marks import Marks, fit_tags, marked_spans, say_odd, tag_units
-from jaxbert.tasks.token_classification.read import Document, Documents
+from jaxbert.tasks.token_classification.read import TaggedText, TaggedTexts
 from jaxbert.tasks.token_classification.scheme import Span
 from jaxbert.tasks.token_classification.task import PlainTags, TokenClassification
 
@@ -40,11 +40,11 @@ def random_text(rng, most=12):
 def random_document(rng, number):
     if rng.random() < 0.4:
         words = [random_text(rng, 3) if rng.random() < 0.9 else "" for _ in range(rng.randint(0, 8))]
-        return Document(number, words=words, tags=rng.choices(TAGS, k=len(words)))
+        return TaggedText(number, words=words, tags=rng.choices(TAGS, k=len(words)))
     text = random_text(rng)
     edges = sorted(rng.sample(range(len(text) + 1), min(len(text) + 1, 2 * rng.randint(0, 3)) // 2 * 2))
     spans = [Span(a, b, "X") for a, b in zip(edges[::2], edges[1::2], strict=True)]
-    return Document(number, text=text, spans=spans)
+    return TaggedText(number, text=text, spans=spans)
 
 
 def log_probabilities(rng, count, width):
@@ -74,7 +74,7 @@ def check_units(aligned, documents):
 @pytest.mark.parametrize("by", ["word", "token"])
 def test_tagging_answers_every_text(tokenizer, by):
     rng = random.Random(by)
-    documents = Documents("a", [random_document(rng, number) for number in range(200)])
+    documents = TaggedTexts("a", [random_document(rng, number) for number in range(200)])
     aligned = align(documents, tokenizer, 12, stride=3, by=by)
     check_units(aligned, documents)
     documents, tag_set = fit_tags(documents, None)
@@ -129,7 +129,7 @@ def test_answering_answers_every_question(tokenizer, caplog):
 def test_spans_count_the_characters_of_the_user(tokenizer, caplog):
     text = "\u200ba\u0301b\u00adc 高\ufe0f \u200b\u2060 b\u0301\u0302."
     spans = [Span(1, 6, "X"), Span(7, 9, "X"), Span(10, 12, "X"), Span(13, 16, "X")]
-    documents, tag_set = fit_tags(Documents("a", [Document(1, text=text, spans=spans)]), None)
+    documents, tag_set = fit_tags(TaggedTexts("a", [TaggedText(1, text=text, spans=spans)]), None)
     units = align(documents, tokenizer, 16, stride=2, by="token").units
     found = list(zip(units.starts.tolist(), units.ends.tolist(), strict=True))
     assert found == [(1, 3), (3, 4), (5, 6), (7, 9), (13, 16), (16, 17)]
@@ -141,7 +141,7 @@ def test_spans_count_the_characters_of_the_user(tokenizer, caplog):
 
 def test_a_word_without_tokens_does_not_break_an_entity(tokenizer):
     words = ["\u200b", "a", "\u200b", "b", "\u200b"]
-    documents = Documents("a", [Document(1, words=words, tags=["O", "B-X", "I-X", "I-X", "O"])])
+    documents = TaggedTexts("a", [TaggedText(1, words=words, tags=["O", "B-X", "I-X", "I-X", "O"])])
     aligned = align(documents, tokenizer, 16, stride=2, by="word")
     predictions = np.log(np.full((4, 3), 0.1, np.float32))
     predictions[1, 0] = predictions[2, 1] = np.log(0.8)  # CLS, a, b, SEP
@@ -176,6 +176,6 @@ def test_tokens_of_no_word_are_no_units(tokenizer):
         split_special_tokens = False
         cls_token_id, sep_token_id = 2, 3
 
-    assert next(iter(locate(Tokenizer(), ["a b"], "a"))).words.tolist() == [-1, 0, 1, -1]
-    units = align(Documents("a", [Document(1, text="a b")]), Tokenizer(), 16, stride=2, by="word").units
+    assert next(iter(locate_tokens(Tokenizer(), ["a b"], "a"))).words.tolist() == [-1, 0, 1, -1]
+    units = align(TaggedTexts("a", [TaggedText(1, text="a b")]), Tokenizer(), 16, stride=2, by="word").units
     assert (units.starts.tolist(), units.of_tokens.tolist()) == ([0, 2], [-1, -1, 0, 1, -1, -1])

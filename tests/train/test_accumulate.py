@@ -11,7 +11,7 @@ import pytest
 
 from jaxbert.data.tokens import LongTexts, Reading
 from jaxbert.tasks.classification.task import Classification
-from jaxbert.train.step import sliced_document_gradient, sliced_gradient, whole_gradient
+from jaxbert.train.step import sliced_example_gradient, sliced_gradient, whole_gradient
 
 ROWS, SLOTS, WIDTH, LABELS = 6, 4, 5, 3
 LETTERS = ("a", "b", "c")
@@ -25,7 +25,7 @@ def problem() -> tuple[dict[str, Any], dict[str, Any]]:
     batch = {
         "x": draws.normal(size=(ROWS, SLOTS, WIDTH)).astype(np.float32),
         "example_mask": np.ones((ROWS, SLOTS), bool),
-        "document": document,
+        "example_index": document,
         "labels": document % LABELS,
     }
     batch["example_mask"][0, 1] = False
@@ -80,15 +80,15 @@ def test_documents_across_slices(problem, pooling, slices):
     loss = loss_of(Classification(LETTERS, reading=Reading(LongTexts("windows"), pooling, 48)), batch)
     key = jax.random.key(1)
     expected = whole(loss, slices, part, batch, key)
-    assert_same(sliced(sliced_document_gradient, loss, slices, part, batch, key), expected)
+    assert_same(sliced(sliced_example_gradient, loss, slices, part, batch, key), expected)
 
 
 @pytest.mark.parametrize("slices", [2, 3])
 def test_examples_of_one_row(problem, slices):
     part, batch = problem
-    del batch["document"]
+    del batch["example_index"]
     loss = loss_of(Classification(LETTERS), batch)
     key = jax.random.key(1)
     expected = whole(loss, slices, part, batch, key)
-    for gradient in (sliced_gradient, sliced_document_gradient):
+    for gradient in (sliced_gradient, sliced_example_gradient):
         assert_same(sliced(gradient, loss, slices, part, batch, key), expected)

@@ -120,7 +120,7 @@ def make_loop(folder, scores=None, total_steps=10, first=None, bad=(), **config)
         program=program,
         inputs=SimpleNamespace(train=examples, validation={} if scores is None else {"validation": None}),
         predictor=SimpleNamespace(metrics=lambda params, sets: measured(next(left), float(params["w"][0]))),
-        feed=partial(feed, bad=bad),
+        epoch_batches=partial(feed, bad=bad),
         steps_per_epoch=STEPS_PER_EPOCH,
         best_metric=config.best_metric or "accuracy",
         additions=NOTHING,
@@ -361,7 +361,7 @@ def test_an_error_of_the_data_ends_the_run(tmp_path):
         yield from feed(epoch, 3)
         raise OSError("the disk is gone")
 
-    loop.run.feed = broken
+    loop.run.epoch_batches = broken
     with checkpoints, pytest.raises(OSError, match="the disk is gone"):
         loop.train(Recorder())
 

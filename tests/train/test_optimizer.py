@@ -16,7 +16,7 @@ from tiny import random_params
 
 from jaxbert.config import OptimizerConfig
 from jaxbert.models.functional import make_model
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.train.optimizer import bias_correction, decay_mask, make_optimizer, make_schedule
 
 BASE = OptimizerConfig(learning_rate=0.1, warmup_ratio=0.2)
@@ -45,7 +45,7 @@ def test_without_warmup_the_first_step_has_the_peak(total_steps):
 
 @pytest.fixture(scope="module")
 def params():
-    return random_params(make_model(SequenceClassification, small_config()))
+    return random_params(make_model(SequenceClassificationHead, small_config()))
 
 
 def test_biases_and_layer_norms_do_not_decay(params):

@@ -13,9 +13,9 @@ from jaxbert.config import MeshConfig
 from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.packing import padded_layout
-from jaxbert.models.encoder import Call
-from jaxbert.models.functional import Model, make_model
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.encoder import ForwardOptions
+from jaxbert.models.functional import FunctionalModel, make_model
+from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.sharding import make_mesh
@@ -43,8 +43,8 @@ def expected_of(tokens) -> np.ndarray:
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 100])
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 33, 256])
 def test_any_size_of_set_and_batch(count, batch_size):
-    model = Model(small_config(), SequenceClassification, {}, sums_of_ids)
-    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), batch_size)
+    model = FunctionalModel(small_config(), SequenceClassificationHead, {}, sums_of_ids)
+    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), ForwardOptions(), batch_size)
     tokens = random_tokens(count, seed=count)
     examples = Examples(tokens)
     found = predictor({"scale": jnp.float32(1 / 2000)}, examples)
@@ -52,8 +52,8 @@ def test_any_size_of_set_and_batch(count, batch_size):
 
 
 def test_a_second_evaluation_compiles_nothing():
-    model = Model(small_config(), SequenceClassification, {}, sums_of_ids)
-    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), 16)
+    model = FunctionalModel(small_config(), SequenceClassificationHead, {}, sums_of_ids)
+    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), ForwardOptions(), 16)
     tokens = random_tokens(100)
     examples = Examples(tokens)
     first = predictor({"scale": jnp.float32(1)}, examples)
@@ -63,21 +63,21 @@ def test_a_second_evaluation_compiles_nothing():
 
 
 def test_bert_itself_one_example_at_a_time():
-    model = make_model(SequenceClassification, small_config())
+    model = make_model(SequenceClassificationHead, small_config())
     params = random_params(model)
     tokens = random_tokens(9)
     layout = padded_layout(tokens.lengths, 1, None, 1)
     apply = jax.jit(lambda batch: TASK.predictions(model.apply(params, batch), batch))
     alone = np.concatenate([np.asarray(apply(batch))[0] for batch in batches(Examples(tokens), layout, 1, seed=None)])
-    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), 4)
+    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), ForwardOptions(), 4)
     ids = np.concatenate([b["example_ids"][0] for b in batches(Examples(tokens), layout, 1, seed=None)])
     np.testing.assert_allclose(predictor(params, Examples(tokens))[ids], alone, rtol=1e-4, atol=1e-5)
 
 
 def test_long_examples_make_smaller_steps(monkeypatch):
     monkeypatch.setattr("jaxbert.train.evaluate._MOST_TOKENS", 16)  # a device; some examples are longer than half of it
-    model = Model(small_config(), SequenceClassification, {}, sums_of_ids)
-    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), 256)
+    model = FunctionalModel(small_config(), SequenceClassificationHead, {}, sums_of_ids)
+    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), ForwardOptions(), 256)
     tokens = random_tokens(100)
     examples = Examples(tokens)
     found = predictor({"scale": jnp.float32(1 / 2000)}, examples)
@@ -90,15 +90,15 @@ def test_long_examples_make_smaller_steps(monkeypatch):
 def test_many_labels_make_smaller_steps(monkeypatch, windows, size):
     """The windows of a text may be 32 steps apart: what is kept meanwhile is bounded."""
     monkeypatch.setattr("jaxbert.train.evaluate._MOST_VALUES", 1200)
-    model = Model(small_config(num_labels=100), SequenceClassification, {}, sums_of_ids)
-    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), 256)
+    model = FunctionalModel(small_config(num_labels=100), SequenceClassificationHead, {}, sums_of_ids)
+    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), ForwardOptions(), 256)
     assert predictor.examples_a_step(Examples(random_tokens(100), windows=windows)) == size
 
 
 def test_metrics_are_made_of_pieces(monkeypatch):
     """An evaluation keeps no predictions of a whole set."""
-    model = Model(small_config(), SequenceClassification, {}, sums_of_ids)
-    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), Call(), 8)
+    model = FunctionalModel(small_config(), SequenceClassificationHead, {}, sums_of_ids)
+    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), ForwardOptions(), 8)
     labels = np.random.default_rng(0).integers(0, 2, 100).astype(np.int32)
     examples, params = Examples(random_tokens(100), labels), {"scale": jnp.float32(1 / 2000)}
     expected = TASK.metrics(predictor(params, examples), examples)

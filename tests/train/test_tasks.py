@@ -93,7 +93,7 @@ def test_no_leak_between_neighbours(name):
     first[0, 0] = True
     mine = only(batch, first)["example_mask"]
     if task.reading.pooling is not None:  # the windows of the first document, wherever they are
-        mine = batch["example_mask"] & (batch["document"] == batch["document"][0, 0])
+        mine = batch["example_mask"] & (batch["example_index"] == batch["example_index"][0, 0])
     rows, slots = np.nonzero(mine)
     own = {i for r, s in zip(rows, slots, strict=True) for i in batch["input_ids"][r][batch["segment_ids"][r] == s + 1]}
     word_loss = jax.jit(

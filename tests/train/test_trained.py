@@ -18,7 +18,7 @@ from jaxbert.data.examples import Examples
 from jaxbert.errors import UserError
 from jaxbert.interop.names import unstack_layers
 from jaxbert.models.functional import make_model
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.plan.hlo_cost import read_cost
 from jaxbert.train.optimizer import make_optimizer
 from jaxbert.train.programs import training_layout
@@ -27,7 +27,7 @@ from jaxbert.train.trainable import Backward, choose_trainable, layer_lr_scales
 
 LAYERS = 4
 BERT = small_config(num_hidden_layers=LAYERS, num_attention_heads=4)
-MODEL = make_model(SequenceClassification, BERT)
+MODEL = make_model(SequenceClassificationHead, BERT)
 LAYER = "bert/encoder/layer"
 
 

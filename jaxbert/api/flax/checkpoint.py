@@ -44,7 +44,7 @@ _WITHOUT_MEANING = (
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundCheckpoint:
     """A checkpoint on this machine."""
 
     weights: Path
@@ -53,7 +53,7 @@ class Found:
     hub: Hub
 
 
-def locate(name_or_path: str | Path, kwargs: dict[str, Any]) -> Found:
+def locate_checkpoint(name_or_path: str | Path, kwargs: dict[str, Any]) -> FoundCheckpoint:
     """Find a checkpoint, taking out of `kwargs` what says how.
 
     Raises:
@@ -66,13 +66,13 @@ def locate(name_or_path: str | Path, kwargs: dict[str, Any]) -> Found:
     hub = Hub(**{key: kwargs.pop(key) for key in _HUB_ARGUMENTS if key in kwargs})
     path = Path(name_or_path).expanduser()
     if path.is_file():
-        return Found(path, config_file(path.parent), hub)
+        return FoundCheckpoint(path, config_file(path.parent), hub)
     with raised_as(UserOSError):
         folder = resolve(name_or_path, hub)
-    return Found(folder, config_file(folder), hub)
+    return FoundCheckpoint(folder, config_file(folder), hub)
 
 
-def choose_config(found: Found, config: BertConfig | str | Path | None, kwargs: dict[str, Any]) -> BertConfig:
+def choose_config(found: FoundCheckpoint, config: BertConfig | str | Path | None, kwargs: dict[str, Any]) -> BertConfig:
     """Return the given configuration, or read one and let `kwargs` override it (they are taken out).
 
     Raises:
@@ -106,8 +106,8 @@ def _override(content: dict[str, Any], path: Path, kwargs: dict[str, Any]) -> Be
     return parse_config(content | overrides, path)
 
 
-def load(
-    found: Found, module: FlaxModule, key: Array, ignore_mismatched_sizes: bool
+def load_checkpoint(
+    found: FoundCheckpoint, module: FlaxModule, key: Array, ignore_mismatched_sizes: bool
 ) -> tuple[Params, set[tuple[str, ...]]]:
     """Return the per-layer parameters and the paths of those that are new; say what is new, unused or of half precision.
 
@@ -134,7 +134,7 @@ def load(
 
 
 def _fit(
-    tensors: Tensors, found: Found, module: FlaxModule, key: Array, ignore_mismatched_sizes: bool
+    tensors: Tensors, found: FoundCheckpoint, module: FlaxModule, key: Array, ignore_mismatched_sizes: bool
 ) -> tuple[Tensors, LoadReport, list[str]]:
     resized: list[str] = []
     if ignore_mismatched_sizes:

@@ -96,7 +96,7 @@ class FlaxBertForNextSentencePrediction(FlaxBertPreTrainedModel):
 class FlaxBertForSequenceClassificationModule(FlaxModule):
     """The module of `FlaxBertForSequenceClassification`."""
 
-    head = heads.SequenceClassification
+    head = heads.SequenceClassificationHead
     output = outputs.FlaxSequenceClassifierOutput
 
 
@@ -109,7 +109,7 @@ class FlaxBertForSequenceClassification(FlaxBertPreTrainedModel):
 class FlaxBertForMultipleChoiceModule(FlaxModule):
     """The module of `FlaxBertForMultipleChoice`."""
 
-    head = heads.MultipleChoice
+    head = heads.MultipleChoiceHead
     output = outputs.FlaxMultipleChoiceModelOutput
 
 
@@ -122,7 +122,7 @@ class FlaxBertForMultipleChoice(FlaxBertPreTrainedModel):
 class FlaxBertForTokenClassificationModule(FlaxModule):
     """The module of `FlaxBertForTokenClassification`."""
 
-    head = heads.TokenClassification
+    head = heads.TokenClassificationHead
     output = outputs.FlaxTokenClassifierOutput
 
 
@@ -135,7 +135,7 @@ class FlaxBertForTokenClassification(FlaxBertPreTrainedModel):
 class FlaxBertForQuestionAnsweringModule(FlaxModule):
     """The module of `FlaxBertForQuestionAnswering`."""
 
-    head = heads.QuestionAnswering
+    head = heads.QuestionAnsweringHead
     output = outputs.FlaxQuestionAnsweringModelOutput
 
     def __init__(self, config: BertConfig, dtype: Any = jnp.float32, gradient_checkpointing: bool = False) -> None:

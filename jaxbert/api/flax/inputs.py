@@ -1,7 +1,7 @@
 """Turn the arguments of a legacy call into the packed batch that every head takes.
 
 An unpacked row is a packed row with one example: what its attention mask shows is segment 1, the rest is padding. All its
-tokens, padding too, read segment 1 (`Call.padding_reads`).
+tokens, padding too, read segment 1 (`ForwardOptions.padding_reads`).
 """
 
 from __future__ import annotations

@@ -24,9 +24,9 @@ from jaxbert.api.flax.inputs import Batch, join_choices, make_batch, make_packed
 from jaxbert.api.flax.outputs import FlaxModelOutput
 from jaxbert.errors import UserError, UserValueError
 from jaxbert.interop.names import stack_layers, unstack_layers
-from jaxbert.models.encoder import Call
-from jaxbert.models.functional import Model, Params, init_params, make_model
-from jaxbert.models.heads import BertModel, MultipleChoice
+from jaxbert.models.encoder import ForwardOptions
+from jaxbert.models.functional import FunctionalModel, Params, init_params, make_model
+from jaxbert.models.heads import BertModel, MultipleChoiceHead
 
 _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 _NAMES = ("_name_or_path", "id2label", "label2id", "architectures", "transformers_version", "dtype", "torch_dtype")
@@ -59,7 +59,7 @@ class _Programs:
 
     def __init__(self, head: type[nnx.Module], output: type[FlaxModelOutput], config: BertConfig, dtype: Any) -> None:
         self.bare = issubclass(head, BertModel)
-        self.joins_choices = issubclass(head, MultipleChoice)
+        self.joins_choices = issubclass(head, MultipleChoiceHead)
         self.slot_fields = output.slot_fields
         self.model = make_model(head, config, dtype)
         self.shapes = self.to_legacy(self.model.abstract_params)
@@ -83,7 +83,7 @@ class _Programs:
         *,
         key: Array | None,
         head_mask: Array | None,
-        call: Call,
+        call: ForwardOptions,
         packed: bool,
         choices: int | None,
     ) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class FlaxModule:
         self._programs = self._shared_programs()
 
     @property
-    def model(self) -> Model:
+    def model(self) -> FunctionalModel:
         """The head as jaxbert's other parts know it, with stacked layers."""
         return self._programs.model
 
@@ -185,7 +185,7 @@ class FlaxModule:
                 inputs = join_choices(*inputs)
             batch = make_batch(*inputs, max_positions=self.config.max_position_embeddings)
         # Unrolled: XLA then reads the per-layer parameters in place instead of stacking a copy of them.
-        call = Call(
+        call = ForwardOptions(
             scan_layers=False,
             remat="full" if self.gradient_checkpointing else "none",
             padding_reads=not packed,

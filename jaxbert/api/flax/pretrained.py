@@ -218,11 +218,11 @@ class FlaxBertPreTrainedModel:
           UserOSError: if there is no such model, or its files are damaged.
           UserValueError: if it is no BERT, or it lacks parts of the encoder, or tensors have other shapes.
         """
-        found = checkpoint.locate(pretrained_model_name_or_path, kwargs)
+        found = checkpoint.locate_checkpoint(pretrained_model_name_or_path, kwargs)
         model_config = checkpoint.choose_config(found, config, kwargs)
         make: Callable[..., FlaxBertPreTrainedModel] = cls
         model = make(model_config, *model_args, dtype=dtype, _do_init=False, **kwargs)
-        params, fresh = checkpoint.load(found, model.module, model.key, ignore_mismatched_sizes)
+        params, fresh = checkpoint.load_checkpoint(found, model.module, model.key, ignore_mismatched_sizes)
         if not _do_init:
             flat = traverse_util.flatten_dict(params)
             return model, traverse_util.unflatten_dict({path: x for path, x in flat.items() if path not in fresh})

@@ -21,10 +21,10 @@ from jaxbert.data.labels import Head, IntegerLabels, count_labels, encode, fit_l
 from jaxbert.data.overview import Labelling
 from jaxbert.data.tokens import AS_IT_IS, Reading
 from jaxbert.errors import UserError
-from jaxbert.tasks.base import Batch, Sums, Tally, listed, metrics_of
+from jaxbert.tasks.base import Batch, Sums, Tally, list_names, metrics_of
 from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings
 from jaxbert.tasks.label_scores import LabelScores
-from jaxbert.tasks.pooling import WholeDocuments, pool_documents, pool_windows
+from jaxbert.tasks.pooling import WholeExamples, pool_examples, pool_windows
 from jaxbert.tasks.text import LabelTask
 from jaxbert.tasks.top_k import shown_probabilities
 
@@ -90,11 +90,11 @@ class Classification(LabelTask):
 
     def describe(self) -> str:
         """Name the labels."""
-        return f"labels: {listed(self.label_names)}"
+        return f"labels: {list_names(self.label_names)}"
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
         """Sum the loss over real examples, in float32; weights and smoothing count in training only."""
-        logits_BSC, batch = pool_documents(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
+        logits_BSC, batch = pool_examples(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
         labels_BS, real_BS = batch["labels"], batch["example_mask"]
         targets_BSC = jax.nn.one_hot(labels_BS, len(self.label_names))
         if train and self.label_smoothing:
@@ -159,7 +159,7 @@ class _Tally:
         assert examples.labels is not None
         self._task = task
         self._labels = examples.labels
-        self._documents = WholeDocuments(examples, task.reading.pooling)
+        self._documents = WholeExamples(examples, task.reading.pooling)
         self._predicted = np.zeros(len(examples), np.int32)
         self._own = np.zeros(len(examples), np.float32)
         """The log-probability of each example's label."""
@@ -232,6 +232,6 @@ def resolve_class_weights(
     if len(weights) != len(label_names):
         raise UserError(
             f"train.class_weights has {len(weights)} weights, but there are {len(label_names)} labels: "
-            f"give one for each of {listed(label_names)}"
+            f"give one for each of {list_names(label_names)}"
         )
     return weights

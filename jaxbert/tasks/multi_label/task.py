@@ -21,11 +21,11 @@ from jaxbert.data.labels import Head, IntegerLabels, count_labels, meaning_of
 from jaxbert.data.overview import Labelling
 from jaxbert.data.tokens import AS_IT_IS, Reading, hash_rows
 from jaxbert.errors import UserError
-from jaxbert.tasks.base import Batch, Sums, Tally, listed, metrics_of
+from jaxbert.tasks.base import Batch, Sums, Tally, list_names, metrics_of
 from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings
 from jaxbert.tasks.label_scores import LabelScores
 from jaxbert.tasks.multi_label.threshold import UNTUNED, Given, ThresholdSearch, given_from
-from jaxbert.tasks.pooling import WholeDocuments, pool_documents, pool_windows
+from jaxbert.tasks.pooling import WholeExamples, pool_examples, pool_windows
 from jaxbert.tasks.text import LabelTask
 from jaxbert.tasks.top_k import shown_probabilities
 
@@ -102,11 +102,11 @@ class MultiLabel(LabelTask):
 
     def describe(self) -> str:
         """Name the labels."""
-        return f"any of the labels: {listed(self.label_names)}"
+        return f"any of the labels: {list_names(self.label_names)}"
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
         """Sum over real examples the mean of their labels' losses, in float32; weights and smoothing in training only."""
-        logits_BSC, batch = pool_documents(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
+        logits_BSC, batch = pool_examples(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
         present_BSC, real_BS = batch["labels"].astype(jnp.float32), batch["example_mask"]
         targets_BSC = present_BSC
         if train and self.label_smoothing:
@@ -165,7 +165,7 @@ class _Tally:
         count, expected = len(examples), int(examples.labels.sum())
         self._task = task
         self._labels = examples.labels
-        self._documents = WholeDocuments(examples, task.reading.pooling)
+        self._documents = WholeExamples(examples, task.reading.pooling)
         self._losses = np.zeros(count)
         self._threshold = task.threshold if expected or task.threshold is not None else UNTUNED
         self._search = ThresholdSearch(expected) if self._threshold is None else None
@@ -237,6 +237,6 @@ def resolve_positive_weights(
     if len(weights) != len(label_names):
         raise UserError(
             f"train.class_weights has {len(weights)} weights, but there are {len(label_names)} labels: "
-            f"give one for each of {listed(label_names)}"
+            f"give one for each of {list_names(label_names)}"
         )
     return weights

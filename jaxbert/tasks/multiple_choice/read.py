@@ -27,7 +27,7 @@ _DEFAULT_CONTEXT = DataConfig.context
 
 
 @dataclass(frozen=True)
-class Question:
+class ChoiceQuestion:
     """A question with its choices."""
 
     context: str | None
@@ -45,7 +45,7 @@ class Question:
         return [self.context, self.question, self.choices, self.label, row]
 
     @classmethod
-    def unpack(cls, values: list[Any]) -> Question:
+    def unpack(cls, values: list[Any]) -> ChoiceQuestion:
         """Take what `pack` gave."""
         context, question, choices, label, row = values
         return cls(context, question, tuple(choices), label, Place(*row) if isinstance(row, list) else row)
@@ -65,13 +65,13 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Questions(ItemSet[Question]):
+class ChoiceQuestions(ItemSet[ChoiceQuestion]):
     """The questions of a source, or of a part of it."""
 
-    form = Question
+    form = ChoiceQuestion
 
     @classmethod
-    def survey(cls, items: Sequence[Question], notes: dict[str, Any]) -> None:
+    def survey(cls, items: Sequence[ChoiceQuestion], notes: dict[str, Any]) -> None:
         """Count how many labels each reading fits, and how many questions have the same answer in two readings."""
         found = {name: [reading(item.label, item) for item in items] for name, reading in _READINGS.items()}
         fits = notes.setdefault("fits", dict.fromkeys(_READINGS, 0))
@@ -86,7 +86,9 @@ class Questions(ItemSet[Question]):
         return iter(())
 
 
-def open_questions(spec: str, data: DataConfig, *, role: Role, kept: tuple[str, ...] = ()) -> ItemSource[Question]:
+def open_choice_questions(
+    spec: str, data: DataConfig, *, role: Role, kept: tuple[str, ...] = ()
+) -> ItemSource[ChoiceQuestion]:
     """Find questions, with labels unless they are to be answered; the columns `kept` are copied for answers.
 
     The question is the text of its source, and the other columns are copied.
@@ -104,26 +106,28 @@ def open_questions(spec: str, data: DataConfig, *, role: Role, kept: tuple[str, 
         content = source.identity()
         return None if content is None else [content, read_by(data)]
 
-    def read(facts: Facts) -> Iterator[Question]:
+    def read(facts: Facts) -> Iterator[ChoiceQuestion]:
         return _questions(source, data, role, kept, facts)
 
     return ItemSource(source.name, read, identity, "no questions: at least one is needed")
 
 
-def read_questions(spec: str, data: DataConfig, *, role: Role, limit: int | None = None) -> Questions:
+def read_choice_questions(spec: str, data: DataConfig, *, role: Role, limit: int | None = None) -> ChoiceQuestions:
     """Read the first `limit` questions of a source with their labels.
 
     Raises:
       UserError: for anything missing or malformed.
     """
-    return hold_items(Questions, open_questions(spec, data, role=role), limit=limit)
+    return hold_items(ChoiceQuestions, open_choice_questions(spec, data, role=role), limit=limit)
 
 
 def _choice_columns(data: DataConfig) -> list[str]:
     return [data.choices] if isinstance(data.choices, str) else data.choices
 
 
-def _questions(source: Source, data: DataConfig, role: Role, kept: tuple[str, ...], facts: Facts) -> Iterator[Question]:
+def _questions(
+    source: Source, data: DataConfig, role: Role, kept: tuple[str, ...], facts: Facts
+) -> Iterator[ChoiceQuestion]:
     """Yield the good rows; the first bad one ends the program unless bad rows are left out."""
     bad: BadRows | None = None
     for table in source.parts():
@@ -147,7 +151,7 @@ def _questions(source: Source, data: DataConfig, role: Role, kept: tuple[str, ..
         bad.finish()
 
 
-def _question(table: Table, index: int, data: DataConfig, kept: tuple[str, ...]) -> Question:
+def _question(table: Table, index: int, data: DataConfig, kept: tuple[str, ...]) -> ChoiceQuestion:
     """Return a row as a question.
 
     Raises:
@@ -163,7 +167,7 @@ def _question(table: Table, index: int, data: DataConfig, kept: tuple[str, ...])
         raise UserError(
             f"a question needs at least two choices, here are {len(choices)} (data.choices): add the others"
         )
-    return Question(
+    return ChoiceQuestion(
         context=None if context is None or not context.strip() else context,
         question=table.texts[index],
         choices=choices,
@@ -215,23 +219,23 @@ def _text(value: Any, column: str) -> str:
     return str(value)
 
 
-def _number(label: Any, first: int, question: Question) -> int | None:
+def _number(label: Any, first: int, question: ChoiceQuestion) -> int | None:
     number = None if isinstance(label, bool) else whole_number(label)
     return None if number is None or not 0 <= number - first < len(question.choices) else number - first
 
 
-def _letter(label: Any, question: Question) -> int | None:
+def _letter(label: Any, question: ChoiceQuestion) -> int | None:
     text = str(label).strip().upper()
     number = ord(text) - ord("A") if len(text) == 1 else -1
     return number if 0 <= number < len(question.choices) else None
 
 
-def _place(label: Any, question: Question) -> int | None:
+def _place(label: Any, question: ChoiceQuestion) -> int | None:
     found = [i for i, choice in enumerate(question.choices) if choice.strip() == str(label).strip()]
     return found[0] if len(found) == 1 else None
 
 
-_READINGS: dict[Meaning, Callable[[Any, Question], int | None]] = {
+_READINGS: dict[Meaning, Callable[[Any, ChoiceQuestion], int | None]] = {
     "number from 0": lambda label, question: _number(label, 0, question),
     "number from 1": lambda label, question: _number(label, 1, question),
     "letter": _letter,
@@ -241,7 +245,7 @@ MEANINGS: dict[str, Meaning] = {name: name for name in _READINGS}
 """What a label may be, by name."""
 
 
-def fit_meaning(questions: Questions) -> Meaning:
+def fit_meaning(questions: ChoiceQuestions) -> Meaning:
     """Decide what the labels of the training questions are: the one reading that fits all of them.
 
     Raises:
@@ -267,7 +271,7 @@ def fit_meaning(questions: Questions) -> Meaning:
     raise AssertionError("the readings that fit agree")
 
 
-def right_choices(questions: Questions, meaning: Meaning) -> list[int]:
+def right_choices(questions: ChoiceQuestions, meaning: Meaning) -> list[int]:
     """Return the place of the right choice of each question, from 0.
 
     Raises:
@@ -279,7 +283,7 @@ def right_choices(questions: Questions, meaning: Meaning) -> list[int]:
     return [index for index in found if index is not None]
 
 
-def _unknown(questions: Questions, index: int, meaning: Meaning) -> UserError:
+def _unknown(questions: ChoiceQuestions, index: int, meaning: Meaning) -> UserError:
     item = questions.items[index]
     return UserError(
         f"{at_row(questions.source, item.row)}: the label {shorten(repr(item.label))} is no {meaning} of the question's "

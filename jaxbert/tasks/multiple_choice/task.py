@@ -35,14 +35,14 @@ from jaxbert.tasks.base import Batch, Inputs, Sums, Task
 from jaxbert.tasks.exported import settings_of, with_settings
 from jaxbert.tasks.multiple_choice.read import (
     MEANINGS,
+    ChoiceQuestions,
     Meaning,
-    Questions,
     fit_meaning,
-    open_questions,
-    read_questions,
+    open_choice_questions,
+    read_choice_questions,
     right_choices,
 )
-from jaxbert.tasks.reading import ItemFeed, encode_shown, read_items, refuse
+from jaxbert.tasks.reading import ItemInputs, encode_shown, read_items, refuse
 
 logger = logging.getLogger("jaxbert")
 
@@ -53,7 +53,7 @@ class MultipleChoice(Task):
 
     name = "multiple_choice"
     assumes = "a label is the number of the right choice from 0"
-    head = heads.MultipleChoice
+    head = heads.MultipleChoiceHead
     architecture = "ForMultipleChoice"
     answer_keys = ("choice", "text", "score", "probabilities")
     default_metric = "accuracy"
@@ -71,11 +71,11 @@ class MultipleChoice(Task):
     def read(cls, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
         """Read all data sets; the training questions say what a label is."""
         refuse(config, "train.label_smoothing", "model.num_labels", "data.label_names", "data.window_stride")
-        find = partial(open_questions, data=config.data)
-        sets = read_items(config.data, Questions, lambda spec, role: find(spec, role=role))
+        find = partial(open_choice_questions, data=config.data)
+        sets = read_items(config.data, ChoiceQuestions, lambda spec, role: find(spec, role=role))
         task = cls(fit_meaning(sets.train), max_length)
 
-        def encode(name: str, questions: Questions) -> tuple[Examples, View]:
+        def encode(name: str, questions: ChoiceQuestions) -> tuple[Examples, View]:
             stored = task._tokens(questions, tokenizer, max_length, cache_folder(config.data.cache_dir))
             return _examples(questions, stored), _view(name, questions, stored, max_length)
 
@@ -83,21 +83,23 @@ class MultipleChoice(Task):
 
     def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
         """Read one source."""
-        questions = read_questions(spec, data, role="test")
+        questions = read_choice_questions(spec, data, role="test")
         return _examples(questions, self._tokens(questions, tokenizer, max_length))
 
-    def feed(
+    def open_inputs(
         self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
-    ) -> ItemFeed[Questions]:
+    ) -> ItemInputs[ChoiceQuestions]:
         """Open one source."""
         encoder = _make_encoder(tokenizer, max_length)
 
-        def examples_of(questions: Questions) -> Examples:
+        def examples_of(questions: ChoiceQuestions) -> Examples:
             return _examples(questions, encode_in_memory(questions, encoder))
 
-        return ItemFeed(open_questions(spec, data, role="predict", kept=kept), Questions, examples_of)
+        return ItemInputs(open_choice_questions(spec, data, role="predict", kept=kept), ChoiceQuestions, examples_of)
 
-    def _tokens(self, questions: Questions, tokenizer: Any, max_length: int, folder: Path | None = None) -> Stored:
+    def _tokens(
+        self, questions: ChoiceQuestions, tokenizer: Any, max_length: int, folder: Path | None = None
+    ) -> Stored:
         """Tokenize questions with their right choices."""
         if questions.notes["fits"][self.meaning] != len(questions):
             right_choices(questions, self.meaning)  # raises an error
@@ -128,7 +130,7 @@ class MultipleChoice(Task):
         right_BS = jnp.take_along_axis(batch["token_labels"], batch["cls_positions"], axis=1) == 1
         real_W, logits_W, right_W = (x.reshape(-1) for x in (real_BS, logits_BS, right_BS & real_BS))
         choices = real_W.shape[0]
-        question_W = jnp.where(real_W, batch["document"].reshape(-1), choices)  # unused slots belong to none
+        question_W = jnp.where(real_W, batch["example_index"].reshape(-1), choices)  # unused slots belong to none
         largest_Q = jax.lax.stop_gradient(jax.ops.segment_max(logits_W, question_W, choices))
         largest_W = jnp.where(real_W, largest_Q[jnp.minimum(question_W, choices - 1)], 0.0)
         above_W = jnp.where(real_W, logits_W - largest_W, 0.0)
@@ -158,7 +160,7 @@ class MultipleChoice(Task):
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
         """Return `choice` (its place, from 0), its `text`, `score` (its probability), and the `probabilities` of all."""
-        questions: Questions = examples.extra
+        questions: ChoiceQuestions = examples.extra
         answers = []
         for number, scores in enumerate(_by_question(predictions, examples, first, last), first):
             shares, best = np.exp(scores), int(scores.argmax())
@@ -187,13 +189,13 @@ LABELLED = {"right": StoredColumn("<i4"), "token_labels": StoredColumn("<i4"), "
 """The right choice of each question, for the first token of each choice whether it is that one, and a hash of its text."""
 
 
-def _make_encoder(tokenizer: Any, max_length: int, meaning: Meaning | None = None) -> Encoder[Questions]:
+def _make_encoder(tokenizer: Any, max_length: int, meaning: Meaning | None = None) -> Encoder[ChoiceQuestions]:
     """Return how the choices of questions become tokens; with the meaning of labels, they are kept too.
 
     What is longer than `max_length` is cut, from the end of the longer text, and that is said.
     """
 
-    def encode(questions: Questions) -> Encoded:
+    def encode(questions: ChoiceQuestions) -> Encoded:
         items = questions.items
         counts = np.array([len(item.choices) for item in items], np.int32)
         texts = [pair for item in items for pair in item.texts()]
@@ -210,7 +212,7 @@ def _make_encoder(tokenizer: Any, max_length: int, meaning: Meaning | None = Non
             columns["chosen"] = hash_texts([item.choices[i] for item, i in zip(items, right, strict=True)])
         return dataclasses.replace(encoded, windows=counts, whole=longest, columns={"longest": longest} | columns)
 
-    def say(questions: Questions, stored: Stored) -> None:
+    def say(questions: ChoiceQuestions, stored: Stored) -> None:
         cut = np.count_nonzero(stored.columns["longest"] > max_length)
         if cut:
             logger.warning(
@@ -230,7 +232,7 @@ def _labels(encoded: Encoded, first_choices: np.ndarray, right: Sequence[int]) -
     return {"right": np.array(right, np.int32), "token_labels": marks}
 
 
-def _examples(questions: Questions, stored: Stored) -> Examples:
+def _examples(questions: ChoiceQuestions, stored: Stored) -> Examples:
     columns = stored.columns
     return Examples(
         stored.tokens,
@@ -241,7 +243,7 @@ def _examples(questions: Questions, stored: Stored) -> Examples:
     )
 
 
-def _view(name: str, questions: Questions, stored: Stored, max_length: int) -> View:
+def _view(name: str, questions: ChoiceQuestions, stored: Stored, max_length: int) -> View:
     """Return what an overview says of a set of questions; equal ones have the same choices."""
     right = stored.columns["right"]
     counts = {f"choice {place}": int(count) for place, count in enumerate(np.bincount(right))}

@@ -19,7 +19,7 @@ from jaxbert.data import store
 from jaxbert.data.overview import DOCUMENTS, View
 from jaxbert.data.store import Writer
 from jaxbert.data.table import Facts
-from jaxbert.data.tokens import Encoded, Seen, Share, Tokens, forget_lengths, hash_rows
+from jaxbert.data.tokens import Encoded, Seen, Shard, Tokens, forget_lengths, hash_rows
 from jaxbert.errors import UserError, foreign_errors
 from jaxbert.tasks.pretraining.documents import END, Documents
 from jaxbert.tasks.pretraining.sentences import split_sentences
@@ -53,7 +53,7 @@ def read_corpus(
     *,
     folder: Path | None = None,
     on_documents: Callable[[int], None] = lambda documents: None,
-    share: Share = Share(),  # noqa: B008 (frozen)
+    shard: Shard = Shard(),  # noqa: B008 (frozen)
 ) -> Corpus:
     """Return a corpus, from the cache in `folder` where an earlier start has left it there.
 
@@ -81,9 +81,9 @@ def read_corpus(
         return names[-1]
 
     def write(written: Path) -> None:
-        _write(documents, tokenizer, pretrain, written, on_documents, share)
+        _write(documents, tokenizer, pretrain, written, on_documents, shard)
 
-    stored = store.cached(documents.name, key, write, folder=folder, all_have=share.all_have)
+    stored = store.cached(documents.name, key, write, folder=folder, all_have=shard.all_have)
     ends = np.concatenate([[-1], np.flatnonzero(stored.tokens.lengths == 0)])
     # A file that changed while it was read has no name.
     return Corpus(documents.name, stored.tokens, ends, names[0] if len(set(names)) == 1 else None)
@@ -99,7 +99,7 @@ def _write(
     pretrain: PretrainConfig,
     folder: Path,
     on_documents: Callable[[int], None],
-    share: Share,
+    shard: Shard,
 ) -> None:
     """Tokenize the documents into an empty folder.
 
@@ -113,10 +113,10 @@ def _write(
     tokens = 0
     with Writer(folder) as writer:
         for part in in_parts(sentences):
-            low, high = share.bounds(len(part))
+            low, high = shard.bounds(len(part))
             with foreign_errors(f"{documents.name}: the tokenizer fails on a text"):
                 mine = _encode(backend, part[low:high], marked)
-            for encoded in share.gather(mine):
+            for encoded in shard.gather(mine):
                 writer.add(encoded)
                 tokens += len(encoded.ids)
             on_documents(part.count(END))
@@ -167,11 +167,11 @@ def inside_words(sentence: str, offsets: list[tuple[int, int]]) -> np.ndarray:
     inside = np.zeros(len(offsets), np.int32)
     for i in range(1, len(offsets)):
         end, (begin, stop) = offsets[i - 1][1], offsets[i]
-        inside[i] = begin == end and all(map(is_chinese, sentence[begin - 1 : stop]))
+        inside[i] = begin == end and all(map(is_chinese_character, sentence[begin - 1 : stop]))
     return inside
 
 
-def is_chinese(character: str) -> bool:
+def is_chinese_character(character: str) -> bool:
     """Say whether BERT's tokenizer makes a word of this character alone."""
     code = ord(character)
     return (

@@ -30,7 +30,7 @@ _MASKED, _REPLACED = 0.8, 0.9
 
 
 @dataclass(frozen=True, eq=False)
-class Vocabulary:
+class MaskingVocabulary:
     """What masking must know of the tokens, [V] each."""
 
     maskable: np.ndarray
@@ -42,7 +42,7 @@ class Vocabulary:
     mask_id: int
 
     @classmethod
-    def of(cls, tokenizer: Any) -> Vocabulary:
+    def of(cls, tokenizer: Any) -> MaskingVocabulary:
         """Take them from a transformers tokenizer.
 
         Raises:
@@ -75,7 +75,7 @@ def _piece_marker(tokenizer: Any) -> str:
 class Masking:
     """How a data set is masked; `collate` does it."""
 
-    vocabulary: Vocabulary
+    vocabulary: MaskingVocabulary
     probability: float
     whole_words: bool
     specials: int

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxbert.data import store
-from jaxbert.data.label_column import Legend
+from jaxbert.data.label_column import LabelVocabulary
 from jaxbert.data.store import Stored, Writer
 from jaxbert.data.tokens import Encoded
 from jaxbert.errors import UserError
@@ -26,7 +26,7 @@ from jaxbert.tasks.pretraining.corpus import Corpus
 
 NEXT, RANDOM = 0, 1
 """Labels of a pair, as transformers has them."""
-_LEGEND = Legend(["next", "random"], [1, 1], None)
+_LEGEND = LabelVocabulary(["next", "random"], [1, 1], None)
 _PURPOSE = 0x70616972
 _TRIES = 4
 """To find a partner that need not be cut."""
@@ -60,7 +60,7 @@ class _Example:
     label: int = NEXT
 
 
-def make_examples(
+def make_pair_examples(
     corpus: Corpus, recipe: Recipe, *, chosen: np.ndarray | None = None, folder: Path | None = None
 ) -> Stored:
     """Return the examples of a corpus, or of some of its documents, in mapped files; labels are `NEXT` and `RANDOM`.

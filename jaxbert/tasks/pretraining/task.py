@@ -26,13 +26,13 @@ from jaxbert.data.sources import Role
 from jaxbert.data.store import cache_folder
 from jaxbert.errors import UserError
 from jaxbert.models.heads import MaskedLM, PreTraining
-from jaxbert.processes import tokenizing_share
-from jaxbert.tasks.base import Batch, Feed, Inputs, Sums, Task
+from jaxbert.processes import tokenizing_shard
+from jaxbert.tasks.base import Batch, Inputs, Sums, Task, TaskInputs
 from jaxbert.tasks.exported import settings_of, with_settings
 from jaxbert.tasks.pretraining.corpus import Corpus, read_corpus, view_corpus
 from jaxbert.tasks.pretraining.documents import Documents, open_documents
-from jaxbert.tasks.pretraining.masking import Masking, Vocabulary
-from jaxbert.tasks.pretraining.pairs import Recipe, make_examples
+from jaxbert.tasks.pretraining.masking import Masking, MaskingVocabulary
+from jaxbert.tasks.pretraining.pairs import Recipe, make_pair_examples
 from jaxbert.tasks.reading import named_sets, set_name, training_spec
 from jaxbert.terminal import ReadingProgress
 
@@ -53,7 +53,7 @@ class Pretraining(Task):
     def read(cls, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
         """Read all corpora, the small ones first."""
         data, pretrain, seed = config.data, config.pretrain, config.train.seed
-        vocabulary = Vocabulary.of(tokenizer)
+        vocabulary = MaskingVocabulary.of(tokenizer)
         recipe = Recipe(max_length, pretrain.next_sentence, tokenizer.cls_token_id, tokenizer.sep_token_id, seed)
         if max_length < recipe.specials + 2:
             raise UserError(f"data.max_length is {max_length}, but a pair needs at least {recipe.specials + 2} tokens")
@@ -64,8 +64,8 @@ class Pretraining(Task):
 
         def tokenize(documents: Documents) -> Corpus:
             with ReadingProgress(documents.name) as reading:
-                share = tokenizing_share()
-                return read_corpus(documents, tokenizer, pretrain, folder=folder, on_documents=reading.add, share=share)
+                shard = tokenizing_shard()
+                return read_corpus(documents, tokenizer, pretrain, folder=folder, on_documents=reading.add, shard=shard)
 
         views: list[View] = []
 
@@ -98,7 +98,9 @@ class Pretraining(Task):
         """Refuse: a pretrained model is there to be fine-tuned."""
         raise UserError(NOT_FINE_TUNED)
 
-    def feed(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]) -> Feed:
+    def open_inputs(
+        self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
+    ) -> TaskInputs:
         """Refuse, as `read_for` does."""
         raise UserError(NOT_FINE_TUNED)
 
@@ -220,7 +222,7 @@ NOT_FINE_TUNED = (
 
 
 def _examples(corpus: Corpus, recipe: Recipe, folder: Path | None, chosen: np.ndarray | None) -> Examples:
-    stored = make_examples(corpus, recipe, chosen=chosen, folder=folder)
+    stored = make_pair_examples(corpus, recipe, chosen=chosen, folder=folder)
     assert stored.labels is not None
     return Examples(stored.tokens, stored.labels.codes if recipe.next_sentence else None)
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from jaxbert.bucket import write_whole
 from jaxbert.errors import UserError
 from jaxbert.models.families import DEFAULT
-from jaxbert.tasks.pretraining.corpus import is_chinese
+from jaxbert.tasks.pretraining.corpus import is_chinese_character
 
 
 def train_vocabulary(lines: Callable[[], Iterable[str]], size: int, *, lower_case: bool) -> list[str]:
@@ -51,7 +51,7 @@ def train_vocabulary(lines: Callable[[], Iterable[str]], size: int, *, lower_cas
 
 def _goes_inside(character: str) -> bool:
     """Say whether a character can go on with a word, and so needs a second token for that."""
-    return character.isalnum() and not is_chinese(character)
+    return character.isalnum() and not is_chinese_character(character)
 
 
 def write_vocabulary(tokens: Iterable[str], path: epath.Path) -> None:

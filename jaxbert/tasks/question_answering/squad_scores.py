@@ -19,7 +19,7 @@ _CHINESE = 0.2
 """Share of Han characters among the letters from which a text is Chinese."""
 
 
-def is_chinese(text: str) -> bool:
+def has_chinese(text: str) -> bool:
     """Say whether a text is written in Chinese."""
     han = len(_HAN.findall(text))
     return han > _CHINESE * max(1, sum(character.isalpha() for character in text))

@@ -29,9 +29,9 @@ from jaxbert.tasks.base import Batch, Inputs, Sums, Task
 from jaxbert.tasks.exported import settings_of, with_settings
 from jaxbert.tasks.question_answering.n_best import Candidate, Scored, n_best, no_answer
 from jaxbert.tasks.question_answering.read import Questions, open_questions, read_questions
-from jaxbert.tasks.question_answering.squad_scores import exact_and_f1, is_chinese
-from jaxbert.tasks.question_answering.windows import Asked, make_encoder, question_windows
-from jaxbert.tasks.reading import ItemFeed, encode_shown, read_items, reading_of, refuse, shared_tokens
+from jaxbert.tasks.question_answering.squad_scores import exact_and_f1, has_chinese
+from jaxbert.tasks.question_answering.windows import Asked, make_question_encoder, question_windows
+from jaxbert.tasks.reading import ItemInputs, encode_shown, read_items, reading_of, refuse, shared_tokens
 
 MOST_ANSWERS = 5
 """Answers that are listed for a question."""
@@ -43,7 +43,7 @@ class QuestionAnswering(Task):
 
     name = "question_answering"
     assumes = "each question has an answer"
-    head = heads.QuestionAnswering
+    head = heads.QuestionAnsweringHead
     architecture = "ForQuestionAnswering"
     answer_keys = ("id", "text", "start", "end", "score", "n_best")
     per_token = True
@@ -81,20 +81,20 @@ class QuestionAnswering(Task):
         questions = read_questions(spec, data, role="test", labelled=True)
         return _examples(questions, self._tokens(questions, tokenizer, max_length), in_windows=True)
 
-    def feed(
+    def open_inputs(
         self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
-    ) -> ItemFeed[Questions]:
+    ) -> ItemInputs[Questions]:
         """Open one source."""
-        encoder = make_encoder(tokenizer, max_length, shared_tokens(self.reading, max_length))
+        encoder = make_question_encoder(tokenizer, max_length, shared_tokens(self.reading, max_length))
 
         def examples_of(questions: Questions) -> Examples:
             return _examples(questions, encode_in_memory(questions, encoder), in_windows=True)
 
-        return ItemFeed(open_questions(spec, data, role="predict", labelled=False, kept=kept), Questions, examples_of)
+        return ItemInputs(open_questions(spec, data, role="predict", labelled=False, kept=kept), Questions, examples_of)
 
     def _tokens(self, questions: Questions, tokenizer: Any, max_length: int, folder: Path | None = None) -> Stored:
         """Tokenize questions."""
-        encoder = make_encoder(tokenizer, max_length, shared_tokens(self.reading, max_length))
+        encoder = make_question_encoder(tokenizer, max_length, shared_tokens(self.reading, max_length))
         return encode_shown(questions, encoder, tokenizer, max_length, folder)
 
     def configure(self, bert_config: BertConfig) -> BertConfig:
@@ -156,7 +156,7 @@ class QuestionAnswering(Task):
         for number, question in enumerate(asked.questions.items):
             text = asked.text_of(number, *self._choose(predictions, asked, number)[0][:2])
             gold = [answer.text for answer in question.answers]
-            scores = exact_and_f1(text, gold, is_chinese(question.context))
+            scores = exact_and_f1(text, gold, has_chinese(question.context))
             exact.append(scores[0])
             f1.append(scores[1])
             answered.append(bool(gold))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.data.offsets import Located, cut_windows, locate
+from jaxbert.data.offsets import Located, cut_windows, locate_tokens
 from jaxbert.data.prepare import Encoder
 from jaxbert.data.store import Stored, StoredColumn
 from jaxbert.data.tokens import Encoded, Tokens, hash_texts
@@ -101,8 +101,8 @@ def cut_questions(questions: Questions, tokenizer: Any, max_length: int, stride:
         )
     items = questions.items
     contexts = list(dict.fromkeys(item.context for item in items))
-    found = dict(zip(contexts, locate(tokenizer, contexts, questions.source), strict=True))
-    asked = locate(tokenizer, [item.question for item in items], questions.source)
+    found = dict(zip(contexts, locate_tokens(tokenizer, contexts, questions.source), strict=True))
+    asked = locate_tokens(tokenizer, [item.question for item in items], questions.source)
     most = _longest_question(max_length)
     ids: list[np.ndarray] = []
     offsets: list[np.ndarray] = []
@@ -126,7 +126,7 @@ def cut_questions(questions: Questions, tokenizer: Any, max_length: int, stride:
     sizes = np.array(lengths, np.int32)
     context_begins = np.array(begins, np.int32)
     return QuestionWindows(
-        tokens=Tokens.behind_one_another(np.concatenate(ids), sizes, context_begins),
+        tokens=Tokens.from_lengths(np.concatenate(ids), sizes, context_begins),
         first=np.array(first, np.int64),
         context_begins=context_begins,
         offsets=np.concatenate(offsets),
@@ -151,7 +151,7 @@ COLUMNS = {
 """What `QuestionWindows` has beside tokens, and a hash of the answers to each question."""
 
 
-def make_encoder(tokenizer: Any, max_length: int, stride: int) -> Encoder[Questions]:
+def make_question_encoder(tokenizer: Any, max_length: int, stride: int) -> Encoder[Questions]:
     """Return how questions become windows."""
 
     def encode(questions: Questions) -> Encoded:
@@ -174,7 +174,7 @@ def make_encoder(tokenizer: Any, max_length: int, stride: int) -> Encoder[Questi
 
 
 def question_windows(stored: Stored) -> QuestionWindows:
-    """Return the windows that `make_encoder` made."""
+    """Return the windows that `make_question_encoder` made."""
     columns = stored.columns
     assert stored.windows is not None
     return QuestionWindows(

@@ -20,10 +20,10 @@ from jaxbert.data.overview import Labelling
 from jaxbert.data.store import Stored
 from jaxbert.data.tokens import AS_IT_IS, Reading
 from jaxbert.errors import UserError
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.tasks.base import Batch, Sums
 from jaxbert.tasks.exported import settings_of, with_labels, with_settings
-from jaxbert.tasks.pooling import pool_documents, pool_windows
+from jaxbert.tasks.pooling import pool_examples, pool_windows
 from jaxbert.tasks.text import TextTask
 
 LABEL = "score"
@@ -37,7 +37,7 @@ class Regression(TextTask):
     name = "regression"
     assumes = "each text has a score"
     label_kind = "number"
-    head = SequenceClassification
+    head = SequenceClassificationHead
     architecture = "ForSequenceClassification"
     answer_keys = ("score",)
     default_metric = "pearson"
@@ -94,7 +94,7 @@ class Regression(TextTask):
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
         """Sum the squared errors of real examples, in float32."""
-        scores_BSC, batch = pool_documents(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
+        scores_BSC, batch = pool_examples(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
         errors_BS = scores_BSC[..., 0] - batch["labels"]
         real_BS = batch["example_mask"]
         return {"loss": jnp.where(real_BS, errors_BS**2, 0.0).sum(), "examples": real_BS.sum()}

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxbert.data.offsets import Located, cut_windows, locate
+from jaxbert.data.offsets import Located, cut_windows, locate_tokens
 from jaxbert.data.tokens import Tokens
-from jaxbert.tasks.token_classification.read import Document, Documents
+from jaxbert.tasks.token_classification.read import TaggedText, TaggedTexts
 
 By = Literal["word", "token"]
 """Whether a text's units are its words or its tokens; words that were given are always units."""
@@ -87,7 +87,7 @@ class _Found:
     ends: np.ndarray
 
 
-def align(documents: Documents, tokenizer: Any, max_length: int, *, stride: int, by: By) -> Aligned:
+def align(documents: TaggedTexts, tokenizer: Any, max_length: int, *, stride: int, by: By) -> Aligned:
     """Tokenize texts and cut the long ones into windows; each unit is spoken for in the window with most around it.
 
     Args:
@@ -126,22 +126,22 @@ def align(documents: Documents, tokenizer: Any, max_length: int, *, stride: int,
         of_tokens=np.concatenate(speaks),
         first_tokens=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])[first_windows],
     )
-    tokens = Tokens.behind_one_another(np.concatenate(ids), lengths, lengths)
+    tokens = Tokens.from_lengths(np.concatenate(ids), lengths, lengths)
     return Aligned(tokens, np.array(first_windows, np.int64), units, np.array(whole, np.int32))
 
 
-def _located(documents: Documents, tokenizer: Any) -> list[Located]:
+def _located(documents: TaggedTexts, tokenizer: Any) -> list[Located]:
     """Tokenize lists of words and texts, each kind at once."""
     items = documents.items
     results: dict[int, Located] = {}
     for worded in (True, False):
         chosen = [i for i, document in enumerate(items) if (document.words is not None) == worded]
         texts: Any = [items[i].words if worded else items[i].text for i in chosen]
-        results |= zip(chosen, locate(tokenizer, texts, documents.source), strict=True)
+        results |= zip(chosen, locate_tokens(tokenizer, texts, documents.source), strict=True)
     return [results[i] for i in range(len(items))]
 
 
-def _units(located: Located, document: Document, by: By) -> _Found:
+def _units(located: Located, document: TaggedText, by: By) -> _Found:
     if document.words is None and by == "token":
         begins = np.arange(len(located.ids))
     else:

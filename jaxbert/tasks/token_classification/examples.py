@@ -20,14 +20,14 @@ from jaxbert.data.tokens import Encoded, hash_rows, hash_texts
 from jaxbert.errors import UserError
 from jaxbert.tasks.token_classification.align import By, Units, align
 from jaxbert.tasks.token_classification.marks import Marks, marked_spans, say_odd, tag_units
-from jaxbert.tasks.token_classification.read import Documents
+from jaxbert.tasks.token_classification.read import TaggedTexts
 from jaxbert.tasks.token_classification.scheme import OUTSIDE, label_of
 from jaxbert.tasks.token_classification.tag_sets import TagSet, spell_as
 
 logger = logging.getLogger("jaxbert")
 
 
-def units_of(documents: Documents) -> By:
+def units_of(documents: TaggedTexts) -> By:
     """Return what has a tag in plain texts, as the training texts are: their words, or their tokens.
 
     Raises:
@@ -94,12 +94,12 @@ MARKED = {
 its spans, and the counts of `say_odd`."""
 
 
-def make_encoder(
+def make_tag_encoder(
     tokenizer: Any, max_length: int, *, stride: int, by: By, tag_set: TagSet | None = None
-) -> Encoder[Documents]:
+) -> Encoder[TaggedTexts]:
     """Return how texts become tokens, with what is marked in them if a tag set is given."""
 
-    def encode(documents: Documents) -> Encoded:
+    def encode(documents: TaggedTexts) -> Encoded:
         aligned = align(documents, tokenizer, max_length, stride=stride, by=by)
         units, tokens = aligned.units, aligned.tokens
         columns = {
@@ -113,7 +113,7 @@ def make_encoder(
         windows = np.diff(aligned.first_windows).astype(np.int32)
         return Encoded(tokens.ids, tokens.lengths, tokens.first_lengths, 0, windows, aligned.lengths, columns)
 
-    def say(documents: Documents, stored: Stored) -> None:
+    def say(documents: TaggedTexts, stored: Stored) -> None:
         if tag_set is not None:
             say_odd(documents.source, stored.columns["odd"])
 
@@ -121,7 +121,7 @@ def make_encoder(
     return Encoder(COLUMNS | (MARKED if tag_set else {}), settings, encode, say)
 
 
-def _marked(documents: Documents, units: Units, tag_set: TagSet) -> dict[str, np.ndarray]:
+def _marked(documents: TaggedTexts, units: Units, tag_set: TagSet) -> dict[str, np.ndarray]:
     """Return the columns of what is marked in texts that are in memory."""
     tags, odd = tag_units(documents, units, tag_set)
     numbers = {label: number for number, label in enumerate(span_labels(tag_set))}
@@ -157,7 +157,7 @@ def view_marks(name: str, stored: Stored, tag_set: TagSet, max_length: int) -> V
     return view_items(name, stored, labels, max_length, unit="texts")
 
 
-def make_examples(documents: Documents, stored: Stored, tag_set: TagSet, *, in_windows: bool) -> Examples:
+def make_tag_examples(documents: TaggedTexts, stored: Stored, tag_set: TagSet, *, in_windows: bool) -> Examples:
     """Make examples of texts; in training, each window of a long text is an example of its own."""
     columns, windows, tokens = stored.columns, stored.windows, stored.tokens
     assert windows is not None

@@ -15,7 +15,7 @@ from jaxbert.data.store import entry_of
 from jaxbert.data.table import at_row, quoted
 from jaxbert.errors import UserError
 from jaxbert.tasks.token_classification.align import Units
-from jaxbert.tasks.token_classification.read import Document, Documents
+from jaxbert.tasks.token_classification.read import TaggedText, TaggedTexts
 from jaxbert.tasks.token_classification.scheme import BIO, OUTSIDE, Span, spans_of, tags_of
 from jaxbert.tasks.token_classification.tag_sets import TagSet, fit_tag_set, spell_as
 
@@ -31,7 +31,7 @@ class Marks:
     Spans count characters of a text, or words where words were given.
     """
 
-    documents: Documents
+    documents: TaggedTexts
     units: Units
     tags: np.ndarray | None
     """int32 [U]: the number of each unit's tag, -100 for none."""
@@ -65,7 +65,7 @@ class Marks:
         return item.text[start:end] if item.text is not None else join_words((item.words or [])[start:end])
 
 
-def fit_tags(documents: Documents, names: list[str] | None, setting: str = "auto") -> tuple[Documents, TagSet]:
+def fit_tags(documents: TaggedTexts, names: list[str] | None, setting: str = "auto") -> tuple[TaggedTexts, TagSet]:
     """Return the tags that a model for these texts distinguishes, sorted unless `names` gives them, and the texts with them.
 
     Raises:
@@ -90,7 +90,7 @@ def fit_tags(documents: Documents, names: list[str] | None, setting: str = "auto
     return _respell(documents, read_as), tag_set
 
 
-def spelled(documents: Documents, tag_set: TagSet) -> Documents:
+def spelled(documents: TaggedTexts, tag_set: TagSet) -> TaggedTexts:
     """Return texts whose tags are written as in a tag set, as far as that is another spelling of all of them.
 
     Raises:
@@ -104,11 +104,11 @@ def spelled(documents: Documents, tag_set: TagSet) -> Documents:
     return _respell(documents, spell_as(documents.tags(), tag_set.names, documents.source))
 
 
-def _respell(documents: Documents, read_as: dict[str, str]) -> Documents:
+def _respell(documents: TaggedTexts, read_as: dict[str, str]) -> TaggedTexts:
     if not read_as:
         return documents
 
-    def respelled(item: Document) -> Document:
+    def respelled(item: TaggedText) -> TaggedText:
         if item.tags is None:
             return item
         return replace(item, tags=[tag and read_as.get(tag, tag) for tag in item.tags])
@@ -119,7 +119,7 @@ def _respell(documents: Documents, read_as: dict[str, str]) -> Documents:
     return replace(documents, items=Lazy(documents.items, respelled), known=known, entry=entry)
 
 
-def check_tags(documents: Documents, tag_set: TagSet) -> None:
+def check_tags(documents: TaggedTexts, tag_set: TagSet) -> None:
     """Check that a tag set has the tags of all words.
 
     Raises:
@@ -130,7 +130,7 @@ def check_tags(documents: Documents, tag_set: TagSet) -> None:
             _check_known(item, item.tags or (), documents.source, tag_set)
 
 
-def _check_known(item: Document, tags: Sequence[str | None], source: str, tag_set: TagSet) -> None:
+def _check_known(item: TaggedText, tags: Sequence[str | None], source: str, tag_set: TagSet) -> None:
     number = next((i for i, tag in enumerate(tags) if tag is not None and tag not in tag_set.names), None)
     if number is not None:
         row = item.row if item.rows is None else item.rows[number]
@@ -140,7 +140,7 @@ def _check_known(item: Document, tags: Sequence[str | None], source: str, tag_se
         )
 
 
-def tag_units(documents: Documents, units: Units, tag_set: TagSet) -> tuple[np.ndarray, np.ndarray]:
+def tag_units(documents: TaggedTexts, units: Units, tag_set: TagSet) -> tuple[np.ndarray, np.ndarray]:
     """Return the number of each unit's tag, int32 [U], -100 for none, and how many spans of each text fit no units.
 
     Marked texts get the tags of the spans on their units. The counts, int32 [D, 2], are of spans that begin or end inside a
@@ -195,7 +195,7 @@ def _on_units(spans: list[Span], starts: np.ndarray, ends: np.ndarray) -> tuple[
     return found, exact
 
 
-def marked_spans(documents: Documents) -> Sequence[list[Span]]:
+def marked_spans(documents: TaggedTexts) -> Sequence[list[Span]]:
     """Return the spans of marked texts, whether they were written as spans or as tags."""
     return Lazy(documents.items, lambda item: spans_of(item.tags) if item.tags is not None else item.spans or [])
 

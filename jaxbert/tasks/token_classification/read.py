@@ -44,7 +44,7 @@ _TAG_COLUMNS = ("tags", "ner_tags")
 
 
 @dataclass(frozen=True)
-class Document:
+class TaggedText:
     """A text or a list of words, with what is marked in it: tags of the words, or spans of the text's characters."""
 
     row: Row
@@ -70,7 +70,7 @@ class Document:
         return [row, self.text, self.words, self.tags, rows, self.spans, self.numbered]
 
     @classmethod
-    def unpack(cls, values: list[Any]) -> Document:
+    def unpack(cls, values: list[Any]) -> TaggedText:
         """Take what `pack` gave."""
         row, text, words, tags, rows, spans, numbered = values
         row = Place(*row) if isinstance(row, list) else row
@@ -87,13 +87,13 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Documents(ItemSet[Document]):
+class TaggedTexts(ItemSet[TaggedText]):
     """What a source holds; all or none are marked."""
 
-    form = Document
+    form = TaggedText
 
     @classmethod
-    def survey(cls, items: Sequence[Document], notes: dict[str, Any]) -> None:
+    def survey(cls, items: Sequence[TaggedText], notes: dict[str, Any]) -> None:
         """Note which tags and labels of spans there are, and whether texts or lists of words hold them."""
         for name, found in (
             ("tags", {tag for item in items for tag in item.tags or () if tag is not None}),
@@ -112,9 +112,9 @@ class Documents(ItemSet[Document]):
         return set(self.notes["tags"])
 
 
-def open_documents(
+def open_tagged_texts(
     spec: str, data: DataConfig, *, role: Role, labelled: bool, kept: tuple[str, ...] = ()
-) -> ItemSource[Document]:
+) -> ItemSource[TaggedText]:
     """Find the texts of a source; with `labelled` all must be marked, else marks are not looked at.
 
     The columns `kept` are copied for answers.
@@ -146,18 +146,20 @@ def open_documents(
     )
 
 
-def read_documents(spec: str, data: DataConfig, *, role: Role, labelled: bool, limit: int | None = None) -> Documents:
+def read_tagged_texts(
+    spec: str, data: DataConfig, *, role: Role, labelled: bool, limit: int | None = None
+) -> TaggedTexts:
     """Read the first `limit` texts of a source.
 
     Raises:
       UserError: for anything missing or malformed.
     """
-    return hold_items(Documents, open_documents(spec, data, role=role, labelled=labelled), limit=limit)
+    return hold_items(TaggedTexts, open_tagged_texts(spec, data, role=role, labelled=labelled), limit=limit)
 
 
 def _standard_input(
     name: str, data: DataConfig, labelled: bool, kept: tuple[str, ...], facts: Facts
-) -> Iterator[Document]:
+) -> Iterator[TaggedText]:
     text = stdin_text(data, facts)
     if labelled or text.begins_json():
         yield from _from_records(records_of(text, "predict", data), data, labelled, kept, facts)
@@ -169,25 +171,25 @@ def _standard_input(
     yield from _from_texts(intake.tables(read_lines(text, intake), name))
 
 
-def _from_texts(parts: Iterator[Table]) -> Iterator[Document]:
+def _from_texts(parts: Iterator[Table]) -> Iterator[TaggedText]:
     for part in parts:
         for text, row, kept in zip(part.texts, part.rows, part.kept_rows(), strict=True):
-            yield Document(row, text, kept=kept)
+            yield TaggedText(row, text, kept=kept)
 
 
 def _from_records(
     records: Records, data: DataConfig, labelled: bool, kept: tuple[str, ...], facts: Facts
-) -> Iterator[Document]:
+) -> Iterator[TaggedText]:
     keeper = Keeper(kept)
 
-    def read(record: Mapping[str, Any], row: Row) -> Document:
+    def read(record: Mapping[str, Any], row: Row) -> TaggedText:
         document = _from_record(record, row, records, data, labelled)
         return replace(document, kept=keeper.copied(record, records.name, row)) if kept else document
 
     return records.examples(read, facts)
 
 
-def _from_record(record: Mapping[str, Any], row: Row, records: Records, data: DataConfig, labelled: bool) -> Document:
+def _from_record(record: Mapping[str, Any], row: Row, records: Records, data: DataConfig, labelled: bool) -> TaggedText:
     if data.tokens in record:
         return _from_words(record, row, records, data, labelled)
     if data.text not in record:
@@ -196,15 +198,15 @@ def _from_record(record: Mapping[str, Any], row: Row, records: Records, data: Da
             f"(data.text); there are {quoted(record)}"
         )
     text = text_of(record, data.text, "data.text", records.name, row)
-    return Document(row, text, spans=_spans(record, text, row, records.name, data) if labelled else None)
+    return TaggedText(row, text, spans=_spans(record, text, row, records.name, data) if labelled else None)
 
 
-def _from_words(record: Mapping[str, Any], row: Row, records: Records, data: DataConfig, labelled: bool) -> Document:
+def _from_words(record: Mapping[str, Any], row: Row, records: Records, data: DataConfig, labelled: bool) -> TaggedText:
     source, words = records.name, record[data.tokens]
     if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise wrong_kind(words, data.tokens, "a list of words", source, row)
     if not labelled:
-        return Document(row, words=words)
+        return TaggedText(row, words=words)
     there = [name for name in _TAG_COLUMNS if name in record]
     if data.tag_column is None and len(there) > 1:
         raise UserError(f"{at_row(source, row)}: the tags can be in {quoted(there)}: name one by data.tag_column")
@@ -222,7 +224,7 @@ def _from_words(record: Mapping[str, Any], row: Row, records: Records, data: Dat
     names = records.label_names(column)
     numbered = names is None and any(isinstance(tag, int) and tag != NO_LABEL for tag in tags)
     found = [_tag(tag, names or data.label_names, column, source, row) for tag in tags]
-    return Document(row, words=words, tags=found, numbered=numbered)
+    return TaggedText(row, words=words, tags=found, numbered=numbered)
 
 
 def _tag(tag: Any, names: list[str] | None, column: str, source: str, row: Row) -> str | None:
@@ -278,8 +280,8 @@ def _is_invisible(character: str) -> bool:
     return character.isspace() or unicodedata.category(character) in ("Cc", "Cf", "Cn", "Co")
 
 
-def _token_lines(source: str, data: DataConfig, labelled: bool, facts: Facts) -> Iterator[Document]:
+def _token_lines(source: str, data: DataConfig, labelled: bool, facts: Facts) -> Iterator[TaggedText]:
     with opened(existing_file(source), source) as stream:
         lines = Text(stream, source, data.encoding, facts).strict_lines()
         for rows, words, tags in read_sentences(lines, source, data, labelled, facts):
-            yield Document(rows[0], words=words, tags=tags, rows=rows)
+            yield TaggedText(rows[0], words=words, tags=tags, rows=rows)

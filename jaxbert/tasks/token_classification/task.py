@@ -29,20 +29,20 @@ from jaxbert.data.prepare import encode_in_memory
 from jaxbert.data.store import Stored, cache_folder
 from jaxbert.data.tokens import AS_IT_IS, Reading
 from jaxbert.models import heads
-from jaxbert.tasks.base import Batch, Inputs, Sums, Tally, Task, count_documents, listed, metrics_of
+from jaxbert.tasks.base import Batch, Inputs, Sums, Tally, Task, count_examples, list_names, metrics_of
 from jaxbert.tasks.exported import label_names, settings_of, with_labels, with_settings
-from jaxbert.tasks.reading import ItemFeed, encode_shown, read_items, reading_of, refuse, shared_tokens
+from jaxbert.tasks.reading import ItemInputs, encode_shown, read_items, reading_of, refuse, shared_tokens
 from jaxbert.tasks.token_classification.align import By
 from jaxbert.tasks.token_classification.examples import (
     as_head,
     check_count,
-    make_encoder,
-    make_examples,
+    make_tag_encoder,
+    make_tag_examples,
     units_of,
     view_marks,
 )
 from jaxbert.tasks.token_classification.marks import Marks, check_tags, fit_tags, spelled
-from jaxbert.tasks.token_classification.read import Documents, open_documents, read_documents
+from jaxbert.tasks.token_classification.read import TaggedTexts, open_tagged_texts, read_tagged_texts
 from jaxbert.tasks.token_classification.scheme import BIO, OUTSIDE, Scheme, label_of
 from jaxbert.tasks.token_classification.tag_sets import CANONICAL, TagSet, reopen_tag_set
 
@@ -58,7 +58,7 @@ class TokenClassification(Task):
     name = "token_classification"
     assumes = "the first token of a word gives its tag"
     label_names_in_head = True
-    head = heads.TokenClassification
+    head = heads.TokenClassificationHead
     architecture = "ForTokenClassification"
     answer_keys = ("entities",)
     per_token = True
@@ -78,8 +78,8 @@ class TokenClassification(Task):
         """Read all data sets; the training texts decide which tags there are."""
         data = config.data
         refuse(config)
-        find = partial(open_documents, data=data, labelled=True)
-        sets = read_items(data, Documents, lambda spec, role: find(spec, role=role))
+        find = partial(open_tagged_texts, data=data, labelled=True)
+        sets = read_items(data, TaggedTexts, lambda spec, role: find(spec, role=role))
         by = units_of(sets.train)
         train, tag_set = fit_tags(sets.train, data.label_names, data.tag_scheme)
         if head is not None:
@@ -87,9 +87,9 @@ class TokenClassification(Task):
         check_count(tag_set.names, config.model.num_labels, train.source)
         task = make_tagging(tag_set, by, config.train.label_smoothing, reading_of(config, max_length))
 
-        def encode(name: str, documents: Documents) -> tuple[Examples, View]:
+        def encode(name: str, documents: TaggedTexts) -> tuple[Examples, View]:
             documents, stored = task._tokens(documents, tokenizer, max_length, cache_folder(data.cache_dir))
-            found = make_examples(documents, stored, tag_set, in_windows=name != TRAIN)
+            found = make_tag_examples(documents, stored, tag_set, in_windows=name != TRAIN)
             return found, view_marks(name, stored, tag_set, max_length)
 
         sets = dataclasses.replace(sets, train=train).split(config)
@@ -103,31 +103,31 @@ class TokenClassification(Task):
     def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
         """Read one source; tags that are numbers without names are the model's own."""
         named = dataclasses.replace(data, label_names=data.label_names or list(self.tag_names))
-        documents = read_documents(spec, named, role="test", labelled=True)
+        documents = read_tagged_texts(spec, named, role="test", labelled=True)
         if documents.notes["numbered"] and data.label_names is None:
             logger.warning("%s: the tags are numbers, and are read as the model's tags, in order", documents.source)
         documents, stored = self._tokens(documents, tokenizer, max_length)
-        return make_examples(documents, stored, self.tag_set, in_windows=True)
+        return make_tag_examples(documents, stored, self.tag_set, in_windows=True)
 
-    def feed(
+    def open_inputs(
         self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
-    ) -> ItemFeed[Documents]:
+    ) -> ItemInputs[TaggedTexts]:
         """Open one source."""
-        encoder = make_encoder(tokenizer, max_length, stride=shared_tokens(self.reading, max_length), by=self.by)
+        encoder = make_tag_encoder(tokenizer, max_length, stride=shared_tokens(self.reading, max_length), by=self.by)
 
-        def examples_of(documents: Documents) -> Examples:
-            return make_examples(documents, encode_in_memory(documents, encoder), self.tag_set, in_windows=True)
+        def examples_of(documents: TaggedTexts) -> Examples:
+            return make_tag_examples(documents, encode_in_memory(documents, encoder), self.tag_set, in_windows=True)
 
-        source = open_documents(spec, data, role="predict", labelled=False, kept=kept)
-        return ItemFeed(source, Documents, examples_of)
+        source = open_tagged_texts(spec, data, role="predict", labelled=False, kept=kept)
+        return ItemInputs(source, TaggedTexts, examples_of)
 
     def _tokens(
-        self, documents: Documents, tokenizer: Any, max_length: int, folder: Path | None = None
-    ) -> tuple[Documents, Stored]:
+        self, documents: TaggedTexts, tokenizer: Any, max_length: int, folder: Path | None = None
+    ) -> tuple[TaggedTexts, Stored]:
         """Tokenize texts with what is marked in them; return them with the tags as the task spells them."""
         documents, stride = spelled(documents, self.tag_set), shared_tokens(self.reading, max_length)
         check_tags(documents, self.tag_set)
-        encoder = make_encoder(tokenizer, max_length, stride=stride, by=self.by, tag_set=self.tag_set)
+        encoder = make_tag_encoder(tokenizer, max_length, stride=stride, by=self.by, tag_set=self.tag_set)
         return documents, encode_shown(documents, encoder, tokenizer, max_length, folder)
 
     def configure(self, bert_config: BertConfig) -> BertConfig:
@@ -168,11 +168,11 @@ class TokenClassification(Task):
     def describe(self) -> str:
         """Name the scheme and the labels."""
         scheme = "" if self.scheme is None else f" ({self.scheme.name})"
-        return f"{len(self.tag_names)} tags{scheme}, labels: {listed(self.labels)}"
+        return f"{len(self.tag_names)} tags{scheme}, labels: {list_names(self.labels)}"
 
     def totals(self, batch: Batch) -> Sums:
         """Count the examples and the tagged tokens."""
-        return {"examples": count_documents(batch), "tagged": (batch["token_labels"] >= 0).sum()}
+        return {"examples": count_examples(batch), "tagged": (batch["token_labels"] >= 0).sum()}
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
         """Sum the loss over tagged tokens, in float32, so that a step's is their mean; smoothing counts in training only."""
@@ -186,7 +186,7 @@ class TokenClassification(Task):
         loss = jnp.where(tagged_BT, losses_BT, 0.0).sum()
         return {
             "loss": loss * totals["examples"] / jnp.maximum(totals["tagged"], 1),
-            "examples": count_documents(batch),
+            "examples": count_examples(batch),
         }
 
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
@@ -208,7 +208,7 @@ class TokenClassification(Task):
         """
         return metrics_of(self.tally(examples), predictions)
 
-    def judge(self, chosen: np.ndarray, loss: float, examples: Examples) -> dict[str, Any]:
+    def tag_metrics(self, chosen: np.ndarray, loss: float, examples: Examples) -> dict[str, Any]:
         """Return the metrics of the tags that were chosen for all tokens."""
         marks: Marks = examples.extra
         labels = examples.token_labels
@@ -271,13 +271,13 @@ class PlainTags(TokenClassification):
 
     def describe(self) -> str:
         """Name the tags."""
-        return f"{len(self.tag_names)} tags, each word's counts: {listed(self.tag_names)}"
+        return f"{len(self.tag_names)} tags, each word's counts: {list_names(self.tag_names)}"
 
     def metric_names(self) -> list[str]:
         """Return the single numbers among the metrics."""
         return ["accuracy", "f1_macro", *(["f1"] if OUTSIDE in self.tag_names else []), "loss"]
 
-    def judge(self, chosen: np.ndarray, loss: float, examples: Examples) -> dict[str, Any]:
+    def tag_metrics(self, chosen: np.ndarray, loss: float, examples: Examples) -> dict[str, Any]:
         """Return the accuracy of words, precision, recall and F1 of each tag, and the loss.
 
         Where there is a tag `O`, `f1` is that of all words with another one.
@@ -359,7 +359,7 @@ class _Tally:
     def metrics(self) -> dict[str, Any]:
         """Return the metrics of all."""
         loss = _mean(-self._own[self._labels >= 0].astype(np.float64))
-        return self._task.judge(self._chosen, loss, self._examples)
+        return self._task.tag_metrics(self._chosen, loss, self._examples)
 
 
 def make_tagging(tag_set: TagSet, by: By, label_smoothing: float, reading: Reading) -> TokenClassification:

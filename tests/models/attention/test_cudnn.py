@@ -14,10 +14,10 @@ from attention_cases import cube, packed_segments
 from jaxbert.models.attention.base import Hardware
 from jaxbert.models.attention.cudnn import segment_spans
 from jaxbert.models.attention.select import Attention
-from jaxbert.models.encoder import Call
+from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.families import sized_config
 from jaxbert.models.functional import make_model
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.train.sharding import attention_spread
 
 
@@ -62,11 +62,11 @@ def test_a_training_step_lowers_for_cuda(hopper, devices):
     """Forward and backward call cuDNN without dropout, and with as many segments as a row has slots, and one for padding."""
     spread = attention_spread(cube()) if devices > 1 else None
     config = sized_config("tiny", 100, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.0)
-    model = make_model(SequenceClassification, config, jnp.bfloat16)
+    model = make_model(SequenceClassificationHead, config, jnp.bfloat16)
     ids = jax.ShapeDtypeStruct((8, 64), jnp.int32)
     names = "input_ids", "token_type_ids", "position_ids", "segment_ids"
     batch = dict.fromkeys(names, ids) | {"cls_positions": jax.ShapeDtypeStruct((8, 6), jnp.int32)}
-    call = Call(attention=Attention("cudnn", hopper, spread))
+    call = ForwardOptions(attention=Attention("cudnn", hopper, spread))
 
     def loss(params, batch, key):
         return model.apply(params, batch, key, call)["logits"].sum()

@@ -18,9 +18,9 @@ from jaxbert.models.attention import pallas, select, splash
 from jaxbert.models.attention.base import Hardware, Request
 from jaxbert.models.attention.select import Attention, visited_tile
 from jaxbert.models.attention.xla import xla_attention
-from jaxbert.models.encoder import Call
+from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import make_model
-from jaxbert.models.heads import SequenceClassification
+from jaxbert.models.heads import SequenceClassificationHead
 
 CPU, TPU = Hardware("cpu"), Hardware("tpu")
 HOPPER, AMPERE, TURING, AMD = (Hardware("gpu", c) for c in ((9, 0), (8, 0), (7, 5), None))
@@ -105,7 +105,7 @@ def test_hardware_of_devices():
 def test_the_fallback_is_xla_and_says_so_once(name, caplog):
     """One line for a whole model: all layers, scanned and not, with the gradient, and two shapes of batch."""
     attention = Attention(name, CPU)
-    model = make_model(SequenceClassification, small_config())
+    model = make_model(SequenceClassificationHead, small_config())
     params = random_params(model)
     tokens = random_tokens(12)
     with caplog.at_level(logging.INFO, logger="jaxbert"):
@@ -114,7 +114,7 @@ def test_the_fallback_is_xla_and_says_so_once(name, caplog):
 
             def program(attend, batch=batch, scan=scan):
                 def loss(params, key):
-                    return model.apply(params, batch, key, Call(scan, attention=attend))["logits"].sum()
+                    return model.apply(params, batch, key, ForwardOptions(scan, attention=attend))["logits"].sum()
 
                 return jax.jit(jax.grad(loss)).lower(params, jax.random.key(0)).as_text()
 
@@ -138,12 +138,12 @@ def test_weights_and_head_masks_are_plain(monkeypatch):
         raise AssertionError("the backend was called")
 
     monkeypatch.setattr(select.Attention, "__call__", never)
-    model = make_model(SequenceClassification, small_config())
+    model = make_model(SequenceClassificationHead, small_config())
     params, tokens = random_params(model), random_tokens(4)
     (batch,) = batches(Examples(tokens), choose_layout(tokens.lengths, 4, row_length=30), 4, seed=None)
-    call = Call(attention=Attention("pallas", HOPPER), output_attentions=True)
+    call = ForwardOptions(attention=Attention("pallas", HOPPER), output_attentions=True)
     assert jax.eval_shape(lambda: model.apply(params, batch, None, call))["encoded"].attentions_NBHTT is not None
-    call = Call(attention=Attention("pallas", HOPPER))
+    call = ForwardOptions(attention=Attention("pallas", HOPPER))
     jax.eval_shape(lambda: model.apply(params, batch, None, call, jnp.ones((2, 2))))
     with pytest.raises(AssertionError, match="the backend was called"):
         jax.eval_shape(lambda: model.apply(params, batch, None, call))

@@ -8,7 +8,7 @@ import pytest
 
 from jaxbert.config import DataConfig
 from jaxbert.errors import UserError
-from jaxbert.tasks.multiple_choice.read import fit_meaning, open_questions, read_questions, right_choices
+from jaxbert.tasks.multiple_choice.read import fit_meaning, open_choice_questions, read_choice_questions, right_choices
 
 COLUMNS = ["a", "b", "c"]
 
@@ -23,7 +23,7 @@ def rows_of(*labels, choices=("x", "y", "z")):
 
 
 def read(path, rows, **data):
-    return read_questions(write(path, rows), DataConfig(**data), role="train")
+    return read_choice_questions(write(path, rows), DataConfig(**data), role="train")
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_label_that_fits_no_reading_names_its_row(tmp_path):
 def test_columns_of_choices_whose_number_differs(tmp_path, caplog):
     path = tmp_path / "train.csv"
     path.write_text("context,question,a,b,c,label\nctx,q,one,two,,1\n,r,one,two,three,0\n")
-    questions = read_questions(str(path), DataConfig(choices=COLUMNS), role="train")
+    questions = read_choice_questions(str(path), DataConfig(choices=COLUMNS), role="train")
     assert [item.choices for item in questions.items] == [("one", "two"), ("one", "two", "three")]
     assert [list(item.texts())[1] for item in questions.items] == [("ctx", "q two"), ("r", "two")]
     assert right_choices(questions, fit_meaning(questions)) == [1, 0]
@@ -85,17 +85,20 @@ def test_columns_of_choices_whose_number_differs(tmp_path, caplog):
 def test_a_list_that_is_written_as_text_and_one_of_arc(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("question,options,label\nq,\"['one', 'two']\",B\n")
-    assert read_questions(str(path), DataConfig(choices="options"), role="train").items[0].choices == ("one", "two")
+    assert read_choice_questions(str(path), DataConfig(choices="options"), role="train").items[0].choices == (
+        "one",
+        "two",
+    )
     row = {"question": "q", "choices": {"text": ["one", "two"], "label": ["A", "B"]}, "label": "A"}
     assert read(tmp_path / "arc.jsonl", [row]).items[0].choices == ("one", "two")
 
 
 def test_without_a_context_that_is_said_and_a_wrong_name_is_refused(tmp_path, caplog):
     spec = write(tmp_path / "train.jsonl", rows_of(0, 1, 2))
-    read_questions(spec, DataConfig(), role="train")
+    read_choice_questions(spec, DataConfig(), role="train")
     assert "no column 'context' (data.context): each choice is read with its question alone" in caplog.text
     with pytest.raises(UserError, match="no column 'article'"):
-        read_questions(spec, DataConfig(context="article"), role="train")
+        read_choice_questions(spec, DataConfig(context="article"), role="train")
 
 
 @pytest.mark.parametrize(
@@ -124,10 +127,10 @@ def test_a_choice_in_the_middle_must_not_be_empty(tmp_path):
     path = tmp_path / "train.csv"
     path.write_text("question,a,b,c,label\nq,one,,three,0\n")
     with pytest.raises(UserError, match="row 2: column 'b' is empty, but 'c' is not: fill in the choice"):
-        read_questions(str(path), DataConfig(choices=COLUMNS), role="train")
+        read_choice_questions(str(path), DataConfig(choices=COLUMNS), role="train")
 
 
 def test_questions_to_answer_need_no_label_and_keep_columns(tmp_path):
     rows = [{"id": i, "question": "q", "choices": ["x", "y"]} for i in range(3)]
-    source = open_questions(write(tmp_path / "test.jsonl", rows), DataConfig(), role="predict", kept=("id",))
+    source = open_choice_questions(write(tmp_path / "test.jsonl", rows), DataConfig(), role="predict", kept=("id",))
     assert [item.kept for item in source.stream()] == [{"id": 0}, {"id": 1}, {"id": 2}]

@@ -100,7 +100,7 @@ def test_loss_metrics_and_gradient_are_those_of_a_softmax_over_choices(folder):
 
     found, gradient = jax.value_and_grad(loss)(jnp.asarray(scores[batch["example_ids"]]))
     real, expected, towards = batch["example_mask"], 0.0, np.zeros(len(scores))
-    questions = np.unique(examples.windows.documents_of(batch["example_ids"][real]))
+    questions = np.unique(examples.windows.examples_of(batch["example_ids"][real]))
     assert len(questions) == BATCH
     for question in questions:
         own = slice(*examples.windows.first[question : question + 2])

@@ -13,16 +13,16 @@ from jaxbert.data.packing import Layout, choose_layout, padded_layout
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 from jaxbert.tasks.pretraining.corpus import INSIDE_WORD
-from jaxbert.tasks.pretraining.masking import Masking, Vocabulary
+from jaxbert.tasks.pretraining.masking import Masking, MaskingVocabulary
 
 CLS, SEP, MASK, UNK, FIRST, SIZE = 2, 3, 4, 1, 5, 105
 """Of a made-up vocabulary whose last 40 tokens go on with a word."""
 INSIDE = 65
 
 
-def vocabulary() -> Vocabulary:
+def vocabulary() -> MaskingVocabulary:
     ids = np.arange(SIZE)
-    return Vocabulary(ids >= FIRST, ids >= INSIDE, ids[FIRST:].astype(np.int32), MASK)
+    return MaskingVocabulary(ids >= FIRST, ids >= INSIDE, ids[FIRST:].astype(np.int32), MASK)
 
 
 def masking(**changes) -> Masking:
@@ -42,7 +42,7 @@ def examples(count: int = 300, seed: int = 0, longest: int = 60, inside: float =
         cut = rng.integers(1, len(body))
         rows.append(np.concatenate([[CLS], body[:cut], [SEP], body[cut:], [SEP]]).astype(np.int32))
     lengths = np.array([len(row) for row in rows], np.int32)
-    return Tokens.behind_one_another(np.concatenate(rows), lengths, lengths // 2)
+    return Tokens.from_lengths(np.concatenate(rows), lengths, lengths // 2)
 
 
 def dressed(
@@ -137,7 +137,7 @@ def test_tokens_alone_break_words():
 def test_marked_tokens_belong_to_the_word_before():
     words = np.array([CLS, 10, 11, 12, 13, 14, 15, SEP], np.int32)
     words[[2, 5]] += INSIDE_WORD
-    data = Tokens.behind_one_another(np.tile(words, 200), np.full(200, 8, np.int32), np.full(200, 8, np.int32))
+    data = Tokens.from_lengths(np.tile(words, 200), np.full(200, 8, np.int32), np.full(200, 8, np.int32))
     found = by_example(dressed(data, masking(whole_words=True, specials=2, probability=0.4)))
     assert sum(map(len, found.values())) > 200
     for masked in found.values():
@@ -230,7 +230,7 @@ def test_the_rare_width_holds_what_the_usual_one_does_not():
 def test_a_tokenizers_vocabulary(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join([*VOCAB, "##ing"]) + "\n")
     tokenizer = BertTokenizer(vocab=str(tmp_path / "vocab.txt"))
-    found = Vocabulary.of(tokenizer)
+    found = MaskingVocabulary.of(tokenizer)
     assert found.maskable.tolist() == [False] * 5 + [True] * (len(VOCAB) - 4)
     assert np.flatnonzero(found.inside).tolist() == [len(VOCAB)]
     assert found.mask_id == 4
@@ -243,4 +243,4 @@ def test_a_vocabulary_without_mask_is_refused(tmp_path):
         tokenizer = BertTokenizer(vocab=str(tmp_path / "vocab.txt"))
         tokenizer.mask_token = mask
         with pytest.raises(UserError, match=r"lacks \[MASK\]"):
-            Vocabulary.of(tokenizer)
+            MaskingVocabulary.of(tokenizer)

@@ -12,12 +12,12 @@ import pytest
 from transformers import BertTokenizer
 
 from jaxbert.config import DataConfig, PretrainConfig
-from jaxbert.data.tokens import Encoded, Share
+from jaxbert.data.tokens import Encoded, Shard
 from jaxbert.errors import UserError
 from jaxbert.tasks.pretraining import corpus as corpora
 from jaxbert.tasks.pretraining.corpus import INSIDE_WORD, read_corpus
 from jaxbert.tasks.pretraining.documents import open_documents
-from jaxbert.tasks.pretraining.pairs import Recipe, make_examples
+from jaxbert.tasks.pretraining.pairs import Recipe, make_pair_examples
 from jaxbert.tasks.pretraining.sentences import split_sentences
 from jaxbert.tasks.pretraining.vocabulary import train_vocabulary, write_vocabulary
 
@@ -126,10 +126,10 @@ def random_text(documents: int = 40, seed: int = 0, longest: int = 30) -> str:
     return "\n\n".join(parts)
 
 
-def make_corpus(path, tokenizer, folder=None, share=Share(), **keys):  # noqa: B008
+def make_corpus(path, tokenizer, folder=None, shard=Shard(), **keys):  # noqa: B008
     pretrain = PretrainConfig(**({"sentences": "line"} | keys))
     documents = open_documents(str(path), DataConfig(), pretrain)
-    return read_corpus(documents, tokenizer, pretrain, folder=folder, share=share)
+    return read_corpus(documents, tokenizer, pretrain, folder=folder, shard=shard)
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def contains(whole: list[int], part: list[int]) -> bool:
 
 
 def test_texts_without_pairs_hold_every_token_once(corpus):
-    found = bodies(make_examples(corpus, Recipe(32, False, CLS, SEP, 0)))
+    found = bodies(make_pair_examples(corpus, Recipe(32, False, CLS, SEP, 0)))
     assert max(len(body) for (body,) in found) == 30
     joined = [token for (body,) in found for token in body]
     assert joined == list(chain(*documents_of(corpus)))
@@ -171,7 +171,7 @@ def test_texts_without_pairs_hold_every_token_once(corpus):
 
 
 def test_pairs(corpus):
-    stored = make_examples(corpus, Recipe(64, True, CLS, SEP, 0))
+    stored = make_pair_examples(corpus, Recipe(64, True, CLS, SEP, 0))
     assert stored.tokens.lengths.max() <= 64
     documents, firsts = documents_of(corpus), []
     for (first, second), label in zip(bodies(stored), stored.labels.codes, strict=True):
@@ -195,9 +195,9 @@ def even_text(*lengths: int, documents: int = 30) -> str:
 
 def test_examples_are_filled_to_the_last_token(tmp_path, tokenizer):
     singles = make_corpus(write(tmp_path / "t.txt", even_text(10, 10, 10)), tokenizer)
-    assert set(make_examples(singles, Recipe(32, False, CLS, SEP, 0)).tokens.lengths) == {32}
+    assert set(make_pair_examples(singles, Recipe(32, False, CLS, SEP, 0)).tokens.lengths) == {32}
     pairs = make_corpus(write(tmp_path / "p.txt", even_text(15, 15)), tokenizer)
-    stored = make_examples(pairs, Recipe(33, True, CLS, SEP, 0))
+    stored = make_pair_examples(pairs, Recipe(33, True, CLS, SEP, 0))
     assert {len(part) for parts in bodies(stored) for part in parts} == {15}, "a sentence that fits was cut"
 
 
@@ -212,7 +212,7 @@ def test_a_partner_from_elsewhere_is_cut_only_where_the_example_is_full(tmp_path
         )
     ]
     whole = {tuple(chain(*s[i:j])) for s in sentences for i in range(len(s)) for j in range(i + 1, len(s) + 1)}
-    stored = make_examples(corpus, Recipe(33, True, CLS, SEP, 0))
+    stored = make_pair_examples(corpus, Recipe(33, True, CLS, SEP, 0))
     random_pairs = [p for p, label in zip(bodies(stored), stored.labels.codes, strict=True) if label]
     cut = [len(first) + len(second) for first, second in random_pairs if tuple(second) not in whole]
     assert cut
@@ -221,7 +221,7 @@ def test_a_partner_from_elsewhere_is_cut_only_where_the_example_is_full(tmp_path
 
 def test_a_true_pair_leaves_no_sentence_alone(tmp_path, tokenizer):
     corpus = make_corpus(write(tmp_path / "t.txt", even_text(10, 10, 10, 10)), tokenizer)
-    stored = make_examples(corpus, Recipe(33, True, CLS, SEP, 0))
+    stored = make_pair_examples(corpus, Recipe(33, True, CLS, SEP, 0))
     documents = documents_of(corpus)
     behind = Counter()
     for (first, second), label in zip(bodies(stored), stored.labels.codes, strict=True):
@@ -235,7 +235,7 @@ def test_a_true_pair_leaves_no_sentence_alone(tmp_path, tokenizer):
 
 def test_half_of_the_pairs_are_true_and_length_does_not_tell(tmp_path, tokenizer):
     corpus = make_corpus(write(tmp_path / "t.txt", random_text(1500)), tokenizer)
-    stored = make_examples(corpus, Recipe(64, True, CLS, SEP, 0))
+    stored = make_pair_examples(corpus, Recipe(64, True, CLS, SEP, 0))
     label = stored.labels.codes
     assert len(label) > 3000
     assert abs(label.mean() - 0.5) < 0.03
@@ -244,7 +244,7 @@ def test_half_of_the_pairs_are_true_and_length_does_not_tell(tmp_path, tokenizer
 
 
 def test_examples_depend_on_the_seed_alone(corpus):
-    one, again, other = (make_examples(corpus, Recipe(48, True, CLS, SEP, seed)) for seed in (0, 0, 1))
+    one, again, other = (make_pair_examples(corpus, Recipe(48, True, CLS, SEP, seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one.tokens.ids, again.tokens.ids)
     np.testing.assert_array_equal(one.labels.codes, again.labels.codes)
     assert len(other.tokens) != len(one.tokens) or (other.labels.codes != one.labels.codes).any()
@@ -252,7 +252,7 @@ def test_examples_depend_on_the_seed_alone(corpus):
 
 def test_some_documents_alone(corpus):
     chosen = np.array([3, 5, 9])
-    found = bodies(make_examples(corpus, Recipe(48, False, CLS, SEP, 0), chosen=chosen))
+    found = bodies(make_pair_examples(corpus, Recipe(48, False, CLS, SEP, 0), chosen=chosen))
     documents = documents_of(corpus)
     assert list(chain(*(body for (body,) in found))) == list(chain(*(documents[i] for i in chosen)))
 
@@ -263,7 +263,7 @@ def test_a_second_start_takes_tokens_and_examples_from_the_cache(tmp_path, token
 
     def start():
         corpus = make_corpus(path, tokenizer, folder)
-        return corpus, make_examples(corpus, recipe, folder=folder)
+        return corpus, make_pair_examples(corpus, recipe, folder=folder)
 
     first, examples = start()
     assert len(list(folder.iterdir())) == 2
@@ -275,7 +275,7 @@ def test_a_second_start_takes_tokens_and_examples_from_the_cache(tmp_path, token
     write(path, random_text(seed=1))
     assert len(start()[0].sentences.ids) != len(first.sentences.ids)
     for other in (Recipe(40, True, CLS, SEP, 0), Recipe(48, True, CLS, SEP, 1), Recipe(48, False, CLS, SEP, 0)):
-        make_examples(first, other, folder=folder)
+        make_pair_examples(first, other, folder=folder)
     assert len(list(folder.iterdir())) == 7
 
 
@@ -298,7 +298,7 @@ def make_corpus_share(folder, tokenizer, index, mine) -> None:
         lengths = np.array([1, 0], np.int32)
         return [Encoded(np.ones(1, np.int32), lengths, lengths, cut=0, windows=np.zeros(0, np.int32))]
 
-    make_corpus(folder / "t.txt", tokenizer, share=Share(index, 3, gather))
+    make_corpus(folder / "t.txt", tokenizer, shard=Shard(index, 3, gather))
 
 
 def test_chinese_words_are_marked_where_spaces_separate_them(tmp_path, tokenizer):
@@ -326,7 +326,9 @@ BAD = {
 def test_bad_text(tmp_path, tokenizer, name):
     text, keys, message = BAD[name]
     with pytest.raises(UserError, match=message):
-        make_examples(make_corpus(write(tmp_path / "t.txt", text), tokenizer, **keys), Recipe(32, True, CLS, SEP, 0))
+        make_pair_examples(
+            make_corpus(write(tmp_path / "t.txt", text), tokenizer, **keys), Recipe(32, True, CLS, SEP, 0)
+        )
 
 
 def test_bad_sources(tmp_path):
@@ -358,10 +360,10 @@ def test_a_vocabulary(tmp_path, shared_data):
 def test_a_chinese_vocabulary_has_characters(shared_data):
     lines = [line.split("\t")[0] for line in (shared_data / "thucnews" / "dev.txt").read_text("utf-8").splitlines()]
     tokens = train_vocabulary(lambda: iter(lines), 8000, lower_case=True)
-    characters = {character for line in lines for character in line if corpora.is_chinese(character)}
+    characters = {character for line in lines for character in line if corpora.is_chinese_character(character)}
     assert len(characters) > 2500
     assert characters <= set(tokens)
-    assert not [token for token in tokens if token.startswith("##") and corpora.is_chinese(token[2])]
+    assert not [token for token in tokens if token.startswith("##") and corpora.is_chinese_character(token[2])]
 
 
 def test_text_without_words_makes_no_vocabulary():

@@ -11,7 +11,7 @@ from transformers import BertTokenizer
 from jaxbert.errors import UserError
 from jaxbert.tasks.token_classification.align import align
 from jaxbert.tasks.token_classification.marks import Marks, fit_tags, join_words, marked_spans, say_odd, tag_units
-from jaxbert.tasks.token_classification.read import Document, Documents
+from jaxbert.tasks.token_classification.read import TaggedText, TaggedTexts
 from jaxbert.tasks.token_classification.scheme import Span
 from jaxbert.tasks.token_classification.tag_sets import fit_tag_set
 
@@ -43,8 +43,8 @@ def windows_of(aligned, document):
 def test_labels_stand_where_hugging_faces_recipe_puts_them(tokenizer):
     """The first token of each word, told by the tokenizer's own word ids; the rest has none."""
     rng = random.Random(0)
-    items = [Document(i, words=(words := random_words(rng)), tags=random_tags(rng, len(words))) for i in range(40)]
-    documents = Documents("a", items)
+    items = [TaggedText(i, words=(words := random_words(rng)), tags=random_tags(rng, len(words))) for i in range(40)]
+    documents = TaggedTexts("a", items)
     aligned = align(documents, tokenizer, 512, stride=4, by="word")
     documents, tag_set = fit_tags(documents, None)
     names = tag_set.names
@@ -66,8 +66,8 @@ def test_labels_stand_where_hugging_faces_recipe_puts_them(tokenizer):
 def test_each_unit_speaks_once_and_where_it_has_most_around_it(tokenizer, by, worded):
     rng = random.Random(1)
     lists = [random_words(rng, 60) for _ in range(30)]
-    items = [Document(0, words=ws) if worded else Document(0, text=" ".join(ws)) for ws in lists]
-    documents = Documents("a", items)
+    items = [TaggedText(0, words=ws) if worded else TaggedText(0, text=" ".join(ws)) for ws in lists]
+    documents = TaggedTexts("a", items)
     whole = align(documents, tokenizer, 512, stride=4, by=by)
     cut = align(documents, tokenizer, 20, stride=8, by=by)
     assert len(whole.tokens) == 30 < len(cut.tokens)
@@ -105,8 +105,8 @@ def test_each_unit_speaks_once_and_where_it_has_most_around_it(tokenizer, by, wo
 
 
 def test_words_without_tokens_have_tags_and_no_token(tokenizer):
-    documents = Documents(
-        "a", [Document(1, words=["a", "\u200b", "b"], tags=["B-X", "I-X", "O"]), Document(5, words=[], tags=[])]
+    documents = TaggedTexts(
+        "a", [TaggedText(1, words=["a", "\u200b", "b"], tags=["B-X", "I-X", "O"]), TaggedText(5, words=[], tags=[])]
     )
     aligned = align(documents, tokenizer, 16, stride=4, by="word")
     assert aligned.units.of_tokens.tolist() == [-1, 0, 2, -1, -1, -1]
@@ -119,7 +119,7 @@ def test_words_without_tokens_have_tags_and_no_token(tokenizer):
 def test_spans_of_characters_become_tags_of_tokens_and_return(tokenizer):
     text = "高勇 abc-a b."
     spans = [Span(0, 2, "PER"), Span(3, 8, "X")]
-    documents = Documents("a", [Document(1, text=text, spans=spans)])
+    documents = TaggedTexts("a", [TaggedText(1, text=text, spans=spans)])
     aligned = align(documents, tokenizer, 32, stride=4, by="token")
     documents, tag_set = fit_tags(documents, None)
     names = tag_set.names
@@ -141,8 +141,8 @@ def test_random_spans_return_unchanged_in_many_windows(tokenizer):
         text = " ".join(random_words(rng, 60))
         edges = sorted(rng.sample(range(len(text) + 1), 2 * rng.randint(0, min(5, len(text) // 4))))
         pairs = [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if text[a] != " " and text[b - 1] != " "]
-        items.append(Document(0, text=text, spans=[Span(a, b, rng.choice("XY")) for a, b in pairs]))
-    documents = Documents("a", items)
+        items.append(TaggedText(0, text=text, spans=[Span(a, b, rng.choice("XY")) for a, b in pairs]))
+    documents = TaggedTexts("a", items)
     aligned = align(documents, tokenizer, 16, stride=4, by="token")
     documents, tag_set = fit_tags(documents, None)
     numbers, _ = tag_units(documents, aligned.units, tag_set)
@@ -154,7 +154,7 @@ def test_random_spans_return_unchanged_in_many_windows(tokenizer):
 
 
 def test_a_span_inside_a_token_is_taught_as_the_token_and_said(tokenizer, caplog):
-    documents = Documents("a", [Document(1, text="高a ab", spans=[Span(1, 2, "X"), Span(3, 4, "Y")])])
+    documents = TaggedTexts("a", [TaggedText(1, text="高a ab", spans=[Span(1, 2, "X"), Span(3, 4, "Y")])])
     aligned = align(documents, tokenizer, 16, stride=4, by="word")
     documents, tag_set = fit_tags(documents, None)
     numbers, odd = tag_units(documents, aligned.units, tag_set)
@@ -164,7 +164,7 @@ def test_a_span_inside_a_token_is_taught_as_the_token_and_said(tokenizer, caplog
 
 
 def test_texts_by_words(tokenizer):
-    documents = Documents("a", [Document(1, text="abc ab-高勇")])
+    documents = TaggedTexts("a", [TaggedText(1, text="abc ab-高勇")])
     units = align(documents, tokenizer, 16, stride=4, by="word").units
     assert list(zip(units.starts.tolist(), units.ends.tolist(), strict=True)) == [
         (0, 3),
@@ -176,9 +176,9 @@ def test_texts_by_words(tokenizer):
 
 
 def test_unknown_tags_are_named(tokenizer):
-    train = Documents("train", [Document(1, words=["a"], tags=["B-X"])])
-    dev = Documents(
-        "dev.conll", [Document(1, words=["a"], tags=["O"]), Document(4, words=["a"], tags=["B-Z"], rows=[4])]
+    train = TaggedTexts("train", [TaggedText(1, words=["a"], tags=["B-X"])])
+    dev = TaggedTexts(
+        "dev.conll", [TaggedText(1, words=["a"], tags=["O"]), TaggedText(4, words=["a"], tags=["B-Z"], rows=[4])]
     )
     names = fit_tags(train, None)[1]
     assert names.names == ("B-X", "O")
@@ -186,7 +186,7 @@ def test_unknown_tags_are_named(tokenizer):
     with pytest.raises(UserError, match=r"dev\.conll, row 4: tag 'B-Z' is unknown; .* 'B-X', 'O': list all tags in"):
         tag_units(dev, units, names)
     assert tag_units(dev, units, fit_tags(train, ["O", "B-X", "B-Z"])[1])[0].tolist() == [0, 2]
-    later = Documents("dev.conll", [Document(7, words=["a", "b"], tags=["O", "B-Z"], rows=range(7, 9))])
+    later = TaggedTexts("dev.conll", [TaggedText(7, words=["a", "b"], tags=["O", "B-Z"], rows=range(7, 9))])
     with pytest.raises(UserError, match=r"dev\.conll, row 8: tag 'B-Z'"):
         tag_units(later, align(later, tokenizer, 16, stride=4, by="word").units, names)
     with pytest.raises(UserError, match=r"train: tags that data\.label_names lacks: 'B-X'"):

@@ -10,12 +10,12 @@ import pytest
 from jaxbert.config import DataConfig
 from jaxbert.data.hub import Split
 from jaxbert.errors import UserError
-from jaxbert.tasks.token_classification.read import read_documents
+from jaxbert.tasks.token_classification.read import read_tagged_texts
 from jaxbert.tasks.token_classification.scheme import Span
 
 
 def read(path, role="train", labelled=True, limit=None, **keys):
-    return list(read_documents(str(path), DataConfig(**keys), role=role, labelled=labelled, limit=limit).items)
+    return list(read_tagged_texts(str(path), DataConfig(**keys), role=role, labelled=labelled, limit=limit).items)
 
 
 @pytest.fixture
