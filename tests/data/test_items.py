@@ -145,7 +145,7 @@ def test_processes_share_the_tokenizing(tmp_path, tokenizer, kind, monkeypatch):
     expected = read(tmp_path, kind, tokenizer, None)
     monkeypatch.setattr(prepare, "_CHARACTERS", 300)
     exchange, mine = Exchange(3), {}
-    monkeypatch.setattr(reading, "tokenizing_share", lambda: mine[threading.get_ident()])
+    monkeypatch.setattr(reading, "tokenizing_shard", lambda: mine[threading.get_ident()])
 
     def start(index):
         mine[threading.get_ident()] = exchange.shard(index)

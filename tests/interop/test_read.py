@@ -272,8 +272,8 @@ def test_a_bin_without_torch_says_what_to_install(folder, tensors):
     program = (
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path\n"
-        "from jaxbert.interop.formats import read_file\n"
-        f"read_file(Path({str(folder / 'pytorch_model.bin')!r}))"
+        "from jaxbert.interop.formats import read_tensor_file\n"
+        f"read_tensor_file(Path({str(folder / 'pytorch_model.bin')!r}))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "pip install 'jaxbert[torch]'" in done.stderr
