@@ -70,6 +70,7 @@ _ITEMS = ("items", "item_ends")
 """Items as JSON behind one another, and where each ends."""
 _TOKENS = ("ids", "begins", "lengths", "first_lengths")
 _OPTIONAL = ("labels", "windows")
+_JSON = json.JSONEncoder(separators=(",", ":"))
 _NAME = re.compile("[a-z_]+")
 _BLOCK = 1 << 20
 
@@ -157,7 +158,7 @@ class Writer:
 
     def add_items(self, items: Sequence[Any], columns: Mapping[str, np.ndarray]) -> None:
         """Append items, each of plain values, with further columns."""
-        written = [json.dumps(item, separators=(",", ":")).encode() for item in items]
+        written = [_JSON.encode(item).encode("ascii") for item in items]
         ends = np.cumsum([len(content) for content in written], dtype=np.int64) + self._places["items"]
         self._append_all({"items": np.frombuffer(b"".join(written), np.uint8), "item_ends": ends, **columns})
 

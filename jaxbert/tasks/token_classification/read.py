@@ -63,9 +63,9 @@ class TaggedText:
 
     def pack(self) -> list[Any]:
         """Return plain values."""
-        rows = self.rows
-        if rows is not None and len(rows) and list(rows) == list(range(rows[0], rows[0] + len(rows))):
-            rows = {"first": rows[0], "count": len(rows)}  # type: ignore[assignment]
+        rows: Any = self.rows
+        if isinstance(rows, range):
+            rows = {"first": rows.start, "count": len(rows)}
         row = list(self.row) if isinstance(self.row, Place) else self.row
         return [row, self.text, self.words, self.tags, rows, self.spans, self.numbered]
 
