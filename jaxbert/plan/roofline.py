@@ -124,7 +124,7 @@ def moved_by_optimizer(program: Program) -> int:
 
 
 def least_bytes(config: BertConfig, by_optimizer: float, row_tokens: float, itemsize: int) -> float:
-    """Return the bytes that a training step moves at least: the optimizer's traffic and the results of each layer's products.
+    """Return the bytes that a training step moves at least: by the optimizer, and for the results of each layer's products.
 
     Attention weights are left out, because a fused kernel keeps them on the chip.
 

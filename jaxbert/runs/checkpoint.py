@@ -72,7 +72,7 @@ class Checkpoints:
     """The checkpoints of one run, by step. With `read_only` the folder does not change, and the run may continue."""
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 2, *, read_only: bool = False) -> None:
-        # With a single process, one device writes what all hold alike; several processes write one share each. For shares Orbax
+        # A single process writes a replicated array from one device; several processes write one share each. For shares Orbax
         # compiles one program per tensor and device: 80 in a run of two thin layers on eight devices.
         handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=jax.process_count() > 1)
         ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
@@ -344,7 +344,7 @@ def _service() -> dict[str, Any]:
 
 
 def _credentials() -> str | None:
-    """Return the source of the credentials; None lets TensorStore search, which reports each source that it does not find."""
+    """Return the source of the credentials; None lets TensorStore search, which reports each one that it does not find."""
     if "AWS_ACCESS_KEY_ID" in os.environ:
         return "environment"
     files = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
