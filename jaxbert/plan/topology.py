@@ -76,8 +76,8 @@ def topology_devices(name: str) -> list[Any]:
 def hbm_bytes(device: Any) -> int | None:
     """Return the bytes of a TPU chip's memory, or None for any other device.
 
-    Google writes GB but means GiB: libtpu 0.0.42.1 lets a program use 30.75 of a v4, 15.75 of a v5e, 95.74 of a v5p and 31.25
-    of a v6e.
+    Google writes GB but means GiB: libtpu 0.0.42.1 lets a program use 30.75 of a v4, 15.75 of a v5e, 95.74 of a v5p and
+    31.25 of a v6e.
     """
     spec = device_spec(device.device_kind) if device.platform == "tpu" else None
     return None if spec is None else round(spec.memory_gb * 2**30)

@@ -72,8 +72,8 @@ class Checkpoints:
     """The checkpoints of one run, by step. With `read_only` the folder does not change, and the run may continue."""
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 2, *, read_only: bool = False) -> None:
-        # A single process writes a replicated array from one device; several processes write one share each. For shares Orbax
-        # compiles one program per tensor and device: 80 in a run of two thin layers on eight devices.
+        # A single process writes a replicated array from one device; several processes write one share each. For shares
+        # Orbax compiles one program per tensor and device: 80 in a run of two thin layers on eight devices.
         handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=jax.process_count() > 1)
         ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
         self._policy = _LatestAndBest(keep)
