@@ -264,7 +264,7 @@ class BertEncoder(nnx.Module):
 
     @staticmethod
     def _run_frozen(run_layer: Callable, x_BTD: Array, stacks_N: tuple, call: ForwardOptions) -> tuple[Array, tuple]:
-        """Run the frozen layers in their own loop, with a gradient for `x_BTD` only; also return the other layers' stacks."""
+        """Run the frozen layers in their own loop, with a gradient for `x_BTD` only; also return the other stacks."""
         number = call.frozen_layers
         (params, *others), rest = (
             jax.tree.map(lambda a, part=part: a[part], stacks_N) for part in (slice(number), slice(number, None))
