@@ -164,7 +164,7 @@ def _is_device(path: Path) -> bool:
 
 
 def write_text(output: str, text: str | Iterable[str], *, live: bool = False) -> None:
-    """Write a text, or its pieces, to a file, completely or not at all; for `-`, write each piece to standard output at once.
+    """Write a text, or its pieces, to a file, whole or not at all; for `-`, write each piece to standard output as it comes.
 
     With `live` each piece is also written to a file as it comes, and stays there if the work ends early; in a bucket the
     file appears at the end.

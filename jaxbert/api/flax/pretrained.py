@@ -244,7 +244,8 @@ class FlaxBertPreTrainedModel:
 
         With `safe_serialization=False`, the legacy `flax_model.msgpack` is written too. Weights of more than
         `max_shard_size` bytes (or text such as "300MB") are written as several files with an index. `params` may lack
-        tensors. `push_to_hub` uploads to `repo_id`, by default the folder's name; other arguments are those of the method `push_to_hub`.
+        tensors. `push_to_hub` uploads to `repo_id`, by default the folder's name; other arguments are those of
+        the method `push_to_hub`.
 
         Raises:
           UserOSError: if the folder cannot be written.
