@@ -143,7 +143,7 @@ def hopeless(first: Attempt, workload: Workload, available: float | None) -> boo
     """Return whether a change surely saves too little memory, judged by the needs of `first`.
 
     The estimate is generous: temporaries shrink with the rows that are processed at once, and by as much as AdamW's state
-    would (gradients and updates are two thirds of it). The savings of remat are not known, so remat is never hopeless.
+    would (gradients and updates are two thirds of it). The savings of remat are not known, so with it only the state counts.
     """
     if available is None:
         return False

@@ -81,7 +81,7 @@ class Workload:
 
 
 def find_material(config: Config, lengths: str | None) -> Material:
-    """Read the lengths of `data.train` if `lengths` is None and the data is available, else choose lengths.
+    """Read the examples of `data.train` if `lengths` is None and they can be read, else choose lengths.
 
     Raises:
       UserError: if there is no such model.

@@ -262,7 +262,7 @@ def committed_steps(checkpoints: epath.Path) -> list[int]:
 
 
 def quarantine(checkpoints: epath.Path, aside: epath.Path) -> None:
-    """Move damaged checkpoints to `aside`, from the newest to the first undamaged one, and log it; nothing is deleted."""
+    """Move damaged checkpoints to `aside`, from the newest until one is undamaged, and log it; nothing is deleted."""
     for step in reversed(committed_steps(checkpoints)):
         wrong = find_damage(checkpoints / str(step))
         if wrong is None:
