@@ -1,7 +1,7 @@
-"""Run folders of this machine and in buckets (`gs://`, `s3://`), by one kind of path.
+"""Run folders on this machine and in buckets (`gs://`, `s3://`), with one type of path for both.
 
-Orbax writes checkpoints to a bucket itself. Libraries that know local files only read a copy (`fetched`) and write to a
-folder that is copied when it is whole (`staged`).
+Orbax writes checkpoints to a bucket itself. Libraries that support only local files read a copy (`fetched`) and write to a
+folder that is copied when it is complete (`staged`).
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from jaxbert.errors import UserError, foreign_errors
 
 S3 = "s3://"
 _LIBRARIES = {"gs://": ("gcsfs", "gcs"), S3: ("s3fs", "s3")}
-"""The library that reads the files of a kind of bucket, and jaxbert's extra with it, by the kind's scheme."""
+"""By the scheme of a bucket, the library that reads its files, and jaxbert's extra with that library."""
 _LAST = "config.json"
-"""Written behind all others: a model's folder that has one is complete."""
+"""The file that is written after all others: a model's folder that has it is complete."""
 
 
 def to_path(name: str | os.PathLike[str]) -> epath.Path:
     """Return the path of a folder, on this machine or in a bucket.
 
     Raises:
-      UserError: for a bucket of another kind, one of S3 that is not there, or where the library for it is not installed.
+      UserError: for an unknown kind of bucket, a bucket of S3 that does not exist, or a library that is not installed.
     """
     text = os.fspath(name)
     scheme, found, inside = text.partition("://")
@@ -53,29 +53,29 @@ def to_path(name: str | os.PathLike[str]) -> epath.Path:
 
 
 def _check_bucket(bucket: str, name: str) -> None:
-    """Raise where a bucket of S3 is not there: its library would make one."""
+    """Raise an error if a bucket of S3 does not exist: its library would make one."""
     with foreign_errors(f"{name} cannot be reached"):
         if not bucket or not epath.Path(S3 + bucket).exists():
             raise UserError(f"{name}: there is no bucket {S3}{bucket}: create it or correct the name")
 
 
 def in_bucket(path: os.PathLike[str] | str) -> bool:
-    """Say whether a path is in a bucket."""
+    """Return whether a path is in a bucket."""
     return os.fspath(path).startswith(tuple(_LIBRARIES))
 
 
 def _see_what_others_write() -> None:
-    """Keep no list of a folder's files: TensorStore and other processes add to them."""
+    """Turn off caching of folder listings, because TensorStore and other processes add files."""
     import fsspec
 
-    logging.getLogger("gcsfs").setLevel(logging.ERROR)  # it warns of each bucket whose kind it may not ask
+    logging.getLogger("gcsfs").setLevel(logging.ERROR)  # it warns about each bucket whose type it may not request
 
     for kind in ("gcs", "s3"):
         fsspec.config.conf.setdefault(kind, {})["use_listings_cache"] = False
 
 
 def write_whole(path: epath.Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     if in_bucket(path):
         path.write_text(text)
         return
@@ -85,9 +85,9 @@ def write_whole(path: epath.Path, text: str) -> None:
 
 
 def create(path: epath.Path, text: str) -> bool:
-    """Write a file that is not there yet; of several processes that try at once, one gets True.
+    """Write a new file; if several processes try at once, only one gets True.
 
-    A service that has no such request (S3's `If-None-Match`) is asked whether the file is there, then told to write it.
+    If a service does not support this request (S3's `If-None-Match`), check whether the file exists, then write it.
 
     Raises:
       OSError: if it cannot be written.
@@ -109,7 +109,7 @@ def create(path: epath.Path, text: str) -> bool:
     try:
         system.pipe_file(inside, text.encode(), mode="create")
     except (OSError, NotImplementedError) as error:
-        if path.exists():  # perhaps by a first try of our own, whose answer was lost
+        if path.exists():  # perhaps from our own first try, whose answer was lost
             return path.read_text() == text
         if getattr(error, "errno", None) not in (None, errno.ENOSYS):
             raise
@@ -118,7 +118,7 @@ def create(path: epath.Path, text: str) -> bool:
 
 
 def fetched(path: epath.Path) -> Path:
-    """Return a local path of the same content; a bucket's is copied to a folder that goes when the process ends.
+    """Return a local path with the same content; a bucket's is copied to a folder that is removed when the process ends.
 
     Raises:
       UserError: if the bucket cannot be read.
@@ -132,7 +132,7 @@ def fetched(path: epath.Path) -> Path:
 
 
 def scratch_folder() -> Path:
-    """Make a folder that goes when the process ends."""
+    """Make a folder that is removed when the process ends."""
     scratch = tempfile.TemporaryDirectory(prefix="jaxbert-")
     atexit.register(scratch.cleanup)
     return Path(scratch.name)
@@ -140,7 +140,7 @@ def scratch_folder() -> Path:
 
 @contextmanager
 def staged(target: epath.Path) -> Iterator[Path]:
-    """Give a local folder to write to: the target itself, or one that is copied to the bucket at the end."""
+    """Yield a local folder to write to: the target itself, or a folder that is copied to the bucket at the end."""
     if not in_bucket(target):
         yield Path(target)
         return
@@ -151,7 +151,7 @@ def staged(target: epath.Path) -> Iterator[Path]:
 
 
 def move(folder: epath.Path, target: epath.Path) -> None:
-    """Give a folder another name; in a bucket each file is copied for it."""
+    """Rename a folder; in a bucket each file is copied for it."""
     if not in_bucket(folder):
         folder.rename(target)
         return
@@ -160,7 +160,7 @@ def move(folder: epath.Path, target: epath.Path) -> None:
 
 
 def copy(source: epath.Path, target: epath.Path) -> None:
-    """Copy a file, or a folder with all that is in it."""
+    """Copy a file, or a folder with its content."""
     if not source.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
         source.copy(target, overwrite=True)

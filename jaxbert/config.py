@@ -42,7 +42,7 @@ OPTIMIZERS: dict[str, dict[str, float]] = {
     "sgd": {"momentum": 0.9, "nesterov": False},
     "muon": {"momentum": 0.95, "nesterov": True, "b1": 0.9, "b2": 0.999, "eps": 1e-8},
 }
-"""The settings that not every optimizer has: those of each, and their defaults there."""
+"""The settings that only some optimizers have: for each optimizer, its own and their defaults."""
 
 
 @dataclass(frozen=True)
@@ -198,9 +198,9 @@ COLUMN_KEYS = (
     *("text", "text_pair", "label", "label_separator", "label_format", "label_map"),
     *("tokens", "tag_column", "comment_lines", "spans", "question", "context", "choices", "answers"),
 )
-"""Keys of the section `data` that say which columns are read, and how labels in them are written."""
+"""Keys of the section `data` that name the columns to read, or the format of the labels in them."""
 FILE_KEYS = ("columns", "separator", "quoting", "quote", "encoding", "bad_rows")
-"""Keys of the section `data` that say how files are read."""
+"""Keys of the section `data` about reading files."""
 
 
 def _require(ok: bool, key: str, value: object, expected: str) -> None:
@@ -464,7 +464,7 @@ class LaunchConfig:
 
 
 def is_address(text: str) -> bool:
-    """Say whether a text has the form HOST:PORT."""
+    """Return whether a text has the form HOST:PORT."""
     host, _, port = text.rpartition(":")
     return bool(host.strip()) and port.isascii() and port.isdigit() and 0 < int(port) < 2**16
 
@@ -529,7 +529,7 @@ class Config:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for YAML: the task, and a dictionary of each section."""
+        """Return plain values, ready for YAML: the task, and a dictionary for each section."""
         return dataclasses.asdict(self)
 
 

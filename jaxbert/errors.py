@@ -1,4 +1,4 @@
-"""The exceptions for a user's mistake and for a stopped run, and what libraries raise turned into the first."""
+"""The exceptions for a user's mistake and for a stopped run, and the conversion of libraries' exceptions to the first."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ _LONGEST = 300
 
 
 class UserError(Exception):
-    """The input or the configuration is wrong, and the message says what, where and what to do.
+    """The input or the configuration is wrong; the message says what is wrong, where, and how to correct it.
 
-    The command line prints the message as one `error: ...` line and exits with 2. Everything else that is raised is a bug
-    of jaxbert and keeps its traceback.
+    The command line prints the message as one `error: ...` line and exits with 2. Any other exception is a bug of jaxbert
+    and keeps its traceback.
     """
 
 
 class UserValueError(UserError, ValueError):
-    """A `UserError` of the public classes where those of transformers 4 raised ValueError."""
+    """A `UserError` of the public classes, for cases in which transformers 4 raised ValueError."""
 
 
 class UserOSError(UserError, OSError):
-    """A `UserError` of the public classes where those of transformers 4 raised OSError: no such model, damaged files."""
+    """A `UserError` of the public classes, for damaged files and other cases in which transformers 4 raised OSError."""
 
 
 class StoppedError(Exception):
-    """A signal ended the run after its state was saved; run it again to go on."""
+    """A signal ended the run after its state was saved; run it again to resume."""
 
     def __init__(self, step: int, way: str = "run the same command to go on") -> None:
         super().__init__(f"stopped after step {step}, which is saved; {way}")
         self.step = step
-        """The last step."""
+        """The number of the last step."""
 
 
 @contextmanager
 def raised_as(kind: type[UserError]) -> Iterator[None]:
-    """Raise a UserError of the block as one of this kind."""
+    """Raise any UserError in the block as one of this class."""
     try:
         yield
     except UserError as error:
@@ -44,7 +44,7 @@ def raised_as(kind: type[UserError]) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
+    """Return the first line of an error's message, or its type if the message is empty."""
     lines = str(error).strip().splitlines()
     return _cut(lines[0].strip() if lines else type(error).__name__)
 
@@ -54,15 +54,15 @@ def _cut(line: str) -> str:
 
 
 def is_panic(error: BaseException) -> bool:
-    """Tell the panic of a library written in Rust, which is no Exception and has no importable type."""
+    """Return whether it is the panic of a library written in Rust, which is no Exception and has no importable type."""
     return type(error).__name__ == "PanicException"
 
 
 @contextmanager
 def foreign_errors(message: str) -> Iterator[None]:
-    """Turn what a library raises on a user's file into `message: what it says`; wrap the library's call, no more.
+    """Turn a library's exception about a user's file into `message: its text`; wrap only the library's call.
 
-    A UserError passes, and so does a lack of memory, which says nothing of the file.
+    A UserError passes unchanged, and so does a lack of memory, which is not about the file.
     """
     try:
         yield

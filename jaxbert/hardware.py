@@ -1,11 +1,11 @@
-"""What accelerators can do at most, and how fast they exchange data: the vendors' figures, null for what is not listed.
+"""The peak rates of accelerators and the speed of their links: the vendors' figures; None for unlisted ones.
 
 Peaks are those of dense bfloat16 products (the sheets' figures "with sparsity", halved). Model FLOP utilization is defined
-against this peak whatever the run computes in: float32 has a lower peak of its own (TF32 or FP32), so a float32 run on a GPU
-cannot come near 1.
+against this peak for any number format of the run: float32 has a lower peak of its own (TF32 or FP32), so a float32 run on a
+GPU cannot come near 1.
 
-Of links vendors give the sum of both directions ("bidirectional"). What counts for a collective is what a device can send
-while it receives as much: `sent_gbs` is that, one direction, over all links of a device together.
+For links vendors give the sum of both directions ("bidirectional"). A collective depends on the rate at which a device can
+send while it receives as much: `sent_gbs` is that, one direction, over all links of a device together.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ class DeviceSpec:
 
     name: str
     pattern: str
-    """What its `device_kind` looks like, case ignored, between word boundaries."""
+    """A pattern for its `device_kind`, case ignored, between word boundaries."""
     bf16_tflops: float
     bandwidth_gbs: float
-    """GB/s of its memory."""
+    """Memory bandwidth in GB/s."""
     memory_gb: float
     source: str
 
 
-# First match wins, so variants stand before their family. Real kinds: "NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe",
+# The first match wins, so variants come before their family. Real kinds: "NVIDIA H100 80GB HBM3", "NVIDIA H100 PCIe",
 # "NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe", "Tesla T4", "TPU v5 lite" (v5e), "TPU v5" (v5p), "TPU v6 lite" (v6e).
 DEVICES: tuple[DeviceSpec, ...] = (
     DeviceSpec("B200", r"B200", 2250.0, 7700.0, 180.0, "NVIDIA HGX B200 data sheet: 4.5 PFLOPS sparse"),
@@ -41,7 +41,7 @@ DEVICES: tuple[DeviceSpec, ...] = (
     DeviceSpec("A100 80GB SXM", r"A100.*80GB", 312.0, 2039.0, 80.0, "NVIDIA A100 80GB data sheet"),
     DeviceSpec("A100 40GB", r"A100", 312.0, 1555.0, 40.0, "NVIDIA A100 data sheet"),
     DeviceSpec("L4", r"L4", 121.0, 300.0, 24.0, "NVIDIA L4 data sheet: 242 TFLOPS sparse"),
-    # The T4 has no bfloat16 products: its float16 peak stands here.
+    # The T4 has no bfloat16 products: this is its float16 peak.
     DeviceSpec("T4", r"T4", 65.0, 320.0, 16.0, "NVIDIA T4 data sheet: float16"),
     DeviceSpec("TPU v4", r"TPU v4", 275.0, 1200.0, 32.0, "Google Cloud documentation, TPU v4"),
     DeviceSpec("TPU v5e", r"TPU v5( lite|e)", 197.0, 819.0, 16.0, "Google Cloud documentation, TPU v5e"),
@@ -49,12 +49,12 @@ DEVICES: tuple[DeviceSpec, ...] = (
     DeviceSpec("TPU v6e", r"TPU v6( lite|e)", 918.0, 1638.0, 32.0, "Google Cloud documentation, TPU v6e"),
 )
 _PART = (
-    r"\bMIG\b|TPU v4 lite"  # a slice of a GPU, whose share of the peak its name does not tell, and a chip for serving
+    r"\bMIG\b|TPU v4 lite"  # a slice of a GPU, whose name does not give its share of the peak, and a chip for serving
 )
 
 
 def device_spec(kind: str) -> DeviceSpec | None:
-    """Find a device by JAX's `device_kind`, or return None where it is not known."""
+    """Return the device for JAX's `device_kind`, or None if it is not known."""
     if re.search(_PART, kind, re.IGNORECASE):
         return None
     return next((spec for spec in DEVICES if re.search(rf"\b({spec.pattern})\b", kind, re.IGNORECASE)), None)
@@ -62,20 +62,20 @@ def device_spec(kind: str) -> DeviceSpec | None:
 
 @dataclass(frozen=True)
 class Link:
-    """What joins devices of one kind."""
+    """The links between devices of one kind."""
 
     name: str
-    """As in `DEVICES`."""
+    """The device's name, as in `DEVICES`."""
     sent_gbs: float
-    """GB/s that a device sends at most, one direction, all its links together: half of a bidirectional figure."""
+    """GB/s that a device sends at most, one direction, over all its links: half of a bidirectional figure."""
     axes: int
-    """Dimensions of the torus over which the links are spread; 0 for a switch."""
+    """Dimensions of the torus to which the links belong; 0 for a switch."""
     joined: int | None
-    """Devices that these links join, the GPUs of a node; None where they join a whole slice."""
+    """Devices that these links join, the GPUs of a node; None if they join a whole slice."""
     network_gbs: float | None
     """GB/s, one direction, of a device's own adapter to the network between nodes."""
     delay_us: float
-    """ASSUMED, microseconds that a collective waits: for each hop on a torus, once on a switch."""
+    """ASSUMED, microseconds of delay of a collective: per hop on a torus, once on a switch."""
     source: str
 
 
@@ -96,5 +96,5 @@ LINKS: tuple[Link, ...] = (
 
 
 def link_of(name: str) -> Link | None:
-    """Find the links of a kind of device by its name in `DEVICES`, or return None where they are not known."""
+    """Return the links of a kind of device by its name in `DEVICES`, or None if they are not known."""
     return next((link for link in LINKS if link.name == name), None)

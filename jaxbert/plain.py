@@ -1,7 +1,7 @@
-"""Small files of settings, JSON and YAML: read as plain data and within bounds, whoever wrote them.
+"""Small files of settings, JSON and YAML, from any author: read as plain data and within bounds.
 
-A file that is too large, too deep, or that grows on reading (a YAML alias of aliases) is refused before it costs memory.
-What the settings mean is the caller's part.
+A file that is too large, too deep, or that grows on reading (a YAML alias of aliases) is rejected before it uses memory. The
+caller interprets the settings.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from etils import epath
 from jaxbert.errors import UserError, foreign_errors, one_line
 
 MOST_JSON = 32 * 2**20
-"""Bytes; the index of the largest sharded models takes less than one MiB, a tokenizer's vocabulary a few."""
+"""Most bytes of a JSON file; the index of the largest sharded models takes less than one MiB, a vocabulary a few."""
 MOST_YAML = 2**18
-"""Bytes; a whole configuration with every key takes some thousand."""
+"""Most bytes of a YAML file; a whole configuration with every key takes a few thousand."""
 _MOST_VALUES = 10_000
 _BLOCK = 2**16
 
@@ -33,12 +33,12 @@ _short.maxstring = _short.maxother = _short.maxlong = 60
 
 
 def shown(value: object) -> str:
-    """Return a value of a file as a message shows it, however large it is."""
+    """Return a value of a file as text for a message, shortened if it is long."""
     return _short.repr(value)
 
 
 def listed(names: Sequence[str], most: int = 5) -> str:
-    """Return names as a message lists them: the first ones, and how many there are."""
+    """Return names as text for a message; of many, the first ones and the number."""
     if len(names) <= most:
         return ", ".join(names)
     return f"{len(names)} of them, {', '.join(names[:most])} and {len(names) - most} others"
@@ -73,7 +73,7 @@ def read_json(path: Path | epath.Path) -> dict[str, Any]:
 
 
 def read_yaml(path: Path | epath.Path, name: str) -> Any:
-    """Read a YAML file of plain values; `name` is how messages call it.
+    """Read a YAML file of plain values; messages call it `name`.
 
     Raises:
       UserError: if it cannot be read, is no YAML, or holds too much.
@@ -84,7 +84,7 @@ def read_yaml(path: Path | epath.Path, name: str) -> Any:
         raise UserError(f"{name} does not exist") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{name} cannot be read as YAML: {one_line(error)}") from error
-    # Besides its own errors the library raises whatever Python's int, date and dict do, and RecursionError.
+    # Besides its own errors the library raises those of Python's int, date and dict, and RecursionError.
     with foreign_errors(f"{name} cannot be read as YAML"):
         return _construct(text, name)
 
@@ -93,7 +93,7 @@ _HIDDEN = re.compile(r" +(#\S[^\r\n]*)")
 
 
 class _Loader(yaml.SafeLoader):
-    """Stop at too many values, which take some hundred bytes each before they are one, and at one that is a comment."""
+    """Rejects too many values, each of which first takes some hundred bytes, and a value that is a comment."""
 
     composed = 0
 
@@ -108,7 +108,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def _check_not_hidden(mark: yaml.Mark) -> None:
-    """Raise where what stands for an empty value is its comment, and may have been meant as text: `text: #1 String`."""
+    """Raise an error if an empty value has a comment that may have been meant as its text: `text: #1 String`."""
     if hidden := _HIDDEN.match(mark.buffer or "", mark.pointer):
         raise ValueError(
             f"line {mark.line + 1}: {shown(hidden[1])} is a comment, so the key has no value: put it in quotes, "
@@ -130,7 +130,7 @@ def _construct(text: str, name: str) -> Any:
 
 
 def _count(node: yaml.Node, counts: dict[yaml.Node, float]) -> float:
-    """Count the values in `node` with each alias written out; an alias inside of what it stands for has no end."""
+    """Return the number of values in `node` with each alias written out; infinite if an alias is inside its own value."""
     if node not in counts:
         counts[node] = math.inf
         parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
@@ -147,7 +147,7 @@ def read_bytes(path: Path | epath.Path, most: int) -> bytes:
     """
     content = bytearray()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):  # asked for at once, `most` bytes would be reserved for the smallest file
+        while block := file.read(_BLOCK):  # a single read would reserve `most` bytes even for the smallest file
             content += block
             if len(content) > most:
                 raise ValueError(f"it is larger than {most // 1024} KiB")
@@ -159,9 +159,9 @@ def _read_text(path: Path | epath.Path, most: int) -> str:
 
 
 def to_json(value: Any, indent: str = "\n") -> str:
-    """Return plain data as JSON that people can read: a value a line, a list of plain values and a row of a table on one.
+    """Return plain data as readable JSON: one value per line, but a list of plain values or a row of a table on one line.
 
-    A table is an object of objects that all have the same keys: the metrics of each label, say.
+    A table is an object of objects that all have the same keys, such as the metrics of each label.
     """
     deeper = indent + "  "
     if isinstance(value, dict) and value:

@@ -1,6 +1,6 @@
-"""What the processes of a run agree on: who speaks and writes, when all have come so far, when all stop.
+"""Agreement between the processes of a run: the main process, waiting for all, stopping together.
 
-With one process every function here does nothing or the obvious. Start-up is `launch`'s part.
+With one process every function here returns at once. `launch` starts the processes.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from jaxbert.errors import UserError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _LONGEST = 1 << 12
-"""Bytes of a message from one process to the others."""
+"""The most bytes of a message from one process to the others."""
 _GONE = r"Connection (closed|reset) by peer|heartbeat|[Cc]oordination service|Gloo \w+ failed"
 
 
 def another_is_gone(error: BaseException) -> bool:
-    """Say whether an exception is what a collective raises when a process at its other end is gone."""
+    """Return whether an exception is that of a collective whose other process is gone."""
     return jax.process_count() > 1 and re.search(_GONE, str(error)) is not None
 
 
 def is_main() -> bool:
-    """Say whether this process writes the run folder and speaks to the terminal."""
+    """Return whether this process writes the run folder and prints to the terminal."""
     return jax.process_index() == 0
 
 
 def is_alone() -> bool:
-    """Say whether this process is the whole run."""
+    """Return whether this process is the whole run."""
     return jax.process_count() == 1
 
 
 def wait_for_all(name: str) -> None:
-    """Return when all processes have come to this place."""
+    """Wait until all processes have called this function with this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def main_decides(decide: Callable[[], None]) -> None:
-    """Let the main process do something that it may refuse; all wait for it.
+    """Let the main process do something that may raise a UserError; all processes wait for it.
 
     Raises:
-      UserError: in all processes, where it refuses.
+      UserError: in all processes, if the main process raises one.
     """
     if is_alone():
         decide()
@@ -72,7 +72,7 @@ def main_decides(decide: Callable[[], None]) -> None:
 
 
 def all_alike(checksum: bytes) -> bool:
-    """Say whether all processes come with the same 16 bytes."""
+    """Return whether all processes call with the same 16 bytes."""
     if is_alone():
         return True
     found = multihost_utils.process_allgather(np.frombuffer(checksum, np.uint8))
@@ -80,10 +80,10 @@ def all_alike(checksum: bytes) -> bool:
 
 
 class Interrupt:
-    """While entered, SIGINT or SIGTERM is remembered until the loop asks; the handler does nothing else.
+    """While entered, SIGINT or SIGTERM is recorded until the loop asks; the handler does nothing else.
 
-    The first one asks to save and stop, the second stops at once. Several processes have to stop after the same step: the
-    one that got the signal hands it to JAX's preemption service, and all learn from it at which of their dispatches.
+    The first signal asks to save and stop, the second stops at once. Several processes must stop after the same step: the
+    process with the signal passes it to JAX's preemption service, which tells all of them after which dispatch to stop.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ class Interrupt:
         self._previous: dict[int, object] = {}
 
     def agreed(self) -> bool:
-        """Say whether to save and stop now; all processes ask once after each dispatch, and get the same answer."""
+        """Return whether to save and stop now; all processes call it once after each dispatch and get the same answer."""
         if jax.process_count() == 1:
             return self._received
         if self._received and self._notice is not None:
@@ -104,7 +104,7 @@ class Interrupt:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._received:
             previous = self._previous.get(number)
-            if previous is signal.default_int_handler:  # a program of the user, a notebook: it must not end as a whole
+            if previous is signal.default_int_handler:  # in a user's program or a notebook, which must not end
                 signal.default_int_handler(number, frame)
             os._exit(128 + number)
         self._received = True
@@ -124,9 +124,9 @@ class Interrupt:
 
 
 class _PreemptionNotice:
-    """The handler of SIGTERM that JAX's preemption service installed in C, which Python's own replaces.
+    """The C handler of SIGTERM by JAX's preemption service, which Python's own handler replaces.
 
-    It takes note for all processes. A signal of ours has to reach it too.
+    It notifies all processes. Our own signals must reach it too.
     """
 
     def __init__(self) -> None:
@@ -136,18 +136,18 @@ class _PreemptionNotice:
         self._sent = False
 
     def send(self) -> None:
-        """Tell all processes, once."""
+        """Notify all processes, once."""
         if self._address and not self._sent:
             ctypes.CFUNCTYPE(None, ctypes.c_int)(self._address)(signal.SIGTERM)
         self._sent = True
 
     def restore(self) -> None:
-        """Give SIGTERM back."""
+        """Restore the handler of SIGTERM."""
         self._set_handler(signal.SIGTERM, self._address)
 
 
 def on_host(tree: Any) -> Any:
-    """Return arrays as NumPy's, whole in every process; all processes call it, and devices hold one tensor at a time."""
+    """Return complete NumPy arrays in every process; all processes call it, and devices gather one tensor at a time."""
 
     def gather(array: Any) -> Any:
         if isinstance(array, jax.Array) and not (array.is_fully_addressable or array.is_fully_replicated):
@@ -160,7 +160,7 @@ def on_host(tree: Any) -> Any:
 
 
 def tokenizing_shard() -> Shard:
-    """Return what this process tokenizes, with the network of the devices to exchange it."""
+    """Return this process's part of tokenizing, with the devices' network for the exchange."""
     if jax.process_count() == 1:
         return Shard()
     return Shard(jax.process_index(), jax.process_count(), _gather_encoded, _all_say_yes)
@@ -171,9 +171,9 @@ def _all_say_yes(mine: bool) -> bool:
 
 
 def _gather_encoded(mine: Encoded) -> list[Encoded]:
-    """Send all arrays as one, padded to a power of two so that few programs are compiled.
+    """Exchange all arrays as one, padded to a power of two so that few programs are compiled.
 
-    The columns of all processes have the same names, dtypes (of 4 or 8 bytes) and shapes behind the first axis.
+    The columns of all processes have the same names, dtypes (of 4 or 8 bytes) and shapes after the first axis.
     """
     columns = dict(mine.columns)
     arrays = [mine.ids, mine.lengths, mine.first_lengths, mine.windows, mine.whole, *columns.values()]

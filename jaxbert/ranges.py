@@ -1,7 +1,7 @@
-"""The ranges of numbers that a setting may have: they stand in the types of the fields, beside the defaults.
+"""The allowed ranges of numeric settings, which are part of the fields' types, beside the defaults.
 
-`batch_size: Positive = 32` is a whole number with the range "at least 1". `check_fields` checks every field of a dataclass
-of settings against its type; rules that concern several fields are the dataclass's own part.
+`batch_size: Positive = 32` is an integer with the range "at least 1". `check_fields` checks every field of a dataclass of
+settings against its type; the dataclass itself checks rules between fields.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from jaxbert.errors import UserError
 
 @dataclass(frozen=True)
 class Range:
-    """Finite numbers between two bounds, which are among them unless they are `above` and `below`."""
+    """Finite numbers between two bounds, which are included unless they are `above` and `below`."""
 
     least: float = -math.inf
     most: float = math.inf
     above: float = -math.inf
     below: float = math.inf
     also: tuple[float, str] | None = None
-    """A value outside the bounds that is allowed too, with what it stands for."""
+    """An allowed value outside the bounds, with its meaning."""
 
     def __contains__(self, value: Any) -> bool:
         if self.also is not None and value == self.also[0]:
@@ -75,10 +75,10 @@ def _shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class _Field:
-    """What the type of a field allows."""
+    """The values that the type of a field allows."""
 
     empty: bool
-    """Whether it may be None."""
+    """Whether the value may be None."""
     choices: tuple[Any, ...]
     """The values of a Literal; empty for other types."""
     range: Range | None
@@ -111,11 +111,11 @@ def range_texts(section: Any) -> dict[str, str]:
 
 
 def check_fields(settings: Any, spell: Callable[[str], str]) -> None:
-    """Check each field of a dataclass: whether it must have a value, its choices and its range.
+    """Check each field of a dataclass: whether None is allowed, its choices and its range.
 
     Args:
       settings: an instance.
-      spell: gives the name of a field as a message calls it, `train.epochs` or `--top_k`.
+      spell: a function that returns a field's name in messages, such as `train.epochs` or `--top_k`.
 
     Raises:
       UserError: for the first value that its type does not allow.
@@ -133,5 +133,5 @@ def check_fields(settings: Any, spell: Callable[[str], str]) -> None:
 
 
 def listed_choices(choices: tuple[Any, ...]) -> str:
-    """Return choices as a message lists them."""
+    """Return choices as text for a message."""
     return str(choices[0]) if len(choices) == 1 else f"one of {', '.join(map(str, choices))}"

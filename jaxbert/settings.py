@@ -1,6 +1,6 @@
-"""Names and values to a `Config`: what the command line, a YAML file and Python have in common.
+"""Converts names and values to a `Config`, for the command line, YAML files and Python alike.
 
-One parser knows every key with its type and its help; a mistake in a name or a value is one line with the nearest valid key.
+One parser has every key with its type and its help; a mistake in a name or a value is one line with the nearest valid key.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _load_yaml = get_loader("yaml")
 
 
 def _load(value: str) -> Any:
-    """Read YAML, but take a single line behind `#` for text: MRPC has a column `#1 String`, which is no comment."""
+    """Load YAML, but read a single line after `#` as text: MRPC has a column `#1 String`, which is no comment."""
     return value if re.fullmatch(r"\s*#.*", value) else _load_yaml(value)
 
 
@@ -40,15 +40,15 @@ FIELDS: dict[str, Any] = typing.get_type_hints(Config)
 SECTIONS: dict[str, type[Any]] = {name: hint for name, hint in FIELDS.items() if name != "task"}
 KEYS = [f"{name}.{field.name}" for name, section in SECTIONS.items() for field in dataclasses.fields(section)]
 _RANGE = "jaxbert_range"
-"""Attribute of an option with its range in words."""
+"""The attribute of an option that holds its range in words."""
 
 _UNION = re.compile(
     r'(?P<key>[\w.]+)"?: Does not validate against any of the Union subtypes Subtypes: \[(?P<kinds>.*?)\] Errors: '
     r".* Given value: (?P<value>.*)"
 )
-"""What the parser says of a value that is of none of several types."""
+"""The parser's message about a value that fits none of several types."""
 _SINGLE = re.compile(r'(?P<key>[\w.]+)"?: Expected an? (?P<kind>.+)\. Got value: (?P<value>.*)')
-"""What it says of a value that is not of the one type."""
+"""The parser's message about a value that does not fit a single type."""
 _KIND = re.compile(r"[\w.]+(?:\[[^\]]*\])?")
 _KINDS = {
     "str": "text",
@@ -94,7 +94,7 @@ def add_fields(parser: ArgumentParser, section: type[Any], names: Iterable[str],
 
 
 def range_of(option: Any) -> str | None:
-    """Return the range of an option that was added here, in words; None where it has none."""
+    """Return the range in words of an option that was added here; None if it has none."""
     return getattr(option, _RANGE, None)
 
 
@@ -110,10 +110,10 @@ def to_config(values: Namespace) -> Config:
 
 
 def check_keys(path: str) -> None:
-    """Check that a YAML file holds nothing but sections with known keys.
+    """Check that a YAML file holds only sections with known keys.
 
     Raises:
-      UserError: for what it holds besides, with the nearest valid name.
+      UserError: for any other name, with the nearest valid one.
     """
     content = read_yaml(Path(path), f"--config {path}") or {}
     if not isinstance(content, dict):
@@ -132,7 +132,7 @@ def check_keys(path: str) -> None:
 
 
 def nearest_key(name: str, known: list[str]) -> str:
-    """Return the end of a message about an unknown name: the known one that is nearest, else where to look."""
+    """Return the end of a message about an unknown name: the nearest known name, or where to find the names."""
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     tail = name.split(".")[-1]
     same_tail = [k for k in known if k.split(".")[-1].lstrip("-") == tail.lstrip("-")]
@@ -141,7 +141,7 @@ def nearest_key(name: str, known: list[str]) -> str:
 
 
 def explain(error: ArgumentError) -> str:
-    """Return the parser's message on one line, with Python's names of types made plain."""
+    """Return the parser's message on one line, with types in plain words."""
     line = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
     if wrong := _UNION.search(line):
         kinds = " or ".join(map(_plain_kind, _KIND.findall(wrong["kinds"])))
@@ -152,7 +152,7 @@ def explain(error: ArgumentError) -> str:
 
 
 def _plain_kind(kind: str) -> str:
-    """Return a type as a message calls it."""
+    """Return a type in plain words."""
     if (choices := re.search(r"Literal\[(.*)\]", kind)) is None:
         return _KINDS.get(kind, kind)
     names = choices[1].replace("'", "")
@@ -160,14 +160,14 @@ def _plain_kind(kind: str) -> str:
 
 
 def make_config(config: Config | str | os.PathLike[str] | None, changes: Mapping[str, Any]) -> Config:
-    """Return a configuration with changes; names and values are checked as the command line checks them.
+    """Return a configuration with changes; names and values are checked as on the command line.
 
     Args:
       config: a configuration, a YAML file, or None for the defaults.
       changes: by section, `{"task": "regression", "train": {"epochs": 3}}`.
 
     Raises:
-      UserError: for an unknown name in the file, or a value that is wrong.
+      UserError: for an unknown name in the file, or a wrong value.
     """
     parser = _config_parser()
     if config is None or isinstance(config, Config):
@@ -188,7 +188,7 @@ def make_data_config(data: DataConfig, changes: Mapping[str, Any]) -> DataConfig
     """Return a section `data` with changes, for a source that is read without a run.
 
     Raises:
-      UserError: for a value that is wrong.
+      UserError: for a wrong value.
     """
     with _explained():
         parsed = _config_parser().parse_object({"data": dataclasses.asdict(data) | _plain(changes)})
@@ -210,7 +210,7 @@ def _explained() -> Iterator[None]:
 
 
 def _plain(value: Any) -> Any:
-    """Return what a YAML file would hold in the place of paths, tuples and NumPy's numbers."""
+    """Return a value as in a YAML file: without paths, tuples and NumPy's numbers."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
@@ -221,10 +221,10 @@ def _plain(value: Any) -> Any:
 
 
 def place_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Return keys by their sections: `epochs`, `train__epochs`, or a section whole, `optimizer={"b1": 0.8}`.
+    """Return keys sorted into their sections, from `epochs`, `train__epochs`, or a whole section, `optimizer={"b1": 0.8}`.
 
     Raises:
-      UserError: for a name that no section has, or several have.
+      UserError: for a name that no section or several sections have.
     """
     found: dict[str, Any] = {}
     for name, value in keys.items():
@@ -243,7 +243,7 @@ def place_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _whole_name(name: str) -> str:
-    """Return a key with its section."""
+    """Return a key with its section, such as `train.epochs`."""
     if "__" in name:
         return name.replace("__", ".", 1)
     having = [key for key in KEYS if key.partition(".")[2] == name]

@@ -1,4 +1,4 @@
-"""The terminal, as every part of the package uses it: one console on stderr, a spinner, progress through a source."""
+"""The terminal, shared by all parts of the package: one console on stderr, a spinner, progress through a source."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from rich.text import Text
 
 console = Console(stderr=True, markup=False)
 PLAIN_LINE_SECONDS = 10.0
-"""Between two lines of progress where there is no terminal."""
+"""Seconds between two lines of progress without a terminal."""
 _SHORT_SECONDS = 2.0
 
 
 def shows_bars() -> bool:
-    """Say whether a bar can move: on a terminal, and in a notebook that has widgets."""
+    """Return whether a bar can move: on a terminal, and in a notebook with widgets."""
     return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
 
 
@@ -31,7 +31,7 @@ def _spinner() -> str:
 
 
 class Status:
-    """What goes on, while it goes on: a spinner on a terminal, else a line each time; use it as a context manager."""
+    """Shows the current work: with a spinner on a terminal, else one line each time; use it as a context manager."""
 
     def __init__(self, first: str) -> None:
         self._status = console.status(first, spinner=_spinner(), refresh_per_second=4)
@@ -51,7 +51,7 @@ class Status:
 
 
 class ReadingProgress:
-    """Progress through a source; nothing is shown of what takes a moment, or where it is `silent`."""
+    """Shows progress through a source, unless reading takes only a moment or it is `silent`."""
 
     def __init__(self, name: str, doing: str = "tokenizing", *, silent: bool = False) -> None:
         self._name, self._doing, self._silent = name, doing, silent
@@ -66,7 +66,7 @@ class ReadingProgress:
         self._status.stop()
 
     def add(self, rows: int) -> None:
-        """Count rows, and show them now and then."""
+        """Count rows, and show the count now and then."""
         self._rows += rows
         if self._silent:
             return

@@ -1,4 +1,4 @@
-"""The libraries that jaxbert stands on, and up to which release its tests have passed (`scripts/test_versions.sh`)."""
+"""The versions of jaxbert's libraries, and the newest ones that passed its tests (`scripts/test_versions.sh`)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ NEWEST_TESTED = {
     "tokenizers": "0.23.3",
     "datasets": "5.2.0",
 }
-"""The oldest ones stand in `pyproject.toml`, where a test compares these with `tool.jaxbert.newest-tested`."""
+"""The oldest versions are in `pyproject.toml`; a test compares these with its `tool.jaxbert.newest-tested`."""
 
 _SHOWN = (*NEWEST_TESTED, "jaxlib", "numpy", "safetensors", "torch")
 logger = logging.getLogger("jaxbert")
 
 
 def installed(libraries: Iterable[str] = _SHOWN) -> dict[str, str]:
-    """Return the versions of jaxbert, Python and the libraries, those that are there."""
+    """Return the versions of jaxbert, Python and the installed ones of the libraries."""
     found = {"jaxbert": __version__, "python": platform.python_version()}
     for name in libraries:
         try:
@@ -37,7 +37,7 @@ def installed(libraries: Iterable[str] = _SHOWN) -> dict[str, str]:
 
 
 def untested() -> str:
-    """Name the libraries with a newer major or minor version than any that was tested; empty where there are none."""
+    """Return the libraries with a newer major or minor version than any that was tested; an empty text if there are none."""
     newer = [
         f"{name} {have} (tested up to {tested})"
         for name, tested in NEWEST_TESTED.items()
@@ -47,12 +47,12 @@ def untested() -> str:
 
 
 def say_untested() -> None:
-    """Say in one note which libraries are newer than any that was tested."""
+    """Print one note about the libraries that are newer than any tested version."""
     if names := untested():
         logger.warning("newer than tested, see that results are as before: %s", names)
 
 
 def _minor(release: str) -> tuple[int, int]:
-    """Return major and minor of a version; what is no number counts as 0."""
+    """Return the major and minor number of a version; a part that is no number counts as 0."""
     numbers = [int(part) for part in re.findall(r"\d+", release)[:2]] + [0, 0]
     return numbers[0], numbers[1]

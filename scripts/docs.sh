@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Build the documents as a site into site/; a link that leads nowhere, or a page that no menu has, is an error.
+# Build the documents as a site into site/; a broken link, or a page that is in no menu, is an error.
 #
 #   bash scripts/docs.sh            build
 #   bash scripts/docs.sh serve      build, show it at http://127.0.0.1:8000, and build again when a file changes
 #
-# The environment in .venv-docs/ has mkdocs alone: it reads the sources of jaxbert and imports none of them.
+# The environment in .venv-docs/ has only mkdocs: it reads the sources of jaxbert and does not import them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 VENV=.venv-docs

@@ -1,7 +1,7 @@
-"""What mkdocs.yml needs besides mkdocs: pages that lie outside of docs/, their links, and docstrings as plain text.
+"""The mkdocs hooks of mkdocs.yml: pages outside of docs/, their links, and docstrings as plain text.
 
-The documents are written for a reader of the repository, with relative links. On the site the pages of `OUTSIDE` are pages
-too; a link to any other file of the repository becomes its text, because the site does not hold that file.
+The documents are written for a reader of the repository, with relative links. On the site the files in `OUTSIDE` are pages
+too; a link to any other file of the repository becomes plain text, because the site does not hold that file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
-    """Lead the relative links of a page to pages of the site."""
+    """Point the relative links of a page to pages of the site."""
     name = page.file.src_uri
     path = next((path for path, outside in OUTSIDE.items() if outside == name), f"docs/{name}")
     titles = dict(_titles(config.nav))
@@ -46,13 +46,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
 
 
 def _titles(menu: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Yield each page of the menu with its title there."""
+    """Yield each page of the menu with its title."""
     for title, entry in (item for part in menu for item in part.items()):
         yield from _titles(entry) if isinstance(entry, list) else [(entry, title)]
 
 
 def _on_site(link: re.Match[str], path: str, titles: dict[str, str]) -> str:
-    """Return a link of the document at `path` as the site has it; a text that is the name of a file becomes a title."""
+    """Return a link of the document at `path` in its form on the site; a link text that is a file's name becomes a title."""
     text, target, anchor = link[1], posixpath.normpath(posixpath.join(posixpath.dirname(path), link[2])), link[3] or ""
     if not (ROOT / target).exists():
         raise PluginError(f"{path}: the link to {link[2]} leads nowhere")
@@ -65,10 +65,10 @@ def _on_site(link: re.Match[str], path: str, titles: dict[str, str]) -> str:
 
 
 class PlainDocstrings(griffe.Extension):
-    """Settings are explained in plain text, which `--help` prints: show its brackets and stars as they are."""
+    """Shows the docstrings of settings as plain text, like `--help`: brackets and stars stay as they are."""
 
     def on_instance(self, *, node: Any, obj: griffe.Object, **_: Any) -> None:
-        """Escape a docstring of jaxbert.config, outside of its backticks."""
+        """Escape a docstring of jaxbert.config, except within backticks."""
         if obj.docstring is None or not obj.path.startswith("jaxbert.config."):
             return
         pieces = re.split(r"(`[^`]*`)", obj.docstring.value)

@@ -31,12 +31,12 @@ Passed = dict[str, set[str]]
 
 
 def trace(run: Callable[[], Any]) -> Passed:
-    """Run something, and return which functions of the package were called, in any thread."""
+    """Call `run`; return the functions of the package that were called, in any thread."""
     passed: Passed = collections.defaultdict(set)
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
-        # Lambdas, comprehensions, modules and the bodies of classes are no functions.
+        # Lambdas, comprehensions, modules and class bodies do not count as functions.
         if event == "call" and code.co_filename.startswith(str(PACKAGE)) and not code.co_name.startswith("<"):
             passed[str(Path(code.co_filename).relative_to(PACKAGE))].add(code.co_qualname)
 
@@ -65,7 +65,7 @@ def write_files(folder: Path) -> Config:
 
 
 def measure() -> dict[str, Passed]:
-    """Return what a whole run passes, and what the way from a CSV to examples passes."""
+    """Return the functions of a whole run, and those from a CSV to its examples."""
     from transformers import BertTokenizer
 
     from jaxbert.tasks import task_class

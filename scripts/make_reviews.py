@@ -19,20 +19,20 @@ from pathlib import Path
 
 SEED = 7
 SIZES = {"train": 2000, "validation": 300, "test": 300}
-HARD = 0.10  # share of rows whose words alone do not tell the label: contrast and negation
-NEW = 0.3  # chance that a held-out row takes a phrase that training never saw, where there is a choice
+HARD = 0.10  # share of rows whose words alone do not show the label: contrast and negation
+NEW = 0.3  # chance that a held-out row uses a phrase that training never has, if there is a choice
 HELD_OUT_TOPICS = {"gym": "validation", "museum": "test"}
-TOPIC_SHARE = 0.12  # of held-out rows
+TOPIC_SHARE = 0.12  # share of held-out rows
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-LONGEST_PIECE, SHARED_BY = 5, 6  # letters; different words
-SUBJECT = {"en": 8, "zh": 2}  # letters that tell what a reason is about
+LONGEST_PIECE, SHARED_BY = 5, 6  # letters of a piece; different words that share it
+SUBJECT = {"en": 8, "zh": 2}  # letters that show the subject of a reason
 MARKS = {"v": "verdict", "c": "closing", "not": "not"}
 CHINESE_PUNCTUATION = "，。！？；：、“”‘’（）《》〈〉【】「」『』…—～·￥"
 
 Phrases = dict[tuple[str, str, str], list[str]]  # by language, topic, kind
 
-# A section is one language and topic with its names, or one language's shared phrases; "/" divides phrases, indented
-# lines go on. The last eighth of a list is for test, the eighth before it for validation.
+# A section is one language and topic with its names, or one language's shared phrases; "/" separates phrases, and
+# indented lines continue the line before. The last eighth of a list is for test, the eighth before it for validation.
 # {n} names the topic, {o} is an opening, {a} and {b} are reasons, {v} a judgement and {c} a closing that agree with the
 # label, {x} is a reason against it, {not} a judgement by negation.
 PHRASES = """
@@ -277,7 +277,7 @@ def parse_phrases(text: str) -> Phrases:
 
 
 def divide(topic: str, texts: list[str]) -> dict[str, list[str]]:
-    """Say which phrases each split owns; held-out splits may use those of train too."""
+    """Return the phrases of each split; held-out splits may also use those of train."""
     owner = HELD_OUT_TOPICS.get(topic)
     if owner:
         return {split: texts if split == owner else [] for split in SIZES}
@@ -286,7 +286,7 @@ def divide(topic: str, texts: list[str]) -> dict[str, list[str]]:
 
 
 class Composer:
-    """Writes one review at a time for one split, and knows whether it used a phrase that train never has."""
+    """Writes reviews for one split, and records whether a review has a phrase that train never has."""
 
     def __init__(self, split: str) -> None:
         self.split, self.rng = split, random.Random(f"{SEED} {split}")
@@ -306,21 +306,21 @@ class Composer:
         return self.rng.choice(self.new_topics if self.new_topics and self.rng.random() < TOPIC_SHARE else self.topics)
 
     def reason(self, language: str, topic: str, tone: str, other: str, barred: str = "-") -> str:
-        """Pick a reason that opens otherwise than `other`, since it would repeat or deny it, and not with `barred`."""
+        """Pick a reason that begins differently from `other`, which it would repeat or deny, and not with `barred`."""
         width = SUBJECT[language]
         while (text := self.pick(language, topic, tone))[:width] == other[:width] or re.match(barred, text):
             pass
         return text
 
     def review(self, language: str, label: str) -> tuple[str, bool]:
-        """Write a text of this label, and say whether a phrase new to train is in it."""
+        """Write a text of this label; return it, and whether it has a phrase that is not in train."""
         tone, against = ("good", "bad") if label == "positive" else ("bad", "good")
         topic = self.topic()
         frame = self.pick(language, "shared", "hard" if self.rng.random() < HARD else "frame")
         fields = {mark: self.pick(language, "shared", f"{tone} {kind}") for mark, kind in MARKS.items()}
         fields |= {"o": self.pick(language, topic, "open"), "a": self.pick(language, topic, tone), "n": "{n}"}
         fields["b"] = self.reason(language, topic, tone, fields["a"])
-        fields["x"] = self.reason(language, topic, against, fields["a"], r"(I|we|my)\b")  # "I had heard that I" is none
+        fields["x"] = self.reason(language, topic, against, fields["a"], r"(I|we|my)\b")  # no "I had heard that I"
         used = {frame, *(fields[mark] for mark in re.findall(r"{(\w+)}", frame))}
         text = frame.format(**fields).format(n=self.pick(language, topic, "name"))
         text = re.sub(r'(^|[.!?] |")([a-z])', lambda match: match[1] + match[2].upper(), text)
@@ -328,7 +328,7 @@ class Composer:
 
 
 def compose_split(split: str, seen: set[str]) -> list[tuple[str, str]]:
-    """Write a split's rows, half of each language and label, none of them in `seen`, which grows."""
+    """Return a split's rows, half of each language and label, none of them in `seen`, to which they are added."""
     composer = Composer(split)
     rows = []
     while len(rows) < SIZES[split]:
@@ -342,13 +342,13 @@ def compose_split(split: str, seen: set[str]) -> list[tuple[str, str]]:
 
 
 def common_chinese() -> Iterator[str]:
-    """Yield the 3,755 characters that GB 2312 lists as the more common ones (its first level)."""
+    """Yield the 3,755 more common characters of GB 2312 (its first level)."""
     for high in range(0xB0, 0xD8):
         yield from bytes(byte for low in range(0xA1, 0xFF) for byte in (high, low)).decode("gb2312", errors="ignore")
 
 
 def word_pieces(words: Iterable[str]) -> set[str]:
-    """Take every word that occurs twice, and the beginnings, middles and ends that many different words share."""
+    """Return every word that occurs twice, and the beginnings, middles and ends that many different words share."""
     counts = Counter(words)
     pieces: Counter[str] = Counter()
     for word in counts:
@@ -359,9 +359,9 @@ def word_pieces(words: Iterable[str]) -> set[str]:
 
 
 def make_vocabulary(texts: list[str]) -> list[str]:
-    """List the vocabulary: special tokens, characters, pieces. Greedy longest match does the rest.
+    """Return the vocabulary: special tokens, characters, pieces, for a greedy longest match.
 
-    The trainer of `tokenizers` breaks ties by hash order, so that two runs differ; this one does not.
+    The trainer of `tokenizers` breaks ties by hash order, so two runs differ; this one always gives the same.
     """
     text = " ".join(texts).lower()
     letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]

@@ -16,7 +16,7 @@ def language(text: str) -> str:
 
 
 def divide(path: Path, output: Path) -> None:
-    """Write the rows of one file into a file a language."""
+    """Write the rows of one file to one file per language."""
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     for name in ("en", "zh"):

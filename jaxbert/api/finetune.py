@@ -1,6 +1,6 @@
-"""A run in Python: fine-tune or pretrain on files or on rows in memory, and have the model.
+"""A run in Python: fine-tune or pretrain on files or on rows in memory, and get the model.
 
-The command line goes the same way: `start_run` is what its verbs `train` and `pretrain` call.
+The command line uses the same code: its verbs `train` and `pretrain` call `start_run`.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def pretrain(
 
 
 def _run(config: Config, additions: Additions, *, named: bool) -> Result:
-    """Run, in a new folder where none is named."""
+    """Run, in a new folder if none is named."""
     _prepare(config)
     if not named and config.train.output_dir == TrainConfig.output_dir:
         folder = new_run_folder(config.train.output_dir)
@@ -149,7 +149,7 @@ def _run(config: Config, additions: Additions, *, named: bool) -> Result:
 
 
 def start_run(config: Config, additions: Additions = NOTHING) -> dict[str, Any]:
-    """Do the run that a configuration says, alone or with other processes; show how it ends, and return its summary.
+    """Run a configuration, alone or with other processes; show how the run ends, and return its summary.
 
     Raises:
       UserError: for anything wrong in configuration, data or model.
@@ -171,10 +171,10 @@ def _train(config: Config, additions: Additions) -> dict[str, Any]:
 
 
 def new_run_folder(name: str) -> str:
-    """Return the name of a folder that is not there yet: this one, or one with a number behind it, which is said.
+    """Return the name of a folder that does not exist: this name, or the name with a number, which is then shown.
 
     Raises:
-      UserError: if there are several processes, which may not see the same.
+      UserError: if there are several processes, which may not see the same files.
     """
     if not is_alone():
         raise UserError("this run has several processes: name its folder by output_dir")

@@ -1,4 +1,4 @@
-"""A trained model in Python: predict, evaluate on labelled rows, export."""
+"""A trained model in Python: it predicts, evaluates labelled rows, and exports itself."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Model:
             return self._predict_rows(*self._rows([texts], data))[0]
         if isinstance(texts, os.PathLike):
             return self._predict(os.fspath(texts), data)
-        if hasattr(texts, "tolist"):  # an array of NumPy, a column of pandas
+        if hasattr(texts, "tolist"):  # an array of NumPy or a column of pandas
             texts = texts.tolist()
         if isinstance(texts, list | tuple):
             return self._predict_rows(*self._rows(texts, data)) if len(texts) else []
@@ -118,7 +118,7 @@ class Model:
           The path of the folder.
 
         Raises:
-          UserError: if the folder holds something else.
+          UserError: if the folder holds other files.
         """
         target, trained = check_target(folder, "folder"), self._trained
         export_params(
@@ -149,7 +149,7 @@ class Model:
         return both and self._reads_pairs
 
     def _rows(self, items: Sequence[Any], data: DataConfig) -> tuple[Sequence[Any], DataConfig]:
-        """Give texts the names of columns."""
+        """Return the rows with the names of columns added to plain texts."""
         if all(isinstance(item, Mapping) for item in items):
             return items, data
         if any(isinstance(item, Mapping) for item in items):
@@ -214,7 +214,7 @@ def load(
 
 
 def _columns_of(name: str) -> DataConfig:
-    """Return the columns that a run has read; the usual ones for any other model."""
+    """Return the columns that a run has read; for any other model, the default columns."""
     path = RunFolder(name).config
     content = read_yaml(path, str(path)) if path.exists() else None
     data = content.get("data") if isinstance(content, dict) else None
@@ -225,5 +225,5 @@ def _columns_of(name: str) -> DataConfig:
 
 
 def as_path(path: Any) -> Any:
-    """Return a path of this machine as Python's; one in a bucket as it is."""
+    """Return a local path as a `pathlib.Path`, and a path in a bucket unchanged."""
     return path if in_bucket(path) else Path(os.fspath(to_path(path)))

@@ -1,4 +1,4 @@
-"""A loss and metrics of the user's program, put on a task without changing the task."""
+"""A loss and metrics of the user's program, added to a task without changing the task."""
 
 from __future__ import annotations
 
@@ -41,19 +41,19 @@ class Metric:
 
 @dataclass(frozen=True)
 class Own:
-    """What the user's program brings."""
+    """The loss and the metrics of the user's program."""
 
     loss: LossFunction | None = None
     metrics: Mapping[str, MetricFunction] = dataclasses.field(default_factory=dict)
 
 
 class _OwnTask(Task):
-    """Put before the class of a task: its own loss in training, its own metrics behind those of the task."""
+    """Inserted before the class of a task: adds its own loss in training and its own metrics after those of the task."""
 
     own: Own
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
-        """Sum the own loss over real examples."""
+        """Return the sums of the own loss over real examples."""
         sums = super().sums(outputs, batch, totals, train=train)
         if not train or self.own.loss is None:
             return sums
@@ -69,28 +69,28 @@ class _OwnTask(Task):
         return sums | {"loss": jnp.where(real_BS, losses, 0.0).sum()}
 
     def tally(self, examples: Examples) -> Tally:
-        """Compute the own metrics of all predictions."""
+        """Return a tally that also computes the own metrics of all predictions."""
         return _OwnTally(self, super().tally(examples), examples) if self.own.metrics else super().tally(examples)
 
     def metric_names(self) -> list[str]:
-        """Add the own ones."""
+        """Return the task's names and the own ones."""
         return [*super().metric_names(), *self.own.metrics]
 
 
 class _OwnTally(Gathered):
-    """The metrics of a task, and those of the user's program."""
+    """Computes the metrics of a task, and those of the user's program."""
 
     def __init__(self, task: _OwnTask, whole: Tally, examples: Examples) -> None:
         super().__init__(count_predictions(task, examples))
         self._task, self._whole, self._examples = task, whole, examples
 
     def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
-        """Take some predictions."""
+        """Add some predictions."""
         super().add(ids, predictions)
         self._whole.add(ids, predictions)
 
     def metrics(self) -> dict[str, Any]:
-        """Return those of the task first."""
+        """Return all metrics, those of the task first."""
         found = self._whole.metrics()
         labels, predicted = _labels_and_predicted(self._task.learned(found), self.rows, self._examples)
         numbers = [name for name, value in found.items() if isinstance(value, float)]
@@ -100,7 +100,7 @@ class _OwnTally(Gathered):
 
 
 def _labels_and_predicted(task: Task, predictions: np.ndarray, examples: Examples) -> tuple[Any, Any]:
-    """Return the labels and the answers of a set, as scikit-learn's metrics take them."""
+    """Return the labels and the answers of a set in the form of scikit-learn's metrics."""
     assert examples.labels is not None
     answers = task.answers(predictions, examples, 0, len(examples))
     names = task.output_names
@@ -118,10 +118,10 @@ def make_additions(
     loss: LossFunction | None,
     best_metric: str | None,
 ) -> Additions:
-    """Check what a program brings to a run.
+    """Check the callbacks, metrics and loss that a program adds to a run.
 
     Raises:
-      UserError: for something that cannot be called, a name that is taken, or a best metric without a direction.
+      UserError: if one cannot be called, a name is taken, or the best metric has no direction.
     """
     given = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
     if loss is not None and not callable(loss):
@@ -142,7 +142,7 @@ def make_additions(
 
 
 def _functions(metrics: Mapping[str, MetricFunction | Metric]) -> dict[str, MetricFunction]:
-    """Return the functions, after their directions were noted."""
+    """Record the directions of the metrics, and return their functions."""
     functions: dict[str, MetricFunction] = {}
     for name, metric in metrics.items():
         if is_known(name):
@@ -160,7 +160,7 @@ def with_own(task: Task, own: Own) -> Task:
     """Return the task with a loss and metrics of the user's program.
 
     Raises:
-      UserError: if the task has no place for them.
+      UserError: if the task does not support them.
     """
     if task.per_token or not {"label", "labels", "score"} & set(task.answer_keys):
         raise UserError(

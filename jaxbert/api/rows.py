@@ -1,4 +1,4 @@
-"""What Python takes for data: sources as the command line names them, and rows in memory."""
+"""The data that Python calls accept: sources as the command line names them, and rows in memory."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Data = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Frame
 
 
 def name_source(stack: ExitStack, data: Data, role: str) -> str:
-    """Return the name under which a source is read, as long as `stack` is open.
+    """Return a name under which the source can be read while `stack` is open.
 
     Raises:
-      UserError: for what is no source and holds no rows.
+      UserError: if the object is neither a source nor holds rows.
     """
     if isinstance(data, str | os.PathLike):
         return os.fspath(data)
@@ -34,7 +34,7 @@ def name_source(stack: ExitStack, data: Data, role: str) -> str:
 
 
 def name_sources(stack: ExitStack, data: Data | Mapping[str, Data], role: str) -> str | dict[str, str]:
-    """Return the name of a source, or those of several sets by the names of the sets."""
+    """Return the name of a source; of several sets, a dictionary with the name of each set's source."""
     if isinstance(data, Mapping):
         return {str(name): name_source(stack, part, f"{role}.{name}") for name, part in data.items()}
     return name_source(stack, data, role)

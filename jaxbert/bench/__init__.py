@@ -1,1 +1,1 @@
-"""Time the training step as the trainer builds it, on synthetic or real examples."""
+"""Times the training step as the trainer builds it, on synthetic or real examples."""

@@ -1,6 +1,6 @@
-"""One benchmark: time training and prediction, and bring the numbers together.
+"""One benchmark: times training and prediction, and collects the numbers.
 
-Prediction runs as in evaluation, on the examples that the timed steps train on.
+Prediction runs as in evaluation, on the examples of the timed training steps.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PREDICTION_NUMBERS = (
     *("predict_examples", "predict_examples_per_second", "predict_real_tokens_per_second"),
     *("predict_row_length", "predict_compile_seconds"),
 )
-"""What is None in a result without prediction."""
+"""The keys of a result that are None without prediction."""
 _LEAST_SECONDS = 0.5
 _MOST_PASSES = 20
 
@@ -42,13 +42,13 @@ logger = logging.getLogger("jaxbert")
 def run_bench(
     run: Run, lengths: str, options: BenchOptions, say: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Time what `options` ask for and return the numbers, ready for JSON; None where one is not known or was not timed.
+    """Run what `options` ask for; return the numbers, ready for JSON. A number is None if it is not known or was not timed.
 
     Args:
       run: the computation and its examples.
-      lengths: where the lengths of the examples come from.
-      options: what is timed.
-      say: is told what goes on.
+      lengths: the source of the examples' lengths.
+      options: the settings of the benchmark.
+      say: a function that receives messages about the progress.
     """
     program = run.program
     result = (
@@ -73,7 +73,7 @@ def run_bench(
 
 
 def _load() -> float | None:
-    """Return how many processes wanted a core in the last minute, and say so if they were more than there are."""
+    """Return the number of processes that wanted a core in the last minute; warn if it is more than there are cores."""
     if not hasattr(os, "getloadavg"):
         return None
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
@@ -101,9 +101,9 @@ def _describe(run: Run, lengths: str) -> dict[str, Any]:
 
 
 def time_predictions(run: Run, params: Params, steps: int) -> dict[str, Any]:
-    """Predict the examples of so many training steps, over and over for half a second at least.
+    """Predict the examples of `steps` training steps, repeatedly for at least half a second.
 
-    A first pass, which compiles every shape, is not on the clock.
+    A first pass, which compiles every shape, is not timed.
     """
     examples, predictor = examples_of_steps(run, steps), run.predictor
     tokens = examples.tokens
@@ -126,7 +126,7 @@ def time_predictions(run: Run, params: Params, steps: int) -> dict[str, Any]:
 
 
 def examples_of_steps(run: Run, steps: int) -> Examples:
-    """Gather the examples of the first training steps, each once, in the order of the data."""
+    """Return the examples of the first training steps, each once, in the order of the data."""
     batches = itertools.islice(endless_batches(run), steps)
     chosen = np.unique(np.concatenate([batch["example_ids"][batch["example_mask"]] for batch in batches]))
     return Examples(run.inputs.train.tokens.take(chosen))

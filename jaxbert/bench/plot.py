@@ -1,4 +1,4 @@
-"""A bar chart of a sweep; the only place that imports matplotlib."""
+"""A bar chart of a sweep; only this module imports matplotlib."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _BAR, _BEST, _FAILED = "#8fa8c4", "#d9822b", "#999999"
 
 
 def plot_sweep(rows: Sequence[Row], metric: str, path: Path) -> None:
-    """Draw a bar a combination, the best one in another colour, to an image file (the format is the name's).
+    """Draw one bar per combination, the best one in another colour, to an image file (its extension is the format).
 
     Args:
-      rows: of the sweep, at least one with a result.
-      metric: what the bars show.
-      path: the image.
+      rows: the rows of the sweep, at least one with a result.
+      metric: the metric that the bars show.
+      path: the image file.
 
     Raises:
       OSError: if the file cannot be written.
@@ -50,7 +50,7 @@ def plot_sweep(rows: Sequence[Row], metric: str, path: Path) -> None:
 
 
 def _name(settings: dict[str, str]) -> str:
-    """Leave the section of a key out, which the other settings and the value make plain."""
+    """Return the settings as text without the sections of the keys, which the rest makes plain."""
     return ", ".join(f"{key.split('.')[-1]} {_shortened(value, 40)}" for key, value in settings.items())
 
 

@@ -1,6 +1,6 @@
-"""From a configuration to a computation and its examples, with no checkpoint read.
+"""Makes the computation and its examples from a configuration, without reading a checkpoint.
 
-With real data this is what the trainer opens; else a new classifier, and random tokens of drawn lengths.
+With real data this is the run that the trainer opens; else it is a new classifier, with random tokens of drawn lengths.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ logger = logging.getLogger("jaxbert")
 
 
 def endless_batches(run: Run) -> Iterator[Batch]:
-    """Yield the batches of a run without end, epoch after epoch."""
+    """Yield the batches of a run, epoch after epoch, without end."""
     return itertools.chain.from_iterable(map(run.epoch_batches, itertools.count()))
 
 
 def open_bench(config: Config, lengths: str | None) -> tuple[Run, str]:
-    """Prepare the examples of `data.train`, or synthetic ones where `lengths` is given or there is no data.
+    """Prepare the examples of `data.train`, or synthetic ones if `lengths` is given or there is no data.
 
     Returns:
-      The run, and where the lengths of its examples come from.
+      The run, and the source of its examples' lengths.
 
     Raises:
-      UserError: for anything wrong in configuration, data, lengths or model.
+      UserError: for a mistake in configuration, data, lengths or model.
     """
     if lengths is None and config.data.train is not None:
         data = dataclasses.replace(config.data, validation=None, test=None, validation_fraction=0.0)
@@ -61,7 +61,7 @@ def open_bench(config: Config, lengths: str | None) -> tuple[Run, str]:
 
 
 def new_program(config: Config, mesh: Mesh) -> Program:
-    """Make the computation of a new classifier; nothing is read but a model's configuration, and no device is needed.
+    """Make the computation of a new classifier; this reads only a model's configuration and needs no device.
 
     Raises:
       UserError: if there is no such model.

@@ -1,7 +1,7 @@
-"""Time every combination of some settings, each in a process of its own.
+"""Times every combination of some settings, each in its own process.
 
-A process a combination: memory and process-wide settings start afresh, and one that the system kills is one row. Only
-validated settings come here, as text; nothing here imports JAX, whose devices the combinations need.
+With one process per combination, memory and process-wide settings start afresh, and a process that the system kills costs
+only one row. Settings come here validated, as text. Nothing here imports JAX, because the combinations need its devices.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from jaxbert.errors import UserError
 Axes = dict[str, list[str]]
 """Key -> its values, as on the command line."""
 Row = dict[str, Any]
-"""`settings` with `result`, or with `error`."""
+"""`settings`, with either `result` or `error`."""
 _HOME = Path(jaxbert.__file__).resolve().parents[1]
 _LONGEST_ERROR = 200
 _INTERRUPTED = 130
 
 
 def parse_axes(specs: Sequence[str]) -> Axes:
-    """Parse `KEY=VALUE,VALUE,...` once a key; commas in brackets belong to a value.
+    """Parse `KEY=VALUE,VALUE,...`, one spec per key; commas within brackets belong to a value.
 
     Raises:
       UserError: for a spec without key or values, and for a key or a value that occurs twice.
@@ -61,17 +61,17 @@ def _split(text: str) -> list[str]:
 
 
 def combinations(axes: Axes) -> list[dict[str, str]]:
-    """Return every combination, the last key changing fastest."""
+    """Return every combination; the last key changes fastest."""
     return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def run_row(settings: dict[str, str], config: dict[str, Any], flags: Sequence[str]) -> Row:
-    """Time one combination in a new process; what goes wrong there is the row's error.
+    """Time one combination in a new process; a failure becomes the row's error.
 
     Args:
-      settings: what is shown of the combination.
-      config: the whole configuration, sections of keys.
-      flags: of `jaxbert bench` besides the configuration.
+      settings: the settings that the row shows.
+      config: the whole configuration, by section and key.
+      flags: flags of `jaxbert bench` besides the configuration.
 
     Raises:
       KeyboardInterrupt: if the process was interrupted.
@@ -102,7 +102,7 @@ def _run(command: Sequence[str]) -> tuple[int, str]:
 
 
 def _error(code: int, said: str) -> str:
-    """Return one line: the command's own message, else the last thing that it said."""
+    """Return one line: the command's own error message, or else the last line of its output."""
     lines = [line.strip() for line in said.splitlines() if line.strip()] or [""]
     own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     if code < 0:
@@ -112,13 +112,13 @@ def _error(code: int, said: str) -> str:
 
 
 def best_row(rows: Sequence[Row], metric: str) -> int | None:
-    """Return the index of the row with the highest value, or None if none has one."""
+    """Return the index of the row with the highest value of the metric, or None if no row has one."""
     values = [(row["result"][metric], -i) for i, row in enumerate(rows) if "result" in row and row["result"][metric]]
     return -max(values)[1] if values else None
 
 
 def sweep_result(axes: Axes, rows: Sequence[Row], metric: str) -> dict[str, Any]:
-    """Return everything that a sweep gave, ready for JSON."""
+    """Return the complete result of a sweep, ready for JSON."""
     best = best_row(rows, metric)
     return {
         "sweep": axes,
@@ -130,5 +130,5 @@ def sweep_result(axes: Axes, rows: Sequence[Row], metric: str) -> dict[str, Any]
 
 
 def describe(settings: dict[str, str]) -> str:
-    """Return a combination on one line."""
+    """Return a combination as one line of text."""
     return ", ".join(f"{key}={value}" for key, value in settings.items())

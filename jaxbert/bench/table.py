@@ -1,4 +1,4 @@
-"""What a person reads of a benchmark and of a sweep."""
+"""The tables and texts that show a benchmark or a sweep."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Rows = list[tuple[str, str]]
 
 
 def result_table(result: dict[str, Any]) -> Table:
-    """Return the numbers of one benchmark, a topic a row."""
+    """Return the table of one benchmark, one topic per row."""
     table = Table("", "", show_header=False)
     for name, text in [*_described(result), *_trained(result), *_predicted(result), *_priced(result)]:
         table.add_row(name, text)
@@ -18,14 +18,14 @@ def result_table(result: dict[str, Any]) -> Table:
 
 
 def headline(result: dict[str, Any]) -> str:
-    """Return the most telling rates on one line."""
+    """Return the most important rates on one line."""
     trained, predicted = result["examples_per_second"], result["predict_examples_per_second"]
     parts = [] if trained is None else [f"training {trained:,.0f} examples/s"]
     return ", ".join(parts if predicted is None else [*parts, f"prediction {predicted:,.0f} examples/s"])
 
 
 def sweep_table(rows: list[dict[str, Any]], best: int | None) -> Table:
-    """Return a line a combination, the best one marked; one that failed says why. What no row has is left out."""
+    """Return one line per combination: the best is marked, a failed one has its error. Empty columns are left out."""
     timed = [_columns(row["result"]) for row in rows if "result" in row]
     names = [name for name in (timed[0] if timed else {}) if any(columns[name] != "-" for columns in timed)]
     table = Table()

@@ -1,4 +1,4 @@
-"""A trace of the timed steps for TensorBoard and Perfetto, where a folder for it is given."""
+"""A trace of the timed steps for TensorBoard and Perfetto, written only if a folder is given."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from jaxbert.errors import UserError
 
 
 class Trace:
-    """Start and stop JAX's profiler; without a folder, do nothing."""
+    """Starts and stops JAX's profiler; without a folder it does nothing."""
 
     def __init__(self, folder: str | None) -> None:
         self._folder = folder
         self._running = False
 
     def start(self) -> None:
-        """Begin, unless it runs already; Python calls are left out, which would slow the host down."""
+        """Start the trace, unless it runs already; it leaves Python calls out, which would slow the host down."""
         if self._folder is None or self._running:
             return
         options = jax.profiler.ProfileOptions()
@@ -27,13 +27,13 @@ class Trace:
         self._running = True
 
     def stop(self) -> None:
-        """End, and write the files."""
+        """Stop the trace and write the files."""
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
 
     def step(self, number: int) -> jax.profiler.StepTraceAnnotation:
-        """Mark a step, as a context manager; costs about a microsecond where nothing is traced."""
+        """Mark a step, as a context manager; it costs about a microsecond without a trace."""
         return jax.profiler.StepTraceAnnotation("train", step_num=number)
 
 
@@ -53,6 +53,6 @@ def prepare_folder(folder: str) -> None:
 
 
 def trace_file(folder: str) -> Path | None:
-    """Return the newest trace for Perfetto, or None if the profiler wrote none."""
+    """Return the path of the newest trace for Perfetto, or None if the profiler wrote none."""
     files = Path(folder).expanduser().rglob("*.trace.json.gz")
     return max(files, key=lambda path: path.stat().st_mtime, default=None)

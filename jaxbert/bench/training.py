@@ -1,7 +1,7 @@
-"""Time the training step: what it takes to compile, each step, rates, memory, and what bounds it.
+"""Times the training step: compilation, each step, rates, memory, and the bound of the step.
 
-The step is driven as the trainer does, one step ahead of what is read. The first run of every batch shape, which compiles,
-is never on the clock.
+The step is dispatched as in the trainer, one step ahead of the read results. The first run of every batch shape, which
+compiles, is never timed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ TRAINING_NUMBERS = (
     *("compile_seconds", "compile_cold_seconds", "compile_warm_seconds", "compilations"),
     *("step_ms_p50", "step_ms_p90", "step_memory_bytes", "peak_memory_bytes", "roofline"),
 )
-"""What is None in a result without training."""
+"""The keys of a result that are None without training."""
 _CACHE_SETTINGS: dict[str, Any] = {
     "jax_enable_compilation_cache": True,
     "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -46,7 +46,7 @@ _CACHE_SETTINGS: dict[str, Any] = {
 
 
 def time_training(run: Run, options: BenchOptions, say: Callable[[str], None]) -> tuple[dict[str, Any], Params]:
-    """Compile and time the step; return the numbers and the parameters that it left."""
+    """Compile and time the step; return the numbers and the trained parameters."""
     program = run.program
     step, cold, warm = program.train_step(), None, None
     if options.measure_compile is not False:
@@ -72,7 +72,7 @@ def time_training(run: Run, options: BenchOptions, say: Callable[[str], None]) -
 
 
 def bench_rates(speed: Speed, options: BenchOptions) -> dict[str, Any]:
-    """Return the summary of `speed` under the names of a benchmark, with MFU against the peak that was given, if one was."""
+    """Return the summary of `speed` under the names of a benchmark; MFU uses the peak in `options`, if there is one."""
     summary = speed.summary()
     achieved = summary["tflops_per_second"]
     if options.peak_tflops is not None and achieved is not None:
@@ -86,7 +86,7 @@ def _roofline(program: Program, watch: Stopwatch, options: BenchOptions) -> dict
     row_tokens = speed.row_tokens / speed.steps
     itemsize = jnp.dtype(compute_dtype(program.config.precision, program.mesh)).itemsize
     moved = least_bytes(config, moved_by_optimizer(program), row_tokens / devices, itemsize)
-    on_cpu = platform_of(program.mesh) == "cpu"  # there the host that starts a step is the device that computes it
+    on_cpu = platform_of(program.mesh) == "cpu"  # there the host itself computes the step
     cost = StepCost(
         seconds=speed.elapsed / speed.steps,
         flops=training_flops(config, row_tokens, speed.computed_pairs / speed.steps, program.trainable.backward)
@@ -99,7 +99,7 @@ def _roofline(program: Program, watch: Stopwatch, options: BenchOptions) -> dict
 
 
 def _peaks(options: BenchOptions) -> tuple[float | None, float | None]:
-    """Return FLOP/s and bytes/s of one device, as given or else as known."""
+    """Return FLOP/s and bytes/s of one device: the given values, or else the known ones."""
     spec = device_spec(jax.devices()[0].device_kind)
     tflops, bandwidth = options.peak_tflops, options.peak_bandwidth
     if spec is not None:
@@ -108,16 +108,16 @@ def _peaks(options: BenchOptions) -> tuple[float | None, float | None]:
 
 
 def bytes_accessed(executable: Any) -> float | None:
-    """Return XLA's count of the bytes that a program reads and writes on one device, or None where it has none.
+    """Return XLA's count of the bytes that a program reads and writes on one device, or None if it has none.
 
-    The body of a compiled loop over layers is counted once, and library kernels on GPU not at all.
+    The body of a compiled loop over layers counts once, and library kernels on GPU do not count at all.
     """
     analysis = executable.cost_analysis()
     return analysis.get("bytes accessed") if isinstance(analysis, dict) else None
 
 
 def step_memory_bytes(executable: Any) -> int | None:
-    """Return what a program needs on one device by XLA's own plan: arguments, results and temporary buffers."""
+    """Return the bytes that a program needs on one device by XLA's plan: arguments, results and temporary buffers."""
     plan = executable.memory_analysis()
     if plan is None:
         return None
@@ -126,14 +126,14 @@ def step_memory_bytes(executable: Any) -> int | None:
 
 
 def peak_memory_bytes() -> int | None:
-    """Return the most memory that any device of this process has held, or None where devices do not tell."""
+    """Return the most bytes that any device of this process has held, or None if devices do not report it."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
     return max(peaks, default=None)
 
 
 class Stopwatch:
-    """The step, its state, and the time of each step that counted."""
+    """The step, its state, and the times of the steps that counted."""
 
     def __init__(self, program: Program, train_step: Compiled, trace: Trace) -> None:
         self.train_step = train_step
@@ -219,14 +219,14 @@ class Stopwatch:
 
 
 def compile_cold_and_warm(program: Program, batch: DeviceBatch) -> tuple[Compiled, float, float | None]:
-    """Compile the step for a batch in an empty cache, then once more from what that left there.
+    """Compile the step for a batch with an empty cache, then again with the cache that this left.
 
-    Both times everything that JAX keeps in memory is dropped first, so that each includes tracing and lowering, as the
-    start of a run does.
+    Before both, everything that JAX keeps in memory is dropped, so both times include tracing and lowering, like the start
+    of a run.
 
     Returns:
-      The step of the second time, ready for this batch; seconds cold; seconds warm, or None if this backend keeps no
-      programs on disk.
+      The step of the second time, ready for this batch; seconds of the cold compilation; seconds of the warm one, or None if
+      this backend keeps no programs on disk.
     """
     state, key = program.state_target, program.base_key
 
@@ -246,7 +246,7 @@ def compile_cold_and_warm(program: Program, batch: DeviceBatch) -> tuple[Compile
 
 @contextlib.contextmanager
 def _empty_cache() -> Iterator[str]:
-    """Put the persistent cache in a folder of its own for a while."""
+    """Use an empty folder for the persistent cache while entered."""
     with tempfile.TemporaryDirectory(prefix="jaxbert-bench-") as folder:
         settings = {**_CACHE_SETTINGS, "jax_compilation_cache_dir": folder}
         before = {name: getattr(jax.config, name) for name in settings}
@@ -260,4 +260,4 @@ def _empty_cache() -> Iterator[str]:
 def _set_cache(settings: dict[str, Any]) -> None:
     for name, value in settings.items():
         jax.config.update(name, value)
-    compilation_cache.reset_cache()  # JAX looks at its settings at the first use only
+    compilation_cache.reset_cache()  # JAX reads its settings only at the first use

@@ -1,4 +1,4 @@
-"""How answers are written: a JSON object a line, or a row of a table, with columns of the input before them."""
+"""The format of answers: one JSON object per line, or rows of a table, with columns of the input first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Answer = Mapping[str, Any]
 
 
 def parse_keep(text: str | None) -> dict[str, str]:
-    """Return the columns that `--keep` names, with the names that they get in the answers.
+    """Return the columns in `--keep`, with their names in the answers.
 
     Raises:
       UserError: for a name that is missing or given twice.
@@ -55,13 +55,13 @@ def _listed(text: str) -> list[str]:
 def make_writer(
     output: str, task: Task, kept: Mapping[str, str], separator: str
 ) -> Callable[[Iterable[tuple[Answer, Answer]]], str]:
-    """Return what makes text of pairs of kept values and answers: a table's where `output` is named so.
+    """Return a function that formats pairs of kept values and answers; as a table if the extension of `output` is one's.
 
     Args:
-      output: as `--output` names it.
-      task: whose answers.
+      output: the value of `--output`.
+      task: the task of the answers.
       kept: columns of the input, with their names in the answers.
-      separator: between several labels in a field of a table.
+      separator: the separator of several labels in a field of a table.
 
     Raises:
       UserError: if two columns would have one name, or a label holds the separator.
@@ -94,7 +94,7 @@ def _line(answer: Answer) -> str:
 
 
 def _as_json(value: Any) -> str:
-    """Return JSON; a source may hold dates, bytes and numbers that are none, which JSON has no form for."""
+    """Return JSON; a source may hold values that JSON lacks, such as dates, bytes and NaN."""
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError):
@@ -102,7 +102,7 @@ def _as_json(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Return what JSON can hold: text of dates, decimals and bytes, null for what is not a finite number."""
+    """Return a value that JSON can hold: dates, decimals and bytes become text, a number that is not finite null."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -113,14 +113,14 @@ def _plain(value: Any) -> Any:
         return value.decode("utf-8", "backslashreplace")
     if value is None or isinstance(value, str | int):
         return value
-    if hasattr(value, "tolist"):  # NumPy's
+    if hasattr(value, "tolist"):  # a NumPy value
         return _plain(value.tolist())
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 
 @dataclasses.dataclass
 class _Table:
-    """Rows of a table, the header before the first."""
+    """Formats rows of a table, with the header before the first."""
 
     header: list[str]
     fields: list[Callable[[Answer], Any]]
@@ -129,7 +129,7 @@ class _Table:
     begun: bool = False
 
     def rows(self, pairs: Iterable[tuple[Answer, Answer]]) -> str:
-        """Return the rows of some answers."""
+        """Return the rows of some answers as text."""
         lines = [] if self.begun else [self._row(self.header)]
         self.begun = True
         for values, answer in pairs:
@@ -138,23 +138,22 @@ class _Table:
         return "".join(lines)
 
     def _row(self, cells: list[str]) -> str:
-        """Quote as RFC 4180 does; Python's writer leaves a lone carriage return as it is, which no reader takes."""
+        """Quote fields as in RFC 4180; Python's writer does not quote a lone carriage return, which readers reject."""
         special = (self.delimiter, '"', "\n", "\r")
         quoted = ['"' + cell.replace('"', '""') + '"' if any(c in cell for c in special) else cell for cell in cells]
         return (self.delimiter.join(quoted) or '""') + "\n"
 
 
 def _cell(value: Any) -> str:
-    """Return the text of a field: as it is, empty for null, else as JSON."""
+    """Return the text of a field: a text unchanged, null as an empty text, other values as JSON."""
     value = value if isinstance(value, str) else _plain(value)
     return value if isinstance(value, str) else "" if value is None else _as_json(value)
 
 
 def _columns(task: Task, separator: str) -> dict[str, Callable[[Answer], Any]]:
-    """Return the columns of a task's answers, each with what takes its value from an answer.
+    """Return the columns of a task's answers, each with a function that reads its value from an answer.
 
-    Probabilities have a column for each label; where an answer shows those of the best labels only, a pair of columns for
-    each rank.
+    Probabilities have one column per label; if an answer shows only the best labels, a pair of columns per rank.
     """
     names: tuple[str, ...] = getattr(task, "label_names", ())
     columns: dict[str, Callable[[Answer], Any]] = {}
@@ -194,7 +193,7 @@ def _ranked(rank: int, which: int, answer: Answer) -> Any:
 
 def _check_separator(names: Iterable[str], separator: str) -> None:
     holding = next((name for name in names if separator in name), None)
-    if holding is not None:  # an empty one is in every name
+    if holding is not None:  # an empty separator is part of every name
         raise UserError(
             f"label {holding!r} contains {separator!r}, which separates several labels in one field: choose another "
             "--label_separator, or write JSON lines"

@@ -1,4 +1,4 @@
-"""`jaxbert bench`: time training and prediction of a configuration, once or for every combination of some settings."""
+"""`jaxbert bench`: times training and prediction of a configuration, or of every combination of some settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _MAIN_KEYS = (
 
 
 def run(arguments: list[str]) -> int:
-    """Time; a table for people, and all numbers as JSON where `--output` names a file."""
+    """Run the benchmark; print a table, and write all numbers as JSON if `--output` names a file."""
     parser = _make_parser()
     values = parse(parser, arguments)
     options = _options(values)
@@ -79,7 +79,7 @@ def _options(values: Namespace) -> BenchOptions:
 
 
 def _flags(options: BenchOptions) -> list[str]:
-    """Return the command line of `options`."""
+    """Return `options` as flags of the command line."""
     flags = []
     for name, value in dataclasses.asdict(options).items():
         if value is not None:
@@ -115,7 +115,7 @@ def _run_once(config: Config, options: BenchOptions, values: Namespace) -> int:
 
 
 def _write(result: dict[str, Any], output: str | None) -> str:
-    """Write the JSON where it is asked for, and say where it is."""
+    """Write the JSON if a file is named; return a sentence with its path."""
     if output is None:
         return "--output FILE saves all numbers"
     write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")

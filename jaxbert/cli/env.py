@@ -1,4 +1,4 @@
-"""`jaxbert env`: versions, devices and folders, for the report of a fault."""
+"""`jaxbert env`: shows versions, devices and folders, for a bug report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxbert.errors import one_line
 
 
 def run(arguments: list[str]) -> int:
-    """Print what a run would stand on."""
+    """Print the environment of a run."""
     parse(make_parser("env", "Print versions, devices and cache folders, for the report of a fault."), arguments)
     import jax
 

@@ -1,4 +1,4 @@
-"""`jaxbert evaluate`: measure a model on labelled examples."""
+"""`jaxbert evaluate`: measures a model on labelled examples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MAIN_KEYS = (
 
 
 def run(arguments: list[str]) -> int:
-    """Evaluate; a table for people, and all metrics as JSON."""
+    """Evaluate a model; print a table, and write all metrics as JSON."""
     parser = make_parser("evaluate", "Measure a model on labelled examples.", _USAGE, _MAIN_KEYS)
     add_options(parser)
     parser.add_argument("--data", type=str, required=True, help="The labelled examples: a file, hf:NAME or tfds:NAME.")

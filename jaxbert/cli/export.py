@@ -1,4 +1,4 @@
-"""`jaxbert export`: write a checkpoint of a run as a Hugging Face folder."""
+"""`jaxbert export`: writes a checkpoint of a run as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxbert.cli.parsing import make_parser, parse
 
 
 def run(arguments: list[str]) -> int:
-    """Export; print where."""
+    """Export a checkpoint; print the folder."""
     parser = make_parser("export", "Write a checkpoint of a run as a Hugging Face folder.")
     parser.add_argument("--run", type=str, required=True, help="The run folder (train.output_dir).")
     parser.add_argument("--step", type=str, default="best", help="The checkpoint: last, best or a step number.")

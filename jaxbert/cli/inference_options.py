@@ -1,4 +1,4 @@
-"""The options that `predict` and `evaluate` share, and what they open."""
+"""The options that `predict` and `evaluate` share, and the opening of their model."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 LABEL_OPTIONS = ("label", "label_format", "label_map")
-"""Keys of the section `data` that say what labels are: of `evaluate` alone."""
+"""Keys of the section `data` about labels; only `evaluate` has them."""
 READING_OPTIONS = tuple(key for key in (*COLUMN_KEYS, *FILE_KEYS) if key not in LABEL_OPTIONS)
-"""Keys that say how a source is read."""
+"""Keys about reading a source."""
 COMPUTING_OPTIONS = ("max_length", "lower_case", "batch_size", "precision")
-"""Keys that say how a model computes."""
+"""Keys about the computation of a model."""
 
 
 def add_options(parser: ArgumentParser, **other_defaults: Any) -> None:
-    """Add the model, the columns, and how it is computed."""
+    """Add the options of the model, the columns and the computation."""
     parser.add_argument(
         "--model", type=str, required=True, help="The model: an exported folder, a run folder or a name on the Hub."
     )
@@ -40,16 +40,16 @@ def add_options(parser: ArgumentParser, **other_defaults: Any) -> None:
 
 
 def data_config(values: Namespace) -> DataConfig:
-    """Return the options that say how a file is read.
+    """Return the options about reading a file.
 
     Raises:
-      UserError: for one that is wrong.
+      UserError: if one is wrong.
     """
     return DataConfig(**{name: values[name] for name in (*READING_OPTIONS, *LABEL_OPTIONS) if name in values})
 
 
 def open_model(values: Namespace, source: str) -> TrainedModel:
-    """Check the sizes, and that `source` can be read, and open the model."""
+    """Check the sizes, and that `source` can be read; then open the model."""
     options = InferenceOptions(**{name: values[name] for name in (*COMPUTING_OPTIONS, "top_k") if name in values})
     from jaxbert.data.sources import STDIN, check_source
 

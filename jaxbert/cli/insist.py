@@ -1,4 +1,4 @@
-"""Ctrl-C that is not lost: `KeyboardInterrupt` is raised until somebody has heard it."""
+"""Makes Ctrl-C reliable: `KeyboardInterrupt` is raised again until it is caught."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ _again: threading.Timer | None = None
 
 
 def listen() -> None:
-    """Take over SIGINT from Python, unless it is ignored, as under nohup."""
+    """Replace Python's handler of SIGINT, unless the signal is ignored, as under nohup."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
         sys.unraisablehook = _drop_interruption
 
 
 def heard() -> None:
-    """Raise no more for the last interruption: it was caught, and what ends the work begins."""
+    """Stop raising the last interruption: it was caught, and the work is about to end."""
     if _again is not None:
         _again.cancel()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Raise `KeyboardInterrupt`, and again every second until it is heard.
+    """Raise `KeyboardInterrupt`, and again every second until `heard` is called.
 
-    One that is raised inside a callback or a conversion of a library may be dropped there (seen with NumPy and jaxlib).
+    An exception that is raised inside a callback or a conversion of a library may be lost (seen with NumPy and jaxlib).
     """
     global _again
     _again = threading.Timer(_SECONDS, signal.pthread_kill, [threading.main_thread().ident, signal.SIGINT])
@@ -38,6 +38,6 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _drop_interruption(dropped: Any) -> None:
-    """Say nothing of an interruption that a callback could not raise: it comes again."""
+    """Print nothing about an interruption that a callback could not raise: it is raised again."""
     if not issubclass(dropped.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(dropped)

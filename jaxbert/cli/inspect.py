@@ -1,4 +1,4 @@
-"""`jaxbert inspect`: show what a run would read, without training."""
+"""`jaxbert inspect`: shows the data that a run would read, without training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAIN_KEYS = (
 
 
 def run(arguments: list[str]) -> int:
-    """Inspect; a table for people, and everything as JSON where `--output` names a file."""
+    """Inspect the data; print a table, and write everything as JSON if `--output` names a file."""
     parser = make_parser("inspect", "Show how the data of a run are read, without training.", _USAGE, _MAIN_KEYS)
     add_config(parser)
     parser.add_argument(

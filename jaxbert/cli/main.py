@@ -1,6 +1,6 @@
-"""The entry: choose the verb, and turn what it raises into one line and an exit code.
+"""The entry point: choose the verb, and turn its errors into one line and an exit code.
 
-0 done; 2 the input or the configuration is wrong; 75 stopped by a signal after saving; anything else is a bug.
+Exit codes: 0 done; 2 wrong input or configuration; 75 stopped by a signal after saving; any other is a bug.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _USAGE = "usage: jaxbert VERB [options]      jaxbert VERB --help\n"
 
 
 class _Notes(logging.Handler):
-    """Print each note once."""
+    """Prints each note once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,15 +82,15 @@ def _nothing_saved(arguments: Sequence[str]) -> str:
 def entry() -> NoReturn:
     """Run one verb and end the process.
 
-    One that was interrupted or has failed ends at once: jaxlib may still be compiling in a thread of its own, and crashes
-    if the interpreter is taken down under it (seen with 0.10.2); writes of a checkpoint that failed would speak last. One of
-    several processes ends as `launch` says.
+    An interrupted or failed process ends at once: jaxlib may still be compiling in its own thread, and crashes if the
+    interpreter ends before it (seen with 0.10.2); failed writes of a checkpoint would print after the error. One of several
+    processes ends as described in `launch`.
     """
     insist.listen()
     _open_closed()
     try:
         code = main()
-    except SystemExit as ended:  # the parser's, after --help and --print_config
+    except SystemExit as ended:  # raised by the parser after --help and --print_config
         code = ended.code if isinstance(ended.code, int) else 0
     except Exception:
         traceback.print_exc()
@@ -103,18 +103,18 @@ def entry() -> NoReturn:
 
 
 def _open_closed() -> None:
-    """Open /dev/null in the place of a closed stream: a file would get its number, and what is said would go there."""
+    """Open /dev/null in place of a closed stream: else a file would get its number, and messages would be written to it."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (for the life of the process)
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (stays open for the life of the process)
 
 
 def _flushed(code: int) -> int:
-    """Write out what is buffered, and return the exit code: 1 where nobody reads it, 2 where it cannot be written."""
+    """Flush the output, and return the exit code: 1 if nobody reads it, 2 if it cannot be written."""
     sys.stderr.flush()
     if sys.stdout is None:
         return code
@@ -143,7 +143,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _quiet() -> None:
-    """Leave our own notes on the terminal, and hold back the libraries' advice to programmers."""
+    """Show only our own notes on the terminal, and hide the libraries' messages to programmers."""
     for name, value in {
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
@@ -160,7 +160,7 @@ def _quiet() -> None:
 
 
 def _harmless(message: str) -> str:
-    """Return a message as one line without the control characters that a name in a file may hold."""
+    """Return a message as one line without control characters, which a name in a file may hold."""
     line = " ".join(message.split())
     return line if line.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 

@@ -1,7 +1,6 @@
-"""Results to a file or to standard output: whether they can be written is asked before the work.
+"""Writes results to a file or to standard output, and checks before the work whether they can be written.
 
-What is written is UTF-8 whatever the locale says; half of a surrogate pair, which UTF-8 has no form for, becomes the escape
-that JSON has for it.
+Output is UTF-8 in any locale; half of a surrogate pair, which UTF-8 cannot encode, is written as JSON's escape.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ _STDOUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 _CLOSED = "standard output is closed: redirect it to a file or a pipe"
 _OTHER_FORMATS = (".csv", ".tsv", ".parquet", ".xlsx", ".xls", ".gz", ".bz2", ".xz", ".zst", ".zip")
 TABLES = {".csv": ",", ".tsv": "\t"}
-"""Extensions of tables, with what separates their fields."""
+"""The extensions of tables, with the separator of their fields."""
 
 
 def prepare_streams() -> None:
-    """Let standard output and standard error take every character.
+    """Let standard output and standard error accept every character.
 
-    Standard output is UTF-8, for programs read it. A terminal that is not keeps its encoding, with JSON's escapes for what
-    it cannot show; so does standard error, with Python's.
+    Standard output is UTF-8, because programs read it. A terminal with another encoding keeps it; characters that it lacks
+    are written as JSON's escapes. Standard error keeps its encoding too, with Python's escapes.
     """
     for stream, keeps in ((sys.stdout, _is_terminal(sys.stdout)), (sys.stderr, True)):
         if isinstance(stream, io.TextIOWrapper):
@@ -48,7 +47,7 @@ def _is_terminal(stream: Any) -> bool:
 
 
 def _escaped(error: UnicodeError) -> tuple[str, int]:
-    """Escape characters as JSON does: those outside the first plane by two escapes."""
+    """Escape characters as JSON does: characters outside the first plane by two escapes."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass").hex()
@@ -59,16 +58,16 @@ codecs.register_error("json", _escaped)
 
 
 def check_output(output: str, flag: str = "--output", *, tables: bool = False, source: str | None = None) -> None:
-    """Check before the work that its result, which `flag` named, can be written.
+    """Check before the work that its result can be written.
 
     Args:
       output: a file, or `-` for standard output.
-      flag: for messages.
+      flag: the flag that named the output; for messages.
       tables: whether the result may be a table.
       source: a file that the work reads, which its result must not replace.
 
     Raises:
-      UserError: if it cannot.
+      UserError: if the result cannot be written.
       BrokenPipeError: if nobody reads standard output any more.
     """
     if output in _STDOUT:
@@ -105,12 +104,12 @@ def _check_no_folder(path: Path | epath.Path, said: str) -> None:
 
 
 def _check_stdout() -> None:
-    """Write nothing, which a full device refuses, and ask whether a pipe still has a reader."""
+    """Write nothing, which fails on a full device, and check whether a pipe still has a reader."""
     if sys.stdout is None:
         raise UserError(_CLOSED)
     try:
         number = sys.stdout.fileno()
-    except OSError:  # a stream that another program put in its place
+    except OSError:  # another program replaced the stream
         return
     with _stdout_errors():
         os.write(number, b"")
@@ -136,7 +135,7 @@ def _stdout_errors() -> Iterator[None]:
 
 
 def _try_file(path: Path, said: str) -> None:
-    """Ask the system whether a file can be written, without touching what is there."""
+    """Check whether a file can be written, without changing its content."""
     if path.exists() and not os.access(path, os.W_OK):
         raise UserError(f"{said}: no permission to overwrite it")
     if not _is_device(path):
@@ -151,7 +150,7 @@ def _try_file(path: Path, said: str) -> None:
     mode = path.stat().st_mode
     if not stat.S_ISCHR(mode) and not stat.S_ISFIFO(mode):
         raise UserError(f"{said}: it is a {'disk' if stat.S_ISBLK(mode) else 'socket'}: name a file")
-    if stat.S_ISCHR(mode):  # a pipe is not opened here: its reader would take the closing for the end
+    if stat.S_ISCHR(mode):  # a pipe is not opened here: its reader would take the close for the end
         number = os.open(path, os.O_WRONLY | os.O_NOCTTY)
         try:
             os.write(number, b"")
@@ -160,15 +159,15 @@ def _try_file(path: Path, said: str) -> None:
 
 
 def _is_device(path: Path) -> bool:
-    """Say whether something is there that is written to as it is: a pipe, a terminal, /dev/null."""
+    """Return whether the path is written to directly: a pipe, a terminal, /dev/null."""
     return path.exists() and not path.is_file()
 
 
 def write_text(output: str, text: str | Iterable[str], *, live: bool = False) -> None:
-    """Write a text, or its pieces, to a file, whole or not at all, or to standard output for `-`, each as it comes.
+    """Write a text, or its pieces, to a file, whole or not at all; for `-`, write each piece to standard output as it comes.
 
-    With `live` a file too has each piece as it comes, and keeps them where the work ends early; in a bucket they are there
-    at the end.
+    With `live` each piece is also written to a file as it comes, and stays there if the work ends early; in a bucket the
+    file appears at the end.
 
     Raises:
       UserError: if the file cannot be written.
@@ -188,7 +187,7 @@ def write_text(output: str, text: str | Iterable[str], *, live: bool = False) ->
 
 
 def write_out(text: str) -> None:
-    """Write to standard output, at once.
+    """Write to standard output without delay.
 
     Raises:
       UserError: if it cannot be written.
@@ -211,7 +210,7 @@ def _file_errors(said: str) -> Iterator[None]:
 
 @contextmanager
 def _opened(output: str, said: str, live: bool) -> Iterator[io.TextIOWrapper]:
-    """Give a file to write to; unless it is written as it stands, it gets its name at the end."""
+    """Open a file for writing; unless it is written in place, it gets its final name at the end."""
     if "://" in output:
         with _sent_to_bucket(output, said, live) as file:
             yield file
@@ -253,7 +252,7 @@ def _open_text(path: Path, said: str) -> io.TextIOWrapper:
 
 
 def _put_in_place(unfinished: Path, path: Path) -> None:
-    """Give a finished file its name; where a container has mounted that very file, its content."""
+    """Rename a complete file to `path`; if a container has mounted that very file, replace its content instead."""
     if path.exists():
         shutil.copymode(path, unfinished)
     try:

@@ -1,4 +1,4 @@
-"""Arguments of the command line: one parser a verb, its two helps, and errors that name the nearest flag."""
+"""Arguments of the command line: one parser per verb, its two helps, and errors that name the nearest flag."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from jaxbert.settings import check_keys, explain, nearest_key, range_of
 
 _HELP, _HELP_ALL = ("-h", "--help"), "--help_all"
 _GLUE = "\0"
-"""Stands for a space at which a line is not broken."""
+"""Replaces a space at which a line must not be broken."""
 
 
 class _Formatter(DefaultHelpFormatter):
-    """Write types as people read them, and the range of a number behind its type."""
+    """Writes types in plain words, and the range of a number after its type."""
 
     def _get_type_str(self, action: argparse.Action) -> str | None:
         kind = super()._get_type_str(action)
@@ -33,7 +33,7 @@ class _Formatter(DefaultHelpFormatter):
 
 
 def _readable(kind: str) -> str:
-    """Return a type without Python's words: `one of a, b`, `float | null`."""
+    """Return a type in plain words: `one of a, b`, `float | null`."""
     kind = re.sub(r"Literal\[(.*?)\]", lambda found: _choices(found[1].replace("'", "")), kind)
     if union := re.fullmatch(r"Optional\[(.*)\]", kind):
         return f"{union[1]} | null"
@@ -47,15 +47,15 @@ def _choices(names: str) -> str:
 
 
 class Parser(ArgumentParser):
-    """The parser of a verb; what is wrong in its arguments is raised."""
+    """The parser of a verb; mistakes in its arguments are raised as errors."""
 
     usage_text = ""
-    """What the short help opens with: an example, where data come from, where results go."""
+    """The beginning of the short help: an example, the source of data, the place of results."""
     main_keys: tuple[str, ...] = ()
-    """What the short help explains; empty where the verb has few options, and one help."""
+    """The keys that the short help explains; empty if the verb has few options, and only one help."""
 
     def short_help(self) -> str:
-        """Return how the verb is used, the keys that matter most, and the other keys with their defaults."""
+        """Return the short help: the usage, the explained main keys, and the other keys with their defaults."""
         width = shutil.get_terminal_size().columns - 2
         formatter = _Formatter(self.prog)
         options = {action.dest: action for action in self._actions if _is_value(action, self._actions)}
@@ -77,7 +77,7 @@ class Parser(ArgumentParser):
 
 
 def _is_value(action: argparse.Action, actions: Iterable[argparse.Action]) -> bool:
-    """Say whether an option is a key: no help, no `--print_config`, and no whole section."""
+    """Return whether an option is a key, and not a help, `--print_config` or a whole section."""
     if not action.option_strings or action.dest in ("help", "help_all", "print_config"):
         return False
     return not any(other.dest.startswith(f"{action.dest}.") for other in actions)
@@ -91,13 +91,13 @@ def _default(action: argparse.Action) -> str:
 
 
 def make_parser(verb: str, description: str, usage_text: str = "", main_keys: Sequence[str] = ()) -> Parser:
-    """Return an empty parser whose mistakes are raised.
+    """Return an empty parser that raises errors for mistakes.
 
     Args:
-      verb: of the command line.
-      description: what it does, one sentence.
-      usage_text: what the short help opens with.
-      main_keys: what the short help explains.
+      verb: the verb of the command line.
+      description: the purpose of the verb, one sentence.
+      usage_text: the beginning of the short help.
+      main_keys: the keys that the short help explains.
     """
     parser = Parser(prog=f"jaxbert {verb}", description=description, exit_on_error=False, formatter_class=_Formatter)
     parser.usage_text, parser.main_keys = usage_text, tuple(main_keys)
@@ -107,7 +107,7 @@ def make_parser(verb: str, description: str, usage_text: str = "", main_keys: Se
 
 
 def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
-    """Parse, turning every mistake into one line; `--max-length` is taken for `--max_length`.
+    """Parse arguments; every mistake becomes a one-line error, and `--max-length` is read as `--max_length`.
 
     Raises:
       UserError: for an unknown flag or key (with the nearest valid one) or a value of the wrong type.
@@ -130,7 +130,7 @@ def parse(parser: Parser, arguments: Sequence[str]) -> Namespace:
 
 
 def _underscored(argument: str) -> str:
-    """Return an argument with the flag in it spelled with underscores."""
+    """Return an argument with underscores in its flag."""
     if not argument.startswith("--"):
         return argument
     flag, equals, value = argument[2:].partition("=")
@@ -145,7 +145,7 @@ def _check_flags(arguments: Sequence[str], flags: list[str]) -> None:
 
 
 def _check_files(arguments: Sequence[str]) -> None:
-    """Check the keys of every file behind `--config`."""
+    """Check the keys of every file after `--config`."""
     for flag, value in itertools.pairwise([*arguments, ""]):
         if flag == "--config":
             check_keys(value)

@@ -1,4 +1,4 @@
-"""`jaxbert plan`: compile the step of a configuration for devices that need not be here, and say what it needs there."""
+"""`jaxbert plan`: compiles the step of a configuration for devices that this machine need not have, and shows its needs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _MAIN_KEYS = (
 
 
 def run(arguments: list[str]) -> int:
-    """Plan; a table for people, and all numbers as JSON where `--output` names a file."""
+    """Make the plan; print a table, and write all numbers as JSON if `--output` names a file."""
     values = parse(_make_parser(), arguments)
     config, options = to_config(values), PlanOptions(**{name: values[name] for name in _OPTIONS})
     if values.topology is None:
@@ -98,7 +98,7 @@ def _show(result: dict[str, Any], output: str | None) -> None:
 
 
 def _refusal(planner: Planner, attempt: Attempt, found: FittingPlan | None) -> str:
-    """Say in one line what is lacking, and the way out."""
+    """Return one line that says what is missing and how to fix it."""
     from jaxbert.plan.table import gib
 
     rows, target = attempt.workload.rows, planner.target

@@ -1,4 +1,4 @@
-"""`jaxbert predict`: answer for texts from a file, or for lines as they come."""
+"""`jaxbert predict`: predicts texts from a file, or lines as they arrive."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jaxbert.train.evaluate import Chunk
 
 _ANSWERS = 1024
-"""Answers that are made at once: they are a hundred times as large as the predictions."""
+"""Answers that are made at once: they take a hundred times the memory of the predictions."""
 _USAGE = """\
 Example:  jaxbert predict --model runs/reviews --input new.csv --output answers.jsonl
           echo "What a film" | jaxbert predict --model runs/reviews --input -
@@ -35,7 +35,7 @@ _MAIN_KEYS = (
 
 
 def run(arguments: list[str]) -> int:
-    """Predict; one JSON line an example, or a row of a table, in input order."""
+    """Predict; write one JSON line or one row of a table per example, in input order."""
     values = parse(_make_parser(), arguments)
     data, kept = data_config(values), parse_keep(values.keep)
     check_output(values.output, tables=True, source=values.input)
@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> int:
     write = make_writer(values.output, model.task, kept, values.label_separator)
     feed = model.open_inputs(values.input, data, tuple(kept))
     live = values.input == STDIN and stdin_waits()
-    seen = values.output == "-" and sys.stdout.isatty()  # answers are progress enough
+    seen = values.output == "-" and sys.stdout.isatty()  # the answers on the terminal show the progress
     counted = ReadingProgress(feed.name, "predicting", silent=live or seen)
     with counted, closing(model.predict(feed, may_wait=live)) as predictions:
         pieces = _texts(predictions, model.task, write, counted.add)
@@ -97,7 +97,7 @@ def _texts(
     write: Callable[[Iterable[tuple[Answer, Answer]]], str],
     count: Callable[[int], None],
 ) -> Iterator[str]:
-    """Yield the answers as text, some at a time, and count those that have been taken."""
+    """Yield the answers as text, some at a time; `count` receives the number of answers that were written."""
     for chunk, values in predictions:
         examples = chunk.examples
         for first in range(0, len(examples), _ANSWERS):

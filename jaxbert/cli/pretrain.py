@@ -1,4 +1,4 @@
-"""`jaxbert pretrain`: learn the language of raw text, from a new model or a checkpoint, and export it for fine-tuning."""
+"""`jaxbert pretrain`: trains a new model or a checkpoint on raw text, and exports it for fine-tuning."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MAIN_KEYS = (
 
 
 def run(arguments: list[str]) -> int:
-    """Pretrain; exit 75 if a signal stopped the run after saving."""
+    """Pretrain; exit with 75 if a signal stopped the run after saving."""
     parser = make_parser("pretrain", "Pretrain BERT on raw text and export it for fine-tuning.", _USAGE, _MAIN_KEYS)
     add_config(parser)
     values = parse(parser, arguments)

@@ -1,6 +1,6 @@
-"""`jaxbert bench --sweep`: check every combination, time them one by one, and show what came out.
+"""`jaxbert bench --sweep`: checks every combination, times them one after another, and shows the results.
 
-This process never starts JAX: the devices are the combinations'.
+This process never starts JAX: the combinations need the devices.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _IMAGES = (".png", ".svg", ".pdf")
 
 
 def run_sweep(parser: Parser, arguments: list[str], values: Namespace, options: BenchOptions, flags: list[str]) -> int:
-    """Time every combination; what fails is a row that says so, and what an interruption leaves is kept.
+    """Time every combination; a failure becomes a row with its error, and an interruption keeps the finished rows.
 
     Args:
-      parser: of the command line.
-      arguments: the command line.
-      values: what it says.
-      options: the part of it that is not the configuration.
-      flags: what each combination's command line says besides the configuration and the lengths.
+      parser: the parser of the command line.
+      arguments: the arguments of the command line.
+      values: the parsed arguments.
+      options: the options that are not part of the configuration.
+      flags: flags of each combination's command line besides the configuration and the lengths.
     """
     from jaxbert.terminal import console
 
@@ -57,7 +57,7 @@ def run_sweep(parser: Parser, arguments: list[str], values: Namespace, options: 
 
 
 def _check_axes(parser: Parser, arguments: list[str], axes: Axes) -> None:
-    """Check each key, and each value by itself as the command line would."""
+    """Check each key, and each value separately, as the command line would."""
     known = [*KEYS, "lengths"]
     for key, texts in axes.items():
         if key not in known:
@@ -67,7 +67,7 @@ def _check_axes(parser: Parser, arguments: list[str], axes: Axes) -> None:
 
 
 def _plot_path(values: Namespace) -> Path | None:
-    """Return where the image goes: as asked, or beside the JSON; none beside one in a bucket."""
+    """Return the path of the image: as given, or beside the JSON; None if that is in a bucket."""
     plot = values.plot
     if plot is None:
         if values.output in (None, "-") or "://" in values.output:
@@ -84,7 +84,7 @@ def _plot_path(values: Namespace) -> Path | None:
 
 
 def _time_all(parser: Parser, arguments: list[str], axes: Axes, flags: list[str], rows: list[Row]) -> None:
-    """Add a row for each combination; an interruption leaves those that are there."""
+    """Append a row for each combination; an interruption keeps the rows so far."""
     from rich.text import Text
 
     from jaxbert.terminal import console

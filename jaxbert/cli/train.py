@@ -1,4 +1,4 @@
-"""`jaxbert train`: fine-tune BERT for a task and export it."""
+"""`jaxbert train`: fine-tunes BERT for a task and exports it."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _MAIN_KEYS = (
 
 
 def run(arguments: list[str]) -> int:
-    """Train; exit 75 if a signal stopped the run after saving."""
+    """Train; exit with 75 if a signal stopped the run after saving."""
     parser = make_parser("train", "Fine-tune BERT for a task (--task) and export it.", _USAGE, _MAIN_KEYS)
     add_config(parser)
     return train(to_config(parse(parser, arguments)))
 
 
 def train(config: Config) -> int:
-    """Do the run that `config` says, and return the exit code."""
+    """Run the configuration, and return the exit code."""
     from jaxbert.tasks.reading import training_spec
 
-    training_spec(config.data)  # before a model is fetched from the Hub
+    training_spec(config.data)  # before a model is downloaded from the Hub
     from jaxbert.api.finetune import start_run
     from jaxbert.errors import STOPPED_EXIT_CODE, StoppedError
     from jaxbert.terminal import console

@@ -1,1 +1,1 @@
-"""The start of a run on several machines: who takes part, and JAX's runtime between them."""
+"""The start of a run on several machines: its processes, and JAX's runtime between them."""

@@ -1,7 +1,7 @@
-"""One function a launcher: from the variables that it sets to the place of this process, or None where it set none.
+"""One function per launcher: it reads the launcher's variables and returns the place of this process, or None without them.
 
-JAX's own detection does the rest for TPUs, for Kubernetes' API and for mpi4py. For Slurm and Open MPI all is said here:
-JAX would give each process the one GPU of its local number, also where it is to have all of them or was bound to its own.
+JAX's own detection does the rest for TPUs, for Kubernetes' API and for mpi4py. For Slurm and Open MPI everything is given
+here: JAX would give each process the one GPU of its local number, even if it should use all GPUs or was bound to its own.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from jaxbert.errors import UserError
 from jaxbert.launch.place import Environment, ProcessPlace, check, read_number, require
 
 METADATA_HOSTS, METADATA_WORKER = "worker-network-endpoints", "agent-worker-number"
-"""What the metadata of a TPU VM calls its hosts and the number of this one."""
+"""The names of a TPU VM's metadata for its hosts and for the number of this one."""
 _FIRST_PORT, _PORTS = 61440, 4096
 _JOBSET_PORT = 8476
 
 
 def open_mpi(environment: Environment) -> ProcessPlace | None:
-    """`mpirun`: it also runs inside of a Slurm job, whose variables are then those of its own daemons."""
+    """Read the place in a run of `mpirun`, also inside a Slurm job, whose variables then belong to mpirun's daemons."""
     size, rank = "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"
     if not {size, rank} & environment.keys():
         return None
@@ -46,7 +46,7 @@ def open_mpi(environment: Environment) -> ProcessPlace | None:
 
 
 def _open_mpi_coordinator(environment: Environment, one_machine: bool) -> str | None:
-    """Return the machine of `mpirun`, which is that of process 0 as well; Open MPI 5 does not tell it."""
+    """Return the machine of `mpirun`, which also runs process 0; Open MPI 5 does not name it."""
     launcher = environment.get("OMPI_MCA_orte_hnp_uri", "")
     port = _port(environment, launcher or environment.get("PMIX_NAMESPACE", ""))
     if one_machine:
@@ -59,7 +59,7 @@ def _open_mpi_coordinator(environment: Environment, one_machine: bool) -> str | 
 
 
 def slurm(environment: Environment) -> ProcessPlace | None:
-    """A step of `srun`. The shell of `salloc` and the script of `sbatch` are none, whatever the job's size."""
+    """Read the place in a step of `srun`. The shell of `salloc` and the script of `sbatch` are no step."""
     if "SLURM_JOB_ID" not in environment or not in_slurm_step(environment):
         return None
     cluster = f"Slurm job {environment['SLURM_JOB_ID']}"
@@ -85,12 +85,12 @@ def slurm(environment: Environment) -> ProcessPlace | None:
 
 
 def in_slurm_step(environment: Environment) -> bool:
-    """Say whether `srun` started this process, or what started it."""
+    """Return whether `srun` started this process or one of its parents."""
     return bool({"SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS"} & environment.keys())
 
 
 def first_host(nodes: str) -> str:
-    """Return the first of Slurm's compressed names: `n001` of `n[001-004,7]`, `a1-ib` of `a[1-2]-ib,b`."""
+    """Return the first of Slurm's compressed host names: `n001` of `n[001-004,7]`, `a1-ib` of `a[1-2]-ib,b`."""
     found = re.match(r"([^,\[]+)(?:\[(\w+)[^]]*\])?([^,\[]*)", nodes)
     if found is None:
         raise UserError(f"SLURM_STEP_NODELIST is {nodes!r}, which names no machine")
@@ -98,7 +98,7 @@ def first_host(nodes: str) -> str:
 
 
 def _slurm_local_processes(environment: Environment) -> int | None:
-    """Return how many processes this machine has: entry SLURM_NODEID of a list such as `2(x3),1`."""
+    """Return the number of processes on this machine: entry SLURM_NODEID of a list such as `2(x3),1`."""
     counts: list[int] = []
     for part in filter(None, environment.get("SLURM_STEP_TASKS_PER_NODE", "").split(",")):
         found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
@@ -110,7 +110,7 @@ def _slurm_local_processes(environment: Environment) -> int | None:
 
 
 def tpu(environment: Environment) -> ProcessPlace | None:
-    """The hosts of a TPU slice, or of several slices, as GKE says in variables and a TPU VM in its metadata."""
+    """Read the place among the hosts of one or several TPU slices, from GKE's variables or a TPU VM's metadata."""
     if environment.get("JAX_PLATFORMS") == "cpu":
         return None
     hosts_from, worker_from = _tpu_sources(environment)
@@ -139,7 +139,7 @@ def tpu(environment: Environment) -> ProcessPlace | None:
 
 
 def _tpu_sources(environment: Environment) -> tuple[str, str]:
-    """Return where the names of the hosts are, and the number of this one."""
+    """Return the names of the variables that hold the hosts and the number of this one."""
     for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
         if environment.get(name):
             return name, "TPU_WORKER_ID"
@@ -151,9 +151,9 @@ def _tpu_sources(environment: Environment) -> tuple[str, str]:
 
 
 def jobset(environment: Environment) -> ProcessPlace | None:
-    """A pod of a Kubernetes JobSet, told by variables that its manifest takes from the annotations.
+    """Read the place in a Kubernetes JobSet, from variables that its manifest sets from the annotations.
 
-    A pod of an indexed Job alone may be one of many independent ones, and is taken for that.
+    A pod of an indexed Job without a JobSet may be one of many independent pods, and counts as one.
     """
     name = environment.get("JOBSET_NAME", "")
     if not name:
@@ -179,13 +179,13 @@ def jobset(environment: Environment) -> ProcessPlace | None:
 
 
 def _port(environment: Environment, job: str = "", default: int | None = None) -> int:
-    """Return the port that JAX_COORDINATOR_PORT names, else one that all processes of a job agree on."""
+    """Return the port in JAX_COORDINATOR_PORT, or else a port that all processes of a job compute alike."""
     named = read_number(environment, "JAX_COORDINATOR_PORT", least=1)
     return named or default or _FIRST_PORT + zlib.crc32(job.encode()) % _PORTS
 
 
 def _own_devices(environment: Environment, local_process: int, local_processes: int | None) -> tuple[int, ...] | None:
-    """Share the GPUs of a machine among its processes; None for all that this one sees.
+    """Divide the GPUs of a machine among its processes; return None for all GPUs that this process sees.
 
     Raises:
       UserError: if there are more processes than GPUs.
@@ -196,7 +196,7 @@ def _own_devices(environment: Environment, local_process: int, local_processes: 
     if visible is None:
         return (local_process,)
     seen = len([device for device in visible.split(",") if device.strip()])
-    if seen <= 1 or local_processes is None:  # bound to its own by the launcher
+    if seen <= 1 or local_processes is None:  # the launcher bound the process to its own GPU
         return None if seen <= 1 else (local_process,)
     if seen < local_processes:
         raise UserError(

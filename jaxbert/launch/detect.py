@@ -1,6 +1,6 @@
-"""From environment variables to the place of this process in its run. Pure: no JAX, no machine is asked.
+"""Finds the place of this process in its run from environment variables. Pure: it needs no JAX and asks no machine.
 
-What the user says (`launch`, then JAX's own variables) goes before what a launcher says.
+The user's settings (`launch`, then JAX's own variables) override those of a launcher.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _JAX = "JAX's own variables"
 
 
 def locate_process(launch: LaunchConfig, environment: Environment) -> ProcessPlace | None:
-    """Find the place of this process; None where nothing says that there are others.
+    """Find the place of this process; return None if nothing indicates other processes.
 
     Args:
-      launch: what the user says.
-      environment: variables; on a TPU VM the attributes of its metadata as well, under their own names.
+      launch: the section `launch` of the configuration.
+      environment: the variables; on a TPU VM also the attributes of its metadata, under their own names.
 
     Raises:
-      UserError: if variables contradict each other or say half of what is needed, or if `launch.distributed` is `on` and
-        nothing is said.
+      UserError: if variables contradict each other or are incomplete, or if `launch.distributed` is `on` and no variable is
+        set.
     """
     if launch.distributed == "off":
         return None
@@ -42,7 +42,7 @@ def locate_process(launch: LaunchConfig, environment: Environment) -> ProcessPla
 
 
 def detect(environment: Environment) -> ProcessPlace | None:
-    """Find the place of this process by the environment alone."""
+    """Find the place of this process from the environment alone."""
     launchers = (
         clusters.open_mpi(environment) or clusters.slurm(environment),
         clusters.tpu(environment) or clusters.jobset(environment),
@@ -60,7 +60,7 @@ def detect(environment: Environment) -> ProcessPlace | None:
 
 
 def _explicit(environment: Environment) -> ProcessPlace:
-    """Take JAX's own variables for all that is to be known."""
+    """Return the place that JAX's own variables give, without reading others."""
     number = read_number(environment, _NUMBER, least=1)
     if number == 1:
         return ProcessPlace(_JAX, 1, 0, variables=(_NUMBER, _PROCESS))
@@ -85,7 +85,7 @@ def _named(variable: str) -> str:
 
 
 def _check_said(environment: Environment, place: ProcessPlace) -> None:
-    """Refuse numbers in JAX's own variables that are not those of the launcher."""
+    """Raise an error if numbers in JAX's own variables differ from the launcher's."""
     for name, value, source in zip((_NUMBER, _PROCESS), (place.processes, place.process), place.variables, strict=True):
         said = read_number(environment, name)
         if said is not None and value is not None and said != value:
@@ -96,7 +96,7 @@ def _check_said(environment: Environment, place: ProcessPlace) -> None:
 
 
 def _check_agree(one: ProcessPlace, other: ProcessPlace) -> None:
-    """Refuse two launchers that see different runs."""
+    """Raise an error if two launchers see different runs."""
     if other.processes is None or one.processes is None or one.processes == other.processes:
         return
     raise UserError(
@@ -107,7 +107,7 @@ def _check_agree(one: ProcessPlace, other: ProcessPlace) -> None:
 
 
 def _with_address(place: ProcessPlace, environment: Environment) -> ProcessPlace:
-    """Let an address that the user gave go before the launcher's."""
+    """Return the place with the user's address, if there is one, instead of the launcher's."""
     address = _address(environment)
     if address is None:
         return place
@@ -116,7 +116,7 @@ def _with_address(place: ProcessPlace, environment: Environment) -> ProcessPlace
 
 
 def overlooked(environment: Environment) -> str | None:
-    """Return a remark where somebody may have forgotten to start all processes of a job."""
+    """Return a note if the user may have forgotten to start all processes of a job."""
     tasks = read_number(environment, "SLURM_NTASKS")
     if "SLURM_JOB_ID" in environment and not clusters.in_slurm_step(environment) and tasks and tasks > 1:
         job = f"Slurm job {environment['SLURM_JOB_ID']}"

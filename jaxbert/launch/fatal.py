@@ -1,7 +1,7 @@
-"""A readable end where JAX's runtime ends the process by itself.
+"""A readable error message when JAX's runtime ends the process by itself.
 
-When a start fails, the runtime writes the reason and a stack trace, and aborts: no exception reaches Python (jaxlib 0.10.2
-and 0.12). The abort is a signal, and a handler of it may still speak.
+When a start fails, the runtime writes the reason and a stack trace, and aborts; Python sees no exception (jaxlib 0.10.2 and
+0.12). The abort is a signal, and its handler can still write a message.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 
 @contextlib.contextmanager
 def abort_explained(explain: Callable[[str], str], code: int) -> Iterator[None]:
-    """While entered, an abort prints `explain(what was written)` as one line of error and ends the process with `code`.
+    """While entered, an abort prints `explain(written output)` as a one-line error and ends the process with `code`.
 
-    What is written to standard error in the meantime comes out at the end.
+    Other output to standard error meanwhile is written at the end.
     """
     sys.stderr.flush()
     with tempfile.TemporaryFile() as said, os.fdopen(os.dup(_STDERR), "w", encoding="utf-8") as stderr:
@@ -54,7 +54,7 @@ def _content(file: Any) -> str:
 
 
 def _set_handler(handler: Any) -> Any:
-    """Set C's handler of the abort; Python's own would run when it is too late."""
+    """Set C's handler of the abort; Python's own handler would run too late."""
     set_handler = ctypes.CDLL(None).signal
     set_handler.argtypes, set_handler.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
     return set_handler(signal.SIGABRT, handler)
@@ -62,7 +62,7 @@ def _set_handler(handler: Any) -> Any:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Let Ctrl-C end the process at once: Python's handler would run only when the runtime comes back."""
+    """Let Ctrl-C end the process at once: Python's handler would run only when the runtime returns."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -75,9 +75,9 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def roll_call(seconds: int) -> Iterator[None]:
-    """Let the coordinator say after `seconds` who has not come; by itself it waits for an hour, and the others do not know.
+    """Let the coordinator name the missing processes after `seconds`; by default it waits an hour, and others do not know.
 
-    JAX hands this time-out on in no version so far; where it is not found, nobody is named.
+    No version of JAX so far passes this time-out on. If the setting is not found, no process is named.
     """
     from jax._src.lib import _jax
 

@@ -1,4 +1,4 @@
-"""What the metadata server of Google's cloud says of a TPU VM, where no variable does."""
+"""Reads the place of a TPU VM from the metadata server of Google's cloud, if no variable gives it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _TIMEOUT_SECONDS = 10
 _MULTISLICE = ("MEGASCALE_NUM_SLICES", "MEGASCALE_SLICE_ID", "MEGASCALE_COORDINATOR_ADDRESS")
 _DIRECT = urllib.request.build_opener(
     urllib.request.ProxyHandler({})
-)  # the server is of this machine: no proxy knows it
+)  # the server belongs to this machine: no proxy knows it
 logger = logging.getLogger("jaxbert")
 
 
 def tpu_metadata(environment: Environment) -> dict[str, str]:
-    """Return the hosts of the slice, the number of this one, and of several slices which one it is.
+    """Return the hosts of the slice, the number of this host, and with several slices the number of this slice.
 
     JAX itself sets TPU_SKIP_MDS_QUERY on a machine without a TPU.
     """
@@ -36,7 +36,7 @@ def tpu_metadata(environment: Environment) -> dict[str, str]:
 
 
 def _attribute(server: str, name: str) -> str | None:
-    """Ask for one attribute; None if the machine has none of that name."""
+    """Request one attribute; return None if the machine has no attribute of that name."""
     url = f"http://{server}/computeMetadata/v1/instance/attributes/{name}"
     request = urllib.request.Request(url, headers={"Metadata-Flavor": "Google"})
     try:
@@ -49,7 +49,7 @@ def _attribute(server: str, name: str) -> str | None:
 
 
 def _read_tpu_env(text: str) -> dict[str, str]:
-    """Read lines such as `MEGASCALE_NUM_SLICES: '2'`."""
+    """Parse lines such as `MEGASCALE_NUM_SLICES: '2'`."""
     pairs = (line.split(":", 1) for line in text.splitlines() if ":" in line)
     values = {name.strip(): value.strip().strip("'\"") for name, value in pairs}
     return {name: values[name] for name in _MULTISLICE if values.get(name)}

@@ -1,4 +1,4 @@
-"""What a launcher says of one process, and the reading of variables without guessing."""
+"""The place of one process in its run, and the reading of variables without guesses."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from jaxbert.errors import UserError
 
 Environment = Mapping[str, str]
 DEACTIVATED = "deactivate"
-"""JAX's word for: do not look for a cluster, all is said."""
+"""JAX's value for: do not look for a cluster, everything is given."""
 
 
 @dataclass(frozen=True)
 class ProcessPlace:
-    """Where a process stands among those of its run."""
+    """The place of a process in its run."""
 
     cluster: str
-    """What was found, in words."""
+    """The launcher or cluster, in words."""
     processes: int | None
-    """How many there are; None where JAX asks the cluster for it."""
+    """The number of processes; None if JAX asks the cluster for it."""
     process: int
-    """Which one this is, from 0."""
+    """The number of this process, from 0."""
     coordinator: str | None = None
-    """HOST:PORT of process 0; None where JAX finds it out."""
+    """HOST:PORT of process 0; None if JAX finds it."""
     method: str = DEACTIVATED
-    """JAX's name of the detection that finds out what is None here."""
+    """JAX's name of the detection that finds the values that are None here."""
     local_devices: tuple[int, ...] | None = None
-    """Which of the GPUs that this process sees are its own; None for all."""
+    """The indices of this process's own GPUs among those that it sees; None for all."""
     variables: tuple[str, str] = ("", "")
-    """What said how many there are, and which one this is; for messages."""
+    """The variables with the number of processes and with the number of this one; for messages."""
 
 
 def read_number(environment: Environment, name: str, least: int = 0) -> int | None:
-    """Return a variable that holds a whole number, or None where it is not set.
+    """Return the integer in a variable, or None if it is not set.
 
     Raises:
-      UserError: if it holds something else.
+      UserError: if it is not an integer, or below `least`.
     """
     text = environment.get(name, "").strip()
     if not text:
@@ -47,10 +47,10 @@ def read_number(environment: Environment, name: str, least: int = 0) -> int | No
 
 
 def require(environment: Environment, cluster: str, *names: str) -> None:
-    """Refuse a cluster that says one half and not the other.
+    """Check that a cluster has set all of the given variables.
 
     Raises:
-      UserError: that names the variables which are missing.
+      UserError: if some are missing; it names them.
     """
     missing = [name for name in names if not environment.get(name, "").strip()]
     if missing:
@@ -61,7 +61,7 @@ def require(environment: Environment, cluster: str, *names: str) -> None:
 
 
 def check(place: ProcessPlace) -> ProcessPlace:
-    """Return the place, if a process can stand there.
+    """Return the place after a check of its numbers.
 
     Raises:
       UserError: if the number of the process is not below the number of processes.

@@ -1,6 +1,7 @@
-"""The start of JAX's runtime for several processes, before any device is asked for, and the end of a process of several.
+"""Starts JAX's runtime for several processes before any device is used, and ends a process of several.
 
-JAX is imported where it is needed: the command line asks this module at the end of every verb, also of one without devices.
+JAX is imported only where it is needed: the command line calls this module at the end of every verb, also of one without
+devices.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ _PACKAGES = {
     "mpi4py": ("mpi4py", "install it, or set launch.coordinator to HOST:PORT on the machine of rank 0"),
     "k8s": ("kubernetes", "install it, or set JAX_NUM_PROCESSES and REPLICATED_JOB_NAME in the manifest"),
 }
-"""What JAX's detections need besides JAX, and the way out."""
+"""The packages that JAX's detections need, and the user's alternative."""
 _GOOD_ENDS, _WRONG = (0, 75), 2
 _SHUTDOWN_SECONDS = 300
 _MARGIN_SECONDS = 10
-"""Process 0 gives up first, and tells the others who is missing."""
+"""Process 0 gives up earlier by this time, and tells the others who is missing."""
 _REACH_SECONDS = 5
 logger = logging.getLogger("jaxbert")
 
 
 def start(launch: LaunchConfig) -> None:
-    """Join the other processes of the run; do nothing where this is the only one.
+    """Join the other processes of the run; do nothing if there are no others.
 
     Raises:
       UserError: if the section or the environment is wrong, or not all processes came in time.
@@ -60,7 +61,7 @@ def start(launch: LaunchConfig) -> None:
 
 
 def _find(launch: LaunchConfig) -> ProcessPlace | None:
-    """Look for the others: in the configuration, in the environment and, on a TPU VM, in its metadata."""
+    """Look for the other processes: in the configuration, in the environment and, on a TPU VM, in its metadata."""
     environment = dict(os.environ)
     if launch.distributed != "off" and launch.num_processes is None:
         from jaxbert.train.runtime import tpu_attached
@@ -71,7 +72,7 @@ def _find(launch: LaunchConfig) -> ProcessPlace | None:
 
 
 def _describe(place: ProcessPlace, seconds: int) -> str:
-    """Say in one line what was found."""
+    """Describe the place on one line."""
     parts = [
         f"process {place.process} of {place.processes or 'as many as Kubernetes says'} (counted from 0)",
         place.cluster,
@@ -108,7 +109,7 @@ def _initialize(place: ProcessPlace, launch: LaunchConfig) -> None:
 
 
 def _check_port(address: str) -> None:
-    """Refuse a port that is taken: the runtime would share it with another run, or crash (jaxlib 0.10.2)."""
+    """Raise an error if the port is in use: the runtime would share it with another run, or crash (jaxlib 0.10.2)."""
     host, _, port = address.rpartition(":")
     both = socket.has_dualstack_ipv6()
     try:
@@ -122,7 +123,7 @@ def _check_port(address: str) -> None:
 
 
 def _why(place: ProcessPlace, seconds: int, said: str) -> str:
-    """Say of a failed start who is missing, as far as it can be known."""
+    """Return the reason of a failed start: who is missing, as far as it is known."""
     missing = missing_processes(said)
     if missing:
         return (
@@ -138,7 +139,7 @@ def _why(place: ProcessPlace, seconds: int, said: str) -> str:
 
 
 def _reach(address: str, seconds: int) -> str:
-    """Say whether process 0 can be reached."""
+    """Return a sentence about whether process 0 can be reached."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS):
@@ -158,7 +159,7 @@ def missing_processes(error: str) -> list[int]:
 
 
 def lost(error: BaseException) -> str | None:
-    """Say in one line that another process is gone, if that is what an exception means."""
+    """Return one line that another process is gone, if the exception means that, else None."""
     if not _has_others():
         return None
     from jaxbert.processes import another_is_gone
@@ -170,10 +171,10 @@ def lost(error: BaseException) -> str | None:
 
 
 def end(code: int) -> None:
-    """End a process that has others: together with them where the run ended well, at once where it did not.
+    """End a process that has others: together with them if the run ended well, at once if it did not.
 
-    JAX lets a process wait at its end for all others. After a mistake in one of them they would never come: it ends without,
-    and they notice that it is silent.
+    At its end, JAX makes a process wait for all others. After an error in one process they would never come: it ends without
+    waiting, and the others notice that it is silent.
     """
     if not _has_others():
         return

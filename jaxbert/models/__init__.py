@@ -1,1 +1,1 @@
-"""BERT as NNX modules, and the pure functions made of them."""
+"""BERT as NNX modules, and pure functions made from them."""

@@ -1,7 +1,7 @@
-"""The BERT encoder as NNX modules, named as Hugging Face names its tensors.
+"""The BERT encoder as NNX modules, named like Hugging Face's tensors.
 
-Modules only say what is computed. They hold one template layer; its parameters carry a leading layer axis N, and
-`BertEncoder` runs over that axis. Building, initializing and applying a model is `functional`'s part.
+The modules only define the computation. They hold one template layer; its parameters have a leading layer axis N, and
+`BertEncoder` runs over that axis. `functional` builds, initializes and applies a model.
 """
 
 from __future__ import annotations
@@ -24,81 +24,81 @@ from jaxbert.models.layers import ACTIVATIONS, KeyProjection, dropout, lookup, m
 
 Remat = Literal["none", "dots", "full"]
 _SAVED: dict[str, Any] = {
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # the products with weights, not the attention's
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # the products with weights, not those of attention
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""What of a layer is kept for the backward pass besides its input."""
+"""The arrays of a layer that are kept for the backward pass besides its input."""
 
 
 @dataclass(frozen=True)
 class ForwardOptions:
-    """How a forward pass is run; static, so that each choice is compiled once."""
+    """The options of a forward pass; static, so that each combination is compiled once."""
 
     scan_layers: bool = True
     remat: Remat = "none"
     output_hidden_states: bool = False
     output_attentions: bool = False
     padding_reads: bool = False
-    """Whether a padding token attends to the tokens of segment 1, as in PyTorch; for rows of one example. Else it attends
-    to padding."""
+    """Whether a padding token attends to the tokens of segment 1, as in PyTorch; for rows of one example. If false, it
+    attends to padding."""
     fp8: bool = False
     fuse_lookup: bool = False
-    """Compute the word embeddings' gradient by `lookup`, for one device whose memory is slow."""
+    """Whether the word embeddings' gradient is computed by `lookup`, for a single device whose memory is slow."""
     attention: Attend = xla_attention
-    """The backend, but for weights, head masks, single positions and `padding_reads`: these are xla's alone."""
+    """The attention backend, but only xla supports weights, head masks, single positions and `padding_reads`."""
     frozen_layers: int = 0
-    """How many of the lowest layers need no gradient of their own, so that none is computed."""
+    """The number of lowest layers that need no gradient of their own, so that none is computed."""
     slots: int | None = None
-    """Example slots of a row; `encode` reads them off the batch."""
+    """Example slots per row; `encode` reads them from the batch."""
     rows: Sharding | None = None
-    """Where the rows of hidden states lie. Left to itself, the compiler spreads their width over devices that share
-    parameters, and moves hidden states where it should gather kernels."""
+    """The sharding of hidden states by rows. Without it, the compiler shards their width over devices that share parameters,
+    and exchanges hidden states where it should gather kernels."""
 
     words: Sharding | None = None
-    """Where the words' vectors lie as they are read from a table that is spread by width; from there they go to `rows`.
-    Without this step between, the compiler reads the words of all rows on every device."""
+    """The sharding of the word vectors after they are read from a table that is sharded by width; then they move to `rows`.
+    Without this step, the compiler reads the words of all rows on every device."""
 
     def place_words(self, x_BTD: Array) -> Array:
-        """Exchange the widths of the words' vectors, and of their gradients, for rows."""
+        """Exchange the sharding of the word vectors, and of their gradients, by width for one by rows."""
         return x_BTD if self.words is None else self.place(jax.lax.with_sharding_constraint(x_BTD, self.words))
 
     def place(self, x_BTD: Array) -> Array:
-        """Keep hidden states, and their gradients, where their rows lie."""
+        """Keep hidden states, and their gradients, on the devices of their rows."""
         return x_BTD if self.rows is None else jax.lax.with_sharding_constraint(x_BTD, self.rows)
 
     @property
     def keeps_all(self) -> bool:
-        """Whether more is asked for than a head needs, so that no layer may leave positions out."""
+        """Whether the call asks for more outputs than a head needs, so that no layer may leave positions out."""
         return self.output_hidden_states or self.output_attentions
 
     def unroll(self, layers: int) -> int:
-        """Return how many of the layers one turn of the loop runs."""
+        """Return the number of layers that one round of the loop runs."""
         return 1 if self.scan_layers else max(layers, 1)
 
 
 class EncoderOutput(NamedTuple):
-    """What the encoder returns; the last two are None unless asked for."""
+    """The outputs of the encoder; the last two are None unless asked for."""
 
     hidden_BTD: Array
-    """At every token, or [B, P, D] where only some positions were asked for."""
+    """The vectors of all tokens, or [B, P, D] if only some positions were asked for."""
     hidden_states_NBTD: Array | None
     attentions_NBHTT: Array | None
 
 
 def make_layer_norm(config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Make a LayerNorm whose variance is taken around the mean, as PyTorch's is."""
+    """Make a LayerNorm whose variance is computed around the mean, like PyTorch's."""
     return nnx.LayerNorm(
         config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, use_fast_variance=False, rngs=rngs
     )
 
 
 def take_positions(x_BTD: Array, positions_BP: Array) -> Array:
-    """Take the vectors at some positions of each row, [B, P, D]."""
+    """Return the vectors at some positions of each row, [B, P, D]."""
     return jnp.take_along_axis(x_BTD, positions_BP[:, :, None], axis=1)
 
 
 class BertEmbeddings(nnx.Module):
-    """Sum of word, position and type embeddings, normalized."""
+    """The sum of word, position and type embeddings, normalized."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
         init = nnx.initializers.normal(config.initializer_range)
@@ -123,7 +123,7 @@ class BertEmbeddings(nnx.Module):
 
 
 class BertSelfAttention(nnx.Module):
-    """Queries, keys and values of all heads, and what they attend to."""
+    """The queries, keys and values of all heads, and the attention over them."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
         width = config.hidden_size
@@ -163,7 +163,7 @@ class BertSelfAttention(nnx.Module):
 
 
 class BertResidualOutput(nnx.Module):
-    """Project, drop, add the residual, normalize."""
+    """Projection, dropout, residual and normalization."""
 
     def __init__(self, d_in: int, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
         self.dense = make_linear(d_in, config.hidden_size, config, dtype, rngs)
@@ -210,7 +210,7 @@ class BertLayer(nnx.Module):
         call: ForwardOptions,
         positions_BP: Array | None = None,
     ) -> tuple[Array, Array | None]:
-        """Run the layer; with positions, only they are queries and go on, as [B, P, D]."""
+        """Run the layer; with positions, only those are queries and are returned, [B, P, D]."""
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
         mixed, weights = self.attention.self(x_BTD, segment_ids, keys[0], head_mask_H, call, positions_BP)
         residual = x_BTD if positions_BP is None else take_positions(x_BTD, positions_BP)
@@ -248,7 +248,7 @@ class BertEncoder(nnx.Module):
             return call.place(y), (hidden, weights if call.output_attentions else None)
 
         if call.remat != "none":
-            # A loop's body is compiled by itself; unrolled, the recomputation would be merged with the forward pass.
+            # A loop's body is compiled separately; in unrolled layers XLA would merge recomputation and forward pass.
             run_layer = jax.checkpoint(run_layer, policy=_SAVED[call.remat], prevent_cse=not call.scan_layers)
         if call.frozen_layers and not call.keeps_all:
             x_BTD, stacks_N = self._run_frozen(run_layer, x_BTD, stacks_N, call)
@@ -264,7 +264,7 @@ class BertEncoder(nnx.Module):
 
     @staticmethod
     def _run_frozen(run_layer: Callable, x_BTD: Array, stacks_N: tuple, call: ForwardOptions) -> tuple[Array, tuple]:
-        """Run the frozen layers in a loop of their own, through which a gradient goes to `x_BTD` alone; return the rest."""
+        """Run the frozen layers in their own loop, with a gradient for `x_BTD` only; also return the other stacks."""
         number = call.frozen_layers
         (params, *others), rest = (
             jax.tree.map(lambda a, part=part: a[part], stacks_N) for part in (slice(number), slice(number, None))
@@ -284,7 +284,7 @@ class BertPooler(nnx.Module):
 
 
 class BertModule(nnx.Module):
-    """Embeddings, encoder and pooler: what every head shares."""
+    """Embeddings, encoder and pooler: the parts that all heads share."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs, *, add_pooling_layer: bool = True) -> None:
         self.embeddings = BertEmbeddings(config, dtype, rngs)
@@ -302,8 +302,8 @@ class BertModule(nnx.Module):
     ) -> EncoderOutput:
         """Run embeddings and layers over packed rows (keys as in the packed batch).
 
-        With `positions_BP`, the last layer computes these positions alone: a head that reads one token of an example then
-        pays for its queries, its output and its feed-forward block there only. The values are those of the full layer.
+        With `positions_BP`, the last layer computes only these positions: a head that reads one token of an example then
+        pays for queries, output and feed-forward block only there. The values are those of the complete layer.
         """
         call = dataclasses.replace(call, slots=batch["cls_positions"].shape[1]) if "cls_positions" in batch else call
         embed_key, layers_key = (None, None) if key is None else jax.random.split(key)
@@ -318,7 +318,7 @@ class BertModule(nnx.Module):
         call: ForwardOptions,
         head_mask_NH: Array | None = None,
     ) -> tuple[Array, EncoderOutput]:
-        """Return the last hidden vectors at some positions, [B, P, D], and the encoder's output for what else is asked."""
+        """Return the last hidden vectors at some positions, [B, P, D], and the encoder's output with the other requests."""
         if call.keeps_all:
             encoded = self.encode(batch, key, call, head_mask_NH)
             return take_positions(encoded.hidden_BTD, positions_BP), encoded

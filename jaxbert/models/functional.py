@@ -1,8 +1,8 @@
 """A model as pure functions of a plain dictionary of arrays.
 
-Outside `models/` nobody sees a module: `make_model` builds one abstractly and returns its parameters' shapes, their
-initializer and `apply`. Parameters are nested dictionaries under Hugging Face's names, all layers in one stack with a
-leading axis N.
+Code outside `models/` does not use modules: `make_model` builds one abstractly and returns its parameters' shapes and
+`apply`; `init_params` draws its parameters. Parameters are nested dictionaries under Hugging Face's names, with all layers
+in one stack with a leading axis N.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from jaxbert.models.families import family_of
 Params = dict[str, Any]
 
 _BASE = "base"
-"""The name that every head has for its encoder."""
+"""The attribute of every head that holds its encoder."""
 
 
 @dataclass(frozen=True)
 class FunctionalModel:
-    """The pure view of a head: shapes, and `apply`."""
+    """The pure view of a head: its parameters' shapes, and `apply`."""
 
     config: BertConfig
     head: type[nnx.Module]
@@ -40,7 +40,7 @@ class FunctionalModel:
 
 
 def make_model(head: type[nnx.Module], config: BertConfig, dtype: Any = jnp.float32) -> FunctionalModel:
-    """Build the pure view of `head`; `dtype` is the format of the computation, parameters are float32."""
+    """Build the pure view of `head`; `dtype` is the dtype of the computation, parameters are float32."""
     family, layers = family_of(config), config.num_hidden_layers
     stack = (_BASE, *family.layers)
     abstract = nnx.eval_shape(lambda: head(config, dtype, nnx.Rngs(0)))  # type: ignore[call-arg]
@@ -71,12 +71,12 @@ def make_model(head: type[nnx.Module], config: BertConfig, dtype: Any = jnp.floa
 def init_params(model: FunctionalModel, key: Array, shardings: Any = None) -> Params:
     """Draw new parameters in one compiled program: normal kernels and embeddings, zero biases, unit scales.
 
-    Each tensor's key depends on its own name alone, so a fresh classifier is the same whatever else is loaded.
+    Each tensor's key depends only on its own name, so a new classifier is the same whatever else is loaded.
 
     Args:
-      model: whose parameters.
-      key: a key that lies on the devices of `shardings`.
-      shardings: a tree like the parameters; each device draws its own part and no other. Left out, one device draws all.
+      model: the model of the parameters.
+      key: a key on the devices of `shardings`.
+      shardings: a tree like the parameters; each device draws only its own part. By default one device draws all.
     """
     flat = traverse_util.flatten_dict(model.abstract_params)
     shapes = tuple((path, leaf.shape, leaf.dtype.name) for path, leaf in flat.items())
@@ -86,7 +86,7 @@ def init_params(model: FunctionalModel, key: Array, shardings: Any = None) -> Pa
 
 
 def _draw(key: Array, shapes: tuple[tuple[tuple[str, ...], tuple[int, ...], str], ...], scale: float) -> Params:
-    """Draw the tensors of these paths, shapes and formats; hashable arguments, so that equal models share a program."""
+    """Draw the tensors of these paths, shapes and dtypes; arguments are hashable, so that equal models share a program."""
 
     def draw(path: tuple[str, ...], shape: tuple[int, ...], dtype: str) -> Array:
         if path[-1] == "bias":

@@ -1,8 +1,8 @@
-"""BERT with a head on top: each maps a packed batch to a dictionary of outputs.
+"""BERT with a head: each module maps a packed batch to a dictionary of outputs.
 
 Each holds the encoder as `base`, which `functional` shows under the prefix of the model's family. Every dictionary holds the
-encoder's output as `encoded`. A head that reads few positions of a row has the last layer compute these alone. Scores are in
-the format of the computation; a loss of them is for float32.
+encoder's output as `encoded`. If a head reads few positions of a row, the last layer computes only those. Scores have the
+dtype of the computation; a loss must convert them to float32.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _classifier_rate(config: BertConfig) -> float:
 
 
 class BertModel(nnx.Module):
-    """No head: the hidden vectors of all tokens, and the pooled ones of the examples."""
+    """No head: the hidden vectors of all tokens, and the pooled vectors of the examples."""
 
     add_pooling_layer: ClassVar[bool] = True
 
@@ -51,7 +51,7 @@ class BertModel(nnx.Module):
 
 
 class BertModelWithoutPooler(BertModel):
-    """The hidden vectors alone."""
+    """No head and no pooler: only the hidden vectors."""
 
     add_pooling_layer = False
 
@@ -60,7 +60,7 @@ class _PooledScores(nnx.Module):
     """Scores of each example, from the pooled vector of its first token."""
 
     scores: ClassVar[int | None] = None
-    """None: one for each label."""
+    """The number of scores; None means one per label."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
         scores = self.scores or config.num_labels or 2
@@ -79,17 +79,17 @@ class _PooledScores(nnx.Module):
 
 
 class SequenceClassificationHead(_PooledScores):
-    """A label for each example."""
+    """Scores of the labels for each example."""
 
 
 class MultipleChoiceHead(_PooledScores):
-    """One score for each example: how well this choice, packed as an example of its own, completes its question."""
+    """One score per example: how well this choice, which is packed like an example, answers its question."""
 
     scores = 1
 
 
 class TokenClassificationHead(nnx.Module):
-    """A label for each token."""
+    """Scores of the labels for each token."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
         self.base = BertModule(config, dtype, rngs, add_pooling_layer=False)
@@ -106,7 +106,7 @@ class TokenClassificationHead(nnx.Module):
 
 
 class QuestionAnsweringHead(nnx.Module):
-    """Where in its example an answer starts and ends."""
+    """Scores of each token as the start and as the end of an answer in its example."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
         self.base = BertModule(config, dtype, rngs, add_pooling_layer=False)
@@ -117,7 +117,7 @@ class QuestionAnsweringHead(nnx.Module):
     ) -> dict[str, Any]:
         """Return `start_logits` and `end_logits` [B, T], and the encoder's output.
 
-        A packed row's scores are those of several examples: a softmax must run over each example's own tokens.
+        A packed row holds the scores of several examples: a softmax must run over each example's own tokens.
         """
         encoded = self.base.encode(batch, key, call, head_mask_NH)
         logits_BT2 = self.qa_outputs(encoded.hidden_BTD)
@@ -125,7 +125,7 @@ class QuestionAnsweringHead(nnx.Module):
 
 
 class _Transform(nnx.Module):
-    """Dense, activation and LayerNorm ahead of the vocabulary."""
+    """Dense layer, activation and LayerNorm before the vocabulary's scores."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
         self.dense = make_linear(config.hidden_size, config.hidden_size, config, dtype, rngs)
@@ -137,7 +137,7 @@ class _Transform(nnx.Module):
 
 
 class _Predictions(nnx.Module):
-    """Scores of every word of the vocabulary, by the table of the word embeddings unless the configuration unties them."""
+    """Scores of every word of the vocabulary, from the table of the word embeddings unless the configuration unties them."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
         self.transform = _Transform(config, dtype, rngs)
@@ -156,7 +156,7 @@ class _Predictions(nnx.Module):
 
 
 class _Cls(nnx.Module):
-    """What pretraining adds to the encoder, under Hugging Face's name for it."""
+    """The layers that pretraining adds to the encoder, under Hugging Face's name `cls`."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs, *, words: bool, next_sentence: bool) -> None:
         if words:
@@ -166,7 +166,7 @@ class _Cls(nnx.Module):
 
 
 class MaskedLM(nnx.Module):
-    """The words behind the masks."""
+    """Scores of the words at masked positions."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
         self.base = BertModule(config, dtype, rngs, add_pooling_layer=False)
@@ -177,7 +177,7 @@ class MaskedLM(nnx.Module):
     ) -> dict[str, Any]:
         """Return `logits` and the encoder's output: [B, P, V] at the batch's `masked_positions` [B, P], else [B, T, V].
 
-        An unused entry of `masked_positions` may name any position of the row.
+        An unused entry of `masked_positions` may be any position of the row.
         """
         if "masked_positions" in batch:
             x_BPD, encoded = self.base.encode_positions(batch, batch["masked_positions"], key, call, head_mask_NH)
@@ -188,7 +188,7 @@ class MaskedLM(nnx.Module):
 
 
 class NextSentencePrediction(nnx.Module):
-    """Whether the second sentence of each example follows the first: two scores, for yes and for no."""
+    """Two scores per example: that the second sentence follows the first, and that it does not."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
         self.base = BertModule(config, dtype, rngs)
@@ -203,7 +203,7 @@ class NextSentencePrediction(nnx.Module):
 
 
 class PreTraining(nnx.Module):
-    """Both tasks that BERT was trained on: the words behind the masks, and the next sentence."""
+    """Both tasks of BERT's pretraining: masked words and next sentence."""
 
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
         self.base = BertModule(config, dtype, rngs)

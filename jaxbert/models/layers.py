@@ -1,7 +1,7 @@
-"""The parts that every module of a model is built of: dense layers, activations, dropout, and the lookup of embeddings.
+"""The parts of which every module is built: dense layers, activations, dropout, and the lookup of embeddings.
 
-Dropout is a function of a key, with random bits that cost next to nothing. Dense layers have BERT's initializer, and can be
-told to multiply in float8.
+Dropout is a function of a key, with random bits that cost almost nothing. Dense layers use BERT's initializer and can
+multiply in float8.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from transformers import BertConfig
 # The multipliers and shifts of MurmurHash3's 32-bit finalizer (Appleby, public domain).
 _MIX = (np.uint32(0x85EBCA6B), np.uint32(0xC2B2AE35))
 FP8_FORWARD, FP8_BACKWARD = jnp.float8_e4m3fn, jnp.float8_e5m2
-"""Products in float8 are an experiment: the first for activations and weights, the second for gradients.
+"""Products in float8 are experimental: the first format is for activations and weights, the second for gradients.
 
-Each tensor is scaled by its own largest absolute value of the moment, so a product depends a little on whatever else is in
-the batch: packed and padded runs, and one example beside different others, agree within float8's rounding and no closer.
-Operands stay float8 up to `dot_general`, a form that XLA can hand to cuBLASLt's float8 products on Hopper GPUs.
+Each tensor is scaled by its current largest absolute value, so a product depends a little on the rest of the batch: packed
+and padded runs, and one example among different others, agree only within float8's rounding. Operands stay float8 up to
+`dot_general`, a form that XLA can compile to cuBLASLt's float8 products on Hopper GPUs.
 """
 
 
 def flat_dot_general(x: Array, kernel: Array, dimension_numbers: Any, precision: Any = None, **_: Any) -> Array:
-    """Multiply x [..., D] by a kernel [D, F] as one matrix of all tokens; stands in for `jax.lax.dot_general`.
+    """Multiply x [..., D] by a kernel [D, F] as one matrix of all tokens; replaces `jax.lax.dot_general`.
 
-    The values are the same. The gradient of the kernel is then a product of two matrices too, for which XLA on CPU needs no
+    The values are the same. The gradient of the kernel is then also a product of two matrices, for which XLA on CPU needs no
     transposed copy of the activations.
     """
     assert dimension_numbers == (((x.ndim - 1,), (0,)), ((), ())), dimension_numbers
@@ -42,9 +42,9 @@ def flat_dot_general(x: Array, kernel: Array, dimension_numbers: Any, precision:
 class KeyProjection(nnx.Linear):
     """The dense layer of the keys, whose bias is not trained.
 
-    It adds the same to all logits of a query, and softmax ignores that: its true gradient is exactly zero. What a
-    computed gradient holds instead is rounding, which Adam would scale up to whole steps, different ones for each
-    packing, sharding and device.
+    The bias adds the same value to all logits of a query, which softmax ignores: its true gradient is exactly zero. A
+    computed gradient would hold only rounding errors, which Adam would scale up to full steps that differ with packing,
+    sharding and device.
     """
 
     def __call__(self, inputs: Array) -> Array:  # type: ignore[override]
@@ -68,10 +68,10 @@ def _normal_cdf(x: Array) -> Array:
 
 @jax.custom_vjp
 def gelu(x: Array) -> Array:
-    """Return x times the normal distribution function of x, as PyTorch's exact GELU does.
+    """Return x times the normal distribution function of x, like PyTorch's exact GELU.
 
-    Computed in float32 whatever `x` is. Its own gradient keeps `x` alone, in the format of `x`: a derivative of the
-    expression would keep float32 arrays of the feed-forward block's width.
+    It is computed in float32 for any dtype of `x`. Its own gradient saves only `x`, in the dtype of `x`; the derivative of
+    the expression would save float32 arrays of the feed-forward width.
     """
     wide = x.astype(jnp.float32)
     return (wide * _normal_cdf(wide)).astype(x.dtype)
@@ -108,23 +108,23 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def random_words(key: Array, shape: tuple[int, ...]) -> Array:
-    """Return 32 random bits for each entry, uint32: its index, hashed with the key.
+    """Return 32 random bits for each entry, uint32: a hash of its index with the key.
 
-    A cryptographic generator is more than dropout needs: threefry was 14% of a CPU step (MiniLM, 432 tokens), this is 1%
-    and fuses into the operation that uses it. An entry depends on its index alone, so sharding changes nothing.
+    Dropout does not need a cryptographic generator: threefry took 14% of a CPU step (MiniLM, 432 tokens), this takes 1% and
+    fuses into the operation that uses it. An entry depends only on its index, so sharding does not change it.
     """
     index = jax.lax.iota(jnp.uint32, math.prod(shape)).reshape(shape)
     return hash_index(index, *seed_words(key))
 
 
 def seed_words(key: Array) -> tuple[Array, Array]:
-    """Return the two words of a key that `hash_index` takes."""
+    """Return the two words of a key for `hash_index`."""
     seed = jax.random.key_data(key).astype(jnp.uint32).reshape(-1)
     return seed[0], seed[-1]
 
 
 def hash_index(index: Array, first: Array, second: Array) -> Array:
-    """Hash flat indices (uint32) with the two words of a key; of integer operations alone, so that kernels can do it too."""
+    """Hash flat indices (uint32) with the two words of a key; it uses only integer operations, which kernels support too."""
     words = (index ^ first) * _MIX[0]
     words = (words ^ (words >> 16) ^ second) * _MIX[0]
     words = (words ^ (words >> 13)) * _MIX[1]
@@ -132,12 +132,12 @@ def hash_index(index: Array, first: Array, second: Array) -> Array:
 
 
 def threshold(rate: float) -> np.uint32:
-    """Return the random word from which on an entry is kept."""
+    """Return the smallest random word for which an entry is kept."""
     return np.uint32(min(round(rate * 2**32), 2**32 - 1))
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
-    """Set a share of the entries to zero and scale the others up; without a key, return `x`."""
+    """Set a share of the entries to zero and scale the others up; without a key, return `x` unchanged."""
     if key is None or rate == 0.0:
         return x
     keep = random_words(key, x.shape) >= threshold(rate)
@@ -145,12 +145,12 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
 
 
 def lookup(table_VD: Array, ids: Array, dtype: Any) -> Array:
-    """Return the rows of a table, [..., D], in a number format; its gradient is a gather.
+    """Return the rows of a table, [..., D], in `dtype`; its gradient is a gather.
 
-    The gradient is the usual one, but computed the other way round: where ordinary indexing fills a [V, D] array with
-    zeros and adds rows to it, this one adds up the rows of the batch alone, and every word takes its own from there. That
-    is a gather, which XLA writes once or fuses into what reads the gradient. It pays where the table is large beside the
-    batch and on one device: spread over several, words would have to be looked up in everybody's rows.
+    The gradient has the usual value, but is computed in reverse: ordinary indexing fills a [V, D] array with zeros and adds
+    rows to it; this one sums only the rows of the batch, and every word takes its sum from there. That is a gather, which
+    XLA writes once or fuses into its consumer. It pays if the table is large compared with the batch, and on one device:
+    with several devices, words would have to be looked up in the rows of all.
     """
 
     @jax.custom_vjp
@@ -163,7 +163,7 @@ def lookup(table_VD: Array, ids: Array, dtype: Any) -> Array:
     def backward(_: None, grads: Array) -> tuple[Array]:
         words, rows_ND = ids.reshape(-1), grads.reshape(-1, grads.shape[-1]).astype(table_VD.dtype)
         nobody = words.size
-        # One token of each word collects the rows of all; a word that no token is takes the row of zeros behind them.
+        # One token of each word collects the rows of all; a word without a token takes the row of zeros after them.
         collector_V = jnp.full(table_VD.shape[0], nobody, jnp.int32).at[words].min(jnp.arange(nobody, dtype=jnp.int32))
         zeros = jnp.zeros((nobody + 1, rows_ND.shape[1]), rows_ND.dtype)
         rows_ND = zeros.at[collector_V[words]].add(rows_ND, mode="promise_in_bounds")
@@ -174,7 +174,7 @@ def lookup(table_VD: Array, ids: Array, dtype: Any) -> Array:
 
 
 def quantize(x: Array, dtype: Any) -> tuple[Array, Array]:
-    """Return `x` in `dtype` and its scale, float32: their product is `x` with rounding."""
+    """Return `x` in `dtype` and its scale, float32; their product is `x` with rounding errors."""
     x = x.astype(jnp.float32)
     largest, limit = jnp.abs(x).max(), float(jnp.finfo(dtype).max)
     scale = jnp.where(largest > 0, largest / limit, 1.0)
@@ -182,7 +182,7 @@ def quantize(x: Array, dtype: Any) -> tuple[Array, Array]:
 
 
 def _fp8_multiply(a: tuple[Array, Array], b: tuple[Array, Array], a_axes: range, b_axes: range, dtype: Any) -> Array:
-    """Contract axes of two quantized arrays."""
+    """Contract axes of two quantized arrays, and multiply by their scales."""
     contracted = (tuple(a_axes), tuple(b_axes))
     product = jax.lax.dot_general(a[0], b[0], (contracted, ((), ())), preferred_element_type=dtype)
     return (product * (a[1] * b[1])).astype(dtype)
@@ -212,13 +212,13 @@ fp8_matmul.defvjp(_fp8_forward, _fp8_backward)
 
 
 def _fp8_dot_general(x: Array, kernel: Array, dimension_numbers: Any, **_: Any) -> Array:
-    """Stand in for `jax.lax.dot_general` where a dense layer calls it."""
+    """Replaces `jax.lax.dot_general` in a dense layer."""
     assert dimension_numbers == (((x.ndim - 1,), (0,)), ((), ())), dimension_numbers
     return fp8_matmul(x, kernel)
 
 
 def use_fp8(layer: nnx.Module) -> None:
-    """Let all dense layers within `layer` multiply in float8."""
+    """Make all dense layers within `layer` multiply in float8."""
     for _, module in nnx.iter_modules(layer):
         if isinstance(module, nnx.Linear):
             module.dot_general = _fp8_dot_general

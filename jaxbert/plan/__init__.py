@@ -1,1 +1,1 @@
-"""Runs on devices that need not be here: compiled, measured by the compiler, and priced."""
+"""Plans of runs on devices that this machine need not have: compiled, measured by the compiler, and priced."""

@@ -1,7 +1,7 @@
-"""Between which times a step lies: what its FLOPs, its bytes and its collectives need at the peaks. Numbers only.
+"""Lower and upper bounds on the time of a step, from its FLOPs, its bytes and its collectives. Works on numbers only.
 
-The lower bound lets everything overlap and all links of a device work at their peak. The upper bound lets nothing overlap
-at an assumed share of the peaks, sends along one dimension of a torus only, and makes each collective wait.
+The lower bound assumes that everything overlaps and all links of a device work at their peak. The upper bound assumes no
+overlap, a given share of the peaks, traffic along only one dimension of a torus, and a delay for each collective.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from jaxbert.plan.hlo_cost import Traffic
 
 @dataclass(frozen=True)
 class Peaks:
-    """Of one device, a second; None where it is not known."""
+    """The peaks of one device per second; None for an unknown one."""
 
     flops: float | None
     bandwidth: float | None
-    """Bytes of its memory."""
+    """Bytes per second of its memory."""
     link: Link | None
     sizes: tuple[int, ...] = ()
-    """Of the torus."""
+    """The sizes of the torus."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Seconds of a step; None where a peak is not known."""
+    """Bounds on the seconds of a step; None if a peak is not known."""
 
     compute_seconds: float | None
     memory_seconds: float | None
     interconnect_seconds: float | None
-    """At the peak of all links of a device."""
+    """Seconds at the peak of all links of a device."""
     slow_interconnect_seconds: float | None
-    """Along one dimension of the torus, or over the network as well, with waiting."""
+    """Seconds along one dimension of the torus, or also over the network, with delays."""
     lower_seconds: float | None
     upper_seconds: float | None
     utilization: float
-    """Assumed for the upper bound."""
+    """The share of the peaks that the upper bound assumes."""
     bound: str | None
-    """What the lower bound comes from."""
+    """The resource that decides the lower bound."""
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values, ready for JSON."""
@@ -51,11 +51,11 @@ def bounds(flops: float, moved: float, traffic: Iterable[Traffic], peaks: Peaks,
     """Bound the time of a step.
 
     Args:
-      flops: of the compiled matrix products of one device.
-      moved: bytes of one device's memory, at least.
-      traffic: its collectives.
-      peaks: of the device.
-      utilization: share of the peaks in the upper bound.
+      flops: FLOPs of one device's compiled matrix products.
+      moved: bytes that one device's memory moves at least.
+      traffic: the collectives of one device.
+      peaks: the peaks of the device.
+      utilization: the share of the peaks in the upper bound.
     """
     exchanged = tuple(traffic)
     fast, slow = (_exchange_seconds(exchanged, peaks, slow=slow) for slow in (False, True))
@@ -80,7 +80,7 @@ def bounds(flops: float, moved: float, traffic: Iterable[Traffic], peaks: Peaks,
 
 
 def _exchange_seconds(traffic: tuple[Traffic, ...], peaks: Peaks, *, slow: bool) -> float | None:
-    """Return what the collectives take; `slow`: along one dimension, between nodes too, and with waiting."""
+    """Return the seconds of the collectives; `slow`: along one dimension, also between nodes, and with delays."""
     link = peaks.link
     if not traffic:
         return 0.0
@@ -100,20 +100,20 @@ def _exchange_seconds(traffic: tuple[Traffic, ...], peaks: Peaks, *, slow: bool)
 
 
 def _hops(part: Traffic, sizes: tuple[int, ...]) -> int:
-    """Return over how many links a collective reaches at most: half around each dimension of the torus."""
+    """Return the most links that a collective crosses: half the way around each dimension of the torus."""
     if part.kind == "collective-permute" or not sizes:
         return 1
     return max(1, sum(size // 2 for size in sizes))
 
 
 def rates(bounds_: Bounds, amount: float) -> tuple[float | None, float | None]:
-    """Return the least and the most of something a second, of which a step has `amount`."""
+    """Return the lowest and the highest rate per second of something of which a step has `amount`."""
     slow, fast = bounds_.upper_seconds, bounds_.lower_seconds
     return (amount / slow if slow else None), (amount / fast if fast else None)
 
 
 def price(per_hour: float | None, bounds_: Bounds, tokens: float, steps: int | None) -> dict[str, float | None]:
-    """Return the least and the most that a million real tokens and the whole run cost, at this price of all devices."""
+    """Return the lowest and the highest cost of a million real tokens and of the whole run; the price is for all devices."""
     slow, fast = rates(bounds_, tokens)
     whole = None if per_hour is None or steps is None else per_hour / 3600 * steps
     found = {
@@ -131,14 +131,14 @@ def _times(left: float | None, right: float | None) -> float | None:
 
 
 def cost_per_million(per_hour: float | None, per_second: float | None) -> float | None:
-    """Return what a million of something costs at this rate, or None where price or rate is not known."""
+    """Return the cost of a million items at this rate, or None if price or rate is not known."""
     return None if per_hour is None or not per_second else per_hour / 3600 / per_second * 1e6
 
 
 def costs(
     per_hour: float | None, examples: float | None, real_tokens: float | None, predictions: float | None
 ) -> dict[str, float | None]:
-    """Return the prices of a benchmark, with four significant digits, from its rates per second."""
+    """Return the costs of a benchmark, with four significant digits, from its rates per second."""
     prices = {
         "cost_per_hour": per_hour,
         "cost_per_million_examples": cost_per_million(per_hour, examples),

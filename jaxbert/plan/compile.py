@@ -1,4 +1,4 @@
-"""What one training step costs a device, learned by compiling it: no parameter is made and nothing runs."""
+"""The cost of one training step on a device, from compiling it: no parameters are made and nothing runs."""
 
 from __future__ import annotations
 
@@ -26,50 +26,50 @@ class DoesNotFitError(UserError):
     """A step needs more memory than a device has."""
 
     needed_bytes: float | None = None
-    """What the compiler asked for, at least; None if it did not say."""
+    """Bytes that the compiler asked for, at least; None if it did not say."""
 
 
 @dataclass(frozen=True)
 class CompiledStep:
-    """What a step needs; bytes and FLOPs are those of one device."""
+    """The needs of a step; bytes and FLOPs are those of one device."""
 
     device: str
     devices: int
     rows: int
-    """Rows of the step, over all devices."""
+    """Rows of the step over all devices."""
     row_length: int
     argument_bytes: int
-    """State and batch."""
+    """Bytes of state and batch."""
     output_bytes: int
-    """The new state, most of it in the place of the old one."""
+    """Bytes of the new state, most of which replaces the old one in place."""
     alias_bytes: int
-    """Output that lies where an argument lay."""
+    """Bytes of output that reuse the memory of an argument."""
     temp_bytes: int
-    """Activations, gradients, and whatever else lives within the step."""
+    """Bytes of activations, gradients and other temporary arrays of the step."""
     code_bytes: int
     peak_bytes: int
-    """The most that is held at one time, as the compiler planned it."""
+    """The most bytes that are held at one time, as the compiler planned it."""
     hbm_bytes: int | None
-    """Memory of the device; None where it is not known."""
+    """Bytes of the device's memory; None if not known."""
     flops: float
-    """Of the compiled matrix products, those of a loop as often as it runs."""
+    """FLOPs of the compiled matrix products; those in a loop count as often as it runs."""
     counted_flops: float
-    """XLA's cost analysis: all operations, but the body of a loop once."""
+    """FLOPs by XLA's cost analysis: all operations, but the body of a loop counts once."""
     formula_flops: float
-    """`training_flops`, if every row were one example."""
+    """FLOPs by `training_flops`, if every row were one segment."""
     collective_bytes: dict[str, int]
-    """Results of each kind of collective: what a device receives, or sums up with others."""
+    """Result bytes of each kind of collective: received data, or sums with other devices."""
     traffic: tuple[Traffic, ...]
-    """The same by kind and size of the groups that exchange data."""
+    """The same traffic by kind and by size of the groups that exchange data."""
     silent_kernels: int
-    """Runs of kernels whose FLOPs are not in `flops`."""
+    """The number of kernel runs whose FLOPs are not in `flops`."""
     unknown_loops: int
-    """Loops whose body counts once in `flops`, because their rounds are not known."""
+    """The number of loops whose body counts once in `flops`, because their number of rounds is not known."""
     compile_seconds: float
 
     @property
     def needed_bytes(self) -> int:
-        """What must be free on a device: state, batch, what is new of the results, and temporary buffers."""
+        """Bytes that must be free on a device: state, batch, the new part of the results, and temporary buffers."""
         return self.argument_bytes + self.output_bytes - self.alias_bytes + self.temp_bytes
 
     def to_dict(self) -> dict[str, Any]:
@@ -85,15 +85,16 @@ def compile_step(
     quick: bool = False,
     like: Batch | None = None,
 ) -> CompiledStep:
-    """Compile the training step for the devices of the program's mesh, which need not be here, and read its cost.
+    """Compile the training step for the program's mesh, whose devices this machine need not have, and read its cost.
 
     Args:
-      program: what is trained, and on which mesh.
+      program: the program, with its mesh.
       layout: row length and slots.
-      num_rows: rows of a step, over all devices; left out, the most that the layout allows.
-      quick: let the compiler spend less on the speed of the program, which then takes a little more memory. For BERT-large
-        libtpu 0.0.42 under jax 0.10.2 took a quarter of the time, for the same FLOPs and collectives and 2% more memory.
-      like: a batch with the keys of the step's; left out, a classifier's.
+      num_rows: rows of a step over all devices; by default the most that the layout allows.
+      quick: whether the compiler spends less effort on the program's speed; it then takes slightly more memory. For
+        BERT-large libtpu 0.0.42 under jax 0.10.2 took a quarter of the time, for the same FLOPs and collectives and 2% more
+        memory.
+      like: a batch with the keys of the step's batch; by default a classifier's batch.
 
     Raises:
       DoesNotFitError: if the step needs more memory than a device has.
@@ -133,7 +134,7 @@ def compile_step(
 
 
 def _compile(program: Program, like: Batch, num_rows: int) -> tuple[jax.stages.Compiled, float]:
-    """Return the compiled step, and the seconds that took."""
+    """Return the compiled step and the seconds of compilation."""
     step, batch = program.train_step(), program.batch_target(like, num_rows)
     begin = time.perf_counter()
     try:
@@ -146,7 +147,7 @@ def _compile(program: Program, like: Batch, num_rows: int) -> tuple[jax.stages.C
 
 @contextlib.contextmanager
 def _little_effort() -> Iterator[None]:
-    """Let the compiler spend little on the speed of a program; jax 0.12 has levels in the place of the older efforts."""
+    """Make the compiler spend little effort on a program's speed; jax 0.12 has levels instead of the older efforts."""
     has_effort = hasattr(jax.config, "jax_exec_time_optimization_effort")
     name, value = ("jax_exec_time_optimization_effort", -1.0) if has_effort else ("jax_optimization_level", "O1")
     before = getattr(jax.config, name)
@@ -159,7 +160,7 @@ def _little_effort() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _no_cache() -> Iterator[None]:
-    """Leave the persistent cache alone: without its devices, a program can be stored there but not be read back."""
+    """Bypass the persistent cache: without its devices, a program can be stored there but not read again."""
     before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
@@ -171,7 +172,7 @@ def _no_cache() -> Iterator[None]:
 
 
 def _out_of_memory(error: jax.errors.JaxRuntimeError, program: Program, num_rows: int) -> Exception:
-    """Turn the compiler's refusal into a user's error; what is anything else stays as it is."""
+    """Turn the compiler's out-of-memory error into a DoesNotFitError; return any other error unchanged."""
     if "RESOURCE_EXHAUSTED" not in str(error):
         return error
     device = program.mesh.devices.flat[0].device_kind

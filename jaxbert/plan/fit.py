@@ -1,8 +1,8 @@
 """The smallest change that makes a step fit, found by compiling.
 
-Changes are tried in the order of what they cost the user. More `mesh.fsdp` exchanges more, `model.remat` computes more,
-`train.accumulation_steps` works on smaller pieces: with all of these a run learns the same. A smaller `train.batch_size` is
-another run, and comes last. An estimate leaves out what cannot fit; what is proposed was compiled.
+Changes are tried in the order of their cost to the user. More `mesh.fsdp` exchanges more, `model.remat` computes more,
+`train.accumulation_steps` works on smaller slices; the run learns the same with all of these. A smaller `train.batch_size`
+changes the run, and comes last. An estimate skips changes that cannot fit; every proposal was compiled.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ _REMAT = ("none", "dots", "full")
 
 @dataclass(frozen=True)
 class FittingPlan:
-    """Settings under which the step fits."""
+    """Settings with which the step fits."""
 
     settings: Settings
     attempt: Attempt
 
     @property
     def flags(self) -> str:
-        """The settings as on the command line."""
+        """The settings as flags of the command line."""
         return " ".join(f"--{key} {value}" for key, value in self.settings.items())
 
 
 def find_fit(planner: Planner, first: Attempt, say: Callable[[str], None] = lambda _: None) -> FittingPlan | None:
-    """Return the change that costs the user least, or None if nothing that was tried fits.
+    """Return the change that costs the user least, or None if no change fits.
 
     Args:
-      planner: of the target.
-      first: what does not fit.
-      say: is told what is tried.
+      planner: the planner of the target.
+      first: the attempt that does not fit.
+      say: a function that receives a message about each trial.
     """
     return _Search(planner, first, say).run()
 
 
 class _Search:
-    """Families of changes, each in rising cost and falling memory; of a family the first that fits is found by halving."""
+    """Families of changes, each in rising cost and falling memory; bisection finds the first of a family that fits."""
 
     def __init__(self, planner: Planner, first: Attempt, say: Callable[[str], None]) -> None:
         self._planner, self._first, self._say = planner, first, say
@@ -75,7 +75,7 @@ class _Search:
         return FittingPlan(family[high], attempt)
 
     def _fitting(self, settings: Settings) -> Attempt | None:
-        """Compile with these settings, once; None if that does not fit."""
+        """Compile with these settings, once; return None if the step does not fit."""
         key = tuple(settings.items())
         if key not in self._tried:
             config = with_changes(self._first.config, settings)
@@ -89,7 +89,7 @@ class _Search:
 
 
 def families(first: Attempt) -> list[list[Settings]]:
-    """Return what is tried: one kind of change after the other, then those that leave the run as it is, then batches."""
+    """Return the changes to try: first one kind after the other, then combinations, then smaller batches."""
     config, work = first.config, first.workload
     mesh = work.program.mesh
     shards = row_devices(mesh)
@@ -114,14 +114,14 @@ def families(first: Attempt) -> list[list[Settings]]:
 
 
 def _sharded(config: Config, fsdp: int, tensor: int) -> Settings:
-    """Return a mesh with so much fsdp, and for data what remains."""
+    """Return a mesh with the given fsdp and tensor sizes; data takes the remaining devices."""
     if config.mesh.data == -1:
         return {"mesh.fsdp": fsdp}
     return {"mesh.data": -1, "mesh.fsdp": fsdp} | ({"mesh.tensor": tensor} if config.mesh.tensor == -1 else {})
 
 
 def _doublings(value: int, rows: int) -> list[int]:
-    """Return `value` doubled again and again, as long as each device has a row of its own for each."""
+    """Return `value` doubled again and again, as long as each device has at least one row per slice."""
     doubled = []
     while 2 * value <= rows:
         value *= 2
@@ -140,10 +140,10 @@ def with_changes(config: Config, settings: Settings) -> Config:
 
 
 def hopeless(first: Attempt, workload: Workload, available: float | None) -> bool:
-    """Say whether a change surely saves too little, by what `first` was found to need.
+    """Return whether a change surely saves too little memory, judged by the needs of `first`.
 
-    Generous to the change: temporaries shrink with the rows that are worked on at once, and by as much as the state of
-    AdamW would (gradients and updates are two thirds of it). What remat saves is not known, so nothing is said of it.
+    The estimate is generous: temporaries shrink with the rows that are processed at once, and by as much as AdamW's state
+    would (gradients and updates are two thirds of it). The savings of remat are not known, so with it only the state counts.
     """
     if available is None:
         return False

@@ -1,4 +1,4 @@
-"""What a compiled program does on one device, added up from its HLO text: matrix FLOPs, and what collectives move."""
+"""The cost of a compiled program on one device, from its HLO text: FLOPs of matrix products and bytes of collectives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxbert.plan.hlo import Computation, Instruction, closing, count_runs, pars
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
 _SPLASH_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}
-"""Matrix products of the kernels of splash attention, which do not tell their FLOPs: logits and mixed values; and in the
+"""Matrix products in the kernels of splash attention, which do not report their FLOPs: logits and mixed values; and in the
 fused backward pass the logits again, with the gradients of weights, queries, keys and values."""
 _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\]")
 
@@ -24,10 +24,10 @@ class Traffic:
 
     kind: str
     group: int
-    """Devices that take part in one of them; 0 where the text does not tell, 2 for a permutation."""
+    """Devices in one group; 0 if the text does not say, 2 for a permutation."""
     result_bytes: int
     sent_bytes: float
-    """What one device sends, if each byte goes around a ring once (twice for a sum that all get)."""
+    """Bytes that one device sends if each byte goes around a ring once (twice for a sum that all receive)."""
     runs: int
 
 
@@ -36,19 +36,19 @@ class HloCost:
     """Sums over one run of the program on one device."""
 
     flops: float
-    """Of matrix products and convolutions, two for each multiply and add, and of kernels that tell theirs."""
+    """FLOPs of matrix products and convolutions, two per multiply-add, and of kernels that report theirs."""
     collective_bytes: dict[str, int]
-    """Bytes of the results of each kind of collective."""
+    """Result bytes of each kind of collective."""
     traffic: tuple[Traffic, ...]
-    """The same by kind and size of the groups."""
+    """The same traffic by kind and by size of the groups."""
     silent_kernels: int
-    """Runs of hand-written kernels that do not tell their FLOPs."""
+    """The number of runs of hand-written kernels that do not report their FLOPs."""
     unknown_loops: int
-    """Loops whose rounds the text does not tell; their bodies count once."""
+    """The number of loops with unknown rounds; their bodies count once."""
 
 
 def read_cost(text: str) -> HloCost:
-    """Add up a program's costs."""
+    """Sum the costs of a program."""
     program = parse_hlo(text)
     runs, unknown_loops = count_runs(program)
     flops, silent_kernels = 0.0, 0
@@ -60,7 +60,7 @@ def read_cost(text: str) -> HloCost:
             silent_kernels += runs[name] * (known is None)
             kind = instruction.opcode.removesuffix("-start")
             if kind in COLLECTIVES:
-                # What runs beside a collective is fused with a piece of it: all pieces have the whole's shape and channel.
+                # Work that overlaps a collective is fused with a part of it: all parts have the whole's shape and channel.
                 channel = re.search(r"channel_id=(\d+)", instruction.rest)
                 key = kind, channel.group(1) if channel else f"{name}/{own_name}"
                 found = _traffic(kind, instruction, runs[name])
@@ -80,7 +80,7 @@ def _traffic(kind: str, instruction: Instruction, runs: int) -> Traffic:
 
 
 def _summed(parts: Iterable[Traffic]) -> tuple[Traffic, ...]:
-    """Add up what has the same kind and group."""
+    """Sum the traffic of the same kind and group size."""
     groups: dict[tuple[str, int], list[Traffic]] = defaultdict(list)
     for part in parts:
         if part.runs and part.group != 1:
@@ -92,20 +92,20 @@ def _summed(parts: Iterable[Traffic]) -> tuple[Traffic, ...]:
 
 
 def _group_size(attributes: str) -> int:
-    """Return how many devices a collective joins: listed, as `[GROUPS,SIZE]<=[...]`, or as axes of a mesh; else 0."""
+    """Return the devices per group: listed, as `[GROUPS,SIZE]<=[...]`, or as axes of a mesh; 0 if unknown."""
     if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
         return listed.group(1).count(",") + 1
     if counted := re.search(r"replica_groups=\[\d+,(\d+)\]<=", attributes):
         return int(counted.group(1))
     if meshed := re.search(r"replica_groups=mesh\[([^\]]*)\][^{}]*\{([^}]*)\}", attributes):
         sizes = {axis: int(size) for axis, size in re.findall(r"'(\w+)'=(\d+)", meshed.group(1))}
-        parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", meshed.group(2))  # a part of an axis: 'name':(BEHIND)SIZE
+        parts = re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", meshed.group(2))  # a part of an axis: 'name':(OFFSET)SIZE
         return math.prod(int(size) if size else sizes[axis] for axis, size in parts)
     return 0
 
 
 def _result_bytes(instruction: Instruction) -> int:
-    """Return the size of a collective's result; some asynchronous ones start with (operands, results, ...)."""
+    """Return the bytes of a collective's result; some asynchronous ones start with (operands, results, ...)."""
     shape = instruction.shape
     if instruction.opcode in ("all-gather-start", "collective-permute-start"):
         if shape.startswith("(("):
@@ -117,7 +117,7 @@ def _result_bytes(instruction: Instruction) -> int:
 
 
 def _bytes(dtype: str, sizes: str) -> int:
-    """Return the size of an array; a type's name has its width in bits (bf16, f32, s8, f8e4m3fn), but for booleans."""
+    """Return the bytes of an array; a type's name contains its bits (bf16, f32, s8, f8e4m3fn), except for booleans."""
     width = re.search(r"\d+", dtype)
     return math.prod(_sizes(sizes)) * (int(width.group()) if width else 8) // 8
 
@@ -135,7 +135,7 @@ def _operand_sizes(instruction: Instruction, computation: Computation) -> list[l
 
 
 def _flops(name: str, instruction: Instruction, computation: Computation) -> float | None:
-    """Return the FLOPs of a matrix product, a convolution or a kernel, None for a kernel that is silent, 0 for all else."""
+    """Return the FLOPs of a matrix product, convolution or kernel, None for a kernel that does not report them, else 0."""
     if instruction.opcode == "convolution":
         return _convolution_flops(instruction, *_operand_sizes(instruction, computation))
     if instruction.opcode == "dot":
@@ -150,7 +150,7 @@ def _flops(name: str, instruction: Instruction, computation: Computation) -> flo
 
 
 def _splash_flops(name: str, instruction: Instruction, computation: Computation) -> float | None:
-    """Count the products over whole rows of splash attention; None for other kernels."""
+    """Return the FLOPs of splash attention over whole rows; None for other kernels."""
     products = next((count for kernel, count in _SPLASH_PRODUCTS.items() if name.startswith(kernel)), None)
     shapes = (computation.instructions[operand].shape for operand in instruction.operands)
     queries = next((shape for shape in shapes if re.match(r"(bf|f)\d", shape)), None)  # [H, T, K], of one row or more
@@ -161,7 +161,7 @@ def _splash_flops(name: str, instruction: Instruction, computation: Computation)
 
 
 def _convolution_flops(instruction: Instruction, left_sizes: list[int], right_sizes: list[int]) -> float:
-    """Count the products of a convolution that do not meet padding or a hole.
+    """Return the FLOPs of a convolution without the products of padding and holes.
 
     On TPU every matrix product is a convolution, and one with batch axes is spread so far that most positions are empty.
     """
@@ -182,7 +182,7 @@ def _convolution_flops(instruction: Instruction, left_sizes: list[int], right_si
 
 
 def _meetings(left: int, right: int, out: int, window: dict[str, str]) -> int:
-    """Return for how many pairs of an output and a kernel position the input has an entry, along one axis."""
+    """Return the number of pairs of output and kernel positions at which the input has an entry, along one axis."""
     stride, left_dilation, right_dilation = (int(window.get(k, 1)) for k in ("stride", "lhs_dilate", "rhs_dilate"))
     low = int(window.get("pad", "0_0").split("_")[0])
     positions = (o * stride + k * right_dilation - low for o in range(out) for k in range(right))

@@ -1,4 +1,4 @@
-"""Lengths of synthetic examples: a known data set's, a simple distribution, or a file's. NumPy only."""
+"""Lengths of synthetic examples: those of a known data set, of a simple distribution, or of a file. Uses only NumPy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxbert.errors import UserError
 
-# How many of SST-2's 67,349 training phrases have 3, 4, 5, ... tokens (uncased BERT vocabulary, special tokens included).
+# The number of SST-2's 67,349 training phrases that have 3, 4, 5, ... tokens (uncased vocabulary, with special tokens).
 _SST2_FIRST = 3
 # fmt: off
 _SST2_COUNTS = (
@@ -23,13 +23,13 @@ _FORMS = "sst2, uniform:LOW:HIGH, fixed:N or a file with one length a line"
 def draw_lengths(spec: str, count: int, max_length: int, seed: int) -> np.ndarray:
     """Draw `count` lengths in tokens, special tokens included, int32.
 
-    Those of `sst2` and of a file are cut at `max_length`, as texts would be.
+    Lengths of `sst2` and of a file are cut at `max_length`, as texts would be.
 
     Args:
-      spec: `sst2`, `uniform:LOW:HIGH` (both included), `fixed:N` or a file with one length a line.
-      count: how many.
-      max_length: longest example of the run.
-      seed: of the draw.
+      spec: `sst2`, `uniform:LOW:HIGH` (both included), `fixed:N` or a file with one length per line.
+      count: the number of lengths.
+      max_length: the longest example of the run.
+      seed: the seed of the draw.
 
     Raises:
       UserError: for any other `spec`, for a bound above `max_length` or below 1, and for a bad file.

@@ -1,6 +1,6 @@
-"""A plan: the real training step, compiled for devices that need not be here, and what it will need and take there.
+"""A plan: the real training step, compiled for devices that this machine need not have, with its needs and times.
 
-Nothing is run. How the step could be made to fit where it does not is `fit`'s part.
+Nothing runs. `fit` finds changes for a step that does not fit.
 """
 
 from __future__ import annotations
@@ -34,32 +34,32 @@ _FLOAT32 = 4
 
 @dataclass(frozen=True)
 class Attempt:
-    """A configuration whose step was compiled, or refused by the compiler."""
+    """A configuration whose step was compiled, or rejected by the compiler."""
 
     config: Config
-    """With the choices that stand for the target's own."""
+    """The configuration, with the choices that replace the target's own."""
     workload: Workload
     step: CompiledStep | None
     needed_bytes: float | None
-    """Of one device; at least so much if the compiler refused, None if it did not say."""
+    """Bytes per device; a lower bound if the compiler rejected the step, None if it did not say."""
     fits: bool | None
-    """None where the device's memory is not known."""
+    """Whether the step fits; None if the device's memory is not known."""
 
 
 class Planner:
     """Compiles configurations for one target."""
 
     def __init__(self, config: Config, target: Target, options: PlanOptions) -> None:
-        """Find the devices, and what is computed on them.
+        """Find the devices and the model and lengths of the run.
 
         Raises:
-          UserError: for anything wrong in configuration, target or lengths.
+          UserError: for a mistake in configuration, target or lengths.
         """
         self.config = stand_in(config, target)
         self.target = target
         self.options = options
         self._devices = devices_of(target)
-        make_mesh(config.mesh, list(self._devices))  # a mesh that does not fit is said before any data is read
+        make_mesh(config.mesh, list(self._devices))  # a mesh that does not fit is reported before any data is read
 
     @cached_property
     def material(self) -> Material:
@@ -68,12 +68,12 @@ class Planner:
 
     @property
     def memory_bytes(self) -> float | None:
-        """What a step may use on one device; None where it is not known."""
+        """The bytes that a step may use on one device; None if not known."""
         given = self.options.memory_gb
         return self.target.memory_bytes if given is None else given * 1e9
 
     def workload(self, config: Config) -> Workload:
-        """Lay out the step of a configuration; nothing is compiled."""
+        """Lay out the step of a configuration without compiling it."""
         return make_workload(config, self.target, self._devices, self.material)
 
     def attempt(self, config: Config, workload: Workload | None = None) -> Attempt:
@@ -85,14 +85,14 @@ class Planner:
         except DoesNotFitError as refusal:
             return Attempt(config, workload, None, refusal.needed_bytes, fits=False)
         memory = self.memory_bytes
-        # A TPU's compiler knows what its chip has, and has refused what is more.
+        # A TPU's compiler knows the memory of its chip, and has rejected a step that needs more.
         known = memory is not None and (self.target.platform != "tpu" or self.options.memory_gb is not None)
         fits = step.needed_bytes <= memory if known and memory else None if memory is None else True
         return Attempt(config, workload, step, step.needed_bytes, fits)
 
 
 def describe_plan(planner: Planner, attempt: Attempt) -> dict[str, Any]:
-    """Return everything that is known of a step, ready for JSON; None where something is not."""
+    """Return all that is known of a step, ready for JSON; None for unknown values."""
     return {
         **_described(planner, attempt.workload),
         "memory": _memory(planner, attempt),
@@ -149,7 +149,7 @@ def _memory(planner: Planner, attempt: Attempt) -> dict[str, Any]:
 
 
 def _costs(planner: Planner, attempt: Attempt) -> dict[str, Any]:
-    """Return FLOPs, collectives, bounds, rates and prices; None where the compiler refused the step."""
+    """Return FLOPs, collectives, bounds, rates and prices; None if the compiler rejected the step."""
     step, work = attempt.step, attempt.workload
     if step is None:
         names = (
@@ -198,7 +198,7 @@ def bounds_of(step: CompiledStep, program: Program, target: Target, options: Pla
 
 
 def _peaks(target: Target, options: PlanOptions) -> Peaks:
-    """Return the device's peaks, as given or else as known."""
+    """Return the device's peaks: the given values, or else the known ones."""
     tflops, bandwidth, link = options.peak_tflops, options.peak_bandwidth, target.link
     if target.spec is not None:
         tflops, bandwidth = tflops or target.spec.bf16_tflops, bandwidth or target.spec.bandwidth_gbs
@@ -214,13 +214,13 @@ def _peaks(target: Target, options: PlanOptions) -> Peaks:
 
 
 def state_bytes(program: Program) -> int:
-    """Return what one device holds of parameters and the optimizer's state: exact, whatever compiles the step."""
+    """Return the bytes of parameters and optimizer state on one device; exact for any compiler."""
     leaves = jax.tree.leaves(program.state_target)
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 
 
 def sharding_rows(program: Program) -> list[dict[str, Any]]:
-    """Return a row a parameter: the rule that placed it, and what one device holds of it."""
+    """Return one row per parameter: the rule that matched it, and its part on one device."""
     kept = optimizer_bytes(program.state_target)
     return [
         {
@@ -237,7 +237,7 @@ def sharding_rows(program: Program) -> list[dict[str, Any]]:
 
 
 def assumptions(planner: Planner) -> list[str]:
-    """Return, a line each, what the numbers rest on."""
+    """Return the assumptions of the numbers, one per line."""
     target, link = planner.target, planner.target.link
     lines = [
         "nothing was run: every time, rate and price is predicted from data sheets, and waiting for data is left out"
@@ -263,7 +263,7 @@ def assumptions(planner: Planner) -> list[str]:
 
 
 def compute_name(planner: Planner) -> str:
-    """Return the format of the matrix products."""
+    """Return the number format of the matrix products."""
     compute = planner.config.precision.compute
     return ("bfloat16" if planner.target.platform == "tpu" else "float32") if compute == "auto" else compute
 
@@ -274,7 +274,7 @@ def make_plan(
     """Compile the step of a configuration for a target.
 
     Raises:
-      UserError: for anything wrong in configuration, target or lengths.
+      UserError: for a mistake in configuration, target or lengths.
     """
     planner = Planner(config, target, options)
     say("reading lengths")

@@ -1,7 +1,7 @@
-"""What bounds a step: the time that its FLOPs and its bytes need at the device's peaks, against the time that it took.
+"""The bound of a step: the time that its FLOPs and its bytes need at the device's peaks, against the measured time.
 
-Shares are of the measured time; computing and moving overlap, so they need not add up to one, and bytes that
-a cache served make the memory's share an upper bound.
+Shares are of the measured time. Computing and moving overlap, so shares need not add up to one, and bytes that a cache
+served make the memory's share an upper bound.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from jaxbert.train.programs import Program
 from jaxbert.train.sharding import optimizer_bytes, param_shardings
 
 _WIDTHS_PER_LAYER = 16
-"""Results of a layer, in model widths a token: query, key, value, mixed, projected, normalized; 4 + 4 between; 2 behind."""
+"""Results of a layer, in model widths per token: query, key, value, mixed, projected, normalized; 4 + 4 in the feed-forward
+block; 2 after it."""
 _PASSES = 5
-"""How often each is moved: written and read forward; read again backward, where its gradient is written and read."""
+"""How often each result is moved: written and read forward; read again backward, where its gradient is written and read."""
 _EXPLAINS = 0.3
-"""Largest share below which nothing explains the step."""
+"""The share below which a resource does not explain the step's time."""
 _CLEAR = 0.5
-"""Share that is a bound by itself, where others are not known."""
+"""The share above which a resource is the bound even if others are not known."""
 
 ADVICE = {
     "compute": "the matrix products set the pace: fewer tokens of padding or lower precision make it faster",
@@ -35,21 +36,21 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class StepCost:
-    """What one step takes, on one device."""
+    """The cost of one step on one device."""
 
     seconds: float
     flops: float
-    """Of the matrix products, padding and masked pairs included."""
+    """FLOPs of the matrix products, padding and masked pairs included."""
     bytes_moved: float
     input_share: float
-    """Share of the time in which the loop waited for a batch."""
+    """The share of the time in which the loop waited for a batch."""
     dispatch_share: float | None
-    """Share in which the host was busy starting steps; None where that is the computation itself, on CPU."""
+    """The share of the time in which the host was starting steps; None on CPU, where the host itself computes."""
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """The bound, or None, and why."""
+    """The bound, or None, with the reason."""
 
     bound: str | None
     reason: str
@@ -61,7 +62,7 @@ class Roofline:
     bytes_per_step: float
     flops_per_byte: float
     balance_flops_per_byte: float | None
-    """Above it, the device's peaks are met by computing; below it, by moving."""
+    """FLOPs per byte above which computing is the bound and below which moving is, at the device's peaks."""
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values, rounded, ready for JSON."""
@@ -69,10 +70,10 @@ class Roofline:
 
 
 def roofline(cost: StepCost, peak_flops: float | None, peak_bandwidth: float | None) -> Roofline:
-    """Say what bounds a step.
+    """Find the bound of a step.
 
     Args:
-      cost: the step.
+      cost: the cost of the step.
       peak_flops: FLOP/s of one device, or None.
       peak_bandwidth: bytes/s of its memory, or None.
     """
@@ -109,9 +110,9 @@ def _bound(
 
 
 def moved_by_optimizer(program: Program) -> int:
-    """Return the bytes that the optimizer moves at least, on one device and step.
+    """Return the bytes that the optimizer moves at least, on one device in one step.
 
-    It reads the gradient, and reads and writes parameters and state: 28 a parameter for AdamW in float32.
+    It reads the gradient, and reads and writes parameters and state: 28 bytes per parameter for AdamW in float32.
     """
     part = jax.eval_shape(program.trainable.select, program.model.abstract_params)
     shardings = jax.tree.leaves(param_shardings(program.mesh, part))
@@ -123,14 +124,14 @@ def moved_by_optimizer(program: Program) -> int:
 
 
 def least_bytes(config: BertConfig, by_optimizer: float, row_tokens: float, itemsize: int) -> float:
-    """Return what a training step moves at least: the optimizer's traffic, and the results of each layer's products.
+    """Return the bytes that a training step moves at least: by the optimizer, and for the results of each layer's products.
 
-    Attention's weights are left out, which a fused kernel keeps on the chip.
+    Attention weights are left out, because a fused kernel keeps them on the chip.
 
     Args:
       config: the encoder.
       by_optimizer: bytes moved by the optimizer on one device.
-      row_tokens: of one device's rows.
+      row_tokens: tokens in the rows of one device, padding included.
       itemsize: bytes of a number in the layers.
     """
     a_token = _PASSES * _WIDTHS_PER_LAYER * config.hidden_size * itemsize * config.num_hidden_layers

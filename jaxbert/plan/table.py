@@ -1,4 +1,4 @@
-"""What a person reads of a plan."""
+"""The tables and texts that show a plan."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Rows = list[tuple[str, str]]
 
 
 def plan_table(result: dict[str, Any]) -> Table:
-    """Return the numbers of a plan, a topic a row."""
+    """Return the table of a plan, one topic per row."""
     table = Table("", "", show_header=False)
     for name, text in [*_described(result), *_memory(result), *_work(result), *_times(result), *_prices(result)]:
         table.add_row(name, text)
@@ -19,7 +19,7 @@ def plan_table(result: dict[str, Any]) -> Table:
 
 
 def sharding_table(result: dict[str, Any]) -> Table:
-    """Return the parameters under the rules that placed them, and what one device holds of each."""
+    """Return the table of the sharding rules, with each parameter's part on one device."""
     table = Table(title="parameters on the mesh")
     for head in ("rule (PartitionSpec), parameters", "shape", "on a device", "MiB"):
         table.add_column(head, overflow="fold")
@@ -35,7 +35,7 @@ def sharding_table(result: dict[str, Any]) -> Table:
 
 
 def plan_headline(result: dict[str, Any]) -> str:
-    """Return the verdict on one line."""
+    """Return the result of a plan on one line."""
     needed, available = result["memory"]["needed_bytes"], result["memory"]["available_bytes"]
     verdict = {True: "fits", False: "does not fit", None: "memory of the devices not known"}[result["fits"]]
     estimate = " (ESTIMATE)" if result["estimate"] else ""
@@ -43,7 +43,7 @@ def plan_headline(result: dict[str, Any]) -> str:
 
 
 def gib(size: float | None) -> str:
-    """Return an amount of memory as text."""
+    """Return an amount of memory in GiB as text."""
     return "-" if size is None else f"{size / 2**30:.2f} GiB"
 
 

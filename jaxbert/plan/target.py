@@ -1,6 +1,6 @@
-"""The devices that a plan is for, by name: a slice of TPUs, GPUs or CPU devices, none of which need be here.
+"""The devices that a plan is for, by name: a slice of TPUs, GPUs or CPU devices, which this machine need not have.
 
-Parsing and preparing import no JAX: how many devices a CPU plays must be settled before a backend starts.
+Parsing and preparing do not import JAX: the number of devices that a CPU simulates must be set before a backend starts.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from jaxbert.hardware import DEVICES, DeviceSpec, Link, device_spec, link_of
 _TPUS = {spec.name.removeprefix("TPU "): spec for spec in DEVICES if spec.name.startswith("TPU ")}
 _GPUS = ("b200", "h200", "h100", "a100", "a100-80gb", "l4", "t4")
 _MOST_STAND_INS = 1024
-"""Devices that a CPU plays; so many compile in the memory of a small machine."""
+"""The most devices that a CPU simulates; this many compile in the memory of a small machine."""
 _FLAG = "--xla_force_host_platform_device_count"
 _GPU_FRACTION = 0.75
-"""Share of a GPU's memory that JAX takes by default (XLA_PYTHON_CLIENT_MEM_FRACTION)."""
+"""The share of a GPU's memory that JAX takes by default (XLA_PYTHON_CLIENT_MEM_FRACTION)."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """So many devices of one kind."""
+    """A number of devices of one kind."""
 
     name: str
     platform: Literal["tpu", "gpu", "cpu"]
     devices: int
     sizes: tuple[int, ...] = ()
-    """Of the torus."""
+    """The sizes of the torus."""
     spec: DeviceSpec | None = None
-    """None for a CPU."""
+    """The known properties of the device; None for a CPU."""
 
     @property
     def stands_in(self) -> bool:
-        """Whether CPU devices stand for others, so that memory and collectives are an estimate."""
+        """Whether CPU devices replace the target's, so that memory and collectives are an estimate."""
         return self.platform == "gpu"
 
     @property
     def link(self) -> Link | None:
-        """What joins the devices, where it is known."""
+        """The link between the devices, or None if not known."""
         return None if self.spec is None else link_of(self.spec.name)
 
     @property
     def chip(self) -> str:
-        """How a person calls one of the devices."""
+        """The common name of one of the devices."""
         return "CPU device" if self.spec is None else self.spec.name
 
     @property
     def memory_bytes(self) -> float | None:
-        """What a program may use of one device's memory; None for a CPU.
+        """The bytes that a program may use on one device; None for a CPU.
 
-        Of a TPU, all (its compiler knows better); of a GPU, the share that JAX takes.
+        For a TPU this is all of its memory (its compiler knows better); for a GPU, the share that JAX takes.
         """
         if self.spec is None:
             return None
@@ -63,10 +63,10 @@ class Target:
 
 
 def parse_target(name: str) -> Target:
-    """Read `v5e:16x16`, `h200:8` or `cpu:8`; whether there is such a slice, libtpu says later.
+    """Parse `v5e:16x16`, `h200:8` or `cpu:8`; libtpu checks later whether the slice exists.
 
     Raises:
-      UserError: for anything else.
+      UserError: for any other name.
     """
     match = re.fullmatch(r"([\w-]+):(\d+(?:x\d+)*)", name)
     if match is None:
@@ -93,17 +93,17 @@ def _unknown(name: str) -> UserError:
 
 
 def prepare_target(target: Target) -> None:
-    """Let this machine's CPU play the devices that a plan needs; only before JAX starts a backend does it count."""
+    """Make this machine's CPU simulate the devices that a plan needs; it has an effect only before JAX starts a backend."""
     if target.platform != "tpu":
         kept = re.sub(rf"{_FLAG}=\S*", "", os.environ.get("XLA_FLAGS", ""))
         os.environ["XLA_FLAGS"] = f"{kept} {_FLAG}={target.devices}".strip()
     import jax
 
-    jax.config.update("jax_platforms", "cpu")  # a plan takes no accelerator, even where there is one
+    jax.config.update("jax_platforms", "cpu")  # a plan uses no accelerator, even if there is one
 
 
 def devices_of(target: Target) -> list[Any]:
-    """Return one device for each of the target's: described by libtpu, or played by the CPU.
+    """Return one device for each device of the target: described by libtpu, or simulated by the CPU.
 
     Raises:
       UserError: if there is no such slice, no libtpu, or JAX was started with fewer devices.

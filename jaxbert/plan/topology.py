@@ -1,4 +1,4 @@
-"""TPU slices that need not be here: their devices as libtpu describes them, for compiling and nothing else."""
+"""The devices of TPU slices as libtpu describes them, only for compiling; this machine need not have them."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Chip:
     """One generation of TPUs; a chip is one device."""
 
     axes: int
-    """Dimensions of the torus, and so of a slice's name."""
+    """The dimensions of the torus, and of a slice's name."""
     config_name: str = "default"
     """Libtpu's name for both cores of a chip as one device."""
 
 
 CHIPS = {"v4": Chip(3, "megacore"), "v5e": Chip(2), "v5p": Chip(3), "v6e": Chip(2)}
 
-# On a machine without a TPU libtpu would ask Google's metadata server what it runs on, complain that nobody answers, write
-# log files, and refuse to work in two processes at a time. Which slice these variables speak of does not matter.
+# On a machine without a TPU libtpu would ask Google's metadata server for its machine type, complain when nobody answers,
+# write log files, and refuse to work in two processes at a time. The slice that these variables name does not matter.
 _NO_TPU_HERE = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
@@ -46,7 +46,7 @@ _NO_TPU_HERE = {
 
 
 def topology_mesh(name: str, config: MeshConfig) -> Mesh:
-    """Arrange the devices of a slice such as `v5e:16x16` in axes `data`, `fsdp` and `tensor`; none of them need exist.
+    """Arrange the devices of a slice such as `v5e:16x16` in axes `data`, `fsdp` and `tensor`; the slice need not exist here.
 
     Raises:
       UserError: if there is no such slice, no libtpu, or the mesh does not fit.
@@ -74,10 +74,10 @@ def topology_devices(name: str) -> list[Any]:
 
 
 def hbm_bytes(device: Any) -> int | None:
-    """Return the memory of a TPU's chip, or None for any other device.
+    """Return the bytes of a TPU chip's memory, or None for any other device.
 
-    Where Google writes GB, it means GiB: libtpu 0.0.42.1 lets a program have 30.75 of a v4, 15.75 of a v5e, 95.74 of a v5p
-    and 31.25 of a v6e.
+    Google writes GB but means GiB: libtpu 0.0.42.1 lets a program use 30.75 of a v4, 15.75 of a v5e, 95.74 of a v5p and
+    31.25 of a v6e.
     """
     spec = device_spec(device.device_kind) if device.platform == "tpu" else None
     return None if spec is None else round(spec.memory_gb * 2**30)
@@ -100,7 +100,7 @@ def _parse(name: str) -> tuple[Chip, list[int]]:
 
 @contextlib.contextmanager
 def _no_questions() -> Iterator[None]:
-    """Answer what libtpu asks when it is loaded, unless there is a TPU, of which it has to learn all itself."""
+    """Set the values that libtpu asks for when it is loaded, unless there is a TPU, which must report them itself."""
     added = {} if tpu_attached() else {k: v for k, v in _NO_TPU_HERE.items() if k not in os.environ}
     os.environ.update(added)
     try:

@@ -1,6 +1,7 @@
-"""What a planned run would compute: its model's shape, the lengths of its examples, and the step that they fill.
+"""The workload of a planned run: its model's shape, the lengths of its examples, and the step that they fill.
 
-Nothing here needs the run's devices, its weights, or even its data: what cannot be read is replaced, and said.
+This needs neither the run's devices nor its weights nor its data: a source that cannot be read is replaced, and the user is
+told.
 """
 
 from __future__ import annotations
@@ -39,24 +40,24 @@ _TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.txt", "spe
 _DEFAULT_LENGTHS = "sst2"
 _SAMPLED_STEPS = 8
 _DRAWN = 2**18
-"""Examples to draw, at most, but for a few steps: a large step has nearly the same lengths as any other."""
+"""The most examples to draw, except for a few steps: a large step has nearly the same lengths as any other."""
 _GPU_ALIGNMENT = 128
 _VOCABULARY = 30_522
-"""Tokens of a new model without a vocabulary file: uncased BERT's."""
+"""The vocabulary size of a new model without a vocabulary file: that of uncased BERT."""
 
 logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a run is made of, besides its settings."""
+    """The model and data of a run, without its settings."""
 
     bert_config: BertConfig
     task: Task
     inputs: Inputs | None
-    """The run's own; None where lengths are to be drawn."""
+    """The run's own inputs; None if lengths are drawn."""
     source: str
-    """A name of data, or how lengths are drawn."""
+    """The name of the data, or the distribution of the lengths."""
 
 
 @dataclass(frozen=True)
@@ -66,21 +67,21 @@ class Workload:
     program: Program
     layout: Layout
     batch: Batch
-    """A step's, for its keys and shapes."""
+    """The batch of a step, for its keys and shapes."""
     rows: int
-    """Of the largest of the steps that were sampled, over all devices."""
+    """Rows of the largest sampled step, over all devices."""
     examples: int
-    """Of a step."""
+    """Examples in a step."""
     tokens: float
-    """Real ones of a step, in the mean."""
+    """The mean number of real tokens in a step."""
     pairs: float
-    """Pairs of tokens of one example, in the mean."""
+    """The mean number of pairs of tokens in one example."""
     total_steps: int | None
-    """Of the whole run; None where neither the data nor `train.max_steps` tells."""
+    """Steps of the whole run; None if neither the data nor `train.max_steps` decides it."""
 
 
 def find_material(config: Config, lengths: str | None) -> Material:
-    """Read the lengths of `data.train` where `lengths` names no others and they can be had, else choose some.
+    """Read the examples of `data.train` if `lengths` is None and they can be read, else choose lengths.
 
     Raises:
       UserError: if there is no such model.
@@ -97,10 +98,10 @@ def find_material(config: Config, lengths: str | None) -> Material:
 
 
 def make_workload(config: Config, target: Target, devices: Sequence[Any], material: Material) -> Workload:
-    """Arrange the devices, lay the examples out in rows, and take a sample of steps.
+    """Arrange the devices, lay the examples out in rows, and sample some steps.
 
     Raises:
-      UserError: if the mesh does not fit the devices, or the lengths the model or the rows.
+      UserError: if the mesh does not fit the devices, or the lengths do not fit the model or the rows.
     """
     mesh = make_mesh(config.mesh, list(devices))
     inputs = material.inputs
@@ -130,9 +131,9 @@ def make_workload(config: Config, target: Target, devices: Sequence[Any], materi
 
 
 def stand_in(config: Config, target: Target) -> Config:
-    """Return what is compiled for CPU devices that play others: the choices that a run would make on those.
+    """Return the configuration to compile for CPU devices that simulate others: with the choices of a run on those.
 
-    Attention is by plain products, and float8 is left out: the kernels of the real devices cannot be compiled here.
+    Attention uses plain matrix products, and float8 is left out: the kernels of the real devices cannot be compiled here.
     """
     if not target.stands_in:
         return config
@@ -162,7 +163,7 @@ def _filled(plan: StepPlan, layout: Layout, inputs: Inputs) -> Batch:
 
 
 def _tokenizer(model: ModelConfig) -> tuple[BertConfig, Any]:
-    """Return a model's shape and its tokenizer; no weights are fetched."""
+    """Return a model's configuration and its tokenizer; no weights are downloaded."""
     folder = Path(model.name_or_path).expanduser()
     if model.name_or_path in SIZES and not folder.is_dir():
         pretrained = load_pretrained(model)
@@ -171,13 +172,13 @@ def _tokenizer(model: ModelConfig) -> tuple[BertConfig, Any]:
     if not folder.is_dir():
         try:
             folder = Path(snapshot_download(model.name_or_path, allow_patterns=_TOKENIZER_FILES))
-        except Exception as error:  # the library lets its HTTP client's own exceptions through
+        except Exception as error:  # the library does not catch its HTTP client's exceptions
             raise UserError(f"the Hub gave no tokenizer of {model.name_or_path}") from error
     return bert_config, load_tokenizer(folder, bert_config, model.lower_case)
 
 
 def _shape(model: ModelConfig) -> BertConfig:
-    """Return a model's shape; a new one's vocabulary counts where it can be read."""
+    """Return a model's configuration; for a new model the vocabulary is counted if it can be read."""
     if model.name_or_path in SIZES and model.vocab is not None:
         try:
             return load_pretrained(model).bert_config
@@ -187,7 +188,7 @@ def _shape(model: ModelConfig) -> BertConfig:
 
 
 def find_shape(model: ModelConfig) -> BertConfig:
-    """Read a model's configuration alone: no weights and no tokenizer are needed.
+    """Read only a model's configuration, without weights and tokenizer.
 
     Raises:
       UserError: if there is none.
@@ -201,7 +202,7 @@ def find_shape(model: ModelConfig) -> BertConfig:
         return read_config(Path(hf_hub_download(name, "config.json")).parent)
     except UserError:
         raise
-    except Exception as error:  # the library lets its HTTP client's own exceptions through
+    except Exception as error:  # the library does not catch its HTTP client's exceptions
         published = published_config(name)
         if published is not None:
             logger.warning("the Hub gave no config.json of %s: its shape is taken as it was published", name)

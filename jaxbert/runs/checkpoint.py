@@ -1,13 +1,12 @@
 """Checkpoints of a run: one small adapter around Orbax.
 
-A checkpoint holds the train state and the position in the data with what the loop must remember, and is committed as a
-whole, with a list of its files by which damage is found. It is written in the background; `wait` and every later `save`
-raise what went wrong. All processes of a run call every function here.
+A checkpoint holds the train state, the position in the data and the loop's progress. It is committed as a whole, with a list
+of its files that reveals damage. It is written in the background; `wait` and every later `save` raise the errors of that.
+All processes of a run call every function here.
 
-Orbax does not write to S3 by itself: it asks one function where TensorStore finds a folder, and the function knows local
-folders and Google's buckets. TensorStore knows S3 as well, so the answer for a folder of S3 is the one for a bucket of
-Google with another driver. Orbax's own commit file says that a checkpoint is whole, as in every bucket: there is no
-renaming.
+Orbax cannot write to S3 by itself. It asks one function where TensorStore finds a folder, and that function knows only local
+folders and Google's buckets. TensorStore supports S3, so the answer for a folder of S3 is the one for a Google bucket with
+another driver. As in every bucket, Orbax's own commit file marks a complete checkpoint, because a bucket cannot rename.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ from jaxbert.bucket import S3, in_bucket, move, to_path
 from jaxbert.errors import UserError
 from jaxbert.processes import another_is_gone, is_main, wait_for_all
 
-logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs with tracebacks what it then raises
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs tracebacks of errors that it raises afterwards
 
 _MANIFEST = "files.json"
 _CHANGES_LATER = "_CHECKPOINT_METADATA"
-"""Orbax notes the time of the commit there."""
+"""The file in which Orbax records the time of the commit."""
 _BLOCK = 1 << 20
 _DRIVERS = ("gcs", "gcs_grpc")
 
@@ -58,11 +57,11 @@ class _LatestAndBest(checkpoint_managers.PreservationPolicy):
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's manager, which leaves stopping to the loop.
+    """Orbax's manager, but the loop decides when to stop.
 
-    Its own asks JAX's preemption service at each save, under the number of the checkpoint, also from its background
-    thread. The service takes what was asked last for where the run is: the loop counts otherwise, and would stop much
-    later or never.
+    Orbax's own asks JAX's preemption service at each save, with the checkpoint's number, also from its background thread.
+    The service takes the last number that it was asked about for the run's step. The loop counts differently, and would
+    stop much later or never.
     """
 
     def reached_preemption(self, step: int) -> bool:
@@ -70,11 +69,11 @@ class _Manager(ocp.CheckpointManager):
 
 
 class Checkpoints:
-    """The checkpoints of one run, by step; read-only, nothing in the folder changes, and the run may go on meanwhile."""
+    """The checkpoints of one run, by step. With `read_only` the folder does not change, and the run may continue."""
 
     def __init__(self, folder: str | os.PathLike[str], keep: int = 2, *, read_only: bool = False) -> None:
-        # One device writes what all devices of this process hold alike; several processes write a share each. For shares
-        # Orbax compiles a program a tensor and device: 80 in a run of two thin layers on eight devices.
+        # A single process writes a replicated array from one device; several processes write one share each. For shares
+        # Orbax compiles one program per tensor and device: 80 in a run of two thin layers on eight devices.
         handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=jax.process_count() > 1)
         ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
         self._policy = _LatestAndBest(keep)
@@ -96,7 +95,7 @@ class Checkpoints:
     def _list_files(self) -> None:
         """List the files of the checkpoint that is about to be committed."""
         if is_main():
-            # A bucket has no renaming: there it has its last name from the start.
+            # A bucket cannot rename: there the folder has its final name from the start.
             for unfinished in [*self.folder.glob(f"{self._saving}.*")] or [self.folder / str(self._saving)]:
                 write_manifest(unfinished)
 
@@ -109,18 +108,18 @@ class Checkpoints:
 
     @property
     def steps(self) -> list[int]:
-        """Committed steps in rising order."""
+        """The committed steps in rising order."""
         self._manager.wait_until_finished()
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, state: Any, progress: dict[str, Any], best_step: int | None) -> bool:
-        """Begin to save; the state may be donated as soon as this returns. A step that is there already stays.
+        """Begin to save; the state may be donated as soon as this returns. An existing checkpoint of the step is kept.
 
         Returns:
-          Whether the step was not there yet.
+          Whether the step had no checkpoint yet.
 
         Raises:
-          UserError: if there is no room for it, or the save before failed.
+          UserError: if there is not enough space, or the save before failed.
         """
         self.wait()
         self._policy.best = best_step
@@ -134,10 +133,10 @@ class Checkpoints:
         return True
 
     def wait(self) -> None:
-        """Wait until everything is committed.
+        """Wait until all checkpoints are committed.
 
         Raises:
-          UserError: for what failed in the background.
+          UserError: if a save in the background failed.
         """
         with self._failing():
             self._manager.wait_until_finished()
@@ -155,7 +154,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _failing(self) -> Iterator[None]:
-        """Turn what Orbax and its libraries raise while writing into a user's error; JAX raises for lost processes."""
+        """Turn errors of Orbax and its libraries while writing into a UserError; JAX raises its own for lost processes."""
         try:
             yield
         except Exception as error:
@@ -168,25 +167,25 @@ class Checkpoints:
             ) from error
 
     def _after_last(self) -> str:
-        steps = committed_steps(self.folder)  # the manager lists those that it began, too
+        steps = committed_steps(self.folder)  # the manager also lists steps that it began but did not commit
         return f"after step {steps[-1]}" if steps else "from the beginning"
 
     def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
-        """Read the state into the shapes, dtypes and shardings of `target`, and the progress."""
+        """Read the state, with the shapes, dtypes and shardings of `target`, and the progress."""
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target), progress=ocp.args.JsonRestore())
         restored = self._manager.restore(step, args=args)
         self._policy.best = restored["progress"].get("best_step")
         return restored["state"], restored["progress"]
 
     def is_whole(self, step: int) -> bool:
-        """Say whether a checkpoint is undamaged; what is wrong with it is said."""
+        """Return whether a checkpoint is undamaged; if it is damaged, log the reason."""
         wrong = find_damage(self.folder / str(step))
         if wrong:
             logger.warning("the checkpoint of step %d in %s is damaged (%s)", step, self.folder, wrong)
         return wrong is None
 
     def restore_params(self, step: int) -> Any:
-        """Read the parameters alone, to the first device.
+        """Read only the parameters, to the first device.
 
         Raises:
           UserError: if the checkpoint is damaged.
@@ -198,12 +197,12 @@ class Checkpoints:
         return self._manager.restore(step, args=args)["state"]["params"]
 
     def progress(self, step: int) -> dict[str, Any]:
-        """Read what the loop remembered at `step`."""
+        """Read the loop's progress at `step`."""
         return self._manager.restore(step, args=ocp.args.Composite(progress=ocp.args.JsonRestore()))["progress"]
 
 
 def choose_step(checkpoints: Checkpoints, which: str) -> int:
-    """Turn `last`, `best` or a number into a step that is there.
+    """Return the existing step for `last`, `best` or a number.
 
     Raises:
       UserError: if there is no such checkpoint.
@@ -226,20 +225,20 @@ def choose_step(checkpoints: Checkpoints, which: str) -> int:
 
 
 def _line(error: BaseException) -> str:
-    """Return the operating system's word, which TensorStore puts at the end of a chain of paths, or the whole message."""
+    """Return the operating system's message, which TensorStore puts after a chain of paths, or else the whole message."""
     said = " ".join(str(error).split())
     found = re.search(r"([^:\]]+) \[os_error_code", said)
     return found[1].strip() if found else said[:300]
 
 
 def write_manifest(folder: epath.Path) -> None:
-    """Write the list of the files that lie in a checkpoint's folder."""
+    """Write the list of the files in a checkpoint's folder."""
     content = {str(path.relative_to(folder)): [path.stat().length, _checksum(path)] for path in _files(folder)}
     (folder / _MANIFEST).write_text(json.dumps(content))
 
 
 def find_damage(folder: epath.Path) -> str | None:
-    """Compare a checkpoint with its list; return what is wrong with it, or None."""
+    """Compare a checkpoint with its list of files; return a description of the damage, or None."""
     try:
         expected = json.loads((folder / _MANIFEST).read_text())
         found = {str(path.relative_to(folder)): path for path in _files(folder)}
@@ -256,14 +255,14 @@ def find_damage(folder: epath.Path) -> str | None:
 
 
 def committed_steps(checkpoints: epath.Path) -> list[int]:
-    """Return the steps of committed checkpoints in rising order; in a bucket one has its name before it is committed."""
+    """Return the committed steps in rising order; in a bucket, a checkpoint has its final name before it is committed."""
     steps = [int(path.name) for path in checkpoints.iterdir() if path.name.isdigit()] if checkpoints.exists() else []
     known = atomicity(checkpoints)
     return sorted(step for step in steps if ocp.utils.is_checkpoint_finalized(checkpoints / str(step), **known))
 
 
 def quarantine(checkpoints: epath.Path, aside: epath.Path) -> None:
-    """Move damaged checkpoints to `aside`, from the newest on until one is whole, and say so; nothing is deleted."""
+    """Move damaged checkpoints to `aside`, from the newest until one is undamaged, and log it; nothing is deleted."""
     for step in reversed(committed_steps(checkpoints)):
         wrong = find_damage(checkpoints / str(step))
         if wrong is None:
@@ -291,10 +290,10 @@ def _checksum(path: epath.Path) -> int:
 
 
 def atomicity(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the arguments by which Orbax knows the committed checkpoints of a folder; none but for S3.
+    """Return the arguments with which Orbax recognizes committed checkpoints in a folder; empty except for S3.
 
     Raises:
-      UserError: if Orbax is too old, or so new that it has changed there.
+      UserError: if Orbax is too old, or so new that these functions have changed.
     """
     if not os.fspath(folder).startswith(S3):
         return {}
@@ -306,7 +305,7 @@ def atomicity(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _teach_orbax() -> None:
-    """Let Orbax find folders of S3, once in a process."""
+    """Make Orbax find folders of S3; once per process."""
     from orbax.checkpoint._src.serialization import tensorstore_utils
 
     known = tensorstore_utils.build_kvstore_tspec
@@ -323,7 +322,7 @@ def _teach_orbax() -> None:
 
 
 def _in_s3(spec: Any) -> Any:
-    """Return TensorStore's description of a place with S3 for each of Google's buckets in it."""
+    """Return TensorStore's description of a place with each of Google's buckets in it replaced by S3."""
     if isinstance(spec, list):
         return [_in_s3(part) for part in spec]
     if not isinstance(spec, dict):
@@ -333,7 +332,7 @@ def _in_s3(spec: Any) -> Any:
 
 
 def _service() -> dict[str, Any]:
-    """Return what the environment says of the service, by the names of Amazon's own tools, in TensorStore's words."""
+    """Return TensorStore's options for the S3 service, from the environment variables of Amazon's own tools."""
     found: dict[str, Any] = {}
     if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
         found["endpoint"] = endpoint
@@ -345,7 +344,7 @@ def _service() -> dict[str, Any]:
 
 
 def _credentials() -> str | None:
-    """Say where the credentials come from; None is TensorStore's own search, which reports all that it does not find."""
+    """Return the source of the credentials; None lets TensorStore search, which reports each one that it does not find."""
     if "AWS_ACCESS_KEY_ID" in os.environ:
         return "environment"
     files = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}

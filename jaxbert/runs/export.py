@@ -1,4 +1,4 @@
-"""From a run's parameters to a Hugging Face folder."""
+"""Writes a run's parameters as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jaxbert.tasks import task_of_model
 
 
 def save_start(folder: RunFolder, config: BertConfig, tokenizer: Any) -> None:
-    """Write what every export of a run has in common: configuration, label names and tokenizer."""
+    """Write the files that all exports of a run share: configuration, label names and tokenizer."""
     with staged(folder.start) as start:
         config.save_pretrained(start)
         tokenizer.save_pretrained(start)
@@ -35,7 +35,7 @@ def export_params(
     architecture: str,
     output: epath.Path | None = None,
 ) -> epath.Path:
-    """Write parameters of a run as a Hugging Face folder, in the run's `export` unless told otherwise.
+    """Write parameters of a run as a Hugging Face folder, to `output` or else the run's `export`.
 
     All processes call it, and the main one writes.
     """
@@ -48,10 +48,10 @@ def export_params(
 
 
 def check_target(output: str | os.PathLike[str], key: str) -> epath.Path:
-    """Return the path of a folder to which a model may be written; messages call it `key`.
+    """Return the path of a folder to which a model may be written; error messages call it `key`.
 
     Raises:
-      UserError: if it holds something else.
+      UserError: if the folder holds other files.
     """
     target = to_path(output)
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "config.json").exists())):
@@ -63,7 +63,7 @@ def export_run(run: str | Path, step: str, output: str | Path) -> epath.Path:
     """Export a checkpoint of a run: `last`, `best` or a step number.
 
     Raises:
-      UserError: if it is no run, has no such checkpoint, or the output holds something else.
+      UserError: if the folder is not a run, the run has no such checkpoint, or the output folder holds other files.
     """
     folder = RunFolder(run)
     if not folder.config.exists():

@@ -1,4 +1,4 @@
-"""The run folder: its files, and whether a run may begin or go on there."""
+"""The run folder: its files, and the check whether a run may begin or resume there."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _FREE = {
     *("model.scan_layers", "model.attention", "model.remat", "data.cache_dir"),
     *("mesh", "launch"),
 }
-"""Keys and whole sections that may change when a run goes on: they decide nothing that it learns, beyond rounding and which
-numbers dropout draws."""
+"""Keys and whole sections that may change when a run resumes: they do not affect what it learns, except by rounding and by
+the numbers that dropout draws."""
 _COMPARED = {
     *("model.name_or_path", "model.vocab", "model.lower_case", "data.train", "data.validation", "data.test"),
     *(f"data.{key}" for key in (*COLUMN_KEYS, *FILE_KEYS)),
 }
-"""Keys that say where data and model are and how they are read: what comes of them is compared (see `identity`)."""
+"""Keys that say where data and model are and how to read them: their content is compared instead (see `identity`)."""
 
 
 class RunFolder:
-    """Paths and small files of one run, on this machine or in a bucket; checkpoints are `checkpoint`'s."""
+    """The paths and small files of one run, on this machine or in a bucket; `checkpoint` handles its checkpoints."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = to_path(path)
@@ -43,25 +43,25 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.summary = self.path / "summary.json"
         self.confusion = self.path / "confusion.json"
-        """Of many labels, how often one was taken for another."""
+        """With many labels: how often one label was predicted instead of another."""
         self.checkpoints = self.path / "checkpoints"
         self.export = self.path / "export"
         self.start = self.path / "start"
-        """Model configuration, tokenizer and label names, which every later export needs."""
+        """The model configuration, tokenizer and label names, which every later export needs."""
         self.data = self.path / "data.json"
-        """What the run learns from; see `identity`."""
+        """The identity of the run's data and model; see `identity`."""
         self.lock = self.path / "lock"
-        """Which process writes here; see `lock`."""
+        """The folder of the lock, which names the process that writes here; see `lock`."""
         self.vocabulary = self.path / "vocab.txt"
-        """What a new model's vocabulary was trained to be; written before anything else."""
+        """The trained vocabulary of a new model; written before any other file."""
         self._kept: list[str] | None = None
-        """The lines of metrics, where they are in a bucket: its files are written whole."""
+        """The lines of metrics if the folder is in a bucket, whose files can only be written whole."""
 
     def check(self, config: Config) -> None:
-        """Check that a run with this configuration may begin or go on here, and write nothing.
+        """Check that a run with this configuration may begin or resume here; write nothing.
 
         Raises:
-          UserError: if the folder holds something else, or a run with another configuration, or cannot be reached.
+          UserError: if the folder holds other files or a run with another configuration, or cannot be reached.
         """
         names = []
         with foreign_errors(f"train.output_dir {self.path} cannot be read"):
@@ -88,7 +88,7 @@ class RunFolder:
             raise UserError(f"the run in {self.path} is complete: see {self.summary}{self.way_out()}")
 
     def way_out(self) -> str:
-        """Say how another run goes on from the weights of this one, for the end of a message."""
+        """Return the advice that ends an error message: how another run starts from the weights of this one."""
         if (self.export / "config.json").exists():
             first, model = "", self.path
         elif self.checkpoints.exists() and any(path.name.isdigit() for path in self.checkpoints.iterdir()):
@@ -98,14 +98,14 @@ class RunFolder:
         return f"; to train its weights further, begin a new run: {first}--model.name_or_path {model} --train.output_dir NEW"
 
     def create(self, config: Config) -> None:
-        """Make the folder and write the resolved configuration, by which it is known for a run's."""
+        """Make the folder and write the resolved configuration, which marks the folder as a run."""
         with self.writing():
             self.path.mkdir(parents=True, exist_ok=True)
             write_whole(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Turn what goes wrong with the disk or the bucket into one line."""
+        """Turn errors of the disk or the bucket into a one-line UserError."""
         said = f"train.output_dir {self.path} cannot be written"
         with foreign_errors(said):
             try:
@@ -114,7 +114,7 @@ class RunFolder:
                 raise UserError(f"{said}: {error.strerror or error}") from error
 
     def log(self, step: int, values: dict[str, Any]) -> None:
-        """Append one line to `metrics.jsonl`; in a bucket it is there after `flush`."""
+        """Append one line to `metrics.jsonl`; in a bucket it is written by `flush`."""
         line = json.dumps({"step": step, "time": round(time.time(), 3), **values}, ensure_ascii=False) + "\n"
         if self._kept is not None:
             self._kept.append(line)
@@ -123,7 +123,7 @@ class RunFolder:
             file.write(line)
 
     def flush(self) -> None:
-        """Write the metrics, and the files of `board`, that are only here yet."""
+        """Write the metrics and the files of `board` that exist only on this machine."""
         if self._kept is not None:
             write_whole(self.metrics, "".join(self._kept))
             copy(epath.Path(self.board), self.path)
@@ -134,7 +134,7 @@ class RunFolder:
         return scratch_folder() if in_bucket(self.path) else Path(self.path)
 
     def rewind(self, step: int) -> None:
-        """Drop the metrics of steps after `step`, which are about to be done again, and a line cut off by a crash."""
+        """Drop the metrics of steps after `step`, which will be repeated, and a line that a crash cut off."""
         kept = []
         if self.metrics.exists():
             with self.metrics.open("rb") as file:
@@ -147,7 +147,7 @@ class RunFolder:
             self._kept = kept
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write `summary.json`, and beside it the pairs of confused labels: the run is complete."""
+        """Write `summary.json` and the pairs of confused labels: the run is complete."""
         kept: dict[str, Any] = dict(summary)
         confused: dict[str, Any] = {}
         for part in ("eval", "test"):
@@ -160,7 +160,7 @@ class RunFolder:
 
 
 def _set_confusion_aside(metrics: dict[str, Any], name: str) -> tuple[dict[str, Any], Any]:
-    """Return metrics with the file's name in the place of their pairs of confused labels, and the pairs, set by set."""
+    """Return metrics with the file's name in place of the pairs of confused labels, and the pairs of each set."""
     if "sets" in metrics:
         parts = {key: _set_confusion_aside(part, name) for key, part in metrics["sets"].items()}
         pairs = {key: pairs for key, (_, pairs) in parts.items() if pairs}
@@ -171,7 +171,7 @@ def _set_confusion_aside(metrics: dict[str, Any], name: str) -> tuple[dict[str, 
 
 
 def _logged_step(line: bytes) -> int | None:
-    """Return the step of a line of metrics, None where it is not whole."""
+    """Return the step of a line of metrics, or None if the line is incomplete."""
     try:
         logged = json.loads(line.decode("utf-8")) if line.endswith(b"\n") else None
     except (ValueError, RecursionError):
@@ -192,14 +192,14 @@ def _read_config(path: epath.Path) -> dict[str, Any]:
 
 
 def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
-    """Fill in what was left out of the optimizer's own settings: older versions wrote the values of AdamW."""
+    """Fill in missing settings of the optimizer: older versions wrote the values of AdamW."""
     own = OPTIMIZERS.get(str(values["optimizer.name"]), {})
     left_out = {f"optimizer.{key}": value for key, value in own.items() if values.get(f"optimizer.{key}") is None}
     return values | left_out
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], free: set[str]) -> list[str]:
-    """Name each key whose value differs, with both values; a key that an older version did not know had its default."""
+    """List each key whose value differs, with both values; a key that an older version did not know had its default."""
     before, after = _with_defaults(flat(Config().to_dict()) | flat(old)), _with_defaults(flat(new))
 
     def is_free(key: str) -> bool:

@@ -1,7 +1,7 @@
-"""What a run learns from: its data, label names, tokenizer and model, kept in the run folder and compared at each start.
+"""The identity of a run: its data, label names, tokenizer and model, kept in the run folder and compared at each start.
 
-Where files lie and how they are read may change as long as the same comes of it. What comes of it is compared here, before
-anything of the run is written.
+Paths of files and the way to read them may change as long as the content is the same. The content is compared here, before
+the run writes anything.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _ARCHITECTURE = (
     "attention_probs_dropout_prob",
     "classifier_dropout",
 )
-"""What of a model's configuration decides what it computes."""
+"""The keys of a model's configuration that decide its computation."""
 _SAMPLE = 1 << 16
 _MOST_NAMES = 10
 
@@ -51,25 +51,25 @@ logger = logging.getLogger("jaxbert")
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run learns from."""
+    """A summary of the data, labels, tokenizer and model of a run."""
 
     labels: list[str]
-    """In the order of the model's outputs; empty where the task has none."""
+    """The label names in the order of the model's outputs; empty if the task has no labels."""
     tokenizer: dict[str, Any]
     model: dict[str, Any]
-    """The name that it was given, what decides its computation, and a checksum of samples of its weights."""
+    """The model's given name, the keys that decide its computation, and a checksum of samples of its weights."""
     sets: dict[str, Content]
-    """By the key that names it; one of several has its own name behind it."""
+    """A summary of each data set by its configuration key; one of several sets also has its own name after the key."""
     steps: int
-    """Of the whole run."""
+    """The optimizer steps of the whole run."""
     loss: str | None = None
-    """The name of the loss that a Python program brought; None for the task's own."""
+    """The name of a Python program's own loss; None for the task's loss."""
     changes: list[str] = field(default_factory=list)
-    """What was said of data that changed while the run went on, the earliest first."""
+    """Messages about data that changed during the run, the earliest first."""
 
     @property
     def checksum(self) -> bytes:
-        """16 bytes that change with data, labels and tokenizer."""
+        """A checksum of 16 bytes that changes with data, labels and tokenizer."""
         content = [self.labels, self.tokenizer, {name: dataclasses.astuple(found) for name, found in self.sets.items()}]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).digest()[:16]
 
@@ -78,7 +78,7 @@ class Identity:
         write_whole(path, json.dumps(dataclasses.asdict(self), indent=2, ensure_ascii=False) + "\n")
 
     def _check(self) -> None:
-        """Raise what a comparison would stumble over."""
+        """Raise the errors that a comparison of damaged content would meet."""
         flat(self.tokenizer["settings"])
         flat(self.model["architecture"])
         ", ".join(self.labels + self.changes)
@@ -90,7 +90,7 @@ class Identity:
 
     @classmethod
     def read(cls, path: epath.Path) -> Identity | None:
-        """Read what `write` wrote; None where nothing was written.
+        """Read a file of `write`; return None if there is none.
 
         Raises:
           UserError: if it is damaged.
@@ -110,15 +110,15 @@ class Identity:
 def identify(
     config: Config, bert_config: BertConfig, tokenizer: Any, model: Path | None, inputs: Inputs, steps: int
 ) -> Identity:
-    """Sum up what a start has read.
+    """Summarize the data and the model that a start has read.
 
     Args:
-      config: of the run.
-      bert_config: of the model that it starts from.
-      tokenizer: of that model.
+      config: the run's configuration.
+      bert_config: the configuration of the model that it starts from.
+      tokenizer: the tokenizer of that model.
       model: the folder of that model; None for a new one.
-      inputs: of the run.
-      steps: of the whole run.
+      inputs: the run's inputs.
+      steps: the optimizer steps of the whole run.
     """
     labels = inputs.task.output_names
     architecture = {key: getattr(bert_config, key, None) for key in _ARCHITECTURE}
@@ -140,7 +140,7 @@ def identify(
 
 
 def _tokenizer(tokenizer: Any) -> dict[str, Any]:
-    """Return how large the vocabulary is, a checksum of it, and the settings in plain values."""
+    """Return the size of the vocabulary, its checksum, and the tokenizer's settings in plain values."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     settings: dict[str, Any] = {"class": type(tokenizer).__name__}
     if backend is None:
@@ -154,7 +154,7 @@ def _tokenizer(tokenizer: Any) -> dict[str, Any]:
 
 
 def _weights(folder: Path) -> str | None:
-    """Return a checksum of size, beginning, middle and end of each file of weights."""
+    """Return a checksum of the size, beginning, middle and end of each file of weights."""
     first = find_weights(folder)
     if first is None:
         return None
@@ -171,7 +171,7 @@ def _weights(folder: Path) -> str | None:
 
 
 def known_labels(folder: RunFolder, before: Identity | None) -> list[str]:
-    """Return the label names that a run has learned, also of one that was begun before names were kept with its data."""
+    """Return the label names that a run has learned; those of an older run are in its start configuration."""
     if before is not None:
         return before.labels
     path = folder.start / "config.json"
@@ -182,17 +182,17 @@ def known_labels(folder: RunFolder, before: Identity | None) -> list[str]:
 
 
 def go_on(folder: RunFolder, before: Identity | None, now: Identity, *, learned: bool, accepts: bool) -> Identity:
-    """Compare what a run has learned from with what this start has read; return what is kept from here on.
+    """Compare the kept identity with the one of this start; return the identity to keep from now on.
 
     Args:
-      folder: of the run.
-      before: what is kept there; None where nothing is.
-      now: what was read.
+      folder: the run folder.
+      before: the kept identity; None if there is none.
+      now: the identity that was just read.
       learned: whether there is a checkpoint.
       accepts: `train.accept_changed_data`.
 
     Raises:
-      UserError: for differences with which the run cannot go on, or only if it is told to.
+      UserError: for differences with which the run cannot resume, or not without `accepts`.
     """
     if before is None:
         if not learned:
@@ -220,7 +220,7 @@ def go_on(folder: RunFolder, before: Identity | None, now: Identity, *, learned:
 
 
 def _never_accepted(before: Identity, now: Identity) -> list[str]:
-    """Say what the weights do not fit any more."""
+    """List the changes to which the weights do not fit any more."""
     found = []
     if before.labels != now.labels:
         found.append(_changed_labels(before.labels, now.labels))
@@ -250,7 +250,7 @@ def _changed_labels(before: Sequence[str], now: Sequence[str]) -> str:
 
 
 def _changed_values(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Compare what both know: another version of a library may add settings."""
+    """Compare the keys that both have: another version of a library may add settings."""
     old, new = flat(before), flat(now)
     return [
         f"{name}: {key} {shown(old[key])} there, {shown(new[key])} now"
@@ -277,7 +277,7 @@ def _changed_sets(before: Identity, now: Identity, *, only_counts: bool) -> list
 
 
 def _kept_model(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
-    """Return the model that the run was begun with, by the name that it has now."""
+    """Return the model with which the run began, under the name that it has now."""
     if before["weights"] != now["weights"]:
         logger.warning("the weights in %s have changed since the run began from them: it has its own", now["name"])
         return before

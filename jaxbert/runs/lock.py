@@ -1,9 +1,9 @@
-"""One process owns a run folder at a time.
+"""The lock of a run folder: one process owns the folder at a time.
 
-`RUN/lock/` holds a file named 1, 2, 3 and so on for each process that has owned it; the highest is the owner's. One is made
-only where it is not there yet, so of several processes that try at once one gets it. The last stays when its process has
-ended, so that no number is given twice. Whether an owner that left no word is alive is seen by its process from the same
-machine, and from elsewhere by its signs of life: it touches its file every `BEAT_SECONDS`.
+`RUN/lock/` holds a file named 1, 2, 3 and so on for each process that has owned it; the highest number is the owner's. A
+file is made only if its number does not exist yet, so only one of several processes that try at once gets it. The last file
+stays when its process has ended, so that no number is used twice. If an owner has not recorded its end, processes of the
+same machine check its process. Others wait for its signs of life: it touches its file every `BEAT_SECONDS`.
 """
 
 from __future__ import annotations
@@ -30,30 +30,30 @@ from jaxbert.runs.folder import RunFolder
 
 BEAT_SECONDS = 15.0
 STALE_SECONDS = 75.0
-"""An owner that has given no sign of life for so long is taken for dead."""
+"""Seconds without a sign of life after which an owner counts as dead."""
 _POLL_SECONDS = 3.0
 
 _held: set[str] = set()
-"""Tokens of the locks that this process holds."""
+"""The tokens of the locks that this process holds."""
 
 logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The process behind a lock, as far as it is known."""
+    """The process that holds a lock, as far as it is known."""
 
     token: str = ""
     host: str = "an unknown machine"
     pid: int = 0
     kernel: str | None = None
-    """Where it is the same, `pid` can be looked at: one start of one machine, and one space of process numbers."""
+    """One boot of one machine and one space of process numbers; if it is the same as here, `pid` can be checked."""
     started: str | None = None
-    """When the process began, so that another one of the same number is not taken for it."""
+    """The start time of the process, to tell it from a later one of the same number."""
     since: str = "an unknown time"
     ended: bool = False
     beats: int = 0
-    """Signs of life, in a bucket, which cannot be touched without writing."""
+    """The number of signs of life, used in a bucket, where a file cannot be touched without writing."""
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}"
@@ -66,7 +66,7 @@ class Owner:
 
     @classmethod
     def parse(cls, text: str) -> Owner:
-        """Read what is known; nothing of a file that is not written yet, or damaged."""
+        """Read a lock file; the fields are empty if the file is not written yet, or damaged."""
         try:
             found = cls(**json.loads(text))
         except (ValueError, TypeError, RecursionError):
@@ -74,7 +74,7 @@ class Owner:
         return found if type(found.pid) is int and found.pid > 0 else cls()
 
     def is_alive(self) -> bool | None:
-        """Say whether its process runs; None where that cannot be seen from here."""
+        """Return whether the process runs; None if that cannot be seen from here."""
         if self.kernel is None or self.started is None or self.kernel != _kernel():
             return None
         if self.pid == os.getpid():
@@ -83,16 +83,16 @@ class Owner:
         if started is not None:
             return started == self.started
         try:
-            os.kill(self.pid, 0)  # asks whether it is there, and sends nothing
+            os.kill(self.pid, 0)  # tests whether it exists; sends no signal
         except ProcessLookupError:
             return False
         except (OSError, OverflowError):
             return None
-        return None  # another user's, which the system hides
+        return None  # another user's process, which the system hides
 
 
 def _kernel() -> str | None:
-    """Name the running system and its space of process numbers: every container may have a process 1."""
+    """Return a name of the running system and its space of process numbers: every container may have a process 1."""
     if not Path("/proc/self").exists():
         return socket.gethostname()
     try:
@@ -103,7 +103,7 @@ def _kernel() -> str | None:
 
 
 def _start_of(pid: int) -> str | None:
-    """Return when a process began, in the system's own words; "" for one that has ended, None where none is seen."""
+    """Return the start time of a process as the system writes it; "" if it has ended, None if it cannot be seen."""
     try:
         if Path("/proc/self").exists():
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -118,14 +118,14 @@ def _start_of(pid: int) -> str | None:
 
 @dataclass(frozen=True)
 class Clock:
-    """What time is measured by; tests have their own."""
+    """The source of time; tests use their own."""
 
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 
 
 class RunLock:
-    """The lock of a run folder, held from `acquire` to `release`; without either, it forbids nothing."""
+    """The lock of a run folder, held from `acquire` to `release`; before and after, it blocks nothing."""
 
     def __init__(self, folder: RunFolder, clock: Clock = Clock()) -> None:
         self._of, self._run, self._folder = folder, folder.path, folder.lock
@@ -135,15 +135,15 @@ class RunLock:
         self._beating = threading.Lock()
         self._ended = threading.Event()
         self._made: list[epath.Path] = []
-        """Folders that were not there before, the inner ones first."""
+        """The folders that this lock made, the inner ones first."""
 
     def acquire(self) -> None:
-        """Become the owner, also in the place of one that is dead.
+        """Become the owner, also in place of a dead one.
 
         Raises:
           UserError: if another process is the owner, or the folder cannot be written.
         """
-        _held.add(self._me.token)  # before the file is there: another thread may read it at once
+        _held.add(self._me.token)  # before the file exists: another thread may read it at once
         try:
             with self._of.writing():
                 self._acquire()
@@ -169,7 +169,7 @@ class RunLock:
                 logger.warning("%s is taken over from %s, which is dead", self._run, owner)
 
     def _make(self, number: int) -> bool:
-        """Make the file of this number; False if another process was faster."""
+        """Make the file of this number; return False if another process was faster."""
         if not in_bucket(self._folder):
             missing = [path for path in (self._folder, *self._folder.parents) if not path.exists()]
             self._made = self._made or missing
@@ -177,7 +177,7 @@ class RunLock:
         if not create(self._folder / str(number), json.dumps(asdict(self._me))):
             return False
         numbers = self._numbers()
-        if max(numbers, default=0) > number:  # this process had looked at one that was gone in the meantime
+        if max(numbers, default=0) > number:  # the one that this process saw has been removed in the meantime
             (self._folder / str(number)).unlink(missing_ok=True)
             return False
         self._number = number
@@ -187,13 +187,13 @@ class RunLock:
         return True
 
     def _numbers(self) -> list[int]:
-        """Return the numbers of the files that are there."""
+        """Return the numbers of the existing files."""
         if not self._folder.exists():
             return []
         return [int(path.name) for path in self._folder.iterdir() if path.name.isdecimal()]
 
     def _newest(self) -> tuple[int, Owner]:
-        """Return the highest number with its owner; 0 where there is none."""
+        """Return the highest number with its owner; 0 if there is none."""
         number = max(self._numbers(), default=0)
         try:
             return number, Owner.parse((self._folder / str(number)).read_text()) if number else Owner()
@@ -201,7 +201,7 @@ class RunLock:
             return self._newest()
 
     def _watch(self, number: int, owner: Owner) -> bool | None:
-        """Wait for a sign of life of a process that cannot be seen, as long as one may take; None if it has ended."""
+        """Wait as long as needed for a sign of life of a process that cannot be seen; return None if it has ended."""
         path = self._folder / str(number)
         first = path.stat().mtime if path.exists() else 0
         wait, begin = STALE_SECONDS - self._age(first), self._clock.now()
@@ -220,7 +220,7 @@ class RunLock:
         return False
 
     def _age(self, touched: float) -> float:
-        """Return how long ago a file was touched, by the clock of the file system that dated it."""
+        """Return the seconds since a file was touched, by the clock of its file system."""
         probe = self._folder / f"clock-{self._me.token}"
         probe.write_text("")
         try:
@@ -233,9 +233,9 @@ class RunLock:
         return (number, owner.token) == (self._number, self._me.token)
 
     def _beat(self) -> None:
-        """Give signs of life until the end, or until another process is the owner."""
+        """Give signs of life until the end, or until another process becomes the owner."""
         while not self._ended.wait(BEAT_SECONDS):
-            with self._beating, contextlib.suppress(Exception):  # the file system may be away for a moment
+            with self._beating, contextlib.suppress(Exception):  # the file system may be unreachable for a moment
                 if self._ended.is_set() or not self._is_mine():
                     return
                 self._touch()
@@ -252,7 +252,7 @@ class RunLock:
         """Check that this process is still the owner.
 
         Raises:
-          UserError: if another one has taken over, because this one was away for too long.
+          UserError: if another process has taken over because this one gave no sign of life for too long.
         """
         if self._number and os.getpid() == self._me.pid and not self._is_mine():
             raise UserError(
@@ -261,7 +261,7 @@ class RunLock:
             )
 
     def release(self, *, keep: bool) -> None:
-        """Leave word that the owner has ended, or with `keep` false no trace; a forked child does nothing."""
+        """Record that the owner has ended, or with `keep` false remove the lock; a forked child does nothing."""
         if not self._number or os.getpid() != self._me.pid:
             return
         self._ended.set()
@@ -281,7 +281,7 @@ class RunLock:
 
 @contextlib.contextmanager
 def owned(folder: RunFolder) -> Iterator[RunLock]:
-    """Own a run folder; its main process does, for all. Where no run has begun there, it leaves nothing behind.
+    """Own a run folder; the main process does it for all. If no run begins, nothing is left in the folder.
 
     Raises:
       UserError: in all processes, if another one is the owner.

@@ -1,1 +1,1 @@
-"""State, step, loop, optimizer, sharding and checkpoints."""
+"""The training loop with its state, step, optimizer and sharding, and inference with a trained model."""

@@ -1,6 +1,6 @@
 """Callbacks, and the other additions of a Python program to a run: its own loss and metrics.
 
-Callbacks get numbers on the host, one step late, so the device does not wait for them.
+Callbacks receive numbers on the host one step late, so the device does not wait for them.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class Callbacks:
     """All callbacks of a run, in their order."""
 
     def __init__(self, callbacks: Sequence[Callback | Function] = ()) -> None:
-        """Take them.
+        """Make callbacks of objects and functions.
 
         Raises:
-          UserError: for one that cannot be called, or a class where an object is needed.
+          UserError: if one cannot be called, or is a class instead of an object.
         """
         for callback in callbacks:
             if isinstance(callback, type) or not (isinstance(callback, Callback) or callable(callback)):
@@ -76,10 +76,10 @@ class Callbacks:
         self._callbacks = tuple(callbacks)
         self._raised = False
         self.stop = False
-        """Whether one has asked for the end."""
+        """Whether a callback has asked to end the run."""
 
     def tell(self, event: str, step: int, values: Any) -> None:
-        """Call them for "step", "evaluate" or "save"; none is called any more after one has raised."""
+        """Call all callbacks for "step", "evaluate" or "save"; after one has raised, no callback is called any more."""
         for callback in self._callbacks if not self._raised else ():
             self._raised = True
             if isinstance(callback, Callback):
@@ -92,14 +92,14 @@ class Callbacks:
 
 @dataclass(frozen=True)
 class Additions:
-    """What a Python program adds to the run of a configuration."""
+    """The additions of a Python program to a configured run."""
 
     callbacks: Callbacks
     change_task: Callable[[Task], Task] = lambda task: task
-    """Gives a task the program's own loss and metrics."""
+    """A function that gives a task the program's own loss and metrics."""
     loss: str | None = None
-    """The name of its own loss; None for the task's."""
+    """The name of the program's own loss; None for the task's loss."""
 
 
 NOTHING: Final = Additions(Callbacks())
-"""What the command line adds."""
+"""No additions, as on the command line."""

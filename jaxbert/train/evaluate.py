@@ -1,4 +1,4 @@
-"""Predictions for any number of examples, in their own order, and how a run computes them."""
+"""Predictions for any number of examples, in input order, and the settings with which a run computes them."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from jaxbert.train.sharding import own_rows, platform_of, put_batch, replicated,
 from jaxbert.train.step import make_predict_step
 
 _MOST_TOKENS = 16_384
-"""Tokens of one step on one device, if all examples had the length of the longest."""
+"""Tokens of one step on one device, if all examples had the longest length."""
 _MOST_INPUTS = 8192
-"""Texts that are tokenized together, and answered together."""
+"""Texts that are tokenized and answered together."""
 _MOST_VALUES = 2**25
-"""Predicted values of what waits at once for the rest of its text, and of one step."""
+"""Predicted values that wait at once for the rest of their text, and predicted values of one step."""
 
 
 @dataclass(frozen=True)
 class ComputeSettings:
-    """How a run computed its evaluations: on a device of the same kind, `evaluate` gives the same digits."""
+    """The compute settings of a run's evaluations: on a device of the same kind, `evaluate` gives the same digits."""
 
     platform: str
     batch_size: int = TrainConfig.eval_batch_size
@@ -48,7 +48,7 @@ class ComputeSettings:
 
     @classmethod
     def of(cls, content: Any, mesh: Mesh) -> ComputeSettings:
-        """Take what an export has kept; nothing where it is damaged, or comes from devices of another kind."""
+        """Read the settings in an export; empty if they are damaged or come from devices of another kind."""
         plain = cls(platform_of(mesh))
         if not isinstance(content, dict) or content.keys() != asdict(plain).keys():
             return plain
@@ -61,7 +61,7 @@ class ComputeSettings:
 
 
 def keep_compute_settings(bert_config: BertConfig, config: Config, mesh: Mesh) -> BertConfig:
-    """Return a model's configuration that says how a run computes."""
+    """Return a model's configuration with the run's compute settings added."""
     model, scan = config.model, layer_call(config.model, mesh).scan_layers
     batch_size, precision = config.train.eval_batch_size, config.precision.compute
     kept = ComputeSettings(platform_of(mesh), batch_size, precision, model.attention, scan)
@@ -72,14 +72,14 @@ def keep_compute_settings(bert_config: BertConfig, config: Config, mesh: Mesh) -
 
 @dataclass(frozen=True)
 class Chunk:
-    """Examples that are predicted together, and how they are laid out."""
+    """Examples that are predicted together, and their layout."""
 
     examples: Examples
     layout: Layout
     size: int
-    """Examples of a step."""
+    """Examples per step."""
     kept: Sequence[Mapping[str, Any]] = ()
-    """What goes from the source into the answers, for each document."""
+    """The columns of each example that are copied from the source into the answers."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ class _Step:
     chunk: Chunk
     batch: Batch
     is_last: bool
-    """Whether it is the chunk's last."""
+    """Whether it is the last batch of its chunk."""
 
 
 @dataclass
 class Predictor:
-    """A model that is ready to predict; one program a shape, kept for the next call."""
+    """A model that is ready to predict; it compiles one program per shape and keeps it for later calls."""
 
     model: FunctionalModel
     task: Task
@@ -102,7 +102,7 @@ class Predictor:
     call: ForwardOptions
     batch_size: int = 256
     collate: Callable[[Batch, int | None], Batch] | None = None
-    """What is done to each batch before it is sent."""
+    """A function that is applied to each batch before it is sent."""
     layouts: MutableMapping[Examples, Layout] = field(default_factory=WeakKeyDictionary)
 
     def __post_init__(self) -> None:
@@ -112,7 +112,7 @@ class Predictor:
     def __call__(self, params: Params, examples: Examples) -> np.ndarray:
         """Return predictions; every example is computed once.
 
-        They are [N, ...] in the order of the examples, or, where the task predicts for tokens, aligned with
+        They are [N, ...] in the order of the examples. For a task that predicts per token, they are aligned with
         `examples.tokens.ids`.
         """
         gathered = Gathered(count_predictions(self.task, examples))
@@ -121,9 +121,9 @@ class Predictor:
         return gathered.rows
 
     def metrics(self, params: Params, sets: Mapping[str, Examples], task: Task | None = None) -> dict[str, Any]:
-        """Evaluate one or several sets, by the metrics of `task` where it has learned something since.
+        """Evaluate one or several sets, with the metrics of `task` if it has learned more since.
 
-        Predictions are not kept: those of many labels may not fit in memory.
+        Predictions are not kept: with many labels they may not fit in memory.
         """
         found: dict[str, dict[str, Any]] = {}
         for name, examples in sets.items():
@@ -134,7 +134,7 @@ class Predictor:
         return average_metrics(found)
 
     def pieces(self, params: Params, examples: Examples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield predictions as they are computed: the places of examples, or of tokens, and a row for each."""
+        """Yield predictions as they are computed: the indices of examples or of tokens, and a prediction for each."""
         chunk = Chunk(examples, self.layout(examples), self.examples_a_step(examples))
         for step, values in self._run(params, iter([chunk])):
             yield self._placed(step, values)
@@ -142,9 +142,9 @@ class Predictor:
     def over(
         self, params: Params, chunks: Iterator[Chunk], stop: Callable[[], None] = lambda: None
     ) -> Iterator[tuple[Chunk, np.ndarray]]:
-        """Yield each chunk with its predictions, as `__call__` gives them, as soon as they are there.
+        """Yield each chunk with its predictions, in the form of `__call__`, as soon as they are computed.
 
-        The next chunk is asked for, in a thread, while the last one is computed; `stop` lets it wait no more.
+        A thread requests the next chunk while the last one is computed; `stop` ends that wait.
         """
         gathered: Gathered | None = None
         for step, values in self._run(params, chunks, stop):
@@ -155,7 +155,7 @@ class Predictor:
                 gathered = None
 
     def _placed(self, step: _Step, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the places of a step's examples, or tokens, and a row of predictions for each."""
+        """Return the indices of a step's examples or tokens, and a prediction for each."""
         if self.task.per_token:
             places, targets = _token_places(step.batch, step.chunk.examples)
             return targets, values.reshape(-1, *values.shape[2:])[places]
@@ -165,7 +165,7 @@ class Predictor:
     def _steps(self, chunks: Iterator[Chunk]) -> Iterator[_Step]:
         for chunk in chunks:
             tokens = chunk.examples.tokens
-            single = Examples(tokens, token_labels=chunk.examples.token_labels)  # windows need not share a step
+            single = Examples(tokens, token_labels=chunk.examples.token_labels)  # windows may lie in different steps
             source = batches(single, chunk.layout, chunk.size, seed=None, own_rows=partial(own_rows, self.mesh))
             last = -(-len(tokens) // chunk.size)
             for number, batch in enumerate(source, 1):
@@ -174,7 +174,7 @@ class Predictor:
     def _run(
         self, params: Params, chunks: Iterator[Chunk], stop: Callable[[], None] = lambda: None
     ) -> Iterator[tuple[_Step, np.ndarray]]:
-        """Yield each step with its values: one step late, so that the device never waits for the host, if there is one."""
+        """Yield each step with its values one step late, so that the device does not wait for the host."""
         pending: tuple[_Step, jax.Array] | None = None
         with Prefetcher(
             self._steps(chunks), lambda step: (step, put_batch(step.batch, self.mesh)), stop=stop
@@ -188,7 +188,7 @@ class Predictor:
                 except StopIteration:
                     break
                 except Exception:
-                    if pending is not None:  # what came before a mistake in the source
+                    if pending is not None:  # the step before a mistake in the source
                         yield pending[0], jax.device_get(pending[1])
                     raise
                 values = self.step(params, on_device)
@@ -199,29 +199,29 @@ class Predictor:
             yield pending[0], jax.device_get(pending[1])
 
     def ladder(self, longest: int) -> Ladder:
-        """Return the layouts for chunks whose examples have so many tokens at most."""
+        """Return the layouts for chunks whose longest example has `longest` tokens."""
         devices, alignment = row_devices(self.mesh), row_alignment(self.mesh)
         return Ladder(self.batch_size, longest, _MOST_TOKENS * devices, devices, alignment)
 
     @property
     def max_inputs(self) -> int:
-        """How many inputs are tokenized, predicted and answered together."""
+        """The number of inputs that are tokenized, predicted and answered together."""
         values = 1 if self.task.per_token else self.model.config.num_labels or 1
         return max(1, min(_MOST_INPUTS, max(1, WINDOW * self.batch_size), _MOST_VALUES // values))
 
     def examples_a_step(self, examples: Examples) -> int:
-        """Return `batch_size`, or fewer where their attention or their predictions would not fit in memory."""
+        """Return `batch_size`, or fewer if their attention or their predictions would not fit in memory."""
         longest = int(examples.tokens.lengths.max())
         values = self.model.config.num_labels or 1
         if self.task.per_token:
             values *= longest
         elif examples.windows is not None:
-            values *= WINDOW  # so many steps apart the windows of a text may be
+            values *= WINDOW  # the windows of a text may be this many steps apart
         most = min(_MOST_TOKENS * row_devices(self.mesh) // longest, _MOST_VALUES // values)
         return min(self.batch_size, max(1, most))
 
     def layout(self, examples: Examples) -> Layout:
-        """Choose the layout of a data set once: evaluations of the same set share their programs."""
+        """Choose the layout of a data set once, so that evaluations of the same set share their programs."""
         if examples not in self.layouts:
             self.layouts[examples] = choose_layout(
                 examples.tokens.lengths,
@@ -234,9 +234,9 @@ class Predictor:
 
 
 def _token_places(batch: Batch, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the real tokens lie in a batch of B rows of T, counted in B * T, and where in `examples.tokens.ids`.
+    """Return the positions of the real tokens in a batch of B rows of T, counted in B * T, and in `examples.tokens.ids`.
 
-    They follow from what every process has whole: the rows of others have no tokens here, but predictions.
+    They follow from arrays that every process has completely: rows of other processes have no tokens here, but predictions.
     """
     real = batch["example_mask"]
     row_length, lengths = batch["segment_ids"].shape[1], lengths_of(batch)[real]
@@ -247,7 +247,7 @@ def _token_places(batch: Batch, examples: Examples) -> tuple[np.ndarray, np.ndar
 
 
 def average_metrics(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the metrics of the only set, or the mean over several of each number, and in `sets` those of each."""
+    """Return the metrics of a single set; of several, the mean of each number, with the metrics of each set in `sets`."""
     if len(results) == 1:
         return next(iter(results.values()))
     names = dict.fromkeys(name for part in results.values() for name, value in part.items() if isinstance(value, float))
@@ -256,9 +256,9 @@ def average_metrics(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def numbers_of(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return the single numbers among metrics, those of each set too: what a line and a checkpoint hold.
+    """Return the scalar metrics, those of each set too, for a line of metrics and for a checkpoint.
 
-    What is there of each label, and of pairs of them, is left out: it grows with them.
+    Metrics per label and per pair of labels are left out, because their size grows with the number of labels.
     """
     numbers: dict[str, Any] = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
     if "sets" in metrics:
@@ -267,7 +267,7 @@ def numbers_of(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_details(numbers: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
-    """Return what `numbers_of` left, with all else of `metrics`, which are of the same parameters."""
+    """Return `numbers` with the other entries of `metrics`, which belong to the same parameters."""
     whole = metrics | numbers
     if "sets" in numbers:
         whole["sets"] = {name: metrics["sets"][name] | part for name, part in numbers["sets"].items()}

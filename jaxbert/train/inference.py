@@ -1,4 +1,4 @@
-"""A trained model, opened from a folder or the Hub to evaluate and to predict."""
+"""A trained model, opened from a folder or the Hub, that evaluates and predicts."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from jaxbert.train.runtime import multiply_in
 from jaxbert.train.sharding import make_mesh, param_shardings, place
 
 _PARTS_AHEAD = 1024
-"""Parts of a pipe that are read before they are asked for; most are a line, or the lines that were waiting."""
+"""Parts of a pipe that are read ahead; most parts are one line, or the lines that were waiting."""
 _MOMENT_SECONDS = 0.05
-"""For which the first of some lines waits for the others."""
+"""Seconds that the first of some lines waits for more."""
 _QUIET_SECONDS = 0.3
-"""Without a line, after which lines are expected one by one, and not a whole file at once."""
+"""Seconds without a line, after which lines are expected one by one and not as a whole file."""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model with everything that it needs to answer."""
+    """A model with all that evaluation and prediction need."""
 
     task: Task
     tokenizer: Any
@@ -53,7 +53,7 @@ class TrainedModel:
         """Return all metrics over a source of labelled examples.
 
         Raises:
-          UserError: for anything wrong in it, or a label that the model does not know.
+          UserError: if the source has a mistake, or a label that the model does not know.
         """
         if not self.task.has_text_labels and (data.label_map or data.label_format != "auto"):
             raise UserError(
@@ -63,7 +63,7 @@ class TrainedModel:
         return self.predictor.metrics(self.params, {"": examples})
 
     def open_inputs(self, spec: str, data: DataConfig, kept: tuple[str, ...] = ()) -> TaskInputs:
-        """Open a source to predict; the columns `kept` are copied into the answers.
+        """Open a source for prediction; the columns `kept` are copied into the answers.
 
         Raises:
           UserError: if it cannot be opened.
@@ -71,12 +71,12 @@ class TrainedModel:
         return self.task.open_inputs(spec, data, self.tokenizer, self.max_length, kept)
 
     def predict(self, feed: TaskInputs, *, may_wait: bool = False) -> Generator[tuple[Chunk, np.ndarray]]:
-        """Yield the inputs of a source, some thousand at a time, with predictions of which the task makes answers.
+        """Yield a source's inputs, a few thousand at a time, with the predictions from which the task makes answers.
 
-        Where its lines `may_wait`, those that are there are answered, however few they are.
+        If its lines `may_wait`, the lines that have arrived are answered, however few they are.
 
         Raises:
-          UserError: for what is malformed, after all that came before it.
+          UserError: if an input is malformed, after all inputs before it were answered.
         """
         ladder = self.predictor.ladder(self.max_length)
         most = self.predictor.max_inputs
@@ -104,7 +104,7 @@ class TrainedModel:
         feed.say()
 
     def _warm_up(self, ladder: Ladder, lines: Prefetcher) -> None:
-        """Compile the programs of a single line, short and long, while none comes."""
+        """Compile the programs for a single line, short and long, while no line arrives."""
         until = time.monotonic() + _QUIET_SECONDS
         while not lines.has_next and time.monotonic() < until:
             time.sleep(_QUIET_SECONDS / 10)
@@ -117,12 +117,12 @@ class TrainedModel:
 
 
 def _started(feed: TaskInputs) -> Iterator[AnswerPart]:
-    """Begin to read no earlier than the first part is asked for."""
+    """Yield the parts of a source; reading starts only when the first part is requested."""
     yield from feed.parts()
 
 
 def _filled(parts: Iterator[AnswerPart], most: int) -> Iterator[list[AnswerPart]]:
-    """Put parts together until they have `most` inputs."""
+    """Join parts until they have `most` inputs."""
     taken: list[AnswerPart] = []
     count = 0
     for part in parts:
@@ -136,7 +136,7 @@ def _filled(parts: Iterator[AnswerPart], most: int) -> Iterator[list[AnswerPart]
 
 
 def _arrived(lines: Prefetcher, most: int) -> Iterator[list[AnswerPart]]:
-    """Put together what comes within a moment, up to `most` inputs."""
+    """Join the lines that arrive within a moment, up to `most` inputs."""
     for first in lines:
         taken, count, until = [first], len(first), time.monotonic() + _MOMENT_SECONDS
         while count < most and (part := lines.next_within(max(0.0, until - time.monotonic()))) is not None:
@@ -148,7 +148,7 @@ def _arrived(lines: Prefetcher, most: int) -> Iterator[list[AnswerPart]]:
 def open_trained(name: str, options: InferenceOptions | None = None) -> TrainedModel:
     """Open an exported folder, a run folder (its export) or a Hub name.
 
-    It computes and reads as in its training, where that is known and nothing else is asked for.
+    The model computes and reads with the settings of its training, where those are known and `options` has no others.
 
     Raises:
       UserError: if there is no such model, its head was not trained, or its answers have no probabilities for `top_k`.

@@ -1,7 +1,7 @@
-"""The optimizers, with decay by name, the learning-rate schedules, scales of them, and clipping.
+"""Optimizers with weight decay by name, learning-rate schedules, learning-rate scales, and clipping.
 
-All keep their state where a step is not `finite`. The encoder's layers are one stack with a leading axis; what looks at a
-tensor as a whole looks at each of its layers by itself, as optax does where they are not stacked.
+No optimizer changes its state in a step that is not `finite`. The encoder's layers are one stack with a leading axis. An
+optimizer that computes over a whole tensor treats each layer separately, as optax does with layers that are not stacked.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jaxbert.models.functional import Params
 from jaxbert.train.trainable import Trainable
 
 _FACTORED = optax.FactoredState(count=None, v_row=0, v_col=0, v=0)
-"""The axis of the layers in each part of the state; they share the counter."""
+"""The axis of the layers in each part of the state; all layers share the counter."""
 _MUON_RMS = 0.2
 """Root mean square of Muon's updates before the learning rate: that of AdamW, so that one rate suits both (Liu et al., 2025,
 arXiv 2502.16982)."""
@@ -31,16 +31,16 @@ arXiv 2502.16982)."""
 
 @dataclass(frozen=True)
 class Optimizer:
-    """How gradients change parameters, and which."""
+    """The gradient transformation and the part of the parameters that it trains."""
 
     tx: optax.GradientTransformationExtraArgs
-    """Keeps its whole state where `finite` is false; see `guarded`."""
+    """The transformation; it keeps its state unchanged if `finite` is false (see `guarded`)."""
     schedule: optax.Schedule
     trainable: Trainable
 
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """Return step -> learning rate: a linear warm-up, then the schedule down to 0 at `total_steps`."""
+    """Return step -> learning rate: a linear warmup, then the schedule down to 0 at `total_steps`."""
     warmup = round(config.warmup_ratio * total_steps)
     rest = max(total_steps - warmup, 1)
     peak = config.learning_rate
@@ -53,7 +53,7 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 
 
 def decay_mask(params: Params) -> Params:
-    """Say which parameters decay: kernels and embeddings; biases and LayerNorm do not."""
+    """Return whether each parameter decays: kernels and embeddings do; biases and LayerNorm do not."""
     flat = traverse_util.flatten_dict(params)
     return traverse_util.unflatten_dict({path: path[-1] in ("kernel", "embedding") for path in flat})
 
@@ -61,9 +61,9 @@ def decay_mask(params: Params) -> Params:
 def make_optimizer(
     config: OptimizerConfig, total_steps: int, scales: Params | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Return clipping by global norm followed by the optimizer, whose whole update is multiplied by `scales`.
+    """Return clipping by global norm followed by the optimizer; the whole update is multiplied by `scales`.
 
-    The state of AdamW is that of `optax.adamw`. A step that is not `finite` leaves all of the state as it is.
+    The state of AdamW is that of `optax.adamw`. A step that is not `finite` leaves the state unchanged.
     """
     optimizer = optax.chain(
         _direction(config.name, config.own),
@@ -77,7 +77,7 @@ def make_optimizer(
 
 
 def _direction(name: str, own: dict[str, Any]) -> optax.GradientTransformation:
-    """Return an optimizer without its decay and its learning rate."""
+    """Return an optimizer without weight decay and learning rate."""
     if name == "lion":
         return guarded(optax.scale_by_lion(own["b1"], own["b2"]))
     if name == "sgd":
@@ -93,9 +93,9 @@ def _direction(name: str, own: dict[str, Any]) -> optax.GradientTransformation:
 
 
 def guarded(tx: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Return `tx`, whose `update` also takes `finite`, without which its state stays, bit for bit.
+    """Return `tx` with an `update` that also takes `finite`; if that is false, the state stays the same, bit for bit.
 
-    The updates of a step that is not `finite` may be anything.
+    The updates of a step that is not `finite` may have any values.
     """
     inner = optax.with_extra_args_support(tx)
 
@@ -114,7 +114,7 @@ def guarded(tx: optax.GradientTransformation) -> optax.GradientTransformationExt
 
 
 def finite_steps(opt_state: optax.OptState) -> Array:
-    """Return how many finite steps the schedule has seen."""
+    """Return the number of finite steps that the schedule has counted."""
     kind = optax.ScaleByScheduleState
     parts = jax.tree.leaves(opt_state, is_leaf=lambda part: isinstance(part, kind))
     return next(jnp.asarray(part.count) for part in parts if isinstance(part, kind))
@@ -125,7 +125,7 @@ def _is_stacked(path: tuple[Any, ...]) -> bool:
 
 
 def by_layer(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Return `tx`, which has no state, working on each tensor by itself and on each layer of a stack by itself."""
+    """Return `tx`, which has no state, applied to each tensor separately and to each layer of a stack separately."""
 
     def alone(update: Array, param: Array) -> Array:
         return tx.update(update, optax.EmptyState(), param)[0]
@@ -140,9 +140,9 @@ def by_layer(tx: optax.GradientTransformation) -> optax.GradientTransformation:
 
 
 def scale_by_factored_rms(eps: float) -> optax.GradientTransformation:
-    """Return Adafactor's scaling, optax's: a matrix of 128 x 128 or more has statistics of its rows and columns alone.
+    """Return optax's Adafactor scaling: a matrix of 128 x 128 or more has only row and column statistics.
 
-    The axis of the layers is none of a matrix: each layer has its own statistics, and a stack of vectors is no matrix.
+    The axis of the layers does not make a matrix: each layer has its own statistics, and a stack of vectors is no matrix.
     """
     inner = optax.scale_by_factored_rms(epsilon=eps)
 
@@ -174,7 +174,7 @@ def scale_by_factored_rms(eps: float) -> optax.GradientTransformation:
 
 
 def scale_by_muon(own: dict[str, Any]) -> optax.GradientTransformation:
-    """Return Muon for each layer's kernels and Adam for all else, as `optax.contrib.muon`, without a learning rate."""
+    """Return Muon for each layer's kernels and Adam for all other parameters, like `optax.contrib.muon`, without a rate."""
 
     def dimensions(kernels: optax.Params) -> Any:
         return jax.tree.map(lambda _: optax.contrib.MuonDimensionNumbers(1, 2), kernels)
@@ -195,10 +195,10 @@ def scale_by_muon(own: dict[str, Any]) -> optax.GradientTransformation:
 
 
 def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraArgs:
-    """Return Adam without its learning rate: optax's, guarded.
+    """Return optax's Adam without its learning rate, guarded against steps that are not finite.
 
-    Chosen after the update, old and new moments would both be in memory: XLA on CPU copies the old ones first, and works
-    out the new ones once more where it computes the parameters (7% of a MiniLM step).
+    If the choice came after the update, old and new moments would both be in memory: XLA on CPU copies the old ones first
+    and computes the new ones again where it computes the parameters (7% of a MiniLM step).
     """
 
     def init(params: optax.Params) -> optax.ScaleByAdamState:
@@ -224,12 +224,12 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
 
 
 def bias_correction(decay: float, count: Array) -> Array | float:
-    """Return 1 / (1 - decay^count), whose difference float32 would round to four digits in the first steps."""
+    """Return 1 / (1 - decay^count); in float32 the difference would keep only four digits in the first steps."""
     return -1 / jnp.expm1(count * math.log(decay)) if decay else 1.0
 
 
 def multiply_by(scales: Params) -> optax.GradientTransformation:
-    """Multiply each update by its scale, decay included: a learning rate of its own, as of a parameter group in PyTorch."""
+    """Multiply each update, decay included, by its scale, like the learning rate of a parameter group in PyTorch."""
 
     def update(updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None) -> tuple:
         return jax.tree.map(lambda u, scale: u * scale, updates, scales), state
@@ -240,8 +240,8 @@ def multiply_by(scales: Params) -> optax.GradientTransformation:
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """Scale all gradients down so that their global norm is at most `max_norm`.
 
-    What optax's does, but by multiplying with one factor: a division of every entry is not fused into AdamW's three
-    uses of the gradient, and costs a pass over all parameters (6% of a MiniLM step on CPU).
+    It does the same as optax's, but multiplies by one factor: XLA does not fuse a division of every entry into AdamW's
+    three uses of the gradient, which costs one more pass over all parameters (6% of a MiniLM step on CPU).
     """
 
     def update(updates: optax.Updates, state: optax.EmptyState, params: optax.Params | None = None) -> tuple:

@@ -1,4 +1,4 @@
-"""Prepare batches ahead of the device, in a thread."""
+"""Prepares batches ahead of the device, in a thread."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Prefetcher:
     An error in the source is raised at the item where it occurred.
 
     Args:
-      source: the items; where they may never come (lines of a pipe), the thread is left to them at the end.
-      prepare: what is done to each.
-      depth: how many are ready at most.
-      may_wait: whether the source may wait for ever.
-      stop: called at the end, so that a source that waits for another Prefetcher goes on.
+      source: the items. If `may_wait`, the end does not wait for the thread.
+      prepare: the function that is applied to each item.
+      depth: the most items that are ready at once.
+      may_wait: whether the source may wait for ever, like the lines of a pipe.
+      stop: a function that is called at the end, to wake a source that waits for another Prefetcher.
     """
 
     def __init__(
@@ -66,18 +66,18 @@ class Prefetcher:
         kind, value = self._last or self._queue.get()
         if kind == "item":
             return value
-        self._last = kind, value  # nothing follows it: a further call must not wait
+        self._last = kind, value  # nothing follows it, so a further call must not wait
         if kind == "error":
             raise value
         raise StopIteration
 
     @property
     def has_next(self) -> bool:
-        """Whether the next item, an error or the end is there already."""
+        """Whether the next item, an error or the end is ready."""
         return self._last is not None or not self._queue.empty()
 
     def next_within(self, seconds: float) -> Any:
-        """Return the next item, or None if it does not come in this time or there is none."""
+        """Return the next item, or None if none arrives within `seconds` or the source has ended."""
         if self._last is not None:
             return None
         try:
@@ -90,7 +90,7 @@ class Prefetcher:
         return None
 
     def stop(self) -> None:
-        """Let no more items come, and let nobody wait for one."""
+        """Take no more items, and let nobody wait for one."""
         self._stopped.set()
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(("end", None))

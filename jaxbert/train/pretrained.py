@@ -1,4 +1,4 @@
-"""What a run starts from: the model's configuration, its tokenizer and its first parameters."""
+"""The start of a run: the model's configuration, its tokenizer and its first parameters."""
 
 from __future__ import annotations
 
@@ -37,21 +37,21 @@ logger = logging.getLogger("jaxbert")
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A model before its first step; `folder` is None for a new one."""
+    """A model before its first step; `folder` is None for a new model."""
 
     bert_config: BertConfig
     tokenizer: Any
     folder: Path | None
 
     def trained_head(self, task: type[Task], config: ModelConfig) -> Head | None:
-        """Return the trained head with labels that goes on; None where there is none, or it does not go on."""
+        """Return the checkpoint's trained head with labels, if the run keeps it, else None."""
         if self.folder is None or not task.label_names_in_head or self.draws_head(str(task.architecture), config):
             return None
         found = has_classifier(self.folder, family_of(self.bert_config))
         return Head(label_names(self.bert_config), self.folder.name) if found else None
 
     def draws_head(self, architecture: str, config: ModelConfig) -> bool:
-        """Say whether a head is drawn whatever the checkpoint has: as asked for, or because its own is of another kind."""
+        """Return whether to draw a new head although the checkpoint has one: as asked for, or because its kind differs."""
         family, written = family_of(self.bert_config), self.bert_config.architectures or ()
         others = {family.class_of(head) for head in family.classifiers} - {family.class_of(architecture)}
         return config.head == "new" or bool(others & set(written))
@@ -59,16 +59,16 @@ class Pretrained:
     def params(
         self, model: FunctionalModel, seed: int, shardings: Params, key: Array, *, new_head: bool = False
     ) -> Params:
-        """Load the checkpoint's parameters on the host, or draw new ones where they belong.
+        """Load the checkpoint's parameters on the host, or draw new ones directly on their devices.
 
-        What is new in a loaded model is said once, and drawn on the host from `seed`.
+        The user is told once which parameters of a loaded model are new; those are drawn on the host from `seed`.
 
         Args:
-          model: whose parameters.
-          seed: of new ones.
-          shardings: where new parameters lie.
+          model: the model that the parameters belong to.
+          seed: the seed of new parameters.
+          shardings: the shardings of new parameters.
           key: `make_key(seed)` on the devices of `shardings`.
-          new_head: whether a head is drawn where the checkpoint has one.
+          new_head: whether to draw a new head although the checkpoint has one.
         """
         if self.folder is None:
             return init_params(model, key, shardings)
@@ -79,10 +79,10 @@ class Pretrained:
 
 
 def load_pretrained(config: ModelConfig) -> Pretrained:
-    """Find the model or make a new configuration, and load its tokenizer.
+    """Find the model, or make the configuration of a new one, and load its tokenizer.
 
     Raises:
-      UserError: if there is no such model, or a new one has no usable vocabulary.
+      UserError: if the model does not exist, or a new one has no usable vocabulary.
     """
     if config.name_or_path in SIZES and not Path(config.name_or_path).is_dir():
         if config.vocab is None:
@@ -98,10 +98,10 @@ def load_pretrained(config: ModelConfig) -> Pretrained:
 
 
 def with_vocabulary(config: Config) -> ModelConfig:
-    """Return the model's settings, with the vocabulary that the run has trained or trains now in its folder.
+    """Return the model's settings; with `pretrain.vocab_size`, train the vocabulary in the run folder unless it exists.
 
     Raises:
-      UserError: if the model is not new, or the text too small.
+      UserError: if the model is not new, or the text is too small.
     """
     size = config.pretrain.vocab_size
     if config.task != "pretraining" or size is None:
@@ -124,10 +124,10 @@ def with_vocabulary(config: Config) -> ModelConfig:
 
 
 def model_folder(name: str) -> Path:
-    """Return the folder of a model: an exported one, a run's (its export), or what the Hub has under this name.
+    """Return the folder of a model: an exported folder, a run's export, or a download from the Hub.
 
     Raises:
-      UserError: if there is none, or the run has not finished.
+      UserError: if there is no such model, or the run has not finished.
     """
     run = RunFolder(name)
     if not run.config.exists():

@@ -1,7 +1,7 @@
-"""The programs of a run on its devices: its model there, the jitted step, and what JAX compiles.
+"""The programs of a run on its devices: the model, the jitted step, and the count of programs that JAX compiles.
 
-A `Program` brings model, task and optimizer to a mesh and says where each array lies. Which examples it is fed, and when it
-is evaluated and saved, is the caller's part.
+A `Program` brings model, task and optimizer to a mesh and defines the sharding of each array. The caller chooses the
+examples and decides when to evaluate and to save.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 @dataclass
 class CompileLog:
-    """While entered, count the programs of this process, small ones too, by JAX's own events."""
+    """While entered, counts the programs that this process compiles, small ones too, by JAX's own events."""
 
     count: int = 0
     from_cache: int = 0
-    """Those of them that the persistent cache held already."""
+    """The number of them that came from the persistent cache."""
     seconds: float = 0.0
-    """Tracing and lowering included."""
+    """Seconds of compilation, including tracing and lowering."""
 
     def _on_duration(self, event: str, duration_secs: float, **_: Any) -> None:
         if event.startswith(_TRACED_OR_COMPILED):
@@ -83,7 +83,7 @@ class CompileLog:
 
 
 class Compiled:
-    """Call `fn(first, batch, *rest)`; `batch` is the dictionary of arrays whose shapes choose the program."""
+    """Call `fn(first, batch, *rest)`; the shapes in the dictionary `batch` choose the compiled program."""
 
     def __init__(self, fn: Callable[..., Any], **jit_options: Any) -> None:
         self._jitted = jax.jit(fn, **jit_options)
@@ -92,11 +92,11 @@ class Compiled:
 
     @property
     def count(self) -> int:
-        """Programs compiled so far."""
+        """The number of programs compiled so far."""
         return len(self._programs)
 
     def has(self, batch: dict[str, Any]) -> bool:
-        """Say whether the program for this batch's shapes is compiled."""
+        """Return whether the program for this batch's shapes is compiled."""
         return _shapes(batch) in self._programs
 
     def program(self, batch: dict[str, Any]) -> Any:
@@ -123,15 +123,15 @@ def _shapes(batch: dict[str, Any]) -> Shapes:
 def group_batches(
     batches: Iterator[Batch], most: int, first_step: int, is_last: Callable[[int], bool]
 ) -> Iterator[list[Batch]]:
-    """Yield `most` consecutive batches of one shape together, and shorter stretches batch by batch.
+    """Yield `most` consecutive batches of one shape together; batches of shorter series come one by one.
 
-    Where a step is short, the host's work for it shows: the steps of a group run as one program. Each shape has two
-    programs, one step and `most`, whatever the lengths of the stretches.
+    If a step is short, the host's work for it matters, so the steps of a group run as one program. Each shape has two
+    programs, for one step and for `most` steps, whatever the lengths of the series.
 
     Args:
-      batches: in order.
-      most: batches of a group.
-      first_step: steps taken before.
+      batches: the batches in order.
+      most: the number of batches in a group.
+      first_step: the number of steps taken before.
       is_last: whether a group must end with the step of this number, counted from 1.
     """
     stretch: list[Batch] = []
@@ -151,21 +151,21 @@ def group_batches(
 
 @dataclass(frozen=True)
 class Program:
-    """What is compiled and where it runs."""
+    """The model, task and optimizer of a run on one mesh, with the compiled functions."""
 
     config: Config
     mesh: Mesh
     model: FunctionalModel
     task: Task
     total_steps: int
-    """Optimizer steps over which the learning rate falls."""
+    """The optimizer steps of the whole learning-rate schedule."""
 
     @classmethod
     def of(cls, config: Config, mesh: Mesh, bert_config: BertConfig, task: Task, total_steps: int) -> Program:
-        """Build the task's model with this run's dropout, and the number format of the mesh's devices.
+        """Build the task's model with this run's dropout rates and the number format of the mesh's devices.
 
         Raises:
-          UserError: if the devices lack the format.
+          UserError: if the devices do not support the format.
         """
         check_fp8(config.precision, mesh.devices.flat[0])
         dtype = compute_dtype(config.precision, mesh)
@@ -174,17 +174,17 @@ class Program:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the parameters are, frozen ones included."""
+        """The number of parameters, frozen ones included."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.model.abstract_params))
 
     @cached_property
     def trainable(self) -> Trainable:
-        """What is not frozen."""
+        """The part of the parameters that is not frozen."""
         return choose_trainable(self.config.optimizer, self.model.abstract_params)
 
     @cached_property
     def optimizer(self) -> Optimizer:
-        """How the trainable part changes."""
+        """The optimizer of the trainable part."""
         config = self.config.optimizer
         scales = None if config.layer_decay is None else layer_lr_scales(config.layer_decay, self.trainable)
         schedule = make_schedule(config, self.total_steps)
@@ -192,18 +192,18 @@ class Program:
 
     @cached_property
     def state_shardings(self) -> State:
-        """Where each part of the state lies."""
+        """The sharding of each part of the state."""
         return state_shardings(self.mesh, self._abstract_state)
 
     @cached_property
     def call(self) -> ForwardOptions:
-        """How the layers run; one for training and evaluation, so that it says only once what it cannot have."""
+        """The forward options of training and evaluation; one object, so that a fallback is reported only once."""
         words = word_sharding(self.mesh, self.model.config.hidden_size)
         return replace(layer_call(self.config.model, self.mesh), words=words)
 
     @property
     def state_target(self) -> State:
-        """Shapes, dtypes and shardings of the state."""
+        """The shapes, dtypes and shardings of the state."""
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), self._abstract_state, self.state_shardings
         )
@@ -213,17 +213,17 @@ class Program:
         return jax.eval_shape(partial(init_state, optimizer=self.optimizer), self.model.abstract_params)
 
     def first_state(self, params: Params) -> State:
-        """Spread the first parameters over the devices and make the state around them."""
+        """Send the first parameters to the devices and make the state from them."""
         shardings = self.state_shardings
         placed = place(params, shardings["params"])
         return jax.jit(partial(init_state, optimizer=self.optimizer), out_shardings=shardings)(placed)
 
     def train_step(self) -> Compiled:
-        """Return the step, `(state, batch, base_key) -> (state, sums)`; nothing is compiled yet."""
+        """Return the step, `(state, batch, base_key) -> (state, sums)`; it is not compiled yet."""
         return self.step_programs()[0]
 
     def step_programs(self) -> tuple[Compiled, Compiled]:
-        """Return the step, and several of them in a loop; nothing is compiled yet."""
+        """Return the step, and a function of several steps in a loop; nothing is compiled yet."""
         slices = self.config.train.accumulation_steps
         call = replace(self.call, fp8=self.config.precision.fp8, frozen_layers=self.trainable.frozen_layers)
         step = make_train_step(self.model, self.task, self.optimizer, call, slices)
@@ -241,17 +241,17 @@ class Program:
 
     @property
     def base_key(self) -> Array:
-        """The key from which every step folds its own, on every device of the mesh."""
+        """The key from which every step derives its own by `fold_in`, replicated over the mesh."""
         return make_key(self.config.train.seed, self.state_shardings["step"])
 
     @property
     def key_target(self) -> jax.ShapeDtypeStruct:
-        """Shape, dtype and sharding of the key."""
+        """The shape, dtype and sharding of the key."""
         key = jax.eval_shape(lambda: jax.random.key(0))
         return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=self.state_shardings["step"])
 
     def batch_target(self, like: Batch, num_rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes, dtypes and shardings of a batch like another, of so many rows."""
+        """Return the shapes, dtypes and shardings of a batch like `like`, with `num_rows` rows."""
         rows = row_sharding(self.mesh)
         return {
             name: jax.ShapeDtypeStruct((num_rows, *array.shape[1:]), array.dtype, sharding=rows)
@@ -260,19 +260,19 @@ class Program:
         }
 
     def put(self, *group: Batch) -> DeviceBatch:
-        """Send packed batches to the devices: the only one as it is, several with a leading axis for them."""
+        """Send packed batches to the devices: a single one as it is, several stacked along a leading axis."""
         if len(group) == 1:
             return put_batch(group[0], self.mesh)
         stacked = {name: np.stack([batch[name] for batch in group]) for name in group[0]}
         return put_batch(stacked, self.mesh, stacked=True)
 
     def count(self, batch: Batch) -> BatchSize:
-        """Count a packed batch, with the pairs of tokens for which this program computes attention."""
+        """Count the tokens of a packed batch, and the pairs of tokens for which this program computes attention."""
         request = self.attention_request(batch["segment_ids"].shape[1])
         return batch_size_of(batch, visited_tile(self.call.attention, request))
 
     def attention_request(self, row_length: int) -> Request:
-        """Return what a training step asks of the attention's backend, for rows of so many tokens."""
+        """Return the request of a training step to the attention backends, for rows of this many tokens."""
         bert = self.model.config
         return Request(
             dtype=jnp.dtype(compute_dtype(self.config.precision, self.mesh)).name,
@@ -301,10 +301,10 @@ def compute_dtype(config: PrecisionConfig, mesh: Mesh) -> Any:
 
 
 def check_fp8(config: PrecisionConfig, device: Any) -> None:
-    """Check that the device multiplies float8, if it is asked to.
+    """Check that the device supports float8 products, if the configuration asks for them.
 
     Raises:
-      UserError: for anything but an NVIDIA GPU of compute capability 9.0 (H100, H200).
+      UserError: for any device but an NVIDIA GPU of compute capability 9.0 (H100, H200).
     """
     capability = str(getattr(device, "compute_capability", None))
     if config.fp8 and not (device.platform in ("gpu", "cuda") and capability == "9.0"):
@@ -312,9 +312,10 @@ def check_fp8(config: PrecisionConfig, device: Any) -> None:
 
 
 def layer_call(config: ModelConfig, mesh: Mesh) -> ForwardOptions:
-    """Return how the layers run: unrolled on CPU, where a loop copies its carried arrays, else as one compiled loop.
+    """Return the forward options: layers unrolled on CPU, where a loop copies its carried arrays, else one compiled loop.
 
-    With remat they run as a loop everywhere: unrolled, XLA for CPU (jax 0.10) recomputes early and saves no memory.
+    With remat the layers run as a loop everywhere: if they are unrolled, XLA for CPU (jax 0.10) recomputes early and saves
+    no memory.
     """
     on_cpu = platform_of(mesh) == "cpu"
     unrolled = on_cpu and config.remat == "none"
@@ -330,7 +331,7 @@ def layer_call(config: ModelConfig, mesh: Mesh) -> ForwardOptions:
 
 
 def count_steps(config: TrainConfig, examples: int) -> int:
-    """Return the optimizer steps of a run that has so many training examples."""
+    """Return the number of optimizer steps of a run with this many training examples."""
     return config.max_steps or config.epochs * -(-examples // config.batch_size)
 
 
@@ -339,7 +340,7 @@ def training_layout(
 ) -> Layout:
     """Choose row length, row counts and slots for training examples of these lengths.
 
-    `alignment` is what row lengths are a multiple of; left out, what suits the mesh's devices.
+    Row lengths are a multiple of `alignment`; by default the mesh's devices decide it.
     """
     batch_size = config.train.batch_size
     row_multiple = row_devices(mesh) * config.train.accumulation_steps

@@ -1,4 +1,4 @@
-"""What a person sees of a run: the table of its data, the progress bars, TensorBoard files and the last table."""
+"""The terminal output of a run (tables of data and results, progress bars) and its TensorBoard files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _DRAW_SECONDS = 0.3
 _HEADLINE = 4
 _LABELS = 20
 _SETS = 4
-"""Sets that a table shows side by side."""
+"""Most evaluation sets that a table shows side by side."""
 _COUNTED = 8
-"""Labels whose number the table of data shows."""
+"""Most labels whose counts the data table shows."""
 _FEW = 3
 _COLUMNS = 6
 _BLOCKS = " ▏▎▍▌▋▊▉█"
@@ -32,9 +32,9 @@ Content = dict[str, Any]
 
 
 class Report:
-    """Progress on the terminal (a line now and then where there is none), and metrics in the run folder.
+    """Shows progress on the terminal and writes metrics to the run folder. Without a terminal, prints a line now and then.
 
-    Of several processes one writes.
+    Only one of several processes writes.
     """
 
     def __init__(self, folder: RunFolder, total_steps: int, first_step: int, *, writes: bool = True) -> None:
@@ -49,7 +49,7 @@ class Report:
             TimeRemainingColumn(),
             console=console,
             transient=True,
-            # In a notebook a thread that draws would draw the program's own prints away.
+            # In a notebook, a drawing thread would overwrite the program's own output.
             auto_refresh=not console.is_jupyter,
         )
         self._has_bar = shows_bars()
@@ -69,7 +69,7 @@ class Report:
             self._folder.flush()
 
     def flush(self) -> None:
-        """Write what was logged, before a checkpoint counts on it."""
+        """Write the logged metrics to the folder, before a checkpoint is saved that relies on them."""
         if self._board is not None:
             self._board.flush()
             self._folder.flush()
@@ -77,7 +77,7 @@ class Report:
     def progress(
         self, step: int, loss: float, examples_per_second: float, tokens_per_second: float, bad_steps: int
     ) -> None:
-        """Show where the run is."""
+        """Show the current step and its numbers."""
         note = f"loss {loss:.4f}  {examples_per_second:,.0f} examples/s  {tokens_per_second:,.0f} tokens/s"
         if bad_steps:
             note += f"  {bad_steps} steps skipped (loss or gradient not finite)"
@@ -87,24 +87,24 @@ class Report:
             console.print(f"step {step}/{self._total}  {note}", highlight=False, soft_wrap=True)
 
     def compiling(self, rows: int) -> None:
-        """Say why nothing moves for a while."""
+        """Tell the user that a program is being compiled, so that a pause is no surprise."""
         self._last_drawn = 0.0
         self._draw(note=f"compiling the step for {rows} rows")
         if not self._has_bar:
             self.say(f"compiling the step for {rows} rows")
 
     def _draw(self, **fields: Any) -> None:
-        """Change the bar; where no thread draws it, draw it now and then."""
+        """Update the bar; if no thread draws it, draw it now and then."""
         due = self._has_bar and console.is_jupyter and time.monotonic() - self._last_drawn > _DRAW_SECONDS
         self._last_drawn = time.monotonic() if due else self._last_drawn
         self._bar.update(self._task, refresh=due, **fields)
 
     def say(self, line: str) -> None:
-        """Print a line above the bar."""
+        """Print a line above the progress bar."""
         console.print(line, highlight=False, soft_wrap=True)
 
     def log(self, step: int, values: dict[str, Any]) -> None:
-        """Write a line of metrics; the numbers among them go to TensorBoard too."""
+        """Write a line of metrics; its numbers also go to TensorBoard."""
         if self._board is None:
             return
         self._folder.log(step, values)
@@ -114,14 +114,14 @@ class Report:
 
 
 def metrics_headline(metrics: dict[str, Any], also: str | None = None) -> str:
-    """Return the first few single numbers of a metrics dictionary on one line, and the one that is named."""
+    """Return the first few scalar metrics on one line, and the one named by `also`."""
     names = [name for name, value in metrics.items() if isinstance(value, float)]
     shown = [name for place, name in enumerate(names) if place < _HEADLINE or name == also]
     return "  ".join(f"{name} {metrics[name]:.4f}" for name in shown)
 
 
 def print_metrics(metrics: dict[str, Any], title: str, rest: str) -> None:
-    """Print overall metrics, then those of each label, of many the worst; `rest` says where the others are."""
+    """Print overall metrics, then those of each label (only the worst of many); `rest` says where to find the others."""
     console.print(Text.assemble((title, "bold"), f"  {metrics_headline(metrics)}"), soft_wrap=True)
     if "sets" in metrics:
         print_sets(metrics["sets"], "set")
@@ -144,7 +144,7 @@ def print_metrics(metrics: dict[str, Any], title: str, rest: str) -> None:
 
 
 def print_sets(sets: dict[str, dict[str, Any]], title: str) -> None:
-    """Print a table of several evaluation sets, one a line; `title` heads their names."""
+    """Print a table of several evaluation sets, one per line; `title` is the heading of their names."""
     first = next(iter(sets.values()))
     names = [name for name, value in first.items() if isinstance(value, float)][:_HEADLINE]
     table = Table(title, *names, "examples")
@@ -154,7 +154,7 @@ def print_sets(sets: dict[str, dict[str, Any]], title: str) -> None:
 
 
 def print_summary(summary: dict[str, Any], folder: RunFolder) -> None:
-    """Print the last table of a run, and where its export lies."""
+    """Print the final table of a run and the path of its export."""
     table = Table("", "", show_header=False)
     for part, name in (("eval", "validation"), ("test", "test")):
         several = "sets" in (summary.get(part) or {})
@@ -175,7 +175,7 @@ def print_summary(summary: dict[str, Any], folder: RunFolder) -> None:
 
 
 def data_table(overview: Content) -> Table:
-    """Return the table of `Overview.to_dict`: a column for each set, a line for what there is to say."""
+    """Return the table for `Overview.to_dict`: one column per set, one line per property."""
     sources: dict[str, Content] = overview["sources"]
     shown = list(sources)[:_SETS]
     table = Table("data", *map(escape, shown))
@@ -201,7 +201,7 @@ def data_table(overview: Content) -> Table:
 
 
 def data_notes(overview: Content) -> list[str]:
-    """Return what is said below the table."""
+    """Return the notes that are printed below the data table."""
     notes = []
     if (lower := overview["lower_case"]) is not None:
         notes.append(f"the tokenizer {'lower-cases' if lower else 'keeps capitals'}")
@@ -271,7 +271,7 @@ def _count(count: int, unit: str) -> str:
 
 
 def _some_of(count: int, unit: str) -> str:
-    """Return a number with its noun, which is `unit` in the plural: texts, pairs of texts."""
+    """Return a number with its noun; `unit` is the plural, such as `texts` or `pairs of texts`."""
     first, *rest = unit.split(" ")
     return " ".join([f"{count:,}", first.removesuffix("s") if count == 1 else first, *rest])
 
@@ -294,7 +294,7 @@ def _leak(leak: Content | None) -> str:
 
 
 def length_bars(source: Content) -> list[str]:
-    """Return the histogram of a set's lengths, a line for each bar."""
+    """Return the histogram of a set's lengths, one line per bar."""
     bars = list(dropwhile(lambda bar: not bar[2], source["lengths"]["histogram"]))
     highest = max(count for *_, count in bars)
     width = len(str(bars[-1][1]))

@@ -1,6 +1,6 @@
-"""A run: what is trained, on which examples, by which program, and where it is kept.
+"""A run: its program, its examples, its folder.
 
-How it is trained is `trainer`'s part. What a run would read can be looked at without a step, too.
+`trainer` does the training. `inspect_data` shows the data of a run without a step.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from jaxbert.train.programs import Program, count_steps, training_layout
 from jaxbert.train.sharding import make_mesh, own_rows
 
 _PLACES = 1000
-"""Duplicates, leaks and empty texts that `inspect_data` names by their rows, of each kind."""
+"""The most rows that `inspect_data` names for duplicates, for leaks and for empty texts, each."""
 
 logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything of a run that does not change while it trains."""
+    """All parts of a run that do not change during training."""
 
     config: Config
     folder: RunFolder
@@ -55,13 +55,13 @@ class Run:
 
     @property
     def bert_config(self) -> BertConfig:
-        """The model's configuration with what the task learned, and the dropout rates of the checkpoint."""
+        """The model's configuration with the task's learned settings and the dropout rates of the checkpoint."""
         configured = self.inputs.task.configure(self.pretrained.bert_config)
         return keep_compute_settings(configured, self.config, self.program.mesh)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of one pass over the training examples."""
+        """The optimizer steps of one pass over the training examples."""
         return -(-len(self.inputs.train) // self.config.train.batch_size)
 
     @property
@@ -71,12 +71,12 @@ class Run:
 
     @cached_property
     def predictor(self) -> Predictor:
-        """The model of this run, ready to evaluate any of its parameters."""
+        """A predictor for any parameters of this run."""
         program, batch_size = self.program, self.config.train.eval_batch_size
         return Predictor(program.model, program.task, program.mesh, program.call, batch_size, self.inputs.collate)
 
     def epoch_batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from one of its steps on."""
+        """Yield the batches of an epoch, starting with step `first_step`."""
         inputs, config = self.inputs, self.config.train
         for batch in batches(
             inputs.train,
@@ -97,7 +97,7 @@ class Run:
         return pretrained.params(program.model, self.config.train.seed, shardings, program.base_key, new_head=new)
 
     def export(self, params: Params, evaluation: dict[str, Any]) -> Task:
-        """Write the export of these parameters, which evaluate so; return the task with what the evaluation found."""
+        """Write the export of these parameters with their `evaluation`; return the task as changed by the evaluation."""
         task = self.inputs.task.learned(evaluation)
         bert_config = task.configure(self.bert_config)
         export_params(self.folder, bert_config, self.pretrained.tokenizer, params, task.architecture)
@@ -105,7 +105,7 @@ class Run:
 
 
 def open_run(config: Config, folder: RunFolder, known: Sequence[str] = (), additions: Additions = NOTHING) -> Run:
-    """Read data and model configuration and decide on shapes; nothing is written but a vocabulary that is trained.
+    """Read data and model configuration and choose the shapes; only a newly trained vocabulary is written.
 
     `known` are the label names that the run has learned already.
     """
@@ -139,7 +139,7 @@ def open_run(config: Config, folder: RunFolder, known: Sequence[str] = (), addit
 
 
 def _set_length(config: Config, pretrained: Pretrained, max_length: int) -> None:
-    """Let the tokenizer cut for others what is cut here, and say where the checkpoint was trained with another length."""
+    """Set the tokenizer's maximum length for later users, and warn if the checkpoint was trained with another length."""
     trained = Reading.of(settings_of(pretrained.bert_config).get("reading")).max_length
     if config.data.max_length is None and trained not in (None, max_length):
         message = (
@@ -151,14 +151,14 @@ def _set_length(config: Config, pretrained: Pretrained, max_length: int) -> None
 
 
 def inspect_data(config: Config) -> dict[str, Any]:
-    """Read every data set of a run and return what was understood of it.
+    """Read every data set of a run and return an overview of it.
 
     Returns:
       The content of `data` in `summary.json` with more rows named, `now` (the lengths as the configuration has them) and
       `proposal`.
 
     Raises:
-      UserError: for anything wrong in the configuration or the data, as a run would say it.
+      UserError: for a mistake in the configuration or the data, as a run would report it.
     """
     pretrained = load_pretrained(with_vocabulary(config))
     positions = longest_input(pretrained.bert_config)
@@ -167,7 +167,7 @@ def inspect_data(config: Config) -> dict[str, Any]:
     overview = task.read(config, pretrained.tokenizer, max_length, pretrained.trained_head(task, config.model)).overview
     result = overview.to_dict(_PLACES)
     train = overview.train
-    if train.unit == DOCUMENTS:  # which fill examples of any length
+    if train.unit == DOCUMENTS:  # documents fill segments of any length
         return result
     batch_size, seed, lengths = config.train.batch_size, config.train.seed, train.seen.lengths
     result["now"] = describe_choice(

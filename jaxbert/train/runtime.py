@@ -1,4 +1,4 @@
-"""Settings of the process, made before JAX touches a device: compilation cache and, on CPU, the allocator."""
+"""Settings of the process before JAX uses a device: the compilation cache and, on CPU, the memory allocator."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8
 
 
 def prepare_process(compute: str = "auto") -> None:
-    """Keep compiled programs on disk, and on CPU keep freed memory in the process.
+    """Keep compiled programs on disk and, on CPU, keep freed memory in the process.
 
-    Small programs are kept too, so that a second start compiles nothing again. `JAX_COMPILATION_CACHE_DIR` chooses the
-    folder; set to nothing, it switches the cache off.
+    Small programs are kept too, so that a second start compiles nothing. `JAX_COMPILATION_CACHE_DIR` chooses the folder; an
+    empty value turns the cache off.
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = user_cache("xla")
@@ -36,10 +36,10 @@ def prepare_process(compute: str = "auto") -> None:
             jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    if sys.excepthook is sys.__excepthook__:  # a program may have its own
+    if sys.excepthook is sys.__excepthook__:  # a program may have set its own hook
         sys.excepthook = _without_echoes
     if _runs_on_cpu():
-        # Where libtpu is installed, to compile for a TPU that is elsewhere, JAX would look for one here and complain.
+        # Where libtpu is installed only to compile for remote TPUs, JAX would look for a local TPU and print a warning.
         jax.config.update("jax_platforms", "cpu")
         _keep_freed_memory()
     else:
@@ -47,7 +47,7 @@ def prepare_process(compute: str = "auto") -> None:
 
 
 def _can_keep(folder: Path) -> bool:
-    """Say whether a folder can be written; JAX would warn of each program instead."""
+    """Return whether the folder is writable; if not, JAX would warn about each program."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -59,19 +59,19 @@ def _can_keep(folder: Path) -> bool:
 
 
 def multiply_in(compute: str) -> None:
-    """Let products be in float32 where that is asked for: left alone, GPU and TPU multiply it in TF32 and bfloat16."""
+    """Compute products in float32 if asked to: by default a GPU multiplies float32 in TF32 and a TPU in bfloat16."""
     if compute == "float32":
         jax.config.update("jax_default_matmul_precision", "float32")
 
 
 def _without_echoes(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Hold back what TensorStore's other writes say, hundreds of tracebacks, once the first has failed and is reported."""
+    """Hide the hundreds of tracebacks of TensorStore's other writes after the first failure, which is reported."""
     if kind is not RuntimeError or str(error) != "Event loop is closed":
         sys.__excepthook__(kind, error, traceback)
 
 
 def _runs_on_cpu() -> bool:
-    """Guess without starting a backend, whose threads would fix the allocator's arenas."""
+    """Guess the platform without starting a backend, whose threads would fix the allocator's arenas."""
     platforms = os.environ.get("JAX_PLATFORMS")
     if platforms:
         return platforms == "cpu"
@@ -80,9 +80,9 @@ def _runs_on_cpu() -> bool:
 
 
 def tpu_attached(root: Path = Path("/")) -> bool:
-    """Say whether this machine has a TPU: its device files, its place on the PCI bus, or what a TPU VM or GKE has set.
+    """Return whether this machine has a TPU: by device files, by the PCI bus, or by variables that a TPU VM or GKE sets.
 
-    Where it errs, it errs towards yes, and JAX then looks for itself.
+    In doubt it returns True, and JAX then looks for itself.
     """
     files = [*root.glob("dev/accel[0-9]*"), *root.glob("dev/vfio/[0-9]*")]
     announced = any(name in os.environ for name in _TPU_VARIABLES)
@@ -90,7 +90,7 @@ def tpu_attached(root: Path = Path("/")) -> bool:
 
 
 def _is_google_chip(device: Path) -> bool:
-    """Tell a TPU from the network adapters and disks that every machine of Google's cloud has."""
+    """Return whether a PCI device is a TPU; Google's machines also have network adapters and disks of the same vendor."""
     with contextlib.suppress(OSError):
         kind = (device / "class").read_text()[:4]
         return (device / "vendor").read_text().strip() == _GOOGLE and kind not in _NETWORK_AND_STORAGE
@@ -100,8 +100,8 @@ def _is_google_chip(device: Path) -> bool:
 def _keep_freed_memory() -> None:
     """Let glibc reuse the buffers of a step instead of returning them to the kernel.
 
-    XLA allocates its temporary buffer anew for every step. By default each comes as fresh pages: 65,000 page faults and a
-    fifth of the processor time of a MiniLM step of 32 examples; with one arena and no mmap, none.
+    XLA allocates its temporary buffer again in every step. By default the kernel gives new pages each time: 65,000 page
+    faults and a fifth of the processor time of a MiniLM step of 32 examples. With one arena and no mmap there are none.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -109,5 +109,5 @@ def _keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
-        mallopt(_M_TRIM_THRESHOLD, -1)  # never
+        mallopt(_M_TRIM_THRESHOLD, -1)  # never return memory
         mallopt(_M_TOP_PAD, 64 * 2**20)

@@ -1,4 +1,4 @@
-"""The only place where devices are arranged and arrays are assigned to them."""
+"""The mesh of devices and the sharding of every array. No other module arranges devices or assigns arrays to them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from jaxbert.models.functional import Params
 logger = logging.getLogger("jaxbert")
 
 ROWS = ("data", "fsdp")
-"""Mesh axes over which the rows of a batch are spread."""
+"""The mesh axes over which the rows of a batch are sharded."""
 
-# First match wins. A dimension that its axis does not divide stays whole.
+# The first match wins. A dimension whose size is not a multiple of its axis is replicated.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"layer/.*(query|key|value)/kernel", PartitionSpec(None, "fsdp", "tensor")),
     (r"layer/.*(query|key|value)/bias", PartitionSpec(None, "tensor")),
@@ -37,7 +37,7 @@ RULES: tuple[tuple[str, PartitionSpec], ...] = (
     (r"layer/intermediate/dense/kernel", PartitionSpec(None, "fsdp", "tensor")),
     (r"layer/intermediate/dense/bias", PartitionSpec(None, "tensor")),
     (r"layer/output/dense/kernel", PartitionSpec(None, "tensor", "fsdp")),
-    # By width: few vocabularies are a multiple of anything, and what moves is then the tokens of a step, not the table.
+    # By width: few vocabularies are a multiple of anything, and the devices then exchange the step's tokens, not the table.
     (r"word_embeddings/embedding", PartitionSpec(None, "fsdp")),
     (r".*", PartitionSpec()),
 )
@@ -47,7 +47,7 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
     """Arrange the devices in axes `data`, `fsdp` and `tensor`.
 
     Raises:
-      UserError: if the sizes do not multiply to the number of devices.
+      UserError: if the product of the sizes is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = dataclasses.asdict(config)
@@ -61,10 +61,10 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
 
 
 def arrange(shape: list[int], devices: list[Any]) -> np.ndarray:
-    """Put neighbours of the mesh beside each other on the machine.
+    """Put devices that are neighbours in the mesh close together on the hardware.
 
-    Slices of TPUs and nodes of GPUs are joined by a slower network, over which `data` alone goes where it can. A torus of
-    TPUs may be cut anywhere: 8 of a slice of 4 x 4 x 4 is half of one of its axes.
+    Slices of TPUs and nodes of GPUs are joined by a slower network, which only `data` uses where possible. A torus of TPUs
+    may be cut anywhere: 8 devices of a slice of 4 x 4 x 4 are half of one of its axes.
     """
     slices = len({_slice_of(device) for device in devices})
     if slices == 1:
@@ -86,14 +86,14 @@ def _slice_of(device: Any) -> int:
 
 
 def platform_of(mesh: Mesh) -> str:
-    """Return the platform of the mesh's devices: `cpu`, `gpu` or `tpu`, whatever this process runs on."""
+    """Return the platform of the mesh's devices, `cpu`, `gpu` or `tpu`, whatever platform this process runs on."""
     return mesh.devices.flat[0].platform
 
 
 def row_sharding(mesh: Mesh, *, stacked: bool = False) -> NamedSharding:
     """Return the sharding of every device-side array of a packed batch: its first axis over the data devices.
 
-    Batches that are stacked have an axis before it.
+    Stacked batches have one more axis before it, which is not sharded.
     """
     return NamedSharding(mesh, PartitionSpec(None, ROWS) if stacked else PartitionSpec(ROWS))
 
@@ -106,7 +106,7 @@ def word_sharding(mesh: Mesh, width: int) -> NamedSharding | None:
 
 
 def own_rows(mesh: Mesh, num_rows: int) -> np.ndarray | None:
-    """Return which rows of a batch lie on devices of this process, bool [B]; None where all do."""
+    """Return a mask of the batch's rows that lie on devices of this process, bool [B]; None if all do."""
     if jax.process_count() == 1:
         return None
     own = np.zeros(num_rows, bool)
@@ -116,17 +116,17 @@ def own_rows(mesh: Mesh, num_rows: int) -> np.ndarray | None:
 
 
 def row_devices(mesh: Mesh) -> int:
-    """Return over how many devices the rows are spread."""
+    """Return the number of devices over which the rows are sharded."""
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
 def row_alignment(mesh: Mesh) -> int:
-    """Return of what number rows should be a multiple: a TPU's lanes and a kernel's whole tiles, except on CPU."""
+    """Return the number of which the row length should be a multiple: a TPU's lanes or a kernel's tile; 8 on CPU."""
     return 8 if mesh.devices.flat[0].platform == "cpu" else 128
 
 
 def attention_spread(mesh: Mesh) -> Spread:
-    """Return how attention lies on the mesh: rows like the batch, heads like the columns of queries, keys and values."""
+    """Return the sharding of attention: rows like the batch, heads like the columns of the QKV kernels."""
     return Spread(mesh, ROWS, "tensor")
 
 
@@ -140,20 +140,20 @@ def param_shardings(mesh: Mesh, abstract_params: Params) -> Params:
 
 @dataclass(frozen=True)
 class Placed:
-    """Where one parameter lies."""
+    """The placement of one parameter."""
 
     name: str
     pattern: str
-    """Of the rule that placed it."""
+    """The pattern of the rule that matched the parameter's name."""
     spec: PartitionSpec
-    """As it is applied: axes that divide nothing are left out."""
+    """The partition spec as applied: axes that do not divide the dimension are left out."""
     shape: tuple[int, ...]
     device_shape: tuple[int, ...]
-    """Of one device's part."""
+    """The shape of one device's part."""
 
 
 def placements(mesh: Mesh, abstract_params: Params) -> list[Placed]:
-    """Return where each parameter lies, rule by rule in the order of `RULES`."""
+    """Return the placement of each parameter, grouped by rule in the order of `RULES`."""
     flat = traverse_util.flatten_dict(abstract_params, sep="/")
     placed = []
     for name, leaf in flat.items():
@@ -178,17 +178,20 @@ def _spec(mesh: Mesh, name: str, shape: tuple[int, ...]) -> PartitionSpec:
 
 
 def owner(path: tuple[Any, ...], names: Collection[str]) -> str | None:
-    """Return the parameter to which a leaf of the state belongs: its name ends the leaf's path. A counter has none."""
+    """Return the name of the parameter to which a leaf of the state belongs, or None, as for a counter.
+
+    The leaf's path ends with that name.
+    """
     parts = [str(part.key) for part in path if isinstance(part, jax.tree_util.DictKey)]
     ends = ("/".join(parts[start:]) for start in range(len(parts)))
     return next((name for name in ends if name in names), None)
 
 
 def state_shardings(mesh: Mesh, abstract_state: dict[str, Any]) -> dict[str, Any]:
-    """Return shardings of a train state: what has its parameter's shape lies where that lies, all else everywhere.
+    """Return the shardings of a train state: a leaf with its parameter's shape is sharded like it, others are replicated.
 
-    All else is small: counters, and statistics that are factored or stand for what is kept elsewhere. Of a stack that is
-    trained in part, the state holds fewer layers.
+    The others are small: counters, factored statistics and placeholders. For a stack that is trained in part, the state has
+    fewer layers than the parameter.
     """
     params = traverse_util.flatten_dict(abstract_state["params"], sep="/")
 
@@ -205,7 +208,7 @@ def state_shardings(mesh: Mesh, abstract_state: dict[str, Any]) -> dict[str, Any
 
 
 def optimizer_bytes(state_target: dict[str, Any]) -> dict[str, int]:
-    """Return how many bytes of the optimizer's state one device holds for each parameter that has any."""
+    """Return the bytes of optimizer state per device for each parameter that has any."""
     params = traverse_util.flatten_dict(state_target["params"], sep="/")
     held: dict[str, int] = {}
     for path, leaf in jax.tree.leaves_with_path(state_target["opt_state"]):
@@ -217,14 +220,14 @@ def optimizer_bytes(state_target: dict[str, Any]) -> dict[str, int]:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of what every device holds whole."""
+    """Return the sharding of an array that every device holds completely."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """Send arrays of the host, the same in every process, to where `shardings` (one, or a tree of them) says.
+    """Send host arrays, the same in every process, to the devices that `shardings` (one, or a tree of them) names.
 
-    Each process sends what its own devices hold and asks no other process.
+    Each process sends the parts of its own devices and does not communicate.
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
@@ -239,7 +242,7 @@ def place(tree: Any, shardings: Any) -> Any:
 
 
 def make_key(seed: int, sharding: NamedSharding | None = None) -> Array:
-    """Return `jax.random.key(seed)`, made on the host: JAX compiles two programs for it."""
+    """Return `jax.random.key(seed)`, made on the host, because JAX would compile two programs for it."""
     words: Any = np.array([0, seed % 2**32], np.uint32)
     if sharding is not None:
         words = place(words, sharding)

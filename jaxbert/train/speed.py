@@ -1,6 +1,6 @@
-"""Rates of a run, and how close they come to the hardware.
+"""Rates of a run and their share of the hardware's peak.
 
-Steady state: compilation, evaluation and saving are left out, and the number of steps that were timed is said.
+The rates are those of the steady state: compilation, evaluation and saving are left out. The number of timed steps is given.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ def training_flops(
     attended_pairs: float,
     backward: Backward = Backward(),  # noqa: B008 (frozen)
 ) -> float:
-    """Return the matrix FLOPs of forward and backward over real tokens.
+    """Return the FLOPs of the matrix products in forward and backward pass over real tokens.
 
-    Six times the parameters of the layers for each token, and 12 D for each pair of tokens that attend to each other
-    (PaLM, appendix B; heads, pooler and embeddings are left out).
+    Six times the layers' parameters per token, plus 12 D per pair of tokens that attend to each other, per layer (PaLM,
+    appendix B). Heads, pooler and embeddings are left out.
 
     Args:
       config: the encoder.
-      tokens: real tokens.
-      attended_pairs: sum over examples of their squared length.
-      backward: what of the backward pass is needed where parameters are frozen.
+      tokens: the number of real tokens.
+      attended_pairs: the sum over examples of their squared length.
+      backward: the share of the backward pass that is needed when parameters are frozen.
     """
     width, layers = config.hidden_size, config.num_hidden_layers
     weights = layers * (4 * width**2 + 2 * width * config.intermediate_size)
@@ -51,7 +51,7 @@ def peak_flops(device: Any) -> float | None:
 
 @dataclass
 class Speed:
-    """What has been timed so far in this process."""
+    """Accumulated timings of this process."""
 
     bert_config: BertConfig
     backward: Backward = field(default_factory=Backward)
@@ -71,13 +71,13 @@ class Speed:
         self._since = time.perf_counter()
 
     def pause(self) -> None:
-        """Stop the clock; the caller has waited for the device."""
+        """Stop the clock; the caller must have waited for the device."""
         if self._since is not None:
             self.seconds += time.perf_counter() - self._since
             self._since = None
 
     def add(self, sizes: Sequence[BatchSize], waited: float) -> None:
-        """Count batches that are about to run, and how long the loop waited for them."""
+        """Count batches that are about to run; `waited` is how many seconds the loop waited for them."""
         for size in sizes:
             self.steps += 1
             self.examples += size.examples
@@ -95,7 +95,7 @@ class Speed:
         return self.seconds + running
 
     def summary(self) -> dict[str, Any]:
-        """Return the rates under the names of `summary.json`; None for what was not timed or is not known."""
+        """Return the rates under their names in `summary.json`; None for a rate that was not timed or is not known."""
         seconds = self.elapsed if self.steps else 0.0
         device = jax.devices()[0]
         peak = peak_flops(device)

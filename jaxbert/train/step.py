@@ -1,8 +1,8 @@
-"""The training step and the evaluation step: pure functions of state and packed batch.
+"""The training step and the prediction step: pure functions of state and packed batch.
 
-Gradient accumulation works out the gradient of a step on one slice of its rows after another. Slice i takes every row with
-index i modulo the number of slices, which leaves each row on its device. Memory then holds the activations of one slice, and
-the result is that of the whole step.
+Gradient accumulation computes the gradient of a step on one slice of its rows after another. Slice i takes every row whose
+index is i modulo the number of slices, so each row stays on its device. Memory then holds the activations of one slice, and
+the result equals that of the whole step.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from jaxbert.train.optimizer import Optimizer, finite_steps
 DeviceBatch = dict[str, Array]
 Outputs = dict[str, Any]
 Forward = Callable[[Params, DeviceBatch, Array], Outputs]
-"""`(part, batch, key) -> outputs`, for any number of rows."""
+"""`(part, batch, key) -> outputs`, for any number of rows; `part` is the trainable part of the parameters."""
 Loss = Callable[[Outputs, DeviceBatch], tuple[Array, Sums]]
 """`(outputs, batch) -> (loss, sums)`."""
 State = dict[str, Any]
-"""`step` (int32), `params` and `opt_state`, which knows of the trained part alone."""
+"""`step` (int32), `params` and `opt_state`; the optimizer state covers only the trainable part."""
 
 
 def init_state(params: Params, optimizer: Optimizer) -> State:
@@ -41,12 +41,12 @@ def make_train_step(
 ) -> Callable[[State, DeviceBatch, Array], tuple[State, Sums]]:
     """Return `(state, batch, base_key) -> (state, sums)`.
 
-    The sums hold the step's `grad_norm` and `learning_rate` too, and in `bad` whether loss or gradient were not finite. A
-    bad step leaves parameters and the optimizer's whole state as they were; `step` counts it.
+    The sums also hold the step's `grad_norm`, `learning_rate` and `bad` (whether loss or gradient were not finite). A bad
+    step leaves parameters and optimizer state unchanged; `step` still counts it.
 
-    The gradient is that of the summed loss divided by the number of real examples of the whole step, so neither packing,
-    nor the number of devices, nor `slices` (gradient accumulation over the rows) changes it. It is that of the trainable
-    part alone, and so are its norm and its clipping.
+    The gradient is that of the summed loss divided by the number of real examples in the whole step, so neither packing,
+    nor the number of devices, nor `slices` (gradient accumulation over the rows) changes it. Gradient, norm and clipping
+    cover only the trainable part.
     """
     trainable = optimizer.trainable
 
@@ -82,7 +82,7 @@ def make_train_step(
 def make_group_step(
     train_step: Callable[[State, DeviceBatch, Array], tuple[State, Sums]],
 ) -> Callable[[State, DeviceBatch, Array], tuple[State, Sums]]:
-    """Return a function that takes one step after another along the leading axis of its batch; so are its sums stacked."""
+    """Return a function that takes one step per entry of the batch's leading axis, in order; its sums are stacked."""
 
     def group_step(state: State, batches: DeviceBatch, base_key: Array) -> tuple[State, Sums]:
         return jax.lax.scan(lambda state, batch: train_step(state, batch, base_key), state, batches)
@@ -102,14 +102,14 @@ def make_predict_step(
 
 
 def whole_gradient(forward: Forward, loss: Loss, part: Params, batch: DeviceBatch, key: Array) -> tuple[Params, Sums]:
-    """Return the gradient of the loss of a step towards the trained part, and the step's sums, all rows at once."""
+    """Return the gradient of a step's loss with respect to the trainable part, and the step's sums, for all rows at once."""
     return jax.grad(lambda part: loss(forward(part, batch, key), batch), has_aux=True)(part)
 
 
 def sliced_gradient(
     forward: Forward, loss: Loss, part: Params, batch: DeviceBatch, key: Array, slices: int
 ) -> tuple[Params, Sums]:
-    """Return what `whole_gradient` does, where each example's loss needs its own row alone: those of slices add up."""
+    """Return the result of `whole_gradient`, slice by slice, for losses that need only an example's own row."""
     xs = _cut(batch, slices), jax.random.split(key, slices)
 
     def of_slice(piece: DeviceBatch, key: Array) -> tuple[Params, Sums]:
@@ -121,11 +121,11 @@ def sliced_gradient(
 def sliced_example_gradient(
     forward: Forward, loss: Loss, part: Params, batch: DeviceBatch, key: Array, slices: int
 ) -> tuple[Params, Sums]:
-    """Return what `whole_gradient` does, where an example's loss needs several rows, which may lie in different slices.
+    """Return the result of `whole_gradient`, slice by slice, for losses of examples whose rows may lie in different slices.
 
-    The outputs of all slices come first, by a forward pass that keeps nothing else (not the hidden states, `encoded`). The
-    gradient of the loss towards them is then taken back through each slice, whose forward pass is computed again with the
-    same dropout.
+    First a forward pass computes the outputs of all slices and keeps nothing else (not the hidden states, `encoded`). The
+    gradient of the loss with respect to the outputs then goes back through each slice, whose forward pass is computed
+    again with the same dropout.
     """
     xs = _cut(batch, slices), jax.random.split(key, slices)
 
@@ -142,7 +142,7 @@ def sliced_example_gradient(
 
 
 def _cut(rows: Any, slices: int) -> Any:
-    """Turn leaves [B, ...] into [slices, B / slices, ...]."""
+    """Reshape leaves from [B, ...] to [slices, B / slices, ...]."""
     return jax.tree.map(lambda x: x.reshape(-1, slices, *x.shape[1:]).swapaxes(0, 1), rows)
 
 
@@ -152,7 +152,7 @@ def _join(pieces: Any) -> Any:
 
 
 def _add_up(of_slice: Callable[..., Any], xs: tuple[Any, ...]) -> Any:
-    """Return the sum of what `of_slice` gives for each slice, computed one after the other."""
+    """Return the sum of the results of `of_slice`, computed for one slice after the other."""
     shapes = jax.eval_shape(of_slice, *jax.tree.map(lambda x: x[0], xs))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     return jax.lax.scan(lambda total, x: (jax.tree.map(jnp.add, total, of_slice(*x)), None), zeros, xs)[0]

@@ -1,8 +1,8 @@
-"""Which parameters are trained, and at what scale of the learning rate: chosen by name, layer by layer.
+"""The trainable parameters and the scales of their learning rates, chosen by name, layer by layer.
 
-Names are those of the sharding table with each layer named by itself, `bert/encoder/layer/3/output/dense/kernel`, though
-one array holds all layers. The step takes gradients of the trained part alone, and the optimizer sees nothing else: what is
-frozen has no gradient, no moments and no decay, and keeps its bits.
+Names are those of the sharding table, with the number of the layer, such as `bert/encoder/layer/3/output/dense/kernel`,
+although one array holds all layers. The step and the optimizer see only the trainable part: a frozen parameter has no
+gradient, no moments and no decay, and keeps its bits.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from jaxbert.models.functional import Params
 
 @dataclass(frozen=True)
 class Backward:
-    """How much of a whole backward pass a step needs."""
+    """The share of a complete backward pass that a step needs."""
 
     layers: float = 1.0
-    """Share of the layers that a gradient goes through."""
+    """The share of the layers that a gradient passes through."""
     kernels: float = 1.0
-    """Share of the layers' kernels that have a gradient of their own."""
+    """The share of the layers' kernels that have a gradient of their own."""
 
 
 @dataclass(frozen=True)
 class Trainable:
     """The trainable part of a tree of parameters.
 
-    As a tree of its own it holds the leaves that are trained, and of a stack the trained layers.
+    As a tree of its own it holds the trainable leaves; of a stacked leaf it holds the trained layers.
     """
 
     abstract_params: Params
     layers: Mapping[Path, tuple[int, ...] | None]
-    """Which layers of each trained leaf; None for the whole leaf. What is left out is frozen."""
+    """The trained layers of each trainable leaf; None for the whole leaf. All other leaves are frozen."""
 
     @property
     def everything(self) -> bool:
-        """Whether nothing is frozen."""
+        """Whether no parameter is frozen."""
         whole = len(self.layers) == len(traverse_util.flatten_dict(self.abstract_params))
         return whole and all(rows is None for rows in self.layers.values())
 
@@ -61,7 +61,7 @@ class Trainable:
         )
 
     def combine(self, params: Params, part: Params) -> Params:
-        """Return `params` with `part` in the place of their trainable part."""
+        """Return `params` with their trainable part replaced by `part`."""
         if self.everything:
             return part
         flat = traverse_util.flatten_dict(params)
@@ -72,24 +72,24 @@ class Trainable:
 
     @property
     def embeddings(self) -> Path:
-        """Where the embeddings are."""
+        """The path of the embeddings."""
         family = family_of_names(self.abstract_params)
         return family.prefix, family.embeddings
 
     @property
     def frozen_layers(self) -> int:
-        """How many of the lowest layers hold no trained parameter, where others of the stack do."""
+        """The number of lowest layers without a trained parameter, if other layers of the stack have one."""
         stacked = [rows for path, rows in self.layers.items() if layer_axis(path) is not None]
         return min((0 if rows is None else rows[0] for rows in stacked), default=0)
 
     def count(self, belongs: Callable[[Path], bool] = lambda path: True) -> int:
-        """Return how many trained numbers the leaves hold that `belongs` chooses."""
+        """Return the number of trained values in the leaves that `belongs` selects."""
         part = traverse_util.flatten_dict(jax.eval_shape(self.select, self.abstract_params))
         return sum(leaf.size for path, leaf in part.items() if belongs(path))
 
     @property
     def backward(self) -> Backward:
-        """What of the backward pass through the layers is needed."""
+        """The share of the backward pass through the layers that is needed."""
         if self.everything:
             return Backward()
 
@@ -107,12 +107,12 @@ class Trainable:
 
 
 def _index(rows: tuple[int, ...]) -> Any:
-    """Return rows as a slice where they lie side by side."""
+    """Return a slice if the rows are consecutive, else the rows."""
     return slice(rows[0], rows[-1] + 1) if rows[-1] - rows[0] == len(rows) - 1 else np.array(rows)
 
 
 def _named(path: Path, leaf: Any) -> Iterator[tuple[str, int | None]]:
-    """Yield the name of a leaf, or that of each of its layers with the layer's number."""
+    """Yield the name of a leaf; of a stacked leaf, the name and number of each layer."""
     at = layer_axis(path)
     if at is None:
         yield "/".join(path), None
@@ -122,10 +122,10 @@ def _named(path: Path, leaf: Any) -> Iterator[tuple[str, int | None]]:
 
 
 def choose_trainable(config: OptimizerConfig, abstract_params: Params) -> Trainable:
-    """Leave out what `freeze` and `train_only` name.
+    """Choose the trainable parameters by `freeze` and `train_only`.
 
     Raises:
-      UserError: for an expression that matches no parameter, or where nothing is left.
+      UserError: for an expression that matches no parameter, or if no parameter is left.
     """
     patterns = [*(config.freeze or ()), *([_below_head(abstract_params)] if config.train_only == "head" else ())]
     flat = traverse_util.flatten_dict(abstract_params)
@@ -148,20 +148,20 @@ def choose_trainable(config: OptimizerConfig, abstract_params: Params) -> Traina
 
 
 def _below_head(abstract_params: Params) -> str:
-    """Match all but the head: the pooler belongs to the head, for a checkpoint may lack it and only tasks use it."""
+    """Return a pattern for all but the head. The pooler counts as head: a checkpoint may lack it and only tasks use it."""
     family = family_of_names(abstract_params)
     return f"^{family.prefix}/({'|'.join(family.below_heads)})/"
 
 
 def _nearest(pattern: str, names: list[str]) -> str:
-    """Return the name, or the beginning of names up to a slash, that looks most like an expression."""
+    """Return the name, or the beginning of a name up to a slash, that is most similar to an expression."""
     parts = (name.split("/") for name in names)
     known = {"/".join(words[:end]) for words in parts for end in range(1, len(words) + 1)}
     return difflib.get_close_matches(pattern.strip("^$/"), sorted(known), n=1, cutoff=0.0)[0]
 
 
 def layer_lr_scales(decay: float, trainable: Trainable) -> Params:
-    """Return for each trained leaf the scale of its learning rate, in a shape that multiplies it.
+    """Return the learning-rate scale of each trained leaf, in a shape that broadcasts against it.
 
     1 for the head, `decay` for the last of N layers, `decay**N` for the first, `decay**(N + 1)` for the embeddings
     (as in BEiT).

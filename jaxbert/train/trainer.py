@@ -1,7 +1,7 @@
-"""Training a run: begin or go on, take the steps, evaluate and save when it is time, export and sum up.
+"""The training loop: begin or resume, take the steps, evaluate and save when it is time, export and summarize.
 
-The loop is thin: it dispatches some steps, then reads those before. What is computed is `step`'s part, what is fed is the
-run's, what is shown is `report`'s; the trainer decides when.
+The loop dispatches some steps, then reads the results of the steps before. `step` computes, the run supplies the batches,
+`report` prints; the trainer decides when.
 """
 
 from __future__ import annotations
@@ -43,41 +43,41 @@ logger = logging.getLogger("jaxbert")
 _NAMED_ROWS = 20
 
 Group = tuple[list[BatchSize], list[np.ndarray], DeviceBatch]
-"""Steps that run as one program: the size and the examples' ids of each, and their arrays."""
+"""Steps that run as one program: the size and the example ids of each step, and the arrays."""
 
 
 @dataclass
 class Progress:
-    """What the trainer remembers besides the state; saved with every checkpoint."""
+    """The numbers that the trainer keeps besides the state; saved with every checkpoint."""
 
     step: int = 0
     loss_sum: float = 0.0
     examples: int = 0
     window_loss_sum: float = 0.0
-    """Since the last line of metrics, like `window_examples`; the two above count from the beginning."""
+    """Loss sum since the last line of metrics, like `window_examples`; the two above count from the beginning."""
     window_examples: int = 0
     bad_steps: int = 0
-    """Steps whose loss or gradient was not finite; they count in `step` alone."""
+    """The number of steps whose loss or gradient was not finite; no other count includes them, except `step`."""
     bad_in_a_row: int = 0
     best_step: int | None = None
     best_value: float | None = None
-    """The best metric there, its negative where it falls: larger is better."""
+    """The best value of the metric so far, negated if lower is better: larger is always better."""
     evaluations_since_best: int = 0
     evaluation: dict[str, Any] = field(default_factory=dict)
-    """The single numbers among the metrics of the last one."""
+    """The scalar metrics of the last evaluation."""
 
     @classmethod
     def of(cls, remembered: dict[str, Any], best_metric: str) -> Progress:
-        """Take what a checkpoint holds, also one of an older version: it negated `loss` alone, and kept all metrics."""
+        """Read the progress of a checkpoint, also of an older version, which negated `loss` alone and kept all metrics."""
         progress = cls(**remembered)
         if progress.best_value is not None and falls(best_metric):
-            progress.best_value = -abs(progress.best_value)  # no metric that falls is below 0
+            progress.best_value = -abs(progress.best_value)  # a metric that falls is never below 0
         progress.evaluation = numbers_of(progress.evaluation)
         return progress
 
 
 class Trainer:
-    """Takes a run from a state to its end."""
+    """Trains a run from a given state to its end."""
 
     def __init__(
         self,
@@ -87,15 +87,15 @@ class Trainer:
         checkpoints: Checkpoints,
         before_saving: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take the run; `before_saving` raises where its folder is not this process's any more."""
+        """Make the trainer; `before_saving` raises if this process does not own the run folder any more."""
         self.run = run
         self.state = state
         self.progress = progress
         self.speed = Speed(run.program.model.config, run.program.trainable.backward)
         self.programs = run.program.step_programs()
-        """The step alone, and several in a loop."""
+        """The single step, and several steps as one program."""
         self.details: dict[int, dict[str, Any]] = {}
-        """All metrics of the best and of the last evaluation, by step, where they were made by this start."""
+        """All metrics of the best and of the last evaluation by step, if this start made them."""
         self._config = run.config.train
         self._callbacks = run.additions.callbacks
         self._base_key = run.program.base_key
@@ -106,7 +106,7 @@ class Trainer:
         self._pending: tuple[list[np.ndarray], dict[str, Array]] | None = None
 
     def train(self, report: Report) -> None:
-        """Train until the last step, early stopping or a callback's word, and leave everything saved.
+        """Train until the last step, early stopping or a callback's request, and save the final state.
 
         Raises:
           StoppedError: if a signal came; the state of the last step is saved.
@@ -156,7 +156,7 @@ class Trainer:
                 self.speed.pause()
 
     def _dispatch(self, group: Group, waited: float, report: Report) -> None:
-        """Start the steps of a group, then read the sums of the one before while they run."""
+        """Start the steps of a group, then read the sums of the group before while these run."""
         sizes, example_ids, batch = group
         program = self.programs[len(sizes) > 1]
         if not program.has(batch):
@@ -174,7 +174,7 @@ class Trainer:
             self._read(*previous, report)
 
     def _flush(self, report: Report) -> None:
-        """Read the last dispatched group, and so wait for it."""
+        """Read the last dispatched group; this waits until it has finished."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             self._read(*pending, report)
@@ -210,10 +210,10 @@ class Trainer:
         self._callbacks.tell("step", progress.step, told)
 
     def _count_bad(self, loss: float, grad_norm: float, example_ids: np.ndarray, report: Report) -> None:
-        """Note a step that changed nothing because its loss or gradient was not finite.
+        """Record a step that changed nothing because its loss or gradient was not finite.
 
         Raises:
-          UserError: if there were too many in a row.
+          UserError: if there were too many such steps in a row.
         """
         progress, most, examples = self.progress, self._config.max_bad_steps, self.run.inputs.train
         progress.bad_steps += 1
@@ -229,7 +229,7 @@ class Trainer:
             )
 
     def _window(self, numbers: dict[str, float], rates: dict[str, float]) -> dict[str, Any]:
-        """Return the line of metrics since the last one, and begin a new one."""
+        """Return the metrics since the last line, and start the next line."""
         progress = self.progress
         loss = progress.window_loss_sum / progress.window_examples if progress.window_examples else None
         progress.window_loss_sum, progress.window_examples = 0.0, 0
@@ -248,7 +248,7 @@ class Trainer:
         return self._is_time(step, self._config.checkpoint_every) or self._is_time(step, self._config.eval_every)
 
     def _at_milestone(self, report: Report) -> None:
-        """Evaluate, then save, so that a checkpoint knows its own evaluation."""
+        """Evaluate, then save, so that the checkpoint includes its own evaluation."""
         improved, step = False, self._dispatched
         if self.run.inputs.validation and self._is_time(step, self._config.eval_every):
             improved = self._evaluate(report)
@@ -258,7 +258,7 @@ class Trainer:
             self._save()
 
     def _evaluate(self, report: Report) -> bool:
-        """Evaluate, and say whether this is the best so far."""
+        """Evaluate; return whether the result is the best so far."""
         assert self.run.inputs.validation
         progress, name = self.progress, self.run.best_metric
         metrics = self.run.predictor.metrics(self.state["params"], self.run.inputs.validation)
@@ -279,7 +279,7 @@ class Trainer:
         return improved
 
     def _say_unusable(self, name: str, value: float, metrics: dict[str, Any]) -> None:
-        """Say once that an evaluation cannot be the best."""
+        """Tell the user once that an evaluation cannot be the best."""
         if not self._said_unusable:
             self._said_unusable = True
             found = f"{name} is {value}" if not math.isfinite(value) else f"the loss is {metrics['loss']}"
@@ -297,7 +297,7 @@ class Trainer:
         raise StoppedError(self.progress.step)
 
     def finish(self, log: CompileLog) -> dict[str, Any]:
-        """Export the best parameters (the last where those are lost), evaluate the test set, and write the summary."""
+        """Export the best parameters (the last ones if those are lost), evaluate the test set, and write the summary."""
         run, progress, params = self.run, self.progress, self.state["params"]
         exported, evaluation = progress.step, progress.evaluation
         best = progress.best_step
@@ -332,19 +332,19 @@ class Trainer:
 
 
 def run_training(config: Config, additions: Additions = NOTHING) -> dict[str, Any]:
-    """Train as `config` says, go on where an earlier start stopped, and return the content of `summary.json`.
+    """Train as `config` says, resume where an earlier start stopped, and return the content of `summary.json`.
 
-    `additions` are what a Python program brings besides.
+    `additions` are the additions of a Python program.
 
     Raises:
-      UserError: for anything wrong in configuration, data or model, before the first step.
+      UserError: for a mistake in configuration, data or model, before the first step.
       StoppedError: if a signal ended the run after saving.
     """
     folder = RunFolder(config.train.output_dir)
     folder.check(config)
     say_untested()
     with owned(folder) as lock:
-        folder.check(config)  # the process that was waited for may have ended the run
+        folder.check(config)  # the process that held the lock before may have ended the run
         learned, before = bool(committed_steps(folder.checkpoints)), Identity.read(folder.data)
         run = open_run(config, folder, known_labels(folder, before) if learned else (), additions)
         started = run.pretrained
@@ -357,7 +357,7 @@ def run_training(config: Config, additions: Additions = NOTHING) -> dict[str, An
         begun = folder.config.exists()
         wait_for_all("the run folder is looked at")
         with CompileLog() as log:
-            params = None if begun else run.first_params()  # a damaged checkpoint must not leave a folder behind
+            params = None if begun else run.first_params()  # a damaged model must not leave a run folder
             if is_main():
                 with folder.writing():
                     if not learned:
@@ -372,7 +372,7 @@ def run_training(config: Config, additions: Additions = NOTHING) -> dict[str, An
 def _train(run: Run, checkpoints: Checkpoints, params: Params | None, log: CompileLog, lock: RunLock) -> dict[str, Any]:
     """Take the run from its last checkpoint to its end.
 
-    Where there is none, it begins from `params`, which are loaded if they are not yet.
+    Without a checkpoint it begins with `params`, which are loaded here if they are None.
     """
     if checkpoints.steps:
         state, remembered = checkpoints.restore(checkpoints.steps[-1], run.program.state_target)
@@ -390,7 +390,7 @@ def _train(run: Run, checkpoints: Checkpoints, params: Params | None, log: Compi
 
 
 def _announce(run: Run, step: int) -> None:
-    """Say in a few lines what is about to happen after `step`."""
+    """Print a few lines about the work that starts after `step`."""
     inputs, program, devices = run.inputs, run.program, jax.devices()
     overview = inputs.overview.to_dict()
     console.print(data_table(overview))

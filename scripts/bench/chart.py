@@ -1,4 +1,4 @@
-"""A bar chart of comparisons: one panel each, one bar a mode, whiskers from the slowest to the fastest run."""
+"""A bar chart of comparisons: one panel each, one bar per mode, whiskers from the slowest to the fastest run."""
 
 from __future__ import annotations
 

@@ -93,12 +93,12 @@ def _check(parser: argparse.ArgumentParser, values: argparse.Namespace) -> None:
 
 
 def make_recipe(values: argparse.Namespace) -> Recipe:
-    """Return what every mode is given."""
+    """Return the recipe that all modes share."""
     return Recipe(**{f.name: getattr(values, f.name) for f in fields(Recipe) if hasattr(values, f.name)})
 
 
 def steps_of(recipe: Recipe, mode: str, seed: int) -> int | None:
-    """Return jaxbert's steps for `seconds`, by a run that is not counted; the peers stop by themselves."""
+    """Return jaxbert's steps for `seconds`, from a run that is not counted; the peers measure the time themselves."""
     if recipe.seconds is None or not mode.startswith("jaxbert"):
         return None
     trial = run_mode(replace(recipe, validation=None), mode, seed, max_steps=_CALIBRATION_STEPS)
@@ -106,12 +106,12 @@ def steps_of(recipe: Recipe, mode: str, seed: int) -> int | None:
     if not rate:
         return None
     steps = max(_CALIBRATION_STEPS, math.ceil(recipe.seconds * rate / recipe.batch_size))
-    every = max(recipe.skip_steps, 1)  # the steps between two lines of metrics, the first of which ends the warm-up
+    every = max(recipe.skip_steps, 1)  # steps between two lines of metrics; the first line ends the warmup
     return every * (1 + math.ceil(steps / every))
 
 
 def describe(recipe: Recipe, runs: Runs, repeats: int, seed: int) -> Result:
-    """Return what was measured, and on what."""
+    """Return the measurements, and the facts about the machine."""
     assert recipe.train is not None
     model = f"new {recipe.new_model} model" if recipe.new_model else Path(recipe.model or "").name
     rows = "all" if recipe.limit is None else f"first {recipe.limit}"
@@ -126,7 +126,7 @@ def describe(recipe: Recipe, runs: Runs, repeats: int, seed: int) -> Result:
 
 
 def same_tokens(runs: Runs) -> str | None:
-    """Say which peers saw other tokens than the rest, if any."""
+    """Return a message about the peers that saw other tokens than the rest, if any."""
     seen = {mode: {r["tokens_crc32"] for r in results if "tokens_crc32" in r} for mode, results in runs.items()}
     told = {mode: numbers for mode, numbers in seen.items() if numbers}
     return None if len(set().union(*told.values())) <= 1 else f"the peers saw different tokens: {told}"
@@ -153,7 +153,7 @@ def run_rounds(values: argparse.Namespace, recipe: Recipe) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all rounds and print the table; 1 if any run failed or saw other tokens."""
+    """Run all rounds and print the table; return 1 if any run failed or saw other tokens."""
     values = parse_arguments(arguments)
     recipe = make_recipe(values)
     content: Result = {}

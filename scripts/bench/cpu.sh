@@ -33,7 +33,7 @@ THUCNEWS_RUN=(--new-model mini --vocab "$VOCAB" --train "$THUCNEWS/train.txt" --
   --learning-rate 5e-4)
 FAST=jaxbert-float32,jaxbert-bfloat16,varlen-float32,varlen-bfloat16
 FAST=$FAST,peer-grouped-float32,peer-grouped-bfloat16,peer-dynamic-float32,peer-dynamic-bfloat16
-# Where a run takes long: in turns what is close, and once (@1) what is not, or is there for information.
+# If a run takes long: modes of similar speed run in turns, slower ones and those for information run once (@1).
 FAST_ONCE=jaxbert-float32,varlen-float32,peer-grouped-float32,peer-dynamic-float32
 FAST_ONCE=$FAST_ONCE,jaxbert-bfloat16@1,varlen-bfloat16@1,peer-grouped-bfloat16@1,peer-dynamic-bfloat16@1
 SLOW_ONCE=peer-max-float32@1,peer-max-bfloat16@1,legacy-float32@1

@@ -16,7 +16,7 @@ Rows = list[tuple[str, str]]
 
 _SYNTHETIC_STEPS = 64
 _FIRST_WORD = 5
-"""The ids below are special tokens."""
+"""The first id that is not a special token."""
 
 
 @dataclass(frozen=True)
@@ -29,24 +29,24 @@ class Parts:
 
     @property
     def mean_tokens(self) -> float:
-        """Mean length of the training examples, special tokens included."""
+        """The mean length of the training examples in tokens, special tokens included."""
         return round(sum(len(example["input_ids"]) for example in self.train) / len(self.train), 3)
 
     @property
     def checksum(self) -> int:
-        """A number that two tokenizations share only if all training tokens and labels agree."""
+        """A number that is the same for two tokenizations only if all training tokens and labels agree."""
         crc = 0
         for example in self.train:
             crc = zlib.crc32(np.array([*example["input_ids"], example["labels"]], np.int32).tobytes(), crc)
         return crc
 
     def describe(self) -> dict[str, Any]:
-        """Return what a result says of the data."""
+        """Return a description of the data for a result."""
         return {"train_examples": len(self.train), "mean_tokens": self.mean_tokens, "tokens_crc32": self.checksum}
 
 
 def read_tsv(path: Path, text: str, label: str, columns: str | None, limit: int | None = None) -> Rows:
-    """Read (text, label) pairs; fields are raw, and quotes are characters like any other."""
+    """Read (text, label) pairs; fields are raw, and quotes have no special meaning."""
     lines = path.read_text("utf-8-sig").split("\n")
     names = columns.split(",") if columns else lines.pop(0).rstrip("\r").split("\t")
     missing = [name for name in (text, label) if name not in names]
@@ -83,7 +83,7 @@ def tokenize(rows: Rows, names: list[str], tokenizer: Any, max_length: int) -> l
 
 
 def training_rows(values: argparse.Namespace) -> Rows:
-    """Read the training rows that the options name; none where lengths are drawn."""
+    """Read the training rows that the options name; empty if lengths are drawn."""
     if values.lengths:
         return []
     return read_tsv(values.train, values.text, values.label, values.columns, values.limit)
@@ -105,7 +105,7 @@ def open_parts(values: argparse.Namespace, rows: Rows, tokenizer: Any) -> Parts:
 
 def draw(values: argparse.Namespace, vocabulary: int) -> list[Example]:
     """Draw random tokens with two labels; the lengths are those of `jaxbert bench` with the same options."""
-    sys.path.append(str(Path(__file__).resolve().parents[2]))  # jaxbert need not be installed
+    sys.path.append(str(Path(__file__).resolve().parents[2]))  # jaxbert may not be installed
     from jaxbert.plan.lengths import draw_lengths
 
     count = values.limit or _SYNTHETIC_STEPS * values.batch_size

@@ -113,7 +113,7 @@ def make_programs(kind: Any, values: argparse.Namespace) -> tuple[Callable[..., 
 
 
 def serve(values: argparse.Namespace) -> None:
-    """Compile, then answer each line of the input, a mode and a verb, by the processor seconds of one turn."""
+    """Compile, then answer each line of the input, a mode and a verb, with the processor seconds of one turn."""
     import jax
 
     if values.side == "legacy":
@@ -138,7 +138,7 @@ def serve(values: argparse.Namespace) -> None:
 
     for mode in batches:
         for verb in ("train", "predict"):
-            take_turn(mode, verb)  # each shape is compiled
+            take_turn(mode, verb)  # compile each shape
     print(json.dumps({mode: [x["input_ids"].shape for x in parts] for mode, parts in batches.items()}), flush=True)
     for line in sys.stdin:
         print(json.dumps(take_turn(*line.split())), flush=True)
@@ -159,7 +159,7 @@ def start_side(side: str, values: argparse.Namespace, model: str) -> subprocess.
 
 
 def write_start(values: argparse.Namespace, folder: Path) -> None:
-    """Write the model with one head and in the legacy format, for both sides to start from."""
+    """Write a model with one head in the legacy format, from which both sides start."""
     from transformers import AutoTokenizer
 
     from jaxbert import FlaxBertForSequenceClassification

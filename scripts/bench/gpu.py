@@ -26,10 +26,10 @@ from table import machine_facts, markdown, references, summarize, write_block
 
 _RATE = "real_tokens_per_second"
 _AHEAD = 1.3
-"""How far jaxbert shall be ahead of the strongest peer."""
+"""The factor by which jaxbert should be faster than the strongest peer."""
 _PART_SECONDS = 300.0
 _LEAST_SECONDS = 45.0
-"""A part is not begun with less time left."""
+"""Seconds that must be left for a part to begin."""
 _SECOND_ROUND = 9
 
 JAXBERT = "jaxbert-bfloat16"
@@ -40,14 +40,14 @@ OTHERS = ("peer-grouped-bfloat16-compile", "peer-grouped-bfloat16", "varlen-bflo
 
 @dataclass(frozen=True)
 class Scenario:
-    """Which model on which lengths, and which modes in which order."""
+    """A model, the lengths of its examples, and the modes with their order."""
 
     title: str
     size: str
     lengths: str
     batch_size: int
     tokens: int
-    """Mean real tokens of a step."""
+    """Mean real tokens per step."""
     tiers: dict[str, int]
     """The modes; those with the lowest number come first in the whole run."""
     row_length: int | None = None
@@ -148,7 +148,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def make_recipe(values: argparse.Namespace, scenario: Scenario) -> Recipe:
-    """Return what every mode of a scenario is given."""
+    """Return the recipe that all modes of a scenario share."""
     return Recipe(
         new_model=scenario.size,
         lengths=scenario.lengths,
@@ -165,7 +165,7 @@ def make_recipe(values: argparse.Namespace, scenario: Scenario) -> Recipe:
 
 
 def steps_of(values: argparse.Namespace, scenario: Scenario, mode: str) -> int | None:
-    """Return jaxbert's steps for about `seconds` at the floor of its targets; the peers stop by themselves."""
+    """Return jaxbert's steps for about `seconds` at the floor of its targets; the peers measure the time themselves."""
     if values.toy or not mode.startswith("jaxbert"):
         return None
     floor = {"base": 560_000, "large": 170_000}[scenario.size]
@@ -173,7 +173,7 @@ def steps_of(values: argparse.Namespace, scenario: Scenario, mode: str) -> int |
 
 
 def parts(scenarios: dict[str, Scenario]) -> Iterator[tuple[str, str, int]]:
-    """Yield scenario, mode and round of each part, the most important first; the very first ones come again at the end."""
+    """Yield scenario, mode and round of each part, the most important first; the very first ones repeat at the end."""
     listed = [(tier, name, mode, 0) for name, scenario in scenarios.items() for mode, tier in scenario.tiers.items()]
     again = [(_SECOND_ROUND, name, mode, 1) for tier, name, mode, _ in listed if tier == 0]
     for _, name, mode, repeat in sorted([*listed, *again], key=lambda part: part[0]):
@@ -181,7 +181,7 @@ def parts(scenarios: dict[str, Scenario]) -> Iterator[tuple[str, str, int]]:
 
 
 def load(values: argparse.Namespace) -> dict[str, Result]:
-    """Return the results so far of every scenario."""
+    """Return the results of every scenario so far."""
     path = values.output / "results.json"
     earlier = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     contents = dict(earlier)
@@ -199,7 +199,7 @@ def load(values: argparse.Namespace) -> dict[str, Result]:
 
 
 def verdict(content: Result) -> list[str]:
-    """Return what the numbers say of the targets."""
+    """Return sentences that compare the numbers with the targets."""
     table = summarize(content["runs"], _RATE)
     rates = {mode: row["median"] for mode, row in table.items() if "median" in row}
     ours = max((rate for mode, rate in rates.items() if mode.startswith("jaxbert")), default=None)
@@ -230,12 +230,12 @@ def write(folder: Path, contents: dict[str, Result]) -> None:
     (folder / "results.md").write_text(sections(contents), "utf-8")
     try:
         draw(contents, folder / "results.png")
-    except Exception as error:  # no chart is no reason to stop
+    except Exception as error:  # a failed chart must not stop the run
         print(f"no chart: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def sections(contents: dict[str, Result]) -> str:
-    """Return a section with a table for each scenario."""
+    """Return one section with a table per scenario."""
     parts = []
     for content in contents.values():
         text = markdown(content["runs"], content["about"], _RATE)
@@ -250,17 +250,17 @@ def block_of(contents: dict[str, Result]) -> str:
 
 
 def run_part(values: argparse.Namespace, name: str, mode: str, repeat: int, seconds_left: float) -> Result:
-    """Run a part; whatever goes wrong is a result."""
+    """Run a part; any failure is a result."""
     scenario = values.scenarios[name]
     recipe = replace(make_recipe(values, scenario), timeout=min(_PART_SECONDS, seconds_left))
     try:
         return run_mode(recipe, mode, repeat, max_steps=steps_of(values, scenario, mode))
-    except Exception as error:  # a part must not take the others with it
+    except Exception as error:  # a failed part must not stop the others
         return {"error": f"{type(error).__name__}: {error}"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is missing until the time is over; 1 if nothing of jaxbert was measured."""
+    """Run the missing parts until the time is over; return 1 if nothing of jaxbert was measured."""
     values = parse_arguments(arguments)
     end = time.monotonic() + 60 * values.minutes
     values.output.mkdir(parents=True, exist_ok=True)

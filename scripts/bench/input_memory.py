@@ -39,7 +39,7 @@ def resident() -> dict[str, float]:
 
 
 def highest(peak: dict[str, float]) -> dict[str, float]:
-    """Return the larger of a peak and now."""
+    """Return the element-wise maximum of a peak and the current memory, in MB."""
     now = resident()
     return {name: max(peak[name], now[name]) for name in now}
 

@@ -1,12 +1,12 @@
-"""Fine-tune with the FlaxBertForSequenceClassification that transformers had until version 4, to compare it with jaxbert.
+"""Fine-tune with the FlaxBertForSequenceClassification of transformers 4, to compare it with jaxbert.
 
   bash scripts/bench/legacy_env.sh .venv-legacy
   .venv-legacy/bin/python scripts/bench/legacy.py --model FOLDER --train train.tsv --validation dev.tsv --text sentence \
       --label label --max-length 128 --output legacy.json
 
-The recipe is peer.py's. The class knows no packing, and one shape compiles once: every example is padded to --max-length.
-The loop is a good one for it: a jitted step that takes over its arguments' memory, examples padded ahead of time, and the
-loss read one step late.
+The recipe is that of peer.py. The class has no packing, and one shape compiles once: every example is padded to
+--max-length. The loop suits it: a jitted step that donates its arguments, examples padded ahead of time, and the loss read
+one step late.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def open_model(values: argparse.Namespace, num_labels: int) -> tuple[FlaxBertForSequenceClassification, Any]:
-    """Load the checkpoint with a fresh classifier, or draw a new model; and its tokenizer."""
+    """Load the checkpoint with a new classifier, or draw a new model; return the model and its tokenizer."""
     dtype = jnp.dtype(values.precision)
     if values.model is not None:
         tokenizer = AutoTokenizer.from_pretrained(values.model)
@@ -66,7 +66,7 @@ def pad(examples: list[Example], tokenizer: Any, max_length: int) -> Batch:
 
 
 def batches(data: Batch, batch_size: int, steps: int, seed: int) -> Iterator[Batch]:
-    """Yield shuffled batches, epoch after epoch; what does not fill a batch is left out."""
+    """Yield shuffled batches, epoch after epoch; a smaller last batch is left out."""
     count = len(data["labels"])
     rng = np.random.default_rng(seed)
     per_epoch = count // batch_size
@@ -123,7 +123,7 @@ def train(values: argparse.Namespace, model: Any, data: Batch) -> tuple[Any, lis
 
 
 def accuracy(values: argparse.Namespace, model: Any, params: Any, data: Batch | None) -> float | None:
-    """Return the share of examples whose label is predicted."""
+    """Return the share of examples whose label is predicted correctly."""
     if data is None:
         return None
     labels = data["labels"]
@@ -131,13 +131,13 @@ def accuracy(values: argparse.Namespace, model: Any, params: Any, data: Batch | 
     predict = jax.jit(lambda params, batch: model(**batch, params=params).logits.argmax(-1))
     size, found = min(values.eval_batch_size, len(labels)), []
     for start in range(0, len(labels), size):
-        rows = np.arange(start, start + size) % len(labels)  # the last batch is filled up with the first rows
+        rows = np.arange(start, start + size) % len(labels)  # the last batch is filled with the first rows
         found.append(np.asarray(predict(params, {name: array[rows] for name, array in inputs.items()})))
     return float((np.concatenate(found)[: len(labels)] == labels).mean())
 
 
 def run(values: argparse.Namespace) -> dict[str, Any]:
-    """Train, evaluate, and return what was measured."""
+    """Train, evaluate, and return the measurements."""
     rows = training_rows(values)
     model, tokenizer = open_model(values, len(label_names(rows)))
     parts = open_parts(values, rows, tokenizer)

@@ -1,9 +1,9 @@
-"""Record what the Flax classes of transformers 4.57.6 answer, for tests/parity/test_legacy_recorded.py.
+"""Record the outputs of the Flax classes of transformers 4.57.6, for tests/parity/test_legacy_recorded.py.
 
   bash scripts/bench/legacy_env.sh .venv-legacy
   .venv-legacy/bin/python scripts/bench/legacy_record.py tests/api/flax/recorded
 
-Writes a folder for each class: `config.json` and `flax_model.msgpack` of a tiny model whose every tensor is random, and
+Writes a folder for each class: `config.json` and `flax_model.msgpack` of a tiny model with only random tensors, and
 `recorded.npz` with three rows of tokens (padded on the right, on the left, and not at all) and all outputs for them; a
 tuple of arrays is `out_NAME_0`, `out_NAME_1` and so on.
 """

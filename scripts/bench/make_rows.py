@@ -19,7 +19,7 @@ LABELS = ("film", "food", "sport", "trade")
 
 
 def write_rows(path: Path, count: int, seed: int = 0) -> None:
-    """Write `count` rows of 4 to 16 words, the same for the same seed."""
+    """Write `count` rows of 4 to 16 words; the same seed gives the same rows."""
     rng = random.Random(seed)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

@@ -19,7 +19,7 @@ JAXBERT = (sys.executable, "-m", "jaxbert")
 
 
 def rows(task: str, labels: int, count: int) -> Iterator[str]:
-    """Yield lines that give the labels in turn; with several a text, every other one has the next label too."""
+    """Yield records with the labels in turn; in multi-label data every second text has the next label too."""
     for number in range(count):
         given = f"sku{number % labels:05d}"
         if task == "multi_label" and number % 2:
@@ -38,7 +38,7 @@ def peak_of(command: list[str]) -> float:
 
 
 def measure(task: str, labels: int, checked: int, vocab: str, folder: Path) -> dict[str, float]:
-    """Train one step, evaluate; return sizes in bytes and the peak memory of `evaluate` in MB."""
+    """Train one step and evaluate; return sizes in bytes and the peak memory of `evaluate` in MB."""
     written = list(rows(task, labels, max(2 * labels, checked)))
     train, dev, run = folder / "train.csv", folder / "dev.csv", folder / "run"
     train.write_text("text,label\n" + "".join(written))

@@ -46,14 +46,14 @@ _MODE = re.compile(
 _FOLDER = Path(__file__).resolve().parent
 _ROOT = _FOLDER.parents[1]
 _COMPILE_SKIP = 20
-"""Steps of warm-up for compiled peers, which compile again when shapes change."""
+"""Steps of warmup for compiled peers, which compile again when shapes change."""
 _NEVER = 1e6
 Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What every mode of a comparison is given."""
+    """The settings that all modes of a comparison share."""
 
     model: str | None = None
     new_model: str | None = None
@@ -61,7 +61,7 @@ class Recipe:
     vocab: Path | None = None
     train: Path | None = None
     lengths: str | None = None
-    """Lengths of random examples instead of `train`."""
+    """The distribution of the lengths of random examples, instead of `train`."""
     validation: Path | None = None
     text: str = "text"
     label: str = "label"
@@ -69,12 +69,12 @@ class Recipe:
     limit: int | None = None
     max_length: int = 128
     row_length: int | None = None
-    """Tokens of jaxbert's rows, where it is not to choose."""
+    """Tokens per row of jaxbert; None lets it choose."""
     batch_size: int = 32
     epochs: int = 1
     max_steps: int | None = None
     seconds: float | None = None
-    """Time each run for so long, instead of `max_steps`."""
+    """Seconds to time each run, instead of `max_steps`."""
     learning_rate: float = 2e-5
     skip_steps: int = 5
     skip_seconds: float = 10.0
@@ -85,10 +85,10 @@ class Recipe:
 
 
 def split_mode(text: str) -> tuple[str, int | None]:
-    """Return a mode's name, and in how many rounds it runs at most.
+    """Return a mode's name, and the most rounds in which it runs.
 
     Raises:
-      ValueError: for what is no mode.
+      ValueError: if the text is not a mode.
     """
     name, _, rounds = text.partition("@")
     if not _MODE.fullmatch(name) or ("@" in text and not (rounds.isdigit() and int(rounds))):
@@ -118,7 +118,7 @@ def label_of(mode: str) -> str:
 
 
 def run_mode(recipe: Recipe, mode: str, seed: int, *, max_steps: int | None = None) -> Result:
-    """Run a mode once in a folder of its own; a failure is a result with `error`."""
+    """Run a mode once in its own folder; a failure is a result with `error`."""
     load, begin = os.getloadavg()[0], time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -141,25 +141,25 @@ def run_mode(recipe: Recipe, mode: str, seed: int, *, max_steps: int | None = No
 
 
 def _backend(parts: Sequence[str]) -> str | None:
-    """Return the attention backend that a mode asks for."""
+    """Return the attention backend in a mode's name."""
     return next((part for part in parts if part in _BACKENDS), None)
 
 
 def _last_words(stderr: str) -> str:
-    """Return the line of an error output that says most."""
+    """Return the most informative line of an error output."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     told = [line for line in lines if re.match(r"(\w+\.)*\w*(Error|Exception|error)\b", line)]
     return (told or lines or ["no message"])[-1][:300]
 
 
 def _environment() -> dict[str, str]:
-    """Let jaxbert be found without being installed, and keep all off the network."""
+    """Return an environment in which jaxbert is found without being installed, and no library uses the network."""
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
 
 
 def command_of(recipe: Recipe, mode: str, seed: int, folder: Path, max_steps: int | None) -> list[str]:
-    """Return the command of a run; its numbers go into `folder`."""
+    """Return the command of a run, which writes its numbers to `folder`."""
     tool, *parts = mode.split("-")
     if tool == "jaxbert":
         verb, settings = _jaxbert(recipe, parts, seed, folder, max_steps)
@@ -193,7 +193,7 @@ def _shared(recipe: Recipe) -> dict[str, Any]:
 
 def _dimensions(size: str) -> str:
     """Return LAYERS,WIDTH,HEADS,FF of a size that jaxbert knows by name."""
-    sys.path.append(str(_ROOT))  # jaxbert need not be installed
+    sys.path.append(str(_ROOT))  # jaxbert may not be installed
     from jaxbert.models.families import sized_config
 
     config = sized_config(size, 100)
@@ -204,7 +204,7 @@ def _dimensions(size: str) -> str:
 def _jaxbert(
     recipe: Recipe, parts: list[str], seed: int, folder: Path, max_steps: int | None
 ) -> tuple[str, dict[str, Any]]:
-    """Return jaxbert's verb and settings: the peers' recipe in its words."""
+    """Return jaxbert's verb and settings, which equal the peers' recipe."""
     precision, *switches = parts
     settings = {
         "model.name_or_path": recipe.model or recipe.new_model,
@@ -243,9 +243,9 @@ def _jaxbert(
 
 
 def _steady(path: Path, batch_size: int) -> Result:
-    """Return the rates of a run of jaxbert without its warm-up, which the peers do not count either.
+    """Return the rates of a run of jaxbert without its warmup, which the peers do not count either.
 
-    Each line of its metrics has the rates since the beginning, so two lines tell those between.
+    Each line of its metrics has the rates since the beginning, so the difference of two lines gives those between.
     """
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     timed = [line for line in lines if line.get("examples_per_second")]

@@ -3,9 +3,9 @@
   python scripts/bench/peer.py --model FOLDER --train train.tsv --validation dev.tsv --text sentence --label label \
       --padding dynamic --precision float32 --output peer.json
 
-The recipe: AdamW without decay, a linear schedule without warm-up, gradients clipped at norm 1, the checkpoint's dropout.
-The rate is taken in steady state: the first steps are left out, and evaluation comes after training. Nothing is saved and
-nothing is asked of the network. Needs torch, transformers and accelerate; jaxbert only where `--lengths` draws examples.
+The recipe: AdamW without decay, a linear schedule without warmup, gradients clipped at norm 1, the checkpoint's dropout.
+The rate is that of the steady state: the first steps are left out, and evaluation comes after training. Nothing is saved and
+the network is not used. Needs torch, transformers and accelerate; jaxbert only if `--lengths` draws examples.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 class TimedTrainer(Trainer):
-    """The Trainer, noting the size of each batch without waiting for the device."""
+    """The Trainer, which also records the size of each batch without waiting for the device."""
 
     last_size: tuple[int, Any] = (0, 0)
 
     def training_step(self, model: Any, inputs: Any, *more: Any, **options: Any) -> Any:
-        """Note examples and real tokens, then take the step."""
+        """Record examples and real tokens, then take the step."""
         self.last_size = (len(inputs["labels"]), inputs["attention_mask"].sum())
         return super().training_step(model, inputs, *more, **options)
 
 
 class StepTimer(TrainerCallback):
-    """Tell the clock of each step, and end the training once enough is timed."""
+    """Reports each step to the clock, and ends the training when enough is timed."""
 
     trainer: TimedTrainer
 
@@ -62,11 +62,11 @@ class StepTimer(TrainerCallback):
         self._clock = clock
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin the warm-up."""
+        """Start the warmup."""
         self._clock.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Count the step; stop at the last."""
+        """Count the step; end the training after the last one."""
         enough = self._clock.step(*self.trainer.last_size)
         if enough or state.global_step == state.max_steps:
             self._clock.stop()
@@ -74,7 +74,7 @@ class StepTimer(TrainerCallback):
 
 
 def training_arguments(values: argparse.Namespace, scratch: str) -> TrainingArguments:
-    """Return the recipe."""
+    """Return the recipe as arguments of the Trainer."""
     cuda = choose_device(values).type == "cuda"
     return TrainingArguments(
         output_dir=scratch,
@@ -105,12 +105,12 @@ def training_arguments(values: argparse.Namespace, scratch: str) -> TrainingArgu
 
 
 def steps_in_cycle(values: argparse.Namespace, examples: int) -> int:
-    """Return after how many steps batch lengths repeat: the sampler that groups sorts so many batches, longest first."""
+    """Return the number of steps after which batch lengths repeat: the grouping sampler sorts this many, longest first."""
     return max(1, min(examples // (4 * values.batch_size), 50)) if values.padding == "grouped" else 1
 
 
 def make_collator(values: argparse.Namespace, tokenizer: Any) -> DataCollatorWithPadding:
-    """Return what pads a batch; on a GPU to multiples of 8, which its matrix units like."""
+    """Return the collator that pads a batch; on a GPU to multiples of 8, which suit its matrix units."""
     padding = "max_length" if values.padding == "max" else "longest"
     multiple = 8 if choose_device(values).type == "cuda" else None
     return DataCollatorWithPadding(
@@ -119,7 +119,7 @@ def make_collator(values: argparse.Namespace, tokenizer: Any) -> DataCollatorWit
 
 
 def accuracy(trainer: Trainer, examples: list[Example] | None) -> float | None:
-    """Return the share of examples whose label is predicted."""
+    """Return the share of examples whose label is predicted correctly."""
     if examples is None:
         return None
     output = trainer.predict(examples)
@@ -127,7 +127,7 @@ def accuracy(trainer: Trainer, examples: list[Example] | None) -> float | None:
 
 
 def run(values: argparse.Namespace) -> dict[str, Any]:
-    """Train, evaluate, and return what was measured."""
+    """Train, evaluate, and return the measurements."""
     set_seed(values.seed)
     rows = training_rows(values)
     model, tokenizer = open_model(values, len(label_names(rows)) if rows else 2)

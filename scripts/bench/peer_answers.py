@@ -7,9 +7,9 @@
   jaxbert train --config configs/xquad-en.yaml --model.name_or_path START --data.train DATA/train.json \
       --data.validation DATA/dev.json --train.keep_best false
 
-The second command puts a new head on the encoder, or draws a new model (`--new mini --vocab vocab.txt` in the place of
-`--model`), so that both sides start from the same weights. Windows, n-best lists and scores are written here anew, after the
-examples of transformers and SQuAD's definition; of answers in Chinese the characters are compared.
+The second command puts a new head on the encoder, or draws a new model (`--new mini --vocab vocab.txt` instead of
+`--model`), so that both sides start from the same weights. Windows, n-best lists and scores are our own code, after the
+examples of transformers and SQuAD's definition; Chinese answers are compared by character.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Encoded:
         self.answers = [self._answer(i) for i in range(len(self.ids))]
 
     def _answer(self, window: int) -> tuple[int, int]:
-        """Return first and last token of the first answer, or 0 twice."""
+        """Return the first and the last token of the first answer in a window, or 0 and 0."""
         answer = self.questions[self.of_question[window]]["answers"][0]
         start, end = answer["answer_start"], answer["answer_start"] + len(answer["text"])
         places = [i for i, inside in enumerate(self.in_context[window]) if inside]
@@ -87,7 +87,7 @@ class Encoded:
 
 
 def answers_of(model: Any, encoded: Encoded) -> list[str]:
-    """Return the best answer to each question: the largest sum of logits over its windows."""
+    """Return the best answer to each question: the span with the largest sum of logits over its windows."""
     best: list[tuple[float, str]] = [(-np.inf, "")] * len(encoded.questions)
 
     def collate(chosen: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -110,7 +110,7 @@ def answers_of(model: Any, encoded: Encoded) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """Return the words of an answer that count, each Chinese character one."""
+    """Return the words of an answer that are compared; each Chinese character is a word."""
     if re.search("[\u4e00-\u9fff]", text):
         dropped = {c for c in text if unicodedata.category(c).startswith("P")} | set(string.punctuation)
         return re.findall("[\u4e00-\u9fff]|[^\\s\u4e00-\u9fff]+", "".join(c for c in text.lower() if c not in dropped))
@@ -144,7 +144,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Put a head on an encoder, or train and count."""
+    """Put a head on an encoder, or train and evaluate."""
     values = parse_arguments(arguments)
     if values.new is not None:
         peer_loop.draw(values, BertForQuestionAnswering)

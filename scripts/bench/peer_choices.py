@@ -27,7 +27,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 class Encoded:
-    """Questions as token ids, a row for each choice."""
+    """Questions as token ids, one row per choice."""
 
     def __init__(self, path: Path, tokenizer: Any, max_length: int) -> None:
         with path.open(encoding="utf-8", newline="") as file:
@@ -49,7 +49,7 @@ class Encoded:
 
 
 def main() -> None:
-    """Draw a head, or train and count."""
+    """Draw a head, or train and evaluate."""
     values = parse_arguments()
     tokenizer = AutoTokenizer.from_pretrained(values.model)
     set_seed(values.seed)

@@ -1,7 +1,7 @@
 """The training loop that the scripts peer_*.py share: plain PyTorch, with jaxbert's recipe.
 
-AdamW (decay on matrices only), linear warm-up and decay, gradients clipped at norm 1, the dropout of the checkpoint,
-batches padded to their longest example.
+AdamW (decay only on matrices), linear warmup and decay, gradients clipped at norm 1, the checkpoint's dropout, batches
+padded to their longest example.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UNDECAYED = ("bias", "LayerNorm.weight")
 
 
 def make_parser(description: str, *, new: bool = False) -> argparse.ArgumentParser:
-    """Return a parser with the options that all scripts have; with `new`, a model can be drawn."""
+    """Return a parser with the options that all scripts share; with `new`, a model can be drawn."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model", type=Path, help="folder of a checkpoint with its tokenizer")
@@ -68,7 +68,7 @@ def draw(values: argparse.Namespace, model_class: Any, **settings: Any) -> None:
 
 
 def train(values: argparse.Namespace, model: Any, count: int, collate: Callable[[Sequence[int]], dict]) -> dict:
-    """Train on examples 0 to `count - 1`; return the mean loss of the last epoch, and how long it took."""
+    """Train on examples 0 to `count - 1`; return the mean loss of the last epoch, and the seconds of training."""
     torch.manual_seed(values.seed)
     order = np.random.default_rng(values.seed)
     steps = -(-count // values.batch_size) * values.epochs

@@ -1,10 +1,10 @@
-"""Pretrain with PyTorch's own classes on the very batches of a jaxbert run: its text, pairs, masks, first weights, recipe.
+"""Pretrain with PyTorch's own classes on the same batches as a jaxbert run: its text, pairs, masks, first weights, recipe.
 
   python scripts/bench/peer_pretrain.py --config configs/wikitext2-mlm.yaml --output peer.json [--section.key value ...]
 
-Each packed row is taken apart into its examples, which are padded to the longest of the step, as PyTorch users do. AdamW,
-its schedule and the clipping are those of the configuration; dropout draws its own numbers. Prints the validation metrics,
-which are to be compared with `eval` in the run's `summary.json`. Needs torch.
+Each packed row is split into its examples, which are padded to the longest of the step, as PyTorch users do. AdamW, its
+schedule and the clipping are those of the configuration; dropout draws its own numbers. Prints the validation metrics, to
+compare them with `eval` in the run's `summary.json`. Needs torch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ IGNORED = -100
 
 
 def unpack(batch: Batch) -> dict[str, torch.Tensor]:
-    """Take the examples of a masked batch out of their rows, [examples, longest]."""
+    """Split the rows of a masked batch into examples, [examples, longest]."""
     rows, slots = np.nonzero(batch["example_mask"])
     labels = np.full(batch["input_ids"].shape, IGNORED, np.int64)
     real = batch["masked_weights"] > 0
@@ -86,7 +86,7 @@ def make_optimizer(run: Run, model: Any) -> torch.optim.Optimizer:
 
 
 def train(run: Run, model: Any) -> dict[str, float]:
-    """Take all steps; return how fast they were."""
+    """Take all steps; return the speed."""
     optimizer = make_optimizer(run, model)
     schedule = make_schedule(run.config.optimizer, run.program.total_steps)
     rates = [float(schedule(step)) for step in range(run.program.total_steps)]
@@ -111,11 +111,11 @@ def train(run: Run, model: Any) -> dict[str, float]:
 
 @torch.no_grad()
 def evaluate(run: Run, model: Any, examples: Examples) -> dict[str, float]:
-    """Compute the metrics of the validation set, masked as jaxbert masks it."""
+    """Return the metrics of the validation set, masked as in jaxbert."""
     assert run.inputs.collate is not None
     model.eval()
     layout = choose_layout(examples.tokens.lengths, 64, seed=None)
-    sums = np.zeros(4)  # masked loss, masked, right, loss of pairs
+    sums = np.zeros(4)  # masked loss, masked tokens, correct ones, loss of pairs
     cross_entropy = torch.nn.functional.cross_entropy
     for batch in batches(examples, layout, 64, seed=None):
         inputs = unpack(run.inputs.collate(batch, None))
@@ -138,7 +138,7 @@ def evaluate(run: Run, model: Any, examples: Examples) -> dict[str, float]:
 
 
 def main() -> None:
-    """Train, evaluate and write what came out."""
+    """Train, evaluate and write the results."""
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--output", required=True)
     values, rest = own.parse_known_args()

@@ -70,7 +70,7 @@ class Encoded:
 
 
 def evaluate(model: Any, encoded: Encoded, tags: list[str]) -> dict[str, float]:
-    """Return what seqeval counts; a word without a token is outside."""
+    """Return the metrics of seqeval; a word without a token counts as outside."""
     rows = [row for out in peer_loop.predict(model, len(encoded.ids), encoded.collate) for row in out.logits.argmax(-1)]
     found, expected = [], []
     for row, labels, words, (_, own) in zip(rows, encoded.labels, encoded.words, encoded.sentences, strict=True):
@@ -89,7 +89,7 @@ def _common(tag: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw a model, or train one and count."""
+    """Draw a model, or train one and evaluate it."""
     values = parse_arguments(arguments)
     sentences = read_sentences(values.train)
     tags = sorted({tag for _, own in sentences for tag in own})

@@ -2,12 +2,12 @@
 
   python scripts/bench/peer_texts.py --task regression --model MODEL --train stsb-train.csv --validation stsb-dev.csv \
       --columns text,text_pair,label --max-length 128 --seed 0 --start START
-  (the same with --output peer.json in the place of --start)
+  (the same with --output peer.json instead of --start)
   jaxbert train --config configs/stsb.yaml --model.name_or_path START --data.train stsb-train.csv ... --train.seed 0
 
-The first command writes the encoder with a new head, the one that the second trains, for jaxbert to start from it too.
-Fields are read as csv, or raw (`--raw`, tabs between); `--columns` names them in their order, "-" for one that is not used.
-The threshold of a multi-label model is tuned on the validation set, as jaxbert does.
+The first command writes the encoder with the new head that the second command trains, so that jaxbert starts from it too.
+Fields are read as csv, or raw (`--raw`, tabs between); `--columns` names them in order, "-" for an unused one. The threshold
+of a multi-label model is tuned on the validation set, as in jaxbert.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def read_rows(path: Path, values: argparse.Namespace) -> Rows:
-    """Read the columns that are named."""
+    """Read the named columns."""
     names = values.columns.split(",")
     with path.open(encoding="utf-8-sig", newline="") as file:
         fields: Any = (line.rstrip("\r\n").split("\t") for line in file) if values.raw else csv.reader(file)
@@ -81,7 +81,7 @@ def encode_labels(labels: list[str], names: list[str], task: str) -> np.ndarray:
 
 
 def label_names(rows: Rows, task: str) -> list[str]:
-    """Return the labels of the training rows in order; one output for scores."""
+    """Return the sorted labels of the training rows; a single output for scores."""
     if task == "regression":
         return ["score"]
     parts = {part for row in rows for part in (row["label"].split(",") if task == "multi_label" else [row["label"]])}

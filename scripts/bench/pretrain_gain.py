@@ -21,7 +21,7 @@ import numpy as np
 
 
 def jaxbert(verb: str, **keys: Any) -> dict[str, Any]:
-    """Run a verb to its end; return its summary and the seconds it took."""
+    """Run a verb to its end; return its summary, with the seconds of the run."""
     flags = [f"--{name.replace('__', '.')}={_flag(value)}" for name, value in keys.items()]
     begin = time.perf_counter()
     subprocess.run([sys.executable, "-m", "jaxbert", verb, *flags], check=True)
@@ -51,7 +51,7 @@ def parse() -> argparse.Namespace:
 
 
 def write_long(source: Path, words: int, target: Path) -> Path:
-    """Write the header and the rows whose sentence has at least so many words."""
+    """Write the header and the rows whose sentence has at least `words` words."""
     header, *rows = source.read_text("utf-8").splitlines()
     kept = [row for row in rows if len(row.split("\t")[0].split()) >= words]
     target.parent.mkdir(parents=True, exist_ok=True)

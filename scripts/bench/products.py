@@ -3,8 +3,8 @@
   python scripts/bench/products.py                    all cores
   taskset -c 0 python scripts/bench/products.py       one core
 
-Prints GFLOP/s, the medians of 15 times 5 products, for float32 and bfloat16: forward, towards the input, and the gradient of
-the weights. PyTorch is left out where it is not installed.
+Prints GFLOP/s, the medians of 15 times 5 products, for float32 and bfloat16: the forward product, the gradient of the input
+and the gradient of the weights. PyTorch is left out if it is not installed.
 """
 
 from __future__ import annotations

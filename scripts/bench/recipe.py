@@ -1,4 +1,4 @@
-"""What peer.py, varlen.py and legacy.py share: the options of a run, its clock and its result. NumPy at most."""
+"""Shared by peer.py, varlen.py and legacy.py: the options of a run, its clock and its result. Needs at most NumPy."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 VOCABULARY = 30_522
-"""Tokens of a new model that has no vocabulary file: uncased BERT's."""
+"""Vocabulary size of a new model without a vocabulary file: that of uncased BERT."""
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the options that every script has."""
+    """Return a parser with the options that all scripts share."""
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model", help="a model folder, or a Hub name that is cached")
@@ -45,7 +45,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 
 
 def check(parser: argparse.ArgumentParser, values: argparse.Namespace) -> None:
-    """Refuse options that contradict one another, and files that are not there."""
+    """Exit with an error for options that contradict each other, and for missing files."""
     if (values.train is None) == (values.lengths is None):
         parser.error("give --train or --lengths")
     if values.lengths and (values.validation or values.test):
@@ -59,7 +59,7 @@ def check(parser: argparse.ArgumentParser, values: argparse.Namespace) -> None:
 
 
 def new_model_settings(spec: str) -> dict[str, int]:
-    """Return what LAYERS,WIDTH,HEADS,FF says under the names of a BERT configuration."""
+    """Return the values of LAYERS,WIDTH,HEADS,FF under the names of a BERT configuration."""
     layers, width, heads, feed_forward = (int(n) for n in spec.split(","))
     return {
         "num_hidden_layers": layers,
@@ -70,22 +70,22 @@ def new_model_settings(spec: str) -> dict[str, int]:
 
 
 def zero() -> int:
-    """Count the programs of what is not compiled."""
+    """Return 0, the number of programs of a library that compiles nothing."""
     return 0
 
 
 class Clock:
-    """Time the steps behind the warm-up, waiting for the device at both ends.
+    """Times the steps after the warmup, waiting for the device at both ends.
 
-    The warm-up is `skip_steps`, or fewer once they took `skip_seconds`, and one at least. With `seconds`, what is timed is
-    at least two steps, and a multiple of `cycle`: where the sizes of steps repeat in a cycle, all of them must be in it.
-    A step that compiles is warm-up too: timing begins anew behind it.
+    The warmup has `skip_steps`, or fewer if they took `skip_seconds`, but at least one. With `seconds`, at least two steps
+    are timed, and a multiple of `cycle`: if the sizes of steps repeat in a cycle, the timing must include all of them.
+    A step that compiles counts as warmup too: timing starts again after it.
 
     Args:
       values: the options of the run.
-      wait: waits for the device.
-      programs: how many programs are compiled so far.
-      cycle: steps after which sizes repeat.
+      wait: a function that waits for the device.
+      programs: a function that returns the number of programs compiled so far.
+      cycle: the number of steps after which sizes repeat.
     """
 
     def __init__(
@@ -111,17 +111,17 @@ class Clock:
         return time.perf_counter()
 
     def start(self) -> None:
-        """Begin the warm-up."""
+        """Start the warmup."""
         self._begin = self._now()
 
     def _run(self) -> None:
-        """Begin what is timed."""
+        """Start the timing."""
         self._compiled = self._programs()
         self._tokens, self.steps, self.examples = [], 0, 0
         self._begin, self._running = self._now(), True
 
     def step(self, examples: int, tokens: Any) -> bool:
-        """Count a step; say whether enough is timed. Tokens may be an array that the device has not computed yet."""
+        """Count a step; return whether enough is timed. Tokens may be an array that the device has not computed yet."""
         if not self._running:
             self._warmed += 1
             if self._warmed >= self._skip or time.perf_counter() - self._begin >= self._skip_seconds:
@@ -138,11 +138,11 @@ class Clock:
         return self._seconds is not None and whole and time.perf_counter() - self._begin >= self._seconds
 
     def stop(self) -> None:
-        """End behind the last step."""
+        """Stop after the last step."""
         self.seconds = self._now() - self._begin
 
     def result(self) -> dict[str, Any]:
-        """Return rates, None where no step was timed."""
+        """Return the rates; None if no step was timed."""
         timed = self.steps and self.seconds
         tokens = sum(int(count) for count in self._tokens)
         return {
@@ -156,19 +156,19 @@ class Clock:
 
 
 def settings(values: argparse.Namespace, *more: str) -> dict[str, Any]:
-    """Return the settings that a result repeats; of a model's folder its name alone, since results are published."""
+    """Return the settings for a result; of a model's folder only its name, since results are published."""
     names = ("precision", "max_length", "batch_size", "epochs", "learning_rate", "seed", "lengths", *more)
     model = Path(values.model).name if values.model else f"new {values.new_model}"
     return {**{name: getattr(values, name) for name in names}, "model": model}
 
 
 def versions(*modules: Any) -> dict[str, str]:
-    """Return Python's version and those of modules."""
+    """Return the versions of Python and of some modules."""
     return {**{module.__name__: module.__version__ for module in modules}, "python": platform.python_version()}
 
 
 def write(values: argparse.Namespace, title: str, result: dict[str, Any]) -> None:
-    """Write the JSON, and one line for people."""
+    """Write the JSON, and print one line."""
     values.output.write_text(json.dumps(result, indent=2) + "\n", "utf-8")
     rate = result["examples_per_second"]
     speed = "too few steps to time" if rate is None else f"{rate:.1f} examples/s over {result['steps_timed']} steps"

@@ -32,13 +32,13 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Series:
-    """One model on slices of one generation: the first slice is where weak and strong scaling begin."""
+    """One model on slices of one generation; weak and strong scaling begin at the first slice."""
 
     model: str
     chip: str
     slices: tuple[str, ...]
     rows: int
-    """Of a chip, on the first slice and in weak scaling."""
+    """Rows per chip, on the first slice and in weak scaling."""
     fsdp: int = 1
 
 
@@ -49,13 +49,13 @@ class Point:
     series: Series
     slice: str
     rows: int
-    """Of a chip."""
+    """Rows per chip."""
     kinds: tuple[str, ...]
     """`weak`, `strong` or both."""
 
     @property
     def name(self) -> str:
-        """How the results call it."""
+        """The name of the point in the results."""
         return f"{self.series.model}@{self.series.chip}:{self.slice} {self.rows} rows"
 
 
@@ -71,9 +71,9 @@ SERIES = (
 
 
 def points_of(series: Series) -> list[Point]:
-    """Return the first slice, the last with as many rows a chip, and all others with as many rows in all.
+    """Return the first slice, the last slice with the first's rows per chip, and all slices with the first's rows per step.
 
-    Between the ends weak scaling has the same program on each chip; only the groups that exchange data differ.
+    In weak scaling the slices between have the same program on each chip; only the groups that exchange data differ.
     """
     first, *others = series.slices
     points = [Point(series, first, series.rows, ("weak", "strong"))]
@@ -87,7 +87,7 @@ def points_of(series: Series) -> list[Point]:
 
 
 def chips_of(slice_: str) -> int:
-    """Return how many chips a slice has."""
+    """Return the number of chips in a slice."""
     count = 1
     for size in slice_.split("x"):
         count *= int(size)
@@ -95,7 +95,7 @@ def chips_of(slice_: str) -> int:
 
 
 def run_point(point: Point) -> Result:
-    """Compile one step and bound it; one that does not fit is a result with `error`."""
+    """Compile one step and bound its time; a step that does not fit is a result with `error`."""
     from jaxbert.bench.setup import new_program
     from jaxbert.config import Config, MeshConfig, ModelConfig
     from jaxbert.data.packing import Layout
@@ -144,7 +144,7 @@ def _whole_state(program: Any) -> int:
 
 
 def describe() -> dict[str, str]:
-    """Return with which software, where and when the steps were compiled."""
+    """Return the software, place and date of the compilation."""
     from jaxbert.hardware import LINKS
     from jaxbert.plan.options import PlanOptions
 
@@ -187,7 +187,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile what is missing, and write tables and chart; 1 if any point did not fit."""
+    """Compile the missing points, and write tables and chart; return 1 if any point did not fit."""
     values = parse_arguments(arguments)
     content: Result = {"points": {}}
     if values.results.is_file():

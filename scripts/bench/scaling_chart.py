@@ -1,4 +1,4 @@
-"""A chart of predicted scaling: a panel for each model and kind of scaling, a band from bound to bound for each chip."""
+"""A chart of predicted scaling: a panel per model and kind of scaling, and a band between the bounds for each chip."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COLORS = {"v5e": "#c97b2d", "v6e": "#1b6ca8", "v5p": "#5b8c5a"}
 
 
 def draw(content: dict[str, Any], path: Path) -> None:
-    """Draw tokens a second over chips, both axes logarithmic, with a line of slope 1 from each first slice."""
+    """Draw tokens per second over chips, both axes logarithmic, with a line of slope 1 from each first slice."""
     models = list(dict.fromkeys(point["model"] for point in content["points"].values() if "error" not in point))
     figure, grid = plt.subplots(
         len(models), 2, figsize=(10, 3.6 * len(models)), squeeze=False, sharex=True, sharey="row"

@@ -24,7 +24,7 @@ _LIMITS = (
 
 
 def rows_of(content: Result, kind: str) -> list[Result]:
-    """Return the points of one kind of scaling, with `efficiency` against the first slice of the series, bounds apart."""
+    """Return the points of one kind of scaling, with each bound's `efficiency` against the first slice of the series."""
     first: dict[tuple[str, str], Result] = {}
     found = []
     for point in content["points"].values():
@@ -41,12 +41,12 @@ def _a_chip(point: Result, end: str) -> float:
 
 
 def tokens_per_second(point: Result) -> tuple[float, float]:
-    """Return the least and the most."""
+    """Return the lowest and the highest tokens per second."""
     return point["tokens"] / point["upper_seconds"], point["tokens"] / point["lower_seconds"]
 
 
 def document_block(content: Result, missing: Sequence[str] = ()) -> str:
-    """Return chart, tables and what they rest on; `missing` are points that the results lack."""
+    """Return chart, tables and their assumptions; `missing` are points that the results lack."""
     about = content.get("about", {})
     failed = [f"- {name}: {point['error']}" for name, point in content["points"].items() if "error" in point]
     waiting = [f"- not compiled yet: {', '.join(missing)}"] if missing else []
@@ -116,6 +116,6 @@ def _limit_row(point: Result) -> list[str]:
 
 
 def write_between(document: Path, block: str) -> None:
-    """Replace what stands between the markers."""
+    """Replace the text between the markers."""
     before, _, rest = document.read_text("utf-8").partition(MARK)
     document.write_text(f"{before}{MARK}\n{block}{END}{rest.partition(END)[2]}", "utf-8")

@@ -13,7 +13,7 @@ EVERY = 5
 
 
 def split(articles: list[dict], held_out: bool) -> list[dict]:
-    """Return the articles with their paragraphs of one part."""
+    """Return the articles with only the paragraphs of one split."""
     count, parts = 0, []
     for article in articles:
         paragraphs = article["paragraphs"]

@@ -27,7 +27,7 @@ _RATES = {"examples_per_second": "examples/s", "real_tokens_per_second": "real t
 
 @dataclass(frozen=True)
 class _Column:
-    """A column that stands where runs have its number, and where `rate` is the rate of the table."""
+    """A column that is shown if runs have its number and `rate` is the rate of the table."""
 
     name: str
     head: str
@@ -49,14 +49,14 @@ Runs = dict[str, list[Result]]
 
 
 def references(modes: Sequence[str]) -> tuple[str, ...]:
-    """Return jaxbert's modes that the others are compared with: the first of each precision."""
+    """Return the jaxbert modes with which the others are compared: the first of each precision."""
     ours = [mode for mode in modes if mode.startswith("jaxbert-") and "-padded" not in mode]
     first = {mode.split("-")[1]: mode for mode in reversed(ours)}
     return tuple(mode for mode in ours if mode in first.values())
 
 
 def summarize(runs: Runs, rate: str = "examples_per_second") -> dict[str, Result]:
-    """Return for each mode the median and range of its rates and how far jaxbert is ahead, or why there are none."""
+    """Return the median and range of each mode's rates and jaxbert's factor over it, or the reason if there are none."""
     good = {mode: [r for r in results if r.get(rate)] for mode, results in runs.items()}
     medians = {mode: statistics.median(r[rate] for r in results) for mode, results in good.items() if results}
     table: dict[str, Result] = {}
@@ -84,7 +84,7 @@ def _median(results: list[Result], name: str) -> float | None:
 
 
 def markdown(runs: Runs, about: Result, rate: str = "examples_per_second") -> str:
-    """Return the table, with what it was measured on below."""
+    """Return the table, with the machine and software below it."""
     table = summarize(runs, rate)
     other = next(name for name in _RATES if name != rate)
     ours = references(tuple(runs))
@@ -132,7 +132,7 @@ def versions_of(runs: Runs) -> str:
 
 
 def machine_facts(runs: Runs) -> Result:
-    """Return on what the runs ran, with which software and when."""
+    """Return the machine, software and date of the runs."""
     good = [r for results in runs.values() for r in results if "error" not in r]
     loads = [r["load_before"] for r in good]
     threads = sorted({r["torch_threads"] for r in good if "torch_threads" in r})
@@ -147,7 +147,7 @@ def machine_facts(runs: Runs) -> Result:
 
 
 def cpu_name() -> str:
-    """Return the processor's name as the system tells it."""
+    """Return the processor's name as given by the system."""
     try:
         found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
     except OSError:
@@ -156,7 +156,7 @@ def cpu_name() -> str:
 
 
 def replace_block(text: str, name: str, block: str) -> str:
-    """Return a document with its block replaced, or with the block behind its end."""
+    """Return a document with its block replaced, or with the block added at its end."""
     begin, end = f"<!-- compare:{name}:begin -->", f"<!-- compare:{name}:end -->"
     new = f"{begin}\n{block.strip()}\n{end}"
     if (begin in text) != (end in text) or text.count(begin) > 1:
@@ -185,7 +185,7 @@ def write_block(name: str, content: Result, block: str, panels: dict[str, Result
 
 
 def write_docs(content: Result, docs: Path = DOCS) -> None:
-    """Write what a comparison found."""
+    """Write the results of a comparison into the documents."""
     write_block(content["name"], content, block_of(content), {content["name"]: content}, docs)
 
 

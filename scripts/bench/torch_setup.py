@@ -1,4 +1,4 @@
-"""From options to a PyTorch classifier and its tokenizer, for peer.py and varlen.py."""
+"""Makes a PyTorch classifier and its tokenizer from options, for peer.py and varlen.py."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def open_model(values: argparse.Namespace, num_labels: int) -> tuple[BertForSequenceClassification, Any]:
-    """Load the checkpoint with a fresh classifier, or draw a new model; and its tokenizer."""
+    """Load the checkpoint with a new classifier, or draw a new model; return the model and its tokenizer."""
     if values.model is not None:
         config = AutoConfig.from_pretrained(values.model, num_labels=num_labels)
         tokenizer = AutoTokenizer.from_pretrained(values.model)
@@ -37,7 +37,7 @@ def open_model(values: argparse.Namespace, num_labels: int) -> tuple[BertForSequ
 
 
 def choose_device(values: argparse.Namespace) -> torch.device:
-    """Return the GPU where there is one and it is not declined."""
+    """Return the GPU if there is one and the options do not decline it."""
     cuda = values.device == "auto" and torch.cuda.is_available()
     return torch.device("cuda" if cuda else "cpu")
 
@@ -49,14 +49,14 @@ def wait() -> None:
 
 
 def programs() -> int:
-    """Return how many programs torch.compile has made."""
+    """Return the number of programs that torch.compile has made."""
     from torch._dynamo.utils import counters
 
     return counters["stats"]["unique_graphs"]
 
 
 def describe_device(device: torch.device) -> dict[str, Any]:
-    """Return the device, its peak memory, and how many threads the processor side has."""
+    """Return the device, its peak memory in bytes, and the number of CPU threads."""
     cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if cuda else device.type,

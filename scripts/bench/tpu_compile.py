@@ -36,18 +36,18 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """One step: which model on which slice, and how it is made to fit."""
+    """One step: a model on a slice, and the settings that make it fit."""
 
     model: str
     topology: str
     rows: int
-    """Of each chip."""
+    """Rows per chip."""
     fsdp: int = 1
     remat: str = "none"
 
     @property
     def name(self) -> str:
-        """How the command line calls it."""
+        """The name of the case on the command line."""
         return f"{self.model}@{self.topology}"
 
 
@@ -126,7 +126,7 @@ def row_of(case: Case, result: Result) -> list[str]:
 
 
 def markdown(results: dict[Case, Result], about: dict[str, str]) -> str:
-    """Return the table, with what it was compiled by below."""
+    """Return the table, with the versions of the compiler below it."""
     lines = [HEAD, ["---"] * len(HEAD), *(row_of(case, result) for case, result in results.items())]
     body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     facts = "\n".join(f"- {name}: {value}" for name, value in about.items())
@@ -134,7 +134,7 @@ def markdown(results: dict[Case, Result], about: dict[str, str]) -> str:
 
 
 def describe() -> dict[str, str]:
-    """Return with which software, where and when the steps were compiled."""
+    """Return the software, place and date of the compilation."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax", "libtpu"))
     return {
         "step": f"packed rows of {ROW_LENGTH}, {SLOTS} example slots, AdamW, bfloat16, layers by lax.scan, "
@@ -146,13 +146,13 @@ def describe() -> dict[str, str]:
 
 
 def write_between(document: Path, table: str) -> None:
-    """Replace what stands between the markers."""
+    """Replace the text between the markers."""
     before, _, rest = document.read_text("utf-8").partition(BEGIN)
     document.write_text(f"{before}{BEGIN}\n{table}{END}{rest.partition(END)[2]}", "utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compile all cases and print the table; 1 if any did not fit."""
+    """Compile all cases and print the table; return 1 if any did not fit."""
     values = parse_arguments(arguments)
     results: dict[Case, Result] = {}
     for case in values.cases:

@@ -1,9 +1,9 @@
-"""BERT without padding in PyTorch: the examples of a step lie behind one another in one row of tokens.
+"""BERT without padding in PyTorch: the examples of a step follow one another in one row of tokens.
 
 Modules and weights are those of transformers' BertForSequenceClassification; only attention and pooling are done here. On a
-GPU in bfloat16 attention is PyTorch's own variable-length flash attention; elsewhere queries, keys and values, and nothing
-else, are padded for it.
-Axis letters: T tokens of the step, N segments (examples, then filling), L longest segment, H heads, K head width.
+GPU in bfloat16, attention is PyTorch's own variable-length flash attention; elsewhere only queries, keys and values are
+padded for it.
+Axis letters: T tokens of the step, N segments (examples, then padding), L longest segment, H heads, K head width.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Attend = Callable[[Tensor, Tensor, Tensor, Packed, int, float], Tensor]
 
 
 def pack(examples: list[list[int]], *, longest: int, capacity: int | None = None, fill_segments: int = 0) -> Packed:
-    """Put examples behind one another.
+    """Concatenate the examples.
 
-    With `capacity`, filling tokens follow in `fill_segments` segments of their own, some of them empty, so that all steps
+    With `capacity`, padding tokens follow in `fill_segments` segments of their own, some of them empty, so that all steps
     have the same shapes.
 
     Returns:
-      input_ids and position_ids [1, T]; starts int32 [N + 1], where each segment begins, and the end.
+      input_ids and position_ids [1, T]; starts int32 [N + 1], the start of each segment, and the end.
     """
     lengths = [len(example) for example in examples]
     missing = 0 if capacity is None else capacity - sum(lengths)
@@ -51,7 +51,7 @@ def pack(examples: list[list[int]], *, longest: int, capacity: int | None = None
 
 
 def add_grid(packed: Packed) -> Packed:
-    """Add what `padded_attention` needs: grid [N, L], the token at each place; is_token [N, L]; place [T] of each token."""
+    """Add the arrays of `padded_attention`: grid [N, L], the token at each place; is_token [N, L]; token places [T]."""
     starts = packed["starts"].long()
     lengths = starts.diff()
     column = torch.arange(int(lengths.max()))
@@ -63,9 +63,9 @@ def add_grid(packed: Packed) -> Packed:
 def flash_attention(
     q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, packed: Packed, longest: int, dropout: float
 ) -> Tensor:
-    """Attend within segments by the variable-length flash kernel.
+    """Compute attention within segments by the variable-length flash kernel.
 
-    `varlen_attn`, its public name, cannot drop attention weights; the operator below it can.
+    `varlen_attn`, its public name, does not support dropout of the weights; the operator below does.
     """
     starts = packed["starts"]
     if not dropout:
@@ -78,7 +78,7 @@ def flash_attention(
 def padded_attention(
     q_THK: Tensor, k_THK: Tensor, v_THK: Tensor, packed: Packed, longest: int, dropout: float
 ) -> Tensor:
-    """Attend within segments that are padded for this operation alone."""
+    """Compute attention within segments that are padded only for this operation."""
     grid, is_token = packed["grid"], packed["is_token"]
     first = torch.arange(grid.shape[1], device=grid.device) == 0  # no row of the softmax may be empty
     mask = (is_token | first)[:, None, None]

@@ -1,10 +1,10 @@
-"""Fine-tune a text classifier in PyTorch without any padding: the strongest peer we know how to write.
+"""Fine-tune a text classifier in PyTorch without any padding: the strongest peer that we know how to write.
 
   python scripts/bench/varlen.py --model FOLDER --train train.tsv --validation dev.tsv --text sentence --label label \
       --precision bfloat16 --compile static --output varlen.json
 
-The recipe is peer.py's. The loop is plain: fused AdamW, nothing read from the device between steps, a shuffle per epoch; the
-last step of an epoch is left out where it is smaller than the others.
+The recipe is that of peer.py. The loop is plain: fused AdamW, nothing read from the device between steps, a shuffle per
+epoch; the last step of an epoch is left out if it is smaller than the others.
 """
 
 from __future__ import annotations
@@ -67,25 +67,25 @@ class Feed:
             self._shape = self._largest_shape()
 
     def _largest_shape(self) -> dict[str, int]:
-        """Return the shape that holds every step of the run."""
+        """Return a shape that is large enough for every step of the run."""
         totals = self._lengths[self._order].sum(1)
         capacity = -(-int(totals.max()) // _ALIGN) * _ALIGN
         return {"capacity": capacity, "fill_segments": math.ceil((capacity - int(totals.min())) / self.longest)}
 
     @property
     def filling(self) -> float:
-        """Share of the tokens that are filling."""
+        """The share of padding tokens."""
         totals = self._lengths[self._order].sum(1)
         return 1 - float(totals.mean()) / self._shape.get("capacity", float(totals.mean()))
 
     def __iter__(self) -> Iterator[tuple[Packed, torch.Tensor, int]]:
-        """Yield packed examples, their labels, and how many real tokens they have."""
+        """Yield packed examples, their labels, and their number of real tokens."""
         for batch in self._order:
             tokens = int(self._lengths[batch].sum())
             yield self._put(batch, **self._shape), self._to_device(torch.from_numpy(self._labels[batch])), tokens
 
     def in_order(self) -> Iterator[tuple[Packed, int]]:
-        """Yield all examples once, in the order they have."""
+        """Yield all examples once, in their own order."""
         for batch in np.split(np.arange(len(self._ids)), range(self._batch_size, len(self._ids), self._batch_size)):
             yield self._put(batch), len(batch)
 
@@ -129,7 +129,7 @@ def train(values: argparse.Namespace, model: Any, feed: Feed, clock: recipe.Cloc
 def accuracy(
     values: argparse.Namespace, model: Any, examples: list[Example] | None, device: torch.device
 ) -> float | None:
-    """Return the share of examples whose label is predicted."""
+    """Return the share of examples whose label is predicted correctly."""
     if examples is None:
         return None
     model.eval()
@@ -149,7 +149,7 @@ def accuracy(
 
 
 def run(values: argparse.Namespace) -> dict[str, Any]:
-    """Train, evaluate, and return what was measured."""
+    """Train, evaluate, and return the measurements."""
     torch.manual_seed(values.seed)
     device = choose_device(values)
     flash = device.type == "cuda" and values.precision == "bfloat16"

@@ -48,7 +48,7 @@ need --zone "$zone"
 
 where=("--zone=$zone" ${project:+"--project=$project"} ${connection[@]+"${connection[@]}"} --worker=all)
 group=(gcloud compute tpus tpu-vm)
-# All at once: the first hosts wait for the last, and gcloud by itself starts 64 at a time.
+# All at once: the first hosts wait for the last, and by default gcloud starts 64 at a time.
 [ -z "$queued" ] || { group=(gcloud compute tpus queued-resources) && where+=(--node=all --batch-size=all); }
 
 on_all() { # on_all COMMAND: in a shell of every host
@@ -58,11 +58,11 @@ on_all() { # on_all COMMAND: in a shell of every host
 setup() {
   local archive=jaxbert.tar.gz folder
   folder="$(mktemp -d)"
-  # shellcheck disable=SC2064 # the name that it has now
+  # shellcheck disable=SC2064 # expand the name now
   trap "rm -rf '$folder'" EXIT
   run git -C "$here/../.." archive --format=tar.gz --output "$folder/$archive" HEAD
   run "${group[@]}" scp "$folder/$archive" "$name:$archive" "${where[@]}"
-  # uv brings a newer Python where the image has 3.10.
+  # uv installs a newer Python if the image has 3.10.
   on_all "set -e; mkdir -p jaxbert; tar -xzf $archive -C jaxbert; cd jaxbert; python3 -m pip install --quiet --user uv; \
 python3 -m uv venv --quiet --allow-existing --python '>=3.11' .venv; \
 python3 -m uv pip install --quiet --python .venv/bin/python '.[tpu,gcs]'"

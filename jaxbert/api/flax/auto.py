@@ -1,4 +1,4 @@
-"""The classes that choose a public class by a task, by their legacy names; for jaxbert every configuration is a BERT's."""
+"""The legacy auto classes, which choose a public class by a task; in jaxbert every configuration is a BERT's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxbert.api.flax import flax_bert
 from jaxbert.errors import UserOSError, UserValueError
 
 Mapping = dict[type[BertConfig], Any]
-"""From the class of a configuration to the class of a model."""
+"""Class of a configuration -> class of a model."""
 
 FLAX_MODEL_MAPPING: Mapping = {BertConfig: flax_bert.FlaxBertModel}
 FLAX_MODEL_FOR_PRETRAINING_MAPPING: Mapping = {BertConfig: flax_bert.FlaxBertForPreTraining}
@@ -25,7 +25,7 @@ FLAX_MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING: Mapping = {BertConfig: flax_ber
 
 
 class _FlaxAuto:
-    """Makes models of the class that the mapping has for a configuration; it has no objects of its own."""
+    """Makes models of the class that the mapping holds for a configuration; it has no instances."""
 
     mapping: ClassVar[Mapping]
 
@@ -42,7 +42,7 @@ class _FlaxAuto:
 
     @classmethod
     def from_config(cls, config: BertConfig, **kwargs: Any) -> Any:
-        """Make a new model; `seed`, `dtype`, `input_shape` and so on are the constructor's.
+        """Make a new model; `seed`, `dtype`, `input_shape` and so on are arguments of the constructor.
 
         Raises:
           UserValueError: if the configuration is not a BERT's.
@@ -64,54 +64,54 @@ class _FlaxAuto:
 
 
 class FlaxAutoModel(_FlaxAuto):
-    """No head."""
+    """Models without a head."""
 
     mapping = FLAX_MODEL_MAPPING
 
 
 class FlaxAutoModelForPreTraining(_FlaxAuto):
-    """Masked words and the next sentence."""
+    """Models with scores for masked words and for the next sentence."""
 
     mapping = FLAX_MODEL_FOR_PRETRAINING_MAPPING
 
 
 class FlaxAutoModelForMaskedLM(_FlaxAuto):
-    """Masked words."""
+    """Models with scores for masked words."""
 
     mapping = FLAX_MODEL_FOR_MASKED_LM_MAPPING
 
 
 class FlaxAutoModelForCausalLM(_FlaxAuto):
-    """Refused, as `FlaxBertForCausalLM` is."""
+    """Not supported, like `FlaxBertForCausalLM`: every use raises UserValueError."""
 
     mapping = FLAX_MODEL_FOR_CAUSAL_LM_MAPPING
 
 
 class FlaxAutoModelForSequenceClassification(_FlaxAuto):
-    """A label for each example."""
+    """Models with scores of labels for each example."""
 
     mapping = FLAX_MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 
 class FlaxAutoModelForQuestionAnswering(_FlaxAuto):
-    """Where an answer starts and ends."""
+    """Models with scores of each token as the start and the end of an answer."""
 
     mapping = FLAX_MODEL_FOR_QUESTION_ANSWERING_MAPPING
 
 
 class FlaxAutoModelForTokenClassification(_FlaxAuto):
-    """A label for each token."""
+    """Models with scores of labels for each token."""
 
     mapping = FLAX_MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING
 
 
 class FlaxAutoModelForMultipleChoice(_FlaxAuto):
-    """The best of several choices."""
+    """Models with a score for each of several choices."""
 
     mapping = FLAX_MODEL_FOR_MULTIPLE_CHOICE_MAPPING
 
 
 class FlaxAutoModelForNextSentencePrediction(_FlaxAuto):
-    """Whether the second sentence follows the first."""
+    """Models with scores for whether the second sentence follows the first."""
 
     mapping = FLAX_MODEL_FOR_NEXT_SENTENCE_PREDICTION_MAPPING

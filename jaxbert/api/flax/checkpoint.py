@@ -1,6 +1,6 @@
-"""Where a public class finds its configuration and parameters.
+"""Finds the configuration and the parameters of a public class.
 
-Sorts the many arguments that `from_pretrained` had; reading and writing files is `interop`'s part.
+It sorts the many arguments of `from_pretrained`; `interop` reads and writes files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _logger = logging.getLogger(__name__)
 
 _HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 _WITHOUT_MEANING = (
-    "from_pt",  # the format is read off the files
+    "from_pt",  # the files show the format
     "resume_download",
     "proxies",
     "trust_remote_code",
@@ -48,13 +48,13 @@ class FoundCheckpoint:
     """A checkpoint on this machine."""
 
     weights: Path
-    """A folder, or one file of weights."""
+    """A folder, or a single file of weights."""
     config: Path
     hub: Hub
 
 
 def locate_checkpoint(name_or_path: str | Path, kwargs: dict[str, Any]) -> FoundCheckpoint:
-    """Find a checkpoint, taking out of `kwargs` what says how.
+    """Find a checkpoint; remove the arguments for that from `kwargs`.
 
     Raises:
       UserOSError: if there is none.
@@ -73,7 +73,7 @@ def locate_checkpoint(name_or_path: str | Path, kwargs: dict[str, Any]) -> Found
 
 
 def choose_config(found: FoundCheckpoint, config: BertConfig | str | Path | None, kwargs: dict[str, Any]) -> BertConfig:
-    """Return the given configuration, or read one and let `kwargs` override it (they are taken out).
+    """Return the given configuration, or read one and override it with keys of `kwargs`, which are removed there.
 
     Raises:
       UserOSError: if it cannot be read.
@@ -109,7 +109,7 @@ def _override(content: dict[str, Any], path: Path, kwargs: dict[str, Any]) -> Be
 def load_checkpoint(
     found: FoundCheckpoint, module: FlaxModule, key: Array, ignore_mismatched_sizes: bool
 ) -> tuple[Params, set[tuple[str, ...]]]:
-    """Return the per-layer parameters and the paths of those that are new; say what is new, unused or of half precision.
+    """Return the per-layer parameters and the paths of new ones; log new, unused and half-precision tensors.
 
     Tensors keep the format that they have in the file.
     """

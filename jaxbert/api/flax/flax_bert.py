@@ -1,6 +1,6 @@
-"""The public classes, by the names and with the interface that transformers 4 gave them.
+"""The public classes, with the names and the interface that they had in transformers 4.
 
-Each is a module, which is a head and an output; what they share is `pretrained`'s part.
+Each has a module, which has a head and an output; `pretrained` is their common base.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class FlaxBertModule(FlaxModule):
         add_pooling_layer: bool = True,
     ) -> None:
         if not add_pooling_layer:
-            self.head = heads.BertModelWithoutPooler  # of this module alone
+            self.head = heads.BertModelWithoutPooler  # only for this module
         super().__init__(config, dtype, gradient_checkpointing)
 
 
 class FlaxBertModel(FlaxBertPreTrainedModel):
-    """No head: hidden vectors of all tokens, and a pooled one of each example unless `add_pooling_layer=False`."""
+    """BERT without a head: hidden vectors of all tokens, and a pooled one per example unless `add_pooling_layer=False`."""
 
     module_class = FlaxBertModule
 
@@ -62,7 +62,7 @@ class FlaxBertForPreTrainingModule(FlaxModule):
 
 
 class FlaxBertForPreTraining(FlaxBertPreTrainedModel):
-    """The words behind the masks, and whether the second sentence follows the first."""
+    """BERT with both pretraining heads: scores of the words at masked positions and of the next sentence."""
 
     module_class = FlaxBertForPreTrainingModule
 
@@ -75,7 +75,7 @@ class FlaxBertForMaskedLMModule(FlaxModule):
 
 
 class FlaxBertForMaskedLM(FlaxBertPreTrainedModel):
-    """The words behind the masks: scores of the whole vocabulary at each token."""
+    """BERT with scores of the whole vocabulary at each token, for masked words."""
 
     module_class = FlaxBertForMaskedLMModule
 
@@ -88,7 +88,7 @@ class FlaxBertForNextSentencePredictionModule(FlaxModule):
 
 
 class FlaxBertForNextSentencePrediction(FlaxBertPreTrainedModel):
-    """Whether the second sentence of each example follows the first."""
+    """BERT with scores for whether the second sentence of each example follows the first."""
 
     module_class = FlaxBertForNextSentencePredictionModule
 
@@ -101,7 +101,7 @@ class FlaxBertForSequenceClassificationModule(FlaxModule):
 
 
 class FlaxBertForSequenceClassification(FlaxBertPreTrainedModel):
-    """A label for each example: scores from the pooled vector of its first token."""
+    """BERT with scores of labels for each example, from the pooled vector of its first token."""
 
     module_class = FlaxBertForSequenceClassificationModule
 
@@ -114,7 +114,7 @@ class FlaxBertForMultipleChoiceModule(FlaxModule):
 
 
 class FlaxBertForMultipleChoice(FlaxBertPreTrainedModel):
-    """The best of several choices; input is [examples, choices, tokens], in packed rows every choice is an example."""
+    """BERT with a score per choice; input is [examples, choices, tokens]. In packed rows every choice is an example."""
 
     module_class = FlaxBertForMultipleChoiceModule
 
@@ -127,7 +127,7 @@ class FlaxBertForTokenClassificationModule(FlaxModule):
 
 
 class FlaxBertForTokenClassification(FlaxBertPreTrainedModel):
-    """A label for each token."""
+    """BERT with scores of labels for each token."""
 
     module_class = FlaxBertForTokenClassificationModule
 
@@ -148,20 +148,20 @@ class FlaxBertForQuestionAnsweringModule(FlaxModule):
 
 
 class FlaxBertForQuestionAnswering(FlaxBertPreTrainedModel):
-    """Where an answer starts and ends in the text."""
+    """BERT with scores of each token as the start and the end of an answer."""
 
     module_class = FlaxBertForQuestionAnsweringModule
 
 
 class FlaxBertForCausalLM:
-    """BERT as a decoder, which jaxbert does not have: every use raises UserValueError and says where there is one."""
+    """BERT as a decoder, which jaxbert does not have: every use raises UserValueError, which names an alternative."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         self._refuse()
 
     @classmethod
     def from_pretrained(cls, *_: Any, **__: Any) -> NoReturn:
-        """Refuse to load.
+        """Raise an error.
 
         Raises:
           UserValueError: always.

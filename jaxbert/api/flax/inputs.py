@@ -1,7 +1,7 @@
-"""Turn the arguments of a legacy call into the packed batch that every head takes.
+"""Converts the arguments of a legacy call to the packed batch of the heads.
 
-An unpacked row is a packed row with one example: what its attention mask shows is segment 1, the rest is padding. All its
-tokens, padding too, read segment 1 (`ForwardOptions.padding_reads`).
+An unpacked row is a packed row with one example: the tokens with attention mask 1 are segment 1, the others are padding. All
+its tokens, padding too, attend to segment 1 (`ForwardOptions.padding_reads`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def make_batch(
     *,
     max_positions: int,
 ) -> Batch:
-    """Build the batch of unpacked rows: all tokens shown, positions 0 to T - 1 and one sentence unless said otherwise."""
+    """Make the batch of unpacked rows; by default no token is masked, positions are 0 to T - 1 and there is one sentence."""
     ids_BT = _rows(input_ids)
     length = ids_BT.shape[1]
     if position_ids is None:
@@ -39,7 +39,7 @@ def make_batch(
 def make_packed_batch(
     input_ids: Any, segment_ids: Any, cls_positions: Any = None, token_type_ids: Any = None, position_ids: Any = None
 ) -> Batch:
-    """Build the batch of packed rows; positions restart with every segment unless given."""
+    """Make the batch of packed rows; by default positions restart with every segment."""
     ids_BT = _rows(input_ids)
     segment_ids = jnp.asarray(segment_ids, jnp.int32)
     if position_ids is None:
@@ -48,7 +48,7 @@ def make_packed_batch(
 
 
 def join_choices(*arrays: Any) -> list[Any]:
-    """Make each choice a row: [B, choices, T] becomes [B * choices, T]; what is None stays so."""
+    """Make each choice a row: [B, choices, T] becomes [B * choices, T]; None stays None."""
     return [None if array is None else jnp.reshape(jnp.asarray(array), (-1, jnp.shape(array)[-1])) for array in arrays]
 
 
@@ -60,7 +60,7 @@ def _rows(input_ids: Any) -> Array:
 
 
 def _restart(segment_ids_BT: Array) -> Array:
-    """Count positions from the start of each segment; padding, which may be longer than any example, is all at 0."""
+    """Return positions counted from the start of each segment; padding, which may be longer than any example, has 0."""
     index_BT = jnp.broadcast_to(jnp.arange(segment_ids_BT.shape[1]), segment_ids_BT.shape)
     starts_BT = jnp.diff(segment_ids_BT, axis=1, prepend=-1) != 0
     positions_BT = index_BT - jax.lax.cummax(jnp.where(starts_BT, index_BT, 0), axis=1)

@@ -1,7 +1,7 @@
 """The `.module` of a public class: the forward pass over the legacy per-layer tree, compiled once per shape.
 
-Models of one head, configuration and number format share what is compiled, so that a second one costs nothing. The
-meaning of the arguments is `inputs`' part; holding parameters, and reading and writing them, is `pretrained`'s.
+Models of one head, configuration and number format share compiled functions, so a second model compiles nothing. `inputs`
+interprets the arguments; `pretrained` holds, reads and writes parameters.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from jaxbert.models.heads import BertModel, MultipleChoiceHead
 
 _RATES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
 _NAMES = ("_name_or_path", "id2label", "label2id", "architectures", "transformers_version", "dtype", "torch_dtype")
-"""Of a configuration, what changes no number of a model."""
+"""The keys of a configuration that do not change a model's numbers."""
 
 
 class MissingRngError(UserError, InvalidRngError, ValueError):
-    """A call with dropout has no key for it; Flax's InvalidRngError in the legacy classes."""
+    """A call with dropout has no key; it replaces Flax's InvalidRngError in the legacy classes."""
 
     def __init__(self, message: str) -> None:
-        Exception.__init__(self, message)  # Flax's own adds a link that knows no such class
+        Exception.__init__(self, message)  # Flax's own message would add a link that does not describe this class
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """A configuration as it was when a model was made of it, compared by what changes the model."""
+    """A configuration as it was when a model was made from it, compared by the keys that change the model."""
 
     text: str
     config: BertConfig = field(compare=False)
@@ -55,7 +55,7 @@ class _Settings:
 
 
 class _Programs:
-    """What all modules of one head, configuration and number format share: shapes, and functions compiled once for all."""
+    """The shapes and compiled functions that all modules of one head, configuration and number format share."""
 
     def __init__(self, head: type[nnx.Module], output: type[FlaxModelOutput], config: BertConfig, dtype: Any) -> None:
         self.bare = issubclass(head, BertModel)
@@ -68,12 +68,12 @@ class _Programs:
         self.forward = jax.jit(self._run, static_argnames=("call", "packed", "choices"))
 
     def to_legacy(self, stacked: Params) -> Params:
-        """Turn our tree into the legacy one: per layer, and for the model without a head without the name `bert`."""
+        """Convert our tree to the legacy one: layer by layer, and without the name `bert` for the model without a head."""
         params = unstack_layers(stacked)
         return params["bert"] if self.bare else params
 
     def from_legacy(self, params: Mapping[str, Any]) -> Params:
-        """Turn the legacy tree into ours; the inverse of `to_legacy`."""
+        """Convert the legacy tree to ours; the inverse of `to_legacy`."""
         return stack_layers({"bert": params} if self.bare else params)
 
     def _run(
@@ -128,26 +128,26 @@ class FlaxModule:
 
     @property
     def model(self) -> FunctionalModel:
-        """The head as jaxbert's other parts know it, with stacked layers."""
+        """The head as a pure model of jaxbert, with stacked layers."""
         return self._programs.model
 
     @property
     def bare(self) -> bool:
-        """Whether there is no head, so that names lack `bert`."""
+        """Whether the model has no head, so that its names lack `bert`."""
         return self._programs.bare
 
     @property
     def params_shape_tree(self) -> Params:
-        """Shapes and dtypes in the per-layer tree."""
+        """The shapes and dtypes of the per-layer tree."""
         return jax.tree.map(lambda leaf: leaf, self._programs.shapes)
 
     @property
     def required_params(self) -> frozenset[tuple[str, ...]]:
-        """The path of every tensor."""
+        """The paths of all tensors."""
         return self._programs.required
 
     def init(self, rngs: Array | Mapping[str, Array], *_: Any, **__: Any) -> dict[str, Params]:
-        """Draw new parameters, `{"params": per-layer tree}`; the inputs that Linen asked for are not needed."""
+        """Draw new parameters, `{"params": per-layer tree}`; Linen's input arguments are accepted and ignored."""
         key = rngs["params"] if isinstance(rngs, Mapping) else rngs
         return {"params": self._programs.draw(key)}
 
@@ -168,11 +168,11 @@ class FlaxModule:
         segment_ids: Any = None,
         cls_positions: Any = None,
     ) -> FlaxModelOutput | tuple:
-        """Run the forward pass on `variables["params"]`; unless `deterministic`, dropout draws from `rngs["dropout"]`.
+        """Run the forward pass with `variables["params"]`; unless `deterministic`, dropout uses the key `rngs["dropout"]`.
 
         Raises:
-          UserValueError: for arrays of a wrong shape, or tensors that `params` lack.
-          MissingRngError: if there is dropout and no key for it.
+          UserValueError: for arrays of a wrong shape, or if `params` lack tensors.
+          MissingRngError: if there is dropout but no key for it.
         """
         packed = segment_ids is not None or cls_positions is not None
         inputs, choices = [input_ids, attention_mask, token_type_ids, position_ids], None
@@ -206,7 +206,7 @@ class FlaxModule:
             raise UserValueError(f"packed rows need {needed}, and no attention_mask")
 
     def _select(self, params: Mapping[str, Any]) -> Params:
-        """Take the tensors that the model has, in a plain dictionary."""
+        """Return the tensors that the model has, in a plain dictionary."""
         flat = traverse_util.flatten_dict(params)
         missing = self.required_params - flat.keys()
         if missing:

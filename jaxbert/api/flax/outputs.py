@@ -1,6 +1,6 @@
-"""What the public classes return: values by attribute, key or position, as the legacy classes gave them.
+"""The outputs of the public classes: values by attribute, key or position, as in the legacy classes.
 
-Each output is a JAX pytree, so it can leave a jitted function of the user's.
+Each output is a JAX pytree, so a jitted function of the user can return it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class FlaxModelOutput(OrderedDict):
     """
 
     slot_fields: ClassVar[tuple[str, ...]] = ()
-    """Fields with an axis S of example slots, which unpacked input does not have."""
+    """Fields with an axis S of example slots, which outputs of unpacked input do not have."""
 
     def __post_init__(self) -> None:
         for name, value in zip(self._names(), self._values(), strict=True):
@@ -48,7 +48,7 @@ class FlaxModelOutput(OrderedDict):
         super().__setitem__(key, value)
 
     def copy(self) -> FlaxModelOutput:
-        """Return an output of the same values."""
+        """Return an output with the same values."""
         return type(self)(*self._values())
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -62,7 +62,7 @@ class FlaxModelOutput(OrderedDict):
 
 @flax.struct.dataclass
 class FlaxBaseModelOutputWithPoolingAndCrossAttentions(FlaxModelOutput):
-    """Hidden vectors without a head; a BERT that only reads has no past and no cross-attentions, they are always None."""
+    """Hidden vectors without a head. An encoder has no past and no cross-attentions; these fields are always None."""
 
     slot_fields: ClassVar[tuple[str, ...]] = ("pooler_output",)
 
@@ -80,7 +80,7 @@ class FlaxBaseModelOutputWithPoolingAndCrossAttentions(FlaxModelOutput):
 
 @flax.struct.dataclass
 class FlaxSequenceClassifierOutput(FlaxModelOutput):
-    """Scores of each example; the last two are there when asked for, here and below."""
+    """Scores of each example; here and below, the last two fields are None unless requested."""
 
     slot_fields: ClassVar[tuple[str, ...]] = ("logits",)
 
@@ -106,12 +106,12 @@ class FlaxNextSentencePredictorOutput(FlaxModelOutput):
 
 @flax.struct.dataclass
 class FlaxMultipleChoiceModelOutput(FlaxModelOutput):
-    """A score for each choice; hidden states and attentions are those of B times the choices rows."""
+    """A score for each choice; hidden states and attentions have B times the number of choices rows."""
 
     slot_fields: ClassVar[tuple[str, ...]] = ("logits",)
 
     logits: Array | None = None
-    """[B, choices], or [B, S] for packed rows, where every choice is an example of its own."""
+    """[B, choices], or [B, S] for packed rows, where every choice is its own example."""
     hidden_states: tuple[Array, ...] | None = None
     attentions: tuple[Array, ...] | None = None
 
@@ -128,7 +128,7 @@ class FlaxTokenClassifierOutput(FlaxModelOutput):
 
 @flax.struct.dataclass
 class FlaxQuestionAnsweringModelOutput(FlaxModelOutput):
-    """Scores of each token as an answer's first and as its last."""
+    """Scores of each token as the first and as the last of an answer."""
 
     start_logits: Array | None = None
     """[B, T]."""
@@ -150,7 +150,7 @@ class FlaxMaskedLMOutput(FlaxModelOutput):
 
 @flax.struct.dataclass
 class FlaxBertForPreTrainingOutput(FlaxModelOutput):
-    """What both tasks of the pretraining give."""
+    """The scores of both pretraining tasks."""
 
     slot_fields: ClassVar[tuple[str, ...]] = ("seq_relationship_logits",)
 

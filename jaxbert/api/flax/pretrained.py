@@ -1,6 +1,6 @@
-"""What all public classes share: parameters in the legacy per-layer tree, and their casting, loading and saving.
+"""The base of all public classes: holds parameters in the legacy per-layer tree, casts, loads and saves them.
 
-A subclass names its module. The forward pass is `module`'s part, files are `interop`'s.
+A subclass names its module. `module` runs the forward pass, `interop` reads and writes files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from jaxbert.models.functional import Params
 
 
 class FlaxBertPreTrainedModel:
-    """A model with its parameters, called as the classes that transformers removed."""
+    """A model with its parameters, with the interface of the classes that transformers removed."""
 
     config_class = BertConfig
     base_model_prefix = "bert"
@@ -61,16 +61,16 @@ class FlaxBertPreTrainedModel:
 
     @classmethod
     def _from_config(cls, config: BertConfig, **kwargs: Any) -> Any:
-        """Make a new model; the name is the legacy one."""
+        """Make a new model; the method has its legacy name."""
         return cls(config, **kwargs)
 
     @classmethod
     def can_generate(cls) -> bool:
-        """Say that an encoder writes no text."""
+        """Return False: an encoder writes no text."""
         return False
 
     def enable_gradient_checkpointing(self) -> None:
-        """Compute each layer again in the backward pass instead of keeping what it computed: less memory, more time."""
+        """Recompute each layer in the backward pass instead of keeping its results: less memory, more time."""
         self._module.gradient_checkpointing = True
 
     @property
@@ -85,17 +85,17 @@ class FlaxBertPreTrainedModel:
 
     @property
     def required_params(self) -> set[tuple[str, ...]]:
-        """The path of every tensor that `params` must hold."""
+        """The paths of all tensors that `params` must hold."""
         return set(self.module.required_params)
 
     @property
     def params_shape_tree(self) -> Params:
-        """Shapes and dtypes in the per-layer tree."""
+        """The shapes and dtypes of the per-layer tree."""
         return self.module.params_shape_tree
 
     @property
     def params(self) -> Params:
-        """The per-layer tree; held by the model unless it was made with `_do_init=False`."""
+        """The per-layer tree; the model holds it unless it was made with `_do_init=False`."""
         self._check_initialized()
         return self._params
 
@@ -118,7 +118,7 @@ class FlaxBertPreTrainedModel:
     def init_weights(
         self, rng: Array, input_shape: tuple[int, ...] = (1, 1), params: Mapping[str, Any] | None = None
     ) -> Params | FrozenDict:
-        """Draw new parameters; given `params`, only those that they lack, in a FrozenDict."""
+        """Draw new parameters; with `params`, draw only the missing ones and return all in a FrozenDict."""
         drawn = self.module.init(rng)["params"]
         if params is None:
             return drawn
@@ -145,16 +145,16 @@ class FlaxBertPreTrainedModel:
         segment_ids: Any = None,
         cls_positions: Any = None,
     ) -> Any:
-        """Run the model; what is None comes from the configuration or its natural default, `params` from the model.
+        """Run the model. Arguments that are None come from the configuration or a default, `params` from the model.
 
-        Inputs are [B, T], those of choices [B, choices, T]; `head_mask` is [N, H]. A token whose `attention_mask` is 0 is
-        read by no other, and has values of its own: it reads the shown tokens, as in PyTorch.
+        Inputs are [B, T], those of choices [B, choices, T]; `head_mask` is [N, H]. No other token attends to a token whose
+        `attention_mask` is 0. Such a token has values too: it attends to the tokens with mask 1, as in PyTorch.
 
-        Packed rows say with `segment_ids` [B, T] which example a token belongs to (0: padding) and, where the model
-        reads first tokens, with `cls_positions` [B, S] where each example starts. A token then reads its example alone.
+        For packed rows, `segment_ids` [B, T] number the example of each token (0: padding), and `cls_positions` [B, S] give
+        the start of each example, if the model uses first tokens. A token then attends only to its own example.
 
         Raises:
-          UserValueError: for arrays of a wrong shape, for `params` that lack tensors, and for what only a decoder has:
+          UserValueError: for arrays of a wrong shape, for `params` that lack tensors, and for arguments of decoders:
             `encoder_hidden_states`, `encoder_attention_mask`, `past_key_values`.
           MissingRngError: if `train` asks for dropout and there is no `dropout_rng`.
         """
@@ -207,12 +207,12 @@ class FlaxBertPreTrainedModel:
         _do_init: bool = True,
         **kwargs: Any,
     ) -> Any:
-        """Load a model from a folder, a file of weights or the Hub, whatever format it is in.
+        """Load a model from a folder, a file of weights or the Hub, in any of the known formats.
 
-        Arguments of the Hub (`revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder`) go
-        there; those that the configuration knows override it (`num_labels`, `id2label`, ...); the rest goes to the
-        constructor. Parameters keep the format of the file, float32, float16 or bfloat16; `dtype` is that of the
-        computation. With `_do_init=False`, returns `(model, params)`, and `params` lack what the checkpoint lacks.
+        Arguments of the Hub (`revision`, `token`, `cache_dir`, `local_files_only`, `force_download`, `subfolder`) are passed
+        to it; keys of the configuration override it (`num_labels`, `id2label`, ...); the constructor gets the others.
+        Parameters keep the format of the file, float32, float16 or bfloat16; `dtype` is that of the computation. With
+        `_do_init=False`, returns `(model, params)`, and `params` lack the tensors that the checkpoint lacks.
 
         Raises:
           UserOSError: if there is no such model, or its files are damaged.
@@ -242,9 +242,10 @@ class FlaxBertPreTrainedModel:
     ) -> None:
         """Write `config.json` and `model.safetensors`, which PyTorch's classes load as well.
 
-        With `safe_serialization=False`, the legacy `flax_model.msgpack` is written beside them. Beyond `max_shard_size`
-        bytes (or text like "300MB"), weights become several files with an index. `params` may lack tensors.
-        `push_to_hub` uploads to `repo_id`, by default the folder's name; other arguments are those of `push_to_hub`.
+        With `safe_serialization=False`, the legacy `flax_model.msgpack` is written too. Weights of more than
+        `max_shard_size` bytes (or text such as "300MB") are written as several files with an index. `params` may lack
+        tensors. `push_to_hub` uploads to `repo_id`, by default the folder's name; other arguments are those of
+        the method `push_to_hub`.
 
         Raises:
           UserOSError: if the folder cannot be written.
@@ -286,9 +287,9 @@ class FlaxBertPreTrainedModel:
         params: Mapping[str, Any] | None = None,
         use_auth_token: str | bool | None = None,
     ) -> str:
-        """Upload the model to a Hub repository, made if there is none; return the address of the commit.
+        """Upload the model to a Hub repository, which is made if needed; return the address of the commit.
 
-        With `use_temp_dir=False` the files stay in a folder named as the repository. `tags` go to the model card.
+        With `use_temp_dir=False` the files stay in a folder with the repository's name. `tags` are added to the model card.
         `max_shard_size`, `safe_serialization` and `params` are those of `save_pretrained`.
         """
         how = Upload(
@@ -323,7 +324,7 @@ def _upload_arguments(
 
 
 def _cast(params: Mapping[str, Any], dtype: Any, mask: Mapping[str, Any] | None) -> Any:
-    """Cast JAX's floating-point arrays; NumPy's stay what they are, as in the legacy classes."""
+    """Cast JAX's floating-point arrays; NumPy arrays are unchanged, as in the legacy classes."""
 
     def cast(leaf: Any) -> Any:
         floating = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jnp.floating)

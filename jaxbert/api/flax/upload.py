@@ -1,4 +1,4 @@
-"""Upload a model's folder to the Hub; writing the folder is `pretrained`'s part."""
+"""Uploads a model's folder to the Hub; `pretrained` writes the folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxbert.interop.write import weights_in
 
 @dataclass(frozen=True)
 class Upload:
-    """How a folder goes to the Hub; what is None is the Hub's own default."""
+    """The options of an upload; None is the Hub's own default."""
 
     token: str | bool | None = None
     private: bool | None = None
@@ -23,11 +23,11 @@ class Upload:
     revision: str | None = None
     create_pr: bool = False
     tags: Sequence[str] | None = None
-    """Added to those of the model card, which is made where there is none."""
+    """Tags to add to the model card, which is made if there is none."""
 
 
 def upload(folder: Path, repo_id: str, how: Upload) -> str:
-    """Upload configuration and weights to a repository, made if there is none; return the address of the commit."""
+    """Upload configuration and weights to a repository, which is made if needed; return the address of the commit."""
     api = HfApi(token=how.token)
     repo_id = api.create_repo(repo_id, private=how.private, exist_ok=True).repo_id
     if how.revision is not None and not how.create_pr and not how.revision.startswith("refs/pr"):

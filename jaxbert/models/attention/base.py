@@ -1,4 +1,4 @@
-"""What every attention backend is: one function shape, what a call asks for, and the hardware that it runs on."""
+"""The interface of every attention backend: its call, the properties of a call, and the hardware."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ class Attend(Protocol):
           q_BTHK: queries, not scaled.
           k_BTHK: keys.
           v_BTHK: values.
-          segment_ids_BT: contiguous segments 1..S, and 0 for padding, which attends to padding alone and stays finite.
-          dropout_rate: of the attention weights.
-          key: random; without one there is no dropout.
-          slots: S, the most segments of a row, where it is known.
+          segment_ids_BT: contiguous segments 1..S, and 0 for padding, which attends only to padding and stays finite.
+          dropout_rate: dropout rate of the attention weights.
+          key: random key; without one there is no dropout.
+          slots: S, the most segments of a row, if known.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Request:
-    """The properties of a call that decide whether a backend can honour it."""
+    """The properties of a call that decide whether a backend supports it."""
 
     dtype: str
     row_length: int
     head_width: int
     dropout_rate: float
-    """0 where there is no key."""
+    """0 if there is no key."""
 
     @classmethod
     def of(cls, q_BTHK: Array, dropout_rate: float, key: Array | None) -> Request:
-        """Read them from a call's arguments."""
+        """Read the properties from a call's arguments."""
         _, row_length, _, head_width = q_BTHK.shape
         return cls(q_BTHK.dtype.name, row_length, head_width, 0.0 if key is None else dropout_rate)
 
@@ -65,13 +65,13 @@ class Hardware:
 
     @classmethod
     def of(cls, device: Any) -> Hardware:
-        """Describe a device of JAX, an abstract one as well."""
+        """Describe a JAX device, also an abstract one."""
         major, _, minor = str(getattr(device, "compute_capability", "")).partition(".")
-        known = major.isdecimal() and minor.isdecimal()  # an AMD device says `gfx942`
+        known = major.isdecimal() and minor.isdecimal()  # an AMD device has `gfx942` here
         return cls(device.platform, (int(major), int(minor)) if known else None)
 
     def lacks(self, capability: tuple[int, int]) -> str | None:
-        """Say why this is no NVIDIA GPU of at least this compute capability, or return None."""
+        """Return the reason if this is no NVIDIA GPU of at least this compute capability, else None."""
         needed = f"an NVIDIA GPU of compute capability {capability[0]}.{capability[1]} or later"
         if self.capability is None:
             return f"it needs {needed}, and the devices are {self.platform.upper()}s"
@@ -80,19 +80,19 @@ class Hardware:
 
 
 class Origin(NamedTuple):
-    """Where a device's part of the [B, H, T, T] weights begins, so that dropout does not depend on how they are spread."""
+    """The start of a device's part of the [B, H, T, T] weights, so that dropout does not depend on their sharding."""
 
     row: Array | int
     head: Array | int
     heads: int
-    """H of all parts together."""
+    """H over all devices."""
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A backend that XLA cannot partition and that not every call suits."""
+    """A backend that XLA cannot partition and that does not support every call."""
 
     refuses: Callable[[Request, Hardware], str | None]
-    """Return why it cannot honour a call, or None; `it` is the backend."""
+    """Return the reason if the backend does not support a call, else None; `it` in the text is the backend."""
     attend: Callable[..., Array]
     """`(q, k, v, segment_ids, *, dropout_rate, key, slots, origin, interpret) -> out` on one device's part."""

@@ -1,7 +1,7 @@
 """Packed fused attention of cuDNN on NVIDIA GPUs, through a part of JAX that is not public.
 
-It takes each segment's offset and length instead of ids, so that strangers are never looked at. Its dropout is seeded by a
-constant of the program, which would drop the same weights at every step: with dropout it is refused.
+It takes each segment's offset and length instead of ids, so it does no work across segments. Its dropout seed is a constant
+of the program and would drop the same weights at every step: calls with dropout are rejected.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _WIDEST_HEAD = 256
 
 
 def refuses(request: Request, hardware: Hardware) -> str | None:
-    """Say why cuDNN cannot honour a call, or return None."""
+    """Return the reason if cuDNN does not support a call, else None."""
     if reason := hardware.lacks((9, 0)):
         return reason
     if request.dropout_rate:
@@ -35,7 +35,7 @@ def refuses(request: Request, hardware: Hardware) -> str | None:
 
 
 def _missing() -> str | None:
-    """Check that the functions behind this module are what they were when it was written."""
+    """Return the reason if the functions behind this module differ from those for which it was written, else None."""
     try:
         fused = importlib.import_module(_MODULE)
         arguments = inspect.signature(fused.dot_product_attention).parameters
@@ -60,10 +60,10 @@ def cudnn_attention(
     origin: Origin | None = None,
     interpret: bool = False,
 ) -> Array:
-    """Attend; arguments as in `base.Attend`. There must be no dropout, and segments must be contiguous.
+    """Compute attention; arguments as in `base.Attend`. There must be no dropout, and segments must be contiguous.
 
-    cuDNN keeps a statistic for each token and each segment that a row may have: without `slots` that is the square of the
-    row again.
+    cuDNN keeps a statistic for each token and each segment that a row may have: without `slots` its size is the square of
+    the row.
     """
     fused: Any = importlib.import_module(_MODULE)
     assert key is None or not dropout_rate
@@ -90,10 +90,10 @@ def segment_spans(segment_ids_BT: Array, most: int) -> tuple[Array, Array]:
 
     Args:
       segment_ids_BT: contiguous segments and padding.
-      most: runs of a row; M = max(2, most), since cuDNN takes one run for a row that is not packed.
+      most: the most runs of a row; M = max(2, most), since cuDNN treats a row with one run as not packed.
 
     Returns:
-      int32 [B, M] lengths and [B, M + 1] offsets, both -1 where there is no run.
+      int32 [B, M] lengths and [B, M + 1] offsets; both are -1 for an unused run.
     """
     M = max(2, most)
     begins_BT = jnp.pad(segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1], ((0, 0), (1, 0)))

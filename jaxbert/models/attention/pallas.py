@@ -1,11 +1,11 @@
-"""Attention within packed rows as Pallas kernels for NVIDIA GPUs (Triton): no [T, T] array in memory, no work on strangers.
+"""Attention within packed rows as Pallas kernels for NVIDIA GPUs (Triton): no [T, T] array, no work across segments.
 
-A row is cut into tiles. Since segments lie one after another, the tiles that share a segment with a given tile are a range,
-read off the segment ids before the kernels start; each kernel loops over this range alone, so that a row costs the sum of
+A row is cut into tiles. Since segments are contiguous, the tiles that share a segment with a given tile form a range, which
+is computed from the segment ids before the kernels start. Each kernel loops only over this range, so a row costs the sum of
 its segments' squares (in whole tiles) and not the square of the row. Sums, softmax and the gradients of the weights are
 float32. Dropout hashes an entry's index exactly as `layers.dropout` does: the same key drops the same weights.
 
-The backward pass follows FlashAttention-2 (Dao, 2023): weights are computed again from the saved log-sum-exp, once for the
+The backward pass follows FlashAttention-2 (Dao, 2023): weights are recomputed from the saved log-sum-exp, once for the
 queries of a tile and once for its keys and values.
 """
 
@@ -26,20 +26,20 @@ from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
 from jaxbert.models.layers import hash_index, seed_words, threshold
 
 TILE = 64
-"""Tokens of a tile. UNMEASURED: small, because packed segments are short and a tile is the unit of wasted work."""
+"""Tokens per tile. UNMEASURED: small, because packed segments are short and the waste is up to one tile per segment."""
 _WIDEST_HEAD = {"float32": 64, "bfloat16": 128, "float16": 128}
-"""By format: tiles of 16 KiB, so that those of the backward pass fit in the shared memory of small GPUs (99 KiB) too."""
+"""Widest head by dtype: tiles of 16 KiB, so that the backward pass fits in the shared memory of small GPUs (99 KiB) too."""
 _MASKED = -1e30
 _LAST = 2**31 - 1
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is compiled into the kernels."""
+    """Constants that are compiled into the kernels."""
 
     tile: int
     tokens: int
-    """T before rows were filled up: the stride of the dropout index."""
+    """T before rows were padded to whole tiles: the stride of the dropout index."""
     heads: int
     """H over all devices."""
     scale: float
@@ -48,7 +48,7 @@ class _Plan:
 
 
 def refuses(request: Request, hardware: Hardware) -> str | None:
-    """Say why the kernels cannot honour a call, or return None."""
+    """Return the reason if the kernels do not support a call, else None."""
     if reason := hardware.lacks((8, 0)):
         return reason
     widest = _WIDEST_HEAD.get(request.dtype)
@@ -72,19 +72,19 @@ def pallas_attention(
     interpret: bool = False,
     tile: int = TILE,
 ) -> Array:
-    """Attend; arguments as in `base.Attend`.
+    """Compute attention; arguments as in `base.Attend`.
 
     Args:
       q_BTHK: queries.
       k_BTHK: keys.
       v_BTHK: values.
-      segment_ids_BT: segments; any order is computed rightly, contiguous ones fast.
-      dropout_rate: of the weights.
-      key: of dropout.
+      segment_ids_BT: segments; any order is correct, only contiguous ones are fast.
+      dropout_rate: dropout rate of the weights.
+      key: random key of dropout.
       slots: not used.
-      origin: where these rows and heads begin, if they are a part of a larger batch.
-      interpret: run step by step on any device, for tests.
-      tile: tokens of a tile, a power of two from 16 on.
+      origin: the start of these rows and heads, if they are a part of a larger batch.
+      interpret: whether to run in the interpreter on any device, for tests.
+      tile: tokens per tile, a power of two of at least 16.
     """
     del slots
     _, tokens, heads, width = q_BTHK.shape
@@ -106,15 +106,15 @@ def pallas_attention(
 
 
 def tile_padding(segment_ids_BT: Array, tile: int) -> Array:
-    """Make the padding of each tile a segment of its own, -1 and below: it costs one tile, however long it is."""
+    """Make the padding of each tile its own segment, numbered from -1 down: each tile of padding visits only itself."""
     own_T = -1 - jnp.arange(segment_ids_BT.shape[1], dtype=jnp.int32) // tile
     return jnp.where(segment_ids_BT > 0, segment_ids_BT, own_T[None])
 
 
 def neighbours(ids_BT: Array, tile: int) -> Array:
-    """Return which tiles each tile has to look at: the first and the one after the last, int32 [B, T / tile, 2].
+    """Return the range of tiles that each tile must visit, first and end (exclusive), int32 [B, T / tile, 2].
 
-    Each looks at itself, and at those with which it may share a segment: their ranges of ids overlap.
+    The range holds the tile itself and the tiles with which it may share a segment: their ranges of ids overlap.
     """
     tiles_BNT = ids_BT.reshape(ids_BT.shape[0], -1, tile)
     low_BN, high_BN = jnp.where(tiles_BNT > 0, tiles_BNT, _LAST).min(-1), tiles_BNT.max(-1)
@@ -148,7 +148,7 @@ def _backward(plan: _Plan, saved: tuple[Array, ...], grad_out: Array) -> tuple[A
     _, T, _, K = q.shape
     tile, row, statistic = _specs(plan, T, K)
     statistic_row = pl.BlockSpec((None, None, T), lambda i, h, b: (b, h, 0))
-    # The sum over keys of weight times its gradient, per query: with dropout too, since both carry the same mask.
+    # The sum over keys of weight times its gradient, per query; right with dropout too, since both have the same mask.
     delta_BHT = jnp.einsum("BTHK,BTHK->BHT", out, grad_out, preferred_element_type=jnp.float32)
     side = (ids, bounds, seed)
     (dq,) = _call(
@@ -172,7 +172,7 @@ _attention.defvjp(_forward, _backward)
 
 
 def _specs(plan: _Plan, T: int, K: int) -> tuple[pl.BlockSpec, ...]:
-    """Return how [B, T, H, K] is cut in tiles and in whole rows, and [B, H, T] in tiles; the grid is (tile, head, row)."""
+    """Return the blocks of [B, T, H, K] as tiles and as whole rows, and of [B, H, T] as tiles; grid: (tile, head, row)."""
     return (
         pl.BlockSpec((None, plan.tile, None, K), lambda i, h, b: (b, i, h, 0)),
         pl.BlockSpec((None, T, None, K), lambda i, h, b: (b, 0, h, 0)),
@@ -204,7 +204,7 @@ def _call(plan: _Plan, kernel: Callable[..., None], args: tuple, in_specs: tuple
 
 
 def _triton_options(stages: int = 2) -> Any:
-    """Return warps and stages (UNMEASURED) for Triton, or None where this jax has no Triton."""
+    """Return the number of warps and stages (UNMEASURED) for Triton, or None if this jax has no Triton."""
     try:
         from jax.experimental.pallas.triton import CompilerParams
     except ImportError:
@@ -213,7 +213,7 @@ def _triton_options(stages: int = 2) -> Any:
 
 
 def _forward_kernel(plan: _Plan, q_ref, k_ref, v_ref, ids_ref, bounds_ref, seed_ref, out_ref, lse_ref) -> None:
-    """Mix the values of one tile of queries, with a running maximum and sum (base 2)."""
+    """Compute the mixed values of one tile of queries, with a running maximum and sum (base 2)."""
     here, matrix = pl.program_id(0), _matrix(plan, seed_ref)
     q = q_ref[...]
     mine = ids_ref[_span(plan, here)]
@@ -240,7 +240,7 @@ def _forward_kernel(plan: _Plan, q_ref, k_ref, v_ref, ids_ref, bounds_ref, seed_
 def _query_kernel(
     plan: _Plan, q_ref, k_ref, v_ref, grad_ref, lse_ref, delta_ref, ids_ref, bounds_ref, seed_ref, dq_ref
 ) -> None:
-    """The gradient of one tile of queries."""
+    """Compute the gradient of one tile of queries."""
     here, matrix = pl.program_id(0), _matrix(plan, seed_ref)
     q, grad, lse, delta = q_ref[...], grad_ref[...], lse_ref[...], delta_ref[...]
     mine = ids_ref[_span(plan, here)]
@@ -261,7 +261,7 @@ def _query_kernel(
 def _key_kernel(
     plan: _Plan, q_ref, k_ref, v_ref, grad_ref, lse_ref, delta_ref, ids_ref, bounds_ref, seed_ref, dk_ref, dv_ref
 ) -> None:
-    """The gradients of one tile of keys and values; that tiles share a segment says the same in both directions."""
+    """Compute the gradients of one tile of keys and values; "shares a segment" is symmetric, so the ranges are the same."""
     here, matrix = pl.program_id(0), _matrix(plan, seed_ref)
     k, v = k_ref[...], v_ref[...]
     mine = ids_ref[_span(plan, here)]
@@ -292,12 +292,12 @@ def _dot(a: Array, b: Array) -> Array:
 
 
 def _logits(plan: _Plan, q: Array, k: Array) -> Array:
-    """Scaled products of a tile of queries and one of keys, to base 2."""
+    """Return the scaled products of a tile of queries with a tile of keys, for base 2."""
     return _dot(q, k.T) * (plan.scale * math.log2(math.e))
 
 
 def _matrix(plan: _Plan, seed_ref: Any) -> tuple[Array, Array, Array] | None:
-    """Return the words of the key and the number of this [T, T] matrix among all rows and heads (read before a loop)."""
+    """Return the key's two words and the index of this [T, T] matrix among all rows and heads (read before a loop)."""
     if not plan.rate:
         return None
     row = seed_ref[2] + pl.program_id(2).astype(jnp.uint32)

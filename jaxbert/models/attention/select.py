@@ -1,6 +1,6 @@
-"""Which backend attends: the one that was asked for, or the best for the hardware, or plain matrix products.
+"""Chooses the attention backend: the requested one, or the best for the hardware, or plain matrix products.
 
-The choice is made for each compiled program, since it depends on the length of its rows and on whether there is dropout.
+The choice is made for each compiled program, because it depends on the row length and on dropout.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Name = Literal["auto", "xla", "cudnn", "pallas", "splash"]
 KERNELS: dict[str, Kernel] = {"cudnn": cudnn.KERNEL, "pallas": pallas.KERNEL, "splash": splash.KERNEL}
 
 LONG_ROW = 256
-"""Tokens from which on `auto` takes the Pallas kernel on a GPU. UNMEASURED; an estimate of memory traffic: plain products
-move about 20 bytes for each pair of tokens and head (logits and weights, forward and backward), 60 kB a token of a row of
-256 with 12 heads, and that is what all other activations of a layer of BERT-base move. Below, XLA's matrix products are
-at least as good as tiles of 64 that are filled up."""
+"""Tokens per row from which `auto` takes the Pallas kernel on a GPU. UNMEASURED; an estimate of memory traffic: plain
+products move about 20 bytes per pair of tokens and head (logits and weights, forward and backward). For rows of 256 with 12
+heads that is 60 kB per token, as much as all other activations of a layer of BERT-base. For shorter rows, XLA's matrix
+products are at least as good as padded tiles of 64."""
 
 _Arrays = tuple[Array, Array, Array, Array]
 """Queries, keys, values and segment ids."""
@@ -35,24 +35,24 @@ logger = logging.getLogger("jaxbert")
 
 @dataclass(frozen=True)
 class Spread:
-    """How a batch lies on several devices."""
+    """The sharding of a batch over several devices."""
 
     mesh: Mesh
     rows: tuple[str, ...]
-    """Axes of the mesh over which rows are spread."""
+    """The mesh axes over which rows are sharded."""
     heads: str
-    """Axis over which heads are spread; they stay whole where it does not divide them."""
+    """The mesh axis over which heads are sharded; they are replicated if it does not divide their number."""
 
 
 @dataclass(frozen=True)
 class Attention:
-    """An `Attend` that chooses its backend when it is traced. What it cannot have, it says once, and takes `xla`."""
+    """An `Attend` that chooses its backend when it is traced. If a backend is unusable, it logs that once and uses `xla`."""
 
     name: Name = "auto"
     hardware: Hardware = Hardware()  # noqa: RUF009 (frozen)
     spread: Spread | None = None
     interpret: bool = False
-    """Run kernels by the interpreter, whatever the hardware (for tests)."""
+    """Whether to run kernels in the interpreter on any hardware (for tests)."""
     _said: set[str] = field(default_factory=set, compare=False, repr=False)
 
     def __call__(
@@ -66,7 +66,7 @@ class Attention:
         key: Array | None = None,
         slots: int | None = None,
     ) -> Array:
-        """Attend; arguments as in `base.Attend`."""
+        """Compute attention; arguments as in `base.Attend`."""
         name, reason = self.choose(Request.of(q_BTHK, dropout_rate, key))
         if reason is not None and reason not in self._said:
             self._said.add(reason)
@@ -77,7 +77,7 @@ class Attention:
         return self._run(KERNELS[name], arrays, dropout_rate, key, slots)
 
     def choose(self, request: Request) -> tuple[str, str | None]:
-        """Return the backend's name, and a line that says why it is not the one that was wanted, if so."""
+        """Return the backend's name, and a line with the reason if it is not the requested one."""
         wanted = automatic(request, self.hardware) if self.name == "auto" else self.name
         reason = None if wanted == "xla" or self.interpret else KERNELS[wanted].refuses(request, self.hardware)
         if reason is None:
@@ -85,7 +85,7 @@ class Attention:
         return "xla", f"attention is computed by xla and not by {wanted}: {reason}"
 
     def _run(self, kernel: Kernel, arrays: _Arrays, dropout_rate: float, key: Array | None, slots: int | None) -> Array:
-        """Run a kernel, on each device's rows and heads where there are several: XLA cannot partition one."""
+        """Run a kernel, on each device's own rows and heads if there are several devices: XLA cannot partition a kernel."""
         H = arrays[0].shape[2]
         rest = {"dropout_rate": dropout_rate, "slots": slots, "interpret": self.interpret}
         if self.spread is None or self.spread.mesh.size == 1:
@@ -101,25 +101,25 @@ class Attention:
             return kernel.attend(q, k, v, segment_ids, key=key, origin=Origin(first_row, first_head, H), **rest)
 
         in_specs = (whole, whole, whole, PartitionSpec(rows or None), PartitionSpec())
-        # The kernels' outputs do not say over which axes they vary, so that check is off.
+        # The kernels' outputs do not declare the axes over which they vary, so that check is off.
         return jax.shard_map(attend_part, mesh=mesh, in_specs=in_specs, out_specs=whole, check_vma=False)(*arrays, key)
 
 
 def backend_of(attend: Attend, request: Request) -> str:
-    """Return the name of the backend that computes such a call."""
+    """Return the name of the backend that computes the call."""
     return attend.choose(request)[0] if isinstance(attend, Attention) else "xla"
 
 
 def visited_tile(attend: Attend, request: Request) -> int | None:
-    """Return the side of the squares of which only those that touch a segment are computed, or None for whole rows.
+    """Return the side of the tiles of which only those that touch a segment are computed, or None for whole rows.
 
-    cuDNN's tiles are its own; its segments are counted without what it fills them up with.
+    cuDNN chooses its own tiles; its segments are counted without its padding.
     """
     return {"pallas": pallas.TILE, "cudnn": 1}.get(backend_of(attend, request))
 
 
 def automatic(request: Request, hardware: Hardware) -> str:
-    """Return the backend that suits the hardware best: splash on TPU, pallas for long rows on NVIDIA GPUs, else xla."""
+    """Return the best backend for the hardware: splash on TPU, pallas for long rows on NVIDIA GPUs, else xla."""
     if hardware.platform == "tpu":
         return "splash"
     modern_gpu = hardware.lacks((8, 0)) is None

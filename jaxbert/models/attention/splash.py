@@ -1,7 +1,7 @@
 """Attention on TPUs by JAX's splash attention with segment ids.
 
-No [T, T] array in memory, but the kernel computes every block of a row: strangers are masked and not skipped. It has no
-dropout of the weights.
+It keeps no [T, T] array in memory, but computes every block of a row: other segments are masked and not skipped. It does not
+support dropout of the weights.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
 
 _LANES = 128
 _LARGEST_BLOCK = 512
-"""UNMEASURED; a block of logits in float32 then takes 1 MiB of the core's memory."""
+"""Tokens. UNMEASURED; a block of logits in float32 then takes 1 MiB of the core's memory."""
 _PACKAGE = "jax.experimental.pallas.ops.tpu.splash_attention"
 
 
 def refuses(request: Request, hardware: Hardware) -> str | None:
-    """Say why the kernel cannot honour a call, or return None."""
+    """Return the reason if the kernel does not support a call, else None."""
     if hardware.platform != "tpu":
         return f"it needs a TPU, and the devices are {hardware.platform.upper()}s"
     if request.dropout_rate:
@@ -46,7 +46,7 @@ def splash_attention(
     origin: Origin | None = None,
     interpret: bool = False,
 ) -> Array:
-    """Attend; arguments as in `base.Attend` and `pallas`. There must be no dropout."""
+    """Compute attention; arguments as in `base.Attend` and `pallas`. There must be no dropout."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 

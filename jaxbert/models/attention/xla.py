@@ -1,6 +1,6 @@
-"""Attention by plain matrix products, which XLA compiles for any device; the meaning that every other backend has.
+"""Attention by plain matrix products, which XLA compiles for any device; the reference for all other backends.
 
-It alone can return the weights and take a head mask.
+Only this backend can return the weights and take a head mask.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jaxbert.models.layers import dropout
 
 
 def same_segment(segment_ids_BT: Array, query_segment_ids_BP: Array | None = None) -> Array:
-    """Say which pairs of tokens belong together, bool [B, 1, T, T], or [B, 1, P, T] for some queries only.
+    """Return whether a query may attend to a token, bool [B, 1, T, T], or [B, 1, P, T] for some queries only.
 
     Padding (segment 0) attends to padding, so that no row of the softmax is empty and all values stay finite.
     """
@@ -31,7 +31,7 @@ def xla_attention(
     key: Array | None = None,
     slots: int | None = None,
 ) -> Array:
-    """Attend; arguments as in `base.Attend`."""
+    """Compute attention; arguments as in `base.Attend`."""
     del slots
     return attend_with_weights(q_BTHK, k_BTHK, v_BTHK, segment_ids_BT, dropout_rate=dropout_rate, key=key)[0]
 
@@ -47,10 +47,10 @@ def attend_with_weights(
     head_mask_H: Array | None = None,
     query_segment_ids: Array | None = None,
 ) -> tuple[Array, Array]:
-    """Attend, and return the weights as well.
+    """Compute attention, and return the weights too.
 
     Args:
-      query_segment_ids: of the queries where they are not all tokens of a row, int [B, P]; [B, 1] where all are alike.
+      query_segment_ids: segments of the queries if they are not all tokens of a row, int [B, P]; [B, 1] if all are equal.
 
     Returns:
       The mixed values [B, T, H, K] and the weights [B, H, T, T] (after dropout and head mask, as transformers returns them).

@@ -1,8 +1,8 @@
-"""The families of models that are read, trained and written, found by the `model_type` of a configuration.
+"""The families of models that are read, trained and written, by the `model_type` of a configuration.
 
-A new one is a row of `FAMILIES`, made in a file of its own, with what it computes otherwise in `encoder` and `heads`.
-New models are of the family `DEFAULT`, in sizes as in "Well-Read Students Learn Better" (Turc et al., 2019); base and large
-as in BERT.
+A new family is an entry of `FAMILIES`, made in its own file, with its differences in computation in `encoder` and `heads`.
+New models belong to the family `DEFAULT`, in the sizes of "Well-Read Students Learn Better" (Turc et al., 2019); base and
+large are those of BERT.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from transformers import BertConfig
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in (BERT,)}
-"""By `model_type`."""
+"""The families by `model_type`."""
 DEFAULT = BERT
-"""The family of new models, and of a configuration that says no `model_type`."""
+"""The family of new models, and of a configuration without `model_type`."""
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"num_hidden_layers": 2, "hidden_size": 128},
     "mini": {"num_hidden_layers": 4, "hidden_size": 256},
@@ -27,11 +27,11 @@ SIZES: dict[str, dict[str, Any]] = {
     "base": {"num_hidden_layers": 12, "hidden_size": 768},
     "large": {"num_hidden_layers": 24, "hidden_size": 1024},
 }
-"""Of new models."""
+"""The sizes of new models."""
 
 
 def family_of(config: BertConfig) -> Family:
-    """Return the family of a configuration, which was read by `interop` or made by its class."""
+    """Return the family of a configuration that `interop` read or that its class made."""
     return FAMILIES[config.model_type]
 
 
@@ -41,7 +41,7 @@ def family_of_names(names: Collection[str]) -> Family:
 
 
 def longest_input(config: BertConfig) -> int:
-    """Return how many tokens a model reads at most."""
+    """Return the most tokens that a model reads at once."""
     return config.max_position_embeddings
 
 
@@ -53,7 +53,7 @@ def sized_config(size: str, vocab_size: int, **options: Any) -> BertConfig:
 
 
 def published_config(name: str) -> BertConfig | None:
-    """Return the shape of a well-known checkpoint as its authors published it, or None for any other name."""
+    """Return the published configuration of a well-known checkpoint, or None for any other name."""
     name = name.removeprefix("google-bert/")
     found = next((family for family in FAMILIES.values() if name in family.published), None)
     return None if found is None else found.config_class()(**found.published[name])

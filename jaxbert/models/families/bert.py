@@ -1,4 +1,4 @@
-"""BERT."""
+"""The family BERT."""
 
 from __future__ import annotations
 
