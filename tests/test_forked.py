@@ -78,6 +78,7 @@ def test_a_module_and_a_file(tmp_path):
     assert err.endswith("ZeroDivisionError: division by zero\n")
 
 
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # subprocess forks by itself for a preexec_fn
 def test_what_cannot_be_forked_starts_anew():
     read_early = ({"HF_HUB_OFFLINE": "0"}, {"PYTHONPATH": "elsewhere"}, {"PYTHONOPTIMIZE": "1"})
     for options in (*({"variables": variables} for variables in read_early), {"preexec_fn": os.getpid}):

@@ -114,7 +114,7 @@ def make_loop(folder, scores=None, total_steps=10, first=None, bad=(), **config)
         count=batch_size_of,
         base_key=jax.random.key(0),
     )
-    examples = SimpleNamespace(documents_of=lambda ids: ids, source_rows=lambda documents: documents + 100)
+    examples = SimpleNamespace(examples_of=lambda ids: ids, source_rows=lambda documents: documents + 100)
     run = SimpleNamespace(
         config=Config(train=config),
         program=program,

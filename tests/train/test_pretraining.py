@@ -237,7 +237,7 @@ BAD = {
     "one document": ({"data__train": "one.txt"}, "1 document, but next-sentence prediction needs two"),
     "no column": ({"data__train": "train.csv", "data__text": "body"}, "no column 'body' (data.text)"),
     "probability 0": ({"pretrain__masking_probability": 0}, "pretrain.masking_probability is 0"),
-    "probability 1": ({"pretrain__masking_probability": 1.0}, "pretrain.masking_probability is 1.0"),
+    "probability 1": ({"pretrain__masking_probability": 1.0}, "pretrain.masking_probability is 1,"),
     "no mask token": ({"model__name_or_path": "tiny", "model__vocab": "lacking.txt"}, "lacks [MASK]"),
     "no vocabulary": ({"model__name_or_path": "tiny"}, "pretrain.vocab_size"),
     "two vocabularies": (
