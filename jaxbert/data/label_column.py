@@ -176,7 +176,7 @@ class LabelVocabulary:
     """
 
     values: list[Any]
-    """The values as written: texts without surrounding blanks, or numbers. For lists see `label_kinds.ListColumn`."""
+    """The values as written: texts without surrounding blanks, or numbers. For lists see `ListColumn`."""
     rows: list[Row]
     """The record in which each value first occurs."""
     names: list[str] | None
