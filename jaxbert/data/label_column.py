@@ -96,7 +96,7 @@ def check_map(rules: LabelRules, written: Iterable[str], known: Sequence[str]) -
 
 
 def fold(name: str) -> str:
-    """Return a normal form of a name, without differences in case, in the gaps between words and in Unicode form.
+    """Return a normal form of a name: equal for spellings that differ in case, gaps between words or Unicode form.
 
     Signs at the ends stay: "A-" is not "A", and -1 is not 1.
     """
@@ -254,7 +254,7 @@ class LabelColumn:
         """Return the value of each code; None if not every record has a label.
 
         Raises:
-          UserError: if required labels are missing, or true and false are mixed with other values.
+          UserError: if all required labels are missing, or true and false are mixed with other values.
         """
         if self._absent:
             return None

@@ -232,7 +232,7 @@ def _splits_of(names: list[str], below: str) -> list[str | None]:
 def _of_split(names: list[str], spec: str, split: str, *, folder: bool, asked: bool) -> tuple[list[str], str]:
     """Return the files of a split, and a note for the user; all files if their names name no split.
 
-    If all files of a pattern are of one split, they are returned, whichever split it is; a folder must have files of `split`.
+    If all files of a pattern are of one split, they are returned, whatever their split; a folder must have files of `split`.
     """
     below = _common_folder(names)
     splits = _splits_of(names, below)
