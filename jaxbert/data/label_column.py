@@ -265,7 +265,7 @@ class LabelColumn:
                 self._refuse_mixture()
             written[:] = map(int, written)
             self._names = self._names or ["false", "true"]
-        if self._names is not None and -1 in written:  # -1 marks a record without a label in a data set that names its labels
+        if self._names is not None and -1 in written:  # in data sets that name labels, -1 means none
             self._refuse_unlabelled()
             return None
         return LabelVocabulary(written, self._rows, self._names)
