@@ -55,7 +55,7 @@ def content_of(parts: Sequence[Examples], names: Sequence[str] = ()) -> Content:
 
 
 def _count(part: Examples) -> int:
-    """Count the records of the source; a long record may be several entries of `part.rows`."""
+    """Count the records of the source; one record may be several examples."""
     return len(part) if part.rows is None else len(np.unique(part.rows))
 
 

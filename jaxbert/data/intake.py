@@ -218,7 +218,7 @@ class Intake:
             return 0
         rows = PART_ROWS
         if self._waits:
-            # Records that arrive fast are grouped like those of a file.
+            # Records that arrive fast are grouped like records of a file.
             rows = min(max(1, self.there()), PART_ROWS - self._taken % PART_ROWS) if self._taken else 1
         return rows if self._left is None else min(self._left, rows)
 

@@ -19,7 +19,7 @@ from jaxbert.data.table import Facts, at_row, quoted
 from jaxbert.errors import UserError, one_line
 
 MOST_AT_ONCE = 2**30
-"""Characters of an object that holds a list of rows; SQuAD 2.0 takes 42 MB."""
+"""The most characters of an object with a list of records; SQuAD 2.0 has 42 MB."""
 _BLANKS = " \t\r\n\ufeff"
 _WHITE = re.compile(f"[{_BLANKS}]*")
 

@@ -90,7 +90,7 @@ def fit_labels(labels: Labels, rules: LabelRules, num_labels: int | None, head: 
 
 
 def _with_names_of(head: Head, labels: Labels, rules: LabelRules, num_labels: int | None) -> LabelRules:
-    """Return the rules with a head's names as `data.label_names`, if `num_labels` is their number and they include all."""
+    """Use a head's names as `data.label_names` if they are `num_labels` names and include all labels of the data."""
     if rules.names is not None or num_labels != len(head.names) or is_generic(head.names):
         return rules
     vocabulary = renamed(labels, rules).vocabulary

@@ -66,7 +66,7 @@ class Held:
             low = high
 
     def records(self) -> Generator[tuple[str, int, dict[str, Any] | Problem], None, None]:
-        """Yield the name of the source, the number of each row, and the row."""
+        """Yield the name of the source, the number of each row, from 1, and the row."""
         for number, row in enumerate(self._dictionaries(), 1):
             yield self.name, number, row
 

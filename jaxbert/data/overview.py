@@ -1,4 +1,4 @@
-"""Describe the data of a run: rows, columns, labels, lengths, texts that occur twice or in two sets.
+"""Describe the data of a run: records, columns, labels, lengths, texts that occur twice or in two sets.
 
 The results are plain values, ready for JSON; the terminal and the report show them. Two texts are equal if they differ only
 in blanks at their ends.

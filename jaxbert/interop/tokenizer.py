@@ -303,7 +303,7 @@ def _check_class(name: object, path: Path) -> None:
     """Refuse the name of a class that is no tokenizer: the library would load any of its classes from the folder."""
     if name is None:
         return
-    if not isinstance(name, str) or not _CLASS.fullmatch(name):  # to look a name up imports what belongs to it
+    if not isinstance(name, str) or not _CLASS.fullmatch(name):  # looking a name up imports its module
         raise UserError(f"{path} has tokenizer_class {shown(name)}, which is no tokenizer")
     for variant in {name, f"{name}Fast", name.removesuffix("Fast")}:
         found = getattr(transformers, variant, None)

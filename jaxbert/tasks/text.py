@@ -121,7 +121,6 @@ class TextTask(Task):
         )
 
     def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
-        """Read one source to evaluate."""
         _check_pairs(self.reading, data)
         if self.label_kind != "list" and (isinstance(data.label, list) or data.label_format == "multi_hot"):
             raise UserError("this model gives one label a text: name one column of labels, which are not multi_hot")
@@ -134,7 +133,6 @@ class TextTask(Task):
     def open_inputs(
         self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
     ) -> TextInputs:
-        """Open one source to predict."""
         _check_pairs(self.reading, data)
         source = open_source(spec, data, role="predict", labelled=False, kept=kept)
         return TextInputs(source, tokenizer, max_length, self.reading.long_texts)

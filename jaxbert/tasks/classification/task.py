@@ -167,7 +167,7 @@ class _Tally:
         """The log-probability of each example's true label."""
 
     def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
-        """Add the predictions of some examples."""
+        """Add the predictions of some segments."""
         documents, pooled = self._documents.add(ids, predictions)
         rows = self._task.of_logits(pooled)
         self._predicted[documents] = rows.argmax(-1)

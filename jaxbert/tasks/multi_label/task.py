@@ -176,7 +176,7 @@ class _Tally:
         """For each example, the numbers of correctly and wrongly given labels."""
 
     def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
-        """Add the predictions of some examples."""
+        """Add the predictions of some segments."""
         documents, log_odds = self._documents.add(ids, predictions)
         labels = self._labels[documents]
         with np.errstate(invalid="ignore"):  # a diverged model has a loss of NaN

@@ -83,14 +83,12 @@ class MultipleChoice(Task):
         return sets.split(config).inputs(encode, task, tokenizer)
 
     def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
-        """Read one source to evaluate."""
         questions = read_choice_questions(spec, data, role="test")
         return _examples(questions, self._tokens(questions, tokenizer, max_length))
 
     def open_inputs(
         self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
     ) -> ItemInputs[ChoiceQuestions]:
-        """Open one source to predict."""
         encoder = _make_encoder(tokenizer, max_length)
 
         def examples_of(questions: ChoiceQuestions) -> Examples:
@@ -131,7 +129,7 @@ class MultipleChoice(Task):
         right_BS = jnp.take_along_axis(batch["token_labels"], batch["cls_positions"], axis=1) == 1
         real_W, logits_W, right_W = (x.reshape(-1) for x in (real_BS, logits_BS, right_BS & real_BS))
         choices = real_W.shape[0]
-        question_W = jnp.where(real_W, batch["example_index"].reshape(-1), choices)  # unused slots belong to no question
+        question_W = jnp.where(real_W, batch["example_index"].reshape(-1), choices)  # unused slots belong to none
         largest_Q = jax.lax.stop_gradient(jax.ops.segment_max(logits_W, question_W, choices))
         largest_W = jnp.where(real_W, largest_Q[jnp.minimum(question_W, choices - 1)], 0.0)
         above_W = jnp.where(real_W, logits_W - largest_W, 0.0)

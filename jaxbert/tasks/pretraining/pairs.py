@@ -188,7 +188,7 @@ class _Pairs:
         stop = min(at + 2, len(pieces))
         while stop < len(pieces) and pieces[stop][1] - pieces[at][0] <= self._most:
             stop += 1
-        # A lone sentence at the end would have no next one.
+        # A lone last sentence would have no next one.
         return stop if len(pieces) - stop != 1 or stop - at < 3 else stop - 1
 
     def _pair(self, pieces: list[tuple[int, int]], at: int, stop: int, place: int) -> tuple[_Example, int]:

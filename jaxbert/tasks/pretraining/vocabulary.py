@@ -18,8 +18,8 @@ from jaxbert.tasks.pretraining.corpus import is_chinese_character
 def train_vocabulary(lines: Callable[[], Iterable[str]], size: int, *, lower_case: bool) -> list[str]:
     """Return at most `size` tokens, the special ones first; the text is read twice.
 
-    Chinese characters are words of their own; the rarest characters are left out where they would take more than three
-    quarters.
+    Each Chinese character is a word. If all characters would take more than three quarters of the tokens, the rarest ones
+    are left out.
 
     Raises:
       UserError: if the text is too small.

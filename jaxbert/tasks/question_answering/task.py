@@ -77,14 +77,12 @@ class QuestionAnswering(Task):
         return self.reading.max_length
 
     def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
-        """Read one source to evaluate."""
         questions = read_questions(spec, data, role="test", labelled=True)
         return _examples(questions, self._tokens(questions, tokenizer, max_length), in_windows=True)
 
     def open_inputs(
         self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
     ) -> ItemInputs[Questions]:
-        """Open one source to predict."""
         encoder = make_question_encoder(tokenizer, max_length, shared_tokens(self.reading, max_length))
 
         def examples_of(questions: Questions) -> Examples:

@@ -259,7 +259,7 @@ def _whole(lines: _Lines, layout: _Layout, tag: int | None, bad: BadRows, source
 
 
 def _comments(lines: _Lines, layout: _Layout, tag: int | None, source: str, setting: str) -> set[int]:
-    """Return the rows of comments."""
+    """Return the line numbers of comments."""
 
     if layout.index and setting == "auto":  # a token begins with its number
         return {row for row, text in zip(lines.rows, lines.texts, strict=True) if text.startswith("#")}

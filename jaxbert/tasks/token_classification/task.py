@@ -112,7 +112,6 @@ class TokenClassification(Task):
     def open_inputs(
         self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
     ) -> ItemInputs[TaggedTexts]:
-        """Open one source to predict."""
         encoder = make_tag_encoder(tokenizer, max_length, stride=shared_tokens(self.reading, max_length), by=self.by)
 
         def examples_of(documents: TaggedTexts) -> Examples:
