@@ -204,7 +204,7 @@ def _view(name: str, stored: Stored, max_length: int) -> View:
 
 
 def _examples(questions: Questions, stored: Stored, *, in_windows: bool) -> Examples:
-    """Return questions as examples; with `in_windows`, as in training, each window is an example of its own."""
+    """Return questions as examples; without `in_windows`, as in training, each window is an example of its own."""
     windows = question_windows(stored)
     if in_windows:
         asked = Asked(questions, windows, stored.columns["answer_hashes"])

@@ -160,7 +160,7 @@ def view_marks(name: str, stored: Stored, tag_set: TagSet, max_length: int) -> V
 
 
 def make_tag_examples(documents: TaggedTexts, stored: Stored, tag_set: TagSet, *, in_windows: bool) -> Examples:
-    """Return texts as examples; with `in_windows`, as in training, each window is an example of its own."""
+    """Return texts as examples; without `in_windows`, as in training, each window is an example of its own."""
     columns, windows, tokens = stored.columns, stored.windows, stored.tokens
     assert windows is not None
     first_tokens = np.append(tokens.begins, len(tokens.ids))[windows.first]
