@@ -1,1 +1,1 @@
-"""Examples from wherever they are to packed rows of token ids, in NumPy: never imports jax."""
+"""Read examples from files, the Hub or memory, and pack them into rows of token ids, in NumPy: never imports jax."""

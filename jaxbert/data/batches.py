@@ -1,9 +1,10 @@
-"""Fill the rows of a planned step: the packed batch that the whole project shares.
+"""Fill the rows of a planned step: the packed batch that the whole project shares. `packing` makes the plan.
 
 Keys and shapes (B rows, T tokens, S slots): `input_ids`, `token_type_ids`, `segment_ids` (1..S, 0 for padding),
 `position_ids` [B, T]; `cls_positions`, `example_mask`, `example_ids` [B, S]; `labels` [B, S, ...]. Where tokens have labels,
-`token_labels` [B, T] (-100 for none); where documents have several examples, `document` [B, S], counted from 0 in a step. Of
-several processes each fills its own rows of what has a token axis, and all have `lengths` [B, S]; the rest is whole in all.
+`token_labels` [B, T] (-100 for none). Where an example has several segments, `example_index` [B, S] numbers the examples of
+a step from 0. With several processes, each fills only its own rows of the arrays with a token axis; the other arrays are
+complete in every process, and `lengths` [B, S] is added.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from jaxbert.data.tokens import Tokens
 
 Batch = dict[str, np.ndarray]
 HOST_KEYS = ("example_ids", "lengths")
-"""What stays on the host."""
+"""Keys of a batch that stay on the host."""
 NO_LABEL = -100
-"""The label of a token that has none."""
+"""The value of `token_labels` where a token has no label."""
 
 
 def fill_rows(plan: StepPlan, layout: Layout, examples: Examples, own_rows: np.ndarray | None = None) -> Batch:
-    """Gather the examples of a step into rows.
+    """Gather the segments of a step into rows.
 
     Args:
-      plan: where each example goes.
+      plan: where each segment goes.
       layout: row length and slots.
       examples: all examples.
-      own_rows: bool [B], the rows whose tokens are wanted here; those of others stay 0 in what has a token axis, and neither
-        take time nor memory. None: all.
+      own_rows: bool [B], the rows that this process fills. The other rows stay 0 in the arrays with a token axis, and their
+        tokens are not read. None: all rows.
     """
     row_length, tokens = layout.row_length, examples.tokens
     own = slice(None) if own_rows is None else own_rows[plan.rows]
@@ -74,7 +75,7 @@ def fill_rows(plan: StepPlan, layout: Layout, examples: Examples, own_rows: np.n
 
 
 def one_row(layout: Layout) -> Batch:
-    """Return a batch of one row that one example fills, for its keys, shapes and dtypes."""
+    """Return a batch of one row that one segment fills, for its keys, shapes and dtypes."""
     nothing = np.zeros(1, np.int32)
     tokens = Tokens.from_lengths(np.zeros(layout.row_length, np.int32), nothing + layout.row_length, nothing)
     return fill_rows(StepPlan(nothing, nothing, nothing, nothing, 1), layout, Examples(tokens, nothing))
@@ -82,21 +83,21 @@ def one_row(layout: Layout) -> Batch:
 
 @dataclass(frozen=True)
 class BatchSize:
-    """What a batch holds, in examples and tokens."""
+    """The size of a batch, in examples and tokens."""
 
     examples: int
     tokens: int
-    """Real tokens."""
+    """Real tokens, padding left out."""
     row_tokens: int
     """Tokens of all rows, padding included."""
     attended_pairs: int
     """Pairs of tokens that attend to each other: the sum of squared lengths."""
     computed_pairs: int
-    """Pairs whose logits are computed: whole rows squared, or less where attention skips strangers."""
+    """Pairs whose attention logits are computed: row lengths squared, or fewer where attention skips other segments."""
 
 
 def batch_size_of(batch: Batch, tile: int | None = None) -> BatchSize:
-    """Count a packed batch, whose attention computes whole rows or, with `tile`, what `computed_pairs` says."""
+    """Count a packed batch. Attention computes all pairs of a row or, with `tile`, as many as `computed_pairs` returns."""
     lengths, (rows, row_length) = lengths_of(batch), batch["segment_ids"].shape
     pairs = rows * row_length**2
     if tile is not None:
@@ -122,16 +123,16 @@ def lengths_of(batch: Batch) -> np.ndarray:
 
 
 def computed_pairs(starts: np.ndarray, lengths: np.ndarray, row_length: int, tile: int) -> int:
-    """Count the pairs of tokens in the squares of `tile` tokens that touch a segment, and in those on the diagonal.
+    """Count the pairs of tokens in the squares of `tile` x `tile` tokens that touch a segment or lie on the diagonal.
 
     Two tiles of a row share a segment if the ranges of their segments overlap, since segments are contiguous. With `tile` 1,
-    segments are counted whole, and padding as one of them.
+    the count is the sum of squared segment lengths, and the padding of a row counts as one segment.
 
     Args:
       starts: integers [B, S], the first token of each segment, in order.
-      lengths: integers [B, S], its tokens; 0 behind the last.
+      lengths: integers [B, S], the tokens of each segment; 0 in unused slots.
       row_length: tokens of a row.
-      tile: tokens of the side of a square.
+      tile: tokens along one side of a square.
     """
     if tile == 1:
         padding = row_length - lengths.sum(1)
@@ -155,7 +156,7 @@ def batches(
     first_step: int = 0,
     own_rows: Callable[[int], np.ndarray | None] = lambda num_rows: None,
 ) -> Iterator[Batch]:
-    """Yield the packed batches of one epoch from `first_step` on; `own_rows` says which of B rows are filled here."""
+    """Yield the packed batches of one epoch from `first_step` on; `own_rows(B)` returns the rows that this process fills."""
     for plan in plan_epoch(
         examples.tokens.lengths,
         layout,

@@ -1,7 +1,7 @@
-"""What tells the content of a data set from another: how much it is, and a checksum of its tokens and labels.
+"""Identify the content of a data set: its numbers of examples and tokens, and a checksum of its tokens and labels.
 
-Where the data lie, in which format and how they were read does not count, nor does the order of the label names: labels are
-compared by name.
+The place of the data, their format and the way they were read do not count. Labels are compared by name, so the order of the
+label names does not count either.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 from jaxbert.data.examples import Examples
 
 _BLOCK = 1 << 18
-"""Elements that are looked at at once; what is mapped is never copied as a whole."""
+"""Elements that are hashed at once, so that a memory-mapped array is never copied completely."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What is in a data set."""
+    """The size and the checksum of a data set."""
 
     examples: int
     tokens: int
@@ -29,11 +29,11 @@ class Content:
 
 
 def content_of(parts: Sequence[Examples], names: Sequence[str] = ()) -> Content:
-    """Sum up a data set, or the parts that were split from one.
+    """Return the content of a data set, or of the parts that were split from one.
 
     Args:
-      parts: its examples.
-      names: the label that each number in `labels` and `token_labels` stands for, if it stands for one.
+      parts: the examples of each part.
+      names: the label name of each number in `labels` and `token_labels`; empty where numbers have no names.
     """
     sum_ = hashlib.sha256()
     order = np.argsort(np.array(names, object), kind="stable") if len(names) else np.zeros(0, np.int64)
@@ -55,12 +55,12 @@ def content_of(parts: Sequence[Examples], names: Sequence[str] = ()) -> Content:
 
 
 def _count(part: Examples) -> int:
-    """Count the rows of the source, of which a long one may be several examples."""
+    """Count the records of the source; one record may be several examples."""
     return len(part) if part.rows is None else len(np.unique(part.rows))
 
 
 def _add_labels(sum_: Any, labels: np.ndarray | None, order: np.ndarray) -> None:
-    """Add labels as if the names were sorted: a number by the place of its name, a table of yes and no by its columns."""
+    """Add labels as if the names were sorted: an index is replaced, the columns of a bool table [N, C] are reordered."""
     if labels is None:
         return
     place = np.empty_like(order)
@@ -74,7 +74,7 @@ def _add_labels(sum_: Any, labels: np.ndarray | None, order: np.ndarray) -> None
 
 
 def _add(sum_: Any, array: np.ndarray, change: Callable[[np.ndarray], np.ndarray] = np.ascontiguousarray) -> None:
-    """Add an array block by block, each changed before."""
+    """Add an array block by block; `change` is applied to each block first."""
     sum_.update(f"{array.dtype.str} {array.shape};".encode())
     rows = max(1, _BLOCK // max(1, int(np.prod(array.shape[1:]))))
     for low in range(0, len(array), rows):

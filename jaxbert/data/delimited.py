@@ -1,7 +1,7 @@
-"""Rows of fields: csv, tsv and their kin, as spreadsheets and other programs write them.
+"""Read records of separated fields: csv, tsv and similar files that spreadsheets and other programs write.
 
-How the fields are separated is decided once for a file, from its header or, without one, from the number of fields in its
-first rows; a malformed row is a problem of that row alone.
+The separator is decided once for a file, from its header or, without a header, from the number of fields in its first
+records. A malformed record does not affect the others. `intake` checks the values.
 """
 
 from __future__ import annotations
@@ -25,46 +25,46 @@ SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 _FIRST_LINES = 100
 _FIRST_CHARACTERS = 2**20
 _INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060"
-"""What may stand around the name of a column and is not seen."""
+"""Invisible characters that may surround the name of a column."""
 _SEP_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
-"""With which Excel says how fields are separated."""
+"""The first line with which Excel names the separator."""
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How the fields of a row are told apart."""
+    """The characters that separate and quote the fields of a record."""
 
     separator: str
     quote: str | None
-    """None where quotes are text."""
+    """None where quotes are plain text."""
 
     @classmethod
     def of(cls, separator: str, data: DataConfig) -> Dialect:
-        """Take what is set, beside the separator."""
+        """Combine a separator with the quoting that the configuration sets."""
         return cls(separator, None if data.quoting == "none" else data.quote or '"')
 
     def records(self, lines: Iterable[str]) -> Iterator[list[str]]:
-        """Return the fields of each row; a blank line has none."""
+        """Return the fields of each record; a blank line has none."""
         if self.quote is None:
             bare = (line.rstrip("\r\n") for line in lines)
             return (line.split(self.separator) if line else [] for line in bare)
         csv.field_size_limit(streams.LONGEST_ROW)
-        # Without `strict` an opening quote that never closes swallows all the rows after it.
+        # Without `strict`, all records after an unclosed quote would become one field.
         return csv.reader(lines, delimiter=self.separator, quotechar=self.quote, strict=True)
 
     def first(self, lines: Sequence[str]) -> list[list[str]]:
-        """Return the rows of the first lines, as far as they can be taken apart."""
+        """Return the records of the first lines, up to the first error."""
         found: list[list[str]] = []
-        with contextlib.suppress(csv.Error):  # the reader of all rows says where
+        with contextlib.suppress(csv.Error):  # reported when all records are read
             found.extend(self.records(lines))
         return found
 
 
 def read_delimited(text: Text, usual: str, intake: Intake) -> Iterator[RawPart]:
-    """Yield the rows of a file; `usual` is the separator that its extension names.
+    """Yield the records of a file; `usual` is the separator for its extension.
 
     Raises:
-      UserError: for a header without the columns, and where it is not clear how fields are separated or where a row ends.
+      UserError: if the header lacks a column, or the separator or the end of a record is ambiguous.
     """
     source, lines = text.source, text.lines()
     head = _head(lines)
@@ -88,7 +88,7 @@ def read_delimited(text: Text, usual: str, intake: Intake) -> Iterator[RawPart]:
 
 
 def _head(lines: Iterator[str]) -> list[str]:
-    """Return the first lines."""
+    """Return up to `_FIRST_LINES` lines; stop after `_FIRST_CHARACTERS` characters."""
     head: list[str] = []
     characters = 0
     for line in islice(lines, _FIRST_LINES):
@@ -100,10 +100,10 @@ def _head(lines: Iterator[str]) -> list[str]:
 
 
 def _find_dialect(head: list[str], usual: str, said: str | None, source: str, intake: Intake) -> Dialect:
-    """Decide how fields are separated: as is set, as the file itself says, or as its header or its first rows show.
+    """Decide the separator: from the configuration, a `sep=` line, the header or the first records.
 
     Raises:
-      UserError: where several separators would do.
+      UserError: if several separators are possible.
     """
     data, separator = intake.data, separator_of(intake.data)
     if separator is None and said is not None:
@@ -117,12 +117,12 @@ def _find_dialect(head: list[str], usual: str, said: str | None, source: str, in
 
 
 def separator_of(data: DataConfig) -> str | None:
-    """Return the separator that is set; a tab may be written as `\\t`."""
+    """Return the configured separator, None if unset; a tab may be written as `\\t` or `tab`."""
     return "\t" if data.separator in ("\\t", "tab") else data.separator
 
 
 def _by_header(first: dict[str, list[list[str]]], usual: str, source: str, intake: Intake) -> str:
-    """Return the separator with which the header has the columns that are asked for, else the usual one."""
+    """Return the separator with which the header has the wanted columns, else the usual one."""
     headers = {separator: _names(rows[0]) for separator, rows in first.items() if rows}
     needed = set(intake.wanted.needed().values())
     fitting = [s for s, names in headers.items() if needed <= set(names)]
@@ -133,7 +133,7 @@ def _by_header(first: dict[str, list[list[str]]], usual: str, source: str, intak
 
 
 def _by_width(first: dict[str, list[list[str]]], usual: str, source: str, intake: Intake) -> str:
-    """Return the separator with which the first rows have as many fields as there are columns, else the usual one."""
+    """Return the separator with which the first records have one field for each column, else the usual one."""
     width = len(intake.data.columns or ())
     shares = {}
     for separator, rows in first.items():
@@ -142,7 +142,7 @@ def _by_width(first: dict[str, list[list[str]]], usual: str, source: str, intake
     best = max(shares.values())
     if width == 1 or best == 0:
         return usual
-    # One malformed row must not decide; two separators of which each fits a part of the rows leave it open.
+    # One malformed record must not decide. Two separators that each fit some of the records are ambiguous.
     fitting = [s for s, share in shares.items() if share == 1 or (best < 1 and share > 0)]
     return _only(
         [s for s in fitting if shares[s] > 0.9] or fitting, usual, f"its rows have {width} fields", source, intake
@@ -163,12 +163,12 @@ def _name(separator: str) -> str:
 
 
 def _names(fields: list[str]) -> list[str]:
-    """Return the names in a header, without what stands around them and is not seen."""
+    """Return the names in a header, without surrounding blanks and invisible characters."""
     return [field.strip().strip(_INVISIBLE).strip() for field in fields]
 
 
 def _without_empty(fields: list[str], width: int) -> list[str]:
-    """Return the fields without empty ones behind the first `width`."""
+    """Return the fields without empty ones at the end, but at least `width` of them."""
     end = len(fields)
     while end > width and not fields[end - 1].strip():
         end -= 1
@@ -177,23 +177,24 @@ def _without_empty(fields: list[str], width: int) -> list[str]:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Which fields of a row are read, and how many it has."""
+    """The fields of a record: how many there are, and which are read."""
 
     picks: dict[str, int]
-    """The place of each column that is asked for."""
+    """The index of the field for each wanted column."""
     width: int
+    """The number of fields."""
     least: int
-    """Fields without the nameless ones at the end."""
+    """The number of fields without the nameless ones at the end."""
     counted: str
-    """Where the width is from, for messages."""
+    """The origin of the width, for messages."""
     separator: str
     note_empty: Callable[[int], None]
-    """Called with the number of empty fields behind a row."""
+    """Called with the number of surplus empty fields at the end of a record."""
     headers: tuple[list[str], ...] = ()
-    """How the header would look in the middle of files that were put together; a single column may hold its own name."""
+    """The spellings of a repeated header, as in concatenated files; empty for one column, which may hold its own name."""
 
     def part(self, records: list[list[str]], rows: _Rows) -> RawPart:
-        """Take the columns of some rows, and sort out those that are malformed."""
+        """Return the columns of some records, and the problems of the malformed ones."""
         numbers: Sequence[int] = rows.numbers
         problems: list[Problem] = []
         if rows.bad or set(map(len, records)) != {self.width} or any(header in records for header in self.headers):
@@ -212,7 +213,7 @@ class _Layout:
         return RawPart(columns, numbers, problems, is_blank=lambda index: not any(map(str.strip, records[index])))
 
     def _fitted(self, fields: list[str]) -> list[str]:
-        """Return a row without empty fields that are too many, and with nameless ones that are too few."""
+        """Return a record without surplus empty fields at its end, or with missing nameless fields added."""
         if len(fields) > self.width:
             bare = _without_empty(fields, self.width)
             if len(bare) == self.width and any(map(str.strip, bare)):
@@ -221,7 +222,7 @@ class _Layout:
         return fields + [""] * (self.width - len(fields)) if self.least <= len(fields) < self.width else fields
 
     def _problem(self, fields: list[str], row: int, end: int, bad: dict[int, str]) -> Problem | None:
-        """Say what is wrong with a row, which ends before line `end`."""
+        """Return the problem of a record that starts at line `row` and ends before line `end`; None if it is good."""
         if not any(map(str.strip, fields)):
             return Problem(row, BLANK, blank=True, marks=bool(fields))
         undecoded = min((line for line in bad if row <= line < end), default=None) if bad else None
@@ -235,10 +236,10 @@ class _Layout:
 
 
 def _find_layout(dialect: Dialect, head: list[str], source: str, begin: int, intake: Intake) -> _Layout:
-    """Find the columns that are asked for.
+    """Find the wanted columns.
 
     Raises:
-      UserError: if one is not there, or the rows have no place for it.
+      UserError: if a column is missing, or the first records have another number of fields.
     """
     data, where, first = intake.data, at_row(source, begin), dialect.first(head)
     if first and not any(map(str.strip, first[0])):
@@ -262,7 +263,7 @@ def _find_layout(dialect: Dialect, head: list[str], source: str, begin: int, int
 
 
 def _check_widths(rows: list[list[str]], width: int, least: int, counted: str, where: str) -> None:
-    """Refuse a file whose first rows all have another number of fields than its header."""
+    """Raise `UserError` if the first records all have the same number of fields, but another one than the header."""
     widths = [len(_without_empty(row, width)) for row in rows if any(map(str.strip, row))]
     if len(widths) < 2 or len(set(widths)) > 1 or least <= widths[0] <= width:
         return
@@ -277,7 +278,7 @@ def _check_widths(rows: list[list[str]], width: int, least: int, counted: str, w
 
 
 class _Rows:
-    """The rows of a file one after another, each with the number of its first line."""
+    """Read the records of a file one after another, each with the number of its first line."""
 
     def __init__(self, dialect: Dialect, lines: Iterator[str], text: Text, begin: int) -> None:
         self._records = dialect.records(lines)
@@ -285,23 +286,23 @@ class _Rows:
         self._first_line = begin
         self._failure: Exception | None = None
         self.numbers: Sequence[int] = range(0)
-        """Of the rows that were taken last."""
+        """The first line of each record that was taken last."""
         self.next = begin
-        """The line behind them."""
+        """The line after these records."""
 
     @property
     def bad(self) -> dict[int, str]:
-        """What is wrong with the lines of these rows that are in another encoding."""
+        """The lines of these records that are in another encoding, each with the description of its problem."""
         if not self._text.bad:
             return {}
         first = self.numbers[0] if self.numbers else self.next
         return {row: what for row, what in self._text.bad.items() if first <= row < self.next}
 
     def take(self, count: int) -> list[list[str]]:
-        """Return the next rows.
+        """Return up to `count` records.
 
         Raises:
-          UserError: where it cannot be told where the next one ends; the rows before it have been taken.
+          UserError: if the end of the next record is ambiguous; the records before it are returned first.
         """
         if self._failure is not None:
             raise self._failure
@@ -350,7 +351,7 @@ def _width_problem(fields: list[str], width: int, counted: str, separator: str) 
 
 
 def _hint(header: list[str], head: list[str], dialect: Dialect, intake: Intake) -> str:
-    """Say what is probably wrong with a header that lacks a column."""
+    """Return a hint about the probable mistake in a header that lacks a column."""
     if any(find_column(name, header) for name in intake.wanted.needed().values()):
         return ""
     beginning = head[0].lstrip().lower()

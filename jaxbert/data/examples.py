@@ -1,7 +1,7 @@
-"""Tokenized examples with what a task knows of them, and the documents that are several examples each.
+"""Tokenized examples with their labels, and the windows of long examples. Says nothing of rows or steps.
 
-What is packed is an example: one segment of a row. A document that is too long for one is cut into windows, each an example;
-a step then counts documents.
+An example is one segment, or, if its text is longer than the model reads, one segment for each of its windows. `example_ids`
+number segments; a step counts examples.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from jaxbert.data.tokens import Tokens
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Which examples belong together: those of document d are `first[d]` to `first[d + 1] - 1`."""
+    """Which segments belong to one example: example d has the segments `first[d]` to `first[d + 1] - 1`."""
 
     first: np.ndarray
-    """int64 [D + 1]"""
+    """int64 [D + 1]: the first segment of each of D examples, and the number of segments."""
 
     @classmethod
     def of_counts(cls, counts: np.ndarray) -> Windows:
-        """Put documents of so many windows behind one another."""
+        """Build the windows of D examples from their numbers of windows, integers [D]."""
         return cls(np.concatenate([[0], np.cumsum(counts, dtype=np.int64)]))
 
     @cached_property
     def counts(self) -> np.ndarray:
-        """Windows of each document, int64 [D]."""
+        """The number of windows of each example, int64 [D]."""
         return np.diff(self.first)
 
     def sum(self, values: np.ndarray) -> np.ndarray:
-        """Add up the values of each document's examples, int64 [D]."""
+        """Add up the values of each example's segments, int64 [D]."""
         return np.add.reduceat(values, self.first[:-1], dtype=np.int64)
 
     def examples_of(self, examples: np.ndarray) -> np.ndarray:
-        """Return the document of each example."""
+        """Return the index of the example that each segment belongs to."""
         return np.searchsorted(self.first, examples, side="right") - 1
 
     def members(self, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the examples of some documents, in their order, and for each its place in `documents`."""
+        """Return the segments of the examples in `documents`, in that order, and each segment's index into `documents`."""
         counts = self.counts[documents]
         places = np.repeat(np.arange(len(documents)), counts)
         within = np.arange(len(places)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -50,26 +50,26 @@ class Windows:
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Examples, or documents of several each, with their labels (None where there are none)."""
+    """D examples, with the tokens of their segments and their labels (None for a data set without labels)."""
 
     tokens: Tokens
     labels: np.ndarray | None = None
-    """[D, ...], one for each document."""
+    """[D, ...], one for each example."""
     rows: np.ndarray | None = None
-    """Where each document is in its source; None where they are the source's own, in order."""
+    """The record of the source that each example comes from, counted from 0; None for all records in order."""
     token_labels: np.ndarray | None = None
-    """Aligned with `tokens.ids`; -100 where there is none."""
+    """Aligned with `tokens.ids`; -100 for a token without a label."""
     windows: Windows | None = None
-    """None where every document is one example."""
+    """None where every example is one segment."""
     extra: Any = None
-    """What else its task needs for metrics and answers."""
+    """Further data of the task, for metrics and answers."""
 
     def __len__(self) -> int:
-        """Count the documents."""
+        """Return the number of examples, not of segments."""
         return len(self.tokens) if self.windows is None else len(self.windows.counts)
 
     def take(self, indices: np.ndarray) -> Examples:
-        """Return the documents at `indices`, in that order, without what `extra` says of all."""
+        """Return the examples at `indices`, in that order; `extra` is left out."""
         members, windows = indices, None
         if self.windows is not None:
             members, _ = self.windows.members(indices)
@@ -83,11 +83,11 @@ class Examples:
         )
 
     def examples_of(self, example_ids: np.ndarray) -> np.ndarray:
-        """Return the document of each example, sorted, each once."""
+        """Return the distinct examples that these segments belong to, sorted."""
         if self.windows is None:
             return np.unique(example_ids)
         return np.unique(self.windows.examples_of(example_ids))
 
     def source_rows(self, indices: np.ndarray) -> np.ndarray:
-        """Return the rows of the source, counted from 0, from which these documents come."""
+        """Return the records of the source, counted from 0, from which these examples come."""
         return indices if self.rows is None else self.rows[indices]

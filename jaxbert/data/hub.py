@@ -1,8 +1,7 @@
-"""Read examples from a dataset on the Hugging Face Hub, from the copy that was loaded before, or from a folder that
-`save_to_disk` wrote.
+"""Read examples from a dataset on the Hugging Face Hub, from its local copy, or from a folder that `save_to_disk` wrote.
 
-Finds the dataset, its config and its split through the datasets library, and turns whatever that raises into one line. The
-columns' contents are `intake`'s part.
+Finds the dataset, its config and its split through the datasets library, and turns the errors of that library into one
+line. `intake` checks the values of the columns.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from jaxbert.errors import UserError, foreign_errors
 from jaxbert.plain import read_json, shown
 
 _DICT, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"
-"""Of several splits, and of one."""
+"""The file in a folder of several splits, and the two files in the folder of one split."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """A split that was found; its rows are on disk."""
+    """A split that was found; its records are on disk."""
 
     spec: str
     rows: Any
@@ -36,10 +35,10 @@ class Split:
     identity: Callable[[], Any]
     """Return plain values that change with the content."""
     note: str = ""
-    """What was decided about it."""
+    """A decision about the split that the user is told; empty for none."""
 
     def say(self, facts: Facts) -> None:
-        """Tell what was decided."""
+        """Tell the user the note, if there is one."""
         if self.note:
             facts.say(self.spec, self.note)
 
@@ -50,7 +49,7 @@ def open_hub(spec: str, default_split: str) -> Split:
     A split may be sliced as the datasets library does it: `train[:10%]`.
 
     Raises:
-      UserError: if the dataset, the config or the split is not there or cannot be reached.
+      UserError: if the dataset, the config or the split does not exist or cannot be reached.
     """
     base, _, asked = spec.removeprefix("hf:").partition(":")
     folder = Path(base).expanduser()
@@ -67,23 +66,23 @@ def open_hub(spec: str, default_split: str) -> Split:
 
 
 def is_saved(folder: Path | epath.Path) -> bool:
-    """Say whether a folder was written by `save_to_disk` of the datasets library."""
+    """Return whether `save_to_disk` of the datasets library wrote a folder."""
     return (folder / _DICT).exists() or ((folder / _STATE).exists() and (folder / _INFO).exists())
 
 
 def open_saved(folder: Path, base: str, asked: str | None, default_split: str) -> Split:
     """Return a split of a folder that `save_to_disk` wrote.
 
-    Its Arrow files and what it says of their columns are read, and nothing else: neither formats nor code.
+    Only its Arrow files and the types of their columns are read; formats and code are ignored.
 
     Args:
-      folder: of a data set, or of several splits.
-      base: how messages name it.
-      asked: the split that is asked for.
-      default_split: the one that is meant where none is asked for.
+      folder: the folder of one split, or of several.
+      base: its name in messages.
+      asked: the split that the user names, or None.
+      default_split: the split to read where the user names none.
 
     Raises:
-      UserError: if the split is not there, or the folder is not whole.
+      UserError: if the split does not exist, or the folder is incomplete.
     """
     import datasets
 
@@ -109,7 +108,7 @@ def open_saved(folder: Path, base: str, asked: str | None, default_split: str) -
 
 
 def _is_plain(name: Any) -> bool:
-    """Say whether a name is that of a file or folder, and no path."""
+    """Return whether a name is a plain file or folder name and not a path."""
     return isinstance(name, str) and name not in ("", ".", "..") and os.path.basename(name) == name
 
 
@@ -132,7 +131,7 @@ def read_hub(split: Split, intake: Intake) -> Iterator[RawPart]:
     """Yield the examples of a split part by part.
 
     Raises:
-      UserError: if a column is not there.
+      UserError: if a column is missing.
     """
     rows = split.rows
     split.say(intake.facts)
@@ -162,7 +161,7 @@ def _load_split(name: str, config: str | None, split: str, spec: str) -> Any:
     sliced = "[" in split or "+" in split
     try:
         loaded = _load(name, config, split if sliced else None)
-    # The libraries and their HTTP client raise many types, none of which says anything about jaxbert.
+    # The libraries and their HTTP client raise many types of errors, none of them about jaxbert.
     except Exception as error:
         raise UserError(f"{spec}: {_explain(error)}") from error
     if sliced:
@@ -175,7 +174,7 @@ def _load_split(name: str, config: str | None, split: str, spec: str) -> Any:
 
 
 def _load(name: str, config: str | None, split: str | None) -> Any:
-    """Load from the Hub; unreachable, from what `datasets` or else `hf download` left in their caches."""
+    """Load from the Hub; if it cannot be reached, from the cache of `datasets`, else from that of `hf download`."""
     import datasets
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -186,13 +185,13 @@ def _load(name: str, config: str | None, split: str | None) -> Any:
         try:
             folder = snapshot_download(name, repo_type="dataset", local_files_only=True)
             return datasets.load_dataset(folder, config, split=split)
-        # The second: a copy that was cut off, with a card and no data files.
+        # FileNotFoundError: an incomplete copy, with a card and no data files.
         except (LocalEntryNotFoundError, FileNotFoundError):
             raise error from None
 
 
 def name_split(spec: str, split: str) -> str:
-    """Return the spec with another split."""
+    """Return the spec with its split replaced or added."""
     prefix, _, rest = spec.partition(":")
     return f"{prefix}:{rest.partition(':')[0]}:{split}"
 

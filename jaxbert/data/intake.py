@@ -1,7 +1,7 @@
-"""One pass over a source: from the raw parts that readers bring to checked tables.
+"""Turn the raw parts that readers yield into checked tables, in one pass over a source.
 
-Rows that are malformed or empty are found here or by the readers, and counted: with `data.bad_rows: skip` they are left out,
-otherwise the first of them ends the program with the number of the others. What a row is, is the readers' part.
+Readers split a file into records. Malformed or empty records are found here or by the readers, and counted: with
+`data.bad_rows: skip` they are left out, otherwise the first one ends the program with the number of the others.
 """
 
 from __future__ import annotations
@@ -19,51 +19,51 @@ from jaxbert.errors import UserError
 BLANK = "the row is blank: remove it"
 _NAMED = 10
 _COUNT_SECONDS = 5.0
-"""How long the rows behind the first bad one are read, to count the others."""
+"""Seconds to read on after the first bad record, to count the others."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with a row, and what to do about it."""
+    """A bad record: its problem, and a remedy."""
 
     row: int
     what: str
     blank: bool = False
-    """Whether nothing stands in the row: at the end of a file that is no mistake."""
+    """Whether the record is blank, which is no mistake at the end of a file."""
     marks: bool = False
-    """Whether a blank row has separators or blanks, so that one at the end is worth a word."""
+    """Whether a blank record has separators or blanks, so that one at the end of a file is mentioned."""
 
 
 @dataclass(frozen=True)
 class RawPart:
-    """Some rows of a file as they were written."""
+    """Some records of a file, unchecked."""
 
     columns: Mapping[str, Sequence[Any]]
-    """By the names that were asked for."""
+    """The values of each column, by the wanted name."""
     rows: Sequence[int]
-    """Where each row is, as a user counts, in rising order."""
+    """The number of each record, counted from 1, ascending."""
     problems: Sequence[Problem] = ()
-    """Rows that could not be taken apart; they are in no column."""
+    """Records that could not be split into fields; they are in no column."""
     label_names: list[str] | None = None
-    """Names the source itself gives to its integer labels, in order from 0."""
+    """The source's own names for its integer labels, in order from 0."""
     is_blank: Callable[[int], bool] = lambda index: False
-    """Whether nothing at all stands in a row; asked only where its text is blank."""
+    """Whether the record at an index is blank in all fields; called only where its text is blank."""
 
 
 class BadRows:
-    """The malformed or empty rows of a source, as they come."""
+    """Count and report the malformed or empty records of a source."""
 
     def __init__(
         self, name: str, data: DataConfig, facts: Facts, *, skippable: bool = True, counted: bool = True
     ) -> None:
-        """Begin.
+        """Start without bad records.
 
         Args:
-          name: of the source, as messages call it.
-          data: says what becomes of them.
-          facts: where they are noted.
-          skippable: whether rows may be left out at all.
-          counted: whether it is worth while to read on behind the first.
+          name: the source's name in messages.
+          data: says whether bad records are left out.
+          facts: where left-out records are noted.
+          skippable: whether this source allows left-out records.
+          counted: whether to read on after the first bad record, to count the others.
         """
         self._name = name
         self._skip = data.bad_rows == "skip"
@@ -77,31 +77,31 @@ class BadRows:
         self._deadline = 0.0
         self._some_good = False
         self._blank: list[Problem] = []
-        """The first of the blank rows behind which nothing has come yet."""
+        """The first of the blank records after which no other record has come yet."""
         self._blank_count = self._marked = 0
 
     @property
     def ends(self) -> bool:
-        """Whether the program ends because of one."""
+        """Whether a bad record ends the program."""
         return self._first is not None and not self._skip
 
     @property
     def enough(self) -> bool:
-        """Whether the others have been counted for long enough."""
+        """Whether the time to count the other bad records is over."""
         return self.ends and time.monotonic() >= self._deadline
 
     def before(self, source: str, rows: Sequence[int]) -> int:
-        """Return how many of some rows of a file stand before the first bad one, which is among or before them."""
+        """Return how many of these records come before the first bad one, which is among them or before them."""
         assert self._first_row is not None
         return bisect_left(rows, self._first_row[1]) if self._first_row[0] == source else 0
 
     def good(self, source: str) -> None:
-        """Note that a good row has come."""
+        """Note a good record; blank records before it are bad."""
         self._some_good = True
         self._flush(source)
 
     def note(self, source: str, problem: Problem, message: str | None = None) -> None:
-        """Note a bad row of a file; a blank one is bad if anything comes behind it. `message` stands for another one."""
+        """Note a bad record of a file; a blank one is bad if another record follows. `message` replaces the usual text."""
         if problem.blank:
             self._blank_count += 1
             self._marked += problem.marks
@@ -112,7 +112,7 @@ class BadRows:
             self._add(source, problem, message)
 
     def end_file(self) -> int:
-        """Forget the blank rows at the end of a file; return how many of them had separators or blanks."""
+        """Forget the blank records at the end of a file; return how many of them had separators or blanks."""
         marked = self._marked
         self._blank, self._blank_count, self._marked = [], 0, 0
         return marked
@@ -142,7 +142,7 @@ class BadRows:
                 )
 
     def raise_first(self, *, all_counted: bool) -> None:
-        """Raise for the first row, with the number of the others, if the program ends because of one."""
+        """Raise `UserError` for the first bad record, with the number of the others, if bad records are not left out."""
         if not self.ends:
             return
         more = ""
@@ -153,10 +153,10 @@ class BadRows:
         raise UserError(f"{self._first}{more}")
 
     def finish(self) -> None:
-        """Say which rows were left out.
+        """Tell the user which records were left out.
 
         Raises:
-          UserError: for the first one, where they are not left out or none is left.
+          UserError: for the first bad record, if bad records are not left out or no good one remains.
         """
         self.raise_first(all_counted=True)
         if not self._count:
@@ -167,7 +167,7 @@ class BadRows:
         self.say_skipped()
 
     def say_skipped(self) -> None:
-        """Say which rows were left out, if any were."""
+        """Tell the user which records were left out, if any."""
         if self._skip and self._count:
             rows = "1 row is" if self._count == 1 else f"{self._count:,} rows are"
             more = f" and {self._count - _NAMED:,} more" if self._count > _NAMED else ""
@@ -176,7 +176,7 @@ class BadRows:
 
 
 class Intake:
-    """What is asked of a source, how much of it has come, and what was found out."""
+    """The progress of reading one source: the wanted columns, the number of examples, the findings."""
 
     def __init__(
         self,
@@ -188,45 +188,45 @@ class Intake:
         waits: bool = False,
         skippable: bool = True,
     ) -> None:
-        """Begin.
+        """Start with no record read.
 
         Args:
-          name: of the source, as messages call it.
-          wanted: which columns.
-          data: how files are read.
-          limit: how many examples are wanted.
-          waits: whether rows come whenever they come, and are passed on as they do.
-          skippable: whether rows may be left out at all.
+          name: the source's name in messages.
+          wanted: the columns to read.
+          data: the settings for reading files.
+          limit: the number of wanted examples; None for all.
+          waits: whether the source is a pipe, whose records are passed on as they arrive.
+          skippable: whether this source allows left-out records.
         """
         self.name = name
         self.wanted = wanted
         self.data = data
         self.facts = Facts()
-        # Behind a bad row of a pipe nothing may come for long.
+        # After a bad record of a pipe, the next one may take long to arrive.
         self._bad = BadRows(name, data, self.facts, skippable=skippable, counted=not waits)
         self._left = limit
         self._waits = waits
         self._taken = 0
         self.there: Callable[[], int] = lambda: 1
-        """Of a source that waits: how many further rows are there, at least."""
+        """For a pipe: returns how many further records have arrived, at least."""
         self._empty_columns = self._empty_rows = 0
 
     @property
     def room(self) -> int:
-        """How many rows the next part may have; 0 where no more are wanted."""
+        """The most records that the next part may have; 0 to stop."""
         if self._bad.enough:
             return 0
         rows = PART_ROWS
         if self._waits:
-            # Those that come fast are put together as those of a file are.
+            # Records that arrive fast are grouped like records of a file.
             rows = min(max(1, self.there()), PART_ROWS - self._taken % PART_ROWS) if self._taken else 1
         return rows if self._left is None else min(self._left, rows)
 
     def choose(self, names: Sequence[str], where: str, hint: str = "") -> dict[str, str]:
-        """Return the column of `names`, which stand at `where`, to read for each name that was asked for.
+        """Return, for each wanted column, the one of `names` to read; `where` is the place of `names` in messages.
 
         Raises:
-          UserError: if one is not there.
+          UserError: if a column is missing.
         """
         chosen = self.wanted.choose(names, where, hint)
         if not self.facts.used:
@@ -237,14 +237,14 @@ class Intake:
         return chosen
 
     def note_empty_columns(self, count: int) -> None:
-        """Note columns at the right in which nothing stands."""
+        """Note the number of empty columns at the right."""
         self._empty_columns = max(self._empty_columns, count)
 
     def tables(self, parts: Iterator[RawPart], source: str) -> Iterator[Table]:
-        """Yield what is good of the parts of a file, which messages call `source`: what stands before the first bad row.
+        """Yield the good records of a file, which messages call `source`, up to a bad one that ends the program.
 
         Raises:
-          UserError: for what ends the reading, which is the first bad row if there was one.
+          UserError: for the first bad record, unless left out; else for the error that ends the reading.
         """
         try:
             for part in parts:
@@ -262,10 +262,10 @@ class Intake:
         self._empty_rows += self._bad.end_file()
 
     def finish(self) -> None:
-        """Say what was left out.
+        """Tell the user which records and columns were left out.
 
         Raises:
-          UserError: for the first bad row, if it was not left out.
+          UserError: for the first bad record, if bad records are not left out.
         """
         self._bad.finish()
         counts = {"column": (self._empty_columns, "at the right"), "row": (self._empty_rows, "at the end")}
@@ -278,7 +278,7 @@ class Intake:
             self.facts.say(self.name, f"{' and '.join(found)} left out")
 
     def _check(self, part: RawPart, source: str) -> Table:
-        """Make a table of the good rows, and note the others."""
+        """Return a table of the good records, and note the others."""
         wanted, rows = self.wanted, part.rows
         self._taken += len(rows) + len(part.problems)
         problems = {problem.row: problem for problem in part.problems}
@@ -316,7 +316,7 @@ class Intake:
         return list(zip(*several, strict=True)) if several else columns[self.wanted.label]
 
     def _note(self, problems: Sequence[Problem], good: Sequence[int], source: str) -> None:
-        """Note what is wrong with some rows, among good ones."""
+        """Note the problems of one part; `good` are the numbers of its good records."""
         last = good[-1] if good else 0
         if last:
             self._bad.good(source)
@@ -325,7 +325,7 @@ class Intake:
 
 
 def _missing(labels: Sequence[Any]) -> list[int]:
-    """Return which labels are missing."""
+    """Return the indices of missing labels."""
     try:
         distinct: Any = set(labels)
     except TypeError:  # lists

@@ -1,7 +1,7 @@
-"""Rows that are JSON objects: one a line, all in an array, or in the one list of an object.
+"""Read records that are JSON objects: one a line, all in an array, or all in the only list of an object.
 
-An array is taken apart element by element. Of an object that holds a list everything is read at once, within a bound, so
-that a second list is not missed.
+An array is parsed element by element. An object with a list is read completely, up to `MOST_AT_ONCE` characters, so that a
+second list is noticed. `intake` checks the values.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from jaxbert.data.table import Facts, at_row, quoted
 from jaxbert.errors import UserError, one_line
 
 MOST_AT_ONCE = 2**30
-"""Characters of an object that holds a list of rows; SQuAD 2.0 takes 42 MB."""
+"""The most characters of an object with a list of records; SQuAD 2.0 has 42 MB."""
 _BLANKS = " \t\r\n\ufeff"
 _WHITE = re.compile(f"[{_BLANKS}]*")
 
 Rows = Iterator[tuple[int, "dict[str, Any] | Problem"]]
-"""The line of each, or its place in the list that holds it, and what it is."""
+"""The line of each record, or its position in the array or list, from 1; and the record."""
 
 
 def read_json_parts(text: Text, intake: Intake) -> Iterator[RawPart]:
-    """Yield the objects of a file.
+    """Yield the objects of a file part by part.
 
     Raises:
-      UserError: if a column is not there, or nothing can be read behind a mistake.
+      UserError: if a column is missing, or nothing can be read after a mistake.
     """
     known = list(intake.wanted.needed().values())
     return parts_of(json_records(text, known, intake.facts), text.source, intake)
 
 
 def parts_of(records: Rows, source: str, intake: Intake) -> Iterator[RawPart]:
-    """Yield records part by part; the first ones say which columns there are.
+    """Yield records part by part; the first part decides the columns.
 
     Raises:
-      UserError: if a column is not there, or there is no record.
+      UserError: if a column is missing, or there is no record.
     """
     chosen: dict[str, str] = {}
     empty = True
@@ -52,7 +52,7 @@ def parts_of(records: Rows, source: str, intake: Intake) -> Iterator[RawPart]:
         if rows and not chosen:
             row, first = rows[0]
             names = list(first)
-            if not intake.wanted.fits(names):  # one row may lack a column
+            if not intake.wanted.fits(names):  # one record may lack a column
                 names = list(dict.fromkeys(chain.from_iterable(record for _, record in rows)))
             chosen = intake.choose(names, at_row(source, row))
         columns = {asked: [record.get(name) for _, record in rows] for asked, name in chosen.items()}
@@ -62,22 +62,22 @@ def parts_of(records: Rows, source: str, intake: Intake) -> Iterator[RawPart]:
 
 
 def json_records(text: Text, known: Collection[str], facts: Facts) -> Rows:
-    """Yield the objects of a file, each with its line, or with its place in the list that holds them.
+    """Yield the objects of a file, each with its line or its position in the array or list.
 
     Args:
       text: the file.
-      known: columns of which a row has some, which an object that holds the rows has not.
-      facts: where it is said if the file is something else than an object a line.
+      known: column names. A record has some of them; an object that only holds the list of records has none.
+      facts: where another form than one object a line is noted.
 
     Raises:
-      UserError: where the rows cannot be told apart.
+      UserError: if the records cannot be separated.
     """
     head = text.head.decode(text.encoding, "replace").lstrip(_BLANKS)
     if head[:1] == "[" and text.begins_json():
         facts.say(text.source, "read as a JSON array")
         yield from array_elements(text.blocks(), text.source)
         return
-    # An object that holds all rows may be one line.
+    # An object that holds all records may be one line.
     lines = text.lines(MOST_AT_ONCE if head[:1] == "{" and "\n" not in head else None)
     begin = list(until_filled(lines))
     first = begin[-1].strip() if begin else ""
@@ -103,7 +103,7 @@ def json_records(text: Text, known: Collection[str], facts: Facts) -> Rows:
 
 
 def until_filled(lines: Iterator[str]) -> Iterator[str]:
-    """Yield lines up to the first that is not blank."""
+    """Yield lines up to and including the first that is not blank."""
     for line in lines:
         yield line
         if line.strip():
@@ -111,7 +111,7 @@ def until_filled(lines: Iterator[str]) -> Iterator[str]:
 
 
 def json_lines(lines: Iterable[str], bad: dict[int, str]) -> Rows:
-    """Yield the object of each line; `bad` says which lines are in another encoding."""
+    """Yield the object of each line; `bad` holds the problems of lines in another encoding."""
     for row, line in enumerate(lines, 1):
         if row in bad:
             yield row, Problem(row, bad.pop(row))
@@ -136,7 +136,7 @@ def _parse_object(line: str, row: int) -> dict[str, Any] | Problem:
 
 
 def _check_pairs(record: Any) -> None:
-    """Raise `ValueError` for half a surrogate pair, which is no text."""
+    """Raise `ValueError` for half a surrogate pair, which no encoding can write."""
     try:
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
@@ -148,7 +148,7 @@ def _reason(error: Exception) -> str:
 
 
 def _whole(begin: str, lines: Iterator[str], text: Text) -> dict[str, Any]:
-    """Return a file that is one object."""
+    """Return the object that is a complete file, or raise `UserError`."""
     source, pieces, characters = text.source, [begin], len(begin)
     for line in lines:
         pieces.append(line)
@@ -172,20 +172,20 @@ def _whole(begin: str, lines: Iterator[str], text: Text) -> dict[str, Any]:
 
 
 def _lists(holder: dict[str, Any]) -> list[str]:
-    """Return the keys under which there are lists, if one of them has objects."""
+    """Return the keys whose values are lists, if one of the lists holds objects."""
     lists = {key: value for key, value in holder.items() if isinstance(value, list)}
     rows = any(value and isinstance(value[0], dict) for value in lists.values())
     return list(lists) if rows or holder == {"data": []} else []
 
 
 def _is_of_columns(holder: dict[str, Any]) -> bool:
-    """Say whether each value has the entries of all rows, by the same keys, as pandas writes it."""
+    """Return whether each value is a column, an object with the same keys as the others, as pandas writes it."""
     keys = [list(value) for value in holder.values() if isinstance(value, dict)]
     return len(holder) > 1 and len(keys) == len(holder) and all(own == keys[0] for own in keys)
 
 
 def _of_document(holder: dict[str, Any], source: str, known: Collection[str], facts: Facts) -> Rows:
-    """Yield the rows in the one list of an object, or the object, if it is a row."""
+    """Yield the records in the only list of an object, or the object itself if it is a record."""
     if _is_of_columns(holder):
         raise UserError(
             f"{source}: one object that holds whole columns: write an object for each row (pandas: orient='records')"
@@ -209,10 +209,10 @@ def _no_object(value: Any, row: int) -> Problem:
 
 
 def array_elements(blocks: Iterable[str], source: str) -> Rows:
-    """Yield the elements of an array, which comes in pieces and of which no more than one element is held.
+    """Yield the elements of an array that is read block by block; only one element is held in memory.
 
     Raises:
-      UserError: where it cannot be told where the next one begins.
+      UserError: if the start of the next element cannot be found.
     """
     scanner = _Scanner(blocks)
     scanner.skip("[")
@@ -239,7 +239,7 @@ def array_elements(blocks: Iterable[str], source: str) -> Rows:
 
 
 class _Scanner:
-    """Read JSON values from a text that comes in pieces."""
+    """Read JSON values from a text that is given block by block."""
 
     def __init__(self, blocks: Iterable[str]) -> None:
         self._blocks = iter(blocks)
@@ -247,7 +247,7 @@ class _Scanner:
         self._buffer, self._at = "", 0
 
     def _more(self) -> bool:
-        """Read as much as is held already, at least a piece; say whether there was any."""
+        """Read at least one block, and as much as is held already; return whether there was any text."""
         held = len(self._buffer) - self._at
         pieces, count = [self._buffer[self._at :]], 0
         for block in self._blocks:
@@ -259,14 +259,14 @@ class _Scanner:
         return count > 0
 
     def peek(self) -> str:
-        """Return the next character that is no blank; none at the end."""
+        """Return the next character that is no blank; an empty text at the end."""
         while True:
             self._at = _WHITE.match(self._buffer, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._buffer) or not self._more():
                 return self._buffer[self._at : self._at + 1]
 
     def skip(self, character: str) -> None:
-        """Go on behind a character that is the next."""
+        """Skip the next character, which must be this one."""
         assert self.peek() == character
         self._at += 1
 
@@ -274,14 +274,14 @@ class _Scanner:
         """Return the next value.
 
         Raises:
-          ValueError: if there is none, or it is too long.
+          ValueError: if there is no valid value, or it is too long.
         """
         self.peek()
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._buffer, self._at)
                 length = end - self._at
-                if end < len(self._buffer) or not self._more():  # a number may go on
+                if end < len(self._buffer) or not self._more():  # more digits may follow
                     break
             except json.JSONDecodeError as error:
                 if len(self._buffer) - self._at > streams.LONGEST_ROW:

@@ -1,7 +1,7 @@
-"""The label column of texts as codes, and the names of labels.
+"""Encode the label column of texts as codes, and compare the names of labels.
 
-Nothing but a number a row is kept. The values are kept as they were written: what they mean is decided from all of them at
-once, and never by one row; that is the part of `labels` and `label_lists`."""
+A code is kept for each example, and each distinct value once, as it was written. `labels` and `label_lists` decide the
+meaning of the values, from all of them and never from one example."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ logger = logging.getLogger("jaxbert")
 
 
 class LabelRules(NamedTuple):
-    """What the configuration says of the labels of all sources."""
+    """The settings for the labels of all sources."""
 
     names: list[str] | None = None
     """`data.label_names`"""
     format: str = "auto"
     """`data.label_format`"""
     map: Mapping[str, str] = {}
-    """`data.label_map`, read."""
+    """`data.label_map`, as names to names."""
     separator: str = ","
     """`data.label_separator`"""
 
     @classmethod
     def of(cls, data: DataConfig) -> LabelRules:
-        """Read them.
+        """Read the rules from the configuration.
 
         Raises:
-          UserError: for a map that is none.
+          UserError: if `data.label_map` is no map from names to names.
         """
         return cls(data.label_names, data.label_format, _read_map(data.label_map), data.label_separator)
 
     def rename(self, name: str) -> str:
-        """Return the name that the user's map gives to one."""
+        """Return the new name in the user's map, or the same name."""
         return self.map.get(name, name)
 
 
@@ -75,15 +75,15 @@ def _read_map(given: str | dict[str, Any] | None) -> dict[str, str]:
 
 
 def check_map(rules: LabelRules, written: Iterable[str], known: Sequence[str]) -> None:
-    """Check that each entry of the user's map renames something, and makes a known label of it.
+    """Check that each entry of the user's map renames a label of the data to a known label.
 
     Args:
-      rules: with the map.
+      rules: the rules with the map.
       written: all names in the sources, as they were written.
       known: the labels of the model.
 
     Raises:
-      UserError: for the first entry that does not.
+      UserError: for the first entry that fails.
     """
     there = set(written) if rules.map else set()
     for name, meant in rules.map.items():
@@ -96,7 +96,7 @@ def check_map(rules: LabelRules, written: Iterable[str], known: Sequence[str]) -
 
 
 def fold(name: str) -> str:
-    """Return what the spellings of one name share: case, the kind of a gap between words and the Unicode form are left out.
+    """Return a normal form of a name: equal for spellings that differ in case, gaps between words or Unicode form.
 
     Signs at the ends stay: "A-" is not "A", and -1 is not 1.
     """
@@ -108,12 +108,12 @@ def fold(name: str) -> str:
 
 
 def find_places(written: Iterable[str], known: Sequence[str], source: str) -> dict[str, int]:
-    """Return the index in `known` of each name that is known, if need be in another spelling, which is said.
+    """Return the index in `known` of each known name; another spelling is accepted, with a warning.
 
-    Spellings are compared where they leave no doubt: not where two of `known`, or two of `written`, fold together.
+    Another spelling is not accepted if two names of `known`, or two of `written`, have the same normal form (`fold`).
 
     Raises:
-      UserError: where two of `known` are equal.
+      UserError: if two of `known` are equal.
     """
     exact = {name: index for index, name in enumerate(known)}
     if len(exact) < len(known):
@@ -139,15 +139,15 @@ def find_places(written: Iterable[str], known: Sequence[str], source: str) -> di
 
 
 def is_generic(names: Sequence[str]) -> bool:
-    """Say whether names only number the labels: LABEL_0, LABEL_1, ... or 0, 1, ..."""
+    """Return whether names only number the labels: LABEL_0, LABEL_1, ... or 0, 1, ..."""
     numbers = [str(index) for index in range(len(names))]
     return list(names) in (numbers, [f"LABEL_{number}" for number in numbers])
 
 
 def numbers_mean(names: Sequence[str]) -> str | None:
-    """Return what a whole number is beside these labels: an "index", a "name", or None where it can be either.
+    """Return the meaning of a whole number for these labels: an "index", a "name", or None if both are possible.
 
-    It is "likely" an index where no name is a number.
+    If no name is a number, return "likely": the number is likely an index.
     """
     whole = [name for name in names if WHOLE.fullmatch(name)]
     if is_generic(names):
@@ -158,7 +158,7 @@ def numbers_mean(names: Sequence[str]) -> str | None:
 
 
 def both_lists(own: Sequence[str], known: Sequence[str], whose: str = "the model") -> str:
-    """Show the names of a source beside those that are known, and the way out, for the end of a message."""
+    """Return the end of a message: the labels of a source, the known labels, and the remedy."""
     lacking = [name for name in own if fold(name) not in set(map(fold, known))]
     free = [name for name in known if fold(name) not in set(map(fold, own))]
     example = f"{{{(lacking or list(own))[0]}: {(free or list(known))[0]}}}"
@@ -170,21 +170,21 @@ def both_lists(own: Sequence[str], known: Sequence[str], whose: str = "the model
 
 @dataclass(frozen=True)
 class LabelVocabulary:
-    """What the codes of a label column stand for, in the order in which they first occur.
+    """The value of each code of a label column, in the order in which the values first occur.
 
     Two codes may stand for one label ("1" and "1.0").
     """
 
     values: list[Any]
-    """As they were written: texts without the blanks around them, numbers. For lists see `label_lists`."""
+    """The values as written: texts without surrounding blanks, or numbers. For lists see `ListColumn`."""
     rows: list[Row]
-    """The row in which each first occurs."""
+    """The record in which each value first occurs."""
     names: list[str] | None
-    """Names the source itself gives to its integer labels, in order from 0, or to its columns of 0 and 1."""
+    """The source's own names for its integer labels, in order from 0, or for its columns of 0 and 1."""
     marks: bool = False
-    """Whether each value is what several columns of 0 and 1 hold, which `names` names."""
+    """Whether a value is one record of several columns of 0 and 1, whose names are `names`."""
     notes: list[str] = field(default_factory=list)
-    """What is to be said of the column at every start."""
+    """Remarks on the column that the user is told at every start."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +197,7 @@ class Labels:
     source: str
 
     def place(self, code: int) -> str:
-        """Name the row in which a code first occurs."""
+        """Return the record in which a code first occurs, for a message."""
         return at_row(self.source, self.vocabulary.rows[code])
 
 
@@ -213,13 +213,13 @@ class LabelColumn:
         self._rows: list[Row] = []
         self._names: list[str] | None = None
         self._absent = wanted.labelled is False
-        """Whether some row has none, where that is allowed."""
+        """Whether labels are not read, or a record has none where that is allowed."""
 
     def add(self, table: Table) -> np.ndarray | None:
-        """Return the codes of a part's labels, int32, or None where there are none.
+        """Return the codes of a part's labels, int32, or None if there are no labels.
 
         Raises:
-          UserError: for the first label that is missing though required, or is no label.
+          UserError: for the first value that is no label, or is missing though required.
         """
         if table.labels is None or self._absent:
             self._absent = True
@@ -229,7 +229,7 @@ class LabelColumn:
         for i, value in enumerate(table.labels):
             try:
                 code = self._codes.get((type(value), value))
-            except TypeError:  # a list, which cannot be looked up
+            except TypeError:  # a list, which has no hash
                 code = None
             codes[i] = self._new_code(value, table.row(i)) if code is None else code
         return None if self._absent else codes
@@ -251,10 +251,10 @@ class LabelColumn:
         return self._codes[key]
 
     def finish(self) -> LabelVocabulary | None:
-        """Return what the codes stand for; None where not every row has a label.
+        """Return the value of each code; None if not every record has a label.
 
         Raises:
-          UserError: if there are no labels though they are required, or true and false stand among others.
+          UserError: if all required labels are missing, or true and false are mixed with other values.
         """
         if self._absent:
             return None
@@ -265,13 +265,13 @@ class LabelColumn:
                 self._refuse_mixture()
             written[:] = map(int, written)
             self._names = self._names or ["false", "true"]
-        if self._names is not None and -1 in written:  # so a data set with names marks rows without a label
+        if self._names is not None and -1 in written:  # in data sets that name labels, -1 means none
             self._refuse_unlabelled()
             return None
         return LabelVocabulary(written, self._rows, self._names)
 
     def _refuse_unlabelled(self) -> None:
-        """Refuse rows that are marked as without a label, where all must have one."""
+        """Raise `UserError` for records that are marked as without a label, if labels are required."""
         written = self._values
         if not self._required:
             return
@@ -284,7 +284,7 @@ class LabelColumn:
         )
 
     def _refuse_mixture(self) -> NoReturn:
-        """Name the first value that is of another type than the first."""
+        """Raise `UserError` for the first value whose type differs from that of the first value."""
         written = self._values
         code = next(i for i, value in enumerate(written) if isinstance(value, bool) != isinstance(written[0], bool))
         self._refuse(written[code], at_row(self._source, self._rows[code]))
@@ -300,7 +300,7 @@ class LabelColumn:
 
 
 def whole_number(value: Any) -> int | None:
-    """Return the whole number that a value is or writes ("3", 3.0, "3.0"); None for everything else."""
+    """Return a value as a whole number if it is one (3, 3.0, "3", "3.0"), else None."""
     if isinstance(value, int):
         return int(value)
     text = str(value).strip()

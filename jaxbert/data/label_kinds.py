@@ -1,4 +1,6 @@
-"""The kinds of label columns: names, lists of names, scores; and lists that are written out as text."""
+"""Read label columns of lists and of scores, and lists that are written as text; `label_column` reads single names.
+
+The columns are encoded as codes; `labels` and `label_lists` decide the meaning of names and lists."""
 
 from __future__ import annotations
 
@@ -29,12 +31,12 @@ _PAIRS = {"[": "]", "(": ")", "{": "}"}
 
 
 def looks_like_list(text: str) -> bool:
-    """Say whether a text begins and ends as a list does, in square or curly brackets."""
+    """Return whether a text begins with a square or curly bracket, or is a call such as `array(...)`."""
     return text[:1] in ("[", "{") or _CALL.fullmatch(text) is not None
 
 
 def read_list(text: str) -> list[Any] | None:
-    """Return the members of a list that is written out: texts, numbers, true and false; None if it is none."""
+    """Return the members of a list that is written as text: texts, numbers, true and false; None if it is no list."""
     if text[:1] == "[" and (members := _read_json(text)) is not None:
         return members
     call = _CALL.fullmatch(text)
@@ -67,7 +69,7 @@ def _read_json(text: str) -> list[Any] | None:
 
 def _member(found: re.Match[str]) -> Any:
     if quoted := found["quoted"]:
-        # The text of a name is taken as it is, but for what is escaped in it.
+        # A name is taken as it is written, unless it has escapes.
         return _unescaped(quoted) if "\\" in quoted else quoted.lstrip("bu")[1:-1]
     if number := found["number"]:
         return int(number) if number.lstrip("+-").isdigit() else float(number)
@@ -83,22 +85,22 @@ def _unescaped(quoted: str) -> str:
 
 
 _REMEMBERED = 256
-"""Characters, or members, of a field that is looked up before it is read again."""
+"""The most characters, or members, of a field whose code is remembered."""
 _NO_LABEL = ("nan", "<na>")
 _PERHAPS_NO_LABEL = ("none", "null")
 MARKS = {"0": False, "1": True, "0.0": False, "1.0": True, "0.": False, "1.": True, "false": False, "true": True}
-"""How 0 and 1 are written, in lower case."""
+"""The spellings of 0 and 1, in lower case."""
 OTHER_SEPARATORS = ";|，；、"
-"""What may stand between labels where `data.label_separator` is a comma."""
+"""Characters that may separate labels although `data.label_separator` is a comma."""
 _SPACED_NUMBERS = re.compile(r"\d+(?:\s+\d+)+")
 
 
 class ListColumn:
     """Encode a column of lists part by part.
 
-    A value of its vocabulary is the list of the members as they were written; or {"of": N, "at": [...], "sure": ...} for N
-    times 0 or 1, of which those at some places are 1, sure if no index is written so (true, 1.0); or {"text": ...} for a
-    text that may or may not be a list.
+    A value of its vocabulary has one of three forms: the list of the members as written; {"of": N, "at": [...], "sure": ...}
+    for N values of 0 or 1 with 1 at the positions `at`, "sure" if written as no index is (true, 1.0); {"text": ...} for a
+    text that may be a list.
     """
 
     def __init__(self, wanted: Wanted, source: str) -> None:
@@ -111,10 +113,10 @@ class ListColumn:
         self._names: list[str] | None = None
         self._absent = wanted.labelled is False
         self._kinds: set[str] = set()
-        """Of the fields: "list", or "text" without brackets."""
+        """The forms of the fields: "list", or "text" without brackets."""
 
     def add(self, table: Table) -> np.ndarray | None:
-        """Return the codes of a part's lists.
+        """Return the codes of a part's lists, int32, or None if there are no labels.
 
         Raises:
           UserError: for the first field that is no list of names or numbers.
@@ -187,7 +189,7 @@ class ListColumn:
         return _compact([member.strip() if isinstance(member, str) else member for member in members])
 
     def _marks(self, values: tuple[Any, ...], where: str) -> dict[str, Any]:
-        """Return which of several columns hold 1."""
+        """Return the positions of the columns that hold 1."""
         marks = []
         for column, value in zip(self._wanted.label_columns, values, strict=True):
             mark = MARKS.get(str(value).strip().lower())
@@ -200,7 +202,7 @@ class ListColumn:
         return {"of": len(marks), "at": [place for place, mark in enumerate(marks) if mark], "sure": True}
 
     def finish(self) -> LabelVocabulary | None:
-        """Return the distinct lists."""
+        """Return the distinct lists; None if there are no labels."""
         if self._absent:
             return None
         written = self._values
@@ -214,7 +216,7 @@ class ListColumn:
 
 
 def _field_key(value: Any) -> Any:
-    """Return what tells a field from others, None for one that is not remembered."""
+    """Return a key that identifies a field, None for a field that is not remembered."""
     if isinstance(value, str):
         return value if len(value) <= _REMEMBERED else None
     if not isinstance(value, list | tuple):
@@ -228,23 +230,23 @@ def _field_key(value: Any) -> Any:
 
 
 def is_hot(value: Any) -> bool:
-    """Say whether a value of the vocabulary is so many times 0 or 1."""
+    """Return whether a value of the vocabulary is a list of 0 and 1."""
     return isinstance(value, dict) and "of" in value
 
 
 def is_text(value: Any) -> bool:
-    """Say whether a value of the vocabulary is a text that may or may not be a list."""
+    """Return whether a value of the vocabulary is a text that may be a list."""
     return isinstance(value, dict) and "text" in value
 
 
 def split(text: str, separator: str) -> list[str]:
-    """Return the labels in a text."""
+    """Return the labels in a text, without blanks and empty ones; an empty `separator` separates nothing."""
     parts = text.split(separator) if separator else [text]
     return [part.strip() for part in parts if part.strip()]
 
 
 def _compact(members: list[Any]) -> Any:
-    """Return a list that holds nothing but 0 and 1 by its places, whole numbers as such, and everything else as it is."""
+    """Return a list of only 0 and 1 as the positions of 1; in other lists, whole floats become integers."""
     marks = [MARKS.get(str(member)) if member not in ("true", "false") else None for member in members]
     booleans = any(type(member) is bool for member in members)
     if booleans:
@@ -263,19 +265,19 @@ logger = logging.getLogger("jaxbert")
 
 
 class Column(Protocol):
-    """What makes codes of a label column."""
+    """Encodes a label column as codes, part by part."""
 
     def add(self, table: Table) -> np.ndarray | None:
-        """Return the codes of a part's labels, int32, or None where there are none."""
+        """Return the codes of a part's labels, int32, or None if there are no labels."""
         ...
 
     def finish(self) -> LabelVocabulary | None:
-        """Return what the codes stand for; None where not every row has a label."""
+        """Return the value of each code; None if not every record has a label."""
         ...
 
 
 def make_label_column(wanted: Wanted, source: str) -> Column:
-    """Return what reads labels of the kind that is wanted."""
+    """Return the encoder for the wanted kind of labels."""
     if wanted.labels == "list":
         return ListColumn(wanted, source)
     return ScoreColumn(wanted, source) if wanted.labels == "number" else LabelColumn(wanted, source)
@@ -284,8 +286,7 @@ def make_label_column(wanted: Wanted, source: str) -> Column:
 class ScoreColumn:
     """Read a column of scores; a code is the bits of a float32.
 
-    A comma in a number is a decimal comma where no number of the column has a point, and one at least cannot be meant to
-    have thousands.
+    Commas are decimal commas if no number of the column has a point, and at least one comma cannot separate thousands.
     """
 
     def __init__(self, wanted: Wanted, source: str) -> None:
@@ -294,19 +295,20 @@ class ScoreColumn:
         self._absent = wanted.labelled is False
         self._required = bool(wanted.labelled)
         self._point: Row | None = None
-        """The first row whose score has a point."""
+        """The first record whose score has a point."""
         self._comma: Row | None = None
+        """The first record whose score has a comma."""
         self._decimal = False
-        """Whether some comma is a decimal comma for certain."""
+        """Whether at least one comma is certainly a decimal comma."""
         self._named: list[float] | None = None
-        """The scores that the names of a data set's integers write."""
+        """The scores that are the names of a data set's integer labels, in order from 0."""
         self._notes: list[str] = []
 
     def add(self, table: Table) -> np.ndarray | None:
-        """Return the scores of a part.
+        """Return the bits of a part's scores, int32, or None if a score is missing.
 
         Raises:
-          UserError: for the first that is no finite number, or is missing though required.
+          UserError: for the first value that is no finite number, or is missing though required.
         """
         if table.labels is None or self._absent:
             self._absent = True
@@ -365,13 +367,13 @@ class ScoreColumn:
             return float(text.replace(",", "."))
         if self._point is None and "." in text:
             self._point = table.row(index)
-        return float(text) if "_" not in text else np.nan  # Python's own way to write thousands
+        return float(text) if "_" not in text else np.nan  # Python would accept 1_000
 
     def finish(self) -> LabelVocabulary | None:
-        """Return that there are scores.
+        """Return an empty vocabulary with notes; None if not every record has a score.
 
         Raises:
-          UserError: where a comma can stand before decimals or between thousands.
+          UserError: if a comma may be a decimal comma or a separator of thousands.
         """
         if self._absent:
             return None
@@ -389,7 +391,7 @@ class ScoreColumn:
 
 
 def scores_of(labels: Labels) -> np.ndarray:
-    """Return the scores, float32 [N]; what was found out about them is said."""
+    """Return the scores, float32 [N], and tell the user the notes on them."""
     scores = np.asarray(labels.codes).view(np.float32)
     for note in labels.vocabulary.notes:
         logger.warning("%s: %s", labels.source, note)

@@ -1,7 +1,7 @@
-"""What lists of labels mean: names, indices, or multi-hot.
+"""Decide the meaning of lists of labels: names, indices, or multi-hot.
 
-That is decided for a column as a whole, from all of its values; what has two readings is refused, with the setting that
-decides. How fields are read is the part of `list_column`.
+The decision is made for a complete column, from all of its values. If two meanings are possible, the error names the setting
+that decides. `label_kinds` reads the fields.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ logger = logging.getLogger("jaxbert")
 
 
 def fit_label_lists(labels: Labels, rules: LabelRules, num_labels: int | None, head: Head | None = None) -> LabelSet:
-    """Decide names and indices as `fit_labels` does, over the labels of all lists.
+    """Decide names and indices as `fit_labels` does, from the labels of all lists.
 
     Raises:
-      UserError: as that, where no example has a label, and where lists have two readings.
+      UserError: as in `fit_labels`, and if no example has a label or lists have two possible meanings.
     """
     expected = num_labels or (len(rules.names) if rules.names else None)
     if _decide(labels, rules, expected) == "multi_hot":
@@ -43,10 +43,10 @@ def fit_label_lists(labels: Labels, rules: LabelRules, num_labels: int | None, h
 
 
 def encode_lists(labels: Labels, label_set: LabelSet, rules: LabelRules = LabelRules()) -> np.ndarray:  # noqa: B008
-    """Return which labels each example has, bool [N, C].
+    """Return whether each example has each label, bool [N, C].
 
     Raises:
-      UserError: for the first label that is not in the set, and where lists have two readings.
+      UserError: for the first label that is not in the set, and if lists have two possible meanings.
     """
     if _known_format(labels, rules, label_set) == "multi_hot":
         listed, places = _positions(renamed(labels, rules), len(label_set), label_set)
@@ -62,7 +62,7 @@ def encode_lists(labels: Labels, label_set: LabelSet, rules: LabelRules = LabelR
 
 
 def _known_format(labels: Labels, rules: LabelRules, label_set: LabelSet) -> str:
-    """Return how lists are read for labels that are known: as in training, where training says so."""
+    """Return the format of lists for known labels: the format of training, if it was recorded."""
     values, own = labels.vocabulary.values, labels.vocabulary.names
     if rules.format != "auto" or label_set.integers == "either" or (own is not None and not is_generic(own)):
         return _decide(labels, rules, len(label_set))
@@ -71,17 +71,17 @@ def _known_format(labels: Labels, rules: LabelRules, label_set: LabelSet) -> str
 
 
 def _decide(labels: Labels, rules: LabelRules, expected: int | None) -> str:
-    """Return how lists are read: "multi_hot", or as the names and numbers in them.
+    """Return the format of lists: "multi_hot", "names", "indices", or "auto" to decide by their members.
 
     Raises:
-      UserError: where all of them can be multi-hot, and pairs of indices as well.
+      UserError: if all lists can be multi-hot as well as pairs of indices.
     """
     vocabulary, counts = labels.vocabulary, np.bincount(labels.codes, minlength=len(labels.vocabulary.values))
     if vocabulary.marks or rules.format != "auto":
         return "multi_hot" if vocabulary.marks else rules.format
     _refuse_bits(labels)
     hot = {code: value for code, value in enumerate(vocabulary.values) if is_hot(value)}
-    # What is no index stands twice, or is written as none: a list of three has 0 or 1 twice.
+    # A value that repeats, or is written as true or 1.0, is no index; a list of three has 0 or 1 twice.
     if any(value["sure"] or value["of"] != 2 or len(value["at"]) != 1 for value in hot.values()):
         other = [code for code, value in enumerate(vocabulary.values) if value and code not in hot]
         return "multi_hot" if counts[list(hot)].sum() >= counts[other].sum() else "auto"
@@ -98,7 +98,7 @@ def _decide(labels: Labels, rules: LabelRules, expected: int | None) -> str:
 
 
 def _refuse_bits(labels: Labels) -> None:
-    """Refuse "0101" where all labels are written so."""
+    """Raise `UserError` if all labels are digits of equal length such as "0101"."""
     texts = [str(value[0]) if isinstance(value, list) and len(value) == 1 else "" for value in labels.vocabulary.values]
     alike = len({len(text) for text in texts}) == 1 and any(text[0] == "0" for text in texts if text)
     if alike and all(_BITS.fullmatch(text) for text in texts):
@@ -109,7 +109,7 @@ def _refuse_bits(labels: Labels) -> None:
 
 
 def _fit_positions(labels: Labels, rules: LabelRules, num_labels: int | None) -> LabelSet:
-    """Name the places of multi-hot lists."""
+    """Return the labels of multi-hot lists, one for each position."""
     vocabulary, given = labels.vocabulary, rules.names
     counts = np.bincount(labels.codes, minlength=len(vocabulary.values))
     lengths: Counter[int] = Counter()
@@ -139,10 +139,10 @@ def _length(value: Any) -> int:
 
 
 def _positions(labels: Labels, length: int, label_set: LabelSet | None) -> tuple[list[list[int]], np.ndarray]:
-    """Return the places of 1 in each multi-hot list, and which label each place stands for.
+    """Return the positions of 1 in each multi-hot list, and the label index of each position.
 
     Raises:
-      UserError: for a list of another length or that holds anything else, and for names that are not those of the set.
+      UserError: for a list of another length or with other values, and for names that are not in the set.
     """
     vocabulary, places = labels.vocabulary, np.arange(length)
     own = vocabulary.names if vocabulary.marks or len(vocabulary.names or ()) == length else None
@@ -158,7 +158,7 @@ def _positions(labels: Labels, length: int, label_set: LabelSet | None) -> tuple
 
 
 def _places(labels: Labels, code: int, length: int) -> list[int]:
-    """Return the places of 1 in a multi-hot list."""
+    """Return the positions of 1 in a multi-hot list, or raise `UserError`."""
     value = labels.vocabulary.values[code]
     members = [value["text"]] if is_text(value) else [] if is_hot(value) else value
     odd = next((member for member in members if str(member).lower() not in MARKS), None)
@@ -176,7 +176,7 @@ def _places(labels: Labels, code: int, length: int) -> list[int]:
 
 
 def _members(labels: Labels, rules: LabelRules) -> tuple[Labels, list[list[Any]]]:
-    """Return the single labels of all lists, each once with the row in which it first occurs, and those of each list."""
+    """Return the distinct labels of all lists, with the record in which each first occurs, and the labels of each list."""
     vocabulary = labels.vocabulary
     unquoted = _are_unquoted(labels, rules)
     first: dict[Any, int] = {}
@@ -203,7 +203,7 @@ def _refuse_repeated(labels: Labels, code: int, member: Any) -> NoReturn:
 
 
 def _as_numbers(labels: Labels, code: int) -> list[int]:
-    """Return 0 and 1 as the two indices that they are."""
+    """Return a list of 0 and 1 as indices, which is [0, 1], or raise `UserError`."""
     value = labels.vocabulary.values[code]
     if value["sure"]:
         raise UserError(
@@ -216,7 +216,7 @@ def _as_numbers(labels: Labels, code: int) -> list[int]:
 
 
 def _are_unquoted(labels: Labels, rules: LabelRules) -> bool:
-    """Say whether all labels are lists in brackets whose members have no quotes, as [joy, love]; note it."""
+    """Return whether all labels are lists in brackets whose members have no quotes, as [joy, love]; warn if so."""
     values = [value for value in labels.vocabulary.values if value]
     texts = [value["text"] for value in values if is_text(value)]
     bracketed = all(looks_like_list(text) and text[-1] in "]}" and "..." not in text for text in texts)
@@ -227,7 +227,7 @@ def _are_unquoted(labels: Labels, rules: LabelRules) -> bool:
 
 
 def _read_text(labels: Labels, code: int, rules: LabelRules, unquoted: bool) -> list[str]:
-    """Read a text that may or may not be a list."""
+    """Return the labels in a text that may be a list, or raise `UserError`."""
     text = labels.vocabulary.values[code]["text"]
     if unquoted:
         return [part.strip("'\"") for part in split(text[1:-1], rules.separator)]

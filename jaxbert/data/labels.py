@@ -1,6 +1,6 @@
-"""Which labels the training rows define, in which order, and the numbers that a model learns.
+"""Decide the labels that training examples define, their order, and the index of each label for the model.
 
-What integers mean is decided for a source as a whole. Lists of labels are the part of `label_lists`."""
+The meaning of integers is decided for a complete source. `label_lists` handles lists of labels."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from jaxbert.errors import UserError
 _NUMBER = re.compile(r"[+-]?[0-9]*[.,]?[0-9]+")
 _PADDED = re.compile(r"-?0[0-9]+")
 _EMPTY = {"nan", "<na>", "nat", "null", "#n/a", "#value!", "#ref!", "#name?", "#div/0!"}
-"""What programs write for a cell without a value, in lower case."""
+"""Texts that programs write for a cell without a value, in lower case."""
 
 MOST_LABELS = 2**17
 
@@ -42,24 +42,24 @@ class Head(NamedTuple):
     """The trained head of a model that is trained further."""
 
     names: tuple[str, ...]
-    """Of its labels, in order."""
+    """The names of its labels, in index order."""
     model: str
-    """As messages name it."""
+    """The model's name in messages."""
 
     def has_none_of(self, names: Sequence[str], *, but: str = "") -> bool:
-        """Say whether no name is one of this head's, in whatever spelling, apart from `but`."""
+        """Return whether none of `names` is a label of this head, in any spelling; the label `but` does not count."""
         return not ({fold(name) for name in names} & {fold(name) for name in self.names}) - {fold(but)}
 
 
 def fit_labels(labels: Labels, rules: LabelRules, num_labels: int | None, head: Head | None = None) -> LabelSet:
     """Decide names and indices of the labels from the training examples.
 
-    Names are sorted, or as a trained head has them. Integers are indices where they run from 0 without a gap, or where
+    Names are sorted, or in the order of a trained head. Integers are indices if they run from 0 without a gap, or if
     `num_labels` or the source's names cover them; other integers become names in numeric order.
 
     Raises:
-      UserError: for a single label, where the data contradicts `num_labels` or `data.label_names`, and where labels have
-        two readings.
+      UserError: for a single label, if the data contradicts `num_labels` or `data.label_names`, and if labels have two
+        possible meanings.
     """
     if head is not None:
         rules = _with_names_of(head, labels, rules, num_labels)
@@ -90,7 +90,7 @@ def fit_labels(labels: Labels, rules: LabelRules, num_labels: int | None, head: 
 
 
 def _with_names_of(head: Head, labels: Labels, rules: LabelRules, num_labels: int | None) -> LabelRules:
-    """Take the names of a head for `data.label_names` where so many labels are asked for and some have no example."""
+    """Use a head's names as `data.label_names` if they are `num_labels` names and include all labels of the data."""
     if rules.names is not None or num_labels != len(head.names) or is_generic(head.names):
         return rules
     vocabulary = renamed(labels, rules).vocabulary
@@ -110,7 +110,7 @@ def _refuse_index(labels: Labels, code: int, expected: str) -> NoReturn:
 
 
 def _fit_own(seen: set[int], labels: Labels, given: list[str] | None, num_labels: int | None) -> LabelSet:
-    """Take the names that the source gives to its integers."""
+    """Return the labels of a source that names its integers."""
     own, source = labels.vocabulary.names or [], labels.source
     if min(seen) < 0 or max(seen) >= len(own):
         raise UserError(f"{source} has labels up to {max(seen)}, but names only {quoted(own)}")
@@ -142,7 +142,7 @@ def _say_count(given: list[str], source: str, count: int) -> str:
 
 
 def _fit_given(seen: set[int], labels: Labels, rules: LabelRules, num_labels: int | None) -> LabelSet:
-    """Decide whether `data.label_names` holds integers as names, or names them in order from 0."""
+    """Decide whether `data.label_names` has the integers as names, or names for the integers in order from 0."""
     given, source = rules.names or [], labels.source
     count = num_labels or max(seen) + 1
     meant = "index" if rules.format == "indices" else numbers_mean(given)
@@ -167,7 +167,7 @@ def _fit_given(seen: set[int], labels: Labels, rules: LabelRules, num_labels: in
 
 
 def _fit_integers(seen: set[int], labels: Labels, rules: LabelRules, num_labels: int | None) -> LabelSet:
-    """Decide what integers are that nobody names."""
+    """Decide whether integers without names are indices or names."""
     source, indices = labels.source, rules.format == "indices"
     count = num_labels or max(seen) + 1
     covered = min(seen) >= 0 and max(seen) < count
@@ -216,7 +216,7 @@ def _fit_names(labels: Labels, rules: LabelRules, num_labels: int | None) -> Lab
 
 
 def _check_readings(labels: Labels, names: list[str]) -> None:
-    """Refuse names that are likely to be something else, or one name in two spellings."""
+    """Raise `UserError` for names that are likely numbers, lists or empty cells, or for one name in two spellings."""
     fractional = [code for code, name in enumerate(names) if "." in name or "," in name]
     if fractional and all(_NUMBER.fullmatch(name) for name in names):
         raise UserError(
@@ -245,7 +245,7 @@ def _check_readings(labels: Labels, names: list[str]) -> None:
 
 
 def _check_mixture(labels: Labels, names: list[str]) -> None:
-    """Refuse whole numbers among other names; numbers that are padded with zeros are names for certain."""
+    """Raise `UserError` for whole numbers mixed with other names; numbers padded with zeros are always names."""
     whole = np.array([whole_number(value) is not None for value in labels.vocabulary.values])
     other = np.array([not is_whole and not _PADDED.fullmatch(n) for is_whole, n in zip(whole, names, strict=True)])
     if not (whole.any() and other.any()):
@@ -267,7 +267,7 @@ def _check_count(seen: Sequence[str | int], source: str, num_labels: int | None)
 
 
 def say_replaced(head: Head, names: Sequence[str], source: str, what: str = "labels", hint: str = "") -> None:
-    """Say that none of the labels, or tags, is one of a trained head's, so that a new one is drawn."""
+    """Warn that a trained head has none of the labels or tags, so that a new head is drawn."""
     message = "%s: none of the %s %s is one of %s's (%s): a new head is drawn%s"
     logger.warning(message, source, what, quoted(names, 5), head.model, quoted(head.names, 5), hint)
 
@@ -275,18 +275,19 @@ def say_replaced(head: Head, names: Sequence[str], source: str, what: str = "lab
 def keep_head(
     label_set: LabelSet, source: str, rules: LabelRules, head: Head, *, named: bool = False, own: bool = False
 ) -> LabelSet:
-    """Return the labels of a training set in the order of a trained head that has as many of the same names.
+    """Return the labels of a training set in the order of a trained head, if the head has the same names.
 
     Args:
-      label_set: as the training data alone define it.
-      source: of the training data, for messages.
-      rules: what the configuration says.
-      head: where it has another number of labels, or none of these, a new one is drawn, and the labels stay as they are.
-      named: whether the source itself names the places of its multi-hot lists.
+      label_set: the labels of the training data alone.
+      source: the name of the training data in messages.
+      rules: the settings for labels.
+      head: the trained head. If it has another number of labels, or none of these, a new head is drawn, and the labels keep
+        their order.
+      named: whether the source itself names the positions of its multi-hot lists.
       own: whether the data set itself names its integers, so that other names are a mistake.
 
     Raises:
-      UserError: where the head has other names, or it cannot be told which is which.
+      UserError: if only some names are the head's, or the labels cannot be matched to the head's.
     """
     known, names = head.names, label_set.names
     if len(known) != len(names):
@@ -333,28 +334,28 @@ BOOLEANS = ["false", "true"]
 class LabelSet:
     """The names of the labels, in index order.
 
-    `integers` says what an integer in a label column means: the index itself ("index"), the name of a label ("name":
-    training had 1..5, say), or in lists whether the label of that place is given ("position": multi-hot). "either" stands
-    for a set that comes from a model and not from training data: the names decide.
+    `integers` is the meaning of an integer in a label column: the index itself ("index"), the name of a label ("name":
+    training had 1..5, for instance), or in multi-hot lists whether the label at that position is given ("position").
+    "either" is for labels of a model without this record: the names decide.
     """
 
     names: tuple[str, ...]
     integers: IntegerLabels = "either"
     new_head: bool = False
-    """Whether a trained head of the model has none of these, so that another one is drawn."""
+    """Whether the model's trained head has none of these labels, so that a new head is drawn."""
 
     def __len__(self) -> int:
         return len(self.names)
 
 
 def meaning_of(labels: Labels, label_set: LabelSet | None) -> str:
-    """Say what a value of a source's label column means: "name", "index", "multi-hot position" or "score".
+    """Return the meaning of the values in a label column: "name", "index", "multi-hot position" or "score".
 
-    An integer of a column that has names of its own, or of a model whose names they are, stands for a name.
+    An integer stands for a name if the source names its integers, or the integers are the names of the model's labels.
 
     Args:
-      labels: as they were read.
-      label_set: the labels of the task; None where a label is a score.
+      labels: the labels as read.
+      label_set: the labels of the task; None for scores.
     """
     if label_set is None:
         return "score"
@@ -373,7 +374,7 @@ def count_labels(encoded: np.ndarray, names: Sequence[str]) -> dict[str, int]:
     """Return how many examples have each label, in the order of `names`.
 
     Args:
-      encoded: int32 [N], the index of each example's label, or bool [N, C], which labels it has.
+      encoded: int32 [N], the index of each example's label, or bool [N, C], whether each example has each label.
       names: all labels.
     """
     counts = np.bincount(encoded, minlength=len(names)) if encoded.ndim == 1 else encoded.sum(0)
@@ -381,7 +382,7 @@ def count_labels(encoded: np.ndarray, names: Sequence[str]) -> dict[str, int]:
 
 
 def renamed(labels: Labels, rules: LabelRules) -> Labels:
-    """Return labels under the names that the user's map gives them."""
+    """Return labels with the names of the user's map."""
     if not rules.map:
         return labels
     vocabulary = labels.vocabulary
@@ -411,7 +412,7 @@ def written_names(labels: Labels) -> set[str]:
 
 
 def _spellings(value: Any) -> tuple[str, ...]:
-    """Return a value as it was written, and as a whole number where it is one."""
+    """Return a value as it was written, and as a whole number if it is one."""
     number = whole_number(value)
     return (str(value),) if number is None else (str(value), str(number))
 
@@ -420,7 +421,7 @@ def encode(labels: Labels, label_set: LabelSet, rules: LabelRules = LabelRules()
     """Return the index of each label, int32 [N].
 
     Raises:
-      UserError: for the first label that is not in the set, and where a number has two readings.
+      UserError: for the first label that is not in the set, and if a number has two possible meanings.
     """
     labels = renamed(labels, rules)
     vocabulary = labels.vocabulary
@@ -442,13 +443,13 @@ def encode(labels: Labels, label_set: LabelSet, rules: LabelRules = LabelRules()
     places = find_places(names.values(), label_set.names, labels.source)
     indices[list(names)] = [places.get(name, -1) for name in names.values()]
     if -1 in indices:
-        code = int(np.flatnonzero(indices == -1)[0])  # codes are in the order of the rows
+        code = int(np.flatnonzero(indices == -1)[0])  # codes are in the order of the records
         raise UserError(_unknown(labels, code, label_set, own, meant))
     return indices[labels.codes]
 
 
 def _own_names(labels: Labels, label_set: LabelSet, rules: LabelRules) -> list[str] | None:
-    """Return the names that a source gives to its integers; None where it has none, or they are as good as indices."""
+    """Return a source's names for its integers; None if it has none, or the integers can be taken as indices."""
     own, known = labels.vocabulary.names, label_set.names
     if (
         own is None
@@ -456,7 +457,7 @@ def _own_names(labels: Labels, label_set: LabelSet, rules: LabelRules) -> list[s
         and label_set.integers == "name"
         and numbers_mean(rules.names) == "likely"
     ):
-        return rules.names  # in order from 0, whatever order the model has
+        return rules.names  # in order from 0, whatever the order of the model
     if own is None or is_generic(own):
         return None
     alike = set(map(fold, own)) <= set(map(fold, known))
@@ -489,7 +490,7 @@ def _integers_mean(labels: Labels, label_set: LabelSet, rules: LabelRules) -> st
 
 
 def _unknown(labels: Labels, code: int, label_set: LabelSet, own: list[str] | None, meant: str) -> str:
-    """Explain why a value is no label."""
+    """Return the message for a value that is no known label."""
     value, known = labels.vocabulary.values[code], label_set.names
     number = whole_number(value)
     shown = repr(str(value)) if number is None else str(number)

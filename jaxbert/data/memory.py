@@ -1,7 +1,7 @@
-"""Examples that a Python program has in memory: lists of dictionaries, frames of pandas and polars, data sets of `datasets`.
+"""Read examples from the memory of a Python program: lists of dictionaries, frames of pandas and polars, `datasets`.
 
-While they are held they have a name, `memory:train`, which stands where others write the name of a file. They are read as
-records of a file are: the same columns, checks and messages, with rows counted from 1.
+While `hold` keeps them they have a name, `memory:train`, which is used like the name of a file. They are read like the
+records of a file, with the same columns, checks and messages, and are counted from 1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DATASETS = {
     "datasets.IterableDatasetDict": 'one of its splits as a list, list(dataset["train"])',
     "datasets.IterableDataset": "its rows as a list, list(dataset)",
 }
-"""What cannot be read as it is, with the way out."""
+"""Types that cannot be read directly, each with the object to give instead."""
 
 
 @dataclass(frozen=True)
@@ -34,21 +34,21 @@ class Held:
     """Rows in memory."""
 
     name: str
-    """As messages name them."""
+    """Their name in messages."""
     rows: Any
     """A list of dictionaries, a frame, or a data set of `datasets`."""
     columns: tuple[str, ...] | None = None
-    """Of a frame."""
+    """The column names of a frame; None for other types."""
     stretch: Callable[[int, int, int], list[Any]] | None = None
-    """Of a frame: `(column, low, high) -> values`, None for those that are missing."""
+    """For a frame: `(column, low, high) -> values`, with None for a missing value."""
     features: Mapping[str, Any] = field(default_factory=dict)
-    """What `datasets` knows of the columns; empty for all others."""
+    """The column types of a data set of `datasets`; empty for other types."""
 
     def parts(self, intake: Intake) -> Iterator[RawPart]:
-        """Read the columns that are asked for.
+        """Yield the columns that `intake` asks for, part by part.
 
         Raises:
-          UserError: if a column is not there.
+          UserError: if a column is missing.
         """
         if self.features:
             return read_hub(Split(self.name, self.rows, lambda: None), intake)
@@ -66,7 +66,7 @@ class Held:
             low = high
 
     def records(self) -> Generator[tuple[str, int, dict[str, Any] | Problem], None, None]:
-        """Yield the name of the source, the number of each row, and the row."""
+        """Yield the name of the source, the number of each row, from 1, and the row."""
         for number, row in enumerate(self._dictionaries(), 1):
             yield self.name, number, row
 
@@ -88,15 +88,15 @@ _lock = threading.Lock()
 
 @contextmanager
 def hold(rows: Any, role: str, what: str | None = None) -> Iterator[str]:
-    """Hold rows, and give the name under which they are read.
+    """Hold rows, and yield the name under which they are read.
 
     Args:
       rows: a list of dictionaries, a frame of pandas or polars, or a data set of `datasets`.
-      role: what they are for, `train`; it stands in the name.
-      what: how messages name them; left out, by role and kind: `train (list of rows)`.
+      role: the use of the rows, for instance `train`; a part of the name.
+      what: their name in messages; by default role and kind, `train (list of rows)`.
 
     Raises:
-      UserError: for anything else.
+      UserError: if `rows` is of another type.
     """
     held = _take(rows, role, what)
     with _lock:
@@ -111,15 +111,15 @@ def hold(rows: Any, role: str, what: str | None = None) -> Iterator[str]:
 
 
 def is_held(spec: str) -> bool:
-    """Say whether a source is named as one that a Python program holds."""
+    """Return whether a source names rows that a Python program holds."""
     return spec.startswith(PREFIX)
 
 
 def find_held(spec: str) -> Held:
-    """Return the rows of this name.
+    """Return the rows with this name.
 
     Raises:
-      UserError: if no program holds them any more.
+      UserError: if they are no longer held.
     """
     held = _held.get(spec)
     if held is None:
@@ -131,7 +131,7 @@ def find_held(spec: str) -> Held:
 
 
 def _take(rows: Any, role: str, what: str | None) -> Held:
-    """Tell of what kind rows are."""
+    """Wrap rows by their type, or raise `UserError`."""
     kinds = {f"{cls.__module__.partition('.')[0]}.{cls.__name__}" for cls in type(rows).__mro__}
 
     def name(kind: str) -> str:
@@ -156,7 +156,7 @@ def _take(rows: Any, role: str, what: str | None) -> Held:
 
 
 def _check_rows(rows: Sequence[Any], role: str) -> None:
-    """Refuse rows whose values have no names."""
+    """Raise `UserError` for the first row that is not a mapping from column names to values."""
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
             raise UserError(
@@ -169,7 +169,7 @@ def _kind(value: Any) -> str:
 
 
 def _pandas_values(frame: Any, place: int, low: int, high: int) -> list[Any]:
-    """Return some values of a column; pandas has several for one that is missing."""
+    """Return some values of a column; each of pandas' missing values becomes None."""
     column = frame.iloc[low:high, place]
     pairs = zip(column.tolist(), column.isna().tolist(), strict=True)
     return [None if missing else _plain(value) for value, missing in pairs]
@@ -184,7 +184,7 @@ def _record(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Return Python's own values in the place of NumPy's; None for pandas' missing value, in a dictionary too."""
+    """Return a value with Python types in place of NumPy's, and None for a missing value of pandas, in containers too."""
     if type(value).__name__ in ("NAType", "NaTType"):
         return None
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):

@@ -1,4 +1,4 @@
-"""Token ids together with the characters and words from which each came, and long texts as windows of tokens."""
+"""Tokenize texts with the characters and words that each token comes from, and cut long texts into windows of tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxbert.data.tokens import forget_lengths
 from jaxbert.errors import UserError, foreign_errors
 
 _CHARACTERS = 2**20
-"""About how much text is tokenized at once: the tokenizer's own result takes some hundred bytes a token."""
+"""Characters that are tokenized at once, roughly: the tokenizer's result takes some hundred bytes a token."""
 
 
 class Located(NamedTuple):
@@ -21,17 +21,17 @@ class Located(NamedTuple):
     ids: np.ndarray
     """int32 [n]"""
     offsets: np.ndarray
-    """int32 [n, 2]: first character, and the one behind the last; of its word where words were given. Accents and the
-    like that the tokenizer drops belong to the character before them."""
+    """int32 [n, 2]: the first character, and one after the last; counted in its word where words were given. Combining
+    marks that the tokenizer drops belong to the character before them."""
     words: np.ndarray
-    """int32 [n]: the word that was given, or that the tokenizer found; -1 for none."""
+    """int32 [n]: the index of the word, given or found by the tokenizer; -1 for none."""
 
 
 def locate_tokens(tokenizer: Any, texts: Sequence[str] | Sequence[list[str]], source: str) -> Iterator[Located]:
-    """Tokenize texts, or lists of words, each as the tokenizer would without a limit.
+    """Tokenize texts, or lists of words, without a limit of length.
 
     Raises:
-      UserError: for a tokenizer that does not say where its tokens come from, or that fails.
+      UserError: if the tokenizer cannot give the offsets of its tokens, or fails.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -53,7 +53,7 @@ def locate_tokens(tokenizer: Any, texts: Sequence[str] | Sequence[list[str]], so
 
 
 def _with_marks(offsets: np.ndarray, text: str) -> np.ndarray:
-    """Let tokens end behind the combining marks that follow them and belong to no token."""
+    """Extend each token over the combining marks that follow it and belong to no token."""
     begins = set(offsets[:, 0].tolist())
     for token, end in enumerate(offsets[:, 1].tolist()):
         while end < len(text) and end not in begins and unicodedata.category(text[end]).startswith("M"):
@@ -63,7 +63,7 @@ def _with_marks(offsets: np.ndarray, text: str) -> np.ndarray:
 
 
 def _slices(texts: Sequence[Any]) -> Iterator[list[Any]]:
-    """Yield stretches of about the same number of characters."""
+    """Yield slices with about the same number of characters."""
     part: list[Any] = []
     characters = 0
     for text in texts:
@@ -77,10 +77,10 @@ def _slices(texts: Sequence[Any]) -> Iterator[list[Any]]:
 
 
 def cut_windows(length: int, room: int, overlap: int, begins: np.ndarray | None = None) -> list[tuple[int, int]]:
-    """Cut `length` tokens into windows of at most `room`; each shares `overlap` tokens with the one before.
+    """Cut `length` tokens into windows [low, high) of at most `room`; each shares `overlap` tokens with the one before.
 
-    Where `begins` are given, the tokens with which a word begins (rising), windows begin and end with whole words, as
-    far as words are shorter than a window: then they share fewer tokens. A text without tokens is one empty window.
+    `begins` are the tokens that begin a word, ascending. If given, windows do not cut a word that is shorter than a window,
+    and may share fewer tokens. A text without tokens is one empty window.
     """
     begins = np.arange(length) if begins is None else begins
     windows, low = [], 0

@@ -1,7 +1,7 @@
-"""What was understood of a run's data: rows, columns, labels, lengths, texts that occur twice or in two sets.
+"""Describe the data of a run: records, columns, labels, lengths, texts that occur twice or in two sets.
 
-Plain numbers, ready for JSON; how a person sees them is the terminal's part. Two texts are equal where they
-differ in nothing but blanks at their ends.
+The results are plain values, ready for JSON; the terminal and the report show them. Two texts are equal if they differ only
+in blanks at their ends.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxbert.data.tokens import Seen, Tokens
 _QUANTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
 _BARS = 12
 _SPECIAL = 2
-"""Tokens of a text that is nothing but special ones; the second text of a pair has one of them."""
+"""The number of tokens of an empty text, which are special tokens; the second text of a pair adds one."""
 TRAIN = "train"
 DOCUMENTS = "documents"
 
@@ -29,33 +29,33 @@ class Labelling:
     """The labels of a set."""
 
     meaning: str
-    """What a value of the label column is: name, index, multi-hot position, score, tag, span, answer."""
+    """The kind of the label column's values: name, index, multi-hot position, score, tag, span, answer."""
     counts: dict[str, int] = field(default_factory=dict)
-    """How many examples have each label, or how often it is marked."""
+    """The number of examples with each label, or of its marks in the texts."""
     numbers: dict[str, float] = field(default_factory=dict)
-    """Of scores: smallest, mean and largest."""
+    """For scores: smallest, mean and largest."""
     keys: np.ndarray | None = None
-    """[D]: equal where the labels of two texts are equal; None where that has no meaning."""
+    """[D]: equal if the labels of two texts are equal; None where labels are not compared."""
     named: Callable[[int], str] | None = None
-    """Return how the labels of text i are shown; None where they are too many to be shown."""
+    """Return the labels of text i, to show them; None where they are too many."""
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One set of a run, as it was read."""
+    """One data set of a run, as it was read."""
 
     name: str
     """train, validation, test; validation.NAME where there are several."""
     seen: Seen
     max_length: int
-    """Longest text in tokens; the rest was cut, or is read in windows."""
+    """The longest segment, in tokens; longer texts are cut or read in windows."""
     vanished: np.ndarray
-    """Indices of the texts of which no token is left."""
+    """The indices of texts that have no tokens."""
     labels: Labelling | None = None
     windows: bool = False
     """Whether long texts are read in windows, and nothing is cut."""
     unit: str = "texts"
-    """What a row holds: texts, pairs, questions, documents."""
+    """The content of a record, in the plural: texts, pairs, questions, documents."""
 
     @cached_property
     def groups(self) -> Groups:
@@ -63,7 +63,7 @@ class View:
         return Groups.of(self.seen.hashes)
 
     def to_dict(self, most: int) -> dict[str, Any]:
-        """Return plain values, with so many places of each kind."""
+        """Return plain values, with at most `most` places of each kind."""
         facts = self.seen.facts
         return {
             "source": self.seen.origins[0][1] if len(self.seen.origins) == 1 else facts.files,
@@ -112,14 +112,14 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Equal texts behind one another: `order` sorts them, group g is `order[starts[g]:starts[g + 1]]`."""
+    """Groups of equal texts: `order` [D] sorts the texts, and group g is `order[starts[g]:starts[g + 1]]`."""
 
     order: np.ndarray
     starts: np.ndarray
 
     @classmethod
     def of(cls, hashes: np.ndarray) -> Groups:
-        """Sort texts by their hashes; of equal ones, the first of the source comes first."""
+        """Group texts by their hashes, [D]; within a group, texts keep the order of the source."""
         order = np.argsort(hashes, kind="stable")
         arranged = hashes[order]
         starts = np.flatnonzero(np.append(True, arranged[1:] != arranged[:-1]))
@@ -127,17 +127,17 @@ class Groups:
 
     @cached_property
     def repeated(self) -> np.ndarray:
-        """The groups of several texts, in the order in which they begin in the source."""
+        """The groups of more than one text, in the order of their first texts in the source."""
         groups = np.flatnonzero(np.diff(self.starts) > 1)
         return groups[np.argsort(self.order[self.starts[groups]])]
 
     @property
     def surplus(self) -> int:
-        """How many texts repeat one before them."""
+        """The number of texts that repeat an earlier one."""
         return int(self.starts[-1]) - (len(self.starts) - 1)
 
     def members(self, group: int) -> np.ndarray:
-        """Return the texts of a group."""
+        """Return the indices of the texts of a group."""
         return self.order[self.starts[group] : self.starts[group + 1]]
 
     def differing(self, keys: np.ndarray) -> np.ndarray:
@@ -151,7 +151,7 @@ class Groups:
 def view_texts(
     name: str, stored: Stored, chosen: np.ndarray | None, labels: Labelling | None, max_length: int, *, pairs: bool
 ) -> View:
-    """Return the view of a set of texts, or of the chosen ones of a source."""
+    """Return the view of a source of texts, or of its texts with the indices `chosen`."""
     assert stored.seen is not None
     seen = stored.seen if chosen is None else stored.seen.take(chosen)
     gone = vanished_texts(stored.seen.lengths, stored.tokens, pairs=pairs)
@@ -161,7 +161,13 @@ def view_texts(
 
 
 def vanished_texts(lengths: np.ndarray, tokens: Tokens, *, pairs: bool) -> np.ndarray:
-    """Say of which texts, of `lengths` before they were cut, or of which of the two texts of a pair no token is left."""
+    """Return whether each text, or one of the two texts of each pair, has no tokens, bool [D].
+
+    Args:
+      lengths: tokens of each text before it was cut.
+      tokens: the segments; read for pairs only.
+      pairs: whether examples are pairs of texts.
+    """
     if not pairs:
         return lengths <= _SPECIAL
     return (tokens.first_lengths <= _SPECIAL) | (tokens.lengths - tokens.first_lengths < _SPECIAL)
@@ -173,19 +179,19 @@ def view_items(
     """Return the view of a set of items.
 
     Args:
-      name: of the set.
+      name: the name of the set.
       stored: its tokens.
-      labels: of the set.
-      max_length: longest segment in tokens.
-      unit: what an item is, in the plural.
-      windows: whether long ones are read in windows, and not cut.
+      labels: its labels.
+      max_length: the longest segment, in tokens.
+      unit: the noun for its items, in the plural.
+      windows: whether long items are read in windows, and not cut.
     """
     assert stored.seen is not None
     return View(name, stored.seen, max_length, np.flatnonzero(stored.seen.lengths <= _SPECIAL), labels, windows, unit)
 
 
 def describe_lengths(lengths: np.ndarray, max_length: int, windows: bool) -> dict[str, Any]:
-    """Return quantiles and a histogram of lengths in tokens, and what `max_length` cuts off."""
+    """Return quantiles and a histogram of lengths in tokens, and the number of tokens that `max_length` cuts off."""
     over = lengths[lengths > max_length].astype(np.int64)
     total = int(lengths.sum(dtype=np.int64))
     lost = 0 if windows else int((over - max_length).sum())
@@ -203,7 +209,7 @@ def describe_lengths(lengths: np.ndarray, max_length: int, windows: bool) -> dic
 
 
 def _histogram(lengths: np.ndarray, common: int, longest: int) -> list[list[int]]:
-    """Return [first, last, texts] of equal bars up to the length that 99 of 100 texts have, and one for the others."""
+    """Return bars [shortest, longest, texts]: of equal width up to `common`, the 99% quantile, and one for the rest."""
     width = max(1, -(-(common + 1) // _BARS))
     edges = [*range(0, common + 1, width), common + 1]
     if longest > common:
@@ -219,10 +225,10 @@ class Overview:
 
     views: list[View]
     lower_case: bool | None = None
-    """Whether the tokenizer lower-cases; None where it does not tell."""
+    """Whether the tokenizer lower-cases; None if unknown."""
 
     def to_dict(self, most: int = 10) -> dict[str, Any]:
-        """Return plain values for JSON, with so many places of duplicates and leaks."""
+        """Return plain values for JSON, with at most `most` places of duplicates and leaks."""
         train, others = self.train, [view for view in self.views if view is not self.train]
         return {
             "lower_case": self.lower_case,
@@ -232,12 +238,12 @@ class Overview:
 
     @property
     def train(self) -> View:
-        """The training set."""
+        """The view of the training set."""
         return next(view for view in self.views if view.name == TRAIN)
 
 
 def _leak(train: View, other: View, most: int) -> dict[str, Any]:
-    """Return which texts of a set occur in the training set too."""
+    """Return the texts of a set that also occur in the training set: their number, share and first places."""
     groups = train.groups
     known = train.seen.hashes[groups.order[groups.starts[:-1]]]
     at = np.minimum(np.searchsorted(known, other.seen.hashes), len(known) - 1)
@@ -250,6 +256,6 @@ def _leak(train: View, other: View, most: int) -> dict[str, Any]:
 
 
 def lower_cases(tokenizer: Any) -> bool | None:
-    """Say whether a tokenizer lower-cases; None where it does not tell."""
+    """Return whether a tokenizer lower-cases; None if it has no normalizer to ask."""
     normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
     return None if normalizer is None else "ABC" not in normalizer.normalize_str("ABC")

@@ -1,16 +1,16 @@
-"""Which examples share a step and a row, planned from their lengths alone.
+"""Plan which examples share a step and which segments share a row, from their lengths alone.
 
 A step has a fixed number of *examples*. Two decisions make its rows full:
 
-- *Dealing.* A window of 32 steps is drawn in random order; its examples, longest first, are dealt out so that every step
-  gets one of each block of similar lengths and all steps have nearly the same number of tokens. The steps of a run then
-  need one or two different row counts, where a plain shuffle needs many.
-- *Best fit.* Within a step, longest first, each example goes to the fullest row that still has room for it.
+- *Dealing.* The examples of 32 steps are drawn in random order. Longest first, they are dealt out so that every step gets
+  one example of each block of similar lengths, and all steps have nearly the same number of tokens. The steps of a run then
+  need one or two different row counts; a plain shuffle needs many.
+- *Best fit.* Within a step, longest first, each segment goes to the fullest row that still has room for it.
 
-Where documents are several examples each (`Windows`), a step is drawn by documents, and their examples are placed.
+An example is one segment, or one segment for each of its `Windows`; all of them are in the same step.
 
-The plan is the same whether rows are packed or padded: packing changes where an example lies and never which step sees it.
-Nothing here touches tokens; `batches` fills the rows.
+Packing changes the row of a segment and never its step, so packed and padded runs see the same examples at each step.
+Nothing here reads tokens; `batches` fills the rows.
 """
 
 from __future__ import annotations
@@ -58,34 +58,34 @@ _SHORT_ROW = 128
 _FEW_ROWS = 8
 _SMALL_SLOTS = 64
 _MOST_LARGE = 3
-"""Layouts of large pieces."""
+"""Layouts for large slices."""
 _WASTE = 2
-"""How many times as many rows as the tokens need may be computed before another layout is chosen."""
+"""Another layout is chosen where a step computes more than this many times the rows that its tokens need."""
 
 
 @dataclass
 class Ladder:
-    """Chooses layouts; at most ten programs of large and small pieces together, and seldom more than three are met."""
+    """Choose layouts for slices of a data set; at most ten programs are compiled, seldom more than three."""
 
     batch_size: int
     """Examples of one step."""
     longest: int
-    """The most tokens that an example can have."""
+    """The most tokens that a segment can have."""
     most_tokens: int
-    """Tokens of one step, if all examples had the length of the longest of their piece."""
+    """The most tokens of one step, if all segments were as long as the longest one of their slice."""
     row_multiple: int = 1
     alignment: int = 8
     _large: list[tuple[Layout, int]] = field(default_factory=list)
 
     def choose(self, lengths: np.ndarray) -> tuple[Layout, int]:
-        """Return the layout of a piece of examples of these lengths, and how many of them a step takes."""
+        """Return the layout for a slice with segments of these lengths, and the number of them in a step."""
         if 2 * len(lengths) < self.batch_size:
             return self._small(int(lengths.max()))
         layout, size = self._for_many(lengths)
         return layout, min(size, self._size(int(lengths.max())))
 
     def _small(self, longest: int) -> tuple[Layout, int]:
-        """Return one of two row lengths with two row counts, and as many examples as its rows surely hold."""
+        """Return one of two row lengths with two row counts, and the number of segments that surely fit into its rows."""
         whole = round_up(self.longest, self.alignment)
         row_length = next(length for length in (min(_SHORT_ROW, whole), whole) if longest <= length)
         slots = min(_SMALL_SLOTS, round_up(row_length // 4, 4))
@@ -99,7 +99,7 @@ class Ladder:
         longest = int(lengths.max())
         fitting = [known for known in self._large if longest <= known[0].row_length]
         good = [known for known in fitting if not self._wasteful(*known, lengths)]
-        last = len(self._large) >= _MOST_LARGE - 1  # it must hold all that is to come
+        last = len(self._large) >= _MOST_LARGE - 1  # the last layout must hold all later slices
         if good or (fitting and last):
             return min(good or fitting, key=lambda known: known[0].row_counts[0] * known[0].row_length)
         size = self._size(longest)
@@ -111,7 +111,7 @@ class Ladder:
             alignment=self.alignment,
             seed=None,
         )
-        # Examples to come may be as long as a row.
+        # Later segments may be as long as a row.
         worst = round_up(size, self.row_multiple)
         if worst > layout.row_counts[-1]:
             layout = replace(layout, row_counts=(*layout.row_counts, worst))
@@ -119,7 +119,7 @@ class Ladder:
         return layout, size
 
     def _wasteful(self, layout: Layout, size: int, lengths: np.ndarray) -> bool:
-        """Say whether most of the rows, or of a row's attention, would be for nothing."""
+        """Return whether most of the rows, or most of a row's attention, would be padding."""
         longest = int(lengths.max())
         tokens = float(lengths.mean()) * min(size, self._size(longest), len(lengths))
         needed = round_up(-(-int(tokens) // layout.row_length), self.row_multiple)
@@ -128,18 +128,18 @@ class Ladder:
 
 
 WINDOW = 32
-"""Steps over which lengths are balanced."""
+"""Steps over which lengths are balanced together."""
 _SAMPLE_EXAMPLES = 65_536
 _ROW_FACTORS = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4)
 _MASKED_PAIR_COST = 1 / 2048
-"""Cost of a token of row length, relative to its matrix products: attention's share of a step at a usual width."""
+"""Attention's cost for each token of row length, relative to a token's matrix products, at a usual model width."""
 _SHAPE_WORTH = 0.01
-"""Share of the rows that one more shape must save: each has a program of its own to compile."""
+"""The share of rows that one more row count must save, since each row count compiles a program of its own."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The shapes of a run: T tokens a row, a few row counts B in rising order, S slots a row."""
+    """The shapes of a run: T tokens a row, a few row counts B in ascending order, S slots a row."""
 
     row_length: int
     row_counts: tuple[int, ...]
@@ -152,7 +152,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One step: which examples, and for each of them its row, slot and first token position."""
+    """One step: the segments in it, and for each its row, slot and first token position, integers [n]."""
 
     example_ids: np.ndarray
     rows: np.ndarray
@@ -160,19 +160,19 @@ class StepPlan:
     starts: np.ndarray
     num_rows: int
     documents: np.ndarray | None = None
-    """The step's documents; None where each is one example."""
+    """The step's examples; None where each example is one segment."""
     places: np.ndarray | None = None
-    """For each example, the place of its document among them."""
+    """For each segment, the index of its example in `documents`."""
 
 
 def best_fit(lengths: np.ndarray, row_length: int, max_slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Place examples in rows by best-fit decreasing.
+    """Place segments in rows by best-fit decreasing.
 
-    Rows are kept by free space, and an integer's bits say which amounts of free space occur, so that each example costs a
-    few integer operations whatever the number of rows.
+    Rows are kept by free space, and an integer's bits say which amounts of free space occur, so that each segment costs a
+    few integer operations, whatever the number of rows.
 
     Returns:
-      Row, slot and first position of each example (in the order of `lengths`), and the number of rows.
+      Row, slot and first position of each segment (in the order of `lengths`), and the number of rows.
     """
     order = np.argsort(-lengths, kind="stable").tolist()
     length_list = lengths.tolist()
@@ -204,14 +204,14 @@ def best_fit(lengths: np.ndarray, row_length: int, max_slots: int) -> tuple[np.n
 
 
 def balance_lengths(example_ids: np.ndarray, lengths: np.ndarray, steps: int) -> np.ndarray:
-    """Deal a window's examples out to its steps so that all have nearly the same number of tokens.
+    """Deal examples out to steps so that all steps have nearly the same number of tokens.
 
-    Block after block of `steps` examples of similar length, the longest goes to the step with the fewest tokens so far.
+    Of each block of `steps` examples of similar length, the longest goes to the step with the fewest tokens so far.
 
     Args:
-      example_ids: the window in random order, [steps * n].
-      lengths: their lengths.
-      steps: how many steps the window has.
+      example_ids: the examples of all these steps in random order, [steps * n].
+      lengths: their lengths in tokens.
+      steps: the number of steps.
 
     Returns:
       Example ids, [steps, n].
@@ -227,10 +227,10 @@ def balance_lengths(example_ids: np.ndarray, lengths: np.ndarray, steps: int) ->
 
 
 class EpochOrder:
-    """Which examples each step of an epoch sees.
+    """The examples of each step of an epoch.
 
-    All steps have `batch_size` examples, but for a last one with what remains. Without a seed the order is the source's,
-    dealt in the same way.
+    Every step has `batch_size` examples; a last step has the remaining ones. Without a seed, examples are dealt in the
+    same way from the order of the source.
     """
 
     def __init__(self, lengths: np.ndarray, batch_size: int, seed: int | None, epoch: int) -> None:
@@ -271,13 +271,13 @@ def plan_epoch(
     """Plan an epoch step by step; memory does not grow with the data set.
 
     Args:
-      lengths: tokens of each example, none above `layout.row_length`.
+      lengths: tokens of each segment, none above `layout.row_length`.
       layout: the shapes, from `choose_layout` or `padded_layout`.
-      batch_size: examples a step; documents where there are `windows`.
-      seed: with `epoch`, says the order; None keeps the source's.
+      batch_size: examples a step.
+      seed: decides the order, together with `epoch`; None keeps the order of the source.
       epoch: counted from 0.
-      first_step: where to begin, for a run that goes on.
-      windows: which examples are one document.
+      first_step: the first step to plan, for a run that resumes.
+      windows: which segments are one example; None where each is one.
     """
     for chosen in EpochOrder(_totals(lengths, windows), batch_size, seed, epoch).steps(first_step):
         example_ids, places = (chosen, None) if windows is None else windows.members(chosen)
@@ -287,12 +287,12 @@ def plan_epoch(
 
 
 def _totals(lengths: np.ndarray, windows: Windows | None) -> np.ndarray:
-    """Return the tokens of each document."""
+    """Return the number of tokens of each example."""
     return lengths if windows is None else windows.sum(lengths)
 
 
 def _most_examples(lengths: np.ndarray, batch_size: int, windows: Windows | None) -> int:
-    """Return how many examples a step has at most."""
+    """Return the largest number of segments that a step can have."""
     if windows is None:
         return min(batch_size, len(lengths))
     return int(np.sort(windows.counts)[-batch_size:].sum())
@@ -301,7 +301,7 @@ def _most_examples(lengths: np.ndarray, batch_size: int, windows: Windows | None
 def padded_layout(
     lengths: np.ndarray, batch_size: int, row_length: int | None, row_multiple: int, windows: Windows | None = None
 ) -> Layout:
-    """Return the layout of one example a row: every step has the rows that `batch_size` documents need at most."""
+    """Return the layout of one segment a row; every step has as many rows as `batch_size` examples can need."""
     longest = int(lengths.max())
     rows = round_up(_most_examples(lengths, batch_size, windows), row_multiple)
     return Layout(_checked_row_length(row_length, longest) or round_up(longest, 8), (rows,), 1)
@@ -320,16 +320,16 @@ def choose_layout(
     """Choose row length, row counts and slots by planning a sample of steps with several row lengths.
 
     Args:
-      lengths: tokens of each example.
-      batch_size: examples a step; documents where there are `windows`.
-      row_length: taken as it is where given.
+      lengths: tokens of each segment.
+      batch_size: examples a step.
+      row_length: the only row length to try, in tokens; None tries several.
       row_multiple: row counts are multiples of it (devices times accumulation slices).
       alignment: row lengths are multiples of it.
       seed: as for `plan_epoch`.
-      windows: which examples are one document.
+      windows: which segments are one example; None where each is one.
 
     Returns:
-      A layout with at most four row counts. The last holds any step of these lengths, and is compiled only if one comes.
+      A layout with at most four row counts. The last one holds any step of these lengths, and is compiled only if needed.
     """
     longest = int(lengths.max())
     row_length = _checked_row_length(row_length, longest)
@@ -344,7 +344,7 @@ def choose_layout(
 
 
 def _sample(count: int, batch_size: int, seed: int | None) -> np.ndarray:
-    """Return all documents, or enough of them to choose by."""
+    """Return the indices of all examples, or of a sample that is large enough to choose a layout."""
     enough = max(_SAMPLE_EXAMPLES // batch_size, WINDOW) * batch_size
     if count <= max(_SAMPLE_EXAMPLES, enough):
         return np.arange(count)
@@ -354,7 +354,7 @@ def _sample(count: int, batch_size: int, seed: int | None) -> np.ndarray:
 def _fit_layout(
     steps: list[np.ndarray], largest: int, longest: int, row_length: int, row_multiple: int
 ) -> tuple[float, Layout]:
-    """Return the cost of the sampled steps at this row length, and the layout that has it."""
+    """Return the cost of the sampled steps at this row length, and their layout."""
     placed = [best_fit(step, row_length, row_length) for step in steps]
     slots = round_up(max(int(slot.max()) + 1 for _, slot, _, _ in placed), 4)
     needed = np.array([round_up(num_rows, row_multiple) for *_, num_rows in placed])
@@ -368,9 +368,10 @@ def _fit_layout(
 
 
 def _cheapest_counts(needed: np.ndarray, how_many: int) -> tuple[int, ...]:
-    """Choose row counts so that rounding `needed` up to them adds few rows; the largest is always one of them.
+    """Choose row counts so that rounding `needed` up to them adds few rows; the largest of `needed` is one of them.
 
-    Up to `how_many`, but no more than it takes to come within `_SHAPE_WORTH` of the fewest rows.
+    Returns:
+      At most `how_many` row counts: the fewest that need no more than 1 + `_SHAPE_WORTH` times the fewest rows.
     """
     values, times = np.unique(needed, return_counts=True)
     cumulative = np.concatenate([[0], np.cumsum(times)])
@@ -407,5 +408,5 @@ def _checked_row_length(row_length: int | None, longest: int) -> int | None:
 
 
 def round_up(value: int, multiple: int) -> int:
-    """Return the smallest multiple that is no less than a value."""
+    """Return the smallest multiple of `multiple` that is at least `value`."""
     return -(-value // multiple) * multiple

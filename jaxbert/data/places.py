@@ -1,6 +1,6 @@
-"""Which files a source names: a file, a folder or a pattern of shards, on this machine or in a bucket.
+"""Find the files of a source: a file, a folder or a pattern of shards, on this machine or in a bucket.
 
-The files of train, validation and test are never mixed. How a file is read is `files`' part.
+The files of train, validation and test are never mixed. `sources` and `records` read the files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SPLITS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-"""The words in the names of files and of a data set's splits that say which it is."""
+"""The words in the names of files, and of a data set's splits, that stand for each split."""
 _NOTES = re.compile(
     r"(readme|license|licence|notice|changelog|requirements|dataset_infos?|dataset_dict)\b.*", re.IGNORECASE
 )
@@ -47,17 +47,17 @@ class FoundFiles(NamedTuple):
     several: bool
     """Whether the source is a folder or a pattern."""
     note: str = ""
-    """What was decided about them."""
+    """A decision about the files that the user is told; empty for none."""
 
     def say(self, facts: Facts) -> None:
-        """Tell what was decided."""
+        """Note the files, and tell the user the note, if there is one."""
         facts.files = self.files if self.several else []
         if self.note:
             facts.say(self.source, self.note)
 
 
 def extension_of(name: str) -> str:
-    """Return what says the format of a file: its extension, that of a compressed file inside of it."""
+    """Return the extension that names the format of a file; of `x.csv.gz`, `.csv`."""
     path = Path(name)
     suffix = path.suffix.lower()
     inner = Path(path.stem).suffix.lower()
@@ -65,7 +65,7 @@ def extension_of(name: str) -> str:
 
 
 def find_file(name: str) -> Path:
-    """Return the path of a readable kind of file, or say what is there instead."""
+    """Return the path of a file whose extension names a readable format; raise `UserError` for any other."""
     path = existing_file(name)
     if extension_of(name) not in EXTENSIONS:
         suffix = path.suffix.lower()
@@ -80,7 +80,7 @@ def find_file(name: str) -> Path:
 
 
 def existing_file(name: str) -> Path:
-    """Return the path of a file of any kind, or say what is there instead; a bucket's is copied once in a process."""
+    """Return the path of an existing file, or raise `UserError`; a file in a bucket is copied once in each process."""
     if in_bucket(name):
         return _copy_of(name)
     path = Path(name).expanduser()
@@ -101,7 +101,7 @@ def _copy_of(name: str) -> Path:
 
 
 def check_exists(path: Path | epath.Path, name: str) -> None:
-    """Raise `UserError` with what may have been meant where nothing is at a path."""
+    """Raise `UserError` if a path does not exist; the message suggests a similar name."""
     if not path.exists():
         raise UserError(f"{name}: no such file{'' if in_bucket(path) else _nearest_file(Path(path))}")
 
@@ -114,10 +114,10 @@ def _nearest_file(path: Path) -> str:
 
 
 def check_there(spec: str) -> None:
-    """Check that a file, a folder or the folder of a pattern is there.
+    """Check that a file or folder exists; a pattern is not checked.
 
     Raises:
-      UserError: if it is not.
+      UserError: if it does not exist.
     """
     with foreign_errors(f"{spec}: cannot be read"):
         place, _ = divided(spec)
@@ -126,7 +126,7 @@ def check_there(spec: str) -> None:
 
 
 def divided(spec: str) -> tuple[str, str | None]:
-    """Return a path, and the split that stands behind a folder's (`shards:test`)."""
+    """Return a path, and the split that follows the path of a folder (`shards:test`), or None."""
     place, colon, split = spec.rpartition(":")
     if colon and split.isidentifier() and not to_path(spec).exists() and to_path(place).is_dir():
         return place, split
@@ -134,15 +134,15 @@ def divided(spec: str) -> tuple[str, str | None]:
 
 
 def find_files(spec: str, split: str, *, mixed: bool = False) -> FoundFiles:
-    """Return the files of a source; of a folder or a pattern that has files of several splits, those of `split`.
+    """Return the files of a source; if a folder or a pattern has files of several splits, those of `split`.
 
     Args:
-      spec: a file, a folder, a folder with a split behind it (`shards:test`), or a pattern.
+      spec: a file, a folder, a folder followed by a split (`shards:test`), or a pattern.
       split: train, validation or test.
       mixed: whether files of several formats may be one source.
 
     Raises:
-      UserError: if there is none, or it is not clear which are meant.
+      UserError: if there is no file, or the files of the split are ambiguous.
     """
     with foreign_errors(f"{spec}: cannot be read"):
         place, asked = divided(spec)
@@ -165,7 +165,7 @@ def find_files(spec: str, split: str, *, mixed: bool = False) -> FoundFiles:
 
 
 def _in_folder(path: epath.Path, name: str, split: str) -> list[str]:
-    """Return the files of a folder; where it has none to read, those of its only folder or of the one named as the split."""
+    """Return the files of a folder; if none is readable, those of its folder for the split, or of its only folder."""
     inside = sorted(entry for entry in path.iterdir() if not _is_hidden(entry.name))
     files = [f"{name.rstrip('/')}/{entry.name}" for entry in inside if not entry.is_dir()]
     folders = [entry for entry in inside if entry.is_dir()]
@@ -190,7 +190,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _matching(pattern: str) -> list[str]:
-    """Return the files that a pattern matches; in a bucket below the folder before its first wildcard."""
+    """Return the files that a pattern matches."""
     if not in_bucket(pattern):
         return [name for name in glob.glob(os.path.expanduser(pattern), recursive=True) if os.path.isfile(name)]
     path = to_path(pattern)
@@ -200,7 +200,7 @@ def _matching(pattern: str) -> list[str]:
 
 
 def _data_files(names: Sequence[str], mixed: bool) -> list[str]:
-    """Leave out what is no data, and notes on the data."""
+    """Return the names of data files, sorted: no hidden files, no notes such as README, no unknown formats."""
     data = [
         name
         for name in sorted(names)
@@ -213,14 +213,14 @@ def _data_files(names: Sequence[str], mixed: bool) -> list[str]:
 
 
 def split_of(name: str) -> str | None:
-    """Return which of train, validation and test a name says that it is, if it says one."""
+    """Return the split that a name stands for, train, validation or test; None if for none or several."""
     words = set(re.split(r"[^a-z]+", name.lower()))
     found = [split for split, known in _SPLITS.items() if words & set(known)]
     return found[0] if len(found) == 1 else None
 
 
 def _splits_of(names: list[str], below: str) -> list[str | None]:
-    """Return the split that each file is of, by its name below a folder; None for all where there is no sign of several."""
+    """Return the split of each file, by its name below the folder `below`; None for a file that names no split."""
     splits = [split_of(name.removeprefix(below)) for name in names]
     if any(splits):
         return splits
@@ -230,9 +230,9 @@ def _splits_of(names: list[str], below: str) -> list[str | None]:
 
 
 def _of_split(names: list[str], spec: str, split: str, *, folder: bool, asked: bool) -> tuple[list[str], str]:
-    """Return the files of a split, and what is to be said of it; all files where their names say nothing of splits.
+    """Return the files of a split, and a note for the user; all files if their names name no split.
 
-    Of a pattern, files that are all of one split are meant, whichever it is; of a folder, only those of the split.
+    If all files of a pattern are of one split, they are returned, whatever their split; a folder must have files of `split`.
     """
     below = _common_folder(names)
     splits = _splits_of(names, below)
@@ -250,13 +250,13 @@ def _of_split(names: list[str], spec: str, split: str, *, folder: bool, asked: b
 
 
 def _common_folder(names: list[str]) -> str:
-    """Return the folder that all files are in, with a slash behind it."""
+    """Return the deepest folder that holds all files, with a slash at its end."""
     folders = zip(*(name.split("/")[:-1] for name in names), strict=False)
     return "".join(f"{parts[0]}/" for parts in takewhile(lambda parts: len(set(parts)) == 1, folders))
 
 
 def _check_alike(names: list[str], spec: str, mixed: bool) -> None:
-    """Refuse files of several formats, and what is probably one file twice."""
+    """Raise `UserError` for files of several formats, or a file that is also there compressed."""
     kinds = {extension_of(name): name for name in reversed(names)}
     if len(kinds) > 1 and not mixed:
         shown = quoted(sorted(os.path.basename(name) for name in kinds.values()), 5)

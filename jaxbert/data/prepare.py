@@ -1,9 +1,9 @@
-"""From a source to tokens: taken from the cache, or read and tokenized part by part.
+"""Turn a source into tokens: take them from the cache, or read and tokenize the source part by part.
 
-Texts become tokens at once. Items that are more than a text and a label (tagged texts, questions, choices) take two steps,
-each with an entry of its own in the cache: the records of a source become items, which do not depend on a model, and the
-items of a set become tokens with what the task needs beside them. At no time is more than a part in memory. What an item is,
-and how it becomes tokens, is the task's part."""
+Texts are tokenized directly. Items are examples of more than a text and a label (tagged texts, questions, choices). They
+take two steps, each with its own entry in the cache: the records of a source become items, which do not depend on a model,
+and the items become tokens with further columns of the task. Only one part is in memory at a time. The task defines its
+items and how they are tokenized; `store` keeps the files."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from jaxbert.data.tokens import (
 from jaxbert.errors import UserError, foreign_errors
 
 _CHARACTERS = 2**20
-"""About how much text is tokenized at once: the tokenizer's own result takes some hundred bytes a token."""
+"""Characters that are tokenized at once, roughly: the tokenizer's result takes some hundred bytes a token."""
 
 logger = logging.getLogger("jaxbert")
 
@@ -54,19 +54,19 @@ def prepare(
     shard: Shard = Shard(),  # noqa: B008 (frozen)
     long_texts: LongTexts = LongTexts(),  # noqa: B008 (frozen)
 ) -> Stored:
-    """Return a source's tokens and labels; texts above `max_length` are cut, and how many is said.
+    """Return a source's tokens and labels, and tell the user how many texts were longer than `max_length`.
 
     Args:
-      source: what is read, unless an earlier start has read the same in the same way.
+      source: the source to read, if the cache does not have its tokens.
       tokenizer: a transformers tokenizer.
-      max_length: longest example in tokens, special tokens included.
-      folder: where tokens are kept for the next start; None keeps none.
-      on_rows: called with the number of rows that have been read since the last call.
-      long_texts: what becomes of texts above `max_length`.
-      share: what this process tokenizes; every process of the run reads the same source at the same time.
+      max_length: the longest segment in tokens, special tokens included.
+      folder: the cache, for the next start; None for no cache.
+      on_rows: called with the number of records read since the last call.
+      shard: the part that this process tokenizes; every process of the run reads the same source at the same time.
+      long_texts: how texts above `max_length` are read.
 
     Raises:
-      UserError: for the first row that is malformed.
+      UserError: for the first malformed record.
     """
     stored = store.cached(
         source.name,
@@ -83,7 +83,7 @@ def prepare(
 
 
 def say_cut(source: str, cut: int, texts: int, windows: int, max_length: int) -> None:
-    """Say how many texts were cut, or became how many windows, if any was."""
+    """Tell the user how many texts were cut, or read in how many windows, if any."""
     if cut:
         became = f"read in {windows:,} windows" if windows else "cut"
         message = "%s: %d of %d texts are longer than %d tokens and were %s"
@@ -118,7 +118,7 @@ def _read(
 def _encode_shared(
     part: Table, tokenizer: Any, max_length: int, long_texts: LongTexts, shard: Shard
 ) -> Iterator[Encoded]:
-    """Tokenize a part, alone or a stretch of it in each process."""
+    """Tokenize a part; with several processes, each tokenizes a slice of it and all get all tokens."""
     if shard.count == 1:
         yield from encode_part(part, tokenizer, max_length, long_texts)
         return
@@ -141,31 +141,31 @@ _MOST_ITEMS = 16_384
 
 
 class Item(Protocol):
-    """One example of a source."""
+    """One example of a source: more than a text and a label."""
 
     @property
     def row(self) -> Row: ...
 
     @property
     def kept(self) -> Mapping[str, Any]:
-        """What goes from the source into the answer."""
+        """The columns that are copied to the answer."""
         ...
 
     def pack(self) -> Any:
-        """Return plain values, as JSON has them, without `kept`."""
+        """Return plain values for JSON, without `kept`."""
         ...
 
     @classmethod
     def unpack(cls, values: Any) -> Self:
-        """Take what `pack` gave."""
+        """Return the item that `pack` turned into plain values."""
         ...
 
     def key(self) -> str:
-        """Return a text that is the same where two items are, their labels aside."""
+        """Return a text that is equal for two items if they are equal, labels left out."""
         ...
 
     def group(self) -> str | None:
-        """Return the text that must not be in training and validation both; None where there is none."""
+        """Return the text whose items must all be in one of training and validation; None for no such text."""
         ...
 
 
@@ -175,12 +175,12 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Lazy(Sequence[Made]):
-    """The members of a sequence at some places, each made when it is asked for."""
+    """The members of a sequence at some places; each is built when it is read."""
 
     members: Sequence[Any]
     make: Callable[[Any], Made]
     places: np.ndarray | None = None
-    """None: all, in order."""
+    """The indices of the members; None for all, in order."""
 
     def __len__(self) -> int:
         return len(self.members) if self.places is None else len(self.places)
@@ -199,26 +199,26 @@ class ItemSet(Generic[AnyItem]):
     form: ClassVar[type[Any]]
     """The class of an item."""
     source: str
-    """As messages name it."""
+    """The source's name in messages."""
     items: Sequence[AnyItem]
     facts: Facts = field(default_factory=Facts)
     known: Mapping[str, Any] | None = None
-    """The notes, where they were kept with the items."""
+    """The notes that were stored with the items; None if there are none."""
     groups: np.ndarray | None = None
-    """uint64 [D]: equal where the groups of two items are; None where they are not kept."""
+    """uint64 [D]: equal for two items of one group; None if not stored."""
     entry: str | None = None
-    """Decides the content; None where that cannot be told."""
+    """A name that identifies the content; None if it cannot be identified."""
 
     def __len__(self) -> int:
         return len(self.items)
 
     @classmethod
     def survey(cls, items: Sequence[AnyItem], notes: dict[str, Any]) -> None:
-        """Add to the notes, plain values, what a task asks of all items at once."""
+        """Update the notes, plain values over all items that a task needs, with these items."""
 
     @cached_property
     def notes(self) -> Mapping[str, Any]:
-        """What `survey` notes of all items."""
+        """The notes of `survey` on all items."""
         if self.known is not None:
             return self.known
         notes: dict[str, Any] = {}
@@ -227,16 +227,16 @@ class ItemSet(Generic[AnyItem]):
         return notes
 
     def take(self, indices: np.ndarray) -> Self:
-        """Return some of them."""
+        """Return the items at `indices`, in that order."""
         entry = None if self.entry is None else store.entry_of([self.entry, int(hash_rows([indices])[0])])
         return replace(self, items=Lazy(self.items, lambda item: item, indices), known=None, groups=None, entry=entry)
 
     def kept_rows(self) -> list[Mapping[str, Any]]:
-        """Return for each item what goes from the source into its answer."""
+        """Return the columns that are copied to the answer of each item."""
         return [item.kept for item in self.items]
 
     def group_numbers(self) -> np.ndarray:
-        """Return the group of each item, int64 [D], numbered from 0 in the order in which they first occur."""
+        """Return the group of each item, int64 [D]; groups are numbered from 0 in the order of their first items."""
         if self.groups is None:
             keys = hash_texts([item.group() or str(number) for number, item in enumerate(self.items)])
         else:
@@ -246,7 +246,7 @@ class ItemSet(Generic[AnyItem]):
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """Put parts of a source that are in memory behind one another."""
+        """Concatenate parts of a source that are in memory."""
         return replace(parts[0], items=[item for part in parts for item in part.items], known=None)
 
 
@@ -255,22 +255,22 @@ AnySet = TypeVar("AnySet", bound=ItemSet[Any])
 
 @dataclass(frozen=True)
 class ItemSource(Generic[AnyItem]):
-    """Items that were found, and not read yet."""
+    """The items of a source that was found and is not read yet."""
 
     name: str
-    """As messages name it."""
+    """The source's name in messages."""
     read: Callable[[Facts], Iterator[AnyItem]]
-    """Read them; raises a UserError for what is malformed."""
+    """Read the items; raises UserError for a malformed one."""
     identity: Callable[[], Any]
-    """Return plain values that change with the content and with how it is read; None where that cannot be told."""
+    """Return plain values that change with the content and the settings for reading; None if it cannot be identified."""
     empty: str
-    """What is said of a source without items."""
+    """The message for a source without items."""
 
     def stream(self, limit: int | None = None, facts: Facts | None = None) -> Iterator[AnyItem]:
         """Read the first `limit` items.
 
         Raises:
-          UserError: for what is malformed, and if there is none.
+          UserError: for a malformed item, and if there is none.
         """
         found = False
         for item in islice(self.read(facts or Facts()), limit):
@@ -281,7 +281,7 @@ class ItemSource(Generic[AnyItem]):
 
 
 def read_by(data: DataConfig) -> list[Any]:
-    """Return the settings that say how a source is read, as plain values."""
+    """Return the settings for reading a source, as plain values."""
     return [getattr(data, key) for key in (*COLUMN_KEYS, *FILE_KEYS, "label", "label_names")]
 
 
@@ -294,18 +294,18 @@ def hold_items(
     on_rows: Callable[[int], None] = lambda rows: None,
     all_have: Callable[[bool], bool] = bool,
 ) -> AnySet:
-    """Return the first `limit` items of a source, from the cache in `folder` where an earlier start has left them.
+    """Return the first `limit` items of a source, from the cache in `folder` if it has them.
 
     Args:
       form: the class of the set.
-      source: what is read.
-      limit: how many items are wanted; None for all.
-      folder: where items are kept for the next start; None keeps none.
-      on_rows: called with the number of items that have been read since the last call.
-      all_have: says whether every process of the run says yes.
+      source: the source to read, if the cache does not have its items.
+      limit: the number of wanted items; None for all.
+      folder: the cache, for the next start; None for no cache.
+      on_rows: called with the number of items read since the last call.
+      all_have: returns whether its argument is true in every process of the run.
 
     Raises:
-      UserError: for the first item that is malformed, and if there is none.
+      UserError: for the first malformed item, and if there is none.
     """
     names: list[str | None] = []
 
@@ -333,7 +333,7 @@ def hold_items(
 
 
 def in_slices(items: Iterable[AnyItem]) -> Iterator[list[AnyItem]]:
-    """Yield items in lists of about the same number of characters."""
+    """Yield lists of at most `_MOST_ITEMS` items with about the same number of characters."""
     part: list[AnyItem] = []
     characters = 0
     for item in items:
@@ -348,16 +348,16 @@ def in_slices(items: Iterable[AnyItem]) -> Iterator[list[AnyItem]]:
 
 @dataclass(frozen=True)
 class Encoder(Generic[AnySet]):
-    """How the items of a set become tokens."""
+    """How a task tokenizes its items."""
 
     columns: Mapping[str, StoredColumn]
-    """What is kept beside the tokens."""
+    """The task's further columns, stored beside the tokens."""
     settings: Sequence[Any]
-    """Plain values that decide, beside items, tokenizer and `max_length`, what `encode` returns."""
+    """Plain values that change the result of `encode`, besides items, tokenizer and `max_length`."""
     encode: Callable[[AnySet], Encoded]
-    """Tokenize some items that are in memory; `whole` and `windows` are those of each item."""
+    """Tokenize some items in memory; `whole` and `windows` have one entry for each item."""
     say: Callable[[AnySet, Stored], None] = lambda items, stored: None
-    """Say what was noticed in all items, whose tokens are stored."""
+    """Tell the user the findings about all items, once their tokens are stored."""
 
 
 def encode_items(
@@ -370,19 +370,19 @@ def encode_items(
     on_rows: Callable[[int], None] = lambda rows: None,
     shard: Shard = Shard(),  # noqa: B008 (frozen)
 ) -> Stored:
-    """Return the tokens of a set, from the cache in `folder` where an earlier start has left them.
+    """Return the tokens of a set, from the cache in `folder` if it has them.
 
     Args:
       found: the items.
-      encoder: the task's.
+      encoder: the task's encoder.
       tokenizer: a transformers tokenizer.
-      max_length: longest segment in tokens, special tokens included.
-      folder: where tokens are kept for the next start; None keeps none.
-      on_rows: called with the number of items that have been tokenized since the last call.
-      share: what this process tokenizes; every process of the run has the same items at the same time.
+      max_length: the longest segment in tokens, special tokens included.
+      folder: the cache, for the next start; None for no cache.
+      on_rows: called with the number of items tokenized since the last call.
+      shard: the part that this process tokenizes; every process of the run has the same items at the same time.
 
     Raises:
-      UserError: for what the task cannot encode.
+      UserError: for an item that the task cannot encode.
     """
     unknown_id = getattr(tokenizer, "unk_token_id", None)
 
@@ -413,7 +413,7 @@ def encode_items(
 
 
 def _encode(encoder: Encoder[AnySet], found: AnySet) -> Encoded:
-    """Tokenize some items, or none."""
+    """Tokenize some items; an empty set gives empty arrays."""
     if len(found):
         encoded = encoder.encode(found)
         columns = {name: encoded.columns[name].astype(column.dtype) for name, column in encoder.columns.items()}
@@ -424,7 +424,7 @@ def _encode(encoder: Encoder[AnySet], found: AnySet) -> Encoded:
 
 
 def encode_in_memory(found: AnySet, encoder: Encoder[AnySet]) -> Stored:
-    """Return the tokens of items that are to be answered."""
+    """Return the tokens of items in memory, for prediction, without the cache."""
     encoded = encoder.encode(found)
     stored = Stored(
         tokens=Tokens.from_lengths(encoded.ids, encoded.lengths, encoded.first_lengths),

@@ -1,7 +1,7 @@
-"""Examples that are more than texts and a label, one record at a time: lists of words, marked spans, answers.
+"""Read examples that are more than texts and a label, record by record: lists of words, marked spans, answers.
 
-Finds JSON, parquet files, Hub datasets and standard input, as `sources` does for texts, and says in which row each record
-is. What a record must hold is the caller's part.
+Finds JSON, parquet files, Hub datasets and standard input, as `sources` does for texts, and gives each record its number.
+The caller checks the content of a record.
 """
 
 from __future__ import annotations
@@ -39,45 +39,45 @@ TABLES = (*JSON_LINES, ".parquet")
 
 Example = TypeVar("Example")
 Items = Generator[tuple[str, int, "dict[str, Any] | Problem"], None, None]
-"""The file of each record, its row there, and what it is."""
+"""The file of each record, its number there, and the record."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """The records of a source that was found, and not read yet."""
+    """The records of a source that was found and is not read yet."""
 
     name: str
-    """As messages name it."""
+    """The source's name in messages."""
     begin: Callable[[Facts], Items]
-    """Read them, and note what is found out about the source."""
+    """Start reading; findings about the source are noted."""
     data: DataConfig
     role: Role
     identity: Callable[[], Any]
-    """Return plain values that change with the content; None where that cannot be told."""
+    """Return plain values that change with the content; None if it cannot be identified."""
     features: Mapping[str, Any] = field(default_factory=dict)
-    """What a Hub dataset, TFDS or a parquet file of the datasets library knows of its columns."""
+    """The column types of a Hub dataset, of TFDS or of a parquet file that the datasets library wrote; else empty."""
 
     def label_names(self, column: str) -> list[str] | None:
-        """Return the names that the source gives to the integers in a column of lists, or in a field `a.b` of such lists."""
+        """Return the source's names for the integers in a column of lists, or in a field `a.b` of such lists."""
         return class_names(self.features, column)
 
     def examples(self, read: Callable[[Mapping[str, Any], Row], Example], facts: Facts) -> Iterator[Example]:
-        """Yield what `read` makes of each record and its row.
+        """Yield the example of each record.
 
         Args:
-          read: raises a UserError for a record that is malformed.
-          facts: notes what is found out about the source.
+          read: returns the example of a record and its number; raises UserError for a malformed record.
+          facts: where findings about the source are noted.
 
         Raises:
-          UserError: for the first bad row, unless bad rows are left out.
+          UserError: for the first bad record, unless bad records are left out.
         """
-        # Behind a bad row of a pipe nothing may come for long.
+        # After a bad record of a pipe, the next one may take long to arrive.
         counted = self.name != STDIN_NAME or not stdin_waits()
         bad = BadRows(self.name, self.data, facts, skippable=self.role != "predict", counted=counted)
         try:
             with closing(self.begin(facts)) as items:
                 yield from self._read(items, read, bad)
-        except GeneratorExit:  # enough were taken
+        except GeneratorExit:  # the caller needs no more
             bad.say_skipped()
             raise
         bad.finish()
@@ -116,12 +116,12 @@ def _next(items: Items, bad: BadRows) -> tuple[str, int, dict[str, Any] | Proble
 
 
 def is_table(spec: str) -> bool:
-    """Say whether a source holds records, by how it is named or by what is in a folder."""
+    """Return whether a source holds records, by its name or by the files in a folder."""
     if spec == STDIN or spec.startswith(("hf:", "tfds:", memory.PREFIX)) or extension_of(spec) in TABLES:
         return True
     try:
         return find_split(spec, "train") is not None or extension_of(find_files(spec, "train").files[0]) in TABLES
-    except UserError:  # said where it is opened
+    except UserError:  # raised again where it is opened
         return False
 
 
@@ -129,7 +129,7 @@ def open_records(spec: str, role: Role, data: DataConfig) -> Records:
     """Find the records of a source.
 
     Raises:
-      UserError: for a source that is missing, of another kind or malformed, the latter while it is read.
+      UserError: for a source that is missing or of another kind; while it is read, for a malformed one.
     """
     check_rows(role, data)
     if spec == STDIN:
@@ -159,7 +159,7 @@ def open_records(spec: str, role: Role, data: DataConfig) -> Records:
 
 
 def records_of(text: Text, role: Role, data: DataConfig) -> Records:
-    """Return the records of a text that is JSON."""
+    """Return the records of a JSON text."""
     return Records(text.source, lambda facts: _in_text(text, data, facts), data, role, lambda: None)
 
 
@@ -191,17 +191,17 @@ def _in_text(text: Text, data: DataConfig, facts: Facts) -> Items:
 
 
 class Keeper:
-    """Copies columns of records; the first record says which there are."""
+    """Copy columns of records to answers; the first record decides the columns."""
 
     def __init__(self, kept: Sequence[str]) -> None:
         self._kept = kept
         self._columns: dict[str, str] | None = None
 
     def copied(self, record: Mapping[str, Any], source: str, row: Row) -> dict[str, Any]:
-        """Return what goes from a record into its answer.
+        """Return the columns of a record that are copied to its answer.
 
         Raises:
-          UserError: if the first one lacks a column.
+          UserError: if the first record lacks a column.
         """
         if self._columns is None:
             found = {asked: find_column(asked, list(record)) for asked in self._kept}
@@ -223,7 +223,7 @@ def text_of(record: Mapping[str, Any], column: str, key: str, source: str, row: 
     """Return the text in a column.
 
     Raises:
-      UserError: if it is missing, empty or no text.
+      UserError: if the column is missing, or its value is empty or no text.
     """
     if column not in record:
         raise missing_column(record, column, key, source, row)

@@ -1,9 +1,9 @@
-"""The one entry to read examples: finds what the user named, and chooses the reader.
+"""Open a source of texts: find the data that the user names, and choose its reader.
 
-`hf:...` is the Hugging Face Hub, `tfds:...` TensorFlow Datasets, `memory:...` what a Python program holds, `-` standard
-input, everything else a file, which is read in the format that its extension names, part by part: neither its size nor a
-limit costs more memory or time than the rows that are taken. Plain text (one example a line) is understood here, for
-prediction; parquet is read here; the other formats are the part of `delimited` and `json_rows`."""
+`hf:...` is the Hugging Face Hub, `tfds:...` TensorFlow Datasets, `memory:...` rows that a Python program holds, `-` standard
+input; any other name is a file, whose extension names its format. Files are read part by part, so that only the records that
+are used cost memory and time. Parquet is read here, and for prediction plain text (one example a line); `delimited` and
+`json_rows` read the other formats."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from jaxbert.errors import UserError, foreign_errors
 
 
 def read_file(name: str, intake: Intake) -> Iterator[RawPart]:
-    """Yield the rows of a file.
+    """Yield the records of a file part by part.
 
     Raises:
-      UserError: for a file that is missing, unreadable or malformed as a whole.
+      UserError: for a file that is missing, unreadable or completely malformed.
     """
     extension = extension_of(name)
     if extension == ".parquet":
@@ -51,7 +51,7 @@ def read_file(name: str, intake: Intake) -> Iterator[RawPart]:
 
 
 def file_identity(name: str) -> list[str]:
-    """Return what two files must share so that their content and its format are the same.
+    """Return the format and the checksum of a file; both are equal for two files with the same content and format.
 
     Raises:
       UserError: for a file that is missing or unreadable.
@@ -60,10 +60,10 @@ def file_identity(name: str) -> list[str]:
 
 
 def checksum_of(path: Path, name: str) -> str:
-    """Return a checksum of a file, which messages call `name`.
+    """Return the SHA-256 of a file, in hexadecimal; messages call the file `name`.
 
     Raises:
-      UserError: if it is unreadable.
+      UserError: if the file is unreadable.
     """
     try:
         with path.open("rb") as stream:
@@ -93,13 +93,13 @@ def _read_parquet(name: str, intake: Intake) -> Iterator[RawPart]:
 
 
 def features_of(name: str) -> dict[str, Any]:
-    """Return what the datasets library has left of its knowledge of the columns in a parquet file."""
+    """Return the column types that the datasets library wrote into a parquet file; empty if it wrote none."""
     with _parquet(name) as file:
         return parquet_features(file.schema_arrow.metadata)
 
 
 def parquet_records(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the rows of a file, numbered from 1."""
+    """Yield the records of a parquet file, numbered from 1."""
     row = 0
     with _parquet(name) as file:
         for batch in _batches(file, name, None):
@@ -111,7 +111,7 @@ def parquet_records(name: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 _UNREADABLE = "{}: not a readable parquet file"
-"""Besides its own errors the library raises what Python's str and datetime do with values that are none."""
+"""The message for errors of pyarrow, and of Python's str and datetime, which reject some damaged values."""
 
 
 def _parquet(name: str) -> Any:
@@ -135,23 +135,23 @@ def _batches(file: Any, name: str, columns: list[str] | None) -> Iterator[Any]:
 Role = Literal["train", "validation", "test", "predict"]
 STDIN = "-"
 STDIN_NAME = "standard input"
-"""As messages name it."""
+"""The name of standard input in messages."""
 
 SPLITS: dict[Role, str] = {"train": "train", "validation": "validation", "test": "test", "predict": "test"}
-"""The split that a role reads where none is named."""
+"""The split that each role reads if the user names none."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Examples that were found, and not read yet."""
+    """The examples of a source that was found and is not read yet."""
 
     name: str
-    """As messages name it."""
+    """The source's name in messages."""
     wanted: Wanted
     parts: Callable[[], Iterator[Table]]
-    """Read it; raises a UserError for what is malformed. Standard input can be read once."""
+    """Read the source; raises UserError for malformed records. Standard input can be read only once."""
     identity: Callable[[], Any]
-    """Return plain values that change with the content and with how it is read; None where that cannot be told."""
+    """Return plain values that change with the content and the settings for reading; None if it cannot be identified."""
 
 
 def open_source(
@@ -165,12 +165,18 @@ def open_source(
     kept: tuple[str, ...] = (),
     optional: tuple[str, ...] = (),
 ) -> Source:
-    """Find a source, of which the first `limit` examples are wanted.
+    """Find a source, to read its first `limit` examples.
 
-    `labelled` True: every row must have a label. False: labels are not looked at. None: labels are taken where the label
-    column is there and filled in every row. `labels` says what a label is, `kept` which columns the tables carry besides,
-    `optional` which they carry if they are there. `role` is the split that is read where `spec` names none (for "predict"
-    the test split), and lets "predict" read plain text.
+    Args:
+      spec: the source, as the user names it.
+      data: the settings for reading.
+      role: the split to read if `spec` names none (for "predict" the test split); "predict" may also read plain text.
+      labelled: True: every record must have a label. False: labels are not read. None: labels are read if the label column
+        exists and is filled in every record.
+      limit: the number of wanted examples; None for all.
+      labels: the kind of the labels.
+      kept: further columns that the tables carry.
+      optional: columns that the tables carry if they exist.
 
     Raises:
       UserError: for a source that is missing or unreachable.
@@ -188,7 +194,7 @@ def open_source(
 
 
 def _whole(read: Callable[[Intake], Iterator[Table]], intake: Intake) -> Iterator[Table]:
-    """Yield the parts of a source; there must be a row."""
+    """Yield the parts of a source; raise `UserError` if it has no records."""
     found = False
     for part in read(intake):
         found = True
@@ -199,26 +205,26 @@ def _whole(read: Callable[[Intake], Iterator[Table]], intake: Intake) -> Iterato
 
 
 def name_of(spec: str) -> str:
-    """Return a source as messages name it.
+    """Return the name of a source in messages.
 
     Raises:
-      UserError: for rows in memory that are not there any more.
+      UserError: for rows in memory that are no longer held.
     """
     return STDIN_NAME if spec == STDIN else memory.find_held(spec).name if memory.is_held(spec) else spec
 
 
 def check_rows(role: Role, data: DataConfig) -> None:
-    """Refuse to leave rows out where each has an answer.
+    """Check that prediction, which gives an answer for each record, leaves no record out.
 
     Raises:
-      UserError: if that is asked for.
+      UserError: if the configuration leaves bad records out.
     """
     if role == "predict" and data.bad_rows == "skip":
         raise UserError("bad_rows is skip, but predict gives an answer for each row: leave it out, and mend the rows")
 
 
 def stdin_text(data: DataConfig, facts: Facts | None = None) -> Text:
-    """Return standard input.
+    """Return standard input as text.
 
     Raises:
       UserError: if it is closed or cannot be read.
@@ -233,18 +239,18 @@ def stdin_text(data: DataConfig, facts: Facts | None = None) -> Text:
 
 
 def stdin_waits() -> bool:
-    """Say whether lines of standard input may still be to come: it is a pipe or a terminal, and no file."""
+    """Return whether standard input is a pipe or a terminal, whose lines may arrive later, and not a file."""
     try:
         return sys.stdin is not None and not stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode)
-    except OSError:  # a stream that another program put in its place
+    except OSError:  # another program replaced the stream
         return False
 
 
 def check_source(spec: str) -> None:
-    """Check that a source is there if it is a file; all else about it is told when it is opened.
+    """Check that a source exists if it is a file; everything else is checked when it is opened.
 
     Raises:
-      UserError: if it is not.
+      UserError: if the file does not exist.
     """
     if spec != STDIN and not spec.startswith(("hf:", "tfds:", memory.PREFIX)):
         places.check_there(spec)
@@ -253,7 +259,7 @@ def check_source(spec: str) -> None:
 def _find(
     spec: str, data: DataConfig, role: Role
 ) -> tuple[Callable[[Intake], Iterator[Table]], Callable[[], Any] | None]:
-    """Return how a source is read, and how its content is told from another."""
+    """Return the function that reads a source, and the one that identifies its content (None if that is impossible)."""
     if spec == STDIN:
         return partial(_read_stdin, data), None
     if memory.is_held(spec):
@@ -311,12 +317,12 @@ def _read_text(name: str, intake: Intake) -> Iterator[RawPart]:
 
 
 def read_lines(text: Text, intake: Intake) -> Iterator[RawPart]:
-    """Read JSON if the first line that is not blank begins an object or an array of them, otherwise one text a line.
+    """Read JSON if the first line that is not blank begins an object or an array of objects, otherwise one text a line.
 
     A blank line of plain text is an error, because outputs are matched to inputs by line.
 
     Raises:
-      UserError: for a source without lines, and where plain text cannot carry what is asked for.
+      UserError: for a source without lines, and for plain text if further columns are wanted.
     """
     lines, source = text.lines(), text.source
     try:
@@ -358,7 +364,7 @@ def _plain_parts(lines: Iterator[str], text: Text, intake: Intake) -> Iterator[R
 
 
 def _is_plain_text(name: str, data: DataConfig) -> bool:
-    """Tell whether a .txt file holds one text a line: its first line has no tab, and is not the header of a table."""
+    """Return whether a .txt file holds one text a line: its first line has no tab, and is not the header of a table."""
     if extension_of(name) != ".txt" or data.separator is not None:
         return False
     with opened(find_file(name), name) as stream:

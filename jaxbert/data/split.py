@@ -1,4 +1,4 @@
-"""Split validation rows off the training rows: label by label, or group by group."""
+"""Split a validation set off the training examples: label by label, or group by group."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _PURPOSE = 0x73706C69
 
 
 def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sorted row indices of training and of validation, int64.
+    """Return the sorted example indices of training and of validation, int64.
 
-    `labels` are label indices, [rows]. Validation gets `fraction` of the rows (rounded) and about as much of each label:
-    at least one row of each label that has two, as far as the rows go. Every label keeps a row in training.
+    `labels` are label indices, [N]. Validation gets `fraction` of the examples (rounded) and about as much of each label:
+    one example or more of each label that has two, if validation is large enough. Every label keeps a training example.
 
     Raises:
-      UserError: if validation would be empty, or a label would be left without training rows.
+      UserError: if validation would be empty, or a label would have no training example.
     """
     counts = np.bincount(labels)
     present = np.flatnonzero(counts)
@@ -29,7 +29,7 @@ def stratified_split(labels: np.ndarray, fraction: float, seed: int) -> tuple[np
 
 
 def _rows_per_class(counts: np.ndarray, fraction: float) -> np.ndarray:
-    """Share the validation rows out over the classes, by largest remainder between the bounds of each."""
+    """Distribute the validation examples over the classes by largest remainder, within the bounds of each class."""
     highest = counts - 1
     total = round(fraction * int(counts.sum()))
     if not 0 < fraction < 1 or not 1 <= total <= highest.sum():
@@ -49,13 +49,13 @@ def _rows_per_class(counts: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def split_groups(groups: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sorted row indices of training and of validation, int64; no group is in both.
+    """Return the sorted example indices of training and of validation, int64; no group is in both.
 
-    `groups` says to which group each row belongs, [rows], numbered from 0. Validation gets whole groups, drawn at random,
-    until it has `fraction` of the rows.
+    `groups` are the groups of the examples, [N], numbered from 0. Validation gets complete groups, drawn at random, until
+    it has `fraction` of the examples.
 
     Raises:
-      UserError: if one of the parts would be empty.
+      UserError: if one of the two parts would be empty.
     """
     counts = np.bincount(groups)
     order = np.random.default_rng([seed, _PURPOSE]).permutation(len(counts))

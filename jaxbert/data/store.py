@@ -1,12 +1,11 @@
-"""Tokens, label codes and items as files in a folder, and the folder that keeps those of earlier starts.
+"""Store tokens, label codes and items as files in a folder, and keep such folders in a cache for later starts.
 
-A folder is written part by part and opened as mapped arrays. It can have columns of its own beside the common ones. A header
-says what the files must hold, with a checksum of each and of itself, so that a folder that was cut off or damaged is never
-taken for a complete one.
+A folder is written part by part and opened as memory-mapped arrays. It can have further columns besides the common ones. A
+header describes the files, with a checksum of each and of itself, so that an incomplete or damaged folder is never accepted.
 
-In the cache an entry's name is a hash of everything that decides its content: the source and how it is read, the tokenizer,
-the longest example. Entries appear complete by a rename, so several processes may use the folder; what was used longest ago
-goes first when they grow past `LIMIT_BYTES`."""
+In the cache, the name of an entry is a hash of everything that decides its content: the source, the settings for reading,
+the tokenizer, the longest segment. An entry appears complete, by a rename, so several processes may share the cache. When
+the entries exceed `LIMIT_BYTES`, the least recently used ones are removed first. `prepare` produces the content."""
 
 from __future__ import annotations
 
@@ -36,19 +35,19 @@ from jaxbert.data.tokens import Encoded, LongTexts, Seen, Tokens, Watcher
 from jaxbert.errors import UserError
 
 FORMAT = 5
-"""Raise it with every change to these files or to what a reader or the tokenizing makes of the same data."""
+"""The version of the files: raise it when the files, or the tokens of the same data, change."""
 
 HEADER = "tokens.json"
 
 
 class StoredColumn(NamedTuple):
-    """How an array is kept; its first axis grows as it is written."""
+    """The form of a stored array, whose first axis grows while it is written."""
 
     dtype: str
     shape: tuple[int, ...] = ()
-    """Of what stands at each place; () for a number."""
+    """The shape of one entry; () for a number."""
     counts_in: str | None = None
-    """The column whose places its numbers are; those of a part count from the part's first one, below 0 is none."""
+    """The column that the numbers index, within the same part; negative numbers index nothing."""
 
 
 _COMMON = {
@@ -65,9 +64,9 @@ _COMMON = {
     "item_ends": StoredColumn("<i8"),
 }
 _SEEN = ("whole", "hashes", "rows")
-"""The arrays of what is known of the texts as they were."""
+"""The arrays about the original texts."""
 _ITEMS = ("items", "item_ends")
-"""Items as JSON behind one another, and where each ends."""
+"""Items as concatenated JSON, and the end of each in bytes."""
 _TOKENS = ("ids", "begins", "lengths", "first_lengths")
 _OPTIONAL = ("labels", "windows")
 _JSON = json.JSONEncoder(separators=(",", ":"))
@@ -76,31 +75,31 @@ _BLOCK = 1 << 20
 
 
 class DamagedError(Exception):
-    """A folder is not what its header says."""
+    """The files of a folder differ from its header."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """What is kept of a source: tokenized examples, items, or both."""
+    """The stored content of a source: tokenized examples, items, or both."""
 
     tokens: Tokens
     labels: Labels | None
     cut: int
-    """How many were longer than allowed."""
+    """The number of texts that were longer than allowed."""
     windows: Windows | None = None
-    """Which of them are pieces of one text; None where none is."""
+    """Which segments are windows of one text; None if each text is one segment."""
     seen: Seen | None = None
-    """The texts as they were; None for a corpus."""
+    """Facts about the original texts; None for a corpus."""
     columns: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     """The further arrays, by name."""
     items: Sequence[Any] = ()
-    """The values of the items, as JSON has them; each is read when it is asked for."""
+    """The items as plain values of JSON; each is parsed when it is read."""
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What was noted when the folder was finished."""
+    """The notes that the writer gave to `finish`."""
 
     @property
     def said(self) -> list[str]:
-        """What was said of how the source is read."""
+        """The remarks that the user was told while the source was read."""
         return self.seen.facts.said if self.seen else self.notes.get("facts", {}).get("said", [])
 
 
@@ -129,11 +128,11 @@ class Writer:
 
     @property
     def items(self) -> int:
-        """How many items were added."""
+        """The number of items added so far."""
         return self._places["item_ends"]
 
     def add(self, encoded: Encoded) -> None:
-        """Append examples, if there are any."""
+        """Append the tokens of some examples; an empty part is ignored."""
         if not len(encoded.lengths):
             return
         ends = np.cumsum(encoded.lengths, dtype=np.int64) + self._places["ids"]
@@ -149,11 +148,11 @@ class Writer:
         self._cut += encoded.cut
 
     def add_labels(self, codes: np.ndarray) -> None:
-        """Append the labels of examples."""
+        """Append the label codes of some examples, int32."""
         self._append_all({"labels": codes})
 
     def add_rows(self, hashes: np.ndarray, rows: np.ndarray) -> None:
-        """Append what tells texts from others, and where they stand."""
+        """Append the hashes, uint64, and the record numbers, int32, of some texts."""
         self._append_all({"hashes": hashes, "rows": rows})
 
     def add_items(self, items: Sequence[Any], columns: Mapping[str, np.ndarray]) -> None:
@@ -163,7 +162,7 @@ class Writer:
         self._append_all({"items": np.frombuffer(b"".join(written), np.uint8), "item_ends": ends, **columns})
 
     def _append_all(self, columns: Mapping[str, np.ndarray]) -> None:
-        """Append to several columns, of which some may hold places in others."""
+        """Append to several columns; indices into other columns (`counts_in`) are shifted to count from the start."""
         before = dict(self._places)
         for name, values in columns.items():
             column = self._columns[name]
@@ -185,13 +184,13 @@ class Writer:
         unknown: int = 0,
         notes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write the header; the folder is complete from here on.
+        """Write the header; after this call the folder is complete.
 
         Args:
-          vocabulary: what the labels' codes stand for; None where there are none.
-          watcher: what has looked at the texts; None for a corpus.
-          unknown: tokens that the vocabulary does not have.
-          notes: plain values that a reader gets back.
+          vocabulary: the values of the label codes; None without labels.
+          watcher: the watcher that has seen all texts; None for a corpus.
+          unknown: the number of unknown tokens.
+          notes: plain values that `Stored.notes` returns.
         """
         there = {"labels": vocabulary is not None, "windows": self._sizes["windows"] > 0}
         there |= dict.fromkeys(_SEEN, watcher is not None) | dict.fromkeys(_ITEMS, self._places["item_ends"] > 0)
@@ -233,10 +232,10 @@ def _cannot_hold(folder: Path, error: OSError) -> UserError:
 
 
 def open_stored(folder: Path, source: str) -> Stored:
-    """Check a folder and map its arrays, read-only; `source` is the name for messages.
+    """Check a folder and memory-map its arrays, read-only; `source` is its name in messages.
 
     Raises:
-      DamagedError: if a file is missing, cut off or changed.
+      DamagedError: if a file is missing, incomplete or changed.
     """
     header = _read_header(folder)
     arrays = {name: _open_column(folder / name, *described) for name, described in header["files"].items()}
@@ -259,7 +258,7 @@ def open_stored(folder: Path, source: str) -> Stored:
 
 @dataclasses.dataclass(frozen=True)
 class PlainItems(Sequence[Any]):
-    """Items in a mapped file."""
+    """Items in a memory-mapped file; each is parsed when it is read."""
 
     content: np.ndarray
     ends: np.ndarray
@@ -283,7 +282,7 @@ def _read_seen(header: dict[str, Any] | None, arrays: dict[str, Any], source: st
         lengths=arrays["whole"],
         hashes=arrays["hashes"],
         rows=arrays["rows"],
-        origins=origins if len(origins) > 1 else ((0, source),),  # a copy may have another name
+        origins=origins if len(origins) > 1 else ((0, source),),  # a copy of the source may have another name
         facts=Facts(**header["facts"]),
         lossy=header["lossy"],
         unknown=header["unknown"],
@@ -309,9 +308,9 @@ def _read_header(folder: Path) -> dict[str, Any]:
 
 
 def _open_column(path: Path, dtype: str, shape: list[int], size: int, checksum: int) -> np.ndarray:
-    """Check the size and the checksum of a file, and map it.
+    """Check the size and the checksum of a file, and memory-map it.
 
-    A file that was not flushed before a crash may have its size and hold nothing.
+    After a crash, a file that was not flushed may have the right size without its content.
     """
     try:
         if path.stat().st_size != size:
@@ -337,7 +336,7 @@ logger = logging.getLogger("jaxbert")
 
 
 def user_cache(name: str) -> Path:
-    """Return where the user's own cache of this name is."""
+    """Return the folder of the user's cache with this name."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxbert" / name
 
 
@@ -351,12 +350,12 @@ def cache_folder(cache_dir: str | None) -> Path | None:
 
 
 def entry_name(source_identity: Any, tokenizer: Any, max_length: int, long: LongTexts = LongTexts()) -> str | None:  # noqa: B008 (frozen)
-    """Return the name of the entry, None for a tokenizer that cannot be told from another."""
+    """Return the name of the entry; None if the source or the tokenizer cannot be identified."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if source_identity is None or backend is None:
         return None
     state = json.loads(backend.to_str())
-    for changing in ("truncation", "padding"):  # left over from the last call
+    for changing in ("truncation", "padding"):  # left from the last call
         state.pop(changing, None)
     versions = [importlib.metadata.version(library) for library in ("tokenizers", "transformers")]
     kind = type(tokenizer)
@@ -365,7 +364,7 @@ def entry_name(source_identity: Any, tokenizer: Any, max_length: int, long: Long
 
 
 def entry_of(content: Any) -> str:
-    """Return the name of the entry that these plain values decide."""
+    """Return the name of the entry for these plain values: 40 hexadecimal digits of a hash."""
     return hashlib.sha256(json.dumps([FORMAT, *content], sort_keys=True).encode()).hexdigest()[:40]
 
 
@@ -378,18 +377,18 @@ def cached(
     all_have: Callable[[bool], bool] = bool,
     said: bool = True,
 ) -> Stored:
-    """Return what an earlier start has left in the cache, else what `write` puts into an empty folder.
+    """Return an entry of the cache, or write a new one.
 
     Args:
-      source: what is read, as messages name it.
-      key: returns the name of the entry; None for what cannot be told from other content, which is not kept.
-      write: fills a folder.
-      folder: of the cache; None keeps nothing.
-      all_have: says whether every process of the run says yes.
-      said: whether the user is told where the content was in the cache.
+      source: the source's name in messages.
+      key: returns the name of the entry; None for content that cannot be identified and is not kept.
+      write: fills an empty folder.
+      folder: the cache; None for no cache.
+      all_have: returns whether its argument is true in every process of the run.
+      said: whether the user is told that the content comes from the cache.
 
     Raises:
-      UserError: what `write` raises.
+      UserError: as raised by `write`.
     """
     name = None if folder is None else key()
     found = None if folder is None or name is None else find(folder, name, source)
@@ -404,16 +403,16 @@ def cached(
     try:
         write(written)
         stored = open_stored(written, source)
-        # A file that changed while it was read must not be kept under the name of what it was.
+        # A file that changed while it was read must not be kept under the name of its old content.
         if name is not None and written.parent == folder and key() == name:
             publish(written, name)
         return stored
     finally:
-        shutil.rmtree(written, ignore_errors=True)  # unless it was published; what is mapped stays readable
+        shutil.rmtree(written, ignore_errors=True)  # no effect if it was published; mapped arrays stay readable
 
 
 def find(folder: Path, name: str, source: str) -> Stored | None:
-    """Open an entry if it is there and whole; one that is damaged is removed, and said."""
+    """Open an entry if it exists and is complete; a damaged one is removed with a warning."""
     entry = folder / name
     if not entry.is_dir():
         return None
@@ -426,13 +425,13 @@ def find(folder: Path, name: str, source: str) -> Stored | None:
         return None
     try:
         os.utime(entry)
-    except OSError:  # a folder that is only read keeps its order
+    except OSError:  # a read-only cache
         logger.debug("cannot mark %s as used", entry)
     return stored
 
 
 def new_folder(folder: Path | None) -> Path:
-    """Make a folder to write to: beside the entries where there is a cache that can be written, else a temporary one."""
+    """Make a folder to write to: inside the cache if it is writable, else a temporary one."""
     if folder is not None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -443,7 +442,7 @@ def new_folder(folder: Path | None) -> Path:
 
 
 def publish(written: Path, name: str) -> None:
-    """Give a folder that was written beside the entries its name, unless another process was first."""
+    """Rename a folder that was written inside the cache to its entry, unless another process was first."""
     try:
         written.rename(written.with_name(name))
     except OSError:
@@ -452,7 +451,7 @@ def publish(written: Path, name: str) -> None:
 
 
 def _make_room(folder: Path, keep: str) -> None:
-    """Remove what was used longest ago until the rest fits, and what a killed process left behind."""
+    """Remove the least recently used entries until the rest fits, and unfinished folders of killed processes."""
     entries: list[tuple[float, int, Path]] = []
     for path in folder.iterdir():
         try:

@@ -1,6 +1,7 @@
-"""The bytes of a file as lines of text: compression, encodings, line ends, and files that are none of text.
+"""Read the bytes of a file as lines of text: compression, encodings, line ends, and errors for files that are no text.
 
-A line has a bound, and a compressed file is read as it is asked for, so that no file can fill the memory.
+A line has a maximum length, and a compressed file is unpacked piece by piece, so that no file can fill the memory. Other
+modules split the lines into records.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import IO, Any
 from jaxbert.data.table import Facts, at_row
 from jaxbert.errors import UserError, one_line
 
-_HANZI = (  # simplified and traditional: an encoding has those of one kind alone
+_HANZI = (  # simplified and traditional: an encoding has only those of one kind
     "的一是不了在人有我他中上大地到以就出可也你生能而子那得自年用道行所家事成方多去如都同面起看定天分好小心想很物品"
     "这个们来为和国说时要会对于着下过发后作里然么没还进样买质量從這個們來為國說時會對於著過發後裡麼沒還進樣買質"
 )
@@ -33,18 +34,18 @@ _COMMON = {
     "koi8_r": "[а-яё]",
     "cp1252": "[ß-öø-ÿœšž‘-”–—…€´]",
 }
-"""Characters that are common in what is written in an encoding."""
+"""Characters that are common in texts of each encoding."""
 _IDEOGRAPHS = ("gbk", "big5", "euc_kr")
 _IMPLAUSIBLE = {
     "cp1251": re.compile("[a-z][а-яё]|[а-яё][a-z]"),
     "koi8_r": re.compile("[a-z][а-яё]|[а-яё][a-z]"),
     "cp1252": re.compile("[^\\W0-9_a-zA-Z]{4}"),
 }
-"""What hardly occurs: Latin letters inside of Russian words, Western European words of accented letters alone."""
+"""Rare patterns: Latin letters inside Russian words, Western European words of only accented letters."""
 
 
 def likely_encoding(sample: bytes) -> str | None:
-    """Return the encoding that bytes are probably in, if one fits."""
+    """Return the likely encoding of bytes, None if none fits."""
     if 0 in sample:
         return _wide(sample)
     scores = {name: _score(sample, name) for name in _COMMON}
@@ -53,7 +54,7 @@ def likely_encoding(sample: bytes) -> str | None:
 
 
 def _wide(sample: bytes) -> str | None:
-    """Tell by where the zeros of ASCII characters are."""
+    """Return UTF-16 or UTF-32 with its byte order, by the positions of the zero bytes of ASCII characters."""
     zeros = [2 * sample[place::4].count(0) > len(sample[place::4]) for place in range(4)]
     if all(zeros):
         return None
@@ -64,7 +65,7 @@ def _wide(sample: bytes) -> str | None:
 
 
 def _score(sample: bytes, name: str) -> float:
-    """Return how well bytes fit an encoding, 0 where they do not."""
+    """Return how well bytes fit an encoding; 0 if they do not."""
     try:
         text = sample.decode(name)
     except UnicodeDecodeError:
@@ -75,20 +76,20 @@ def _score(sample: bytes, name: str) -> float:
     if name in ("cp1251", "koi8_r") and not re.search("[а-яё]{2}", text):
         return 0.0
     common = sum(re.match(_COMMON[name], c) is not None for c in characters) / max(len(characters), 1)
-    if name in _IDEOGRAPHS:  # some thousand characters, of which the rare ones tell another encoding
+    if name in _IDEOGRAPHS:  # some thousand characters; rare ones mean another encoding
         plain = all(c.encode(name)[0] < 0xD8 and c.encode(name)[1] >= 0x40 for c in characters if c.isalpha())
         return 0.5 + common if common or plain else 0.0
     return common if common >= (0.3 if name.endswith("jis") or name == "euc_jp" else 0.8) else 0.0
 
 
 LONGEST_ROW = 2**24
-"""Bytes of a line, characters of a quoted field: far more than a model reads of a text. What is longer is a file without
-line ends, or a quote that nothing closes, and would be held in memory several times before anyone could say so."""
+"""The most bytes of a line, and characters of a quoted field: far more than a model reads of a text. A longer one means a
+file without line ends or a quote that is not closed; it would be in memory several times before an error."""
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _BLOCK = 2**16
 _BLANKS = "\ufeff \t\r\n"
 _MOST_XZ = 2**28
-"""Bytes that unpacking .xz may take; `xz -9` makes files that take a quarter of it, and a header can ask for 4 GiB."""
+"""The most bytes of memory to unpack .xz; files of `xz -9` need a quarter of it, and a header can ask for 4 GiB."""
 
 _SIGNATURES = {
     b"PK\x03\x04": "a zip archive or a workbook (.xlsx, .ods): unpack it, or save the sheet as CSV",
@@ -106,7 +107,7 @@ _SIGNATURES = {
     b"\x93NUMPY": "a NumPy array: write texts as CSV or JSON lines",
     b"version https://git-lfs": "a pointer of Git LFS, and the data is elsewhere: run git lfs pull",
 }
-"""How files begin that may be taken for text, and what they are."""
+"""The first bytes of files that are no text, and the kind of each file with a remedy."""
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
     codecs.BOM_UTF32_LE: "utf-32",
@@ -114,15 +115,15 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-"""By their byte-order mark; the longer ones of the same beginning first."""
+"""The encoding of each byte-order mark; of marks with the same start, the longer one first."""
 
 
 @contextmanager
 def opened(path: Path, source: str) -> Iterator[Any]:
-    """Open the bytes of a file, unpacked where its name says that it is compressed.
+    """Open the bytes of a file; they are unpacked if the extension names a compression.
 
     Raises:
-      UserError: for what cannot be read, is damaged or cut off, inside of the `with` too.
+      UserError: if the file cannot be read, is damaged or incomplete, also while it is read inside the `with`.
     """
     packed = path.suffix.lower() if path.suffix.lower() in COMPRESSED else ""
     try:
@@ -154,7 +155,7 @@ def _unpacked(file: IO[bytes], packed: str) -> Any:
 
 
 class _Xz(io.RawIOBase):
-    """Unpack .xz within a bound of memory, which `lzma.open` has no word for."""
+    """Unpack .xz with at most `_MOST_XZ` bytes of memory; `lzma.open` has no such option."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -186,14 +187,14 @@ class _Xz(io.RawIOBase):
 
 
 class Text:
-    """A file of text, or standard input: its lines, and how they are written.
+    """The lines of a text file, or of standard input, and their encoding.
 
-    Lines end in a line feed. One that the encoding does not know is passed on with replacement characters, and stands in
-    `bad`, by its number from 1, with what is wrong with it.
+    Lines end in a line feed. A line that cannot be decoded is yielded with replacement characters, and `bad` holds its
+    problem under its number, from 1.
     """
 
     def __init__(self, stream: Any, source: str, encoding: str | None = None, facts: Facts | None = None) -> None:
-        """Look at the beginning of a stream of bytes.
+        """Check the beginning of a stream of bytes, and find its encoding.
 
         Raises:
           UserError: for a file that is no text.
@@ -218,12 +219,12 @@ class Text:
             facts.say(source, "its lines end in carriage returns")
 
     def begins_json(self) -> bool:
-        """Say whether the first character that is no blank begins an object, or an array of objects."""
+        """Return whether the first character that is no blank begins an object, or an array of objects."""
         head = self.head.decode(self.encoding, "replace").lstrip(_BLANKS)
         return head[:1] == "{" or (head[:1] == "[" and head[1:].lstrip(_BLANKS)[:1] in ("", "{", "]"))
 
     def lines(self, first: int | None = None) -> Iterator[str]:
-        """Yield the lines, without byte-order marks at the beginning; `first` is a bound of the first one's bytes.
+        """Yield the lines, without byte-order marks at the beginning; `first` is the most bytes of the first line.
 
         Raises:
           UserError: for a line that is too long.
@@ -240,20 +241,20 @@ class Text:
             yield text if row > 1 else text.lstrip("\ufeff")
 
     def lines_there(self) -> int:
-        """Say how many lines that are not blank have come and were not read, as far as that is known; wait for the first."""
-        if self._wide or self._cr:  # they are read in blocks
+        """Return how many unread lines that are not blank have arrived, at least; wait for the first one."""
+        if self._wide or self._cr:  # these are read in blocks
             return 1
         return sum(1 for line in self.stream.peek(1).split(b"\n")[:-1] if line.strip())
 
     def strict_lines(self) -> Iterator[str]:
-        """Yield the lines; the first that is in another encoding is an error."""
+        """Yield the lines; raise `UserError` for the first line in another encoding."""
         for row, line in enumerate(self.lines(), 1):
             if self.bad:
                 raise UserError(f"{at_row(self.source, row)}: {self.bad[row]}")
             yield line
 
     def blocks(self) -> Iterator[str]:
-        """Yield all of the text, in pieces that end anywhere."""
+        """Yield the complete text in blocks, which may end inside a line; raise `UserError` for another encoding."""
         decoder, place = codecs.getincrementaldecoder(self.encoding)(), 0
         try:
             while block := self.stream.read1(_BLOCK):
@@ -277,7 +278,7 @@ class Text:
             yield rest
 
     def _explain(self, error: UnicodeDecodeError, within: str = "") -> str:
-        """Say which byte is wrong, and which encoding the bytes may be in."""
+        """Return the message for a wrong byte, with the likely encoding."""
         name = "UTF-8" if self.encoding == "utf-8" else self.encoding
         what = f"not {name} (byte 0x{error.object[error.start]:02x} at position {error.start + 1}{within})"
         likely = likely_encoding(error.object)
@@ -290,7 +291,7 @@ def raw_lines(stream: Any, source: str, first: int | None = None) -> Iterator[by
     """Yield the lines of a stream.
 
     Raises:
-      UserError: for a line of more than `LONGEST_ROW` bytes, or `first` of the first one.
+      UserError: for a line of more than `LONGEST_ROW` bytes; for the first line, of more than `first` bytes, if given.
     """
     row, longest = 1, first or LONGEST_ROW
     while line := stream.readline(longest + 1):
@@ -301,7 +302,7 @@ def raw_lines(stream: Any, source: str, first: int | None = None) -> Iterator[by
 
 
 def too_long(source: str, row: int) -> UserError:
-    """Return the error for a row without an end."""
+    """Return the error for a line that is too long."""
     return UserError(f"{at_row(source, row)}: longer than {LONGEST_ROW >> 20} MiB: is this a file of text lines?")
 
 
@@ -309,12 +310,12 @@ def _is_utf8(sample: bytes) -> bool:
     try:
         sample.decode()
     except UnicodeDecodeError as error:
-        return error.end == len(sample)  # cut off inside of a character
+        return error.end == len(sample)  # the sample ends inside a character
     return True
 
 
 def _check_text(head: bytes, source: str, wide: bool) -> None:
-    """Refuse what is no text, by how it begins."""
+    """Raise `UserError` if the first bytes are not those of a text file."""
     for signature, what in _SIGNATURES.items():
         if head.startswith(signature):
             raise UserError(f"{source}: no text, but {what}")

@@ -1,7 +1,7 @@
-"""The one shape in which labelled text arrives, part by part, and the checks that every source shares.
+"""The table in which all labelled texts arrive, part by part, and the checks that all sources share.
 
-A reader brings columns of raw values, a few thousand rows at a time, which `intake` checks. Where the values come from is
-the readers' part (`sources`, `hub`, `tfds`), what the labels mean that of `labels`."""
+Readers (`sources`, `hub`, `tfds`) yield columns of raw values, a few thousand records at a time, and `intake` makes tables
+of them. `labels` decides the meaning of the labels."""
 
 from __future__ import annotations
 
@@ -26,48 +26,48 @@ logger = logging.getLogger("jaxbert")
 
 @dataclass
 class Facts:
-    """How a source was read; the reader fills it while it reads, and every part of the source carries the same one."""
+    """The findings about a source; its reader adds to them, and all parts of the source share one object."""
 
     columns: list[str] = field(default_factory=list)
     """All columns of the source, in order."""
     used: list[str] = field(default_factory=list)
-    """Those that were read."""
+    """The columns that were read."""
     files: list[str] = field(default_factory=list)
     """The files of a folder or a pattern, in the order of reading; empty for a single file."""
     separator: str | None = None
-    """Of the fields of a row; None for formats that have none."""
+    """The separator of fields; None for formats without one."""
     encoding: str | None = None
-    """Of the text files; None for other formats."""
+    """The encoding of text files; None for other formats."""
     skipped: int = 0
-    """Malformed or empty rows that were left out because `data.bad_rows` is skip."""
+    """The number of malformed or empty records that were left out because `data.bad_rows` is skip."""
     skipped_rows: list[int | str] = field(default_factory=list)
-    """The first of them, as a user counts; with the file where there are several."""
+    """The first left-out records, counted from 1; with the file if the source is several files."""
     said: list[str] = field(default_factory=list)
-    """What was said of how it is read: a start that finds its tokens in the cache says it again."""
+    """The remarks on the reading, which a start that takes its tokens from the cache repeats."""
 
     def skip(self, row: int | str) -> None:
-        """Note a row that is left out."""
+        """Note a record that is left out."""
         self.skipped += 1
         if len(self.skipped_rows) < _NAMED:
             self.skipped_rows.append(row)
 
     def say(self, source: str, what: str) -> None:
-        """Tell the user about something that was taken because it is likely, for the first file of which it is true."""
+        """Tell the user about a guess, only for the first file to which it applies."""
         if not any(note.endswith(f": {what}") for note in self.said):
             self.said.append(f"{source}: {what}")
             logger.warning("%s", self.said[-1])
 
     def choose(self, columns: Sequence[str], used: Sequence[str]) -> None:
-        """Note the columns."""
+        """Note all columns, and the columns that are read."""
         self.columns, self.used = list(columns), list(used)
 
     def become(self, other: Facts) -> None:
-        """Take over what another reader of the same source has found out."""
+        """Copy the findings of another reader of the same source."""
         for field_ in dataclasses.fields(self):
             setattr(self, field_.name, getattr(other, field_.name))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return plain values for JSON."""
         return dataclasses.asdict(self)
 
 
@@ -75,11 +75,11 @@ _LISTS = ("List", "LargeList", "Sequence")
 
 
 def class_names(features: Mapping[str, Any], column: str) -> list[str] | None:
-    """Return the names for the integers of a column, also those inside of lists; None where there are none.
+    """Return the names for the integers of a column, or inside its lists; None if there are none.
 
     Args:
-      features: of a data set of `datasets` or of TFDS, or what `parquet_features` has found.
-      column: its name; `a.b` for what is inside of the column `a`.
+      features: the features of a data set of `datasets` or of TFDS, or the result of `parquet_features`.
+      column: the name of the column; `a.b` for the field `b` inside the column `a`.
     """
     feature: Any = features
     for part in [column] if column in features else column.split("."):
@@ -94,7 +94,7 @@ def class_names(features: Mapping[str, Any], column: str) -> list[str] | None:
 
 
 def _without_lists(feature: Any) -> Any:
-    """Return what a feature is made of."""
+    """Return the feature inside all lists."""
     while True:
         if isinstance(feature, list) and len(feature) == 1:
             feature = feature[0]
@@ -107,7 +107,7 @@ def _without_lists(feature: Any) -> Any:
 
 
 def parquet_features(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
-    """Return the features that the datasets library left in the metadata of a parquet file; nothing where there are none."""
+    """Return the features that the datasets library wrote to the metadata of a parquet file; empty if there are none."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
     except (KeyError, TypeError, ValueError, RecursionError):
@@ -119,7 +119,7 @@ LabelKind = Literal["name", "list", "number"]
 
 
 class Place(NamedTuple):
-    """A row of one file of several."""
+    """A record of a source that is several files."""
 
     file: str
     row: int
@@ -129,50 +129,50 @@ class Place(NamedTuple):
 
 
 Row = int | str | Place
-"""A row as a user counts it, from 1; of a source that is several files, with the file."""
+"""The number of a record, from 1; with the file if the source is several files."""
 PART_ROWS = 4096
-"""Rows that a reader brings at a time."""
+"""The most records in one part."""
 _COMPARED = 1000
-"""Names among which a similar one is looked for: a broken header can have millions."""
+"""The most names that are compared to find a similar one: a broken header can have millions."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """The texts of some rows with their labels, and what is needed to talk about them.
+    """The texts of some examples with their labels, and their places in the source, for messages.
 
-    `rows` says how a user finds each example, counted from 1: the line of a text file in which the row starts (a header
-    is row 1), otherwise the position in the parquet file or the split.
+    `rows` are the numbers of the examples, from 1: in a text file the line in which the record starts (a header is row 1),
+    otherwise the position in the parquet file or the split.
     """
 
     texts: list[str]
     pairs: list[str] | None
     labels: Sequence[Any] | None
-    """As the source wrote them."""
+    """The labels as written in the source."""
     label_names: list[str] | None
-    """Names the source itself gives to its integer labels, in order from 0."""
+    """The source's own names for its integer labels, in order from 0."""
     source: str
-    """The file of these rows, where the source is several."""
+    """The name of the source, or of the file of these examples if the source is several files."""
     rows: Sequence[int]
     facts: Facts = field(default_factory=Facts)
-    """What is known of the source as a whole; one object for all of its parts."""
+    """The findings about the complete source; one object for all of its parts."""
     kept: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    """The columns that are copied into the answers, as the source wrote them."""
+    """The columns that are copied to the answers, as written in the source."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def kept_rows(self) -> list[dict[str, Any]]:
-        """Return for each row what goes into its answer."""
+        """Return the columns that are copied to the answer of each example."""
         if not self.kept:
             return [{} for _ in self.texts]
         return [dict(zip(self.kept, values, strict=True)) for values in zip(*self.kept.values(), strict=True)]
 
     def row(self, index: int) -> Row:
-        """Return a row that stays clear beside those of other parts."""
+        """Return the number of an example; with its file if the source is several files."""
         return at_row(self.source, self.rows[index]) if self.facts.files else self.rows[index]
 
     def stretch(self, low: int, high: int) -> Table:
-        """Return rows `low` to `high - 1` of this part."""
+        """Return the examples `low` to `high - 1` of this part."""
         pairs = None if self.pairs is None else self.pairs[low:high]
         labels = None if self.labels is None else self.labels[low:high]
         kept = {name: values[low:high] for name, values in self.kept.items()}
@@ -182,23 +182,23 @@ class Table:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which columns a reader must bring; `labelled` None means the label if there is one."""
+    """The columns that a reader must read; `labelled` None means the label if there is one."""
 
     text: str
     text_pair: str | None
     label: str
     labelled: bool | None
     labels: LabelKind = "name"
-    """What a label is: one name or whole number, a list of them, or a score."""
+    """The kind of a label: one name or whole number, a list of them, or a score."""
     separator: str = ","
-    """Between the labels of a list that is written as text."""
+    """The separator of labels in a list that is written as text."""
     kept: tuple[str, ...] = ()
-    """Columns that are copied into the answers."""
+    """Columns that are copied to the answers."""
 
     label_columns: tuple[str, ...] = ()
-    """Several columns of 0 and 1 that together say which labels a text has; `label` is what messages call them."""
+    """Several columns of 0 and 1, one for each label; `label` is their name in messages."""
     optional: tuple[str, ...] = ()
-    """Columns that are copied where they are there."""
+    """Columns that are copied if they exist."""
 
     @classmethod
     def of(
@@ -209,13 +209,13 @@ class Wanted:
         kept: tuple[str, ...] = (),
         optional: tuple[str, ...] = (),
     ) -> Wanted:
-        """Take the column names from the configuration."""
+        """Return the wanted columns, with the names from the configuration."""
         several = tuple(data.label) if isinstance(data.label, list) else ()
         label = data.label if isinstance(data.label, str) else ", ".join(data.label)
         return cls(data.text, data.text_pair, label, labelled, labels, data.label_separator, kept, several, optional)
 
     def needed(self) -> dict[str, str]:
-        """Return the configuration keys of the columns that must be there, with the column names."""
+        """Return the required columns: configuration key to column name."""
         keys = {"data.text": self.text}
         if self.text_pair is not None:
             keys["data.text_pair"] = self.text_pair
@@ -224,14 +224,14 @@ class Wanted:
         return keys
 
     def marked(self) -> tuple[str, ...]:
-        """Return the column of the label, or the columns."""
+        """Return the names of the label column or columns."""
         return self.label_columns or (self.label,)
 
     def choose(self, names: Sequence[str], where: str, hint: str = "") -> dict[str, str]:
-        """Return which of `names` to read for each name that is asked for: that one, or one that is spelled alike.
+        """Return, for each wanted column, the one of `names` to read: the same name, or one in another spelling.
 
         Raises:
-          UserError: if a column is not there, or twice; `hint` is added to the message.
+          UserError: if a column is missing or ambiguous; `hint` is added to the message.
         """
         chosen = {}
         for key, asked in self._keys():
@@ -252,11 +252,11 @@ class Wanted:
         return chosen
 
     def fits(self, names: Sequence[str]) -> bool:
-        """Say whether all columns are there that are asked for."""
+        """Return whether all required columns are among `names`."""
         return all(find_column(asked, names) for asked in self.columns())
 
     def columns(self) -> list[str]:
-        """Return the names of the columns that must be there."""
+        """Return the names of the required columns."""
         return [asked for _, asked in self._keys()]
 
     def _keys(self) -> list[tuple[str, str]]:
@@ -264,7 +264,7 @@ class Wanted:
 
 
 def find_column(asked: str, names: Sequence[str]) -> list[str]:
-    """Return the columns of a name; where there is none, those whose names differ in case, blanks or Unicode form alone."""
+    """Return the columns with this name; if there is none, those that differ only in case, blanks or Unicode form."""
     found = [name for name in names if name == asked]
     return found or [name for name in names[:_COMPARED] if _folded(name) == _folded(asked)]
 
@@ -280,26 +280,26 @@ def _alternatives(name: str, names: Sequence[str]) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
-    """Return the one of `names` that `name` was probably meant to be."""
+    """Return the one of `names` that is most similar to `name`; None if none is similar."""
     folded = {other.casefold(): other for other in islice(names, _COMPARED)}
     found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
     return folded[found[0]] if found else None
 
 
 def quoted(values: Iterable[Any], most: int = 20) -> str:
-    """List values for a message, shortened."""
+    """Return a list of at most `most` values for a message, each shortened."""
     everything = list(values)
     shown = ", ".join(repr(shorten(v) if isinstance(v, str) else v) for v in everything[:most])
     return shown + (f" and {len(everything) - most} more" if len(everything) > most else "")
 
 
 def shorten(text: str, most: int = 40) -> str:
-    """Cut a text so that a message stays one readable line."""
+    """Cut a text to `most` characters, so that a message stays one readable line."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def concatenate_tables(parts: Sequence[Table]) -> Table:
-    """Put parts of a source behind one another, without their labels."""
+    """Concatenate parts of a source, without their labels."""
     if len(parts) == 1:
         return parts[0]
     chained = chain.from_iterable
@@ -315,12 +315,12 @@ def concatenate_tables(parts: Sequence[Table]) -> Table:
 
 
 def at_row(source: str, row: Row) -> str:
-    """Name a row of a source, the same way in every message."""
+    """Return the name of a record of a source, the same in every message."""
     return str(row) if isinstance(row, str | Place) else f"{source}, row {row}"
 
 
 def check_texts(values: Sequence[Any], column: str) -> tuple[Sequence[Any], dict[int, str]]:
-    """Return a column as texts, and what is wrong with the rows that hold no text."""
+    """Return a column as texts, and the problem of each index without a text."""
     try:
         if all(map(str.strip, values)):
             return values, {}
@@ -342,19 +342,19 @@ def check_texts(values: Sequence[Any], column: str) -> tuple[Sequence[Any], dict
 
 
 def is_missing(value: Any) -> bool:
-    """Say whether nothing stands in a field."""
+    """Return whether a value is missing: None, a blank text or NaN."""
     if isinstance(value, str | bytes):
         return not value.strip()
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def not_utf8(error: UnicodeDecodeError) -> str:
-    """Name the first byte that is not UTF-8."""
+    """Describe the first byte that is not UTF-8, for a message."""
     return f"not UTF-8 (byte 0x{error.object[error.start]:02x} at position {error.start + 1})"
 
 
 def decode(value: bytes, column: str, source: str, row: Row) -> str:
-    """Return bytes as text, or say which row is not UTF-8."""
+    """Return UTF-8 bytes as text, or raise `UserError` with the record."""
     try:
         return value.decode()
     except UnicodeDecodeError as error:
@@ -363,6 +363,6 @@ def decode(value: bytes, column: str, source: str, row: Row) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """Name what a value is, for a message."""
+    """Return the kind of a value, for a message."""
     names = {bool: "true or false", int: "a number", float: "a fraction", list: "a list", dict: "an object"}
     return names.get(type(value), f"a value of type {type(value).__name__}")

@@ -1,7 +1,7 @@
 """Read examples from a TensorFlow Datasets folder by random access, without TensorFlow.
 
-Only data that was prepared before is read, as array_record; nothing is downloaded, because TFDS needs TensorFlow for
-many sources and waits minutes for a network that is not there. The columns' contents are `table`'s part.
+Only data that is already prepared as array_record is read. Nothing is downloaded, because TFDS needs TensorFlow for many
+sources and waits minutes for a network that cannot be reached. `intake` checks the values of the columns.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Prepared:
     split: str
     builder: Any
     examples: Any
-    """Read by position; in batches, which is three times as fast as one by one."""
+    """Read by position, in batches, which is three times as fast as one by one."""
 
     def identity(self) -> list[Any]:
-        """Return the split and the folder's files: names, sizes and times."""
+        """Return the folder, the split, and the name, size in bytes and modification time in ns of each file."""
         folder = Path(self.builder.data_path)
         files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.iterdir())]
         return [str(folder), self.split, files]
@@ -43,7 +43,7 @@ def open_tfds(spec: str, default_split: str) -> Prepared:
     """Find `tfds:NAME[/CONFIG][:SPLIT]` in the folder TFDS_DATA_DIR.
 
     Raises:
-      UserError: if the extra is not installed, or the data set or the split is not there.
+      UserError: if the extra is not installed, or the data set or the split does not exist.
     """
     name, _, split = spec.removeprefix("tfds:").partition(":")
     split = split or default_split
@@ -55,7 +55,7 @@ def read_tfds(prepared: Prepared, intake: Intake) -> Iterator[RawPart]:
     """Yield the examples part by part.
 
     Raises:
-      UserError: if a column is not there.
+      UserError: if a column is missing.
     """
     features = dict(prepared.builder.info.features.items())
     chosen = intake.choose(list(features), prepared.spec)
@@ -93,16 +93,16 @@ def _find_builder(name: str, spec: str) -> Any:
             f"{spec}: not found in {folder}: prepare it there with `tfds build {name} --file_format=array_record "
             f"--data_dir={folder}`, or set TFDS_DATA_DIR to the folder that has it"
         ) from error
-    # A folder that TFDS cannot make sense of raises whatever its parsers raise.
+    # For a malformed folder, the parsers of TFDS raise many types of errors.
     except Exception as error:
         raise UserError(f"{spec}: cannot be loaded from {folder}: {_one_line(error)}") from error
 
 
 def _check_features(folder: Path, spec: str) -> None:
-    """Refuse features of any other project: TFDS imports the module that a `features.json` names.
+    """Check that all features are TFDS's own, since TFDS imports the module that a `features.json` names.
 
     Raises:
-      UserError: for a class that is none of TFDS's own.
+      UserError: for a class of any other project.
     """
     for path in folder.rglob("features.json"):
         for name in _class_paths(read_json(path)):
@@ -142,7 +142,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _unpacked(value: Any) -> Any:
-    """Return Python's own values in the place of NumPy's, and text in the place of its bytes in UTF-8."""
+    """Return a value with Python types in place of NumPy's, and with UTF-8 bytes decoded to text."""
     if isinstance(value, dict):
         return {name: _unpacked(inner) for name, inner in value.items()}
     value = value.tolist() if hasattr(value, "tolist") else value
@@ -150,5 +150,5 @@ def _unpacked(value: Any) -> Any:
         return [_unpacked(inner) for inner in value]
     try:
         return value.decode() if isinstance(value, bytes) else value
-    except UnicodeDecodeError:  # no text, which the reader of the column says
+    except UnicodeDecodeError:  # reported where the column is checked
         return value

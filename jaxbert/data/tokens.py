@@ -1,8 +1,8 @@
-"""Texts to token ids, in flat arrays, and what was seen of the texts before they were cut.
+"""Tokenize texts into flat arrays of token ids, and collect facts about the texts before they are cut.
 
-All examples lie in one array, so that a million of them are a few NumPy objects and not a million lists. Long texts are cut
-at the end, in the middle, or into windows. Several processes divide the tokenizing: each takes a shard of every part, and
-all get all of it. Where the arrays are kept is the part of `store`."""
+All segments share one array, so that a million of them are a few NumPy objects and not a million lists. Long texts are cut
+at the end, in the middle, or into windows. With several processes, each tokenizes a shard of every part, and all get all
+tokens. `store` keeps the arrays."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jaxbert.data.table import Facts, Place, Row, Table, at_row
 How = Literal["cut", "head_tail", "windows"]
 Pooling = Literal["mean", "max"]
 _HEAD = 4
-"""Of what is kept of a text that is cut in the middle, one part in four is its beginning (Sun et al., 2019: 128 of 510)."""
+"""For a text that is cut in the middle, one in this many kept tokens is from its start (Sun et al., 2019: 128 of 510)."""
 _MOST_SHARED = 128
 
 
@@ -30,14 +30,14 @@ class LongTexts:
 
     how: How = "cut"
     shared: int = 0
-    """Tokens that neighbouring windows have in common; half of one at most."""
+    """The number of tokens that neighbouring windows share; at most half a window."""
 
     def cut(self, ids: Sequence[int], max_length: int) -> list[list[int]]:
-        """Return the pieces of a text of more than `max_length` tokens, each between the text's first and last token.
+        """Return the pieces of a text of more than `max_length` tokens; each has the special tokens at both ends.
 
         Args:
           ids: the text's tokens, with a special token at both ends.
-          max_length: longest piece, special tokens included.
+          max_length: the longest piece in tokens, special tokens included.
         """
         body, room = list(ids[1:-1]), max_length - 2
         if self.how == "head_tail":
@@ -51,29 +51,29 @@ class LongTexts:
 
 
 def resolve_shared(window_stride: int | None, max_length: int) -> int:
-    """Return how many tokens windows share: as asked, else a quarter of `max_length`, 128 at most."""
+    """Return how many tokens windows share: `window_stride`, else a quarter of `max_length`, at most 128."""
     return min(max_length // 4, _MOST_SHARED) if window_stride is None else window_stride
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How a model was taught to read long texts; an export keeps it."""
+    """How long texts were read in training; an export keeps it."""
 
     long_texts: LongTexts = LongTexts()
     pooling: Pooling | None = None
-    """How the outputs of a text's windows become one; None where no text has several."""
+    """How the outputs of a text's windows are combined; None if each text is one segment."""
     max_length: int | None = None
-    """The longest piece, or the longest text where none is read in pieces; None where the model's own limit will do."""
+    """The longest segment in tokens; None for the model's own limit."""
     pairs: bool = False
     """Whether examples are pairs of texts, which are always cut."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
+        """Return plain values for JSON."""
         return asdict(self)
 
     @classmethod
     def of(cls, content: Any) -> Reading:
-        """Take what `to_dict` gave; anything else is read like a text that is cut at the model's own limit."""
+        """Return the reading that `to_dict` wrote; for invalid values, texts are cut at the model's own limit."""
         cut = cls(pairs=isinstance(content, dict) and content.get("pairs") is True)
         try:
             long_texts = LongTexts(content["long_texts"]["how"], int(content["long_texts"]["shared"]))
@@ -92,20 +92,20 @@ AS_IT_IS = Reading()
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The token ids of N examples, special tokens included."""
+    """The token ids of N segments, special tokens included."""
 
     ids: np.ndarray
-    """int32: the examples' tokens, each example's in one stretch."""
+    """int32: the tokens of all segments; each segment is one slice."""
     begins: np.ndarray
-    """int64 [N]: where each example begins in `ids`."""
+    """int64 [N]: the index in `ids` of each segment's first token."""
     lengths: np.ndarray
-    """int32 [N]: tokens of each example."""
+    """int32 [N]: the number of tokens of each segment."""
     first_lengths: np.ndarray
     """int32 [N]: tokens before the second text of a pair (token type 0)."""
 
     @classmethod
     def from_lengths(cls, ids: np.ndarray, lengths: np.ndarray, first_lengths: np.ndarray) -> Tokens:
-        """Make tokens of examples that follow each other without a gap."""
+        """Build the tokens of segments that follow each other in `ids` without a gap."""
         ends = np.cumsum(lengths, dtype=np.int64)
         return cls(ids, ends - lengths, lengths.astype(np.int32, copy=False), first_lengths)
 
@@ -113,29 +113,29 @@ class Tokens:
         return len(self.lengths)
 
     def take(self, indices: np.ndarray) -> Tokens:
-        """Return the examples at `indices`, in that order; their ids are shared."""
+        """Return the segments at `indices`, in that order; `ids` is shared, not copied."""
         return Tokens(self.ids, self.begins[indices], self.lengths[indices], self.first_lengths[indices])
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Some examples as the tokenizer gave them, behind one another."""
+    """The segments of some texts, concatenated; `ids`, `lengths` and `first_lengths` as in `Tokens`."""
 
     ids: np.ndarray
     lengths: np.ndarray
     first_lengths: np.ndarray
     cut: int
-    """How many were longer than allowed."""
+    """The number of texts that were longer than allowed."""
     windows: np.ndarray
-    """int32: pieces of each text; empty where each is one."""
+    """int32: the number of segments of each text; empty if each text is one segment."""
     whole: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
-    """int32: tokens of each text before it was cut; empty where that is not asked for."""
+    """int32: tokens of each text before it was cut; may be empty."""
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """What a task keeps besides."""
+    """Further arrays of a task, by name."""
 
 
 def joined(parts: Sequence[Encoded]) -> Encoded:
-    """Put encoded examples behind one another; there may be none."""
+    """Concatenate encoded texts; without parts, return empty arrays."""
     nothing = np.zeros(0, np.int32)
     return Encoded(
         ids=np.concatenate([nothing, *(part.ids for part in parts)]),
@@ -157,14 +157,14 @@ def encode_texts(
     max_length: int,
     long_texts: LongTexts = LongTexts(),
 ) -> Encoded:
-    """Tokenize, cutting examples above `max_length` (of a pair, the end of the longer text first).
+    """Tokenize texts; cut those above `max_length` (in a pair, the end of the longer text first).
 
     Args:
       tokenizer: a transformers tokenizer.
       texts: the texts, or the first texts of pairs; few enough to be held as lists.
-      pairs: the second texts.
-      max_length: longest example in tokens, special tokens included.
-      long_texts: how longer ones are cut; for pairs, at the end alone.
+      pairs: the second texts; None for single texts.
+      max_length: the longest segment in tokens, special tokens included.
+      long_texts: how longer texts are cut; pairs are only cut at the end.
     """
     ids, types = _encode_whole(tokenizer, texts, pairs)
     whole = np.fromiter(map(len, ids), np.int32, len(ids))
@@ -202,7 +202,7 @@ def _encode_whole(
 ) -> tuple[list[list[int]], list[list[int]]]:
     """Return ids and token types of each example, uncut.
 
-    The Rust tokenizer is called itself where there is one: through transformers the same takes 1.4 times as long.
+    The Rust tokenizer is called directly if there is one: through transformers, the same takes 1.4 times as long.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -216,7 +216,7 @@ def _encode_whole(
 
 
 def forget_lengths(tokenizer: Any) -> None:
-    """Undo truncation and padding, which a tokenizer keeps from its file or its last call and would save with itself."""
+    """Turn off truncation and padding, which a tokenizer keeps from its file or its last call, and would save."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         backend.no_truncation()
@@ -234,21 +234,21 @@ def _alone(mine: Encoded) -> list[Encoded]:
 
 @dataclass(frozen=True)
 class Shard:
-    """What one of several processes tokenizes."""
+    """The part that one of several processes tokenizes."""
 
     index: int = 0
     count: int = 1
     gather: Callable[[Encoded], list[Encoded]] = _alone
-    """Give this process's tokens, and get those of all processes in their order."""
+    """Send this process's tokens; return those of all processes, in their order."""
     all_have: Callable[[bool], bool] = bool
-    """Say whether every process says yes."""
+    """Return whether the argument is true in every process."""
 
     def of(self, part: Table) -> Table:
-        """Return this process's rows of a part; there may be none."""
+        """Return this process's examples of a part; there may be none."""
         return part.stretch(*self.bounds(len(part)))
 
     def bounds(self, count: int) -> tuple[int, int]:
-        """Return where this process's share of so many begins and ends."""
+        """Return the slice [low, high) of `count` examples that this process tokenizes."""
         return count * self.index // self.count, count * (self.index + 1) // self.count
 
 
@@ -257,27 +257,27 @@ _REPLACEMENT = "\ufffd"
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """The D texts, or pairs of texts, of a source."""
+    """Facts about the D texts, or pairs of texts, of a source."""
 
     lengths: np.ndarray
     """int32 [D]: tokens of each before it was cut, special tokens included."""
     hashes: np.ndarray
-    """uint64 [D]: equal where texts are equal, blanks at their ends aside."""
+    """uint64 [D]: equal for two texts that differ only in blanks at their ends."""
     rows: np.ndarray
-    """int32 [D]: where each stands, as a user counts."""
+    """int32 [D]: the record of each text in its file, from 1."""
     origins: tuple[tuple[int, str], ...]
-    """The files of the source: the first text of each, and its name."""
+    """The files of the source: the index of the first text of each, and its name."""
     facts: Facts
     lossy: int = 0
-    """Texts of which the tokenizer drops a character that is no blank."""
+    """The number of texts in which the tokenizer drops a character that is no blank."""
     unknown: int = 0
-    """Tokens that the vocabulary does not have."""
+    """The number of unknown tokens."""
 
     def __len__(self) -> int:
         return len(self.hashes)
 
     def take(self, indices: np.ndarray) -> Seen:
-        """Return some texts, of a source of one file or several; what counts for the source as a whole stays."""
+        """Return the facts about the texts at `indices`; those about the complete source stay the same."""
         names = [name for _, name in self.origins]
         origin = np.searchsorted([first for first, _ in self.origins], indices, side="right") - 1
         changes = np.flatnonzero(np.diff(origin, prepend=-1))
@@ -286,7 +286,7 @@ class Seen:
         return dataclasses.replace(self, origins=origins, **taken)
 
     def place(self, index: int) -> int | str:
-        """Return the row of a text, with the name of its file where there are several."""
+        """Return the record of a text, with the name of its file if the source is several files."""
         if len(self.origins) == 1:
             return int(self.rows[index])
         names = [name for first, name in self.origins if first <= index]
@@ -294,7 +294,7 @@ class Seen:
 
 
 class Watcher:
-    """Look at the texts of a source part by part."""
+    """Collect facts about the texts of a source, part by part."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.origins: list[tuple[int, str]] = []
@@ -306,7 +306,7 @@ class Watcher:
         self._normalizer: Any = getattr(backend, "normalizer", None)
 
     def add(self, part: Table) -> tuple[np.ndarray, np.ndarray]:
-        """Return the hash and the row of each text of a part, uint64 and int32."""
+        """Return the hash, uint64, and the record number, int32, of each text of a part."""
         self._add_origin(0, part.source)
         self._count += len(part)
         self.facts = part.facts
@@ -314,14 +314,14 @@ class Watcher:
         return hash_texts(part.texts, part.pairs), np.fromiter(part.rows, np.int32, len(part))
 
     def place_rows(self, rows: Sequence[Row], source: str) -> np.ndarray:
-        """Note where some items stand; return their rows, int32, without the files."""
+        """Note the files of some items; return their record numbers, int32."""
         for index, row in enumerate(rows):
             self._add_origin(index, row.file if isinstance(row, Place) else source)
         self._count += len(rows)
         return np.fromiter((row.row if isinstance(row, Place) else int(row) for row in rows), np.int32, len(rows))
 
     def _add_origin(self, index: int, file: str) -> None:
-        """Note the file of the text `index` of this part."""
+        """Note the file of the text at `index` of this part."""
         if not self.origins or self.origins[-1][1] != file:
             self.origins.append((self._count + index, file))
 
@@ -331,7 +331,7 @@ class Watcher:
         return sum(1 for text in texts if not text.isprintable() or _REPLACEMENT in text if self._loses(text))
 
     def _loses(self, text: str) -> bool:
-        """Say whether the tokenizer drops a character of a text."""
+        """Return whether the tokenizer drops a character of a text."""
         odd = {c for c in text if (not c.isprintable() or c == _REPLACEMENT) and not c.isspace()}
         return any(self._drops(character) for character in odd)
 
@@ -345,11 +345,11 @@ def hash_texts(texts: Sequence[str], pairs: Sequence[str] | None = None) -> np.n
     """Return a hash of each text, or pair of texts, uint64."""
     digest = xxhash.xxh3_64_intdigest
     whole = texts if pairs is None else [f"{a.strip()}\0{b}" for a, b in zip(texts, pairs, strict=True)]
-    # A lone surrogate is no text that UTF-8 can write, but a text it is.
+    # UTF-8 cannot write a lone surrogate, which a text may have.
     encoded = (text.strip().encode("utf-8", "surrogatepass") for text in whole)
     return np.fromiter((digest(text) for text in encoded), np.uint64, len(texts))
 
 
 def hash_rows(values: Collection[np.ndarray]) -> np.ndarray:
-    """Return a hash of each of some arrays, or rows of a matrix, uint64."""
+    """Return a hash of each array, or of each row of a matrix, uint64."""
     return np.fromiter((xxhash.xxh3_64_intdigest(row.tobytes()) for row in values), np.uint64, len(values))

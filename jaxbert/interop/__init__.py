@@ -1,1 +1,1 @@
-"""Weights and configuration in and out: Hugging Face folders, PyTorch files, legacy Flax trees."""
+"""Read and write weights, configurations and tokenizers: Hugging Face folders, PyTorch files, legacy Flax trees."""

@@ -1,6 +1,7 @@
-"""Read the configuration of a BERT, whoever wrote it, and refuse what would be computed wrongly.
+"""Read the configuration of a BERT from any program, and refuse a model that would be computed wrongly.
 
-Google's first folders call it `bert_config.json`, and older ones do not say which kind of model it describes.
+Google's first folders name the file `bert_config.json`, and older files do not name the kind of model. `load` checks whether
+weights fit a configuration.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jaxbert.models.layers import ACTIVATIONS
 from jaxbert.plain import read_json, shown
 
 CONFIGS = ("config.json", "bert_config.json")
-"""Names of a configuration, the first that is there counts."""
+"""The file names of a configuration; the first that exists counts."""
 
 _MOST = {
     "vocab_size": 2**24,
@@ -29,7 +30,7 @@ _MOST = {
     "type_vocab_size": 2**16,
     "num_labels": 2**17,
 }
-"""Far above every BERT: a larger number is damage, and the mere list of its tensors or labels would fill the memory."""
+"""The largest numbers, far above every BERT: a larger one is damage, and its list of tensors or labels would fill memory."""
 _DTYPES = ("float32", "float16", "bfloat16", "float64", "auto")
 _SHAPE = tuple(key for key in _MOST if key != "num_labels")
 
@@ -37,7 +38,7 @@ logger = logging.getLogger("jaxbert")
 
 
 def config_file(folder: Path) -> Path:
-    """Return the file of a model's configuration, there or not."""
+    """Return the path of a model's configuration; if none exists, the path of `config.json`."""
     return next((path for name in CONFIGS if (path := folder / name).is_file()), folder / CONFIGS[0])
 
 
@@ -84,7 +85,7 @@ def parse_config(content: dict, path: object) -> BertConfig:
 
 
 def _check_shape(content: dict, path: object) -> None:
-    """Check that a configuration that does not say so is of the default family."""
+    """Check that a configuration without a `model_type` is of the default family."""
     way = f'only BERT is supported; if it is one, add "model_type": "{DEFAULT.model_type}"'
     lacking = [key for key in _SHAPE if key not in content]
     if lacking:
@@ -101,7 +102,7 @@ def _check_shape(content: dict, path: object) -> None:
 
 
 def _check_keys(content: dict, config_class: type, path: object) -> None:
-    """Refuse what the library would look up by name: every key becomes an attribute, a dtype becomes one of torch's."""
+    """Refuse keys that would replace attributes of the library's class, and names that are no dtype of torch."""
     for key in content:
         if key.startswith("__") or callable(getattr(config_class, key, None)):
             raise UserError(f"{path} has the key {shown(key)}, which is no setting of a model: remove it")
@@ -111,7 +112,7 @@ def _check_keys(content: dict, config_class: type, path: object) -> None:
 
 
 def _check_labels(content: dict, path: object) -> None:
-    """Check what the library would make a label of each: a number makes as many."""
+    """Check `num_labels` and `id2label`, since the library makes a label for each."""
     count, names, most = content.get("num_labels"), content.get("id2label"), _MOST["num_labels"]
     if count is not None and not (type(count) is int and 1 <= count <= most):
         raise UserError(f"{path} has num_labels {shown(count)}, but it must be a number from 1 to {most}")

@@ -1,10 +1,10 @@
-"""Whether texts lose their capitals and accents, by the files of a tokenizer, by its vocabulary, or as the user says.
+"""Decide whether texts lose their capitals and accents, from a tokenizer's files, its vocabulary, or the user's setting.
 
-A tokenizer that changes a letter never finds the tokens that have it. So a vocabulary whose words have capitals was made
-for texts that keep them, and one whose words have accents for texts that keep those.
+A tokenizer that changes a letter never finds the tokens with that letter. So a vocabulary whose words have capitals was made
+for texts that keep capitals, and one whose words have accents for texts that keep accents.
 
-What `tokenizer_config.json` says comes first, as in transformers; then `tokenizer.json`, which transformers 5 do not ask;
-then the vocabulary. A user's word counts where the files leave it open or contradict each other.
+`tokenizer_config.json` counts first, as in transformers; then `tokenizer.json`, which transformers 5 does not read; then the
+vocabulary. The user's setting counts if the files say nothing or contradict each other. `tokenizer` loads the files.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from jaxbert.errors import UserError
 from jaxbert.plain import shown
 
 Options = dict[str, bool | None]
-"""BertTokenizer's `do_lower_case`, `strip_accents` (None: where texts are lower-cased) and `tokenize_chinese_chars`."""
+"""BertTokenizer's `do_lower_case`, `strip_accents` (None: if texts are lower-cased) and `tokenize_chinese_chars`."""
 _SPECIAL = re.compile(r"\[.+\]|<.+>", re.DOTALL)
 _CASED_SHARE = 0.02
-"""Share of the words with letters from which capitals are no accident; 0.33 to 0.38 in BERT's cased vocabularies."""
+"""From this share of words with capitals, a vocabulary is cased; BERT's cased vocabularies have 0.33 to 0.38."""
 _STRAY_SHARE = 0.0005
-"""Share below which they are: ten tokens of one's own in BERT's 30,522."""
+"""Below this share of words with capitals, a vocabulary is uncased: ten added tokens in BERT's 30,522."""
 _ACCENTED_SHARE = 0.001
 _EXAMPLES = 3
 
@@ -35,21 +35,22 @@ logger = logging.getLogger("jaxbert")
 
 @dataclass(frozen=True)
 class Casing:
-    """How a vocabulary wants texts to be read."""
+    """The casing of texts that fits a vocabulary."""
 
     lower_case: bool | None
-    """None: it has capitals, but so few that they may be a few tokens of somebody's own."""
+    """Whether texts are lower-cased; None if there are so few capitals that they may be added tokens."""
     strip_accents: bool | None
-    """False where its tokens have accents though they have no capitals; None: as `lower_case` says."""
+    """False if its tokens have accents but no capitals; None: the same as `lower_case`."""
     why: str
+    """The reason, for messages."""
     capitals: int
-    """Words with capitals."""
+    """The number of words with capitals."""
     letters: int
-    """Words with letters that have a case."""
+    """The number of words with letters that have a case."""
 
 
 def casing_of(tokens: Collection[str], piece_marker: str) -> Casing:
-    """Say how a vocabulary wants texts to be read; special tokens count for nothing, and pieces neither."""
+    """Return the casing of texts that fits a vocabulary; special tokens and word pieces do not count."""
     words = [t for t in tokens if t and not (t.startswith(piece_marker) or _SPECIAL.fullmatch(t))]
     capitals = [word for word in words if word != word.lower()]
     letters = len(capitals) + sum(word == word.lower() != word.upper() for word in words)
@@ -67,7 +68,7 @@ def casing_of(tokens: Collection[str], piece_marker: str) -> Casing:
 
 
 def _without_accents(text: str) -> str:
-    """Return a text as BERT's tokenizer makes it where it strips accents: decomposed, without combining marks."""
+    """Return a text as BERT's tokenizer strips its accents: decomposed, without combining marks."""
     if text.isascii():
         return text
     return "".join(c for c in unicodedata.normalize("NFD", text) if unicodedata.category(c) != "Mn")
@@ -76,17 +77,17 @@ def _without_accents(text: str) -> str:
 def by_vocabulary(
     name: str, casing: Casing, settings: Mapping[str, Any], wanted: bool | None, where: str | Path = ""
 ) -> Options:
-    """Decide for a vocabulary without a `tokenizer.json`, and say what was guessed.
+    """Decide for a vocabulary without a `tokenizer.json`, and warn of a guess.
 
     Args:
-      name: how messages call the vocabulary.
-      casing: how it wants texts to be read.
-      settings: the content of `tokenizer_config.json`, empty for none.
+      name: the vocabulary's name in messages.
+      casing: the casing that fits it.
+      settings: the content of `tokenizer_config.json`; empty for none.
       wanted: `model.lower_case`.
       where: the path of the settings.
 
     Raises:
-      UserError: if the user contradicts the settings, or the vocabulary leaves it open.
+      UserError: if the user contradicts the settings, or nothing decides the casing.
     """
     stated, strips = settings.get("do_lower_case"), settings.get("strip_accents")
     if wanted is not None and stated is not None:
@@ -118,10 +119,10 @@ def by_files(
     normalizer: Mapping[str, Any],
     wanted: bool | None,
 ) -> Options:
-    """Decide where there is a `tokenizer.json` with BERT's normalizer, and say where the files contradict each other.
+    """Decide for a `tokenizer.json` with BERT's normalizer, and warn if the files contradict each other.
 
     Raises:
-      UserError: if the user contradicts both.
+      UserError: if the user contradicts both files.
     """
     stated, found = settings.get("do_lower_case"), normalizer.get("lowercase", True)
     lowers = found if stated is None else stated
@@ -151,10 +152,10 @@ def by_files(
 
 
 def check_pipeline(folder: Path, backend: Any, wanted: bool | None) -> None:
-    """Compare `model.lower_case` with what a tokenizer of another kind does.
+    """Check `model.lower_case` against a tokenizer of another kind.
 
     Raises:
-      UserError: if it does the opposite.
+      UserError: if the tokenizer does the opposite.
     """
     if wanted is not None:
         normalizer = getattr(backend, "normalizer", None)
@@ -163,7 +164,7 @@ def check_pipeline(folder: Path, backend: Any, wanted: bool | None) -> None:
 
 
 def warn_of_misfit(name: str, casing: Casing, *, lower_case: bool) -> None:
-    """Say where texts become what the vocabulary does not have."""
+    """Warn if the casing of texts does not fit the vocabulary."""
     if lower_case and casing.lower_case is False:
         message = "%s: texts are lower-cased, but %d of %d words of the vocabulary have capitals and are never found"
         logger.warning(message, name, casing.capitals, casing.letters)
@@ -180,7 +181,7 @@ def _check_wanted(wanted: bool, said: list[bool], who: str) -> None:
 
 
 def _choose(folder: Path, stated: bool | None, found: bool | None, key: str, default: bool) -> bool | None:
-    """Return what `tokenizer_config.json` states, or what `tokenizer.json` has, and say where they differ in effect."""
+    """Return the setting of `tokenizer_config.json`, else that of `tokenizer.json`; warn if their effects differ."""
     if stated is None:
         return found
     in_effect = default if found is None else found

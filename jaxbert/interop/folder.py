@@ -1,7 +1,7 @@
 """Find a model's folder.
 
-A name is a local folder or a Hub name. From the Hub come only the files that are needed, with one format of weights,
-and what is in its cache serves without a network. Its files are read by `bert_config`, `read` and `tokenizer`.
+A name is a local folder or a Hub name. Only the needed files are downloaded from the Hub, with one format of weights, and
+cached files work without a network. `bert_config`, `read` and `tokenizer` read the files.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ _FOREIGN = {
     "*.bin": f"files of PyTorch: rename the one of the weights to {WEIGHT_FILES[1]}",
     "*.pt*": f"files of PyTorch: rename the one of the weights to {WEIGHT_FILES[1]}",
 }
-"""By pattern, what people take for a model's weights and is none of those that are read."""
+"""Files that are mistaken for a model's weights, by pattern, each with a remedy."""
 
 logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True)
 class Hub:
-    """How the Hub is asked; the endpoint, and what is left out here, come from the library's own environment."""
+    """The options of a request to the Hub; the endpoint and other options come from the library's environment."""
 
     revision: str | None = None
     token: str | bool | None = None
@@ -70,9 +70,9 @@ class Hub:
 
 
 def resolve(name_or_path: str | Path, hub: Hub = Hub()) -> Path:
-    """Return the local folder of a model, downloaded first if it is a Hub name that is not cached.
+    """Return the local folder of a model; a Hub name that is not cached is downloaded first.
 
-    An existing folder is local, and so is any name that only a path can have (`./x`, `/x`, `~/x`, `a/b/c`).
+    An existing folder is local, and so is any name that can only be a path (`./x`, `/x`, `~/x`, `a/b/c`).
 
     Raises:
       UserError: for a missing folder, a folder that is no model, an unknown Hub name, or no network.
@@ -89,7 +89,7 @@ def resolve(name_or_path: str | Path, hub: Hub = Hub()) -> Path:
 
 
 def _find_model(folder: Path, what: str) -> Path:
-    """Return `folder` where it holds a model, else the only folder in it that does, and say so."""
+    """Return `folder` if it holds a model, else the only folder in it that does, with a warning."""
     found = [folder] if _is_model(folder) else _models_below(folder)
     if len(found) > 1:
         names = sorted((path.name for path in found), key=_by_number)
@@ -109,7 +109,7 @@ def _is_model(folder: Path) -> bool:
 
 
 def _models_below(folder: Path) -> list[Path]:
-    """Return the models one folder below, and of a repository in the Hub's cache the snapshot that it calls main."""
+    """Return the folders with a model inside `folder`; for a repository in the Hub's cache, its main snapshot."""
     try:
         main = folder / "snapshots" / (folder / "refs" / "main").read_text("utf-8").strip()
         if _is_model(main):
@@ -122,10 +122,10 @@ def _models_below(folder: Path) -> list[Path]:
 
 
 def _is_dense(folder: Path) -> bool:
-    """Say whether a folder with weights is another module of sentence-transformers than its BERT."""
+    """Return whether a folder with weights is a module of sentence-transformers other than its BERT."""
     try:
         content = read_json(config_file(folder))
-    except UserError:  # whoever reads the model says what is wrong
+    except UserError:  # raised again when the model is read
         return False
     return not content.keys() & {"model_type", "hidden_size"}
 
@@ -135,7 +135,7 @@ def _by_number(name: str) -> list[tuple[int, str]]:
 
 
 def _why_none(folder: Path) -> str:
-    """Say what a folder lacks, and what it holds instead."""
+    """Return a message: the files that a folder lacks, and those that it holds instead."""
     if not folder.is_dir():
         return "there is no such folder"
     names = {path.name for path in [*folder.iterdir(), *folder.glob("*/*")]}
@@ -152,7 +152,7 @@ def _why_none(folder: Path) -> str:
 
 
 def _adapted(path: Path) -> str:
-    """Return the name of the model that an adapter is for."""
+    """Return the name of an adapter's base model."""
     try:
         return shown(read_json(path).get("base_model_name_or_path"))
     except UserError:
@@ -169,7 +169,7 @@ def _download(name: str, hub: Hub) -> Path:
             patterns = [f"{hub.subfolder}/{pattern}" for pattern in patterns]
         try:
             folder = _snapshot(name, hub, patterns) / hub.subfolder
-        except LocalEntryNotFoundError as error:  # offline, and this format is not cached: another may be
+        except LocalEntryNotFoundError as error:  # offline, and this format is not cached: try the next
             failure = error
             continue
         if find_weights(folder):

@@ -1,7 +1,7 @@
 """Read one file of weights: safetensors, PyTorch `.bin`, legacy Flax msgpack.
 
-A reader returns the tensors under the names in the file. Nothing but tensors is ever built from a file: PyTorch pickles
-go through `weights_only=True`. Which files make up a checkpoint, and common names for them, are `read`'s part.
+A reader returns the tensors under the names in the file. Only tensors are built from a file: PyTorch pickles are read with
+`weights_only=True`. `read` finds the files of a checkpoint and normalizes the names.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Tensors = dict[str, np.ndarray]
 
 _KNOWN_LAYOUTS = ("pt", "flax", "np", "mlx")
 _MOST_HEADER = 2**23
-"""Bytes of a safetensors header; BERT-large takes some ten thousand."""
+"""The most bytes of a safetensors header; that of BERT-large has some ten thousand."""
 _OLDEST_TORCH = (2, 10)
-"""Before it, what `weights_only=True` builds could be made to write outside its memory (CVE-2026-24747)."""
+"""In older versions, a file read with `weights_only=True` could write outside its memory (CVE-2026-24747)."""
 _TENSOR = 1
-"""Of msgpack, the one kind of extension in a tree of parameters; the others are single numbers."""
+"""The msgpack extension code of a tensor; the other codes are single numbers."""
 _MOST_AXES = 32
 _HEADER_BYTES = 512
-"""More than the shape and dtype of any tensor take."""
+"""More bytes than the shape and dtype of any tensor need."""
 _BINARY = {0xC4: 1, 0xC5: 2, 0xC6: 4}
-"""How many bytes say the length of binary that follows, by its first byte."""
+"""The first byte of a msgpack binary value, and the number of bytes that give its length."""
 _MOST_ENTRIES = 2**10
-"""Of one map; a model's layers are the most that stand side by side."""
+"""The most entries of one map; the largest map of a model holds its layers."""
 _MOST_NAMES = 2**17
 _CHUNKED = "__msgpack_chunked_array__"
 _DTYPES = {
@@ -54,7 +54,7 @@ def _damaged(path: Path, kind: str, why: object) -> UserError:
 
 
 def _check_start(path: Path, kind: str) -> None:
-    """Name the two commonest broken files before a parser stumbles over them."""
+    """Raise `UserError` for the two most common broken files, before a parser fails on them."""
     with path.open("rb") as file:
         start = file.read(64)
     if not start:
@@ -64,7 +64,7 @@ def _check_start(path: Path, kind: str) -> None:
 
 
 def read_safetensors(path: Path) -> Tensors:
-    """Read a safetensors file; its header is checked whole, its numbers carry no checksum."""
+    """Read a safetensors file; its header is checked completely, its numbers have no checksum."""
     with path.open("rb") as stream:
         header_bytes = int.from_bytes(stream.read(8), "little")
     if header_bytes > _MOST_HEADER:
@@ -83,7 +83,7 @@ def read_safetensors(path: Path) -> Tensors:
 
 
 def read_bin(path: Path) -> Tensors:
-    """Read a PyTorch file by `weights_only=True`, after its checksums."""
+    """Check the checksums of a PyTorch file, and read it with `weights_only=True`."""
     _check_torch(path)
     import torch
 
@@ -91,7 +91,7 @@ def read_bin(path: Path) -> Tensors:
         if zipfile.is_zipfile(path):
             _check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler meets damage with almost any exception
+    except Exception as error:  # a damaged file can raise almost any exception in the unpickler
         reason = "it holds objects that are not tensors" if "nsupported" in str(error) else one_line(error)
         raise _damaged(path, "PyTorch weights", reason) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
@@ -99,11 +99,11 @@ def read_bin(path: Path) -> Tensors:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(f"{path} is not a state dict: save it by `torch.save(model.state_dict(), ...)`")
     try:
-        # Tied weights share numbers; where everything is shared, a small file would widen to any size.
+        # Tied weights share numbers; if all tensors shared them, a small file could become any size.
         if sum(tensor.nbytes for tensor in state.values()) > 2 * path.stat().st_size:
             raise ValueError("its tensors overlap")
         return {str(name): _from_torch_tensor(tensor) for name, tensor in state.items()}
-    except Exception as error:  # sparse, quantized, without numbers: each kind fails in its own way
+    except Exception as error:  # sparse, quantized or meta tensors raise different exceptions
         raise _damaged(path, "PyTorch weights", one_line(error)) from error
 
 
@@ -121,7 +121,7 @@ def _check_torch(path: Path) -> None:
 
 
 def _check_archive(path: Path) -> None:
-    """Compare checksums; PyTorch compresses nothing, and what is compressed could be any size."""
+    """Compare checksums; compressed entries are refused, since PyTorch writes none and they could unpack to any size."""
     with zipfile.ZipFile(path) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise ValueError("it is compressed, which PyTorch's own files are not")
@@ -140,12 +140,12 @@ def _from_torch_tensor(tensor: Any) -> np.ndarray:
 
 
 def read_msgpack(path: Path) -> Tensors:
-    """Read a legacy `flax_model.msgpack`, its nested names joined by dots."""
+    """Read a legacy `flax_model.msgpack`; its nested names are joined by dots."""
     try:
         flat = traverse_util.flatten_dict(_decode_tree(path.read_bytes()), sep=".")
     except MemoryError:
         raise
-    except Exception as error:  # damage can surface anywhere in the decoders
+    except Exception as error:  # a damaged file can raise any exception in the decoders
         raise _damaged(path, "Flax msgpack", one_line(error)) from error
     if not flat or not all(isinstance(leaf, np.ndarray) for leaf in flat.values()):
         raise _damaged(path, "Flax msgpack", "some leaves are not tensors")
@@ -155,13 +155,13 @@ def read_msgpack(path: Path) -> Tensors:
 
 
 def _decode_tree(content: bytes) -> dict[str, Any]:
-    """Decode the msgpack that Flax wrote to nested dictionaries of read-only arrays, which share the bytes that were read.
+    """Decode the msgpack that Flax wrote to nested dictionaries of read-only arrays, which share memory with `content`.
 
-    The format can spell out any objects, and those take far more memory than the file: a MiB of empty maps became 65 MiB in
-    Flax's own reader, which also copies each tensor twice. Here what no tree of tensors has is refused where it stands.
+    The format can hold any objects, which take far more memory than the file: a MiB of empty maps became 65 MiB in Flax's
+    own reader, which also copies each tensor twice. Here objects that no tree of tensors has are refused at once.
 
     Raises:
-      ValueError: or another error of the decoders, for anything else.
+      ValueError: or another error of the decoders, for any other content.
     """
     names = 0
 
@@ -187,7 +187,7 @@ def _decode_tree(content: bytes) -> dict[str, Any]:
 
 
 def _unpack_tensor(code: int, data: bytes) -> np.ndarray:
-    """Decode (shape, dtype, bytes), which is msgpack once more."""
+    """Decode a tensor: msgpack of (shape, dtype, bytes)."""
     if code != _TENSOR:
         raise ValueError("some leaves are not tensors")
     unpacker = msgpack.Unpacker(raw=False, max_array_len=_MOST_AXES, max_map_len=0, max_ext_len=0)
@@ -204,7 +204,7 @@ def _unpack_tensor(code: int, data: bytes) -> np.ndarray:
 
 
 def _binary(data: bytes, at: int) -> tuple[int, int]:
-    """Return where the bytes of the binary value at `at` begin, and how many it declares."""
+    """Return the offset of the bytes of the binary value at `at`, and their declared number."""
     width = _BINARY.get(data[at])
     if width is None:
         raise ValueError("a tensor has no numbers")
@@ -213,7 +213,7 @@ def _binary(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _join_chunks(tree: dict[str, Any]) -> Any:
-    """Put together the tensors above one GiB, which are written in parts."""
+    """Concatenate the chunks of tensors above one GiB."""
     if _CHUNKED not in tree:
         return {name: _join_chunks(part) if isinstance(part, dict) else part for name, part in tree.items()}
     shape, chunks = ([tree[part][str(i)] for i in range(len(tree[part]))] for part in ("shape", "chunks"))
@@ -228,10 +228,10 @@ _READERS: dict[str, tuple[str, Callable[[Path], Tensors]]] = {
 
 
 def read_tensor_file(path: Path) -> Tensors:
-    """Read one file of weights by its ending.
+    """Read one file of weights; its extension decides the format.
 
     Raises:
-      UserError: if it is missing, empty, damaged or of another kind.
+      UserError: if the file is missing, empty, damaged or of another kind.
     """
     if path.suffix not in _READERS:
         raise UserError(f"{path} is no file of weights: expected {', '.join(_READERS)}")

@@ -1,8 +1,8 @@
-"""Fit a checkpoint to a model: check every tensor, start fresh what may be fresh, and say why the rest does not fit.
+"""Fit a checkpoint to a model: check every tensor, draw new heads where allowed, and explain tensors that do not fit.
 
-The encoder must be there whole and in the right shapes. A head, and the pooler, may be drawn anew when the caller gives
-a key, as for training; the report says so. A pooler that the model has no use for is passed over. Reading files is left
-to `read`, placing arrays on devices to the caller.
+The encoder must be complete, with the right shapes. If the caller gives a key, as for training, a head and the pooler may be
+drawn, and the report names them. A pooler that the model does not have is ignored. `read` reads the files; the caller places
+the arrays on devices.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ from jaxbert.plain import listed
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of each tensor, under PyTorch names."""
+    """The names of loaded, drawn and unused tensors, as in PyTorch."""
 
     loaded: tuple[str, ...]
     fresh: tuple[str, ...]
-    """Drawn anew: the checkpoint lacks them, or has them for another number of labels."""
+    """Tensors drawn at random: the checkpoint lacks them, or has them for another number of labels."""
     unused: tuple[str, ...]
-    """Of the checkpoint, but of no use to this model."""
+    """Tensors of the checkpoint that this model does not have."""
 
     def __str__(self) -> str:
         line = f"{len(self.loaded)} tensors loaded"
@@ -50,12 +50,12 @@ class LoadReport:
 
 @dataclass(frozen=True)
 class Misfit:
-    """The tensors that do not fit; it is false where there are none."""
+    """The tensors that do not fit; false if there are none."""
 
     missing: list[str]
     unexpected: list[str]
     misshapen: dict[str, str]
-    """Name to `[found] instead of [expected]`."""
+    """Tensor name to the text `[found] instead of [expected]`, the two shapes."""
 
     def __bool__(self) -> bool:
         return bool(self.missing or self.unexpected or self.misshapen)
@@ -66,7 +66,7 @@ class Misfit:
         return "; ".join(f"{what}: {listed(tensors)}" for what, tensors in parts.items() if tensors)
 
     def reason(self, tensors: Mapping[str, np.ndarray], config: BertConfig) -> str:
-        """Return what the misfits have in common, in brackets; empty where nothing is seen."""
+        """Return the likely reason of the misfits, in brackets; empty if none is found."""
         family = family_of(config)
         sizes = _differing_sizes(tensors, config, family)
         found = [*sizes, *self._layers(tensors, config.num_hidden_layers, family), *self._names(tensors, family)]
@@ -84,7 +84,7 @@ class Misfit:
         ]
 
     def _names(self, tensors: Collection[str], family: Family) -> list[str]:
-        """Say where the names are those of a wrapper, or of another kind of model."""
+        """Return a reason if the names are those of a wrapper, or of another kind of model."""
         wrapper = wrapper_of(tensors, family)
         others = [name for name in tensors if not name.startswith(wrapper)]
         if wrapper and others:
@@ -106,12 +106,12 @@ def load_params(
 ) -> tuple[Params, LoadReport]:
     """Load a checkpoint folder (or one file of weights) into `model`'s stacked tree of float32 NumPy arrays.
 
-    With a `key`, a head that the checkpoint lacks or has for another number of labels, and a pooler that it lacks, are
-    drawn from it, and tensors of other heads are left unused; with `new_head` the head is drawn in any case. Without a
-    key, as for prediction, every tensor must fit.
+    With a `key`, a head is drawn if the checkpoint lacks it or has it for another number of labels, a pooler is drawn if the
+    checkpoint lacks it, and tensors of other heads are ignored; with `new_head` the head is always drawn. Without a key, as
+    for prediction, every tensor must fit.
 
     Raises:
-      UserError: naming missing, unexpected and misshapen tensors, and what they have in common.
+      UserError: with the missing, unexpected and misshapen tensors, and the likely reason.
     """
     path, family = Path(checkpoint), family_of(model.config)
     tensors = read_tensors(path, family)
@@ -123,7 +123,7 @@ def load_params(
 def fit_params(
     tensors: Tensors, model: FunctionalModel, *, key: jax.Array | None, source: str
 ) -> tuple[Params, LoadReport]:
-    """Do `load_params` on tensors that are read already; `source` is named in errors."""
+    """Do `load_params` for tensors that are already read; errors name `source`."""
     complete, report = fit_tensors(tensors, model, key=key, source=source)
     return names.from_torch(complete), report
 
@@ -131,12 +131,12 @@ def fit_params(
 def fit_tensors(
     tensors: Tensors, model: FunctionalModel, *, key: jax.Array | None, source: str
 ) -> tuple[Tensors, LoadReport]:
-    """Return all tensors of a model under PyTorch names, in the formats that they have, and what became of each."""
+    """Return all tensors of a model under PyTorch names, with unchanged dtypes, and the report."""
     expected, family = _torch_shapes(model), family_of(model.config)
     tensors = join_tied(tensors, expected, model.config, source)
     fit = _compare(tensors, expected)
     fresh = _fresh_tensors(fit, expected, family) if key is not None else set()
-    # A pooler that the model lacks is no mistake, and another head none where a head may be drawn.
+    # A pooler that the model lacks is no mistake; nor is another head, if a head may be drawn.
     unused = [n for n in fit.unexpected if family.is_pooler(n) or (key is not None and family.is_head(n))]
     unused += sorted(fresh & fit.misshapen.keys())
     rest = Misfit(
@@ -156,7 +156,7 @@ def fit_tensors(
 def replace_misshapen(
     tensors: Tensors, model: FunctionalModel, *, key: jax.Array, source: str
 ) -> tuple[Tensors, list[str]]:
-    """Draw every tensor of another shape than the model's anew; return all tensors and what was replaced."""
+    """Draw each tensor whose shape differs from the model's; return all tensors, and a text for each replaced one."""
     expected = _torch_shapes(model)
     tensors = join_tied(tensors, expected, model.config, source)
     misshapen = _compare(tensors, expected).misshapen
@@ -188,9 +188,9 @@ def _compare(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> Misfit:
 
 
 def _fresh_tensors(fit: Misfit, expected: dict[str, tuple[int, ...]], family: Family) -> set[str]:
-    """Return the tensors of heads that are wholly absent or of another size, and of a pooler that is wholly absent.
+    """Return the tensors of heads that are completely missing or of another size, and of a completely missing pooler.
 
-    Half a head is no other checkpoint but a damaged one, so it stays an error.
+    Half a head means a damaged checkpoint, so it stays an error.
     """
     absent = set(fit.missing)
     unfit = {name for name in absent | fit.misshapen.keys() if family.is_head(name)}
@@ -206,7 +206,7 @@ def _advice(fit: Misfit, head: set[str], key: jax.Array | None) -> str:
 
 
 def _draw(model: FunctionalModel, fresh: set[str], key: jax.Array) -> Tensors:
-    """Draw only the fresh tensors, which lie outside the layer stack; the numbers are those of drawing all."""
+    """Draw only the fresh tensors, which are outside the layer stack; the numbers are the same as in drawing all."""
     flat = traverse_util.flatten_dict(model.abstract_params)
     wanted = {path: leaf for path, leaf in flat.items() if names.torch_name(path) in fresh}
     if not wanted:

@@ -1,14 +1,14 @@
-"""The mechanical rules between our parameter tree, PyTorch's tensor names and the legacy per-layer Flax tree.
+"""Convert between our parameter tree, PyTorch's tensor names and the legacy per-layer Flax tree by mechanical rules.
 
-Three views of the same numbers, each a bijection with the others:
+These are three forms of the same numbers, each a bijection with the others:
 
-- stacked: nested dictionaries, all layers in one array with a leading axis N under `.../encoder/layer`. Ours.
-- per-layer: the same names with `.../encoder/layer/0`, `/1`, ... in between. What the legacy Flax classes showed.
+- stacked, our own: nested dictionaries, all layers in one array with a leading axis N under `.../encoder/layer`.
+- per-layer, of the legacy Flax classes: the same names with `.../encoder/layer/0`, `/1`, ... in between.
 - PyTorch: flat, dotted, per-layer; a `kernel` is a `weight` transposed, `scale` and `embedding` are a `weight`.
 
-The scores of the vocabulary's words are by the table of the word embeddings: files hold these weights once, twice or under
-either name, and PyTorch's modules have each tensor of the pair under two names. Where the parts of a model are, its family
-says. Reading files and judging whether a checkpoint fits a model are left to `read` and `load`.
+The decoder of masked words is tied to the word embeddings: files hold these weights once, twice or under either name, and
+PyTorch's modules have each tensor of the pair under two names. The model's family names the parts of a model. `read` reads
+files, and `load` decides whether a checkpoint fits a model.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _WEIGHTS = ("kernel", "scale", "embedding")
 
 
 def layer_axis(path: Path) -> int | None:
-    """Return where a layer's index belongs in `path`, or None for a tensor outside the layers."""
+    """Return the position of the layer's index in `path`, or None for a tensor outside the layers."""
     for family in FAMILIES.values():
         depth = len(family.layers)
         for i in range(len(path) - depth + 1):
@@ -44,13 +44,13 @@ def layer_axis(path: Path) -> int | None:
 
 
 def torch_name(path: Path) -> str:
-    """Name a tensor of the per-layer tree as PyTorch does."""
+    """Return the PyTorch name of a tensor of the per-layer tree."""
     leaf = "weight" if path[-1] in _WEIGHTS else path[-1]
     return ".".join((*path[:-1], leaf))
 
 
 def flax_path(name: str) -> Path:
-    """Name a PyTorch tensor as the per-layer tree does; the inverse of `torch_name`."""
+    """Return the path in the per-layer tree of a PyTorch tensor; the inverse of `torch_name`."""
     *parents, leaf = name.split(".")
     if leaf == "weight" and parents:
         if any(parents[-1] in family.norms for family in FAMILIES.values()):
@@ -127,7 +127,7 @@ def layers_from_torch(tensors: Mapping[str, np.ndarray]) -> Tree:
 
 
 def join_tied(tensors: Tensors, expected: Container[str], config: BertConfig, source: str) -> Tensors:
-    """Return the tensors with one copy of what is tied, under the name that a model with these tensors has.
+    """Return the tensors with one copy of tied weights, under the name that a model with these tensors uses.
 
     Raises:
       UserError: if the configuration ties two tables that differ.
@@ -140,7 +140,7 @@ def join_tied(tensors: Tensors, expected: Container[str], config: BertConfig, so
         tensors.setdefault(words, tensors[decoder])
     if bias not in expected:
         return tensors
-    if decoder_bias in tensors:  # where both are there and differ, this is the one that PyTorch adds
+    if decoder_bias in tensors:  # if both exist and differ, PyTorch adds this one
         tensors[bias] = tensors.pop(decoder_bias)
     if tied and decoder in tensors and not np.array_equal(tensors.pop(decoder), tensors[words]):
         raise UserError(
@@ -151,7 +151,7 @@ def join_tied(tensors: Tensors, expected: Container[str], config: BertConfig, so
 
 
 def add_untied_copies(tensors: Tensors, family: Family) -> Tensors:
-    """Give an untied decoder the bias under the name that PyTorch adds it by, besides the one that all models have."""
+    """Add the bias of an untied decoder under the second name that PyTorch reads."""
     scores = family.word_scores
     untied = f"{scores}.decoder.weight" in tensors
     return tensors | {f"{scores}.decoder.bias": tensors[f"{scores}.bias"]} if untied else tensors

@@ -1,7 +1,7 @@
-"""Read a checkpoint to PyTorch-named float32 arrays, whatever wrote it.
+"""Read a checkpoint of any program to float32 arrays with PyTorch names.
 
-Finds the weights of a folder (one file or shards), brings old and foreign names to today's, drops buffers, widens half
-precision and refuses numbers that are not finite. Whether the tensors fit a model is `load`'s question.
+Finds the weights of a folder (one file or shards), converts old and foreign names to current ones, drops buffers, widens
+half precision and refuses numbers that are not finite. `load` decides whether the tensors fit a model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jaxbert.models.families.base import Family
 from jaxbert.plain import listed, read_json
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin", "flax_model.msgpack")
-"""Names of a checkpoint's weights, best first; each may be sharded behind `NAME.index.json`."""
+"""File names of a checkpoint's weights, best first; each may be sharded, with an index `NAME.index.json`."""
 
 _FLAX_LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
@@ -29,7 +29,7 @@ logger = logging.getLogger("jaxbert")
 
 
 def find_weights(folder: Path) -> Path | None:
-    """Return the file of weights or the shard index that `folder` offers, best first, or None."""
+    """Return the best file of weights or shard index in `folder`, or None."""
     for name in WEIGHT_FILES:
         for candidate in (folder / name, folder / f"{name}.index.json"):
             if candidate.is_file():
@@ -38,9 +38,9 @@ def find_weights(folder: Path) -> Path | None:
 
 
 def has_classifier(folder: Path, family: Family = DEFAULT) -> bool:
-    """Say whether a checkpoint of a family has a classifier; its numbers are not read where the file's format allows it.
+    """Return whether a checkpoint of a family has a classifier; only the names are read, if the format allows it.
 
-    A file that cannot be read has none: `read_tensors` says why.
+    Return False for a file that cannot be read: `read_tensors` raises the error.
     """
     source = find_weights(folder)
     try:
@@ -64,10 +64,10 @@ def has_classifier(folder: Path, family: Family = DEFAULT) -> bool:
 def read_tensors(checkpoint: Path, family: Family = DEFAULT, *, keep_half: bool = False) -> Tensors:
     """Read a checkpoint folder, or one file of weights, to float32 arrays under PyTorch names with the family's prefix.
 
-    With `keep_half`, float16 and bfloat16 stay what they are.
+    With `keep_half`, float16 and bfloat16 are kept.
 
     Raises:
-      UserError: naming the file that is missing or damaged, or the tensors that are not finite numbers.
+      UserError: for a missing or damaged file, or for tensors with numbers that are not finite.
     """
     source = checkpoint if checkpoint.is_file() else find_weights(checkpoint)
     if source is None:
@@ -98,7 +98,7 @@ def _read_shards(index: Path) -> Tensors:
 
 
 def _normalize(raw: Tensors, source: Path, family: Family, keep_half: bool) -> Tensors:
-    """Bring names, layout and dtype to today's; order is kept, and `raw` is used up."""
+    """Convert names, layout and dtype to current ones; the order is kept, and `raw` is emptied."""
     wrapper = wrapper_of(raw, family)
     if wrapper and not family.look_alikes & set(wrapper.split(".")) and all(name.startswith(wrapper) for name in raw):
         logger.warning("%s: the name of every tensor begins with %s, which is taken off", source, wrapper)
@@ -108,7 +108,7 @@ def _normalize(raw: Tensors, source: Path, family: Family, keep_half: bool) -> T
     bare_parts = tuple(f"{part}." for part in (*family.below_heads, family.pooler))
     tensors: Tensors = {}
     for raw_name in list(raw):
-        tensor = raw.pop(raw_name)  # so that half precision and what it is widened to are not both there as a whole
+        tensor = raw.pop(raw_name)  # so that the complete half and float32 copies are never both in memory
         *parents, leaf = raw_name[len(wrapper) :].split(".")
         if leaf in _FLAX_LEAVES:
             tensor = tensor.T if leaf == "kernel" else tensor
@@ -133,7 +133,7 @@ def _normalize(raw: Tensors, source: Path, family: Family, keep_half: bool) -> T
 
 
 def wrapper_of(names: Iterable[str], family: Family) -> str:
-    """Return what stands before the names of the only encoder in a file, `module.` or `model.bert.`; empty for nothing."""
+    """Return the prefix of the names of the only encoder in a file, as `module.` or `model.bert.`; empty for none."""
     prefix, query = re.escape(family.prefix), re.escape(".".join((*family.layers, "0", family.query)))
     first_query = re.compile(rf"((?:[^.]+\.)*?)(?:{prefix}\.)?{query}\.(?:weight|kernel)")
     found = {match[1] for name in names if (match := first_query.fullmatch(name))}

@@ -1,10 +1,10 @@
-"""Load the tokenizer that lies beside a model, or make one of a vocabulary; every one of the files is data.
+"""Load the tokenizer in a model's folder, or make one from a vocabulary; no file runs code.
 
-In a vocabulary file, one token a line, the place of a line is its token's id.
+In a vocabulary file, with one token a line, the index of a line, from 0, is its token's id.
 
-`tokenizer_config.json` could name a class of any kind, code to import, other files to open and templates to run. What is
-no setting of a tokenizer is refused or left out here; the rest is the libraries' part. Whether texts keep their capitals is
-`casing`'s question.
+`tokenizer_config.json` could name any class, code to import, other files to open and templates to run. Keys that are no
+setting of a tokenizer are refused or left out here; the libraries read the rest. `casing` decides whether texts keep their
+capitals.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _SETTINGS = "tokenizer_config.json"
 _FILE = "tokenizer.json"
 _VOCABULARY = "vocab.txt"
 _OTHER_SOURCES = ("init_inputs", "vocab", "merges", "gguf_file", "tokenizer_object")
-"""Settings by which a tokenizer would be built from something else than the files of its folder."""
+"""Settings that would build a tokenizer from other data than the files of its folder."""
 _CLASS = re.compile(r"\w*Tokenizer(Fast)?|TokenizersBackend|PythonBackend")
 _PROBES = ("", "a", "\u4e2d\u0416\U0001f600")
 _MOST_BYTES = 32 * 2**20
 _EXAMPLES = 3
 _FEWER = 0.02
-"""Share of the model's tokens that a tokenizer may lack without a word: some models have a few to spare."""
+"""The share of the model's tokens that a tokenizer may lack without a warning: some models have a few unused ids."""
 
 logger = logging.getLogger("jaxbert")
 
@@ -48,12 +48,12 @@ class Vocabulary:
     """The tokens of a file."""
 
     name: str
-    """As messages call the file."""
+    """The file's name in messages."""
     tokens: tuple[str, ...]
-    """By id, without white space around them; empty for a line that has nothing else."""
+    """The token of each id, without surrounding white space; empty for a blank line."""
 
     def repeated(self) -> dict[str, list[int]]:
-        """Return the tokens that several lines hold, with these lines counted from 1."""
+        """Return the tokens that are on several lines, with their line numbers, from 1."""
         if len(set(self.tokens)) == len(self.tokens):
             return {}
         lines: dict[str, list[int]] = {}
@@ -62,9 +62,9 @@ class Vocabulary:
         return {token: places for token, places in lines.items() if token and len(places) > 1}
 
     def ids(self) -> dict[str, int]:
-        """Return the id of each token, of a repeated one the last.
+        """Return the id of each token; for a repeated token, the last id.
 
-        A line without a token of its own keeps its id, under a name that no text can have.
+        A blank or repeated line keeps its id, under a name that no text can have.
         """
         last = {token: index for index, token in enumerate(self.tokens)}
         return {
@@ -73,10 +73,10 @@ class Vocabulary:
         }
 
     def check_special(self, wanted: Iterable[str]) -> None:
-        """Check that the special tokens are there.
+        """Check that the vocabulary has the special tokens.
 
         Raises:
-          UserError: naming those that are not.
+          UserError: with the missing tokens.
         """
         missing = [token for token in wanted if token not in self.tokens]
         if missing:
@@ -86,16 +86,16 @@ class Vocabulary:
             )
 
     def warn_of_repeated(self) -> None:
-        """Say which tokens stand twice."""
+        """Warn of tokens that are on several lines."""
         repeated = self.repeated()
         if repeated:
             logger.warning("%s holds %s twice: the last line gives the id", self.name, _places(repeated))
 
     def refuse_repeated(self) -> None:
-        """Check that no token stands twice, as only a mistake can make it in a new model's vocabulary.
+        """Check that no token is on several lines, which is a mistake in a new model's vocabulary.
 
         Raises:
-          UserError: naming the lines.
+          UserError: with the lines.
         """
         repeated = self.repeated()
         if repeated:
@@ -103,21 +103,21 @@ class Vocabulary:
 
 
 def load_tokenizer(folder: Path, bert_config: BertConfig, lower_case: bool | None = None) -> Any:
-    """Load the tokenizer that lies beside a model; what had to be guessed is said.
+    """Load the tokenizer in a model's folder; a guess is told to the user.
 
     Args:
-      folder: of the model.
-      bert_config: its configuration.
-      lower_case: whether texts are lower-cased, where the folder leaves it open; None: as it seems to be meant.
+      folder: the folder of the model.
+      bert_config: the model's configuration.
+      lower_case: whether texts are lower-cased, if the folder does not say so; None to guess from the vocabulary.
 
     Raises:
-      UserError: if there is none, it is damaged, it makes tokens that the model lacks, or `lower_case` contradicts it.
+      UserError: if it is missing or damaged, has token ids that the model lacks, or contradicts `lower_case`.
     """
     unusable = f"{folder} has no usable tokenizer ({_FILE} or {_VOCABULARY})"
     with foreign_errors(unusable):
         settings = _check_settings(folder, bert_config)
     config = copy.copy(bert_config)
-    config._name_or_path = ""  # the library keeps exceptions for some names
+    config._name_or_path = ""  # the library has exceptions for some names
     with foreign_errors(unusable):
         tokenizer = _load(folder, config, settings, lower_case)
         size, largest = len(tokenizer), max(tokenizer.get_vocab().values(), default=-1)
@@ -129,10 +129,10 @@ def load_tokenizer(folder: Path, bert_config: BertConfig, lower_case: bool | Non
 
 
 def new_tokenizer(path: Path, lower_case: bool | None) -> Any:
-    """Make the tokenizer of a new model from a vocabulary file; without `lower_case` the vocabulary says, and it is said.
+    """Make the tokenizer of a new model from a vocabulary file; without `lower_case`, guess from the vocabulary and warn.
 
     Raises:
-      UserError: if it is no vocabulary of BERT, or leaves the casing open.
+      UserError: if it is no vocabulary of BERT, or does not decide the casing.
     """
     vocabulary = read_vocabulary(path, f"model.vocab {path}")
     vocabulary.check_special(DEFAULT.special_tokens.values())
@@ -192,18 +192,18 @@ def _auto(folder: Path, config: BertConfig, **options: Any) -> Any:
 
 
 def _file_of(settings: dict[str, Any]) -> str:
-    """Return the name of the file that the library takes for `tokenizer.json`."""
+    """Return the name of the file that the library reads as `tokenizer.json`."""
     return get_fast_tokenizer_file(settings["fast_tokenizer_files"]) if settings.get("fast_tokenizer_files") else _FILE
 
 
 def _is_berts(name: str) -> bool:
-    """Say whether the library would take BERT's own tokenizer, which it builds anew from a vocabulary and switches."""
+    """Return whether the library would use BERT's own tokenizer, which it builds from a vocabulary and options."""
     found = getattr(transformers, name.removesuffix("Fast"), None)
     return isinstance(found, type) and issubclass(found, BertTokenizer)
 
 
 def _is_berts_pipeline(content: dict[str, Any], family: Family) -> bool:
-    """Say whether a `tokenizer.json` does no more than BERT's own tokenizer would with the same switches."""
+    """Return whether a `tokenizer.json` is equivalent to BERT's own tokenizer with the same options."""
     model, normalizer, splitter = (content.get(part) or {} for part in ("model", "normalizer", "pre_tokenizer"))
     marker = family.piece_marker
     defaults = {"type": "WordPiece", "continuing_subword_prefix": marker, "max_input_chars_per_word": 100}
@@ -217,7 +217,7 @@ def _is_berts_pipeline(content: dict[str, Any], family: Family) -> bool:
 
 
 def _is_berts_template(processor: dict[str, Any]) -> bool:
-    """Say whether texts become [CLS] A [SEP], pairs [CLS] A [SEP] B [SEP], and the second text's tokens type 1."""
+    """Return whether texts become [CLS] A [SEP], pairs [CLS] A [SEP] B [SEP], and the second text's tokens type 1."""
     if processor.get("type") == "BertProcessing":
         return True
 
@@ -230,7 +230,7 @@ def _is_berts_template(processor: dict[str, Any]) -> bool:
 
 
 def _named_special(folder: Path, settings: dict[str, Any], family: Family) -> dict[str, str]:
-    """Return the special tokens that the folder's settings name, by their kind."""
+    """Return the special tokens that the folder's settings name, by their kind, such as `cls_token`."""
     path = folder / "special_tokens_map.json"
     named = (read_json(path) if path.is_file() else {}) | settings
     given = {kind: named[kind] for kind in family.special_tokens if named.get(kind)}
@@ -238,7 +238,7 @@ def _named_special(folder: Path, settings: dict[str, Any], family: Family) -> di
 
 
 def _check_same_vocabulary(folder: Path, tokens: Mapping[str, int]) -> None:
-    """Raise where a `vocab.txt` beside `tokenizer.json` is another vocabulary: one was edited, the other is read."""
+    """Raise `UserError` if `vocab.txt` and `tokenizer.json` have different vocabularies, as when only one was edited."""
     path = folder / _VOCABULARY
     if not path.is_file():
         return
@@ -272,7 +272,7 @@ def _of_vocabulary(folder: Path, config: BertConfig, settings: dict[str, Any], l
     family = family_of(config)
     special = {**family.special_tokens, **_named_special(folder, settings, family)}
     missing = {kind: token for kind, token in special.items() if token not in known}
-    # The library would add them behind all others, as tokens that the model was never shown.
+    # The library would add them after all others, as tokens that the model was never trained on.
     if len(known) + len(missing) > config.vocab_size or missing.keys() & {"unk_token", "cls_token", "sep_token"}:
         vocabulary.check_special(missing.values())
     vocabulary.warn_of_repeated()
@@ -282,7 +282,7 @@ def _of_vocabulary(folder: Path, config: BertConfig, settings: dict[str, Any], l
 
 
 def _check_settings(folder: Path, bert_config: BertConfig) -> dict[str, Any]:
-    """Return the content of `tokenizer_config.json`, nothing for none, after a look at what could lead astray."""
+    """Check and return the content of `tokenizer_config.json`; empty if there is no such file."""
     path = folder / _SETTINGS
     settings = read_json(path) if path.is_file() else {}
     for key in _OTHER_SOURCES:
@@ -303,7 +303,7 @@ def _check_class(name: object, path: Path) -> None:
     """Refuse the name of a class that is no tokenizer: the library would load any of its classes from the folder."""
     if name is None:
         return
-    if not isinstance(name, str) or not _CLASS.fullmatch(name):  # to look a name up imports what belongs to it
+    if not isinstance(name, str) or not _CLASS.fullmatch(name):  # looking a name up imports its module
         raise UserError(f"{path} has tokenizer_class {shown(name)}, which is no tokenizer")
     for variant in {name, f"{name}Fast", name.removesuffix("Fast")}:
         found = getattr(transformers, variant, None)
@@ -312,7 +312,7 @@ def _check_class(name: object, path: Path) -> None:
 
 
 def _check_tokens(tokenizer: Any, vocab_size: int, largest: int) -> None:
-    """Encode a few texts: what a damaged tokenizer cannot do, or makes ids of that no embedding has, shows here."""
+    """Encode a few texts, to find a damaged tokenizer and token ids without an embedding."""
     if largest >= vocab_size:
         raise ValueError(f"it has the token id {largest}, but the model only ids below {vocab_size}")
     for pairs in (None, list(_PROBES)):
@@ -327,7 +327,7 @@ def _check_tokens(tokenizer: Any, vocab_size: int, largest: int) -> None:
 
 
 def _forget_programs(tokenizer: Any) -> None:
-    """Drop chat templates and the names of code, which a classifier has no use for, so that no export hands them on."""
+    """Remove chat templates and the names of code, which a classifier does not use, so that no export has them."""
     tokenizer.chat_template = None
     for key in ("chat_template", "auto_map"):
         tokenizer.init_kwargs.pop(key, None)

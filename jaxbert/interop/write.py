@@ -1,7 +1,7 @@
-"""Write a Hugging Face folder that PyTorch's transformers load as it is.
+"""Write a Hugging Face folder that transformers with PyTorch load without changes.
 
-Each file is written beside its place and renamed, so that a reader sees the old file or the new one. Which
-parameters and labels they are is the caller's knowledge.
+Each file is written to a temporary folder and renamed, so that a reader sees the old file or the new one. The caller gives
+the parameters and labels.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def save_folder(
     *,
     architecture: str = "ForSequenceClassification",
 ) -> Path:
-    """Write `config.json`, `model.safetensors` and, where given, the tokenizer's files; return the folder.
+    """Write `config.json`, `model.safetensors` and, if given, the tokenizer's files; return the folder.
 
-    `params` is the stacked tree; its arrays keep their dtype, and the configuration says which. `architecture` is PyTorch's
+    `params` is the stacked tree; its arrays keep their dtype, which the configuration names. `architecture` is PyTorch's
     class, with or without the name of the family.
 
     Raises:
@@ -68,16 +68,16 @@ def save_tensors(
     max_shard_size: int | None = None,
     flax_tree: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Do `save_folder` for tensors under PyTorch names, which need not be all of a model's.
+    """Do `save_folder` for tensors under PyTorch names, which may be only a part of a model's.
 
     Args:
-      folder: where.
-      tensors: with the family's prefix.
-      config: of the model.
-      tokenizer: None for no files of one.
+      folder: the folder to write.
+      tensors: the tensors, with the family's prefix in their names.
+      config: the model's configuration.
+      tokenizer: the tokenizer; None to write none.
       architecture: PyTorch's class, with or without the name of the family.
-      max_shard_size: bytes; beyond it, weights become several files with an index. None for one file.
-      flax_tree: a per-layer tree on the host to write as `flax_model.msgpack` too.
+      max_shard_size: the most bytes of one file; larger weights become shards with an index. None for one file.
+      flax_tree: a per-layer tree on the host that is also written as `flax_model.msgpack`.
     """
     folder, family = Path(folder), family_of(config)
     architecture = family.class_of(architecture)
@@ -104,10 +104,10 @@ def save_tensors(
 
 
 def parse_size(size: int | str) -> int:
-    """Return a number of bytes, given as such or as "300MB", "2GiB" and the like.
+    """Return a number of bytes, given as a number or as text such as "300MB" or "2GiB".
 
     Raises:
-      UserError: for another text, or no bytes at all.
+      UserError: for any other text, or a number below 1.
     """
     match = re.fullmatch(r"(\d+) *([KMGT]?|[KMGT]I)B", size.strip().upper()) if isinstance(size, str) else None
     count = int(match[1]) * _UNITS[match[2]] if match else size
@@ -117,7 +117,7 @@ def parse_size(size: int | str) -> int:
 
 
 def weights_in(folder: Path) -> set[str]:
-    """Return the files of weights in a folder that `save_tensors` may have written, shards and indices too."""
+    """Return the names of files in a folder that `save_tensors` may have written as weights, shards or indices."""
     kinds = (SAFETENSORS, MSGPACK)
     patterns = [re.escape(name).replace(r"\.", r"(-\d{5}-of-\d{5})?\.") + r"(\.index\.json)?" for name in kinds]
     return {p.name for p in folder.iterdir() if any(re.fullmatch(pattern, p.name) for pattern in patterns)}
@@ -130,7 +130,7 @@ def _write_weights(
     most: int | None,
     write: Callable[[dict[str, np.ndarray], Path], None],
 ) -> None:
-    """Write one file of this name, or shards of at most so many bytes and an index."""
+    """Write one file with this name, or shards of at most `most` bytes and an index."""
     stem, suffix = name.split(".")
     split = split_state_dict_into_shards_factory(
         dict(tensors),
@@ -155,10 +155,10 @@ def _write_msgpack(tensors: dict[str, np.ndarray], path: Path) -> None:
 
 
 def _publish(staged: Path, folder: Path) -> None:
-    """Move the finished files to their places, the configuration last: a folder with one is complete.
+    """Move the finished files to the folder, the configuration last: a folder with a configuration is complete.
 
-    An earlier save's weights, shards and `flax_model.msgpack` are removed where no file replaces them: some readers prefer
-    them.
+    Weights, shards and `flax_model.msgpack` of an earlier save are removed if no file replaces them, since some readers
+    prefer them.
     """
     stale = weights_in(folder) - weights_in(staged)
     for path in sorted(staged.iterdir(), key=lambda path: path.name == "config.json"):
@@ -175,7 +175,7 @@ def _publish(staged: Path, folder: Path) -> None:
 
 
 def config_dict(config: BertConfig, architecture: str, tensors: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return the content of `config.json`, with the labels always spelled out and nothing of this machine."""
+    """Return the content of `config.json`, always with label names and without paths of this machine."""
     content = config.to_diff_dict()
     content.pop("_name_or_path", None)
     id2label = {int(index): str(label) for index, label in (config.id2label or {}).items()}
@@ -193,5 +193,5 @@ def config_dict(config: BertConfig, architecture: str, tensors: Mapping[str, np.
 
 
 def _common_dtype(tensors: Mapping[str, np.ndarray]) -> str:
-    """Return the widest dtype among the tensors: transformers load a whole model in the one that is named here."""
+    """Return the name of the tensors' widest dtype: transformers load the complete model with this dtype."""
     return max((tensor.dtype for tensor in tensors.values()), key=lambda dtype: dtype.itemsize).name

@@ -1,8 +1,8 @@
-"""What BERT is trained for, by name: the tasks of this package, and those of others.
+"""Find the class of a task by its name: the tasks of this package, and those of other packages.
 
-Another package adds one by an entry point of the group `jaxbert.tasks`, by `register`, or by being named in a configuration
-as `task: their_package.module:TheirTask`. A model never names code to import: one that another package has trained opens
-where that package is installed or its task was registered.
+Another package adds a task by an entry point of the group `jaxbert.tasks`, by `register`, or as
+`task: their_package.module:TheirTask` in a configuration. A model never names code to import: a model of another package's
+task opens only if that package is installed or its task is registered. `base` says what a task must do.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _OWN = {
     "multiple_choice": "MultipleChoice",
     "pretraining": "Pretraining",
 }
-"""The class of each task in this package, in the module `task` of the folder of its name."""
+"""The class of each task of this package, in the module `task` of the folder with its name."""
 _CLASSIFIERS = {"classification", "multi_label", "regression", "token_classification"}
-"""Tasks whose heads have one name and one shape."""
+"""Tasks whose heads have the same parameter names and shapes."""
 _registered: dict[str, type[Task]] = {}
 _T = TypeVar("_T", bound="type[Task]")
 
@@ -42,10 +42,10 @@ logger = logging.getLogger("jaxbert")
 
 
 def register(task: _T) -> _T:
-    """Make a task known by its `name`; also a decorator.
+    """Register a task under its `name`; also usable as a decorator.
 
     Raises:
-      ValueError: if another task has the name.
+      ValueError: if another task has this name.
     """
     name = task.name
     if name in _OWN or _registered.get(name, task) is not task:
@@ -55,15 +55,15 @@ def register(task: _T) -> _T:
 
 
 def task_names() -> list[str]:
-    """Return the names of all tasks that are known."""
+    """Return the names of all known tasks."""
     return [*dict.fromkeys([*_OWN, *_registered, *sorted(entry_points(group=GROUP).names)])]
 
 
 def check_task(name: str) -> None:
-    """Check that a task is known by its name, or named as a class, which is not imported yet.
+    """Check that a name is that of a known task, or has the form of a class, which is not imported here.
 
     Raises:
-      UserError: if not.
+      UserError: for any other name.
     """
     if ":" not in name and name not in task_names():
         raise UserError(
@@ -72,10 +72,10 @@ def check_task(name: str) -> None:
 
 
 def task_class(name: str) -> type[Task]:
-    """Return the task of this name, or the class that `package.module:Class` names.
+    """Return the task with this name, or the class that `package.module:Class` names.
 
     Raises:
-      UserError: if there is none.
+      UserError: if there is no such task.
     """
     if name in _OWN:
         return getattr(importlib.import_module(f"{__name__}.{name}.task"), _OWN[name])
@@ -108,7 +108,7 @@ def _import(path: str) -> type[Task]:
 
 
 def task_of_model(bert_config: BertConfig) -> type[Task]:
-    """Return the task of an exported model: as our own export says, else by what transformers say of the head.
+    """Return the task of an exported model: the one that our export names, else the one for its transformers head.
 
     Raises:
       UserError: for a head that no task has, or a task that is not installed.
@@ -126,13 +126,13 @@ def task_of_model(bert_config: BertConfig) -> type[Task]:
 
 
 def _trained_task(bert_config: BertConfig) -> str | None:
-    """Return the task that a model's head was trained for; None where nothing says that it has one."""
+    """Return the task that a model's head was trained for; None if the configuration names neither task nor head."""
     named = settings_of(bert_config).get("task")
     if isinstance(named, str) and named in task_names():
         return named
     problem = getattr(bert_config, "problem_type", None)
     if named is None and bert_config.num_labels == 1 and problem is None:
-        problem = "regression"  # as transformers take it
+        problem = "regression"  # as in transformers
     by_problem = {
         "single_label_classification": "classification",
         "multi_label_classification": "multi_label",
@@ -148,19 +148,19 @@ def _trained_task(bert_config: BertConfig) -> str | None:
 
 
 def _architecture(bert_config: BertConfig) -> str:
-    """Return the name of a model's head, `SequenceClassification`, empty for none."""
+    """Return the name of a model's head, such as `SequenceClassification`; empty for none."""
     return family_of(bert_config).head_of(str((bert_config.architectures or [""])[0])).removeprefix("For")
 
 
 def say_guess(name: str, bert_config: BertConfig) -> None:
-    """Say what the model of another program is taken for."""
+    """Warn which task is assumed for the model of another program."""
     if settings_of(bert_config).get("task") is None:
         task = task_class(_trained_task(bert_config) or "classification")
         logger.warning("%s says no task: by its config.json it is taken for %s, %s", name, task.name, task.assumes)
 
 
 def say_other_head(name: str, bert_config: BertConfig, task: str, num_labels: int) -> None:
-    """Say where a head of as many outputs goes on from what it learned for another task."""
+    """Warn if a head with the same number of outputs was trained for another task and is trained further."""
     before = _trained_task(bert_config)
     if before != task and {before, task} <= _CLASSIFIERS and bert_config.num_labels == num_labels:
         logger.warning("%s: the head was trained for %s, and goes on from there for %s", name, before, task)

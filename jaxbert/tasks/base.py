@@ -1,7 +1,7 @@
-"""What a task is: how it reads its data, what it computes, how it is measured and what it answers.
+"""The interface of a task: it reads its data, computes losses and predictions, measures metrics and writes answers.
 
-The trainer knows packed batches, sums and predictions, and nothing of labels or losses. A new task is a folder here, or a
-class in another package, that derives from `Task`.
+The trainer knows packed batches, sums and predictions, but no labels or losses. A new task is a folder here, or a class in
+another package, that derives from `Task`.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ _FIRST = 5
 
 
 class Task:
-    """One way to train and use BERT; immutable, and made by `read` from training data or by `reopen` from an export."""
+    """One way to train and use BERT; immutable. `read` makes it from training data, `reopen` from an export."""
 
     name: ClassVar[str]
     """The value of `task` in a configuration."""
     assumes: ClassVar[str] = ""
-    """What is assumed of a model of this task that another program has trained."""
+    """The assumption about a model of this task from another program, for a warning."""
     label_names_in_head: ClassVar[bool] = False
-    """Whether the outputs of the head have the names of labels, which a configuration keeps as `id2label`."""
+    """Whether each output of the head has the name of a label, kept as `id2label` in the configuration."""
     has_text_labels: ClassVar[bool] = False
-    """Whether whole texts have labels, to which `data.label_map` and `data.label_format` apply."""
+    """Whether texts have labels, to which `data.label_map` and `data.label_format` apply."""
     answer_keys: tuple[str, ...]
     """The keys of an answer, in order."""
     per_token: bool = False
-    """Whether predictions belong to tokens, [B, T, ...], and not to examples, [B, S, ...]."""
+    """Whether there is a prediction for each token, [B, T, ...], and not for each segment, [B, S, ...]."""
     default_metric: str
-    """The metric that chooses the best checkpoint where the user names none."""
+    """The metric that chooses the best checkpoint if the user names none."""
 
     @property
     def head(self) -> type[nnx.Module]:
-        """The module that is trained."""
+        """The head that is trained on top of the encoder."""
         raise NotImplementedError
 
     @property
@@ -57,19 +57,19 @@ class Task:
 
     @property
     def reading_length(self) -> int | None:
-        """The longest example in tokens that the model was taught to read; None where its own limit will do."""
+        """The longest segment in training, in tokens; None for the model's own limit."""
         return None
 
-    # What is read. No JAX.
+    # Reading data. No JAX.
 
     @classmethod
     def read(cls, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
-        """Read every data set of a run; the small ones first, so that a mistake in them is found soon.
+        """Read every data set of a run, the small ones first, so that mistakes in them are found early.
 
-        The labels are in the order of `head`, the trained one of the model, where it has the same.
+        If `head`, the model's trained head, has the same labels, its order is kept.
 
         Raises:
-          UserError: for anything wrong in the files.
+          UserError: for any mistake in the files.
         """
         raise NotImplementedError
 
@@ -77,24 +77,24 @@ class Task:
         """Read one source to evaluate.
 
         Raises:
-          UserError: for anything wrong in it, or a label that the model does not know.
+          UserError: for any mistake in it, or a label that the model does not know.
         """
         raise NotImplementedError
 
     def open_inputs(
         self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
     ) -> TaskInputs:
-        """Open one source to predict; the columns `kept` are copied into the answers.
+        """Open one source to predict; the columns `kept` are copied to the answers.
 
         Raises:
           UserError: if it cannot be opened.
         """
         raise NotImplementedError
 
-    # What an export remembers.
+    # Exporting and reopening.
 
     def configure(self, bert_config: BertConfig) -> BertConfig:
-        """Return a copy that carries what the task learned: label names, and what else `reopen` needs."""
+        """Return a copy with the label names and everything else that `reopen` needs."""
         raise NotImplementedError
 
     @classmethod
@@ -107,74 +107,74 @@ class Task:
         raise NotImplementedError
 
     def learned(self, evaluation: dict[str, Any]) -> Self:
-        """Return the task with what an evaluation on the validation set has found for it; most find nothing."""
+        """Return the task with settings that an evaluation on the validation set has tuned; most tasks tune none."""
         return self
 
-    # What is computed.
+    # Computing.
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """The names of the model's outputs, in order; empty where they have none."""
+        """The names of the model's outputs, in order; empty if they have none."""
         return ()
 
     def describe(self) -> str:
-        """Say in a few words what is learned, `labels: neg, pos`."""
+        """Return the labels in a few words, such as `labels: neg, pos`."""
         raise NotImplementedError
 
     def totals(self, batch: Batch) -> Sums:
-        """Count what the loss of a whole step is divided by, before it is cut into slices; `examples` always."""
+        """Return the divisors of the loss, counted over a complete step before it is sliced; `examples` always."""
         return {"examples": count_examples(batch)}
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
-        """Return sums over the real examples of a batch, or of a slice of the step that `totals` counted.
+        """Return sums over the real examples of a batch, or of one slice of the step; `totals` are of the complete step.
 
         Training minimizes `loss` divided by `totals["examples"]`.
         """
         raise NotImplementedError
 
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
-        """Return what evaluation needs of each example, [B, S, ...], or of each token, [B, T, ...]."""
+        """Return the predictions for evaluation, one for each segment, [B, S, ...], or for each token, [B, T, ...]."""
         raise NotImplementedError
 
-    # What comes of it. No JAX.
+    # Metrics and answers. No JAX.
 
     def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
         """Return all metrics by name, the headline ones first.
 
         Args:
-          predictions: [N, ...] in the order of the examples, or aligned with `examples.tokens.ids`.
-          examples: with labels.
+          predictions: [N, ...] in the order of the segments, or aligned with `examples.tokens.ids`.
+          examples: the examples with their labels.
         """
         raise NotImplementedError
 
     def tally(self, examples: Examples) -> Tally:
-        """Return what makes the same metrics of predictions that come piece by piece; unless overridden, it gathers all."""
+        """Return a tally that computes the same metrics from slices of the predictions; by default it gathers all."""
         return GatheredTally(self, examples)
 
     def metric_names(self) -> list[str]:
-        """Return the metrics by which a best checkpoint can be chosen."""
+        """Return the names of the metrics that can choose the best checkpoint."""
         raise NotImplementedError
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
-        """Return one JSON-ready answer for each document from `first` to `last - 1`, in the order of the source."""
+        """Return one JSON-ready answer for each example from `first` to `last - 1`, in the order of the source."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The examples of a run, and the task that its training rows define."""
+    """The examples of a run, and the task that its training examples define."""
 
     train: Examples
     validation: dict[str, Examples]
-    """By name; one that has none is "validation", as the only test set is "test"."""
+    """The sets by name; a single set without a name is "validation", and in `test` it is "test"."""
     test: dict[str, Examples]
     task: Task
     overview: Overview
-    """What was understood of the data."""
+    """A summary of the data."""
     new_head: bool = False
-    """Whether the model's trained head has none of the task's labels, so that another one is drawn."""
+    """Whether the model's trained head has none of the task's labels, so that a new head is drawn."""
     collate: Callable[[HostBatch, int | None], HostBatch] | None = None
-    """What is done to each batch on its way to the device, in an epoch; None stands for evaluation."""
+    """Changes each batch before it goes to the device, given the epoch (None in evaluation)."""
 
 
 class AnswerPart(Protocol):
@@ -183,16 +183,16 @@ class AnswerPart(Protocol):
     def __len__(self) -> int: ...
 
     def kept_rows(self) -> Sequence[Mapping[str, Any]]:
-        """Return for each input the columns that are copied into its answer."""
+        """Return the columns that are copied to the answer of each input."""
         ...
 
 
 class TaskInputs(Protocol):
-    """The inputs of a source that a model is to answer."""
+    """The inputs of a source for prediction."""
 
     @property
     def name(self) -> str:
-        """The source, as messages name it."""
+        """The source's name in messages."""
         ...
 
     @property
@@ -201,86 +201,86 @@ class TaskInputs(Protocol):
         ...
 
     def parts(self) -> Iterator[Any]:
-        """Read the source, part by part as its lines come.
+        """Read the source part by part, as its lines arrive.
 
         Raises:
-          UserError: for what is malformed.
+          UserError: for malformed records.
         """
         ...
 
     def say_first(self) -> None:
-        """Say what was noticed for the first time: how often it occurs is known at the end alone."""
+        """Tell the user new kinds of findings at once; their numbers are known only at the end."""
         ...
 
     def say(self) -> None:
-        """Say what was noticed in all inputs so far."""
+        """Tell the user the findings about all inputs so far."""
         ...
 
 
 class Tally(Protocol):
-    """Metrics in the making: of the predictions for a whole set it keeps what the metrics need, and no more."""
+    """Computes metrics from slices of the predictions; it keeps only the values that the metrics need."""
 
     def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
-        """Take the predictions [n, ...] of examples, or of tokens, at these places; in any order, each once."""
+        """Add the predictions [n, ...] of the segments, or tokens, with these indices; in any order, each once."""
         ...
 
     def metrics(self) -> dict[str, Any]:
-        """Return all metrics by name, when everything was added."""
+        """Return all metrics by name, after all predictions were added."""
         ...
 
 
 class Gathered:
-    """Predictions that come piece by piece, put together."""
+    """Gathers slices of the predictions in one array."""
 
     def __init__(self, count: int) -> None:
         self._count = count
         self._rows: np.ndarray | None = None
 
     def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
-        """Put a piece in its place."""
+        """Store the predictions with these indices."""
         if self._rows is None:
             self._rows = np.zeros((self._count, *predictions.shape[1:]), predictions.dtype)
         self._rows[ids] = predictions
 
     @property
     def rows(self) -> np.ndarray:
-        """All predictions, in order."""
+        """All predictions, [N, ...], in order."""
         assert self._rows is not None, "no examples"
         return self._rows
 
 
 class GatheredTally(Gathered):
-    """The metrics of a task that needs all predictions at once, where they are a few numbers an example or a token."""
+    """Computes the metrics of a task that needs all predictions at once, a few numbers for each segment or token."""
 
     def __init__(self, task: Task, examples: Examples) -> None:
         super().__init__(count_predictions(task, examples))
         self._task, self._examples = task, examples
 
     def metrics(self) -> dict[str, Any]:
-        """Return the metrics of all."""
+        """Return the metrics of all predictions."""
         return self._task.metrics(self.rows, self._examples)
 
 
 def metrics_of(tally: Tally, predictions: np.ndarray) -> dict[str, Any]:
-    """Return the metrics of predictions that are there at once."""
+    """Return the metrics of an array of all predictions."""
     tally.add(np.arange(len(predictions)), predictions)
     return tally.metrics()
 
 
 def count_predictions(task: Task, examples: Examples) -> int:
-    """Count the rows of a set's predictions: one for each example, or for each token."""
+    """Return the number of predictions for a set: one for each segment, or for each token."""
     return len(examples.tokens.ids) if task.per_token else len(examples.tokens)
 
 
 def list_names(names: Sequence[str]) -> str:
-    """Name labels on one line: all of a few, else the first few and how many there are."""
+    """Return labels as one line: up to 20 labels, else the first 5 and their number."""
     if len(names) <= _LISTED:
         return ", ".join(names)
     return f"{', '.join(names[:_FIRST])}, ... ({len(names):,})"
 
 
 def count_examples(batch: Batch) -> Array:
-    """Count the documents of a batch; an example that is none's window is one."""
+    """Count the examples of a batch; the windows of one example count once."""
     if "example_index" in batch:
         return (batch["example_index"] * batch["example_mask"]).max() + 1
     return batch["example_mask"].sum()

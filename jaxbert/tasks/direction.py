@@ -1,6 +1,6 @@
-"""Which way a metric is better.
+"""Decide whether a metric is better if it is larger or smaller.
 
-Every metric of every task has its direction here; whatever compares or sorts models asks `improves` or `merit`.
+Every metric of every task has its direction here; code that compares or sorts models calls `improves` or `merit`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _FALLING_ENDS = ("loss", "error", "perplexity")
-"""A name that ends so falls: nsp_loss, calibration_error."""
+"""Endings of metrics that are better if smaller: nsp_loss, calibration_error."""
 _FALLING = {"mse", "mae"}
 _RISING = {
     *("accuracy", "exact_match", "f1", "mcc", "pearson", "precision", "r2", "recall", "spearman"),
@@ -20,14 +20,14 @@ _RISING = {
 }
 
 _own: dict[str, bool] = {}
-"""Metrics that a program has brought, with whether they fall."""
+"""Metrics that a program has declared: whether each is better if smaller."""
 
 
 def declare(name: str, *, greater_is_better: bool) -> None:
-    """Name the direction of a metric that is no task's own.
+    """Declare the direction of a metric that no task has.
 
     Raises:
-      ValueError: if a task has a metric of this name.
+      ValueError: if a task has a metric with this name.
     """
     if is_known(name):
         raise ValueError(f"there is a metric {name!r} already: choose another name")
@@ -35,15 +35,15 @@ def declare(name: str, *, greater_is_better: bool) -> None:
 
 
 def is_known(name: str) -> bool:
-    """Say whether the tasks of this package have a metric of this name."""
+    """Return whether a task of this package has a metric with this name."""
     return name in _FALLING or name in _RISING or name.endswith(_FALLING_ENDS)
 
 
 def falls(name: str) -> bool:
-    """Say whether a metric is the better the smaller it is.
+    """Return whether a metric is better if it is smaller.
 
     Raises:
-      KeyError: for a metric whose direction nobody has named: the wrong one would keep the worst model.
+      KeyError: for a metric without a known direction: a wrong one would keep the worst model.
     """
     if name in _own:
         return _own[name]
@@ -55,17 +55,17 @@ def falls(name: str) -> bool:
 
 
 def merit(name: str, value: float) -> float:
-    """Return a metric's value, or its negative where it falls, so that larger is better; twice is the value again."""
+    """Return a metric's value, negated if smaller is better, so that larger is better; applied twice, the same value."""
     return -value if falls(name) else value
 
 
 def improves(name: str, new: float, old: float | None) -> bool:
-    """Say whether a value of a metric is better than another; what is no finite number is worse than any, as None is."""
+    """Return whether `new` is better than `old`; None and values that are not finite are worse than any number."""
     if not math.isfinite(new):
         return False
     return old is None or not math.isfinite(old) or merit(name, new) > merit(name, old)
 
 
 def value_of(metrics: Mapping[str, Any], name: str) -> float:
-    """Return a metric's value; `f1_macro_present` stands among the metrics only where it differs from `f1_macro`."""
+    """Return a metric's value; `f1_macro_present` is only in `metrics` if it differs from `f1_macro`."""
     return float(metrics["f1_macro" if name == "f1_macro_present" and name not in metrics else name])

@@ -1,4 +1,4 @@
-"""What an export remembers of its task, in `config.json`: the names of the labels, and settings under a key of our own."""
+"""Read and write the task's part of an export's `config.json`: label names, and settings under a key of our own."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from jaxbert.data.labels import IntegerLabels
 
 SETTINGS = "jaxbert"
-"""The key of `config.json` under which an export keeps what our own inference needs."""
+"""The key of `config.json` with the settings that our own inference needs."""
 
 COMPUTATION = "computation"
-"""Of these settings the one that says how evaluations were computed; the others are a task's."""
+"""The setting that says how evaluations were computed; all other settings are a task's."""
 
 
 def label_names(bert_config: BertConfig) -> tuple[str, ...]:
@@ -24,7 +24,7 @@ def label_names(bert_config: BertConfig) -> tuple[str, ...]:
 
 
 def with_labels(bert_config: BertConfig, names: tuple[str, ...], problem_type: Any = None) -> BertConfig:
-    """Return a copy that carries label names, and what transformers take the problem for."""
+    """Return a copy with label names and the `problem_type` of transformers."""
     labelled = copy.deepcopy(bert_config)
     labelled.id2label = dict(enumerate(names))
     labelled.label2id = {name: index for index, name in enumerate(names)}
@@ -33,7 +33,7 @@ def with_labels(bert_config: BertConfig, names: tuple[str, ...], problem_type: A
 
 
 def with_settings(bert_config: BertConfig, task: str, **settings: Any) -> BertConfig:
-    """Return a copy that names its task, and what is to be known of it, under `SETTINGS`; `COMPUTATION` stays."""
+    """Return a copy with the name and the settings of a task under `SETTINGS`; `COMPUTATION` is kept."""
     changed = copy.deepcopy(bert_config)
     kept = {key: value for key, value in settings_of(bert_config).items() if key == COMPUTATION}
     setattr(changed, SETTINGS, dict(sorted({"task": task, **settings, **kept}.items())))
@@ -41,13 +41,13 @@ def with_settings(bert_config: BertConfig, task: str, **settings: Any) -> BertCo
 
 
 def settings_of(bert_config: BertConfig) -> dict[str, Any]:
-    """Return what `with_settings` left in a configuration; nothing where it is another program's."""
+    """Return the settings that `with_settings` wrote; empty for a configuration of another program."""
     settings = getattr(bert_config, SETTINGS, None)
     return dict(settings) if isinstance(settings, dict) else {}
 
 
 def integers_of(settings: dict[str, Any]) -> IntegerLabels:
-    """Return what numbers in label columns were in the training of an exported model."""
+    """Return the meaning of integers in the label column of training; "either" if it was not recorded."""
     found = settings.get("integers")
     known: dict[Any, IntegerLabels] = {"index": "index", "name": "name", "position": "position"}
     return known.get(found, "either") if isinstance(found, str) else "either"

@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of labels from counts: nothing here grows with the square of the labels."""
+"""Compute precision, recall and F1 of labels from counts, in memory linear in the number of labels."""
 
 from __future__ import annotations
 
@@ -10,46 +10,46 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LabelScores:
-    """Precision, recall and F1 of each label, [C], by scikit-learn's formulas; 0 where they divide by nothing."""
+    """Precision, recall and F1 of each label, [C], by scikit-learn's formulas; 0 where the divisor is 0."""
 
     hits: np.ndarray
-    """How often a label was given rightly."""
+    """The number of correct predictions of each label, [C]."""
     given: np.ndarray
-    """How often it was given."""
+    """The number of predictions of each label, [C]."""
     expected: np.ndarray
-    """How often it should have been given: the support."""
+    """The number of examples with each label, its support, [C]."""
 
     @property
     def precision(self) -> np.ndarray:
-        """The share of those given that are right."""
+        """The share of the predictions that are correct."""
         return _divided(self.hits, self.given)
 
     @property
     def recall(self) -> np.ndarray:
-        """The share of those expected that were given."""
+        """The share of the examples with a label that are predicted correctly."""
         return _divided(self.hits, self.expected)
 
     @property
     def f1(self) -> np.ndarray:
-        """Their harmonic mean."""
+        """The harmonic mean of precision and recall."""
         return _divided(2 * self.hits, self.expected + self.given)
 
     def total(self) -> LabelScores:
-        """Count all labels as one, for micro means."""
+        """Return the counts of all labels added up, [1], for micro means."""
         return LabelScores(*(part.sum(keepdims=True) for part in (self.hits, self.given, self.expected)))
 
     def mean(self, score: str, *, weighted: bool = False) -> float:
-        """Return the mean of a score over all labels, each counting the same or by its support."""
+        """Return the mean of a score over all labels, equally weighted or by support."""
         return float(np.average(getattr(self, score), weights=self.expected if weighted else None))
 
     def f1_macro(self) -> dict[str, float]:
-        """Return `f1_macro` over all labels and, where it differs, `f1_macro_present` over those that occur."""
+        """Return `f1_macro` over all labels and, if it differs, `f1_macro_present` over the labels that occur."""
         of_all, present = self.mean("f1"), self.f1[self._occurs]
         of_present = float(present.mean()) if len(present) else 0.0
         return {"f1_macro": of_all} | ({"f1_macro_present": of_present} if of_present != of_all else {})
 
     def macro_over(self) -> str:
-        """Say over which labels the macro means are."""
+        """Return a note on which labels the macro means include."""
         absent = int((~self._occurs).sum())
         s = "" if absent > 1 else "s"
         rest = f"; {absent:,} of them occur{s} in neither truth nor prediction and count{s} as 0" if absent else ""

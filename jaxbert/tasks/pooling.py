@@ -1,4 +1,4 @@
-"""From the windows of a document to the document: one output, one loss and one prediction."""
+"""Pool the windows of an example: one output, one loss and one prediction for each example."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from jaxbert.tasks.base import Batch
 
 
 def pool_examples(logits_BSC: Array, batch: Batch, how: Pooling | None) -> tuple[Array, Batch]:
-    """Make one example of all windows of a document, wherever in the batch they lie; without `how`, nothing is changed.
+    """Pool the logits of all windows of each example, in any rows of the batch; without `how`, nothing changes.
 
     Returns:
-      Logits [1, B * S, C] of documents in the order of the step, and `labels` and `example_mask` to go with them.
+      Logits [1, B * S, C] of the examples in the order of the step, with their `labels` and `example_mask`.
     """
     if how is None or "example_index" not in batch:
         return logits_BSC, batch
     real_W = batch["example_mask"].reshape(-1)
     windows = real_W.shape[0]
-    example_W = jnp.where(real_W, batch["example_index"].reshape(-1), windows)  # those of nobody are dropped
+    example_W = jnp.where(real_W, batch["example_index"].reshape(-1), windows)  # unused slots are dropped
     logits_WC = logits_BSC.reshape(windows, -1)
     count_D = jax.ops.segment_sum(real_W.astype(logits_WC.dtype), example_W, windows)
     if how == "max":
@@ -39,7 +39,7 @@ def pool_examples(logits_BSC: Array, batch: Batch, how: Pooling | None) -> tuple
 def pool_windows(
     logits: np.ndarray, examples: Examples, how: Pooling | None, first: int = 0, last: int | None = None
 ) -> np.ndarray:
-    """Make one row of those of a document's windows, for documents `first` to `last - 1`; without `how`, they are rows."""
+    """Pool the logits of windows, [W, ...], to examples `first` to `last - 1`; without `how`, segments are examples."""
     last = len(examples) if last is None else last
     if how is None or examples.windows is None:
         return logits[first:last]
@@ -48,7 +48,7 @@ def pool_windows(
 
 
 def _pool(rows: np.ndarray, counts: np.ndarray, how: Pooling) -> np.ndarray:
-    """Make one row of each so many that follow one another."""
+    """Pool each group of consecutive rows; `counts` are the sizes of the groups."""
     places = np.cumsum(counts) - counts
     if how == "max":
         return np.maximum.reduceat(rows, places)
@@ -56,7 +56,7 @@ def _pool(rows: np.ndarray, counts: np.ndarray, how: Pooling) -> np.ndarray:
 
 
 class WholeExamples:
-    """Pools windows that come in any order: a document is given when its last window is there."""
+    """Pools windows that arrive in any order; an example is returned when its last window has arrived."""
 
     def __init__(self, examples: Examples, how: Pooling | None) -> None:
         self._how = how
@@ -66,7 +66,7 @@ class WholeExamples:
             self._waiting: dict[int, np.ndarray] = {}
 
     def add(self, ids: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Take the rows of some windows; return the documents that are whole now, and a row for each."""
+        """Add the outputs of some windows; return the examples that are now complete, and a pooled output for each."""
         if self._windows is None or self._how is None:
             return ids, rows
         self._waiting.update((int(window), row.copy()) for window, row in zip(ids, rows, strict=True))

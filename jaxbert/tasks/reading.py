@@ -1,4 +1,6 @@
-"""What the tasks share of reading: a run's sources by their roles, the tokens of texts, windows of long ones."""
+"""Read the data sets of a run, for all tasks: sources by their roles, tokens, windows of long texts, progress.
+
+The tasks decide what their labels mean; `data` reads and tokenizes a source."""
 
 from __future__ import annotations
 
@@ -33,12 +35,12 @@ _WITHOUT_MEANING = (
     "data.label_map",
     "model.pooling",
 )
-"""Settings without a meaning where answers are tokens."""
+"""Settings without a meaning for tasks with an answer for tokens or spans."""
 
 
 @dataclass(frozen=True)
 class StoredSets:
-    """The tokens of a run's data sets, with their labels as they were read."""
+    """The tokens of a run's data sets, with their labels not yet encoded."""
 
     train: Stored
     validation: dict[str, Stored]
@@ -46,14 +48,14 @@ class StoredSets:
 
 
 def named_sets(specs: str | dict[str, str] | None, name: str) -> dict[str, str]:
-    """Return the sources of `data.validation` or `data.test` by name; a single one is called `name`."""
+    """Return the sources of `data.validation` or `data.test` by name; a single source gets the name `name`."""
     if specs is None:
         return {}
     return {name: specs} if isinstance(specs, str) else dict(specs)
 
 
 def set_name(role: str, name: str) -> str:
-    """Return how an overview names a set: its role, with a name where the role has several."""
+    """Return the name of a set in an overview: its role, followed by its own name if it has one."""
     return role if name == role else f"{role}.{name}"
 
 
@@ -77,11 +79,11 @@ def read_stored(
 ) -> StoredSets:
     """Tokenize every data set of a run.
 
-    All are looked for first, and the small ones are read first, so that a mistake in them is found before a large training
-    set has been read.
+    All sources are found first, and validation and test sets are read first, so that mistakes in them are found before a
+    large training set is read.
 
     Raises:
-      UserError: for anything wrong in the files.
+      UserError: for any mistake in the files.
     """
     data, folder = config.data, cache_folder(config.data.cache_dir)
 
@@ -100,7 +102,7 @@ def read_stored(
 
 
 def split_off(train: Examples, config: Config) -> tuple[Examples, dict[str, Examples]]:
-    """Return the training examples, and the validation set that `data.validation_fraction` takes of them."""
+    """Return the training examples, and the validation set that `data.validation_fraction` takes from them."""
     if not config.data.validation_fraction:
         return train, {}
     assert train.labels is not None
@@ -117,7 +119,7 @@ def prepare_shown(
     folder: Path | None = None,
     long_texts: LongTexts = LongTexts(),  # noqa: B008 (frozen)
 ) -> Stored:
-    """Return a source's tokens, from the cache in `folder` where it has them, and show progress where it takes long."""
+    """Return a source's tokens, from the cache in `folder` if it has them; show progress if it takes long."""
     with ReadingProgress(source.name) as reading:
         shard = tokenizing_shard()
         return prepare(
@@ -126,10 +128,10 @@ def prepare_shown(
 
 
 def resolve_max_length(max_length: int | None, positions: int) -> int:
-    """Return the longest example in tokens for a model with this many positions.
+    """Return the longest segment in tokens, for a model with this many positions.
 
     Raises:
-      UserError: if more is asked for than the model has.
+      UserError: if `max_length` is larger than the number of positions.
     """
     if max_length is not None and max_length > positions:
         raise UserError(
@@ -140,14 +142,14 @@ def resolve_max_length(max_length: int | None, positions: int) -> int:
 
 @dataclass(frozen=True)
 class ItemSets(Generic[Found]):
-    """The data sets of a run as they were read, before they are tokenized."""
+    """The items of a run's data sets, before they are tokenized."""
 
     train: Found
     validation: dict[str, Found]
     test: dict[str, Found]
 
     def split(self, config: Config) -> ItemSets[Found]:
-        """Take the validation set from the training items where `data.validation_fraction` says so, group by group."""
+        """Split a validation set off the training items, group by group, if `data.validation_fraction` is set."""
         if not config.data.validation_fraction:
             return self
         groups = self.train.group_numbers()
@@ -162,7 +164,7 @@ class ItemSets(Generic[Found]):
         *,
         new_head: bool = False,
     ) -> Inputs:
-        """Tokenize them by `encode`, which gets the name of the set and its items."""
+        """Return the inputs of a run; `encode` tokenizes the items of a set, given its name."""
         views: list[View] = []
 
         def examples(name: str, found: Found) -> Examples:
@@ -183,10 +185,10 @@ class ItemSets(Generic[Found]):
 def read_items(data: DataConfig, form: type[Found], find: Callable[[str, Role], ItemSource[Any]]) -> ItemSets[Found]:
     """Read all sets of a run, each as `form`, from the sources that `find` opens.
 
-    All are looked for first, and the small ones are read first, so that a mistake in them is found soon.
+    All sources are found first, and validation and test sets are read first, so that mistakes in them are found early.
 
     Raises:
-      UserError: for anything wrong in the files.
+      UserError: for any mistake in the files.
     """
     train = find(training_spec(data), "train")
     validation = {name: find(spec, "validation") for name, spec in named_sets(data.validation, "validation").items()}
@@ -206,7 +208,7 @@ def read_items(data: DataConfig, form: type[Found], find: Callable[[str, Role], 
 def encode_shown(
     found: Found, encoder: Encoder[Found], tokenizer: Any, max_length: int, folder: Path | None = None
 ) -> Stored:
-    """Return the tokens of a set, from the cache in `folder` where it has them, and show progress where it takes long."""
+    """Return the tokens of a set, from the cache in `folder` if it has them; show progress if it takes long."""
     with ReadingProgress(found.source) as reading:
         shard = tokenizing_shard()
         return encode_items(found, encoder, tokenizer, max_length, folder=folder, on_rows=reading.add, shard=shard)
@@ -214,7 +216,7 @@ def encode_shown(
 
 @dataclass(frozen=True)
 class ItemInputs(Generic[Found]):
-    """Items that are to be answered, read one by one."""
+    """The items of a source for prediction, read one by one."""
 
     source: ItemSource[Any]
     form: type[Found]
@@ -222,11 +224,11 @@ class ItemInputs(Generic[Found]):
 
     @property
     def name(self) -> str:
-        """The source's."""
+        """The source's name in messages."""
         return self.source.name
 
     def parts(self) -> Iterator[Found]:
-        """Read them."""
+        """Yield the items of the source, each as a set of one."""
         facts = Facts()
         for item in self.source.stream(facts=facts):
             yield self.form(self.name, [item], facts)
@@ -236,17 +238,17 @@ class ItemInputs(Generic[Found]):
         return self.examples_of(self.form.joined(parts))
 
     def say_first(self) -> None:
-        """Say nothing, as below."""
+        """Do nothing, as in `say`."""
 
     def say(self) -> None:
-        """Say nothing: what is noticed is said while they are tokenized."""
+        """Do nothing: findings are told while the items are tokenized."""
 
 
 def refuse(config: Config, *keys: str) -> None:
-    """Check that settings without a meaning for such a task have their defaults; `keys` are further ones.
+    """Check that settings without a meaning for token and span tasks have their defaults; `keys` are further settings.
 
     Raises:
-      UserError: for the first one that has not.
+      UserError: for the first setting with another value.
     """
     defaults = Config()
     for key in (*_WITHOUT_MEANING, *keys):
@@ -256,11 +258,11 @@ def refuse(config: Config, *keys: str) -> None:
 
 
 def reading_of(config: Config, max_length: int) -> Reading:
-    """Return how long the windows of a run are, and what they share."""
+    """Return the length of a run's windows, and the number of tokens they share."""
     return Reading(LongTexts("windows", resolve_shared(config.data.window_stride, max_length)), None, max_length)
 
 
 def shared_tokens(reading: Reading, max_length: int) -> int:
-    """Return what windows share: as in training, or as it is where no training says so."""
+    """Return how many tokens windows share: as in training, else the default."""
     known = reading.long_texts.how == "windows"
     return reading.long_texts.shared if known else resolve_shared(None, max_length)

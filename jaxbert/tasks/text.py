@@ -1,6 +1,6 @@
-"""What tasks that give whole texts, or pairs of them, something have in common: how their sources are read.
+"""Read the sources of tasks that label complete texts, or pairs of texts.
 
-A task says what the training labels define, how labels become numbers, and what of them an overview shows.
+Each task defines its labels from the training labels, encodes them as numbers, and describes them for the overview.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ logger = logging.getLogger("jaxbert")
 
 
 class TextTask(Task):
-    """Read texts with labels; the training rows decide which labels there are."""
+    """A task on texts with labels; the training examples decide the set of labels."""
 
     has_text_labels = True
     label_kind: ClassVar[LabelKind] = "name"
-    """What a label is in its column."""
+    """The kind of a label in its column."""
     reading: Reading
     """How long texts are read."""
 
@@ -43,48 +43,48 @@ class TextTask(Task):
     def fit(
         cls, labels: Labels, config: Config, rules: LabelRules, head: Head | None, reading: Reading
     ) -> tuple[Self, bool]:
-        """Return the task that the labels of the training rows define, and whether it needs a new head.
+        """Return the task that the labels of the training examples define, and whether it needs a new head.
 
         Args:
-          labels: of the training rows.
-          config: of the run.
-          rules: the user's, for labels.
-          head: the trained one of the model, if it has one.
-          reading: of long texts.
+          labels: the labels of the training examples.
+          config: the configuration of the run.
+          rules: the user's rules for labels.
+          head: the trained head of the model, if it has one.
+          reading: how long texts are read.
 
         Raises:
-          UserError: where the labels contradict the configuration.
+          UserError: if the labels contradict the configuration.
         """
         raise NotImplementedError
 
     def weigh(self, labels: np.ndarray, config: Config) -> Self:
-        """Return the task with the weights that the labels of the training examples, as numbers, ask for."""
+        """Return the task with label weights, computed from the encoded labels of the training examples."""
         return self
 
     def encode(self, labels: Labels, rules: LabelRules) -> np.ndarray:
         """Return labels as numbers, [N, ...].
 
         Raises:
-          UserError: for one that is not known.
+          UserError: for an unknown label.
         """
         raise NotImplementedError
 
     def overview(self, labels: Labels, encoded: np.ndarray) -> Labelling:
-        """Return what an overview says of labels, and of the numbers that `encode` has made of them."""
+        """Return the description of labels for an overview; `encoded` is the result of `encode`."""
         raise NotImplementedError
 
     def check_map(self, rules: LabelRules, sources: Sequence[Stored]) -> None:
-        """Check the user's names for labels against those of all sources and of the task.
+        """Check the names in `data.label_map` against the labels of all sources and of the task.
 
         Raises:
-          UserError: for one that does not occur.
+          UserError: for a name that does not occur.
         """
         if rules.map:
             check_map(rules, all_written(stored.labels for stored in sources), self.output_names)
 
     @property
     def reading_length(self) -> int | None:
-        """The longest piece of a text."""
+        """The longest segment in training, in tokens; None for the model's own limit."""
         return self.reading.max_length
 
     @classmethod
@@ -121,7 +121,6 @@ class TextTask(Task):
         )
 
     def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
-        """Read one source."""
         _check_pairs(self.reading, data)
         if self.label_kind != "list" and (isinstance(data.label, list) or data.label_format == "multi_hot"):
             raise UserError("this model gives one label a text: name one column of labels, which are not multi_hot")
@@ -134,7 +133,6 @@ class TextTask(Task):
     def open_inputs(
         self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
     ) -> TextInputs:
-        """Open one source."""
         _check_pairs(self.reading, data)
         source = open_source(spec, data, role="predict", labelled=False, kept=kept)
         return TextInputs(source, tokenizer, max_length, self.reading.long_texts)
@@ -145,29 +143,29 @@ class TextTask(Task):
 
 
 class LabelTask(TextTask):
-    """Give texts labels that have names."""
+    """A task on texts whose labels have names."""
 
     label_names_in_head = True
     head = SequenceClassificationHead
     architecture = "ForSequenceClassification"
     label_names: tuple[str, ...]
     integers: IntegerLabels
-    """What an integer in a label column means."""
+    """The meaning of an integer in a label column."""
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """The labels."""
+        """The names of the labels, in index order."""
         return self.label_names
 
     @property
     def label_set(self) -> LabelSet:
-        """The labels, and what integers mean."""
+        """The names of the labels, with the meaning of integers."""
         return LabelSet(self.label_names, self.integers)
 
 
 @dataclass
 class TextInputs:
-    """Texts that are to be answered, counted as they pass."""
+    """The texts of a source for prediction; counts cut and empty ones."""
 
     source: Source
     tokenizer: Any
@@ -183,15 +181,15 @@ class TextInputs:
 
     @property
     def name(self) -> str:
-        """The source's."""
+        """The source's name in messages."""
         return self.source.name
 
     def parts(self) -> Iterator[Table]:
-        """Read the source."""
+        """Yield the source part by part."""
         return self.source.parts()
 
     def tokenize(self, parts: Sequence[Table]) -> Examples:
-        """Return the tokens of some parts, a text each or pieces of it."""
+        """Return the tokens of some parts; each text is one segment or several windows."""
         table = concatenate_tables(parts)
         encoded = joined(list(encode_part(table, self.tokenizer, self.max_length, self.long_texts)))
         tokens = Tokens.from_lengths(encoded.ids, encoded.lengths, encoded.first_lengths)
@@ -207,7 +205,7 @@ class TextInputs:
         return Examples(tokens, windows=Windows.of_counts(encoded.windows) if len(encoded.windows) else None)
 
     def say_first(self) -> None:
-        """Say which text was the first to be cut, and the first of which nothing is left."""
+        """Tell the user the first text that was cut, and the first without tokens."""
         cut = "cut" if self.long_texts.how == "cut" else f"read as {self.long_texts.how}"
         for row, what in (
             (self._first_cut, f"longer than {self.max_length} tokens and {cut}"),
@@ -220,7 +218,7 @@ class TextInputs:
                 )
 
     def say(self) -> None:
-        """Say how many texts were cut, and of how many nothing is left."""
+        """Tell the user how many texts were cut, and how many have no tokens."""
         say_cut(self.name, self._cut, self._texts, self._pieces, self.max_length)
         if self._first_vanished is not None:
             message = "%s: the tokenizer leaves nothing of %d of %d texts, first row %s: their answers mean nothing"
@@ -228,17 +226,17 @@ class TextInputs:
 
 
 def _check_pairs(reading: Reading, data: DataConfig) -> None:
-    """Check that both texts of a pair can be found.
+    """Check that the column of the second text is known if the model reads pairs.
 
     Raises:
-      UserError: if the model reads pairs, and the column of the second text is not known.
+      UserError: if it is not known.
     """
     if reading.pairs and data.text_pair is None:
         raise UserError("this model reads pairs of texts: say with --text_pair which column has the second")
 
 
 def _reading(config: Config, max_length: int) -> Reading:
-    """Return how long texts are read; with the first window alone they are cut."""
+    """Return how long texts are read; if only the first window counts, they are cut."""
     how, pooling = config.data.long_texts, config.model.pooling
     if how == "cut" or (how == "windows" and pooling == "first"):
         return Reading(max_length=config.data.max_length, pairs=config.data.text_pair is not None)

@@ -1,4 +1,4 @@
-"""How many labels an answer shows the probabilities of: all of a few, the best of many."""
+"""Choose the labels whose probabilities an answer shows: all of up to 20 labels, else the best 5, or `top_k`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _OF_MANY = 5
 
 
 def with_top_k(task: Task, top_k: int | None) -> Task:
-    """Return the task with `top_k` probabilities in its answers; None leaves it as it is.
+    """Return the task with `top_k` probabilities in its answers; None changes nothing.
 
     Raises:
-      UserError: for a task whose answers have no probabilities by label.
+      UserError: for a task whose answers have no probabilities of labels.
     """
     if top_k is None:
         return task
@@ -33,9 +33,9 @@ def with_top_k(task: Task, top_k: int | None) -> Task:
 
 
 def shown_probabilities(names: Sequence[str], probabilities: np.ndarray, top_k: int | None) -> dict[str, float]:
-    """Return the probabilities of one text's labels by name, in the order of the labels; only the best, falling, if cut.
+    """Return the probabilities of one text's labels by name.
 
-    Without `top_k` those of up to 20 labels are shown, and of more the best 5.
+    All labels are in label order; if only the best are shown, they are in descending order.
     """
     count = len(names)
     shown = shown_count(count, top_k)
@@ -44,12 +44,12 @@ def shown_probabilities(names: Sequence[str], probabilities: np.ndarray, top_k: 
 
 
 def shown_count(count: int, top_k: int | None) -> int:
-    """Return how many of `count` labels are shown."""
+    """Return how many of `count` labels are shown: `top_k`, else all of up to 20, else 5."""
     return min(count, top_k or (count if count <= _ALL_UP_TO else _OF_MANY))
 
 
 def largest(values: np.ndarray, count: int) -> list[int]:
-    """Return the places of the `count` largest values, falling; of equal ones the first come first."""
+    """Return the indices of the `count` largest values, in descending order; of equal values, the first come first."""
     least = np.partition(values, len(values) - count)[-count]
     candidates = np.flatnonzero(~(values < least))
     return candidates[np.argsort(-values[candidates], kind="stable")][:count].tolist()

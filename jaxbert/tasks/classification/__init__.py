@@ -1,1 +1,1 @@
-"""One of C labels for each text or pair of texts."""
+"""The task of choosing one of C labels for each text or pair of texts."""

@@ -1,4 +1,6 @@
-"""Single-label text classification: softmax cross-entropy, scikit-learn's metrics, a label and its probabilities."""
+"""Single-label text classification: softmax cross-entropy, scikit-learn's metrics, and answers with probabilities.
+
+`tasks.text` reads the texts, and `data.labels` decides the labels."""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ from jaxbert.tasks.text import LabelTask
 from jaxbert.tasks.top_k import shown_probabilities
 
 _DENSE_UP_TO = 30
-"""Labels whose confusion matrix is kept whole."""
+"""The most labels with a complete confusion matrix."""
 
 
 @dataclass(frozen=True)
@@ -43,31 +45,31 @@ class Classification(LabelTask):
 
     label_names: tuple[str, ...]
     class_weights: tuple[float, ...] | None = None
-    """Factor of each label's loss in training; None is 1 for all."""
+    """The factor of each label's loss in training; None is 1 for all."""
     label_smoothing: float = 0.0
     integers: IntegerLabels = "either"
-    """What an integer in a label column means."""
+    """The meaning of an integer in a label column."""
     reading: Reading = AS_IT_IS
     """How long texts are read."""
     top_k: int | None = None
-    """How many labels an answer shows the probabilities of; None: all of up to 20, else the best 5."""
+    """The number of labels whose probabilities an answer shows; None: all of up to 20, else the best 5."""
 
     @classmethod
     def fit(
         cls, labels: Labels, config: Config, rules: LabelRules, head: Head | None, reading: Reading
     ) -> tuple[Classification, bool]:
-        """Decide names and indices."""
+        """Return the task with the names and indices of the labels, and whether it needs a new head."""
         found = fit_labels(labels, rules, config.model.num_labels, head)
         smoothing = config.train.label_smoothing
         return cls(found.names, None, smoothing, integers=found.integers, reading=reading), found.new_head
 
     def weigh(self, labels: np.ndarray, config: Config) -> Classification:
-        """Weigh the labels as the configuration says."""
+        """Return the task with the class weights of the configuration."""
         weights = resolve_class_weights(config.train, labels, self.label_names)
         return dataclasses.replace(self, class_weights=weights)
 
     def encode(self, labels: Labels, rules: LabelRules) -> np.ndarray:
-        """Return indices, int32 [N]."""
+        """Return label indices, int32 [N]."""
         return encode(labels, self.label_set, rules)
 
     def overview(self, labels: Labels, encoded: np.ndarray) -> Labelling:
@@ -83,13 +85,13 @@ class Classification(LabelTask):
 
     @classmethod
     def reopen(cls, bert_config: BertConfig) -> Classification:
-        """Take the label names."""
+        """Return the task with the label names of an export."""
         settings = settings_of(bert_config)
         reading = Reading.of(settings.get("reading"))
         return cls(label_names(bert_config), integers=integers_of(settings), reading=reading)
 
     def describe(self) -> str:
-        """Name the labels."""
+        """Return the label names on one line."""
         return f"labels: {list_names(self.label_names)}"
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
@@ -110,12 +112,12 @@ class Classification(LabelTask):
         }
 
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
-        """Return log-probabilities [B, S, C], float32; logits where they are still to be pooled."""
+        """Return log-probabilities [B, S, C], float32; logits if windows are pooled later."""
         logits_BSC = outputs["logits"].astype(jnp.float32)
         return jax.nn.log_softmax(logits_BSC) if self.reading.pooling is None else logits_BSC
 
     def metric_names(self) -> list[str]:
-        """Return the single numbers among the metrics."""
+        """Return the names of the metrics that are single numbers."""
         means = [f"{score}_{mean}" for mean in ("macro", "weighted") for score in ("f1", "precision", "recall")]
         mcc = ["mcc"] if len(self.label_names) == 2 else []
         return ["accuracy", "f1_macro", "f1_macro_present", *mcc, "loss", *means[1:]]
@@ -123,21 +125,21 @@ class Classification(LabelTask):
     def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
         """Compute accuracy, loss, and precision, recall and F1 by class, macro and weighted; the headline ones first.
 
-        A class that is neither predicted nor present counts as 0 in the macro means, as scikit-learn counts it when it is
-        told all labels; `f1_macro_present` leaves it out.
+        A class that is neither predicted nor present counts as 0 in the macro means, as in scikit-learn with all labels
+        given; `f1_macro_present` leaves it out.
         """
         return metrics_of(self.tally(examples), predictions)
 
     def tally(self, examples: Examples) -> Tally:
-        """Keep each example's most probable label, and the log-probability of its own."""
+        """Return a tally that keeps each example's most probable label, and the log-probability of its true label."""
         return _Tally(self, examples)
 
     def of_logits(self, pooled: np.ndarray) -> np.ndarray:
-        """Return log-probabilities of what `predictions` left to be pooled."""
+        """Return log-probabilities of pooled outputs, [N, C]; `predictions` returns logits if windows are pooled."""
         return pooled if self.reading.pooling is None else log_softmax(pooled, axis=-1)
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
-        """Return `label`, `score` (its probability) and `probabilities` by label name, those that `top_k` says."""
+        """Return `label`, `score` (its probability) and `probabilities` by label name, limited by `top_k`."""
         answers = []
         pooled = pool_windows(predictions, examples, self.reading.pooling, first, last)
         for row in np.exp(self.of_logits(pooled).astype(np.float64)):
@@ -153,7 +155,7 @@ class Classification(LabelTask):
 
 
 class _Tally:
-    """The metrics of predictions that come piece by piece."""
+    """Computes the metrics from slices of the predictions."""
 
     def __init__(self, task: Classification, examples: Examples) -> None:
         assert examples.labels is not None
@@ -162,17 +164,17 @@ class _Tally:
         self._documents = WholeExamples(examples, task.reading.pooling)
         self._predicted = np.zeros(len(examples), np.int32)
         self._own = np.zeros(len(examples), np.float32)
-        """The log-probability of each example's label."""
+        """The log-probability of each example's true label."""
 
     def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
-        """Take the predictions of some examples."""
+        """Add the predictions of some segments."""
         documents, pooled = self._documents.add(ids, predictions)
         rows = self._task.of_logits(pooled)
         self._predicted[documents] = rows.argmax(-1)
         self._own[documents] = rows[np.arange(len(rows)), self._labels[documents]]
 
     def metrics(self) -> dict[str, Any]:
-        """Return the metrics of all."""
+        """Return the metrics of all examples."""
         from sklearn.metrics import matthews_corrcoef
 
         names, labels, predicted = self._task.label_names, self._labels, self._predicted
@@ -181,7 +183,7 @@ class _Tally:
         scores = LabelScores(hits, given, expected)
         result: dict[str, Any] = {"accuracy": float(right.mean()), **scores.f1_macro()}
         if len(names) == 2:
-            # 0 by definition where all are of one label, of which scikit-learn warns.
+            # By definition 0 if all examples have one label, for which scikit-learn warns.
             varied = len(np.union1d(labels, predicted)) > 1
             result["mcc"] = float(matthews_corrcoef(labels, predicted)) if varied else 0.0
         return result | {
@@ -199,7 +201,7 @@ class _Tally:
 
 
 def _confusion(labels: np.ndarray, predicted: np.ndarray, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return `confusion_matrix`, a row for each true label; of more than 30 labels `confusion`, the pairs that occur.
+    """Return `confusion_matrix`, a row for each true label; above 30 labels `confusion`, the pairs that occur.
 
     Each pair is `[true, predicted, count]`, in the order of the labels.
     """
@@ -216,7 +218,7 @@ def _confusion(labels: np.ndarray, predicted: np.ndarray, names: tuple[str, ...]
 def resolve_class_weights(
     train: TrainConfig, labels: np.ndarray, label_names: tuple[str, ...]
 ) -> tuple[float, ...] | None:
-    """Turn `train.class_weights` into one factor a label.
+    """Return one loss factor for each label, from `train.class_weights`.
 
     `balanced` is N / (C * count), scikit-learn's rule; a label that does not occur gets 1.
 

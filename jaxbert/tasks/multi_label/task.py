@@ -1,4 +1,6 @@
-"""Multi-label text classification: a sigmoid for each label, and one threshold that is tuned on the validation set."""
+"""Multi-label text classification: a sigmoid for each label, and one threshold that is tuned on the validation set.
+
+`tasks.text` reads the texts, `data.label_lists` decides the labels, and `threshold` finds the threshold."""
 
 from __future__ import annotations
 
@@ -42,33 +44,33 @@ class MultiLabel(LabelTask):
 
     label_names: tuple[str, ...]
     positive_weights: tuple[float, ...] | None = None
-    """Factor of the loss where a label is present, in training; None is 1 for all."""
+    """The factor of each label's loss in training, for examples that have the label; None is 1 for all."""
     label_smoothing: float = 0.0
     integers: IntegerLabels = "either"
-    """What an integer in a label column means."""
+    """The meaning of an integer in a label column."""
     threshold: float | None = None
-    """Probability from which a label is given; None: the best for the examples that are evaluated."""
+    """The least probability of a given label; None: the best for the evaluated examples."""
     reading: Reading = AS_IT_IS
     """How long texts are read."""
     top_k: int | None = None
-    """How many labels an answer shows the probabilities of; None: all of up to 20, else the best 5."""
+    """The number of labels whose probabilities an answer shows; None: all of up to 20, else the best 5."""
 
     @classmethod
     def fit(
         cls, labels: Labels, config: Config, rules: LabelRules, head: Head | None, reading: Reading
     ) -> tuple[MultiLabel, bool]:
-        """Decide names and indices; the threshold is found by the evaluations."""
+        """Return the task with the names and indices of the labels; evaluations tune the threshold later."""
         found = fit_label_lists(labels, rules, config.model.num_labels, head)
         smoothing = config.train.label_smoothing
         return cls(found.names, None, smoothing, integers=found.integers, reading=reading), found.new_head
 
     def weigh(self, labels: np.ndarray, config: Config) -> MultiLabel:
-        """Weigh the labels as the configuration says."""
+        """Return the task with the label weights of the configuration."""
         weights = resolve_positive_weights(config.train, labels, self.label_names)
         return dataclasses.replace(self, positive_weights=weights)
 
     def encode(self, labels: Labels, rules: LabelRules) -> np.ndarray:
-        """Return which labels each example has, bool [N, C]."""
+        """Return whether each example has each label, bool [N, C]."""
         return encode_lists(labels, self.label_set, rules)
 
     def overview(self, labels: Labels, encoded: np.ndarray) -> Labelling:
@@ -90,7 +92,7 @@ class MultiLabel(LabelTask):
 
     @classmethod
     def reopen(cls, bert_config: BertConfig) -> MultiLabel:
-        """Take the label names and the threshold; half, where another program has trained the model."""
+        """Return the task with the label names and the threshold of an export; 0.5 for a model of another program."""
         settings = settings_of(bert_config)
         threshold = settings.get("threshold")
         return cls(
@@ -101,11 +103,11 @@ class MultiLabel(LabelTask):
         )
 
     def describe(self) -> str:
-        """Name the labels."""
+        """Return the label names on one line."""
         return f"any of the labels: {list_names(self.label_names)}"
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
-        """Sum over real examples the mean of their labels' losses, in float32; weights and smoothing in training only."""
+        """Sum the mean loss over labels of each real example, in float32; weights and smoothing count in training only."""
         logits_BSC, batch = pool_examples(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
         present_BSC, real_BS = batch["labels"].astype(jnp.float32), batch["example_mask"]
         targets_BSC = present_BSC
@@ -122,28 +124,28 @@ class MultiLabel(LabelTask):
         return outputs["logits"].astype(jnp.float32)
 
     def metric_names(self) -> list[str]:
-        """Return the single numbers among the metrics."""
+        """Return the names of the metrics that are single numbers."""
         means = [f"{score}_{mean}" for mean in ("micro", "macro") for score in ("precision", "recall")]
         return ["f1_micro", "f1_macro", "f1_macro_present", "loss", *means, "exact_match"]
 
     def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
         """Compute F1, precision and recall, micro, macro and by label, at the threshold; the headline ones first.
 
-        What divides by nothing is 0: the precision of a label that is never given, the recall of one that no example has,
-        and all scores of one that is neither, which `f1_macro_present` leaves out.
+        A score whose divisor is 0 is 0: the precision of a label that is never given, the recall of a label that no example
+        has. `f1_macro_present` leaves out labels for which both are true.
         """
         return metrics_of(self.tally(examples), predictions)
 
     def tally(self, examples: Examples) -> Tally:
-        """Count the labels from the threshold on; without one, keep the probabilities that may be the best."""
+        """Return a tally of labels at the threshold; without one, it keeps the probabilities that may be the best one."""
         return _Tally(self, examples)
 
     def learned(self, evaluation: dict[str, Any]) -> MultiLabel:
-        """Keep the threshold that an evaluation has found."""
+        """Return the task with the threshold of an evaluation."""
         return dataclasses.replace(self, threshold=evaluation.get("threshold", self.threshold))
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
-        """Return `labels` (those from the threshold on, the most probable first) and the `probabilities` of the best."""
+        """Return `labels` (at or above the threshold, most probable first) and `probabilities`, limited by `top_k`."""
         threshold = UNTUNED if self.threshold is None else self.threshold
         answers = []
         for row in expit(pool_windows(predictions, examples, self.reading.pooling, first, last)):
@@ -158,7 +160,7 @@ class MultiLabel(LabelTask):
 
 
 class _Tally:
-    """The metrics of predictions that come piece by piece."""
+    """Computes the metrics from slices of the predictions."""
 
     def __init__(self, task: MultiLabel, examples: Examples) -> None:
         assert examples.labels is not None
@@ -171,13 +173,13 @@ class _Tally:
         self._search = ThresholdSearch(expected) if self._threshold is None else None
         self._hits, self._given = (np.zeros(len(task.label_names), np.int64) for _ in range(2))
         self._right, self._wrong = (np.zeros(count, np.int64) for _ in range(2))
-        """Of each example, how many labels were given that it has, and that it lacks."""
+        """For each example, the numbers of correctly and wrongly given labels."""
 
     def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
-        """Take the predictions of some examples."""
+        """Add the predictions of some segments."""
         documents, log_odds = self._documents.add(ids, predictions)
         labels = self._labels[documents]
-        with np.errstate(invalid="ignore"):  # a model that is broken has a loss that is no number
+        with np.errstate(invalid="ignore"):  # a diverged model has a loss of NaN
             losses = np.logaddexp(0, log_odds.astype(np.float64)) - labels * log_odds
         self._losses[documents] = losses.mean(-1)
         probabilities = expit(log_odds)
@@ -194,7 +196,7 @@ class _Tally:
         self._wrong += np.bincount(absent.documents, minlength=len(self._right))
 
     def metrics(self) -> dict[str, Any]:
-        """Return the metrics of all."""
+        """Return the metrics of all examples."""
         if self._search is not None:
             self._threshold, given = self._search.finish()
             self._count(given)
@@ -221,9 +223,9 @@ class _Tally:
 def resolve_positive_weights(
     train: TrainConfig, labels: np.ndarray, label_names: tuple[str, ...]
 ) -> tuple[float, ...] | None:
-    """Turn `train.class_weights` into one factor a label, for the examples that have it.
+    """Return one loss factor for each label, for examples that have it, from `train.class_weights`.
 
-    `balanced` is how many examples lack it for each that has it; a label that does not occur gets 1.
+    `balanced` is the number of examples without the label divided by the number with it; 1 for a label that does not occur.
 
     Raises:
       UserError: if a given list has another length than the labels.

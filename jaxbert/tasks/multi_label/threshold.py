@@ -1,4 +1,4 @@
-"""The probability from which a label is given: the one with the largest micro F1, found in bounded memory."""
+"""Find the threshold, the least probability of a given label, with the largest micro F1, in bounded memory."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ _LEAST_KEPT = 2**21
 
 
 class Given(NamedTuple):
-    """Labels that examples may be given: of each the example, the label's index, and whether the example has it."""
+    """Given labels: for each the example, the label's index, and whether the example has the label, all [n]."""
 
     documents: np.ndarray
     labels: np.ndarray
     present: np.ndarray
 
     def where(self, mask: np.ndarray) -> Given:
-        """Return those of a mask."""
+        """Return the given labels where `mask`, bool [n], is true."""
         return Given(self.documents[mask], self.labels[mask], self.present[mask])
 
 
 def given_from(probabilities: np.ndarray, least: float, documents: np.ndarray, labels: np.ndarray) -> Given:
-    """Return what examples are given from a threshold on.
+    """Return the labels whose probabilities are at or above a threshold.
 
     Args:
       probabilities: [n, C].
       least: the threshold.
-      documents: which examples they are, [n].
-      labels: the labels that these have, bool [n, C].
+      documents: the indices of the examples, [n].
+      labels: whether each example has each label, bool [n, C].
     """
     rows, columns = np.nonzero(probabilities >= least)
     return Given(documents[rows].astype(np.int32), columns.astype(np.int32), labels[rows, columns])
 
 
 class ThresholdSearch:
-    """Probabilities that come piece by piece, of which those are kept that can be the best threshold.
+    """Search the best threshold in slices of probabilities; only those that can be the best are kept.
 
-    Of n given labels no more than the `expected` ones are right, so that F1 is 2 * expected / (n + expected) at most. So
-    only the largest `16 * expected` probabilities are kept (two million at least): where the best F1 among them is above
-    2 / 17, no other threshold has a larger one. Below that, it is the best of those that give no more labels than these.
+    Of n given labels, at most `expected` are right, so F1 is at most 2 * expected / (n + expected). So only the largest
+    `16 * expected` probabilities are kept (at least two million): if the best F1 among them is above 2 / 17, no other
+    threshold has a larger one. Otherwise the result is the best threshold that gives no more labels than are kept.
     """
 
     def __init__(self, expected: int) -> None:
@@ -54,7 +54,7 @@ class ThresholdSearch:
         """The largest probability that was left out."""
 
     def add(self, probabilities: np.ndarray, documents: np.ndarray, labels: np.ndarray) -> None:
-        """Take the probabilities [n, C] of some examples, and the labels that these have, bool [n, C]."""
+        """Add the probabilities [n, C] of some examples, and their labels, bool [n, C]."""
         kept = probabilities >= self._least
         self._below = max(self._below, float(probabilities[~kept].max(initial=0.0)))
         self._pieces.append((probabilities[kept], given_from(probabilities, self._least, documents, labels)))
@@ -63,7 +63,7 @@ class ThresholdSearch:
             self._cut()
 
     def _cut(self) -> None:
-        """Keep the largest probabilities, and those that equal the smallest of them unless these are too many."""
+        """Keep the largest probabilities, with those equal to the smallest kept one unless they are too many."""
         values = np.concatenate([values for values, _ in self._pieces])
         given = Given(*map(np.concatenate, zip(*(given for _, given in self._pieces), strict=True)))
         if len(values) > self._most:
@@ -76,11 +76,11 @@ class ThresholdSearch:
         self._pieces, self._count = [(values, given)], len(values)
 
     def finish(self) -> tuple[float, Given]:
-        """Return the threshold, and what it gives."""
+        """Return the threshold, and the labels that it gives."""
         self._cut()
         ((values, given),) = self._pieces
         if not len(values):
-            return self._least or UNTUNED, given  # all equal the smallest that would be kept, or no number
+            return self._least or UNTUNED, given  # all are equal to the smallest kept one, or NaN
         threshold = best_threshold(values, given.present, self._expected, self._below)
         return threshold, given.where(values >= threshold)
 
@@ -88,13 +88,13 @@ class ThresholdSearch:
 def best_threshold(
     probabilities: np.ndarray, labels: np.ndarray, expected: int | None = None, below: float = 0.0
 ) -> float:
-    """Return the probability from which giving labels has the largest micro F1; half-way to the next lower one.
+    """Return the threshold with the largest micro F1: half-way between the least given probability and the next lower.
 
     Args:
-      probabilities: of any shape.
-      labels: whether they are of labels that are there, bool of the same shape.
-      expected: how many labels are there, where some have no probability here.
-      below: the largest probability that is not here.
+      probabilities: an array of any shape.
+      labels: whether the example has the label, bool of the same shape.
+      expected: the number of labels that examples have, if some have no probability here.
+      below: the largest probability that is left out here.
     """
     flat, present = probabilities.ravel(), labels.ravel()
     expected = int(present.sum()) if expected is None else expected

@@ -1,1 +1,1 @@
-"""The right one of some choices for each question. All but `task` is free of JAX."""
+"""The task of choosing the right answer to each question. Only `task` imports JAX."""

@@ -1,7 +1,8 @@
-"""Read questions with their choices: any source with a row for each question.
+"""Read questions with their choices from any source with a record for each question.
 
-A row has a question, a context or none, and two choices or more: a list in one column, or one column for each. Which choice
-is right is written as its number from 0, its number from 1, its letter or its text; the training rows decide which.
+A record has a question, a context or none, and at least two choices: a list in one column, or one column for each. The label
+is the right choice's number from 0, its number from 1, its letter or its text; the training examples decide. `task` makes
+tokens and predictions.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jaxbert.data.table import Facts, Place, Row, Table, at_row, is_missing, kin
 from jaxbert.errors import UserError
 
 Meaning = Literal["number from 0", "number from 1", "letter", "text"]
-"""What a value of the label column is."""
+"""The meaning of a value in the label column."""
 _DEFAULT_CONTEXT = DataConfig.context
 
 
@@ -34,32 +35,32 @@ class ChoiceQuestion:
     question: str
     choices: tuple[str, ...]
     label: Any = None
-    """Which is right, as the source wrote it; None where that is not read."""
+    """The right choice, as written in the source; None if labels are not read."""
     row: Row = 0
     kept: Mapping[str, Any] = field(default_factory=dict)
-    """What goes from the source into the answer."""
+    """The columns that are copied to the answer."""
 
     def pack(self) -> list[Any]:
-        """Return plain values."""
+        """Return plain values for JSON."""
         row = list(self.row) if isinstance(self.row, Place) else self.row
         return [self.context, self.question, self.choices, self.label, row]
 
     @classmethod
     def unpack(cls, values: list[Any]) -> ChoiceQuestion:
-        """Take what `pack` gave."""
+        """Return the question that `pack` turned into plain values."""
         context, question, choices, label, row = values
         return cls(context, question, tuple(choices), label, Place(*row) if isinstance(row, list) else row)
 
     def key(self) -> str:
-        """Return everything but the label."""
+        """Return context, question and choices, without the label."""
         return "\0".join([self.context or "", self.question, *self.choices])
 
     def group(self) -> str:
-        """Return what the question is about."""
+        """Return the text whose questions must all be in one of training and validation."""
         return self.question if self.context is None else self.context
 
     def texts(self) -> Iterator[tuple[str, str]]:
-        """Yield the two texts of each choice: the context, or the question, and what completes it."""
+        """Yield the two texts of each choice: the context or the question, and the text that completes it."""
         for choice in self.choices:
             yield (self.question, choice) if self.context is None else (self.context, f"{self.question} {choice}")
 
@@ -72,7 +73,7 @@ class ChoiceQuestions(ItemSet[ChoiceQuestion]):
 
     @classmethod
     def survey(cls, items: Sequence[ChoiceQuestion], notes: dict[str, Any]) -> None:
-        """Count how many labels each reading fits, and how many questions have the same answer in two readings."""
+        """Count how many labels fit each meaning, and how many questions have the same answer in two meanings."""
         found = {name: [reading(item.label, item) for item in items] for name, reading in _READINGS.items()}
         fits = notes.setdefault("fits", dict.fromkeys(_READINGS, 0))
         same = notes.setdefault("same", {f"{a}, {b}": 0 for a, b in combinations(_READINGS, 2)})
@@ -82,16 +83,16 @@ class ChoiceQuestions(ItemSet[ChoiceQuestion]):
             same[f"{a}, {b}"] += sum(one == other for one, other in zip(found[a], found[b], strict=True))
 
     def content(self) -> Iterator[str]:
-        """Yield nothing for a checksum beside that of tokens, labels and numbers of choices."""
+        """Yield nothing: the checksum of tokens, labels and numbers of choices is enough."""
         return iter(())
 
 
 def open_choice_questions(
     spec: str, data: DataConfig, *, role: Role, kept: tuple[str, ...] = ()
 ) -> ItemSource[ChoiceQuestion]:
-    """Find questions, with labels unless they are to be answered; the columns `kept` are copied for answers.
+    """Find questions, with labels unless for prediction; the columns `kept` are copied to the answers.
 
-    The question is the text of its source, and the other columns are copied.
+    The question is the text column of its source; context, choices and label are further columns.
 
     Raises:
       UserError: for a source that is missing or unreachable.
@@ -116,7 +117,7 @@ def read_choice_questions(spec: str, data: DataConfig, *, role: Role, limit: int
     """Read the first `limit` questions of a source with their labels.
 
     Raises:
-      UserError: for anything missing or malformed.
+      UserError: for a missing source or a malformed record.
     """
     return hold_items(ChoiceQuestions, open_choice_questions(spec, data, role=role), limit=limit)
 
@@ -128,7 +129,7 @@ def _choice_columns(data: DataConfig) -> list[str]:
 def _questions(
     source: Source, data: DataConfig, role: Role, kept: tuple[str, ...], facts: Facts
 ) -> Iterator[ChoiceQuestion]:
-    """Yield the good rows; the first bad one ends the program unless bad rows are left out."""
+    """Yield the good records; the first bad one ends the program, unless bad records are left out."""
     bad: BadRows | None = None
     for table in source.parts():
         facts.become(table.facts)
@@ -152,10 +153,10 @@ def _questions(
 
 
 def _question(table: Table, index: int, data: DataConfig, kept: tuple[str, ...]) -> ChoiceQuestion:
-    """Return a row as a question.
+    """Return a record as a question.
 
     Raises:
-      UserError: that says what is wrong with its choices, without the row.
+      UserError: for malformed choices, without the number of the record.
     """
     context = table.kept[data.context][index] if data.context in table.kept else None
     if context is not None and not isinstance(context, str):
@@ -178,7 +179,7 @@ def _question(table: Table, index: int, data: DataConfig, kept: tuple[str, ...])
 
 
 def _label(table: Table, index: int) -> Any:
-    """Return a label as it was written, or the name that the source itself gives to its number where that is no number."""
+    """Return a label as it was written, or the source's own name for its number, if that name is no number."""
     assert table.labels is not None
     value, names = table.labels[index], table.label_names
     number = None if names is None else whole_number(value)
@@ -188,7 +189,7 @@ def _label(table: Table, index: int) -> Any:
 
 
 def _listed(value: Any, column: str) -> tuple[str, ...]:
-    """Return the choices of a list, also of one that is written out as text."""
+    """Return the choices in a list, which may be written as text."""
     found = read_list(value.strip()) if isinstance(value, str) else value
     if isinstance(found, Mapping) and isinstance(found.get("text"), list):  # {text: [...], label: [...]}, as ARC has it
         found = found["text"]
@@ -242,14 +243,14 @@ _READINGS: dict[Meaning, Callable[[Any, ChoiceQuestion], int | None]] = {
     "text": _place,
 }
 MEANINGS: dict[str, Meaning] = {name: name for name in _READINGS}
-"""What a label may be, by name."""
+"""The possible meanings of a label, by name."""
 
 
 def fit_meaning(questions: ChoiceQuestions) -> Meaning:
-    """Decide what the labels of the training questions are: the one reading that fits all of them.
+    """Return the one meaning that fits the labels of all training questions.
 
     Raises:
-      UserError: where none fits, or where two fit and name different choices.
+      UserError: if none fits, or two fit and give different choices.
     """
     fits, same = (questions.notes[name] for name in ("fits", "same"))
     certain = [name for name in _READINGS if fits[name] == len(questions)]
@@ -272,7 +273,7 @@ def fit_meaning(questions: ChoiceQuestions) -> Meaning:
 
 
 def right_choices(questions: ChoiceQuestions, meaning: Meaning) -> list[int]:
-    """Return the place of the right choice of each question, from 0.
+    """Return the index of the right choice of each question, from 0.
 
     Raises:
       UserError: for a label that names none of its question's choices.

@@ -1,7 +1,8 @@
-"""Multiple choice: a softmax over the choices of a question, each of which is a packed segment.
+"""Multiple choice: a softmax over the choices of a question; each choice is a packed segment.
 
-The choices of a question may lie in different rows of a step: they are the examples of one document, as windows of a long
-text are. In the batch the label of a choice's first token, `token_labels`, says whether it is the right one.
+A question is one example, and its choices are its segments, like the windows of a long text; they may be in different rows
+of a step. In a batch, the label of a choice's first token, `token_labels`, says whether the choice is right. `read` reads
+the questions.
 """
 
 from __future__ import annotations
@@ -58,18 +59,18 @@ class MultipleChoice(Task):
     answer_keys = ("choice", "text", "score", "probabilities")
     default_metric = "accuracy"
     meaning: Meaning = "number from 0"
-    """What a label is."""
+    """The meaning of a label."""
     max_length: int | None = None
-    """The longest choice in tokens, with its question and context, that training read."""
+    """The longest choice in training, in tokens, with its question and context."""
 
     @property
     def reading_length(self) -> int | None:
-        """The longest choice in tokens."""
+        """The longest choice in training, in tokens."""
         return self.max_length
 
     @classmethod
     def read(cls, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
-        """Read all data sets; the training questions say what a label is."""
+        """Read all data sets; the training questions decide the meaning of a label."""
         refuse(config, "train.label_smoothing", "model.num_labels", "data.label_names", "data.window_stride")
         find = partial(open_choice_questions, data=config.data)
         sets = read_items(config.data, ChoiceQuestions, lambda spec, role: find(spec, role=role))
@@ -82,14 +83,12 @@ class MultipleChoice(Task):
         return sets.split(config).inputs(encode, task, tokenizer)
 
     def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
-        """Read one source."""
         questions = read_choice_questions(spec, data, role="test")
         return _examples(questions, self._tokens(questions, tokenizer, max_length))
 
     def open_inputs(
         self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
     ) -> ItemInputs[ChoiceQuestions]:
-        """Open one source."""
         encoder = _make_encoder(tokenizer, max_length)
 
         def examples_of(questions: ChoiceQuestions) -> Examples:
@@ -107,12 +106,12 @@ class MultipleChoice(Task):
         return encode_shown(questions, encoder, tokenizer, max_length, folder)
 
     def configure(self, bert_config: BertConfig) -> BertConfig:
-        """Note what a label is, and the longest choice."""
+        """Return a copy with the meaning of a label and the longest choice."""
         return with_settings(bert_config, self.name, meaning=self.meaning, max_length=self.max_length)
 
     @classmethod
     def reopen(cls, bert_config: BertConfig) -> MultipleChoice:
-        """Take these notes; labels for a model of another program are numbers from 0, as transformers has them."""
+        """Return the task of an export; for a model of another program, labels are numbers from 0, as in transformers."""
         settings = settings_of(bert_config)
         longest = settings.get("max_length")
         return cls(
@@ -121,7 +120,7 @@ class MultipleChoice(Task):
         )
 
     def describe(self) -> str:
-        """Say what is learned."""
+        """Return the task in a few words."""
         return f"the right one of some choices (labels: {self.meaning})"
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
@@ -145,7 +144,7 @@ class MultipleChoice(Task):
         return outputs["logits"][..., 0].astype(jnp.float32)
 
     def metric_names(self) -> list[str]:
-        """Return the single numbers among the metrics."""
+        """Return the names of the metrics that are single numbers."""
         return ["accuracy", "loss"]
 
     def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
@@ -159,7 +158,7 @@ class MultipleChoice(Task):
         }
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
-        """Return `choice` (its place, from 0), its `text`, `score` (its probability), and the `probabilities` of all."""
+        """Return `choice` (its index, from 0), its `text`, `score` (its probability), and the `probabilities` of all."""
         questions: ChoiceQuestions = examples.extra
         answers = []
         for number, scores in enumerate(_by_question(predictions, examples, first, last), first):
@@ -186,13 +185,13 @@ def _by_question(
 
 
 LABELLED = {"right": StoredColumn("<i4"), "token_labels": StoredColumn("<i4"), "chosen": StoredColumn("<u8")}
-"""The right choice of each question, for the first token of each choice whether it is that one, and a hash of its text."""
+"""The right choice of each question; whether each choice is right, at its first token; a hash of the right choice's text."""
 
 
 def _make_encoder(tokenizer: Any, max_length: int, meaning: Meaning | None = None) -> Encoder[ChoiceQuestions]:
-    """Return how the choices of questions become tokens; with the meaning of labels, they are kept too.
+    """Return the encoder of questions and their choices; with a `meaning`, labels are encoded too.
 
-    What is longer than `max_length` is cut, from the end of the longer text, and that is said.
+    A choice longer than `max_length` tokens is cut, at the end of the longer text, with a warning.
     """
 
     def encode(questions: ChoiceQuestions) -> Encoded:
@@ -244,7 +243,7 @@ def _examples(questions: ChoiceQuestions, stored: Stored) -> Examples:
 
 
 def _view(name: str, questions: ChoiceQuestions, stored: Stored, max_length: int) -> View:
-    """Return what an overview says of a set of questions; equal ones have the same choices."""
+    """Return the view of a set of questions; two are equal if their choices are equal, too."""
     right = stored.columns["right"]
     counts = {f"choice {place}": int(count) for place, count in enumerate(np.bincount(right))}
 

@@ -1,1 +1,1 @@
-"""Masked words and next sentences of raw text: documents, pairs, masks, vocabularies. All but `task` is free of JAX."""
+"""The task of predicting masked words and next sentences of raw text. Only `task` imports JAX."""

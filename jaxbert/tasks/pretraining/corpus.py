@@ -1,7 +1,7 @@
-"""A corpus as the token ids of its sentences, document by document, in mapped files.
+"""Tokenize a corpus to the token ids of its sentences, document by document, in memory-mapped files.
 
-Sentences are stored as `store` stores examples, without special tokens; a sentence of no tokens ends a document. At no time
-is more than a stretch of the text in memory. Pairs and rows are made of them by `pairs`.
+`store` keeps sentences like examples, without special tokens; an empty sentence ends a document. Only a slice of the text is
+in memory at a time. `pairs` makes examples of sentences.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from jaxbert.tasks.pretraining.documents import END, Documents
 from jaxbert.tasks.pretraining.sentences import split_sentences
 
 INSIDE_WORD = 1 << 30
-"""Added to the id of a token that goes on with the segmented word of the token before it."""
+"""Added to the id of a token that continues the segmented word of the token before it."""
 _CHARACTERS = 2**20
-"""About how much text is tokenized at once."""
+"""Characters that are tokenized at once, roughly."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +36,11 @@ class Corpus:
 
     name: str
     sentences: Tokens
-    """Without special tokens; an id may have `INSIDE_WORD` added."""
+    """The tokens of each sentence, without special tokens; an id may have `INSIDE_WORD` added."""
     ends: np.ndarray
-    """int64 [D + 1]: -1, then for each document the index of the empty sentence behind it."""
+    """int64 [D + 1]: -1, then for each document the index of the empty sentence at its end."""
     identity: Any
-    """Changes with the content; None where that cannot be told."""
+    """A plain value that changes with the content; None if it cannot be identified."""
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -55,18 +55,18 @@ def read_corpus(
     on_documents: Callable[[int], None] = lambda documents: None,
     shard: Shard = Shard(),  # noqa: B008 (frozen)
 ) -> Corpus:
-    """Return a corpus, from the cache in `folder` where an earlier start has left it there.
+    """Return a corpus, from the cache in `folder` if it is there.
 
     Args:
-      documents: what is read.
-      tokenizer: a transformers tokenizer that is backed by the tokenizers library.
+      documents: the documents to read.
+      tokenizer: a transformers tokenizer of the tokenizers library.
       pretrain: how lines become sentences, and whether white space separates Chinese words.
-      folder: where tokens are kept for the next start; None keeps none.
-      on_documents: called with the number of documents that have been read since the last call.
-      share: what this process tokenizes; every process of the run reads the same documents at the same time.
+      folder: the cache, for the next start; None for no cache.
+      on_documents: called with the number of documents read since the last call.
+      shard: the part that this process tokenizes; every process of the run reads the same documents at the same time.
 
     Raises:
-      UserError: for what is malformed, and where there is no sentence at all.
+      UserError: for malformed text, and if there is no sentence.
     """
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise UserError("pretraining needs a tokenizer of the tokenizers library (tokenizer.json or vocab.txt)")
@@ -85,7 +85,7 @@ def read_corpus(
 
     stored = store.cached(documents.name, key, write, folder=folder, all_have=shard.all_have)
     ends = np.concatenate([[-1], np.flatnonzero(stored.tokens.lengths == 0)])
-    # A file that changed while it was read has no name.
+    # The content of a file that changed while it was read cannot be identified.
     return Corpus(documents.name, stored.tokens, ends, names[0] if len(set(names)) == 1 else None)
 
 
@@ -130,7 +130,7 @@ def _sentences_of(line: str) -> list[str]:
 
 
 def in_parts(sentences: Iterable[str], characters: int = _CHARACTERS) -> Iterator[list[str]]:
-    """Yield stretches of about so many characters."""
+    """Yield lists of sentences with about `characters` characters each."""
     part: list[str] = []
     size = 0
     for sentence in sentences:
@@ -144,7 +144,7 @@ def in_parts(sentences: Iterable[str], characters: int = _CHARACTERS) -> Iterato
 
 
 def _encode(backend: Any, sentences: list[str], marked: bool) -> Encoded:
-    """Tokenize sentences; one that leaves no token is left out, unless it ends a document."""
+    """Tokenize sentences; a sentence without tokens is left out, unless it ends a document."""
     encode = backend.encode_batch if marked else backend.encode_batch_fast
     encodings = encode(sentences, add_special_tokens=False)
     pairs = zip(sentences, encodings, strict=True)
@@ -158,11 +158,11 @@ def _encode(backend: Any, sentences: list[str], marked: bool) -> Encoded:
 
 
 def inside_words(sentence: str, offsets: list[tuple[int, int]]) -> np.ndarray:
-    """Say which tokens go on with a Chinese word: one character behind another without white space between.
+    """Return whether each token continues a Chinese word: it follows a Chinese character without white space.
 
     Args:
-      sentence: whose Chinese words are separated by white space.
-      offsets: where each token begins and ends in it.
+      sentence: a sentence whose Chinese words are separated by white space.
+      offsets: the first character of each token, and one after its last.
     """
     inside = np.zeros(len(offsets), np.int32)
     for i in range(1, len(offsets)):
@@ -172,7 +172,7 @@ def inside_words(sentence: str, offsets: list[tuple[int, int]]) -> np.ndarray:
 
 
 def is_chinese_character(character: str) -> bool:
-    """Say whether BERT's tokenizer makes a word of this character alone."""
+    """Return whether BERT's tokenizer makes a word of this character alone."""
     code = ord(character)
     return (
         0x4E00 <= code <= 0x9FFF
@@ -184,7 +184,7 @@ def is_chinese_character(character: str) -> bool:
 
 
 def view_corpus(name: str, corpus: Corpus, chosen: np.ndarray | None, max_length: int) -> View:
-    """Return the view of the documents of a corpus, or of the chosen ones; a row is the number of a document."""
+    """Return the view of a corpus, or of its chosen documents; record numbers are those of documents."""
     numbers = np.arange(len(corpus)) if chosen is None else chosen
     sentences = corpus.sentences
     edges = np.append(sentences.begins, len(sentences.ids))[np.append(corpus.ends[:-1] + 1, corpus.ends[-1])]

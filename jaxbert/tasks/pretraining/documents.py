@@ -1,7 +1,7 @@
-"""Raw text as a stream of lines with document ends, wherever it comes from.
+"""Read raw text from any source as a stream of lines with the ends of documents.
 
-Text files are read here; rows of tables (`sources` reads them) are documents of their own. What a sentence is, and what
-becomes of it, is left to `sentences` and `corpus`.
+Text files are read here; `sources` reads tables, whose records are one document each. `sentences` splits lines into
+sentences, and `corpus` tokenizes them.
 """
 
 from __future__ import annotations
@@ -21,33 +21,33 @@ from jaxbert.data.streams import Text, opened
 from jaxbert.data.table import Facts, Table
 
 END = ""
-"""Stands behind the last line of each document; no line of a document is empty."""
+"""Follows the last line of each document; no line of a document is empty."""
 _HEADING = re.compile(r"\s*((?:=\s*)+)[^=\s](?:.*[^=\s])?\s*((?:=\s*)+)$|\s*(#+)\s+\S")
-"""`= Title =` as wikis write it, `# Title` as Markdown does."""
+"""A heading: `= Title =` of wikis, or `# Title` of Markdown."""
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Documents that were found, and not read yet."""
+    """The documents of a source that was found and is not read yet."""
 
     name: str
-    """As messages name them."""
+    """The source's name in messages."""
     lines: Callable[[], Iterator[str]]
-    """Read them: stripped lines, and `END` behind each document."""
+    """Read the documents: stripped lines, and `END` after each document."""
     identity: Callable[[], Any]
-    """Return plain values that change with the content and with how it is read; None where that cannot be told."""
+    """Return plain values that change with the content and the settings for reading; None if it cannot be identified."""
 
 
 def open_documents(
     spec: str, data: DataConfig, pretrain: PretrainConfig, *, role: Role = "train", limit: int | None = None
 ) -> Documents:
-    """Find documents, of which the first `limit` are wanted.
+    """Find the first `limit` documents of a source.
 
     A .txt file is raw text, unless `data.columns` says that it is a table; a pattern (`texts/*.txt`) or a folder names
     several files, which are read in the order of their names.
 
     Raises:
-      UserError: for what is missing or unreachable.
+      UserError: for a source that is missing or unreachable.
     """
     if spec.startswith(("-", "hf:", "tfds:", memory.PREFIX)) or find_split(spec, role) is not None:
         return _table_documents(spec, data, role, limit)
@@ -77,7 +77,7 @@ def _file_documents(name: str, data: DataConfig, pretrain: PretrainConfig, role:
 
 
 def _table_documents(spec: str, data: DataConfig, role: Role, limit: int | None) -> Documents:
-    """Return the rows of a table as documents, the second text of a pair behind the first."""
+    """Return the records of a table as documents; the second text of a pair follows the first."""
     source = open_source(spec, data, role=role, labelled=False, limit=limit)
     return Documents(
         source.name, lambda: itertools.chain.from_iterable(map(_table_lines, source.parts())), source.identity
@@ -107,7 +107,7 @@ def _read_text(name: str, divided: str, encoding: str | None) -> Iterator[str]:
 
 
 def without_empty(lines: Iterable[str]) -> Iterator[str]:
-    """Leave out documents without a line, and close the last one."""
+    """Yield lines without empty documents, with an `END` after the last document."""
     inside = False
     for line in lines:
         if line or inside:
@@ -118,7 +118,7 @@ def without_empty(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _by_headings(lines: Iterable[str]) -> Iterator[str]:
-    """Begin a document at each heading of the first level; headings themselves are no sentences and are left out."""
+    """Start a document at each heading of the first level; all headings are left out."""
     for line in lines:
         found = _HEADING.match(line)
         if found is None:
@@ -135,7 +135,7 @@ def _by_lines(lines: Iterable[str]) -> Iterator[str]:
 
 
 DIVISIONS: dict[str, Callable[[Iterable[str]], Iterator[str]]] = {
-    "blank": iter,  # a blank line is END already
+    "blank": iter,  # a blank line is already END
     "heading": _by_headings,
     "line": _by_lines,
     "file": partial(filter, None),

@@ -1,10 +1,9 @@
-"""Which tokens of a batch are to be predicted, and what stands in their place: drawn anew for every epoch.
+"""Choose the tokens of a batch to predict, and mask them; the choice is new in every epoch.
 
-Every draw is a hash of (seed, epoch, example, position in the example), so that neither packing, nor padding, nor the
-number of hosts, nor where a run was taken up again changes it. Of an example's tokens a share of `probability` is chosen
-(rounded up or down at random, so that the share is right over the examples); 80% of these become `[MASK]`, 10% another
-token, 10% stay. With whole words, words are chosen in random order, and one that is longer than what may still be chosen
-of its example is passed over.
+Every draw is a hash of (seed, epoch, example, position in the example), so that packing, padding, the number of hosts and
+the step of a resume do not change it. A share of `probability` of an example's tokens is chosen (rounded up or down at
+random, so that the mean share is exact); 80% of these become `[MASK]`, 10% become another token, 10% stay. With whole-word
+masking, words are chosen in random order, and a word with more tokens than the example may still choose is skipped.
 """
 
 from __future__ import annotations
@@ -22,28 +21,28 @@ from jaxbert.tasks.pretraining.corpus import INSIDE_WORD
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _COUNT, _ORDER, _KIND, _OTHER = range(4)
-"""Purposes of draws."""
+"""The purposes of random draws."""
 _PURPOSE = 0x6D61736B
 _EVALUATION = 2**63
 _MASKED, _REPLACED = 0.8, 0.9
-"""Below the first a chosen token becomes [MASK], from there to the second another token."""
+"""A chosen token whose draw is below the first becomes [MASK]; below the second, another token; else it stays."""
 
 
 @dataclass(frozen=True, eq=False)
 class MaskingVocabulary:
-    """What masking must know of the tokens, [V] each."""
+    """Facts about the tokens of a vocabulary of V, for masking."""
 
     maskable: np.ndarray
-    """bool: no special token."""
+    """bool [V]: whether a token is no special token."""
     inside: np.ndarray
-    """bool: goes on with the word before it."""
+    """bool [V]: whether a token continues the word before it."""
     replacements: np.ndarray
-    """int32: the tokens that may stand in the place of another."""
+    """int32: the ids of tokens that may replace another."""
     mask_id: int
 
     @classmethod
     def of(cls, tokenizer: Any) -> MaskingVocabulary:
-        """Take them from a transformers tokenizer.
+        """Read the facts from a transformers tokenizer.
 
         Raises:
           UserError: if it lacks a special token that pretraining needs.
@@ -66,29 +65,29 @@ class MaskingVocabulary:
 
 
 def _piece_marker(tokenizer: Any) -> str:
-    """Return how a token begins that goes on with the word before it: as the tokenizer says, else as new models have it."""
+    """Return the prefix of tokens that continue a word: the tokenizer's own, else that of new models."""
     model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     return getattr(model, "continuing_subword_prefix", None) or DEFAULT.piece_marker
 
 
 @dataclass(frozen=True, eq=False)
 class Masking:
-    """How a data set is masked; `collate` does it."""
+    """The masking of a data set; `collate` masks a batch."""
 
     vocabulary: MaskingVocabulary
     probability: float
     whole_words: bool
     specials: int
-    """Special tokens of every example."""
+    """The number of special tokens of every example."""
     seed: int
 
     def collate(self, batch: Batch, epoch: int | None) -> Batch:
         """Return a packed batch with masks: `input_ids` changed, and P positions a row to predict.
 
-        `epoch` None stands for evaluation, whose masks are always the same.
+        `epoch` is None in evaluation, whose masks are always the same.
 
-        New are `masked_positions`, `masked_labels` (int32 [B, P]) and `masked_weights` (float32 [B, P], 1 where there is
-        something to predict). P is one of two for rows of one length, and the larger one holds whatever comes.
+        New keys are `masked_positions`, `masked_labels` (int32 [B, P]) and `masked_weights` (float32 [B, P], 1 for a token
+        to predict, 0 for padding). For one row length, P is one of two numbers, and the larger one holds any row.
         """
         rows, length = batch["input_ids"].shape
         slots = batch["example_mask"].shape[1]
@@ -116,15 +115,15 @@ class Masking:
         }
 
     def _budget(self, batch: Batch, keys: np.ndarray) -> np.ndarray:
-        """Return how many tokens of each slot may be chosen, from its length alone: all hosts know that of all rows."""
+        """Return how many tokens of each slot may be chosen, from its length alone, which all hosts know for all rows."""
         expected = self.probability * np.maximum(lengths_of(batch).ravel() - self.specials, 0)
         return np.floor(expected + _uniform(keys, 0, _COUNT)).astype(np.int64)
 
     def _width(self, budget: np.ndarray, rows: int, slots: int, length: int) -> int:
-        """Return P: what nearly every row has room for, else what the worst needs, whose program is rarely compiled.
+        """Return P: enough for nearly every row, else enough for the worst row, whose program is rarely compiled.
 
-        A row's count is `probability` of its tokens within one token for each example. Their roundings add up to a
-        deviation of at most sqrt(slots) / 2; four and a half of these are passed by one row in 300,000.
+        A row's count is `probability` of its tokens, within one token for each example. The sum of the roundings has a
+        standard deviation of at most sqrt(slots) / 2; one row in 300,000 exceeds four and a half of these.
         """
         expected = self.probability * length
         usual = _round_up(int(np.ceil(expected + 2.25 * np.sqrt(slots))), 8)
@@ -133,7 +132,7 @@ class Masking:
         return min(usual if needed <= usual else worst, length)
 
     def _shown(self, ids: np.ndarray, draws: _Draws) -> np.ndarray:
-        """Return what stands in the place of chosen tokens."""
+        """Return the ids that replace chosen tokens: [MASK], another token or the same."""
         kind, other = draws.uniform(_KIND), draws.uniform(_OTHER)
         replacements = self.vocabulary.replacements
         random = replacements[(other * len(replacements)).astype(np.int64)]
@@ -145,12 +144,12 @@ _TYPES: tuple[Any, ...] = (np.int32, np.int32, np.float32)
 
 @dataclass(frozen=True)
 class _Draws:
-    """Random numbers of some tokens."""
+    """Random numbers for some tokens."""
 
     keys: np.ndarray
-    """Of their examples, for this epoch."""
+    """The key of each token's example in this epoch."""
     positions: np.ndarray
-    """In their examples."""
+    """The position of each token in its example."""
 
     def take(self, indices: np.ndarray) -> _Draws:
         return _Draws(self.keys[indices], self.positions[indices])
@@ -163,14 +162,14 @@ class _Draws:
 def _choose(
     at: np.ndarray, example: np.ndarray, budget: np.ndarray, draws: _Draws, inside: np.ndarray | None
 ) -> np.ndarray:
-    """Return which of the tokens at `at` are chosen, in their order: words in random order up to each example's budget.
+    """Return the chosen ones of the tokens at `at`, in their order: words in random order up to each example's budget.
 
     Args:
-      at: flat indices of tokens, rising.
-      example: the example of each.
-      budget: of each example.
-      draws: of each token.
-      inside: whether a token belongs to the word of the one before; None: each is a word.
+      at: flat indices of tokens, ascending.
+      example: the example of each token.
+      budget: the number of tokens that each example may choose.
+      draws: the random numbers of each token.
+      inside: whether a token continues the word before it; None: each token is a word.
     """
     order = draws.uniform(_ORDER)
     if inside is None:
@@ -195,9 +194,9 @@ def _rank(example: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 
 def _fill(sizes: np.ndarray, example: np.ndarray, rank: np.ndarray, budget: np.ndarray) -> np.ndarray:
-    """Return which words are taken where each example takes, in order of rank, every word that it still has room for.
+    """Return whether each word is chosen: each example chooses, by rank, every word that still fits its budget.
 
-    Words come example by example, each example's by rank.
+    Words are sorted by example, then by rank.
     """
     taken = np.zeros(len(sizes), bool)
     begins = np.flatnonzero(rank == 0)

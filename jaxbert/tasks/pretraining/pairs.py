@@ -1,11 +1,11 @@
-"""From the sentences of a corpus to examples of at most `max_length` tokens.
+"""Combine the sentences of a corpus to examples of at most `max_length` tokens. `corpus` reads them, `masking` masks them.
 
-For next-sentence prediction an example is `[CLS] A [SEP] B [SEP]`: consecutive sentences of a document, cut in two at a
-random sentence; in half of the examples B comes from another document instead, whole sentences about as long as the true
-one, so that neither length nor form tells. Otherwise an example is `[CLS] A [SEP]`. No example reaches over the end of a
-document, and every token of the corpus is in one; a sentence that is too long is cut.
+For next-sentence prediction an example is `[CLS] A [SEP] B [SEP]`: consecutive sentences of a document, divided at a random
+sentence. In half of the examples B is from another document instead: complete sentences of about the same length, so that
+neither length nor form shows the label. Otherwise an example is `[CLS] A [SEP]`. No example crosses the end of a document,
+and every token of the corpus is in an example; a sentence that is too long is cut.
 
-Examples are the same in every epoch (masks are not): lengths, and so rows and steps, are known before the first step.
+Examples are the same in every epoch (masks are not), so lengths, rows and steps are known before the first step.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from jaxbert.errors import UserError
 from jaxbert.tasks.pretraining.corpus import Corpus
 
 NEXT, RANDOM = 0, 1
-"""Labels of a pair, as transformers has them."""
+"""The labels of a pair, as in transformers."""
 _LEGEND = LabelVocabulary(["next", "random"], [1, 1], None)
 _PURPOSE = 0x70616972
 _TRIES = 4
-"""To find a partner that need not be cut."""
+"""The most draws to find a second half that is not cut."""
 _PART = 16_384
 _SENTENCES = 65_536
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How examples are made of sentences."""
+    """The settings for combining sentences to examples."""
 
     max_length: int
-    """Tokens of an example, special tokens included."""
+    """The most tokens of an example, special tokens included."""
     next_sentence: bool
     cls_id: int
     sep_id: int
@@ -47,13 +47,13 @@ class Recipe:
 
     @property
     def specials(self) -> int:
-        """Special tokens of an example."""
+        """The number of special tokens of an example."""
         return 3 if self.next_sentence else 2
 
 
 @dataclass(frozen=True)
 class _Example:
-    """Stretches of the corpus's token ids; without a pair, the second is empty."""
+    """Two slices [low, high) of the corpus's token ids; without a pair, the second is empty."""
 
     first: tuple[int, int]
     second: tuple[int, int] = (0, 0)
@@ -63,16 +63,16 @@ class _Example:
 def make_pair_examples(
     corpus: Corpus, recipe: Recipe, *, chosen: np.ndarray | None = None, folder: Path | None = None
 ) -> Stored:
-    """Return the examples of a corpus, or of some of its documents, in mapped files; labels are `NEXT` and `RANDOM`.
+    """Return the examples of a corpus, or of some documents, in memory-mapped files; labels are `NEXT` and `RANDOM`.
 
     Args:
-      corpus: whose sentences.
-      recipe: how.
-      chosen: indices of the documents that are taken, in rising order.
-      folder: where the examples are kept for the next start.
+      corpus: the corpus with the sentences.
+      recipe: the settings for combining them.
+      chosen: the indices of the documents to use, ascending; None for all.
+      folder: the cache, for the next start; None for no cache.
 
     Raises:
-      UserError: if no pair can be made of these documents.
+      UserError: if these documents give no pair.
     """
     documents = np.arange(len(corpus)) if chosen is None else chosen
     documents = documents[np.diff(corpus.ends)[documents] > 1]
@@ -110,7 +110,7 @@ def _write(corpus: Corpus, documents: np.ndarray, recipe: Recipe, folder: Path) 
 
 
 def _assemble(part: list[_Example], ids: np.ndarray, recipe: Recipe) -> Encoded:
-    """Gather the tokens of examples, special tokens around them."""
+    """Gather the tokens of examples, and add the special tokens."""
     ranges = np.array([[*example.first, *example.second] for example in part], np.int64)
     first, second = ranges[:, 1] - ranges[:, 0], ranges[:, 3] - ranges[:, 2]
     lengths = first + second + recipe.specials
@@ -126,15 +126,15 @@ def _assemble(part: list[_Example], ids: np.ndarray, recipe: Recipe) -> Encoded:
 
 
 def _stretches(begins: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Return the indices of stretches, one behind another."""
+    """Return the indices in slices with these begins and lengths, concatenated."""
     ends = np.cumsum(counts)
     return np.repeat(begins - (ends - counts), counts) + np.arange(ends[-1] if len(ends) else 0)
 
 
 def _blocks(corpus: Corpus, document: int, most: int) -> Iterator[list[tuple[int, int]]]:
-    """Yield the sentences of a document as stretches of token ids; those longer than `most` are cut.
+    """Yield the sentences of a document as slices of token ids; those longer than `most` are cut.
 
-    A document comes in one block, unless it has so many sentences that a list of them would fill the memory.
+    A document is one block, unless a list of its sentences would fill the memory.
     """
     low, high = int(corpus.ends[document]) + 1, int(corpus.ends[document + 1])
     for start in range(low, high, _SENTENCES):
@@ -148,7 +148,7 @@ def _blocks(corpus: Corpus, document: int, most: int) -> Iterator[list[tuple[int
 
 
 def _singles(corpus: Corpus, documents: np.ndarray, recipe: Recipe) -> Iterator[_Example]:
-    """Put consecutive sentences together while there is room."""
+    """Yield examples of consecutive sentences, as many as fit."""
     most = recipe.max_length - recipe.specials
     for document in documents.tolist():
         for pieces in _blocks(corpus, document, most):
@@ -162,7 +162,7 @@ def _singles(corpus: Corpus, documents: np.ndarray, recipe: Recipe) -> Iterator[
 
 
 class _Pairs:
-    """Make pairs, document after document, by one generator."""
+    """Makes pairs, document by document, with one random generator."""
 
     def __init__(self, corpus: Corpus, documents: np.ndarray, recipe: Recipe) -> None:
         self._corpus = corpus
@@ -170,12 +170,12 @@ class _Pairs:
         self._most = recipe.max_length - recipe.specials
         self._rng = np.random.default_rng([recipe.seed, _PURPOSE])
         self._owed = 0
-        """True pairs that make up for lone sentences, whose partner is always from elsewhere."""
+        """The number of true pairs that must balance lone sentences, whose second half is always random."""
 
     def all(self) -> Iterator[_Example]:
         """Yield the pairs of all documents."""
         for place, document in enumerate(self._documents.tolist()):
-            # Two halves always fit, so that no token has to be left out.
+            # Two halves always fit, so that no token is left out.
             for pieces in _blocks(self._corpus, document, self._most // 2):
                 at = 0
                 while at < len(pieces):
@@ -184,15 +184,15 @@ class _Pairs:
                     yield example
 
     def _chunk(self, pieces: list[tuple[int, int]], at: int) -> int:
-        """Return where the sentences end that fill an example; there are two where there are any left."""
+        """Return the end of the sentences that fill an example; at least two sentences, if two remain."""
         stop = min(at + 2, len(pieces))
         while stop < len(pieces) and pieces[stop][1] - pieces[at][0] <= self._most:
             stop += 1
-        # A lone sentence at the end would have no next one.
+        # A lone last sentence would have no next one.
         return stop if len(pieces) - stop != 1 or stop - at < 3 else stop - 1
 
     def _pair(self, pieces: list[tuple[int, int]], at: int, stop: int, place: int) -> tuple[_Example, int]:
-        """Return an example of the sentences from `at` to `stop`, and where the next one begins."""
+        """Return an example of the sentences from `at` to `stop - 1`, and the first sentence of the next example."""
         if stop - at == 1:
             self._owed += 1
             return self._with_random(pieces[at], pieces[at][1] - pieces[at][0], place), stop
@@ -209,7 +209,7 @@ class _Pairs:
         return bool(self._rng.integers(2))
 
     def _with_random(self, first: tuple[int, int], length: int, place: int) -> _Example:
-        """Pair a stretch with sentences of another document, as near to `length` tokens as they come."""
+        """Pair a slice with sentences of another document, with a length as near to `length` tokens as found."""
         room = self._most - (first[1] - first[0])
         for _ in range(_TRIES):
             other = int(self._rng.integers(len(self._documents) - 1))
@@ -219,11 +219,11 @@ class _Pairs:
         return _Example(first, (second[0], second[0] + room), RANDOM)
 
     def _sentences_of(self, document: int, length: int) -> tuple[int, int]:
-        """Return whole sentences from a random place of a document, about so many tokens where it has them."""
+        """Return complete sentences from a random place of a document, about `length` tokens if it has that many."""
         low, high = int(self._corpus.ends[document]) + 1, int(self._corpus.ends[document + 1])
         begins, lengths = self._corpus.sentences.begins, self._corpus.sentences.lengths
         last = int(begins[high - 1]) + int(lengths[high - 1])
-        early = int(np.searchsorted(begins[low:high], last - length, side="right"))  # from there on enough follows
+        early = int(np.searchsorted(begins[low:high], last - length, side="right"))  # up to here, enough tokens follow
         start = low + int(self._rng.integers(max(1, early)))
         begin = int(begins[start])
         above = start + int(np.searchsorted(begins[start + 1 : high], begin + length)) + 1

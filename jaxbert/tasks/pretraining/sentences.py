@@ -2,13 +2,13 @@
 
 A sentence ends
 
-- behind `。！？…；` or their half-width forms `｡`, and what closes a quotation or bracket there, wherever that is;
-- behind `.`, `!` or `?` and what closes a quotation or bracket there, where white space follows and then something that
-  begins a sentence (a capital, a digit, an opening quotation or bracket, a Chinese character). A full stop behind a
-  single capital (an initial) or one of a few abbreviations ends none.
+- after `。！？…；` or the half-width form `｡`, and closing quotation marks or brackets that follow;
+- after `.`, `!` or `?`, and closing quotation marks or brackets that follow, if white space comes next and then the start of
+  a sentence (a capital, a digit, an opening quotation mark or bracket, a Chinese character). A full stop after a single
+  capital (an initial) or one of a few abbreviations does not end a sentence.
 
-Nothing is left out but the white space between sentences. It is a rule of thumb: what it gets wrong makes a sentence
-longer or shorter, and no token is lost.
+Only white space between sentences is left out. The rules are approximate: a mistake makes a sentence longer or shorter, but
+no token is lost.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CLOSING = "\"'”’」』）)\\]】》"
 _OPENING = "\"'“‘「『（(\\[【《"
 _CHINESE = "\u3400-\u9fff\uf900-\ufaff"
 _END = re.compile(
-    rf"[。！？｡…；]+[{_CLOSING}]*\s*"  # Chinese: no space is needed behind it
+    rf"[。！？｡…；]+[{_CLOSING}]*\s*"  # Chinese: no space needs to follow
     rf"|[.!?]+(?:\s?[{_CLOSING}](?=\s))*\s+(?=[{_OPENING}]?\s?[^\W_a-z]|[{_OPENING}{_CHINESE}])"
 )
 _LETTERS_BEFORE = re.compile(r"[^\W\d_](?:[\w.]*\w)?$")
@@ -32,7 +32,7 @@ _ABBREVIATIONS = frozenset(
 
 
 def split_sentences(line: str) -> list[str]:
-    """Return the sentences of a line, stripped; there is at least one where the line is not blank."""
+    """Return the sentences of a line, stripped; at least one if the line is not blank."""
     sentences, begin = [], 0
     for end in _END.finditer(line):
         if end[0][0] == "." and end[0].rstrip() == "." and _is_abbreviation(line, end.start()):
@@ -44,7 +44,7 @@ def split_sentences(line: str) -> list[str]:
 
 
 def _is_abbreviation(line: str, stop: int) -> bool:
-    """Say whether the full stop at `stop` belongs to the word before it."""
+    """Return whether the full stop at `stop` belongs to the word before it."""
     before = _LETTERS_BEFORE.search(line, max(0, stop - 12), stop)
     if before is None:
         return False

@@ -1,6 +1,6 @@
-"""Pretraining: the words behind the masks and, with pairs, whether the second half of an example follows the first.
+"""Pretraining: predict masked words and, with pairs, whether the second half of an example follows the first.
 
-A batch holds `masked_positions`, `masked_labels` and `masked_weights` [B, P], which `masking` draws.
+A batch has `masked_positions`, `masked_labels` and `masked_weights` [B, P] from `masking`; `pairs` makes the examples.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PURPOSE = 0x646F6373
 
 @dataclass(frozen=True)
 class Pretraining(Task):
-    """Learn the language itself; the loss is the mean over masked tokens, plus the mean over pairs."""
+    """Masked-language modeling; the loss is the mean over masked tokens plus, with pairs, the mean over pairs."""
 
     name = "pretraining"
     answer_keys = ()
@@ -95,13 +95,13 @@ class Pretraining(Task):
         )
 
     def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
-        """Refuse: a pretrained model is there to be fine-tuned."""
+        """Raise `UserError`: a pretrained model must be fine-tuned first."""
         raise UserError(NOT_FINE_TUNED)
 
     def open_inputs(
         self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
     ) -> TaskInputs:
-        """Refuse, as `read_for` does."""
+        """Raise `UserError`, as `read_for` does."""
         raise UserError(NOT_FINE_TUNED)
 
     def configure(self, bert_config: BertConfig) -> BertConfig:
@@ -110,12 +110,12 @@ class Pretraining(Task):
 
     @classmethod
     def reopen(cls, bert_config: BertConfig) -> Pretraining:
-        """Take what was predicted."""
+        """Return the task of an export, with or without pairs."""
         return cls(bool(settings_of(bert_config).get("next_sentence", True)))
 
     @property
     def head(self) -> type[nnx.Module]:
-        """The module that is trained."""
+        """The head that is trained on top of the encoder."""
         return PreTraining if self.next_sentence else MaskedLM
 
     @property
@@ -124,18 +124,18 @@ class Pretraining(Task):
         return "ForPreTraining" if self.next_sentence else "ForMaskedLM"
 
     def describe(self) -> str:
-        """Say what is predicted."""
+        """Return the predicted things in a few words."""
         return "masked words and next sentences" if self.next_sentence else "masked words"
 
     def totals(self, batch: Batch) -> Sums:
-        """Count examples and masked tokens; a step without any of the latter counts one, to be divided by."""
+        """Count examples and masked tokens; a step without masked tokens counts one, as a divisor."""
         return {
             "examples": batch["example_mask"].sum(),
             "masked": jnp.maximum(batch["masked_weights"].sum(), 1.0),
         }
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
-        """Sum both losses in float32, that of the masked tokens scaled so that divided by the examples it is their mean."""
+        """Sum both losses in float32; the masked loss is scaled to be a mean over tokens when divided by the examples."""
         losses_BP, right_BP = self._masked(outputs, batch)
         loss = losses_BP.sum() * totals["examples"] / totals["masked"]
         if self.next_sentence:
@@ -151,10 +151,10 @@ class Pretraining(Task):
         }
 
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
-        """Return of each example its masked tokens' summed loss, their number and how many were right, [B, S, 3].
+        """Return the summed loss of each example's masked tokens, their number and the number of correct ones, [B, S, 3].
 
-        With pairs there are two more: the log-probabilities of "next" and "random". Scores of whole vocabularies would not
-        fit a host's memory.
+        With pairs there are two more: the log-probabilities of "next" and "random". The scores of the complete vocabulary
+        would not fit a host's memory.
         """
         losses_BP, right_BP = self._masked(outputs, batch)
         of_masked_BP3 = jnp.stack([losses_BP, batch["masked_weights"], right_BP], axis=-1)
@@ -168,7 +168,7 @@ class Pretraining(Task):
         return jnp.concatenate([of_examples_BS3, self._next(outputs)], axis=-1)
 
     def _masked(self, outputs: dict[str, Any], batch: Batch) -> tuple[Array, Array]:
-        """Return loss and correctness of each masked token, [B, P], 0 where there is none."""
+        """Return loss and correctness of each masked token, [B, P]; 0 for padding."""
         logits_BPV = outputs["prediction_logits" if self.next_sentence else "logits"].astype(jnp.float32)
         labels_BP, weights_BP = batch["masked_labels"], batch["masked_weights"]
         losses_BP = optax.softmax_cross_entropy_with_integer_labels(logits_BPV, labels_BP)
@@ -178,7 +178,7 @@ class Pretraining(Task):
         return jax.nn.log_softmax(outputs["seq_relationship_logits"].astype(jnp.float32))
 
     def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
-        """Compute the loss as it is trained, and of masked tokens accuracy and perplexity."""
+        """Compute the loss of training, and the accuracy and perplexity of masked tokens."""
         losses, masked, right = predictions[:, :3].sum(0, dtype=np.float64)
         count = max(masked, 1.0)
         result: dict[str, Any] = {
@@ -202,12 +202,12 @@ class Pretraining(Task):
         }
 
     def metric_names(self) -> list[str]:
-        """Return the single numbers among the metrics."""
+        """Return the names of the metrics that are single numbers."""
         of_pairs = ["nsp_accuracy", "masked_loss", "nsp_loss"] if self.next_sentence else []
         return ["loss", "masked_accuracy", "perplexity", *of_pairs]
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
-        """Refuse: there is nothing to say of a text.
+        """Raise an error, since pretraining gives no answers.
 
         Raises:
           UserError: always.
@@ -228,10 +228,10 @@ def _examples(corpus: Corpus, recipe: Recipe, folder: Path | None, chosen: np.nd
 
 
 def split_documents(count: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sorted documents of training and of validation, which gets `fraction` of them, and at least one.
+    """Return the sorted document indices of training and of validation, which gets `fraction` of them, at least one.
 
     Raises:
-      UserError: if training would be left without a document.
+      UserError: if training would have no document.
     """
     taken = max(1, round(count * fraction))
     if taken >= count:

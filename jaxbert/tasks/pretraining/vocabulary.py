@@ -1,4 +1,4 @@
-"""A WordPiece vocabulary from raw text, as BERT's tokenizer reads it."""
+"""Train a WordPiece vocabulary on raw text, for BERT's tokenizer."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from jaxbert.tasks.pretraining.corpus import is_chinese_character
 def train_vocabulary(lines: Callable[[], Iterable[str]], size: int, *, lower_case: bool) -> list[str]:
     """Return at most `size` tokens, the special ones first; the text is read twice.
 
-    Chinese characters are words of their own; the rarest characters are left out where they would take more than three
-    quarters.
+    Each Chinese character is a word. If all characters would take more than three quarters of the tokens, the rarest ones
+    are left out.
 
     Raises:
       UserError: if the text is too small.
@@ -33,7 +33,7 @@ def train_vocabulary(lines: Callable[[], Iterable[str]], size: int, *, lower_cas
     by_count = sorted((c for c in counts if not c.isspace()), key=lambda c: (-counts[c], c))
     tokens = np.cumsum([1 + _goes_inside(c) for c in by_count])
     alphabet = sorted(by_count[: np.searchsorted(tokens, size * 3 // 4, side="right")])
-    # Left to itself, the library numbers these in an order that changes from call to call, and decides ties by it.
+    # As special tokens, these have a fixed order; the library's own order changes in each call, and decides ties.
     inside = [f"{DEFAULT.piece_marker}{c}" for c in alphabet if _goes_inside(c)]
     trainer = trainers.WordPieceTrainer(
         vocab_size=size,
@@ -50,12 +50,12 @@ def train_vocabulary(lines: Callable[[], Iterable[str]], size: int, *, lower_cas
 
 
 def _goes_inside(character: str) -> bool:
-    """Say whether a character can go on with a word, and so needs a second token for that."""
+    """Return whether a character can continue a word, and so needs a second token."""
     return character.isalnum() and not is_chinese_character(character)
 
 
 def write_vocabulary(tokens: Iterable[str], path: epath.Path) -> None:
-    """Write one token a line, whole or not at all."""
+    """Write one token a line; the file is complete or not written at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, "".join(f"{token}\n" for token in tokens))

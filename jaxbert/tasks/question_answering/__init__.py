@@ -1,1 +1,1 @@
-"""The answer to a question, where it stands in a context. All but `task` is free of JAX."""
+"""The task of finding the answer to a question in a context. Only `task` imports JAX."""

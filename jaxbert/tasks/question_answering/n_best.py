@@ -1,4 +1,4 @@
-"""The best answers to a question, from the scores of its tokens as first and last of an answer, over all its windows."""
+"""Find the best answers to a question, from the scores of start and end tokens in all its windows."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 MOST_TOKENS = 30
-"""Longest answer in tokens."""
+"""The longest answer, in tokens."""
 
 
 class Candidate(NamedTuple):
-    """A stretch of the context, in characters, with the sum of its log-scores; without an answer start and end are 0."""
+    """A slice of the context, in characters, with the sum of its log-scores; for no answer, start and end are 0."""
 
     start: int
     end: int
@@ -20,20 +20,20 @@ class Candidate(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """A window: log-scores of its tokens, and where those of the context come from."""
+    """A window of n tokens: their log-scores, and the characters that they come from."""
 
     scores: np.ndarray
-    """[n, 2]: as first and as last token of an answer; CLS is token 0."""
+    """[n, 2]: the log-scores as first and as last token of an answer; CLS is token 0."""
     context: slice
-    """Its tokens that belong to the context."""
+    """The tokens of the context."""
     offsets: np.ndarray
-    """[n, 2]: characters of the context."""
+    """[n, 2]: the characters of the context that each token comes from."""
 
 
 def n_best(windows: Iterable[Scored], count: int, most_tokens: int = MOST_TOKENS) -> list[Candidate]:
-    """Return the best answers, best first, at most `count`: of a stretch that several windows hold, the best score.
+    """Return at most `count` answers, best first; an answer in several windows has its best score.
 
-    Only tokens of the context begin or end an answer, and it has `most_tokens` at most.
+    An answer begins and ends with tokens of the context, and has at most `most_tokens` tokens.
     """
     best: dict[tuple[int, int], float] = {}
     for scores, context, offsets in windows:
@@ -46,7 +46,7 @@ def n_best(windows: Iterable[Scored], count: int, most_tokens: int = MOST_TOKENS
 
 
 def no_answer(windows: Iterable[Scored]) -> float:
-    """Return the log-score of no answer: of the window that is least sure that it holds none."""
+    """Return the log-score of no answer: the smallest one of all windows."""
     return min(float(scores[0].sum()) for scores, _, _ in windows)
 
 

@@ -1,6 +1,6 @@
-"""Read questions with the texts that answer them: SQuAD's nested JSON, or records with a question a row.
+"""Read questions with their contexts and answers: SQuAD's nested JSON, or one record for each question.
 
-An answer must stand in its text where it says. What answers mean for a model is `windows`' part.
+The context must have an answer's text at the answer's start. `windows` finds the tokens of an answer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from jaxbert.errors import UserError
 
 @dataclass(frozen=True)
 class Answer:
-    """A stretch of the context."""
+    """An answer: its text, and its first character in the context."""
 
     text: str
     start: int
@@ -39,25 +39,25 @@ class Answer:
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a context, with what answers it: nothing where the context does not, or where that is not known."""
+    """A question about a context, with its answers; without any if the context has none or they are not read."""
 
     id: str
     question: str
     context: str
     answers: tuple[Answer, ...] = ()
     row: Row = field(default=0, compare=False)
-    """Where it stands, as a user counts."""
+    """The number of its record, from 1."""
     kept: Mapping[str, Any] = field(default_factory=dict, compare=False)
-    """What goes from the source into the answer."""
+    """The columns that are copied to the answer."""
 
     def pack(self) -> list[Any]:
-        """Return plain values."""
+        """Return plain values for JSON."""
         row = list(self.row) if isinstance(self.row, Place) else self.row
         return [self.id, self.question, self.context, [[answer.text, answer.start] for answer in self.answers], row]
 
     @classmethod
     def unpack(cls, values: list[Any]) -> Question:
-        """Take what `pack` gave."""
+        """Return the question that `pack` turned into plain values."""
         name, question, context, answers, row = values
         row = Place(*row) if isinstance(row, list) else row
         return cls(name, question, context, tuple(Answer(*answer) for answer in answers), row)
@@ -67,7 +67,7 @@ class Question:
         return f"{self.question.strip()}\0{self.context}"
 
     def group(self) -> str:
-        """Return the context: its questions stay together."""
+        """Return the context, whose questions must all be in one of training and validation."""
         return self.context
 
 
@@ -86,7 +86,7 @@ class Questions(ItemSet[Question]):
 def open_questions(
     spec: str, data: DataConfig, *, role: Role, labelled: bool, kept: tuple[str, ...] = ()
 ) -> ItemSource[Question]:
-    """Find the questions of a source; answers are read only if it is `labelled`. The columns `kept` are copied for answers.
+    """Find the questions of a source; answers are read only if `labelled`. The columns `kept` are copied to predictions.
 
     Raises:
       UserError: for a source that is missing or unreachable.
@@ -115,16 +115,16 @@ def open_questions(
 
 
 def read_questions(spec: str, data: DataConfig, *, role: Role, labelled: bool, limit: int | None = None) -> Questions:
-    """Read the first `limit` questions of a source; answers only if it is `labelled`.
+    """Read the first `limit` questions of a source; answers only if `labelled`.
 
     Raises:
-      UserError: for anything missing or malformed, and for an answer that is not where it says.
+      UserError: for a missing source, a malformed record, or an answer that is not at its place in the context.
     """
     return hold_items(Questions, open_questions(spec, data, role=role, labelled=labelled), limit=limit)
 
 
 def _flat(items: Items, data: DataConfig) -> Items:
-    """Yield a record for each question, also of SQuAD's articles, whose questions are numbered from 1."""
+    """Yield a record for each question; the questions of SQuAD's articles are numbered from 1."""
     number = 0
     for source, row, record in items:
         if isinstance(record, Problem) or "paragraphs" not in record or data.context in record:

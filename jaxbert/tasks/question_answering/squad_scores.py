@@ -1,8 +1,8 @@
-"""Exact match and F1 between answers, as SQuAD's evaluation counts them.
+"""Compute exact match and F1 between answers, as in SQuAD's evaluation.
 
-English is lower-cased and loses punctuation and articles; then words are compared. A text in Chinese is compared by its
-characters, and by the words of other scripts between them, without punctuation of any script: so XQuAD and MLQA count
-Chinese (CMRC's own script counts the longest common piece instead of all common characters).
+English is lower-cased and loses punctuation and articles; then words are compared. Chinese is compared by characters, and by
+the words of other scripts between them, without punctuation of any script, as in XQuAD and MLQA (CMRC's own script counts
+the longest common substring instead of all common characters).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from collections.abc import Sequence
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _CHINESE = 0.2
-"""Share of Han characters among the letters from which a text is Chinese."""
+"""The least share of Han characters among the letters of a Chinese text."""
 
 
 def has_chinese(text: str) -> bool:
-    """Say whether a text is written in Chinese."""
+    """Return whether a text is written in Chinese."""
     han = len(_HAN.findall(text))
     return han > _CHINESE * max(1, sum(character.isalpha() for character in text))
 
 
 def parts(answer: str, chinese: bool) -> list[str]:
-    """Return the words of an answer, or its characters, that are compared."""
+    """Return the words, or Chinese characters, of an answer for the comparison."""
     lowered = answer.lower()
     if not chinese:
         kept = "".join(character for character in lowered if character not in string.punctuation)
@@ -40,7 +40,7 @@ def _is_punctuation(character: str) -> bool:
 
 
 def exact_and_f1(answer: str, expected: Sequence[str], chinese: bool) -> tuple[float, float]:
-    """Return exact match and F1, each against the expected answer that it is nearest to; "" stands for no answer."""
+    """Return exact match and F1, each the best over the expected answers; "" stands for no answer."""
     found = parts(answer, chinese)
     wanted = [gold for text in expected if (gold := parts(text, chinese))] or [[]]
     return max(float(found == gold) for gold in wanted), max(_f1(found, gold) for gold in wanted)

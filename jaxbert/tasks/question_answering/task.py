@@ -1,7 +1,7 @@
-"""Extractive question answering: where in a context the answer to a question starts and ends.
+"""Extractive question answering: predict where the answer to a question starts and ends in a context.
 
-A window's distribution of starts, and of ends, covers its own tokens only. Where no answer is whole in a window, both are
-to be at its first token. Answers are chosen over all windows of a question.
+The distributions of starts and of ends cover the tokens of one window. For a window without a complete answer, both targets
+are its first token. An answer is chosen from all windows of a question. `read` reads the questions, `windows` cuts them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from jaxbert.tasks.question_answering.windows import Asked, make_question_encode
 from jaxbert.tasks.reading import ItemInputs, encode_shown, read_items, reading_of, refuse, shared_tokens
 
 MOST_ANSWERS = 5
-"""Answers that are listed for a question."""
+"""The most answers that are listed for a question."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class QuestionAnswering(Task):
     unanswered: bool = False
     """Whether a question may have no answer."""
     threshold: float = 0.0
-    """How much larger the log-score of no answer must be than that of the best answer, to be given."""
+    """No answer is given if its log-score exceeds that of the best answer by more than this."""
     reading: Reading = AS_IT_IS
-    """How long its windows are, and what they share."""
+    """The length of windows, and the number of tokens they share."""
 
     @classmethod
     def read(cls, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
-        """Read all data sets; whether a question may have no answer is what the training questions say."""
+        """Read all data sets; the training questions decide whether a question may have no answer."""
         data = config.data
         refuse(config, "train.label_smoothing", "model.num_labels", "data.label_names")
         find = partial(open_questions, data=data, labelled=True)
@@ -73,18 +73,16 @@ class QuestionAnswering(Task):
 
     @property
     def reading_length(self) -> int | None:
-        """The length of windows in training."""
+        """The longest window in training, in tokens."""
         return self.reading.max_length
 
     def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
-        """Read one source."""
         questions = read_questions(spec, data, role="test", labelled=True)
         return _examples(questions, self._tokens(questions, tokenizer, max_length), in_windows=True)
 
     def open_inputs(
         self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
     ) -> ItemInputs[Questions]:
-        """Open one source."""
         encoder = make_question_encoder(tokenizer, max_length, shared_tokens(self.reading, max_length))
 
         def examples_of(questions: Questions) -> Examples:
@@ -98,7 +96,7 @@ class QuestionAnswering(Task):
         return encode_shown(questions, encoder, tokenizer, max_length, folder)
 
     def configure(self, bert_config: BertConfig) -> BertConfig:
-        """Note whether a question may have no answer, and when that is said."""
+        """Return a copy that says whether a question may have no answer, with the threshold for no answer."""
         changed = with_settings(
             bert_config,
             self.name,
@@ -111,7 +109,7 @@ class QuestionAnswering(Task):
 
     @classmethod
     def reopen(cls, bert_config: BertConfig) -> QuestionAnswering:
-        """Take these notes; a model of another program answers every question."""
+        """Return the task of an export; a model of another program answers every question."""
         settings = settings_of(bert_config)
         threshold = settings.get("no_answer_threshold")
         return cls(
@@ -121,11 +119,11 @@ class QuestionAnswering(Task):
         )
 
     def describe(self) -> str:
-        """Say whether every question has an answer."""
+        """Return in a few words whether every question has an answer."""
         return "questions with and without an answer" if self.unanswered else "questions with an answer"
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
-        """Sum the loss of windows, the mean of start's and end's, in float32."""
+        """Sum the losses of windows, each the mean of the losses of start and end, in float32."""
         real_BS = batch["example_mask"]
         loss_BS = jnp.zeros(real_BS.shape, jnp.float32)
         for place, scores_BT in enumerate(_scores_of(outputs)):
@@ -135,7 +133,7 @@ class QuestionAnswering(Task):
         return {"loss": jnp.where(real_BS, loss_BS, 0.0).sum(), "examples": real_BS.sum()}
 
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
-        """Return each token's log-probability to be the first and the last of its window's answer, [B, T, 2], float32."""
+        """Return each token's log-probability as the first and as the last of its window's answer, [B, T, 2], float32."""
         slots_BT = jnp.maximum(batch["segment_ids"] - 1, 0)
         return jnp.stack(
             [
@@ -146,11 +144,11 @@ class QuestionAnswering(Task):
         )
 
     def metric_names(self) -> list[str]:
-        """Return the single numbers among the metrics."""
+        """Return the names of the metrics that are single numbers."""
         return ["f1", "exact_match", "loss", *(["answered_f1", "unanswered_accuracy"] if self.unanswered else [])]
 
     def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
-        """Compute exact match and F1 as SQuAD counts them, from 0 to 1, and the loss over windows."""
+        """Compute exact match and F1 as in SQuAD, from 0 to 1, and the mean loss of windows."""
         asked: Asked = examples.extra
         exact, f1, answered = [], [], []
         for number, question in enumerate(asked.questions.items):
@@ -171,10 +169,10 @@ class QuestionAnswering(Task):
         return result | {"examples": len(examples)}
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
-        """Return the best answer to each question and, as `n_best`, those that follow.
+        """Return the best answer to each question and, as `n_best`, the next best ones.
 
-        Of each its text, start and end in characters of the context, and score, the product of the probabilities of both
-        ends in their window. No answer is an empty text.
+        Each has its text, start and end in characters of the context, and a score, the product of the probabilities of its
+        start and end in their window. No answer is an empty text.
         """
         asked: Asked = examples.extra
         answers = []
@@ -184,7 +182,7 @@ class QuestionAnswering(Task):
         return answers
 
     def _choose(self, predictions: np.ndarray, asked: Asked, number: int, count: int = 1) -> list[Candidate]:
-        """Return the answer that is given, and those that follow."""
+        """Return the chosen answer first, and the next best ones."""
         windows = [Scored(predictions[at], context, offsets) for at, context, offsets in asked.windows_of(number)]
         best = n_best(windows, count)
         nothing = Candidate(0, 0, no_answer(windows))
@@ -198,7 +196,7 @@ class QuestionAnswering(Task):
 
 
 def _view(name: str, stored: Stored, max_length: int) -> View:
-    """Return what an overview says of a set of questions; equal ones have the same context."""
+    """Return the view of a set of questions; two are equal if their contexts are equal, too."""
     assert stored.seen is not None
     answered = int(np.count_nonzero(stored.columns["answer_hashes"] != hash_texts([repr([])])))
     labels = Labelling("answer", {"answered": answered, "unanswered": len(stored.seen) - answered})
@@ -206,7 +204,7 @@ def _view(name: str, stored: Stored, max_length: int) -> View:
 
 
 def _examples(questions: Questions, stored: Stored, *, in_windows: bool) -> Examples:
-    """Make examples of questions; in training, each window of a long context is an example of its own."""
+    """Return questions as examples; without `in_windows`, as in training, each window is an example of its own."""
     windows = question_windows(stored)
     if in_windows:
         asked = Asked(questions, windows, stored.columns["answer_hashes"])
@@ -225,9 +223,9 @@ def _scores_of(outputs: dict[str, Any]) -> tuple[Array, Array]:
 
 
 def _log_totals(scores_BT: Array, batch: Batch) -> Array:
-    """Return the logarithm of the sum of exponentials over each example's own tokens, [B, S]; 0 for an unused slot."""
+    """Return the log-sum-exp of the scores over each segment's own tokens, [B, S]; 0 for an unused slot."""
     numbers_S = 1 + jnp.arange(batch["example_mask"].shape[1])
     own_BST = batch["segment_ids"][:, None, :] == numbers_S[None, :, None]
-    lowest = jnp.finfo(scores_BT.dtype).min  # not infinite: an unused slot must not make gradients that are no numbers
+    lowest = jnp.finfo(scores_BT.dtype).min  # not infinite: an unused slot must not make gradients of NaN
     totals_BS = jax.nn.logsumexp(jnp.where(own_BST, scores_BT[:, None, :], lowest), axis=-1)
     return jnp.where(batch["example_mask"], totals_BS, 0.0)

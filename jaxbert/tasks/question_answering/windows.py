@@ -1,6 +1,7 @@
-"""Questions and contexts as windows of tokens, and the way back to the characters of the context.
+"""Cut questions with contexts into windows of tokens, and map tokens back to the characters of the context.
 
 A window is `[CLS] question [SEP] context [SEP]` with as much of the context as fits; the rest follows in further windows.
+`read` reads the questions, and `n_best` chooses answers.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jaxbert.errors import UserError
 from jaxbert.tasks.question_answering.read import Question, Questions
 
 _SHORTEST = 5
-"""Tokens of a window: three special ones, one of the question and one of the context."""
+"""The least tokens of a window: three special ones, one of the question and one of the context."""
 
 _BLOCK = 1 << 16
 
@@ -29,24 +30,24 @@ logger = logging.getLogger("jaxbert")
 
 @dataclass(frozen=True, eq=False)
 class QuestionWindows:
-    """The windows of D questions behind one another, W in all."""
+    """The W windows of D questions, concatenated."""
 
     tokens: Tokens
     first: np.ndarray
     """int64 [D + 1]: windows of question d are first[d] to first[d + 1] - 1."""
     context_begins: np.ndarray
-    """int32 [W]: where the context begins in the window; it ends before the window's last token."""
+    """int32 [W]: the first token of the context in the window; the context ends before the window's last token."""
     offsets: np.ndarray
-    """int32 [T, 2]: the characters of the context from which a token comes; 0 where it does not come from there."""
+    """int32 [T, 2]: the characters of the context that a token comes from; 0 for other tokens."""
     answers: np.ndarray
-    """int32 [W, 2]: first and last token of the question's first answer, 0 (CLS) where it is not whole in the window."""
+    """int32 [W, 2]: first and last token of the question's first answer; 0 (CLS) if the window does not have all of it."""
     lengths: np.ndarray
-    """int32 [D]: tokens of each question with its context, special tokens included, before anything was cut."""
+    """int32 [D]: tokens of each question with its context, special tokens included, before it was cut."""
     noticed: np.ndarray
-    """int32 [D, 2]: 1 for a question that was cut, and for one whose answer has no token."""
+    """int32 [D, 2]: 1 if the question was cut, and 1 if its answer has no token."""
 
     def say(self, source: str, max_length: int) -> None:
-        """Say how many questions were cut, and how many answers have no token."""
+        """Tell the user how many questions were cut, and how many answers have no token."""
         cut, dropped = self.noticed.sum(0, dtype=np.int64).tolist()
         if cut:
             longest = _longest_question(max_length)
@@ -58,15 +59,15 @@ class QuestionWindows:
 
 @dataclass(frozen=True, eq=False)
 class Asked:
-    """Questions with their windows: what metrics and answers need."""
+    """Questions with their windows, for metrics and answers."""
 
     questions: Questions
     windows: QuestionWindows
     hashes: np.ndarray | None = None
-    """uint64 [D]: equal where the answers to two questions are."""
+    """uint64 [D]: equal if the answers to two questions are equal."""
 
     def windows_of(self, question: int) -> Iterator[tuple[slice, slice, np.ndarray]]:
-        """Yield for each window of a question where its tokens are, which of them are context, and their offsets."""
+        """Yield for each window of a question the slice of its tokens, the slice of the context, and the offsets."""
         windows = self.windows
         for window in range(windows.first[question], windows.first[question + 1]):
             begin, length = int(windows.tokens.begins[window]), int(windows.tokens.lengths[window])
@@ -79,7 +80,7 @@ class Asked:
         return (hashes[low : low + _BLOCK].tobytes().hex() for low in range(0, len(hashes), _BLOCK))
 
     def text_of(self, question: int, start: int, end: int) -> str:
-        """Return a stretch of a question's context."""
+        """Return the characters `start` to `end - 1` of a question's context."""
         return self.questions.items[question].context[start:end]
 
 
@@ -87,13 +88,13 @@ def cut_questions(questions: Questions, tokenizer: Any, max_length: int, stride:
     """Tokenize questions with their contexts and cut the long ones into windows.
 
     Args:
-      questions: what is asked.
-      tokenizer: a transformers tokenizer that knows where tokens come from.
-      max_length: longest window in tokens, special tokens included; a question takes half of it at most.
-      stride: tokens of the context that two windows share, half of their room at most.
+      questions: the questions with their contexts.
+      tokenizer: a transformers tokenizer that gives the offsets of tokens.
+      max_length: the longest window in tokens, special tokens included; a question takes at most half of it.
+      stride: the tokens of the context that two windows share; at most half of the context in a window.
 
     Raises:
-      UserError: for windows too short to hold both.
+      UserError: if windows are too short for question and context.
     """
     if max_length < _SHORTEST:
         raise UserError(
@@ -137,7 +138,7 @@ def cut_questions(questions: Questions, tokenizer: Any, max_length: int, stride:
 
 
 def _longest_question(max_length: int) -> int:
-    """Return how many tokens of a question a window has at most."""
+    """Return the most tokens that a question may have in a window."""
     return max(1, (max_length - 3) // 2)
 
 
@@ -148,11 +149,11 @@ COLUMNS = {
     "noticed": StoredColumn("<i4", (2,)),
     "answer_hashes": StoredColumn("<u8"),
 }
-"""What `QuestionWindows` has beside tokens, and a hash of the answers to each question."""
+"""The columns of `QuestionWindows` besides tokens, and a hash of the answers to each question."""
 
 
 def make_question_encoder(tokenizer: Any, max_length: int, stride: int) -> Encoder[Questions]:
-    """Return how questions become windows."""
+    """Return the encoder that cuts questions into windows."""
 
     def encode(questions: Questions) -> Encoded:
         found = cut_questions(questions, tokenizer, max_length, stride)
@@ -174,7 +175,7 @@ def make_question_encoder(tokenizer: Any, max_length: int, stride: int) -> Encod
 
 
 def question_windows(stored: Stored) -> QuestionWindows:
-    """Return the windows that `make_question_encoder` made."""
+    """Return the windows that the encoder of `make_question_encoder` stored."""
     columns = stored.columns
     assert stored.windows is not None
     return QuestionWindows(
@@ -189,7 +190,7 @@ def question_windows(stored: Stored) -> QuestionWindows:
 
 
 def answer_tokens(question: Question, context: Located) -> tuple[int, int] | None:
-    """Return first and last token of a question's first answer; None without one, or if it has no token."""
+    """Return the first and the last token of a question's first answer; None if it has no answer or no token."""
     if not question.answers:
         return None
     start = question.answers[0].start

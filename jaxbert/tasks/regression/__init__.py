@@ -1,1 +1,1 @@
-"""A score for each text or pair of texts."""
+"""The task of predicting a score for each text or pair of texts."""

@@ -1,4 +1,4 @@
-"""Regression: a score for each example, by the mean squared error."""
+"""Regression: a score for each example, trained with the mean squared error. `tasks.text` reads the texts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from jaxbert.tasks.pooling import pool_examples, pool_windows
 from jaxbert.tasks.text import TextTask
 
 LABEL = "score"
-"""The name of the only output, in the configuration of an export."""
+"""The name of the only output in the configuration of an export."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Regression(TextTask):
     def fit(
         cls, labels: Labels, config: Config, rules: LabelRules, head: Head | None, reading: Reading
     ) -> tuple[Regression, bool]:
-        """Check that nothing is asked for that scores do not have."""
+        """Check that no setting for labels is used, and return the task and whether it needs a new head."""
         if config.data.label_names is not None or config.model.num_labels not in (None, 1):
             raise UserError("task regression learns one score: remove data.label_names and model.num_labels")
         if config.train.class_weights != "none" or config.train.label_smoothing:
@@ -59,7 +59,7 @@ class Regression(TextTask):
         return cls(reading), False
 
     def check_map(self, rules: LabelRules, sources: Sequence[Stored]) -> None:
-        """Refuse names for labels: there are none."""
+        """Raise `UserError` if `data.label_map` is set: scores have no names."""
         if rules.map:
             raise UserError("data.label_map renames labels, but this model gives a score: leave it out")
 
@@ -68,7 +68,7 @@ class Regression(TextTask):
         return scores_of(labels)
 
     def overview(self, labels: Labels, encoded: np.ndarray) -> Labelling:
-        """Give smallest, mean and largest score."""
+        """Return the smallest, mean and largest score."""
         numbers = {
             "min": float(encoded.min()),
             "mean": float(encoded.mean(dtype=np.float64)),
@@ -89,7 +89,7 @@ class Regression(TextTask):
         return cls(Reading.of(settings_of(bert_config).get("reading")))
 
     def describe(self) -> str:
-        """Say that a score is learned."""
+        """Return the task in a few words."""
         return "a score each"
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
@@ -104,11 +104,11 @@ class Regression(TextTask):
         return outputs["logits"][..., 0].astype(jnp.float32)
 
     def metric_names(self) -> list[str]:
-        """Return the single numbers among the metrics."""
+        """Return the names of the metrics that are single numbers."""
         return ["pearson", "spearman", "loss", "mse", "mae", "r2"]
 
     def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
-        """Compute correlations and errors; a correlation with what does not vary is 0."""
+        """Compute correlations and errors; a correlation with constant values is 0."""
         from scipy import stats
 
         assert examples.labels is not None

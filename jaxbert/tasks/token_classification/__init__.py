@@ -1,1 +1,1 @@
-"""A tag for each word, or for each token: entities and parts of speech. All but `task` is free of JAX."""
+"""The task of tagging each word or token: entities and parts of speech. Only `task` imports JAX."""

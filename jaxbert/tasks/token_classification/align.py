@@ -1,7 +1,7 @@
-"""From marked texts to windows of tokens, and from tokens back to words and characters.
+"""Cut marked texts into windows of tokens, and map tokens back to words and characters.
 
-What gets a tag is called a unit: a word, whose first token speaks for it, or a single token. Words are those that were
-given, or those that the tokenizer splits a text into.
+A unit is the thing that gets a tag: a word, represented by its first token, or a single token. The words are given, or found
+by the tokenizer. `marks` decides the tags of units.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from jaxbert.data.tokens import Tokens
 from jaxbert.tasks.token_classification.read import TaggedText, TaggedTexts
 
 By = Literal["word", "token"]
-"""Whether a text's units are its words or its tokens; words that were given are always units."""
+"""The units of a text, its words or its tokens; given words are always units."""
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """The units of D texts behind one another, U in all."""
+    """The U units of D texts, concatenated."""
 
     first: np.ndarray
     """int64 [D + 1]: units of text d are first[d] to first[d + 1] - 1."""
     starts: np.ndarray
-    """int32 [U]: the unit's first character in its text; where words were given, its place among them."""
+    """int32 [U]: the unit's first character in its text; for given words, the word's index."""
     ends: np.ndarray
-    """int32 [U]: one behind its last."""
+    """int32 [U]: one after the unit's last character; for given words, the word's index plus one."""
     of_tokens: np.ndarray
-    """int64 [T]: the unit for which a token of a window speaks, -1 for none. A unit has one such token, or none."""
+    """int64 [T]: the unit that a token of a window represents, -1 for none. A unit has at most one such token."""
     first_tokens: np.ndarray
     """int64 [D + 1]: tokens of the windows of text d are first_tokens[d] to first_tokens[d + 1] - 1."""
 
     def tokens(self, first: int, last: int) -> slice:
-        """Return where the tokens of texts `first` to `last - 1` are."""
+        """Return the slice of the tokens of texts `first` to `last - 1`."""
         return slice(int(self.first_tokens[first]), int(self.first_tokens[last]))
 
     def gather(self, values: np.ndarray, nothing: Any, first: int, last: int) -> np.ndarray:
-        """Return for each unit of texts `first` to `last - 1` the value of its token; `nothing` where it has none.
+        """Return the value of the token of each unit of texts `first` to `last - 1`; `nothing` for a unit without a token.
 
-        `values` are those of the texts' own tokens.
+        `values` are the values of the tokens of only these texts.
         """
         low, high = int(self.first[first]), int(self.first[last])
         spoken = self.of_tokens[self.tokens(first, last)]
@@ -52,13 +52,13 @@ class Units:
         return found
 
     def by_text(self, values: np.ndarray, first: int, last: int) -> Iterator[list[Any]]:
-        """Yield the values of each text's units, from those of the units of texts `first` to `last - 1`."""
+        """Yield the values of each text's units; `values` are those of the units of texts `first` to `last - 1`."""
         edges = self.first[first : last + 1] - self.first[first]
         for low, high in pairwise(edges.tolist()):
             yield values[low:high].tolist()
 
     def scatter(self, values: np.ndarray, nothing: int) -> np.ndarray:
-        """Return for each token the value of its unit, from values [U]; `nothing` where it speaks for none."""
+        """Return the value of each token's unit, from values [U]; `nothing` for a token that represents no unit."""
         speaks = self.of_tokens >= 0
         found = np.full(len(self.of_tokens), nothing, values.dtype)
         found[speaks] = values[self.of_tokens[speaks]]
@@ -67,7 +67,7 @@ class Units:
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """Texts as windows of tokens."""
+    """The windows of tokens of D texts, with their units."""
 
     tokens: Tokens
     first_windows: np.ndarray
@@ -79,7 +79,7 @@ class Aligned:
 
 @dataclass(frozen=True)
 class _Found:
-    """The units of one text: where each begins among its tokens (if it has one), which it is, and what it covers."""
+    """The units of one text: the first token of each (if it has one), its index, and its start and end."""
 
     tokens: np.ndarray
     which: np.ndarray
@@ -88,14 +88,14 @@ class _Found:
 
 
 def align(documents: TaggedTexts, tokenizer: Any, max_length: int, *, stride: int, by: By) -> Aligned:
-    """Tokenize texts and cut the long ones into windows; each unit is spoken for in the window with most around it.
+    """Tokenize texts and cut the long ones into windows; a unit is represented in the window with the most context.
 
     Args:
       documents: the texts.
-      tokenizer: a transformers tokenizer that knows where tokens come from.
-      max_length: longest window in tokens, special tokens included.
-      stride: tokens that two windows of a text share, half of one at most.
-      by: what the units of plain texts are.
+      tokenizer: a transformers tokenizer that gives the offsets of tokens.
+      max_length: the longest window in tokens, special tokens included.
+      stride: the tokens that two windows of a text share; at most half a window.
+      by: the units of plain texts.
     """
     room = max_length - 2
     overlap = min(stride, room // 2)
@@ -131,7 +131,7 @@ def align(documents: TaggedTexts, tokenizer: Any, max_length: int, *, stride: in
 
 
 def _located(documents: TaggedTexts, tokenizer: Any) -> list[Located]:
-    """Tokenize lists of words and texts, each kind at once."""
+    """Tokenize all lists of words in one call, and all texts in another."""
     items = documents.items
     results: dict[int, Located] = {}
     for worded in (True, False):
@@ -155,7 +155,7 @@ def _units(located: Located, document: TaggedText, by: By) -> _Found:
 
 
 def _owners(begins: np.ndarray, windows: list[tuple[int, int]]) -> np.ndarray:
-    """Return for each unit the window in which its token has most tokens on its poorer side, the first of equals."""
+    """Return the window of each unit: the first in which its token has the most tokens on the side with fewer."""
     owner = np.zeros(len(begins), np.int64)
     if len(windows) == 1:
         return owner

@@ -1,4 +1,6 @@
-"""From tagged texts to examples: which tags there are, in which order, and what an overview says of them."""
+"""Turn tagged texts into examples: the order of the tags, the stored columns, and the view for an overview.
+
+`tag_sets` decides the meaning of tags, `align` cuts texts into windows."""
 
 from __future__ import annotations
 
@@ -28,10 +30,10 @@ logger = logging.getLogger("jaxbert")
 
 
 def units_of(documents: TaggedTexts) -> By:
-    """Return what has a tag in plain texts, as the training texts are: their words, or their tokens.
+    """Return the units of plain texts that fit the training texts: words or tokens.
 
     Raises:
-      UserError: where some texts are lists of words and others are not.
+      UserError: if only some texts are lists of words.
     """
     if documents.notes["other"] is not None:
         raise UserError(
@@ -42,10 +44,10 @@ def units_of(documents: TaggedTexts) -> By:
 
 
 def as_head(tag_set: TagSet, head: Head, source: str) -> TagSet:
-    """Return the tags in the order of a trained head that has the same, so that it keeps its meaning.
+    """Return the tags in the order of a trained head with the same tags, so that the head keeps its meaning.
 
     Raises:
-      UserError: where it has as many, of which some are others.
+      UserError: if the head has the same number of tags, but only some of the same tags.
     """
     spelling = spell_as(head.names, tag_set.names, head.model) if tag_set.scheme else {}
     names = tuple(spelling.get(name, name) for name in head.names)
@@ -64,7 +66,7 @@ def as_head(tag_set: TagSet, head: Head, source: str) -> TagSet:
 
 
 def check_count(names: tuple[str, ...], expected: int | None, source: str) -> None:
-    """Check `model.num_labels` against the tags.
+    """Check that `model.num_labels`, if set, is the number of tags.
 
     Raises:
       UserError: if it is another number.
@@ -82,7 +84,7 @@ COLUMNS = {
     "unit_ends": StoredColumn("<i4"),
     "of_tokens": StoredColumn("<i8", counts_in="unit_starts"),
 }
-"""The units of each text, as `Units` has them."""
+"""The columns of `Units`."""
 MARKED = {
     "unit_tags": StoredColumn("<i4"),
     "token_labels": StoredColumn("<i4"),
@@ -90,14 +92,14 @@ MARKED = {
     "mark_hashes": StoredColumn("<u8", (2,)),
     "odd": StoredColumn("<i4", (2,)),
 }
-"""What is marked: the tag of each unit and of each token, the number of each span's label, hashes of each text's tags and of
-its spans, and the counts of `say_odd`."""
+"""The columns of marks: the tag of each unit and of each token, the number of each span's label, hashes of each text's tags
+and of its spans, and the counts for `say_odd`."""
 
 
 def make_tag_encoder(
     tokenizer: Any, max_length: int, *, stride: int, by: By, tag_set: TagSet | None = None
 ) -> Encoder[TaggedTexts]:
-    """Return how texts become tokens, with what is marked in them if a tag set is given."""
+    """Return the encoder of texts; with a tag set, marks are encoded too."""
 
     def encode(documents: TaggedTexts) -> Encoded:
         aligned = align(documents, tokenizer, max_length, stride=stride, by=by)
@@ -122,7 +124,7 @@ def make_tag_encoder(
 
 
 def _marked(documents: TaggedTexts, units: Units, tag_set: TagSet) -> dict[str, np.ndarray]:
-    """Return the columns of what is marked in texts that are in memory."""
+    """Return the columns of marks of texts in memory."""
     tags, odd = tag_units(documents, units, tag_set)
     numbers = {label: number for number, label in enumerate(span_labels(tag_set))}
     spans = list(marked_spans(documents)) if tag_set.scheme else [[] for _ in documents.items]
@@ -143,7 +145,7 @@ def span_labels(tag_set: TagSet) -> list[str]:
 
 
 def view_marks(name: str, stored: Stored, tag_set: TagSet, max_length: int) -> View:
-    """Return what an overview says of a set of texts: its spans, or its tags where they are plain."""
+    """Return the view of a set of texts, with its spans, or with its tags if they are plain."""
     columns = stored.columns
     if tag_set.scheme is None:
         tags = columns["unit_tags"]
@@ -158,7 +160,7 @@ def view_marks(name: str, stored: Stored, tag_set: TagSet, max_length: int) -> V
 
 
 def make_tag_examples(documents: TaggedTexts, stored: Stored, tag_set: TagSet, *, in_windows: bool) -> Examples:
-    """Make examples of texts; in training, each window of a long text is an example of its own."""
+    """Return texts as examples; without `in_windows`, as in training, each window is an example of its own."""
     columns, windows, tokens = stored.columns, stored.windows, stored.tokens
     assert windows is not None
     first_tokens = np.append(tokens.begins, len(tokens.ids))[windows.first]

@@ -1,6 +1,6 @@
-"""Files with a token on each line and a blank line between sentences: CoNLL in all its forms.
+"""Read files with a token on each line and a blank line between sentences: all forms of CoNLL.
 
-How the lines are divided and which column holds what is decided for a file as a whole; comments are `remarks`' part.
+The separator and the content of each column are decided for a complete file. `remarks` finds comments.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _WORD_HEADS = ("form", "token", "tokens", "word", "words")
 _TAG_HEADS = ("tag", "tags", "label", "labels", "ner", "ner_tag", "ner_tags", "pos", "pos_tag", "upos", "xpos")
 _EACH_LINE = "each line is a token and its tag, with a blank line between sentences"
 _ENOUGH = 10
-"""Lines from which a column that changes within no sentence holds no words."""
+"""From this many lines on, a column that is constant in each sentence holds no words."""
 
 logger = logging.getLogger("jaxbert")
 
 
 class Sentence(NamedTuple):
-    """Words with their tags: None where nobody asked for them, and for a word that the file gives none."""
+    """Words with their tags; None if tags are not read, and for a word without a tag."""
 
     rows: Sequence[int]
-    """Where each word stands, as a user counts."""
+    """The line of each word, from 1."""
     words: list[str]
     tags: list[str | None] | None
 
@@ -51,25 +51,25 @@ class _Lines(NamedTuple):
     rows: list[int]
     texts: list[str]
     begins: list[int]
-    """Which of them begin a sentence; at the end, how many there are."""
+    """The indices of lines that begin a sentence, and the number of lines."""
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How the lines of a file are divided, and what stands in its columns, which are counted from 0."""
+    """The separator of a file, and the contents of its columns, which are counted from 0."""
 
     separator: re.Pattern[str]
     width: int
     head: tuple[str, ...]
-    """What the first line calls the columns."""
+    """The names of the columns in the first line."""
     values: list[set[str]]
-    """What stands in each column."""
+    """The distinct values of each column."""
     index: bool
     """Whether the first column counts the words of each sentence."""
     still: bool
-    """Whether the first column changes within no sentence."""
+    """Whether the first column is constant in each sentence."""
     given: tuple[str, ...]
-    """What a comment, `# global.columns = ...`, calls the columns."""
+    """The names of the columns in a comment `# global.columns = ...`."""
 
     @property
     def conll_u(self) -> bool:
@@ -78,11 +78,11 @@ class _Layout:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the columns; their numbers where nothing names them."""
+        """The names of the columns; their numbers if they have no names."""
         return self.given or self.head or (_CONLL_U if self.conll_u else tuple(map(str, range(1, self.width + 1))))
 
     def find(self, wanted: str) -> int | None:
-        """Return the column of this name or number; None if there is none."""
+        """Return the index of the column with this name or number; None if there is none."""
         folded = [name.casefold() for name in self.names]
         if wanted.casefold() in folded:
             return folded.index(wanted.casefold())
@@ -92,10 +92,10 @@ class _Layout:
 def read_sentences(
     lines: Iterable[str], source: str, data: DataConfig, labelled: bool, facts: Facts
 ) -> Iterator[Sentence]:
-    """Read the lines of a file.
+    """Yield the sentences of a file.
 
     Raises:
-      UserError: for a line without all columns, and where it is not clear what a column or a line is.
+      UserError: for a line without all columns, and if the meaning of a column or a line is ambiguous.
     """
     everything = _split(lines)
     if not everything.rows:
@@ -128,7 +128,7 @@ def read_sentences(
 
 
 def _split(lines: Iterable[str]) -> _Lines:
-    """Divide lines at blank ones, and where a document begins."""
+    """Group lines into sentences, at blank lines and at the start of a document."""
     rows: list[int] = []
     texts: list[str] = []
     begins, row, apart = [0], 0, False
@@ -149,7 +149,7 @@ def _split(lines: Iterable[str]) -> _Lines:
 
 
 def _without(lines: _Lines, passed: set[int]) -> _Lines:
-    """Return lines without those of some rows."""
+    """Return the lines whose numbers are not in `passed`."""
     if not passed:
         return lines
     kept = [row not in passed for row in lines.rows]
@@ -159,7 +159,7 @@ def _without(lines: _Lines, passed: set[int]) -> _Lines:
 
 
 def _plain(texts: list[str], separator: re.Pattern[str]) -> list[str]:
-    """Return lines with one separator between columns."""
+    """Return lines with the same separator between all columns."""
     if separator == _TAB:
         return texts
     if separator == _SPACES and not any("  " in text or "\t" in text or text[0] in _BLANKS for text in texts):
@@ -177,9 +177,9 @@ def _widths(texts: Sequence[str], separator: re.Pattern[str]) -> list[int]:
 
 
 def _fields(texts: Sequence[str], separator: re.Pattern[str], width: int) -> list[list[str]]:
-    """Return the columns of lines that all have as many; blanks around a field are not its own, unless it is nothing else.
+    """Return the columns of lines that all have `width` fields; blanks around a field are removed, unless it is blank.
 
-    All lines are divided at once: a list for each would be many objects.
+    All lines are split at once: a list for each line would be many objects.
     """
     mark = _mark(separator)
     flat = mark.join(texts).split(mark) if texts else []
@@ -189,7 +189,7 @@ def _fields(texts: Sequence[str], separator: re.Pattern[str], width: int) -> lis
 
 
 def _separator(texts: list[str], source: str) -> re.Pattern[str]:
-    """Return what stands between columns: of those that divide all lines into as many columns, the first."""
+    """Return the first separator that splits all lines into the same number of columns."""
     tabs = sum("\t" in text for text in texts)
     candidates = [_TAB] if tabs == len(texts) else []
     candidates += [_SPACES, _HARD_SPACES] if any("\u00a0" in text for text in texts) else [_SPACES]
@@ -202,7 +202,7 @@ def _separator(texts: list[str], source: str) -> re.Pattern[str]:
 
 
 def _layout(sure: _Lines, everything: _Lines, separator: re.Pattern[str]) -> _Layout:
-    """Look at all lines that are surely tokens."""
+    """Return the layout of a file, from all lines that are surely tokens."""
     widths = _widths(sure.texts, separator)
     width = Counter(widths).most_common(1)[0][0]
     if widths.count(width) < len(widths):
@@ -226,10 +226,10 @@ def _layout(sure: _Lines, everything: _Lines, separator: re.Pattern[str]) -> _La
 
 
 def _whole(lines: _Lines, layout: _Layout, tag: int | None, bad: BadRows, source: str) -> _Lines:
-    """Return the sentences all of whose lines have all columns, and a tag where tags are asked for.
+    """Return the sentences in which every line has all columns, and a tag if tags are read.
 
     Raises:
-      UserError: for the first other line, unless malformed rows are left out; then their sentences are.
+      UserError: for the first malformed line, unless bad rows are left out; then its sentence is left out.
     """
     widths = _widths(lines.texts, layout.separator)
     told = {
@@ -259,7 +259,7 @@ def _whole(lines: _Lines, layout: _Layout, tag: int | None, bad: BadRows, source
 
 
 def _comments(lines: _Lines, layout: _Layout, tag: int | None, source: str, setting: str) -> set[int]:
-    """Return the rows of comments."""
+    """Return the line numbers of comments."""
 
     if layout.index and setting == "auto":  # a token begins with its number
         return {row for row, text in zip(lines.rows, lines.texts, strict=True) if text.startswith("#")}
@@ -276,7 +276,7 @@ def _comments(lines: _Lines, layout: _Layout, tag: int | None, source: str, sett
 
 
 def _head(columns: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """Return the first line where it names columns, as words and tags are called, and no other line says so again."""
+    """Return the first line if it has usual names of columns, and no other line repeats them; else nothing."""
     first = tuple(column[0] for column in columns)
     folded = [field.casefold() for field in first]
     tags = [at for at, name in enumerate(folded) if name in _TAG_HEADS or name.startswith("ne-")]
@@ -286,9 +286,9 @@ def _head(columns: Sequence[Sequence[str]]) -> tuple[str, ...]:
 
 
 def _counts(firsts: Sequence[Sequence[str]], least: int) -> bool:
-    """Say whether fields count the words of each sentence from 1, or are at least consecutive numbers.
+    """Return whether fields count the words of each sentence from 1, or are at least consecutive numbers.
 
-    Between them there may be the ranges (`1-2`) and empty nodes (`1.1`) of CoNLL-U.
+    There may also be the ranges (`1-2`) and empty nodes (`1.1`) of CoNLL-U.
     """
     longest, from_one = 0, True
     for block in firsts:
@@ -301,7 +301,7 @@ def _counts(firsts: Sequence[Sequence[str]], least: int) -> bool:
 
 
 def _word_column(layout: _Layout, wanted: str, source: str) -> int:
-    """Return where the words are: as asked for, or as the columns are named, or behind the words' numbers."""
+    """Return the column of the words: the configured one, the one named so, or the one after the words' numbers."""
     at = layout.find(wanted)
     if at is not None:
         return at
@@ -319,7 +319,7 @@ def _word_column(layout: _Layout, wanted: str, source: str) -> int:
 
 
 def _tag_column(layout: _Layout, word: int, wanted: str | None, source: str, labelled: bool) -> int | None:
-    """Return where the tags are: as asked for, or the last column if no other can be meant."""
+    """Return the column of the tags: the configured one, or the last one if it is not ambiguous."""
     at = None if wanted is None else layout.find(wanted)
     if at is not None and at != word:
         return at
@@ -350,7 +350,7 @@ def _tag_column(layout: _Layout, word: int, wanted: str | None, source: str, lab
 
 
 def _tags(column: Sequence[str], layout: _Layout) -> list[str | None]:
-    """Return the tags without blanks around them, and None for those that CoNLL-U leaves out."""
+    """Return the tags without surrounding blanks; None for a tag that CoNLL-U leaves out."""
     clean: dict[str, str | None] = {value: clean_tag(value) for value in set(column)}
     if layout.conll_u or layout.given:
         clean[_NO_VALUE] = None
@@ -360,7 +360,7 @@ def _tags(column: Sequence[str], layout: _Layout) -> list[str | None]:
 def _sentences(
     lines: _Lines, words: list[str], tags: list[str | None] | None, index: list[str] | None
 ) -> Iterator[Sentence]:
-    """Yield sentence by sentence; with an index, without ranges of words and empty nodes."""
+    """Yield the sentences; with an index column, ranges of words and empty nodes are left out."""
     if index is not None and not all(map(str.isdecimal, index)):
         kept = [number.isdecimal() for number in index]
         lines = _without(lines, {row for row, own in zip(lines.rows, kept, strict=True) if not own})
@@ -373,7 +373,7 @@ def _sentences(
 
 
 def _say(layout: _Layout, used: list[str], comments: int, source: str) -> None:
-    """Say what was decided that is not the plain layout."""
+    """Tell the user each decision that differs from the plain layout."""
     columns = " and tags from ".join(used)
     if layout.conll_u:
         logger.warning("%s: CoNLL-U: words are taken from %s (data.tag_column names another)", source, columns)

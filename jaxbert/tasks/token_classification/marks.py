@@ -1,4 +1,6 @@
-"""What is marked in texts, as tags of their units and as spans: for training, for metrics and for answers."""
+"""Convert the marks of texts between spans and tags of units, for training, metrics and answers.
+
+`align` finds the units, `tag_sets` decides the meaning of tags."""
 
 from __future__ import annotations
 
@@ -26,9 +28,9 @@ logger = logging.getLogger("jaxbert")
 
 @dataclass(frozen=True)
 class Marks:
-    """Texts, their units, and what is marked in them (None where that is not known).
+    """Texts, their units, and their marks (None if unknown).
 
-    Spans count characters of a text, or words where words were given.
+    Spans count characters of a text, or given words.
     """
 
     documents: TaggedTexts
@@ -36,20 +38,20 @@ class Marks:
     tags: np.ndarray | None
     """int32 [U]: the number of each unit's tag, -100 for none."""
     spans: Sequence[list[Span]] | None
-    """Those of each text; None for plain tags too."""
+    """The spans of each text; also None for plain tags."""
     hashes: np.ndarray | None = None
-    """uint64 [D]: equal where the spans of two texts are."""
+    """uint64 [D]: equal if the spans of two texts are equal."""
 
     def content(self) -> Iterator[str]:
-        """Yield what is marked in the texts, for a checksum."""
+        """Yield the marks of the texts, for a checksum."""
         hashes = np.zeros(0, np.uint64) if self.hashes is None else self.hashes
         for low in range(0, len(hashes), _BLOCK):
             yield hashes[low : low + _BLOCK].tobytes().hex()
 
     def spans_of(self, tags: list[str | None], document: int) -> list[tuple[Span, np.ndarray]]:
-        """Return the spans that tags of a text's units mark, each with the units that speak for it.
+        """Return the spans that the tags of a text's units mark, each with the units that have its tags.
 
-        Units without a tag, which have no token, are passed over: a span may go on behind them.
+        Units without a tag, which have no token, are skipped: a span may continue after them.
         """
         units, base = self.units, int(self.units.first[document])
         known = [i for i, tag in enumerate(tags) if tag is not None]
@@ -60,16 +62,16 @@ class Marks:
         ]
 
     def text_of(self, document: int, start: int, end: int) -> str:
-        """Return a stretch of a text."""
+        """Return the text from `start` to `end - 1`, in characters or given words."""
         item = self.documents.items[document]
         return item.text[start:end] if item.text is not None else join_words((item.words or [])[start:end])
 
 
 def fit_tags(documents: TaggedTexts, names: list[str] | None, setting: str = "auto") -> tuple[TaggedTexts, TagSet]:
-    """Return the tags that a model for these texts distinguishes, sorted unless `names` gives them, and the texts with them.
+    """Return the texts with tags in our spelling, and their tag set, sorted or in the order of `names`.
 
     Raises:
-      UserError: for tags of which it is not clear what they mean, and where `names` lacks one of them.
+      UserError: for ambiguous tags, and if `names` lacks a tag.
     """
     seen = documents.tags()
     for label in documents.notes["spans"]:
@@ -91,10 +93,10 @@ def fit_tags(documents: TaggedTexts, names: list[str] | None, setting: str = "au
 
 
 def spelled(documents: TaggedTexts, tag_set: TagSet) -> TaggedTexts:
-    """Return texts whose tags are written as in a tag set, as far as that is another spelling of all of them.
+    """Return texts with their tags in the spelling of a tag set, if all tags are then known; else unchanged.
 
     Raises:
-      UserError: for marked spans where tags are plain.
+      UserError: for marked spans if the tags are plain.
     """
     if tag_set.scheme is None and documents.notes["marked_texts"]:
         raise UserError(
@@ -141,10 +143,10 @@ def _check_known(item: TaggedText, tags: Sequence[str | None], source: str, tag_
 
 
 def tag_units(documents: TaggedTexts, units: Units, tag_set: TagSet) -> tuple[np.ndarray, np.ndarray]:
-    """Return the number of each unit's tag, int32 [U], -100 for none, and how many spans of each text fit no units.
+    """Return the number of each unit's tag, int32 [U], -100 for none, and the numbers of spans that do not fit units.
 
-    Marked texts get the tags of the spans on their units. The counts, int32 [D, 2], are of spans that begin or end inside a
-    unit, and of those on no unit.
+    The units of texts with spans get the tags of the spans. The numbers, int32 [D, 2], count spans that begin or end inside
+    a unit, and spans on no unit.
 
     Raises:
       UserError: for a tag that is not in the set.
@@ -171,7 +173,7 @@ def tag_units(documents: TaggedTexts, units: Units, tag_set: TagSet) -> tuple[np
 
 
 def say_odd(source: str, odd: np.ndarray) -> None:
-    """Say how many spans fit no units, if any does."""
+    """Warn how many spans do not fit units, if any."""
     inexact, dropped = odd.sum(0, dtype=np.int64).tolist()
     if inexact:
         message = "%s: %d spans begin or end inside a token, and are taught as the tokens they touch"
@@ -182,7 +184,7 @@ def say_odd(source: str, odd: np.ndarray) -> None:
 
 
 def _on_units(spans: list[Span], starts: np.ndarray, ends: np.ndarray) -> tuple[list[Span], int]:
-    """Return the spans counted in units, which grow where a boundary lies in one; and how many are exact.
+    """Return the spans in units, and the number of exact ones; a span that begins or ends inside a unit covers all of it.
 
     A span on no unit is left out.
     """
@@ -196,12 +198,12 @@ def _on_units(spans: list[Span], starts: np.ndarray, ends: np.ndarray) -> tuple[
 
 
 def marked_spans(documents: TaggedTexts) -> Sequence[list[Span]]:
-    """Return the spans of marked texts, whether they were written as spans or as tags."""
+    """Return the spans of each text, from its spans or its tags."""
     return Lazy(documents.items, lambda item: spans_of(item.tags) if item.tags is not None else item.spans or [])
 
 
 def join_words(words: list[str]) -> str:
-    """Put words together with spaces, but without where both neighbours are Chinese or Japanese characters."""
+    """Join words by spaces, but without a space between two Chinese or Japanese characters."""
     text = ""
     for word in words:
         close = not text or not word or (_is_wide(text[-1]) and _is_wide(word[0]))

@@ -1,8 +1,8 @@
 """Read texts in which words or spans are marked.
 
-Three layouts: a file with a token and its tag on each line (CoNLL and its kin, `lines`), records with lists of tokens and
-tags, and records with a text and the spans that are marked in it. For prediction, also plain texts. What tags mean is
-`tag_sets`' part.
+There are three layouts: a file with a token and its tag on each line (CoNLL and similar, in `lines`), records with lists of
+tokens and tags, and records with a text and its spans; for prediction, also plain texts. `tag_sets` decides the meaning of
+tags.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ from jaxbert.tasks.token_classification.scheme import Span
 from jaxbert.tasks.token_classification.tag_sets import clean_tag
 
 _TEXTS = (".txt", ".csv", ".tsv")
-"""Files that hold texts where nothing is marked, and a token a line where something is."""
+"""Extensions of files with plain texts for prediction, but with a token on each line if marks are read."""
 _TAG_COLUMNS = ("tags", "ner_tags")
 
 
 @dataclass(frozen=True)
 class TaggedText:
-    """A text or a list of words, with what is marked in it: tags of the words, or spans of the text's characters."""
+    """A text with spans of its characters, or a list of words with their tags; marks may be missing."""
 
     row: Row
-    """The row where it begins, as a user counts."""
+    """The number of its record, or its first line, from 1."""
     text: str | None = None
     words: list[str] | None = None
     tags: list[str | None] | None = None
-    """None for a word that has none."""
+    """The tag of each word, None for a word without one."""
     rows: Sequence[int] | None = None
-    """Where each word stands, if each has a row of its own."""
+    """The line of each word, if each word has its own line."""
     spans: list[Span] | None = None
     numbered: bool = False
-    """Whether the tags were numbers, which `data.label_names` names."""
+    """Whether the tags were numbers, named by `data.label_names`."""
     kept: Mapping[str, Any] = field(default_factory=dict)
-    """What goes from the source into the answer."""
+    """The columns that are copied to the answer."""
 
     def pack(self) -> list[Any]:
         """Return plain values."""
@@ -71,7 +71,7 @@ class TaggedText:
 
     @classmethod
     def unpack(cls, values: list[Any]) -> TaggedText:
-        """Take what `pack` gave."""
+        """Return the text that `pack` turned into plain values."""
         row, text, words, tags, rows, spans, numbered = values
         row = Place(*row) if isinstance(row, list) else row
         rows = range(rows["first"], rows["first"] + rows["count"]) if isinstance(rows, dict) else rows
@@ -83,18 +83,18 @@ class TaggedText:
         return self.text if self.text is not None else "\0".join(self.words or ())
 
     def group(self) -> None:
-        """Return nothing: each text stands for itself."""
+        """Return None: each text is its own group."""
 
 
 @dataclass(frozen=True)
 class TaggedTexts(ItemSet[TaggedText]):
-    """What a source holds; all or none are marked."""
+    """The texts of a source; all or none of them have marks."""
 
     form = TaggedText
 
     @classmethod
     def survey(cls, items: Sequence[TaggedText], notes: dict[str, Any]) -> None:
-        """Note which tags and labels of spans there are, and whether texts or lists of words hold them."""
+        """Note the tags and the labels of spans, and whether they are in texts or in lists of words."""
         for name, found in (
             ("tags", {tag for item in items for tag in item.tags or () if tag is not None}),
             ("spans", {span.label for item in items for span in item.spans or ()}),
@@ -115,9 +115,9 @@ class TaggedTexts(ItemSet[TaggedText]):
 def open_tagged_texts(
     spec: str, data: DataConfig, *, role: Role, labelled: bool, kept: tuple[str, ...] = ()
 ) -> ItemSource[TaggedText]:
-    """Find the texts of a source; with `labelled` all must be marked, else marks are not looked at.
+    """Find the texts of a source; with `labelled` all must have marks, else marks are not read.
 
-    The columns `kept` are copied for answers.
+    The columns `kept` are copied to the answers.
 
     Raises:
       UserError: for a source that is missing or unreachable.
@@ -152,7 +152,7 @@ def read_tagged_texts(
     """Read the first `limit` texts of a source.
 
     Raises:
-      UserError: for anything missing or malformed.
+      UserError: for a missing source or a malformed record.
     """
     return hold_items(TaggedTexts, open_tagged_texts(spec, data, role=role, labelled=labelled), limit=limit)
 
@@ -242,7 +242,7 @@ def _tag(tag: Any, names: list[str] | None, column: str, source: str, row: Row) 
 
 
 def _spans(record: Mapping[str, Any], text: str, row: Row, source: str, data: DataConfig) -> list[Span]:
-    """Return the marked spans in order, without blanks and invisible characters at their ends."""
+    """Return the spans of a text in order, without blanks and invisible characters at their ends."""
     if data.spans not in record:
         raise missing_column(record, data.spans, "data.spans", source, row)
     values, where = record[data.spans], at_row(source, row)
@@ -276,7 +276,7 @@ def _span(value: Any, text: str, where: str) -> Span:
 
 
 def _is_invisible(character: str) -> bool:
-    """Tell blanks, and characters without a width or a meaning, which tokenizers drop."""
+    """Return whether a character is blank, or has no width or meaning, so that tokenizers drop it."""
     return character.isspace() or unicodedata.category(character) in ("Cc", "Cf", "Cn", "Co")
 
 

@@ -1,6 +1,6 @@
-"""Which lines that begin with `#` are comments, in files with a token on each line, and which are tokens.
+"""Decide which lines with `#` at their start are comments and which are tokens, in files with a token on each line.
 
-It is decided for a file as a whole, from the lines that are surely tokens.
+The decision is made for a complete file, from the lines that are surely tokens. `lines` reads the file.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from jaxbert.errors import UserError
 from jaxbert.tasks.token_classification.tag_sets import looks_like_scheme
 
 _NAMED = re.compile(r"#+[ \t]+((sent_id|text|newdoc|newpar|id)\b|[\w.:-]+[ \t]*=)|#.*[ \t]\w+=\S*$")
-"""Comments with a name or a value, as CoNLL-U and MultiCoNER write them."""
+"""Comments with a name or a value, as in CoNLL-U and MultiCoNER."""
 
 
 class Line(NamedTuple):
-    """A line that is not blank, and its row."""
+    """A line that is not blank, with its number, from 1."""
 
     row: int
     text: str
 
     @property
     def remark(self) -> bool:
-        """Whether it may be a comment."""
+        """Whether the line may be a comment."""
         return self.text.startswith("#")
 
 
@@ -37,18 +37,18 @@ def find_remarks(
     source: str,
     setting: str,
 ) -> set[int]:
-    """Return the rows of comments.
+    """Return the line numbers of comments.
 
     Args:
       blocks: all lines of a file, by sentence.
-      tag_of: returns what a line would have for a tag, were it a token; None for a line without all columns.
-      width: how many columns there are.
+      tag_of: returns the tag of a line if it is a token; None for a line without all columns.
+      width: the number of columns.
       known: the tags of the lines that are surely tokens.
-      source: for messages.
+      source: the name of the file in messages.
       setting: `data.comment_lines`.
 
     Raises:
-      UserError: where two readings are possible.
+      UserError: if a line may be a comment or a token.
     """
     if setting != "auto":
         return {line.row for block in blocks for line in block if line.remark and setting == "skip"}
@@ -63,7 +63,7 @@ def find_remarks(
                 begun = True
             elif tag is not None:
                 strange.setdefault(tag, []).append(line)
-                within |= {tag} if begun else set()  # comments stand before a sentence
+                within |= {tag} if begun else set()  # comments come before a sentence
             elif _NAMED.match(line.text) or not (begun or _is_broken(line, width, known)):
                 passed.add(line.row)
             else:
@@ -75,13 +75,13 @@ def find_remarks(
 
 
 def _is_broken(line: Line, width: int, known: set[str]) -> bool:
-    """Tell a token whose columns are separated otherwise than those of the file."""
+    """Return whether a line is a token with another separator than the rest of the file."""
     parts = line.text.split()
     return len(parts) == width > 1 and parts[-1] in known
 
 
 def _are_comments(tag: str, lines: Sequence[Line], known: set[str], source: str) -> bool:
-    """Tell what lines are that have all columns, stand before sentences, and whose tag no other line has."""
+    """Return whether lines are comments that have all columns, come before sentences, and have a tag of no other line."""
     if looks_like_scheme(known | {tag}):
         return False
     named = all(_NAMED.match(line.text) for line in lines) and not any("=" in other for other in known)

@@ -1,8 +1,8 @@
-"""Tags and the spans they mark: how spans become tags and tags spans. How a set of tags is read is `tag_sets`' part.
+"""Convert spans to tags and tags to spans. `tag_sets` reads the tags of a source.
 
-A tag is `O` or a letter, which says where in a span it stands, a hyphen and the span's label (`B-PER`); a letter alone
-marks spans without a label. Spans are counted as the CoNLL scripts and seqeval's default mode count them, so that every
-sequence of tags means something, also one that no scheme allows.
+A tag is `O`, or a letter for the position in a span, a hyphen and the span's label (`B-PER`); a letter alone marks spans
+without a label. Spans are counted as in the CoNLL scripts and seqeval's default mode, so that every sequence of tags has a
+meaning, even one that no scheme allows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 OUTSIDE = "O"
 NO_LABEL = "_"
 _COMMON = {"M": "I", "L": "E", "U": "S"}
-"""What the schemes write differently: inside, last, single."""
+"""Letters that the schemes write differently: inside, last, single."""
 
 
 class Span(NamedTuple):
@@ -25,7 +25,7 @@ class Span(NamedTuple):
 
 
 class Scheme(NamedTuple):
-    """The letters of the first, the inner and the last unit of a span, and of a single one."""
+    """The letters of the first, the inner and the last unit of a span, and of a span of one unit."""
 
     name: str
     first: str
@@ -35,22 +35,22 @@ class Scheme(NamedTuple):
 
     @property
     def letters(self) -> set[str]:
-        """All of them."""
+        """All letters of the scheme."""
         return set(self[1:])
 
 
 BIO = Scheme("BIO", *"BIIB")
 SCHEMES = (BIO, Scheme("BIOES", *"BIES"), Scheme("BMES", *"BMES"), Scheme("BILOU", *"BILU"))
-"""IOB1, which writes B only between two spans that touch, has the tags of BIO, and the same spans are read from it."""
+"""IOB1, which writes B only between adjacent spans, has the tags of BIO and is read as BIO."""
 
 
 def label_of(tag: str) -> str:
-    """Return the label of a tag that marks something."""
+    """Return the label of a tag that is not `O`."""
     return tag[2:] or NO_LABEL
 
 
 def spans_of(tags: Sequence[str | None]) -> list[Span]:
-    """Return the spans that tags mark, in order; None marks nothing, as `O`."""
+    """Return the spans that tags mark, in order; None counts as `O`."""
     spans: list[Span] = []
     begin, last, last_label = 0, OUTSIDE, ""
     for i, tag in enumerate([*tags, OUTSIDE]):
@@ -66,7 +66,7 @@ def spans_of(tags: Sequence[str | None]) -> list[Span]:
 
 
 def tags_of(spans: Iterable[Span], length: int, scheme: Scheme = BIO) -> list[str]:
-    """Return the tags of `length` units; the spans do not overlap."""
+    """Return the tags of `length` units for spans that do not overlap."""
     tags = [OUTSIDE] * length
     for start, end, label in spans:
         letters = (

@@ -1,7 +1,7 @@
-"""What the tags of a source mean: a scheme's, which mark spans, or plain ones, each of which counts by itself.
+"""Decide the meaning of a source's tags: those of a scheme mark spans, plain tags count one by one.
 
-It is decided for all tags of a source at once, never for one of them. Inside the program the tags of a scheme are
-written `O`, `B-PER`; files may write them otherwise (`0`, `B_PER`, `PER-B`, `b-per`).
+The decision is made for all tags of a source together. Inside the program, the tags of a scheme are written `O`, `B-PER`;
+files may write them differently (`0`, `B_PER`, `PER-B`, `b-per`). `scheme` converts tags to spans.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ from jaxbert.errors import UserError
 from jaxbert.tasks.token_classification.scheme import OUTSIDE, SCHEMES, Scheme
 
 _OUTSIDES = (OUTSIDE, "0", "o")
-"""How files write that a word is in no span."""
+"""The spellings of the tag for a word in no span."""
 _LETTERS = "BIMELUS"
 _AROUND = re.compile("^[\\s\u00ad\u200b-\u200f\u2060\ufeff]+|[\\s\u00ad\u200b-\u200f\u2060\ufeff]+$")
 _HALF = re.compile(f"[{_LETTERS}][-_:/]")
 _NAMES = ", ".join(scheme.name for scheme in SCHEMES)
 _OR_PLAIN = ", or set data.tag_scheme to plain, which takes each tag as it is"
 _SPECIAL = {"X", "PAD", "[PAD]", "<pad>", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "<s>", "</s>"}
-"""What models made elsewhere have among the tags of a scheme, for tokens that are no words or no beginnings of one."""
+"""Further tags in models of other programs, for tokens that do not begin a word."""
 
 logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True)
 class TagSet:
-    """The tags that a source distinguishes."""
+    """The distinct tags of a source."""
 
     names: tuple[str, ...]
-    """As the program writes them, sorted."""
+    """The tags in our spelling, sorted."""
     scheme: Scheme | None
     """None for plain tags."""
     read_as: dict[str, str] = field(default_factory=dict)
-    """What the tags mean that the source writes otherwise."""
+    """Tags that the source writes differently, each with our spelling."""
     new_head: bool = False
-    """Whether a trained head of the model has none of these, so that another one is drawn."""
+    """Whether the model's trained head has none of these tags, so that a new head is drawn."""
 
 
 class Notation(NamedTuple):
-    """How the tags of a scheme are written: what stands between letter and label, and which of them comes first."""
+    """The spelling of a scheme's tags: the separator of letter and label, and whether the letter comes first."""
 
     separator: str = "-"
     letter_first: bool = True
     capital: bool = True
 
     def read(self, tag: str) -> str | None:
-        """Return a tag as the program writes it; None for what is none in this notation."""
+        """Return a tag in our spelling; None if it is no tag of this notation."""
         if self.letter_first:
             letter, separator, label = tag.partition(self.separator)
         else:
@@ -67,7 +67,7 @@ class Notation(NamedTuple):
         return f"{capital}-{label}" if known else None
 
     def read_all(self, tags: Iterable[str]) -> dict[str, str] | None:
-        """Return what tags mean; None unless all are of this notation and of one scheme."""
+        """Return tags in our spelling, by the given tag; None unless all are of this notation and of one scheme."""
         found = {}
         for tag in tags:
             read = self.read(tag)
@@ -84,13 +84,13 @@ NOTATIONS = tuple(
 
 
 def scheme_of(tags: Iterable[str]) -> Scheme | None:
-    """Return the first scheme that has the letters of all these tags, as the program writes them."""
+    """Return the first scheme that has the letters of all these tags, in our spelling; None if there is none."""
     letters = {tag[0] for tag in tags}
     return next((scheme for scheme in SCHEMES if letters <= scheme.letters), None)
 
 
 def looks_like_scheme(tags: Iterable[str]) -> bool:
-    """Say whether tags mark spans, some of which begin or go on, in any notation."""
+    """Return whether tags mark spans with a first or an inner unit, in any notation."""
     marking = set(tags).difference(_OUTSIDES)
     for notation in NOTATIONS:
         read = notation.read_all(marking)
@@ -105,15 +105,15 @@ def clean_tag(tag: str) -> str:
 
 
 def fit_tag_set(tags: Iterable[str], source: str, setting: str = "auto") -> TagSet:
-    """Decide what the tags of a source mean, and say it where it is not certain.
+    """Return the tag set of a source; warn if its meaning is not certain.
 
     Args:
       tags: all tags that occur.
-      source: whose they are, for messages.
+      source: the source's name in messages.
       setting: `data.tag_scheme`.
 
     Raises:
-      UserError: where two readings are possible, or nothing is ever marked.
+      UserError: if two meanings are possible, or no tag marks anything.
     """
     written = set(tags)
     outsides = [tag for tag in _OUTSIDES if tag in written]
@@ -157,9 +157,9 @@ def _scheme(found: dict[str, str], setting: str) -> Scheme:
 
 
 def _scheme_tags(marking: Sequence[str], has_outside: bool, source: str, setting: str) -> dict[str, str] | None:
-    """Return what the tags that mark something mean; None for plain tags.
+    """Return our spelling of the marking tags; None for plain tags.
 
-    Without a setting a notation counts where it is the program's own, or some span begins by it.
+    Without a setting, a notation counts if it is our own, or if a span begins in it.
     """
     readings = {notation: read for notation in NOTATIONS if (read := notation.read_all(marking)) is not None}
     if setting != "auto":
@@ -187,13 +187,13 @@ def _scheme_tags(marking: Sequence[str], has_outside: bool, source: str, setting
 
 
 def _begins(tags: Iterable[str]) -> bool:
-    """Say whether some span begins, in tags that are all of a scheme; letters alone need a second one."""
+    """Return whether some tag begins a span, in tags that are all of a scheme; letters alone need a second letter."""
     known = set(tags)
     return any(tag[0] == "B" for tag in known) and (any(len(tag) > 1 for tag in known) or len(known) > 1)
 
 
 def _check_certain(tags: dict[str, str], has_outside: bool, source: str) -> None:
-    """Refuse tags that look like a scheme's ends and singles, but never begin or go on with anything."""
+    """Raise `UserError` for tags that look like ends and singles of a scheme without its first or inner units."""
     letters = {tag[0] for tag in tags}
     alone = all(len(tag) == 1 for tag in tags)
     if not letters & {"B", "I"} and (alone or not has_outside):
@@ -204,7 +204,7 @@ def _check_certain(tags: dict[str, str], has_outside: bool, source: str) -> None
 
 
 def _refuse_mixtures(marking: Sequence[str], outsides: Sequence[str], source: str) -> None:
-    """Refuse tags of which some are a scheme's and others are not: a mistake, or plain tags that look so."""
+    """Raise `UserError` if only some tags are those of a scheme: a mistake, or plain tags that look like a scheme's."""
     half = [tag for tag in marking if _HALF.fullmatch(tag)]
     if half:
         raise UserError(f"{source}: {quoted(half)} lack a label behind the letter: complete them{_OR_PLAIN}")
@@ -244,7 +244,7 @@ def _differing(read_as: dict[str, str]) -> dict[str, str]:
 
 
 def say_readings(read_as: dict[str, str], source: str) -> None:
-    """Say once what tags mean that are not written as the program writes them."""
+    """Tell the user once how tags in another spelling are read."""
     differing = sorted(_differing(read_as).items(), key=lambda pair: pair[1] == OUTSIDE)
     examples = [pair for pair in differing if pair[1] != OUTSIDE][:1] + [p for p in differing if p[1] == OUTSIDE]
     if examples:
@@ -253,9 +253,9 @@ def say_readings(read_as: dict[str, str], source: str) -> None:
 
 
 def spell_as(tags: Iterable[str], names: Sequence[str], source: str) -> dict[str, str]:
-    """Return what the tags of another source mean that `names` has in another spelling; said where some are.
+    """Return the tags of another source that `names` has in another spelling, each with that spelling; tell the user.
 
-    It is decided for all of them at once, and nothing is changed unless all of them are then known.
+    The decision is made for all tags together: nothing changes unless all tags are then known.
     """
     written, known = set(tags), set(names)
     if written <= known:
@@ -279,10 +279,10 @@ def spell_as(tags: Iterable[str], names: Sequence[str], source: str) -> dict[str
 
 
 def reopen_tag_set(names: Sequence[str], scheme: str | None) -> TagSet:
-    """Return the tag set of a model, in the order of its outputs; `scheme` is what an export of ours says of them.
+    """Return the tag set of a model, in the order of its outputs; `scheme` is the scheme in our own export.
 
     Raises:
-      UserError: for names of which some are a scheme's and others are not.
+      UserError: if only some names are those of a scheme.
     """
     if scheme == "plain" or len(names) < 2:
         return TagSet(tuple(names), None)

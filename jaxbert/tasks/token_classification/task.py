@@ -1,7 +1,7 @@
-"""Token classification: softmax cross-entropy over tagged tokens, and what tags mean in metrics and answers.
+"""Token classification: softmax cross-entropy over tagged tokens, and metrics and answers for entities or plain tags.
 
-Tags of a scheme mark entities: one is right if its label, its beginning and its end are; so CoNLL and seqeval count. Plain
-tags, parts of speech for instance, are right or wrong word by word.
+Tags of a scheme mark entities: an entity is right if its label, start and end are right, as in CoNLL and seqeval. Plain
+tags, for instance parts of speech, are right or wrong word by word. `read` reads the texts, `align` cuts them into windows.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ class TokenClassification(Task):
 
     tag_names: tuple[str, ...]
     by: By = "word"
-    """What has a tag in a plain text."""
+    """The units of a plain text, which get the tags."""
     label_smoothing: float = 0.0
     reading: Reading = AS_IT_IS
-    """How long its windows are, and what they share."""
+    """The length of windows, and the number of tokens they share."""
     scheme: Scheme | None = BIO
-    """How the tags mark entities."""
+    """The scheme by which tags mark entities; None for plain tags."""
 
     @classmethod
     def read(cls, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
-        """Read all data sets; the training texts decide which tags there are."""
+        """Read all data sets; the training texts decide the set of tags."""
         data = config.data
         refuse(config)
         find = partial(open_tagged_texts, data=data, labelled=True)
@@ -97,11 +97,11 @@ class TokenClassification(Task):
 
     @property
     def reading_length(self) -> int | None:
-        """The length of windows in training."""
+        """The longest window in training, in tokens."""
         return self.reading.max_length
 
     def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
-        """Read one source; tags that are numbers without names are the model's own."""
+        """Read one source to evaluate; numbers without names are the model's tags."""
         named = dataclasses.replace(data, label_names=data.label_names or list(self.tag_names))
         documents = read_tagged_texts(spec, named, role="test", labelled=True)
         if documents.notes["numbered"] and data.label_names is None:
@@ -112,7 +112,6 @@ class TokenClassification(Task):
     def open_inputs(
         self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
     ) -> ItemInputs[TaggedTexts]:
-        """Open one source."""
         encoder = make_tag_encoder(tokenizer, max_length, stride=shared_tokens(self.reading, max_length), by=self.by)
 
         def examples_of(documents: TaggedTexts) -> Examples:
@@ -124,7 +123,7 @@ class TokenClassification(Task):
     def _tokens(
         self, documents: TaggedTexts, tokenizer: Any, max_length: int, folder: Path | None = None
     ) -> tuple[TaggedTexts, Stored]:
-        """Tokenize texts with what is marked in them; return them with the tags as the task spells them."""
+        """Tokenize texts with their marks; return the texts with the tags in the task's spelling, and the tokens."""
         documents, stride = spelled(documents, self.tag_set), shared_tokens(self.reading, max_length)
         check_tags(documents, self.tag_set)
         encoder = make_tag_encoder(tokenizer, max_length, stride=stride, by=self.by, tag_set=self.tag_set)
@@ -138,7 +137,7 @@ class TokenClassification(Task):
 
     @classmethod
     def reopen(cls, bert_config: BertConfig) -> TokenClassification:
-        """Take the tags."""
+        """Return the task with the tags of an export."""
         settings = settings_of(bert_config)
         tag_set = reopen_tag_set(label_names(bert_config), settings.get("scheme"))
         by: By = "token" if settings.get("by") == "token" else "word"
@@ -146,12 +145,12 @@ class TokenClassification(Task):
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """The tags."""
+        """The tags, in the order of the outputs."""
         return self.tag_names
 
     @property
     def tag_set(self) -> TagSet:
-        """The tags, and what they mean."""
+        """The tags with their scheme."""
         return TagSet(self.tag_names, self.scheme)
 
     @property
@@ -161,12 +160,12 @@ class TokenClassification(Task):
 
     @property
     def _marking(self) -> list[str]:
-        """The tags; outside in the place of those that mark nothing."""
+        """The tags, with `O` in place of those that mark nothing."""
         letters = set() if self.scheme is None else self.scheme.letters
         return [tag if CANONICAL.read(tag) and tag[0] in letters else OUTSIDE for tag in self.tag_names]
 
     def describe(self) -> str:
-        """Name the scheme and the labels."""
+        """Return the scheme and the labels on one line."""
         scheme = "" if self.scheme is None else f" ({self.scheme.name})"
         return f"{len(self.tag_names)} tags{scheme}, labels: {list_names(self.labels)}"
 
@@ -175,7 +174,7 @@ class TokenClassification(Task):
         return {"examples": count_examples(batch), "tagged": (batch["token_labels"] >= 0).sum()}
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
-        """Sum the loss over tagged tokens, in float32, so that a step's is their mean; smoothing counts in training only."""
+        """Sum the loss, in float32, so that a step's loss is the mean over tagged tokens; smoothing only in training."""
         logits_BTC = outputs["logits"].astype(jnp.float32)
         labels_BT = batch["token_labels"]
         tagged_BT = labels_BT >= 0
@@ -194,7 +193,7 @@ class TokenClassification(Task):
         return jax.nn.log_softmax(outputs["logits"].astype(jnp.float32))
 
     def tally(self, examples: Examples) -> Tally:
-        """Keep each token's most probable tag, and the log-probability of its own."""
+        """Return a tally that keeps each token's most probable tag, and the log-probability of its true tag."""
         return _Tally(self, examples)
 
     def metric_names(self) -> list[str]:
@@ -204,12 +203,12 @@ class TokenClassification(Task):
     def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
         """Compute precision, recall and F1 of entities, over all and by label; accuracy and loss of the tagged tokens.
 
-        `f1_macro` is the mean over labels that occur, in the texts or among the predictions.
+        `f1_macro` is the mean over labels that occur in the texts or the predictions.
         """
         return metrics_of(self.tally(examples), predictions)
 
     def tag_metrics(self, chosen: np.ndarray, loss: float, examples: Examples) -> dict[str, Any]:
-        """Return the metrics of the tags that were chosen for all tokens."""
+        """Return the metrics of the tags `chosen` for all tokens."""
         marks: Marks = examples.extra
         labels = examples.token_labels
         assert marks.spans is not None
@@ -235,9 +234,9 @@ class TokenClassification(Task):
         }
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
-        """Return `entities`: of each its text, label, start, end and score, the mean probability of its tags.
+        """Return `entities`: each with text, label, start, end and score, the mean probability of its tags.
 
-        Start and end count characters of a text, and words where words were given.
+        Start and end count characters of a text, or given words.
         """
         marks: Marks = examples.extra
         own = predictions[marks.units.tokens(first, last)]
@@ -253,9 +252,9 @@ class TokenClassification(Task):
         return answers
 
     def _tags(self, chosen: np.ndarray, marks: Marks, first: int, last: int) -> list[list[str | None]]:
-        """Return the tag of each unit, text by text, from those chosen for the texts' own tokens.
+        """Return the tag of each unit, text by text; `chosen` are the tags of the tokens of these texts.
 
-        A unit without a token has none.
+        A unit without a token has no tag.
         """
         names = [*self._marking, None]
         of_units = marks.units.gather(chosen, -1, first, last)
@@ -270,7 +269,7 @@ class PlainTags(TokenClassification):
     scheme: Scheme | None = None
 
     def describe(self) -> str:
-        """Name the tags."""
+        """Return the tags on one line."""
         return f"{len(self.tag_names)} tags, each word's counts: {list_names(self.tag_names)}"
 
     def metric_names(self) -> list[str]:
@@ -280,7 +279,7 @@ class PlainTags(TokenClassification):
     def tag_metrics(self, chosen: np.ndarray, loss: float, examples: Examples) -> dict[str, Any]:
         """Return the accuracy of words, precision, recall and F1 of each tag, and the loss.
 
-        Where there is a tag `O`, `f1` is that of all words with another one.
+        With a tag `O`, `f1` is the F1 of all words with another tag.
         """
         marks: Marks = examples.extra
         assert marks.tags is not None
@@ -310,10 +309,10 @@ class PlainTags(TokenClassification):
         }
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
-        """Return `tags`: of each word its text, label, start, end and score, the label's probability.
+        """Return `tags`: each word with text, label, start, end and score, the label's probability.
 
-        Start and end count characters of a text, and words where words were given. A word without a token is outside, or,
-        where there is no such tag, has no label; its score is 0.
+        Start and end count characters of a text, or given words. A word without a token has the tag `O`, or no label if
+        there is no such tag; its score is 0.
         """
         marks: Marks = examples.extra
         units = marks.units
@@ -333,13 +332,13 @@ class PlainTags(TokenClassification):
         return answers
 
     def _numbers(self, chosen: np.ndarray, marks: Marks, first: int, last: int) -> np.ndarray:
-        """Return the number of each unit's tag, from those chosen for tokens; without a token that of outside, or -1."""
+        """Return the number of each unit's tag, from the tags of tokens; for a unit without a token, that of `O`, or -1."""
         nothing = self.tag_names.index(OUTSIDE) if OUTSIDE in self.tag_names else -1
         return marks.units.gather(chosen, nothing, first, last)
 
 
 class _Tally:
-    """The metrics of predictions that come piece by piece."""
+    """Computes the metrics from slices of the predictions."""
 
     def __init__(self, task: TokenClassification, examples: Examples) -> None:
         assert examples.token_labels is not None
@@ -348,22 +347,22 @@ class _Tally:
         self._labels = np.asarray(examples.token_labels)
         self._chosen = np.zeros(len(self._labels), np.int32)
         self._own = np.zeros(len(self._labels), np.float32)
-        """The log-probability of each tagged token's tag."""
+        """The log-probability of each tagged token's true tag."""
 
     def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
-        """Take the predictions of some tokens."""
+        """Add the predictions of some tokens."""
         self._chosen[ids] = predictions.argmax(-1)
         (tagged,) = np.nonzero(self._labels[ids] >= 0)
         self._own[ids[tagged]] = predictions[tagged, self._labels[ids[tagged]]]
 
     def metrics(self) -> dict[str, Any]:
-        """Return the metrics of all."""
+        """Return the metrics of all tokens."""
         loss = _mean(-self._own[self._labels >= 0].astype(np.float64))
         return self._task.tag_metrics(self._chosen, loss, self._examples)
 
 
 def make_tagging(tag_set: TagSet, by: By, label_smoothing: float, reading: Reading) -> TokenClassification:
-    """Return the task of these tags."""
+    """Return the task for these tags: with a scheme, or with plain tags."""
     if tag_set.scheme is None:
         return PlainTags(tag_set.names, by, label_smoothing, reading)
     return TokenClassification(tag_set.names, by, label_smoothing, reading, scheme=tag_set.scheme)
@@ -375,12 +374,12 @@ def _answer(marks: Marks, document: int, start: int, end: int, label: str | None
 
 
 def _mean(values: Any) -> float:
-    """Return a mean; 0 of nothing."""
+    """Return a mean; 0 for no values."""
     return float(np.mean(values)) if len(values) else 0.0
 
 
 def _scores(right: int, found: int, expected: int) -> dict[str, float]:
-    """Return F1, precision and recall; 0 where nothing is divided."""
+    """Return F1, precision and recall; 0 if the divisor is 0."""
     return {
         "f1": 2 * right / (found + expected) if right else 0.0,
         "precision": right / found if found else 0.0,
