@@ -32,6 +32,11 @@ class Windows:
         """The number of windows of each example, int64 [D]."""
         return np.diff(self.first)
 
+    def rows(self) -> np.ndarray | None:
+        """Return the example of each segment, int64 [W]; None where each example is one segment."""
+        counts = np.diff(self.first)
+        return None if (counts == 1).all() else np.repeat(np.arange(len(counts)), counts)
+
     def sum(self, values: np.ndarray) -> np.ndarray:
         """Add up the values of each example's segments, int64 [D]."""
         return np.add.reduceat(values, self.first[:-1], dtype=np.int64)

@@ -29,7 +29,9 @@ def test_one_answer_for_each_input_and_right_spans(case, vocabularies, name, by)
     predictions = np.log(np.eye(3, dtype=np.float32)[chosen] + 1e-6)
     spans = marked_spans(documents) if labelled else None
     token_labels = np.zeros(len(chosen), np.int32)
-    examples = Examples(aligned.tokens, token_labels=token_labels, extra=Marks(documents, aligned.units, None, spans))
+    examples = Examples(
+        aligned.tokens, token_labels=token_labels, extra=Marks(None, documents, aligned.units, None, spans)
+    )
     answers = TokenClassification(TAGS).answers(predictions, examples, 0, len(documents))
     found = [[entity["text"] for entity in answer["entities"]] for answer in answers]
     if labelled:

@@ -61,7 +61,7 @@ def made_up(count: int, seed: int, silent: float = 0.0):
     examples = Examples(
         Tokens.from_lengths(np.zeros(first[-1], np.int32), counts.astype(np.int32), counts.astype(np.int32)),
         token_labels=np.where(spoken, labels, -100),
-        extra=Marks(documents, units, labels, marked_spans(documents)),
+        extra=Marks(None, documents, units, labels, marked_spans(documents)),
     )
     flat = iter(spoken)
     predicted = [without_silent(tags, [next(flat) for _ in tags]) for tags in found]

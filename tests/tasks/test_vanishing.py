@@ -79,7 +79,7 @@ def test_tagging_answers_every_text(tokenizer, by):
     check_units(aligned, documents)
     documents, tag_set = fit_tags(documents, None)
     numbers, _ = tag_units(documents, aligned.units, tag_set)
-    marks = Marks(documents, aligned.units, numbers, marked_spans(documents))
+    marks = Marks(None, documents, aligned.units, numbers, marked_spans(documents))
     labels = aligned.units.scatter(numbers, -100)
     examples = Examples(aligned.tokens, token_labels=labels, windows=Windows(aligned.first_windows), extra=marks)
     predictions = log_probabilities(rng, len(aligned.tokens.ids), 3)
@@ -145,7 +145,7 @@ def test_a_word_without_tokens_does_not_break_an_entity(tokenizer):
     aligned = align(documents, tokenizer, 16, stride=2, by="word")
     predictions = np.log(np.full((4, 3), 0.1, np.float32))
     predictions[1, 0] = predictions[2, 1] = np.log(0.8)  # CLS, a, b, SEP
-    examples = Examples(aligned.tokens, extra=Marks(documents, aligned.units, None, None))
+    examples = Examples(aligned.tokens, extra=Marks(None, documents, aligned.units, None, None))
     (answer,) = TokenClassification(TAGS).answers(predictions, examples, 0, 1)
     assert answer == {"entities": [{"text": "a \u200b b", "label": "X", "start": 1, "end": 4, "score": 0.8}]}
     (answer,) = PlainTags(("X", "Y", "Z")).answers(predictions, examples, 0, 1)

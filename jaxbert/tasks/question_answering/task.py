@@ -209,8 +209,8 @@ def _examples(questions: Questions, stored: Stored, *, in_windows: bool) -> Exam
     if in_windows:
         asked = Asked(questions, windows, stored.columns["answer_hashes"])
         return Examples(windows.tokens, windows=stored.windows, extra=asked)
-    rows = np.repeat(np.arange(len(questions)), np.diff(windows.first))
-    return Examples(windows.tokens, windows.answers, rows)
+    assert stored.windows is not None
+    return Examples(windows.tokens, windows.answers, stored.windows.rows())
 
 
 def _answer(asked: Asked, number: int, found: Candidate) -> dict[str, Any]:

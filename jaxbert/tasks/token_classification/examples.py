@@ -21,7 +21,7 @@ from jaxbert.data.table import at_row, quoted
 from jaxbert.data.tokens import Encoded, hash_rows, hash_texts
 from jaxbert.errors import UserError
 from jaxbert.tasks.token_classification.align import By, Units, align
-from jaxbert.tasks.token_classification.marks import Marks, marked_spans, say_odd, tag_units
+from jaxbert.tasks.token_classification.marks import MarkHashes, Marks, marked_spans, say_odd, tag_units
 from jaxbert.tasks.token_classification.read import TaggedTexts
 from jaxbert.tasks.token_classification.scheme import OUTSIDE, label_of
 from jaxbert.tasks.token_classification.tag_sets import TagSet, spell_as
@@ -163,15 +163,12 @@ def make_tag_examples(documents: TaggedTexts, stored: Stored, tag_set: TagSet, *
     """Return texts as examples; without `in_windows`, as in training, each window is an example of its own."""
     columns, windows, tokens = stored.columns, stored.windows, stored.tokens
     assert windows is not None
+    tags, labels = columns.get("unit_tags"), columns.get("token_labels")
+    hashes = None if tags is None else columns["mark_hashes"][:, 1]
+    if not in_windows:
+        return Examples(tokens, rows=windows.rows(), token_labels=labels, extra=MarkHashes(hashes))
     first_tokens = np.append(tokens.begins, len(tokens.ids))[windows.first]
     first = np.concatenate([[0], np.cumsum(columns["units"], dtype=np.int64)])
     units = Units(first, columns["unit_starts"], columns["unit_ends"], columns["of_tokens"], first_tokens)
-    tags = columns.get("unit_tags")
     spans = marked_spans(documents) if tags is not None and tag_set.scheme else None
-    return Examples(
-        tokens,
-        rows=None if in_windows else np.repeat(np.arange(len(documents)), windows.counts),
-        token_labels=columns.get("token_labels"),
-        windows=windows if in_windows else None,
-        extra=Marks(documents, units, tags, spans, None if tags is None else columns["mark_hashes"][:, 1]),
-    )
+    return Examples(tokens, token_labels=labels, windows=windows, extra=Marks(hashes, documents, units, tags, spans))

@@ -27,7 +27,21 @@ logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True)
-class Marks:
+class MarkHashes:
+    """Hashes of the marks of some texts: all that training needs of them beside the labels of tokens."""
+
+    hashes: np.ndarray | None
+    """uint64 [D]: equal if the spans of two texts are equal; None if unknown."""
+
+    def content(self) -> Iterator[str]:
+        """Yield the marks of the texts, for a checksum."""
+        hashes = np.zeros(0, np.uint64) if self.hashes is None else self.hashes
+        for low in range(0, len(hashes), _BLOCK):
+            yield hashes[low : low + _BLOCK].tobytes().hex()
+
+
+@dataclass(frozen=True)
+class Marks(MarkHashes):
     """Texts, their units, and their marks (None if unknown).
 
     Spans count characters of a text, or given words.
@@ -39,14 +53,6 @@ class Marks:
     """int32 [U]: the number of each unit's tag, -100 for none."""
     spans: Sequence[list[Span]] | None
     """The spans of each text; also None for plain tags."""
-    hashes: np.ndarray | None = None
-    """uint64 [D]: equal if the spans of two texts are equal."""
-
-    def content(self) -> Iterator[str]:
-        """Yield the marks of the texts, for a checksum."""
-        hashes = np.zeros(0, np.uint64) if self.hashes is None else self.hashes
-        for low in range(0, len(hashes), _BLOCK):
-            yield hashes[low : low + _BLOCK].tobytes().hex()
 
     def spans_of(self, tags: list[str | None], document: int) -> list[tuple[Span, np.ndarray]]:
         """Return the spans that the tags of a text's units mark, each with the units that have its tags.

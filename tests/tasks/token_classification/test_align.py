@@ -128,7 +128,7 @@ def test_spans_of_characters_become_tags_of_tokens_and_return(tokenizer):
     tags = [names[i] for i in numbers]
     #              高      勇       a      ##b    ##c    -      a      b    .
     assert tags == ["B-PER", "I-PER", "B-X", "I-X", "I-X", "I-X", "I-X", "O", "O"]
-    marks = Marks(documents, aligned.units, numbers, marked_spans(documents))
+    marks = Marks(None, documents, aligned.units, numbers, marked_spans(documents))
     found = [span for span, _ in marks.spans_of(tags, 0)]
     assert found == spans == marks.spans[0]
     assert [marks.text_of(0, span.start, span.end) for span in found] == ["高勇", "abc-a"]
@@ -148,7 +148,7 @@ def test_random_spans_return_unchanged_in_many_windows(tokenizer):
     numbers, _ = tag_units(documents, aligned.units, tag_set)
     tags = [tag_set.names[i] for i in numbers]
     first = aligned.units.first
-    marks = Marks(documents, aligned.units, numbers, marked_spans(documents))
+    marks = Marks(None, documents, aligned.units, numbers, marked_spans(documents))
     for i, item in enumerate(items):
         assert [span for span, _ in marks.spans_of(tags[first[i] : first[i + 1]], i)] == item.spans
 
