@@ -107,7 +107,7 @@ def _group_size(attributes: str) -> int:
 def _result_bytes(instruction: Instruction) -> int:
     """Return the bytes of a collective's result; some asynchronous ones start with (operands, results, ...)."""
     shape = instruction.shape
-    if instruction.opcode in ("all-gather-start", "collective-permute-start"):
+    if instruction.opcode in ("all-gather-start", "reduce-scatter-start", "collective-permute-start"):
         if shape.startswith("(("):
             results = shape[1 + closing(shape[1:]) :]
             shape = results[: closing(results)]

@@ -87,6 +87,12 @@ ENTRY = "ENTRY %main (x: bf16[8,64]) -> bf16[8,64] {{\n  %x = bf16[8,64]{{1,0}} 
         ),
         ("%g = (f32[8]{0}, /*index=1*/pred[16]{0}) all-reduce(%x, %y), channel_id=1", "all-reduce", 48),
         ("%g = bf16[1,64]{1,0} reduce-scatter(%x), channel_id=1, dimensions={0}", "reduce-scatter", 128),
+        ("%g = (f32[64,64]{1,0}, f32[8,64]{1,0}) reduce-scatter-start(%x), channel_id=1", "reduce-scatter", 2048),
+        (
+            "%g = ((bf16[64,8]{1,0}, f32[32]{0}), (bf16[8,8]{1,0}, f32[4]{0})) reduce-scatter-start(%x, %y), channel_id=1",
+            "reduce-scatter",
+            144,
+        ),
         ("%g = (bf16[8]{0}, bf16[8]{0:S(1)}, u32[]{:S(2)}) collective-permute-start(%x)", "collective-permute", 16),
         ("%g = bf16[64,64]{1,0} all-gather-done(%x)", "all-gather", 0),
     ],
