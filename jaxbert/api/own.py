@@ -17,6 +17,7 @@ from jaxbert.data.examples import Examples
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Batch, Gathered, Sums, Tally, Task, count_predictions
 from jaxbert.tasks.direction import declare, is_known
+from jaxbert.tasks.text import TextTask
 from jaxbert.train.callbacks import Additions, Callback, Callbacks, Function
 
 LossFunction = Callable[[dict[str, Any], Batch], Array]
@@ -26,7 +27,8 @@ one for each slot. Losses of unused slots are ignored."""
 MetricFunction = Callable[[Any, Any], Any]
 """Your own metric, `(labels, predicted) -> number`, with the arguments in the order of scikit-learn. N examples, C labels:
 two lists of N label names for classification, two arrays of 0 and 1, [N, C], for several labels, two arrays of scores, [N],
-for regression."""
+for regression, two lists of the places of choices for multiple choice, two lists of N lists of tags for token classification
+(as seqeval takes them), and for question answering a list of N lists of true answers and a list of N texts."""
 
 
 @dataclass(frozen=True)
@@ -92,24 +94,11 @@ class _OwnTally(Gathered):
     def metrics(self) -> dict[str, Any]:
         """Return all metrics, those of the task first."""
         found = self._whole.metrics()
-        labels, predicted = _labels_and_predicted(self._task.learned(found), self.rows, self._examples)
+        labels, predicted = self._task.learned(found).labels_and_answers(self.rows, self._examples)
         numbers = [name for name, value in found.items() if isinstance(value, float)]
         own = {name: float(function(labels, predicted)) for name, function in self._task.own.metrics.items()}
         head = {name: found[name] for name in numbers}
         return head | own | {name: value for name, value in found.items() if name not in head}
-
-
-def _labels_and_predicted(task: Task, predictions: np.ndarray, examples: Examples) -> tuple[Any, Any]:
-    """Return the labels and the answers of a set in the form of scikit-learn's metrics."""
-    assert examples.labels is not None
-    answers = task.answers(predictions, examples, 0, len(examples))
-    names = task.output_names
-    if "label" in task.answer_keys:
-        return [names[label] for label in examples.labels], [answer["label"] for answer in answers]
-    if "labels" in task.answer_keys:
-        given = np.array([[name in answer["labels"] for name in names] for answer in answers])
-        return np.asarray(examples.labels).astype(np.int32), given.astype(np.int32)
-    return np.asarray(examples.labels), np.array([answer["score"] for answer in answers])
 
 
 def make_additions(
@@ -162,10 +151,10 @@ def with_own(task: Task, own: Own) -> Task:
     Raises:
       UserError: if the task does not support them.
     """
-    if task.per_token or not {"label", "labels", "score"} & set(task.answer_keys):
-        raise UserError(
-            f"loss and metrics of your own are for tasks that give whole texts something, not for {task.name}"
-        )
+    if own.loss is not None and not isinstance(task, TextTask):
+        raise UserError(f"a loss of your own is for tasks that label complete texts, not for {task.name}")
+    if own.metrics and type(task).labels_and_answers is Task.labels_and_answers:
+        raise UserError(f"metrics of your own need the labels and answers of a task, which {task.name} does not give")
     reading = getattr(task, "reading", None)
     if own.loss is not None and getattr(reading, "pooling", None) is not None:
         raise UserError(

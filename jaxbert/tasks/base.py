@@ -151,6 +151,14 @@ class Task:
         """Return a tally that computes the same metrics from slices of the predictions; by default it gathers all."""
         return GatheredTally(self, examples)
 
+    def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[Any, Any]:
+        """Return the labels and the answers of a set in the form in which a metric of the user's program gets them.
+
+        Raises:
+          NotImplementedError: if the task has no such metrics.
+        """
+        raise NotImplementedError
+
     def metric_names(self) -> list[str]:
         """Return the names of the metrics that can choose the best checkpoint."""
         raise NotImplementedError

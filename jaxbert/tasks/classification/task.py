@@ -116,6 +116,12 @@ class Classification(LabelTask):
         logits_BSC = outputs["logits"].astype(jnp.float32)
         return jax.nn.log_softmax(logits_BSC) if self.reading.pooling is None else logits_BSC
 
+    def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[list[str], list[str]]:
+        """Return the names of the true and of the predicted labels."""
+        assert examples.labels is not None
+        answers = self.answers(predictions, examples, 0, len(examples))
+        return [self.label_names[label] for label in examples.labels], [answer["label"] for answer in answers]
+
     def metric_names(self) -> list[str]:
         """Return the names of the metrics that are single numbers."""
         means = [f"{score}_{mean}" for mean in ("macro", "weighted") for score in ("f1", "precision", "recall")]

@@ -123,6 +123,12 @@ class MultiLabel(LabelTask):
         """Return log-odds [B, S, C], float32."""
         return outputs["logits"].astype(jnp.float32)
 
+    def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+        """Return the true and the predicted labels as 0 and 1, int32 [N, C]."""
+        answers = self.answers(predictions, examples, 0, len(examples))
+        given = np.array([[name in answer["labels"] for name in self.label_names] for answer in answers])
+        return np.asarray(examples.labels).astype(np.int32), given.astype(np.int32)
+
     def metric_names(self) -> list[str]:
         """Return the names of the metrics that are single numbers."""
         means = [f"{score}_{mean}" for mean in ("micro", "macro") for score in ("precision", "recall")]

@@ -143,6 +143,12 @@ class MultipleChoice(Task):
         """Return the score of each choice, [B, S], float32."""
         return outputs["logits"][..., 0].astype(jnp.float32)
 
+    def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[list[int], list[int]]:
+        """Return the places of the right and of the chosen choices, from 0."""
+        assert examples.labels is not None
+        answers = self.answers(predictions, examples, 0, len(examples))
+        return examples.labels.tolist(), [answer["choice"] for answer in answers]
+
     def metric_names(self) -> list[str]:
         """Return the names of the metrics that are single numbers."""
         return ["accuracy", "loss"]

@@ -143,6 +143,12 @@ class QuestionAnswering(Task):
             axis=-1,
         )
 
+    def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[list[list[str]], list[str]]:
+        """Return the true answers to each question, none for a question without an answer, and the text that is given."""
+        asked: Asked = examples.extra
+        gold = [[answer.text for answer in question.answers] for question in asked.questions.items]
+        return gold, [answer["text"] for answer in self.answers(predictions, examples, 0, len(examples))]
+
     def metric_names(self) -> list[str]:
         """Return the names of the metrics that are single numbers."""
         return ["f1", "exact_match", "loss", *(["answered_f1", "unanswered_accuracy"] if self.unanswered else [])]

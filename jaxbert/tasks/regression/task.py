@@ -103,6 +103,11 @@ class Regression(TextTask):
         """Return scores [B, S], float32."""
         return outputs["logits"][..., 0].astype(jnp.float32)
 
+    def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+        """Return the true and the predicted scores, [N]."""
+        answers = self.answers(predictions, examples, 0, len(examples))
+        return np.asarray(examples.labels), np.array([answer["score"] for answer in answers])
+
     def metric_names(self) -> list[str]:
         """Return the names of the metrics that are single numbers."""
         return ["pearson", "spearman", "loss", "mse", "mae", "r2"]

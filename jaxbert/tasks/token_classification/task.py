@@ -196,6 +196,23 @@ class TokenClassification(Task):
         """Return a tally that keeps each token's most probable tag, and the log-probability of its true tag."""
         return _Tally(self, examples)
 
+    def labels_and_answers(
+        self, predictions: np.ndarray, examples: Examples
+    ) -> tuple[list[list[str]], list[list[str]]]:
+        """Return the true and the predicted tags of each text, as seqeval takes them; a word without a token is outside."""
+        marks: Marks = examples.extra
+        assert marks.tags is not None
+        names, count = [*self.tag_names, OUTSIDE], len(marks.documents)
+        chosen = marks.units.gather(predictions.argmax(-1), len(self.tag_names), 0, count)
+        labels, answers = [], []
+        for gold, given in zip(
+            marks.units.by_text(marks.tags, 0, count), marks.units.by_text(chosen, 0, count), strict=True
+        ):
+            known = [place for place, tag in enumerate(gold) if tag >= 0]
+            labels.append([names[gold[place]] for place in known])
+            answers.append([names[given[place]] for place in known])
+        return labels, answers
+
     def metric_names(self) -> list[str]:
         """Return the single numbers among the metrics."""
         return ["f1", "precision", "recall", "f1_macro", "accuracy", "loss"]

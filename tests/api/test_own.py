@@ -1,0 +1,56 @@
+"""Metrics of the user's program see the labels and answers by which the task counts itself."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from runs import VOCAB
+from seqeval.metrics import f1_score
+from test_items import read
+from transformers import BertTokenizer
+
+from jaxbert.api.own import Metric, Own, make_additions, with_own
+from jaxbert.errors import UserError
+from jaxbert.tasks.base import metrics_of
+from jaxbert.tasks.pretraining.task import Pretraining
+
+
+def share_equal(labels, predicted):
+    return np.mean([label == answer for label, answer in zip(labels, predicted, strict=True)])
+
+
+def exact(labels, predicted):
+    return np.mean([answer in gold if gold else not answer for gold, answer in zip(labels, predicted, strict=True)])
+
+
+@pytest.mark.parametrize(
+    ("kind", "function", "name"),
+    [
+        ("token_classification", f1_score, "f1"),
+        ("spans", f1_score, "f1"),
+        ("question_answering", exact, "exact_match"),
+        ("multiple_choice", share_equal, "accuracy"),
+    ],
+)
+def test_an_own_metric_counts_as_the_task_does(tmp_path, kind, function, name):
+    (tmp_path / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
+    inputs = read(tmp_path, kind, BertTokenizer(vocab=str(tmp_path / "vocab.txt")), None)
+    task = with_own(inputs.task, Own(metrics={"own": function}))
+    examples = inputs.validation["validation"]
+    count = len(examples.tokens.ids) if task.per_token else len(examples.tokens)
+    shape = (count,) if kind == "multiple_choice" else (count, len(task.output_names) or 2)
+    predictions = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    found = metrics_of(task.tally(examples), predictions)
+    assert found["own"] == pytest.approx(found[name])
+    assert found[name] > 0
+    assert "own" in task.metric_names()
+
+
+def test_what_a_task_does_not_give_is_refused():
+    with pytest.raises(UserError, match="metrics of your own need the labels and answers of a task, which pretraining"):
+        with_own(Pretraining(), Own(metrics={"own": f1_score}))
+    with pytest.raises(
+        UserError, match="a loss of your own is for tasks that label complete texts, not for pretraining"
+    ):
+        with_own(Pretraining(), Own(loss=lambda outputs, batch: outputs))
+    assert make_additions([], {"own": Metric(f1_score, greater_is_better=True)}, None, "own").callbacks is not None
