@@ -142,16 +142,20 @@ def _run(arguments: list[str]) -> int:
     return module.run(arguments[1:])
 
 
+QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "true",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+}
+"""The environment variables, with their values, that hide messages of the libraries to programmers."""
+
+
 def _quiet() -> None:
     """Show only our own notes on the terminal, and hide the libraries' messages to programmers."""
-    for name, value in {
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "TOKENIZERS_PARALLELISM": "true",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    }.items():
+    for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     logger = logging.getLogger("jaxbert")
     logger.handlers = [_Notes()]
