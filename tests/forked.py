@@ -53,7 +53,7 @@ def _environment() -> dict[str, str]:
     """Return the variables of the server; those of JAX have their effect in the commands."""
     ours = {name: value for name, value in _BEGUN_WITH.items() if not name.startswith("JAX_")}
     # A library of linear algebra would start threads, which a fork does not take along.
-    return ours | {"PYTHONPATH": quick.variables()["PYTHONPATH"], "OPENBLAS_NUM_THREADS": "1"}
+    return ours | {"PYTHONPATH": quick.search_path(_BEGUN_WITH), "OPENBLAS_NUM_THREADS": "1"}
 
 
 class Forked(subprocess.Popen[str]):

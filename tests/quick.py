@@ -8,6 +8,7 @@ compile as users do. Few commands that a test starts see PyTorch.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,6 +28,12 @@ def newest() -> dict[str, bool]:
     return {"xla_cpu_use_fusion_emitters": True} if lowering() else {}
 
 
+def search_path(environment: Mapping[str, str], *, torch: bool = False) -> str:
+    """Return PYTHONPATH for a command, from the one of an environment."""
+    path = ([] if torch else [str(_WITHOUT_TORCH)]) + environment.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join(filter(None, path))
+
+
 def variables(flags: str = "", *, torch: bool = False) -> dict[str, str]:
     """Return what the environment of a command gets, beside XLA's `flags`, to compile as the test that starts it.
 
@@ -35,9 +42,8 @@ def variables(flags: str = "", *, torch: bool = False) -> dict[str, str]:
     import jax  # not before the variables of the tests' own process are set
 
     quick = jax.config.read("jax_disable_most_optimizations")
-    path = ([] if torch else [str(_WITHOUT_TORCH)]) + os.environ.get("PYTHONPATH", "").split(os.pathsep)
     return {
         "XLA_FLAGS": f"{flags} {lowering() if quick else ''}".strip(),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(quick)),
-        "PYTHONPATH": os.pathsep.join(filter(None, path)),
+        "PYTHONPATH": search_path(os.environ, torch=torch),
     }
