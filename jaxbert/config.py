@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import math
+import numbers
 import re
 import typing
 from dataclasses import dataclass, field
@@ -318,7 +319,8 @@ class TrainConfig:
         check_fields(self, "train.{}".format)
         weights = self.class_weights
         if isinstance(weights, list):
-            given = all(w >= 0 and math.isfinite(w) for w in weights) and sum(weights) > 0
+            numeric = all(isinstance(w, numbers.Real) and w >= 0 and math.isfinite(w) for w in weights)
+            given = numeric and sum(weights) > 0
         else:
             given = weights in ("none", "balanced")
         _require(
@@ -379,7 +381,7 @@ class OptimizerConfig:
         for pattern in self.freeze or ():
             try:
                 re.compile(pattern)
-            except (re.error, RecursionError, OverflowError) as error:
+            except (re.error, RecursionError, OverflowError, TypeError) as error:
                 raise UserError(f"optimizer.freeze: {pattern!r} is not a regular expression ({error})") from error
 
     @property
@@ -510,10 +512,6 @@ class Config:
 
     def __post_init__(self) -> None:
         check_fields(self, "{}".format)
-        for name, section in typing.get_type_hints(Config).items():
-            value = getattr(self, name)
-            if not isinstance(value, section):
-                raise UserError(f"{name} is {value!r}, but it must be a {section.__name__}")
         _check_labels(self)
         self._check_windows()
         if self.pretrain.vocab_size and self.model.vocab:

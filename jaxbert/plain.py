@@ -89,11 +89,13 @@ def read_yaml(path: Path | epath.Path, name: str) -> Any:
         return _construct(text, name)
 
 
+_OLD_NUMBER = re.compile(r"[+-]?(0[0-9_]+|[0-9_]+(:[0-5]?[0-9])+(\.[0-9_]*)?)")
+"""Octal numbers and numbers to the base of 60, as YAML 1.1 has them."""
 _HIDDEN = re.compile(r" +(#\S[^\r\n]*)")
 
 
 class _Loader(yaml.SafeLoader):
-    """Rejects too many values, each of which first takes some hundred bytes, and a value that is a comment."""
+    """Rejects too many values, each of which first takes some hundred bytes, and text that YAML reads as something else."""
 
     composed = 0
 
@@ -104,7 +106,27 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_node(parent, index)
         if isinstance(node, yaml.ScalarNode) and not node.value and not node.style:
             _check_not_hidden(node.end_mark)
+        if isinstance(node, yaml.ScalarNode) and not node.style and _OLD_NUMBER.fullmatch(node.value):
+            raise ValueError(
+                f"line {node.start_mark.line + 1}: YAML reads {node.value} as another number (010 is 8, 1:30 is 90): write "
+                "a decimal number, or text in quotes"
+            )
+        if isinstance(node, yaml.MappingNode):
+            _check_keys_once(node)
         return node
+
+
+def _check_keys_once(node: yaml.MappingNode) -> None:
+    """Raise an error if a mapping has a key twice, of which YAML would keep the last value."""
+    lines: dict[tuple[str, str], int] = {}
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode):
+            name, line = (key.tag, key.value), key.start_mark.line + 1
+            if name in lines:
+                raise ValueError(
+                    f"line {line}: key {shown(key.value)} was already set in line {lines[name]}: keep one of them"
+                )
+            lines[name] = line
 
 
 def _check_not_hidden(mark: yaml.Mark) -> None:

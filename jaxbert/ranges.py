@@ -32,8 +32,7 @@ class Range:
     def __contains__(self, value: Any) -> bool:
         if self.also is not None and value == self.also[0]:
             return True
-        finite = not isinstance(value, float) or math.isfinite(value)
-        return bool(finite and self.least <= value <= self.most and self.above < value < self.below)
+        return bool(self.least <= value <= self.most and self.above < value < self.below)
 
     def __str__(self) -> str:
         bounds = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
@@ -83,6 +82,8 @@ class _Field:
     """The values of a Literal; empty for other types."""
     range: Range | None
     whole: bool
+    kinds: tuple[type[Any], ...]
+    """The types of the value; empty where choices or a range say it."""
 
     @classmethod
     def of(cls, hint: Any) -> _Field:
@@ -96,6 +97,7 @@ class _Field:
             choices=inner if origin is Literal else (),
             range=ranges[0] if ranges else None,
             whole=bool(ranges) and inner[0] is int,
+            kinds=() if ranges or origin is Literal else tuple(typing.get_origin(part) or part for part in others),
         )
 
 
@@ -111,7 +113,7 @@ def range_texts(section: Any) -> dict[str, str]:
 
 
 def check_fields(settings: Any, spell: Callable[[str], str]) -> None:
-    """Check each field of a dataclass: whether None is allowed, its choices and its range.
+    """Check each field of a dataclass: whether None is allowed, its type, its choices and its range.
 
     Args:
       settings: an instance.
@@ -130,6 +132,9 @@ def check_fields(settings: Any, spell: Callable[[str], str]) -> None:
             field.range.check(spell(name), value, whole=field.whole)
         elif field.choices and not any(value == choice for choice in field.choices):
             raise UserError(f"{spell(name)} is {value!r}, but it must be {listed_choices(field.choices)}")
+        elif field.kinds and not isinstance(value, field.kinds):
+            kinds = " or ".join(kind.__name__ for kind in field.kinds)
+            raise UserError(f"{spell(name)} is {value!r}, but it must be of type {kinds}")
 
 
 def listed_choices(choices: tuple[Any, ...]) -> str:

@@ -22,7 +22,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, s
 from jaxbert.config import Config, DataConfig
 from jaxbert.errors import UserError
 from jaxbert.plain import read_yaml, shown
-from jaxbert.ranges import range_texts
+from jaxbert.ranges import listed_choices, range_texts
 from jaxbert.tasks import check_task
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -44,10 +44,10 @@ _RANGE = "jaxbert_range"
 
 _UNION = re.compile(
     r'(?P<key>[\w.]+)"?: Does not validate against any of the Union subtypes Subtypes: \[(?P<kinds>.*?)\] Errors: '
-    r".* Given value: (?P<value>.*)"
+    r".* Given value: ?(?P<value>.*)"
 )
 """The parser's message about a value that fits none of several types."""
-_SINGLE = re.compile(r'(?P<key>[\w.]+)"?: Expected an? (?P<kind>.+)\. Got value: (?P<value>.*)')
+_SINGLE = re.compile(r'(?P<key>[\w.]+)"?: Expected an? (?P<kind>.+)\. Got value: ?(?P<value>.*)')
 """The parser's message about a value that does not fit a single type."""
 _KIND = re.compile(r"[\w.]+(?:\[[^\]]*\])?")
 _KINDS = {
@@ -143,20 +143,25 @@ def nearest_key(name: str, known: list[str]) -> str:
 def explain(error: ArgumentError) -> str:
     """Return the parser's message on one line, with types in plain words."""
     line = re.sub(r"<class '(\w+)'>", r"\1", " ".join(str(error).split()))
-    if wrong := _UNION.search(line):
-        kinds = " or ".join(map(_plain_kind, _KIND.findall(wrong["kinds"])))
-        line = f"{wrong['key']} is {wrong['value']}, but it must be {kinds}"
-    elif wrong := _SINGLE.search(line):
-        line = f"{wrong['key']} is {wrong['value']}, but it must be {_plain_kind(wrong['kind'])}"
+    if wrong := _UNION.search(line) or _SINGLE.search(line):
+        found = wrong.groupdict()
+        kinds = _KIND.findall(found["kinds"]) if "kinds" in found else [found["kind"]]
+        value = found["value"] or "''"
+        line = f"{found['key']} is {value}, but it must be {' or '.join(map(plain_kind, kinds))}"
+    line = re.sub(
+        r"argument (--[\w.]+): expected one argument",
+        r"\1 needs a value; write one that begins with - as \1=VALUE",
+        line,
+    )
     return re.sub(r'Parser key "([\w.]+)"', r"\1", line).replace("typing.", "")
 
 
-def _plain_kind(kind: str) -> str:
+def plain_kind(kind: str) -> str:
     """Return a type in plain words."""
     if (choices := re.search(r"Literal\[(.*)\]", kind)) is None:
         return _KINDS.get(kind, kind)
     names = choices[1].replace("'", "")
-    return f"one of {names}" if "," in names else names
+    return listed_choices(tuple(names.split(", ")))
 
 
 def make_config(config: Config | str | os.PathLike[str] | None, changes: Mapping[str, Any]) -> Config:
@@ -171,7 +176,7 @@ def make_config(config: Config | str | os.PathLike[str] | None, changes: Mapping
     """
     parser = _config_parser()
     if config is None or isinstance(config, Config):
-        content = (config or Config()).to_dict()
+        content = _plain((config or Config()).to_dict())
     else:
         check_keys(os.fspath(config))
         with _explained():
@@ -191,7 +196,7 @@ def make_data_config(data: DataConfig, changes: Mapping[str, Any]) -> DataConfig
       UserError: for a wrong value.
     """
     with _explained():
-        parsed = _config_parser().parse_object({"data": dataclasses.asdict(data) | _plain(changes)})
+        parsed = _config_parser().parse_object({"data": _plain(dataclasses.asdict(data) | dict(changes))})
     return DataConfig(**parsed.data.as_dict())
 
 
@@ -238,6 +243,8 @@ def place_keys(keys: Mapping[str, Any]) -> dict[str, Any]:
             if key not in KEYS:
                 raise UserError(f"unknown key {key}{_nearest_key(key)}")
             section, _, last = key.partition(".")
+            if last in found.get(section, {}):
+                raise UserError(f"key {key} is given twice: give it once")
             found.setdefault(section, {})[last] = part
     return found
 

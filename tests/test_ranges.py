@@ -6,6 +6,7 @@ import dataclasses
 import math
 import typing
 
+import numpy as np
 import pytest
 
 import jaxbert
@@ -14,7 +15,7 @@ from jaxbert.bench.options import BenchOptions
 from jaxbert.errors import UserError
 from jaxbert.plan.options import PlanOptions
 from jaxbert.ranges import Range, range_texts
-from jaxbert.settings import SECTIONS, make_config
+from jaxbert.settings import SECTIONS, make_config, place_keys
 
 ONE_UP = ("at least 1", [1, 2, 10**9], [0, -3])
 ZERO_UP = ("at least 0", [0, 1, 10**9], [-1])
@@ -199,7 +200,27 @@ def test_no_configuration_exists_that_contradicts_itself(message):
 
 
 def test_a_section_is_an_object():
-    assert refusal(jaxbert.Config, train={"epochs": 3}) == "train is {'epochs': 3}, but it must be a TrainConfig"
+    message = "train is {'epochs': 3}, but it must be of type TrainConfig"
+    assert refusal(jaxbert.Config, train={"epochs": 3}) == message
+
+
+def test_types_of_fields_without_a_range():
+    message = "data.encoding is 3, but it must be of type str"
+    assert refusal(config.DataConfig, encoding=3) == message
+    assert refusal(config.OptimizerConfig, freeze="head").endswith("but it must be of type list")
+    assert refusal(config.OptimizerConfig, freeze=[1]).startswith("optimizer.freeze: 1 is not a regular expression")
+    assert refusal(config.TrainConfig, keep_best="no").endswith("but it must be of type bool")
+    assert refusal(config.TrainConfig, class_weights=["a"]).startswith("train.class_weights is ['a']")
+    assert refusal(config.InferenceOptions, lower_case="no").endswith("but it must be of type bool")
+
+
+def test_numpys_numbers_are_numbers():
+    made = jaxbert.Config(train=config.TrainConfig(batch_size=np.int64(3)))
+    assert make_config(made, {}).train.batch_size == 3
+
+
+def test_a_key_is_given_once():
+    assert refusal(place_keys, {"train": {"epochs": 3}, "epochs": 4}) == "key train.epochs is given twice: give it once"
 
 
 def test_what_one_task_refuses_another_takes():

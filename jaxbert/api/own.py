@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from jaxbert.data.examples import Examples
+from jaxbert.data.table import shorten
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Batch, Gathered, Sums, Tally, Task, count_predictions
 from jaxbert.tasks.direction import declare, is_known
@@ -95,10 +96,19 @@ class _OwnTally(Gathered):
         """Return all metrics, those of the task first."""
         found = self._whole.metrics()
         labels, predicted = self._task.learned(found).labels_and_answers(self.rows, self._examples)
-        numbers = [name for name, value in found.items() if isinstance(value, float)]
-        own = {name: float(function(labels, predicted)) for name, function in self._task.own.metrics.items()}
-        head = {name: found[name] for name in numbers}
+        functions = self._task.own.metrics
+        if taken := [name for name in functions if name in found or name == "sets"]:
+            raise UserError(f"metrics: {taken[0]!r} is the name of a result that jaxbert reports: choose another one")
+        own = {name: _number(name, function(labels, predicted)) for name, function in functions.items()}
+        head = {name: value for name, value in found.items() if isinstance(value, float)}
         return head | own | {name: value for name, value in found.items() if name not in head}
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"metrics: {name!r} gave {shorten(repr(value))}, but it must give a number") from error
 
 
 def make_additions(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from jaxbert.errors import UserError
 from jaxbert.ranges import NotNegative, Positive, PositiveNumber, check_fields
 
 SECTION_KEYS = ("steps", "warmup", "measure_compile")
@@ -35,3 +36,5 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         check_fields(self, lambda name: f"bench.{name}" if name in SECTION_KEYS else f"--{name}")
+        if self.profile is not None and self.mode == "predict":
+            raise UserError("--profile traces training steps, which --mode predict does not run: leave one of them out")

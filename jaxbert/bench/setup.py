@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import logging
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,10 +20,9 @@ from jaxbert.data.packing import WINDOW
 from jaxbert.data.tokens import Tokens
 from jaxbert.models.families import longest_input
 from jaxbert.plan.lengths import draw_lengths
-from jaxbert.plan.workload import find_shape
+from jaxbert.plan.workload import DEFAULT_LENGTHS, find_shape, replacement_task
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks.base import Inputs
-from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.exported import with_labels
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.train.pretrained import Pretrained
@@ -33,9 +31,6 @@ from jaxbert.train.run import Run, open_run
 from jaxbert.train.sharding import make_mesh
 
 _SYNTHETIC_STEPS = 2 * WINDOW
-_DEFAULT_LENGTHS = "sst2"
-
-logger = logging.getLogger("jaxbert")
 
 
 def endless_batches(run: Run) -> Iterator[Batch]:
@@ -56,7 +51,7 @@ def open_bench(config: Config, lengths: str | None) -> tuple[Run, str]:
         data = dataclasses.replace(config.data, validation=None, test=None, validation_fraction=0.0)
         run = open_run(dataclasses.replace(config, data=data), RunFolder(config.train.output_dir))
         return run, config.data.train
-    lengths = lengths or _DEFAULT_LENGTHS
+    lengths = lengths or DEFAULT_LENGTHS
     return _synthetic(config, lengths), lengths
 
 
@@ -66,14 +61,12 @@ def new_program(config: Config, mesh: Mesh) -> Program:
     Raises:
       UserError: if there is no such model.
     """
-    task = Classification(tuple(f"LABEL_{i}" for i in range(config.model.num_labels or 2)))
+    task = replacement_task(config)
     steps = config.train.max_steps or config.train.epochs * _SYNTHETIC_STEPS
     return Program.of(config, mesh, with_labels(find_shape(config.model), task.label_names), task, steps)
 
 
 def _synthetic(config: Config, lengths: str) -> Run:
-    if config.task != "classification":
-        logger.warning("task %s needs data.train to be timed: a classifier stands in its place", config.task)
     program = new_program(config, make_mesh(config.mesh))
     bert_config = program.model.config
     max_length = resolve_max_length(config.data.max_length, longest_input(bert_config))

@@ -6,6 +6,8 @@ from typing import Any
 
 from rich.table import Table
 
+from jaxbert.plan.table import gib
+
 Rows = list[tuple[str, str]]
 
 
@@ -49,17 +51,13 @@ def _columns(result: dict[str, Any]) -> dict[str, str]:
         "rows full": _number(result["packing_efficiency"], ".1%"),
         "TFLOP/s": _number(result["tflops_per_second"], ".3f"),
         "MFU": _number(result["mfu"], ".1%"),
-        "memory": _gib(result["step_memory_bytes"]),
+        "memory": gib(result["step_memory_bytes"]),
         "predicted/s": _number(result["predict_examples_per_second"], ",.0f"),
     }
 
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
-
-
-def _gib(size: int | None) -> str:
-    return "-" if size is None else f"{size / 2**30:.2f} GiB"
 
 
 def _described(result: dict[str, Any]) -> Rows:
@@ -103,8 +101,8 @@ def _trained(result: dict[str, Any]) -> Rows:
         ("compiled", compiled),
         (
             "memory",
-            f"{_gib(result['step_memory_bytes'])} planned for a step, peak "
-            + ("not told by this device" if peak is None else _gib(peak)),
+            f"{gib(result['step_memory_bytes'])} planned for a step, peak "
+            + ("not told by this device" if peak is None else gib(peak)),
         ),
     ]
 

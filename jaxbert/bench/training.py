@@ -25,11 +25,11 @@ from jaxbert.bench.trace import Trace
 from jaxbert.data.batches import Batch, BatchSize
 from jaxbert.hardware import device_spec
 from jaxbert.models.functional import Params, init_params
-from jaxbert.plan.roofline import StepCost, least_bytes, moved_by_optimizer, roofline
+from jaxbert.plan.roofline import StepCost, known_peaks, least_bytes, moved_by_optimizer, roofline
 from jaxbert.train.prefetch import Prefetcher
 from jaxbert.train.programs import Compiled, Program, compute_dtype
 from jaxbert.train.run import Run
-from jaxbert.train.sharding import platform_of
+from jaxbert.train.sharding import platform_of, row_devices
 from jaxbert.train.speed import Speed, training_flops
 from jaxbert.train.step import DeviceBatch
 
@@ -85,7 +85,7 @@ def _roofline(program: Program, watch: Stopwatch, options: BenchOptions) -> dict
     config = program.model.config
     row_tokens = speed.row_tokens / speed.steps
     itemsize = jnp.dtype(compute_dtype(program.config.precision, program.mesh)).itemsize
-    moved = least_bytes(config, moved_by_optimizer(program), row_tokens / devices, itemsize)
+    moved = least_bytes(config, moved_by_optimizer(program), row_tokens / row_devices(program.mesh), itemsize)
     on_cpu = platform_of(program.mesh) == "cpu"  # there the host itself computes the step
     cost = StepCost(
         seconds=speed.elapsed / speed.steps,
@@ -95,16 +95,8 @@ def _roofline(program: Program, watch: Stopwatch, options: BenchOptions) -> dict
         input_share=speed.wait_seconds / speed.elapsed,
         dispatch_share=None if on_cpu else watch.dispatch_seconds / speed.elapsed,
     )
-    return roofline(cost, *_peaks(options)).to_dict()
-
-
-def _peaks(options: BenchOptions) -> tuple[float | None, float | None]:
-    """Return FLOP/s and bytes/s of one device: the given values, or else the known ones."""
     spec = device_spec(jax.devices()[0].device_kind)
-    tflops, bandwidth = options.peak_tflops, options.peak_bandwidth
-    if spec is not None:
-        tflops, bandwidth = tflops or spec.bf16_tflops, bandwidth or spec.bandwidth_gbs
-    return None if tflops is None else tflops * 1e12, None if bandwidth is None else bandwidth * 1e9
+    return roofline(cost, *known_peaks(spec, options.peak_tflops, options.peak_bandwidth)).to_dict()
 
 
 def bytes_accessed(executable: Any) -> float | None:

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Na
 
 from jaxbert.cli.output import check_output, write_out
 from jaxbert.errors import UserError
-from jaxbert.settings import check_keys, explain, nearest_key, range_of
+from jaxbert.settings import check_keys, explain, nearest_key, plain_kind, range_of
 
 _HELP, _HELP_ALL = ("-h", "--help"), "--help_all"
 _GLUE = "\0"
@@ -34,16 +34,12 @@ class _Formatter(DefaultHelpFormatter):
 
 def _readable(kind: str) -> str:
     """Return a type in plain words: `one of a, b`, `float | null`."""
-    kind = re.sub(r"Literal\[(.*?)\]", lambda found: _choices(found[1].replace("'", "")), kind)
+    kind = re.sub(r"Literal\[(.*?)\]", lambda found: plain_kind(found[0]), kind)
     if union := re.fullmatch(r"Optional\[(.*)\]", kind):
         return f"{union[1]} | null"
     if union := re.fullmatch(r"Union\[(.*)\]", kind):
         return re.sub(r", (?![^\[]*\])", " | ", union[1])
     return kind
-
-
-def _choices(names: str) -> str:
-    return f"one of {names}" if "," in names else names
 
 
 class Parser(ArgumentParser):

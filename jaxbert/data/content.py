@@ -49,8 +49,8 @@ def content_of(parts: Sequence[Examples], names: Sequence[str] = ()) -> Content:
         _add_labels(sum_, part.labels, order)
         _add_labels(sum_, part.token_labels, order)
         if part.extra is not None:
-            for piece in part.extra.content():
-                sum_.update(piece.encode("utf-8", "surrogatepass"))
+            for array in part.extra.content():
+                _add(sum_, array)
     return Content(sum(map(_count, parts)), sum(int(p.tokens.lengths.sum()) for p in parts), sum_.hexdigest()[:32])
 
 

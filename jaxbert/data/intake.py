@@ -63,6 +63,7 @@ class BadRows:
           data: says whether bad records are left out.
           facts: where left-out records are noted.
           skippable: whether this source allows left-out records.
+          facts: where findings about the source are noted; None for new facts.
           counted: whether to read on after the first bad record, to count the others.
         """
         self._name = name
@@ -187,6 +188,7 @@ class Intake:
         *,
         waits: bool = False,
         skippable: bool = True,
+        facts: Facts | None = None,
     ) -> None:
         """Start with no record read.
 
@@ -197,11 +199,12 @@ class Intake:
           limit: the number of wanted examples; None for all.
           waits: whether the source is a pipe, whose records are passed on as they arrive.
           skippable: whether this source allows left-out records.
+          facts: where findings about the source are noted; None for new facts.
         """
         self.name = name
         self.wanted = wanted
         self.data = data
-        self.facts = Facts()
+        self.facts = facts or Facts()
         # After a bad record of a pipe, the next one may take long to arrive.
         self._bad = BadRows(name, data, self.facts, skippable=skippable, counted=not waits)
         self._left = limit

@@ -262,18 +262,22 @@ class ItemSource(Generic[AnyItem]):
     read: Callable[[Facts], Iterator[AnyItem]]
     """Read the items; raises UserError for a malformed one."""
     identity: Callable[[], Any]
-    """Return plain values that change with the content and the settings for reading; None if it cannot be identified."""
+    """Return plain values that change with the content; None if it cannot be identified."""
+    settings: Sequence[Any]
+    """Plain values that change what `read` makes of the content."""
     empty: str
     """The message for a source without items."""
+    limit: int | None = None
+    """The number of wanted items; None for all that `read` gives."""
 
-    def stream(self, limit: int | None = None, facts: Facts | None = None) -> Iterator[AnyItem]:
-        """Read the first `limit` items.
+    def stream(self, facts: Facts) -> Iterator[AnyItem]:
+        """Read the wanted items, and note findings about the source in `facts`.
 
         Raises:
           UserError: for a malformed item, and if there is none.
         """
         found = False
-        for item in islice(self.read(facts or Facts()), limit):
+        for item in islice(self.read(facts), self.limit):
             found = True
             yield item
         if not found:
@@ -282,24 +286,22 @@ class ItemSource(Generic[AnyItem]):
 
 def read_by(data: DataConfig) -> list[Any]:
     """Return the settings for reading a source, as plain values."""
-    return [getattr(data, key) for key in (*COLUMN_KEYS, *FILE_KEYS, "label", "label_names")]
+    return [getattr(data, key) for key in (*COLUMN_KEYS, *FILE_KEYS, "label_names")]
 
 
 def hold_items(
     form: type[AnySet],
     source: ItemSource[Any],
     *,
-    limit: int | None = None,
     folder: Path | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
     all_have: Callable[[bool], bool] = bool,
 ) -> AnySet:
-    """Return the first `limit` items of a source, from the cache in `folder` if it has them.
+    """Return the items of a source, from the cache in `folder` if it has them.
 
     Args:
       form: the class of the set.
       source: the source to read, if the cache does not have its items.
-      limit: the number of wanted items; None for all.
       folder: the cache, for the next start; None for no cache.
       on_rows: called with the number of items read since the last call.
       all_have: returns whether its argument is true in every process of the run.
@@ -311,13 +313,14 @@ def hold_items(
 
     def key() -> str | None:
         content = source.identity()
-        names.append(None if content is None else store.entry_of(["items", form.__qualname__, content, limit]))
+        made = [form.__module__, form.__qualname__, list(source.settings), source.limit]
+        names.append(None if content is None else store.entry_of(["items", content, made]))
         return names[-1]
 
     def write(written: Path) -> None:
         facts, notes = Facts(), dict[str, Any]()
         with Writer(written, {"groups": StoredColumn("<u8")}) as writer:
-            for part in in_slices(source.stream(limit, facts)):
+            for part in in_slices(source.stream(facts)):
                 form.survey(part, notes)
                 first = writer.items
                 keys = [item.group() or str(number) for number, item in enumerate(part, first)]

@@ -148,8 +148,9 @@ class Source:
     name: str
     """The source's name in messages."""
     wanted: Wanted
-    parts: Callable[[], Iterator[Table]]
-    """Read the source; raises UserError for malformed records. Standard input can be read only once."""
+    parts: Callable[..., Iterator[Table]]
+    """Read the source, `parts(facts=None)`, and note findings in `facts`; raises UserError for malformed records. Standard
+    input can be read only once."""
     identity: Callable[[], Any]
     """Return plain values that change with the content and the settings for reading; None if it cannot be identified."""
 
@@ -190,7 +191,7 @@ def open_source(
     how = (data.columns, data.separator, data.quoting, data.quote, data.encoding, data.bad_rows)
     settings = [*dataclasses.astuple(wanted), limit, *how]
     identity = (lambda: None) if content is None else (lambda: [settings, content()])
-    return Source(name, wanted, lambda: _whole(read, begin()), identity)
+    return Source(name, wanted, lambda facts=None: _whole(read, begin(facts=facts)), identity)
 
 
 def _whole(read: Callable[[Intake], Iterator[Table]], intake: Intake) -> Iterator[Table]:

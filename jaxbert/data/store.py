@@ -68,7 +68,6 @@ _SEEN = ("whole", "hashes", "rows")
 _ITEMS = ("items", "item_ends")
 """Items as concatenated JSON, and the end of each in bytes."""
 _TOKENS = ("ids", "begins", "lengths", "first_lengths")
-_OPTIONAL = ("labels", "windows")
 _JSON = json.JSONEncoder(separators=(",", ":"))
 _NAME = re.compile("[a-z_]+")
 _BLOCK = 1 << 20
@@ -298,9 +297,8 @@ def _read_header(folder: Path) -> dict[str, Any]:
         further = set(header["further"])
         if not all(_NAME.fullmatch(name) for name in further):  # nothing outside the folder is opened
             raise DamagedError(f"{HEADER} names other files")
-        optional = {*_OPTIONAL, *_ITEMS} - ({"labels"} if header["vocabulary"] else set())
         names = {*_TOKENS, *further, *(["labels"] if header["vocabulary"] else []), *(_SEEN if header["seen"] else [])}
-        if header["files"].keys() - optional != names - optional:
+        if header["files"].keys() - {"windows", *_ITEMS} != names:
             raise DamagedError(f"{HEADER} names other files")
         return header
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

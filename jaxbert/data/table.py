@@ -61,11 +61,6 @@ class Facts:
         """Note all columns, and the columns that are read."""
         self.columns, self.used = list(columns), list(used)
 
-    def become(self, other: Facts) -> None:
-        """Copy the findings of another reader of the same source."""
-        for field_ in dataclasses.fields(self):
-            setattr(self, field_.name, getattr(other, field_.name))
-
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return dataclasses.asdict(self)
@@ -130,6 +125,13 @@ class Place(NamedTuple):
 
 Row = int | str | Place
 """The number of a record, from 1; with the file if the source is several files."""
+
+
+def row_of(value: Any) -> Row:
+    """Return a record number that was stored as JSON, in which a `Place` is a list."""
+    return Place(*value) if isinstance(value, list) else value
+
+
 PART_ROWS = 4096
 """The most records in one part."""
 _COMPARED = 1000

@@ -80,6 +80,6 @@ def _read_file(name: str) -> np.ndarray:
 
 def _length(line: str, where: str) -> int:
     text = line.strip()
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:10]) < 2**31):
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and 1 <= int(text) < 2**31):
         raise UserError(f"{where}: {text[:40]!r} is no length: give one whole number of tokens a line, at least 1")
     return int(text)

@@ -21,11 +21,11 @@ from jaxbert.models.attention.select import backend_of
 from jaxbert.plan.bounds import Bounds, Peaks, bounds, price, rates
 from jaxbert.plan.compile import CompiledStep, DoesNotFitError, compile_step
 from jaxbert.plan.options import PlanOptions
-from jaxbert.plan.roofline import least_bytes, moved_by_optimizer
+from jaxbert.plan.roofline import known_peaks, least_bytes, moved_by_optimizer
 from jaxbert.plan.target import Target, devices_of
 from jaxbert.plan.workload import Material, Workload, find_material, make_workload, stand_in
 from jaxbert.train.programs import Program, compute_dtype
-from jaxbert.train.sharding import make_mesh, optimizer_bytes, placements
+from jaxbert.train.sharding import make_mesh, optimizer_bytes, placements, row_devices
 from jaxbert.train.speed import training_flops
 from jaxbert.versions import installed
 
@@ -191,7 +191,7 @@ def _costs(planner: Planner, attempt: Attempt) -> dict[str, Any]:
 
 def bounds_of(step: CompiledStep, program: Program, target: Target, options: PlanOptions) -> Bounds:
     """Bound the time of a compiled step on the target's devices."""
-    rows = program.mesh.shape["data"] * program.mesh.shape["fsdp"]
+    rows = row_devices(program.mesh)
     itemsize = jnp.dtype(compute_dtype(program.config.precision, program.mesh)).itemsize
     moved = least_bytes(program.model.config, moved_by_optimizer(program), step.rows * step.row_length / rows, itemsize)
     return bounds(step.flops, moved, step.traffic, _peaks(target, options), options.utilization)
@@ -199,18 +199,12 @@ def bounds_of(step: CompiledStep, program: Program, target: Target, options: Pla
 
 def _peaks(target: Target, options: PlanOptions) -> Peaks:
     """Return the device's peaks: the given values, or else the known ones."""
-    tflops, bandwidth, link = options.peak_tflops, options.peak_bandwidth, target.link
-    if target.spec is not None:
-        tflops, bandwidth = tflops or target.spec.bf16_tflops, bandwidth or target.spec.bandwidth_gbs
+    link = target.link
     if options.link_bandwidth is not None:
         given = link or Link(target.chip, 0.0, 0, None, None, 0.0, "")
         link = dataclasses.replace(given, sent_gbs=options.link_bandwidth)
-    return Peaks(
-        flops=None if tflops is None else tflops * 1e12,
-        bandwidth=None if bandwidth is None else bandwidth * 1e9,
-        link=link,
-        sizes=target.sizes,
-    )
+    flops, bandwidth = known_peaks(target.spec, options.peak_tflops, options.peak_bandwidth)
+    return Peaks(flops, bandwidth, link, target.sizes)
 
 
 def state_bytes(program: Program) -> int:

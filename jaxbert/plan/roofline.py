@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 import jax
 from transformers import BertConfig
 
+from jaxbert.hardware import DeviceSpec
 from jaxbert.train.programs import Program
 from jaxbert.train.sharding import optimizer_bytes, param_shardings
 
@@ -67,6 +68,15 @@ class Roofline:
     def to_dict(self) -> dict[str, object]:
         """Return plain values, rounded, ready for JSON."""
         return {name: round(v, 4) if isinstance(v, float) else v for name, v in asdict(self).items()}
+
+
+def known_peaks(
+    spec: DeviceSpec | None, tflops: float | None, bandwidth_gbs: float | None
+) -> tuple[float | None, float | None]:
+    """Return FLOP/s and bytes/s of one device: the given values, or else those of the table; None if unknown."""
+    if spec is not None:
+        tflops, bandwidth_gbs = tflops or spec.bf16_tflops, bandwidth_gbs or spec.bandwidth_gbs
+    return None if tflops is None else tflops * 1e12, None if bandwidth_gbs is None else bandwidth_gbs * 1e9
 
 
 def roofline(cost: StepCost, peak_flops: float | None, peak_bandwidth: float | None) -> Roofline:

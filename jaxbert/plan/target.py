@@ -5,6 +5,7 @@ Parsing and preparing do not import JAX: the number of devices that a CPU simula
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -59,7 +60,15 @@ class Target:
             return None
         if self.platform == "tpu":
             return self.spec.memory_gb * 2**30
-        return self.spec.memory_gb * 1e9 * float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION") or _GPU_FRACTION)
+        return self.spec.memory_gb * 1e9 * _gpu_fraction()
+
+
+def _gpu_fraction() -> float:
+    text = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION") or str(_GPU_FRACTION)
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UserError(f"XLA_PYTHON_CLIENT_MEM_FRACTION is {text!r}, but it must be a number") from error
 
 
 def parse_target(name: str) -> Target:
@@ -73,10 +82,7 @@ def parse_target(name: str) -> Target:
         raise _unknown(name)
     kind, sizes = match.group(1).lower(), tuple(int(size) for size in match.group(2).split("x"))
     if kind in _TPUS:
-        count = 1
-        for size in sizes:
-            count *= size
-        return Target(f"{kind}:{match.group(2)}", "tpu", count, sizes, _TPUS[kind])
+        return Target(f"{kind}:{match.group(2)}", "tpu", math.prod(sizes), sizes, _TPUS[kind])
     spec = device_spec(kind) if re.match(r"[a-z]\d", kind) else None
     if kind != "cpu" and (spec is None or spec.name.startswith("TPU ")):
         raise _unknown(name)

@@ -37,7 +37,7 @@ from jaxbert.train.programs import Program, count_steps, training_layout
 from jaxbert.train.sharding import make_mesh
 
 _TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "config.json"]
-_DEFAULT_LENGTHS = "sst2"
+DEFAULT_LENGTHS = "sst2"
 _SAMPLED_STEPS = 8
 _DRAWN = 2**18
 """The most examples to draw, except for a few steps: a large step has nearly the same lengths as any other."""
@@ -90,11 +90,17 @@ def find_material(config: Config, lengths: str | None) -> Material:
         try:
             return _real(config, config.data.train)
         except UserError as error:
-            logger.warning("lengths of %s and not of data.train (--lengths takes others): %s", _DEFAULT_LENGTHS, error)
+            logger.warning("lengths of %s and not of data.train (--lengths takes others): %s", DEFAULT_LENGTHS, error)
+    task = replacement_task(config)
+    bert_config = with_labels(_shape(config.model), task.label_names)
+    return Material(bert_config, task, None, lengths or DEFAULT_LENGTHS)
+
+
+def replacement_task(config: Config) -> Classification:
+    """Return the classifier that is planned and timed where there is no data, and tell the user for another task."""
     if config.task != "classification":
-        logger.warning("task %s needs data.train to be planned: a classifier stands in its place", config.task)
-    names = tuple(config.data.label_names or (f"LABEL_{i}" for i in range(config.model.num_labels or 2)))
-    return Material(with_labels(_shape(config.model), names), Classification(names), None, lengths or _DEFAULT_LENGTHS)
+        logger.warning("task %s needs data.train: a classifier stands in its place", config.task)
+    return Classification(tuple(config.data.label_names or (f"LABEL_{i}" for i in range(config.model.num_labels or 2))))
 
 
 def make_workload(config: Config, target: Target, devices: Sequence[Any], material: Material) -> Workload:

@@ -182,27 +182,27 @@ class ItemSets(Generic[Found]):
         )
 
 
-def read_items(data: DataConfig, form: type[Found], find: Callable[[str, Role], ItemSource[Any]]) -> ItemSets[Found]:
-    """Read all sets of a run, each as `form`, from the sources that `find` opens.
+def read_items(data: DataConfig, form: type[Found], find: Callable[..., ItemSource[Any]]) -> ItemSets[Found]:
+    """Read all sets of a run, each as `form`, from the sources that `find(spec, role=ROLE, limit=N)` opens.
 
     All sources are found first, and validation and test sets are read first, so that mistakes in them are found early.
 
     Raises:
       UserError: for any mistake in the files.
     """
-    train = find(training_spec(data), "train")
-    validation = {name: find(spec, "validation") for name, spec in named_sets(data.validation, "validation").items()}
-    test = {name: find(spec, "test") for name, spec in named_sets(data.test, "test").items()}
+    train = find(training_spec(data), role="train", limit=data.limit)
+    validation = {name: find(s, role="validation") for name, s in named_sets(data.validation, "validation").items()}
+    test = {name: find(spec, role="test") for name, spec in named_sets(data.test, "test").items()}
 
-    def hold(source: ItemSource[Any], limit: int | None = None) -> Found:
+    def hold(source: ItemSource[Any]) -> Found:
         with ReadingProgress(source.name) as reading:
             all_have = tokenizing_shard().all_have
             folder = cache_folder(data.cache_dir)
-            return hold_items(form, source, limit=limit, folder=folder, on_rows=reading.add, all_have=all_have)
+            return hold_items(form, source, folder=folder, on_rows=reading.add, all_have=all_have)
 
     read_validation = {name: hold(source) for name, source in validation.items()}
     read_test = {name: hold(source) for name, source in test.items()}
-    return ItemSets(hold(train, data.limit), read_validation, read_test)
+    return ItemSets(hold(train), read_validation, read_test)
 
 
 def encode_shown(
@@ -230,7 +230,7 @@ class ItemInputs(Generic[Found]):
     def parts(self) -> Iterator[Found]:
         """Yield the items of the source, each as a set of one."""
         facts = Facts()
-        for item in self.source.stream(facts=facts):
+        for item in self.source.stream(facts):
             yield self.form(self.name, [item], facts)
 
     def tokenize(self, parts: Sequence[Found]) -> Examples:

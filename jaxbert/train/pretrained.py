@@ -22,7 +22,7 @@ from jaxbert.interop.read import has_classifier
 from jaxbert.interop.tokenizer import load_tokenizer, new_tokenizer
 from jaxbert.models.families import SIZES, family_of, sized_config
 from jaxbert.models.functional import FunctionalModel, Params, init_params
-from jaxbert.processes import is_main, wait_for_all
+from jaxbert.processes import main_decides
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.exported import label_names
@@ -112,14 +112,18 @@ def with_vocabulary(config: Config) -> ModelConfig:
             f"leave the key out, or set model.name_or_path to one of {', '.join(SIZES)}"
         )
     path, lower_case = RunFolder(config.train.output_dir).vocabulary, config.model.lower_case is not False
-    if is_main() and not path.exists():
+
+    def train() -> None:
+        if path.exists():
+            return
         documents = open_documents(training_spec(config.data), config.data, config.pretrain, limit=config.data.limit)
         console.print(f"training a vocabulary on {documents.name}", highlight=False, soft_wrap=True)
         tokens = train_vocabulary(documents.lines, size, lower_case=lower_case)
         write_vocabulary(tokens, path)
         became = "texts are lower-cased" if lower_case else "texts keep their capitals"
         console.print(f"{len(tokens):,} tokens in {path}, {became} (model.lower_case)", highlight=False, soft_wrap=True)
-    wait_for_all("the vocabulary is there")
+
+    main_decides(train)
     return dataclasses.replace(config.model, vocab=str(path), lower_case=lower_case)
 
 

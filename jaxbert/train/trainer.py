@@ -19,8 +19,7 @@ from jax import Array
 from jaxbert.config import Config
 from jaxbert.data.batches import Batch, BatchSize
 from jaxbert.errors import StoppedError, UserError
-from jaxbert.models.functional import Params
-from jaxbert.processes import Interrupt, all_alike, is_main, wait_for_all
+from jaxbert.processes import Interrupt, all_alike, is_main, main_decides, wait_for_all
 from jaxbert.runs.checkpoint import Checkpoints, committed_steps
 from jaxbert.runs.export import save_start
 from jaxbert.runs.folder import RunFolder
@@ -298,13 +297,14 @@ class Trainer:
 
     def finish(self, log: CompileLog) -> dict[str, Any]:
         """Export the best parameters (the last ones if those are lost), evaluate the test set, and write the summary."""
-        run, progress, params = self.run, self.progress, self.state["params"]
+        run, progress = self.run, self.progress
         exported, evaluation = progress.step, progress.evaluation
         best = progress.best_step
         if self._config.keep_best and best not in (None, exported) and self._checkpoints.is_whole(best):
-            exported = best
-            state, remembered = self._checkpoints.restore(exported, run.program.state_target)
-            params, evaluation = state["params"], numbers_of(remembered["evaluation"])
+            exported, self.state = best, {}  # the devices need not hold two states
+            self.state, remembered = self._checkpoints.restore(exported, run.program.state_target)
+            evaluation = numbers_of(remembered["evaluation"])
+        params = self.state["params"]
         if run.inputs.validation:
             metrics = self.details.get(exported) or run.predictor.metrics(params, run.inputs.validation)
             evaluation = with_details(evaluation, metrics)
@@ -357,28 +357,31 @@ def run_training(config: Config, additions: Additions = NOTHING) -> dict[str, An
         begun = folder.config.exists()
         wait_for_all("the run folder is looked at")
         with CompileLog() as log:
-            params = None if begun else run.first_params()  # a damaged model must not leave a run folder
-            if is_main():
+            # A damaged model must not leave a run folder.
+            state = None if begun else run.program.first_state(run.first_params())
+
+            def make_folder() -> None:
                 with folder.writing():
                     if not learned:
                         save_start(folder, run.bert_config, run.pretrained.tokenizer)
                     kept.write(folder.data)
                 folder.create(config)
-            wait_for_all("the run folder is made")
+
+            main_decides(make_folder)
             with Checkpoints(folder.checkpoints, config.train.keep_checkpoints) as checkpoints:
-                return _train(run, checkpoints, params, log, lock)
+                return _train(run, checkpoints, state, log, lock)
 
 
-def _train(run: Run, checkpoints: Checkpoints, params: Params | None, log: CompileLog, lock: RunLock) -> dict[str, Any]:
+def _train(run: Run, checkpoints: Checkpoints, state: State | None, log: CompileLog, lock: RunLock) -> dict[str, Any]:
     """Take the run from its last checkpoint to its end.
 
-    Without a checkpoint it begins with `params`, which are loaded here if they are None.
+    Without a checkpoint it begins with `state`, the first one, which is made here if it is None.
     """
     if checkpoints.steps:
         state, remembered = checkpoints.restore(checkpoints.steps[-1], run.program.state_target)
         progress = Progress.of(remembered, run.best_metric)
     else:
-        state, progress = run.program.first_state(params or run.first_params()), Progress()
+        state, progress = state or run.program.first_state(run.first_params()), Progress()
     if is_main():
         run.folder.rewind(progress.step)
     trainer = Trainer(run, state, progress, checkpoints, lock.check)

@@ -10,9 +10,13 @@ from test_items import read
 from transformers import BertTokenizer
 
 from jaxbert.api.own import Metric, Own, make_additions, with_own
+from jaxbert.data.examples import Examples
+from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import metrics_of
+from jaxbert.tasks.direction import falls
 from jaxbert.tasks.pretraining.task import Pretraining
+from jaxbert.tasks.regression.task import Regression
 
 
 def share_equal(labels, predicted):
@@ -53,4 +57,32 @@ def test_what_a_task_does_not_give_is_refused():
         UserError, match="a loss of your own is for tasks that label complete texts, not for pretraining"
     ):
         with_own(Pretraining(), Own(loss=lambda outputs, batch: outputs))
-    assert make_additions([], {"own": Metric(f1_score, greater_is_better=True)}, None, "own").callbacks is not None
+    make_additions([], {"own_cost": Metric(f1_score, greater_is_better=False)}, None, "own_cost")
+    assert falls("own_cost")
+
+
+LABELS = np.array([1e-5, 3e-5, 2e-5], np.float32)
+
+
+def tally_of_scores(**metrics):
+    task = with_own(Regression(), Own(metrics=metrics))
+    lengths = np.ones(3, np.int32)
+    examples = Examples(Tokens.from_lengths(np.zeros(3, np.int32), lengths, lengths), LABELS)
+    return metrics_of(task.tally(examples), LABELS * 1.3)
+
+
+def test_scores_are_not_rounded_as_in_answers():
+    found = tally_of_scores(own=lambda labels, scores: np.mean((labels - scores) ** 2))
+    assert found["own"] == pytest.approx(found["mse"], rel=1e-5)
+    assert found["mse"] > 0
+
+
+@pytest.mark.parametrize("name", ["examples", "sets"])
+def test_the_name_of_a_result_is_refused(name):
+    with pytest.raises(UserError, match=f"metrics: '{name}' is the name of a result that jaxbert reports"):
+        tally_of_scores(**{name: lambda labels, scores: 1.0})
+
+
+def test_a_metric_that_gives_no_number_is_named():
+    with pytest.raises(UserError, match=r"metrics: 'own' gave array.* but it must give a number"):
+        tally_of_scores(own=lambda labels, scores: np.array([0.1, 0.2]))

@@ -122,6 +122,10 @@ def test_unknown_flags(refused, flag):
 FILES = {
     "train:\n  bacth_size: 3\n": "unknown key train.bacth_size; did you mean train.batch_size?",
     "batch_size: 3\n": "unknown section 'batch_size'",
+    "train:\n  epochs: 7\ntrain:\n  seed: 4\n": "line 3: key 'train' is in line 1 already: keep one of them",
+    "train:\n  epochs: 3\n  epochs: 4\n": "line 3: key 'epochs' is in line 2 already: keep one of them",
+    "train:\n  epochs: 010\n": "line 2: YAML reads 010 as another number",
+    "train:\n  epochs: 1:30\n": "line 2: YAML reads 1:30 as another number",
     "trian:\n  epochs: 3\n": "unknown section 'trian'; did you mean train?",
     "train: 3\n": "section train must hold keys, but is 3",
     "- train\n": "must hold sections",
@@ -194,6 +198,13 @@ def test_wrong_types_and_ranges(refused, problem, key, value):
     changes = {"data__validation": problem.folder / "dev.csv"} if key == "train.best_metric" else {}
     line = refused(f"--{key}={value}", **changes)
     assert key in line or (key.startswith("mesh.") and "mesh" in line)
+
+
+def test_a_value_that_is_empty_or_begins_with_a_hyphen(refused):
+    assert refused("--train.epochs=") == "train.epochs is '', but it must be a whole number"
+    assert refused("--optimizer.clip_norm=") == "optimizer.clip_norm is '', but it must be a number or null"
+    way = "needs a value; write one that begins with - as"
+    assert refused("--data.text", "-x") == f"--data.text {way} --data.text=VALUE"
 
 
 def test_values_that_contradict_each_other(refused, problem):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -51,3 +52,17 @@ def test_an_interruption_that_a_library_drops_comes_again(library):
     words = [sys.executable, "-c", PROGRAM.format(library=library)]
     ended = subprocess.run(words, timeout=25, check=False, capture_output=True)
     assert (ended.returncode, ended.stderr) == (130, b"")
+
+
+def test_a_second_signal_ends_a_run_at_once():
+    program = (
+        "import signal\n"
+        "from jaxbert.processes import Interrupt\n"
+        "with Interrupt():\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    print('received', flush=True)\n"
+        "    signal.raise_signal(signal.SIGTERM)\n"
+        "    print('went on', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGTERM, "received\n")

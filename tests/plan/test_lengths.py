@@ -57,7 +57,13 @@ def test_other_specs_are_refused(spec, message):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "is empty"), ("4\nfour\n", "line 2: 'four' is no length"), ("0\n", "line 1"), ("-3\n", "line 1")],
+    [
+        ("", "is empty"),
+        ("4\nfour\n", "line 2: 'four' is no length"),
+        ("0\n", "line 1"),
+        ("7" * 5000, "line 1"),
+        ("-3\n", "line 1"),
+    ],
 )
 def test_a_bad_file_is_named_with_its_line(tmp_path, content, message):
     path = tmp_path / "lengths.txt"

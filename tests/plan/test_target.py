@@ -58,6 +58,9 @@ def test_a_gpu_gives_the_share_that_jax_takes(monkeypatch):
     assert parse_target("h200:8").memory_bytes == pytest.approx(0.75 * 141e9)
     monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
     assert parse_target("h200:8").memory_bytes == pytest.approx(0.9 * 141e9)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "80%")
+    with pytest.raises(UserError, match="XLA_PYTHON_CLIENT_MEM_FRACTION is '80%', but it must be a number"):
+        _ = parse_target("h200:1").memory_bytes
 
 
 def test_the_number_of_stand_ins_replaces_another_and_keeps_other_flags(monkeypatch):

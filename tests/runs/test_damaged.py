@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 from etils import epath
-from runs import Problem, command, finish, weights
+from runs import CrashError, Problem, command, finish, weights
 
 from jaxbert.runs.checkpoint import Checkpoints, find_damage, write_manifest
 from jaxbert.tasks.classification.task import Classification
@@ -35,10 +35,6 @@ def keys(problem, name):
         "train__checkpoint_every": 2,
         "train__keep_checkpoints": 3,
     }
-
-
-class CrashError(RuntimeError):
-    """Stands for the end of the process."""
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 
 import pytest
 
 from jaxbert.data.content import Content
 from jaxbert.errors import UserError
-from jaxbert.runs.folder import RunFolder
 from jaxbert.runs.identity import Identity, go_on, known_labels
 
 BEFORE = Identity(
@@ -28,18 +26,6 @@ def changed(**changes):
 
 def with_sets(**sets):
     return changed(sets=BEFORE.sets | {name.replace("_", " ").replace("data ", "data."): s for name, s in sets.items()})
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return RunFolder(tmp_path / "run")
-
-
-@pytest.fixture
-def said(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("jaxbert"), "propagate", True)
-    caplog.set_level(logging.WARNING, "jaxbert")
-    return caplog
 
 
 def test_it_is_read_as_it_was_written(folder):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import os
 import subprocess
 import threading
@@ -17,18 +16,6 @@ from jaxbert.errors import UserError
 from jaxbert.runs import lock as module
 from jaxbert.runs.folder import RunFolder
 from jaxbert.runs.lock import BEAT_SECONDS, STALE_SECONDS, Clock, Owner, RunLock, owned
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return RunFolder(tmp_path / "run")
-
-
-@pytest.fixture
-def said(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("jaxbert"), "propagate", True)
-    caplog.set_level(logging.WARNING, "jaxbert")
-    return caplog
 
 
 class Time:

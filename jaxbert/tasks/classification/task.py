@@ -119,8 +119,8 @@ class Classification(LabelTask):
     def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[list[str], list[str]]:
         """Return the names of the true and of the predicted labels."""
         assert examples.labels is not None
-        answers = self.answers(predictions, examples, 0, len(examples))
-        return [self.label_names[label] for label in examples.labels], [answer["label"] for answer in answers]
+        chosen = pool_windows(predictions, examples, self.reading.pooling).argmax(-1)
+        return [self.label_names[i] for i in examples.labels], [self.label_names[i] for i in chosen]
 
     def metric_names(self) -> list[str]:
         """Return the names of the metrics that are single numbers."""

@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal
 
+import numpy as np
+
 from jaxbert.config import DataConfig
 from jaxbert.data.intake import BadRows, Problem
 from jaxbert.data.label_column import whole_number
 from jaxbert.data.label_kinds import read_list
 from jaxbert.data.prepare import ItemSet, ItemSource, hold_items, read_by
 from jaxbert.data.sources import Role, Source, open_source
-from jaxbert.data.table import Facts, Place, Row, Table, at_row, is_missing, kind_of, shorten
+from jaxbert.data.table import Facts, Place, Row, Table, at_row, is_missing, kind_of, row_of, shorten
 from jaxbert.errors import UserError
 
 Meaning = Literal["number from 0", "number from 1", "letter", "text"]
@@ -42,14 +44,13 @@ class ChoiceQuestion:
 
     def pack(self) -> list[Any]:
         """Return plain values for JSON."""
-        row = list(self.row) if isinstance(self.row, Place) else self.row
-        return [self.context, self.question, self.choices, self.label, row]
+        return [self.context, self.question, self.choices, self.label, self.row]
 
     @classmethod
     def unpack(cls, values: list[Any]) -> ChoiceQuestion:
         """Return the question that `pack` turned into plain values."""
         context, question, choices, label, row = values
-        return cls(context, question, tuple(choices), label, Place(*row) if isinstance(row, list) else row)
+        return cls(context, question, tuple(choices), label, row_of(row))
 
     def key(self) -> str:
         """Return context, question and choices, without the label."""
@@ -82,13 +83,13 @@ class ChoiceQuestions(ItemSet[ChoiceQuestion]):
         for a, b in combinations(_READINGS, 2):
             same[f"{a}, {b}"] += sum(one == other for one, other in zip(found[a], found[b], strict=True))
 
-    def content(self) -> Iterator[str]:
+    def content(self) -> Iterator[np.ndarray]:
         """Yield nothing: the checksum of tokens, labels and numbers of choices is enough."""
         return iter(())
 
 
 def open_choice_questions(
-    spec: str, data: DataConfig, *, role: Role, kept: tuple[str, ...] = ()
+    spec: str, data: DataConfig, *, role: Role, limit: int | None = None, kept: tuple[str, ...] = ()
 ) -> ItemSource[ChoiceQuestion]:
     """Find questions, with labels unless for prediction; the columns `kept` are copied to the answers.
 
@@ -101,16 +102,17 @@ def open_choice_questions(
     optional = (data.context,) if data.context == _DEFAULT_CONTEXT and data.context not in columns else ()
     columns += () if optional or data.context in columns else (data.context,)
     named = dataclasses.replace(data, text=data.question, text_pair=None)
-    source = open_source(spec, named, role=role, labelled=role != "predict", kept=columns, optional=optional)
+    source = open_source(
+        spec, named, role=role, labelled=role != "predict", limit=limit, kept=columns, optional=optional
+    )
 
-    def identity() -> Any:
-        content = source.identity()
-        return None if content is None else [content, read_by(data)]
-
-    def read(facts: Facts) -> Iterator[ChoiceQuestion]:
-        return _questions(source, data, role, kept, facts)
-
-    return ItemSource(source.name, read, identity, "no questions: at least one is needed")
+    return ItemSource(
+        name=source.name,
+        read=lambda facts: _questions(source, data, role, kept, facts),
+        identity=source.identity,
+        settings=read_by(data),
+        empty="no questions: at least one is needed",
+    )
 
 
 def read_choice_questions(spec: str, data: DataConfig, *, role: Role, limit: int | None = None) -> ChoiceQuestions:
@@ -119,7 +121,7 @@ def read_choice_questions(spec: str, data: DataConfig, *, role: Role, limit: int
     Raises:
       UserError: for a missing source or a malformed record.
     """
-    return hold_items(ChoiceQuestions, open_choice_questions(spec, data, role=role), limit=limit)
+    return hold_items(ChoiceQuestions, open_choice_questions(spec, data, role=role, limit=limit))
 
 
 def _choice_columns(data: DataConfig) -> list[str]:
@@ -131,8 +133,7 @@ def _questions(
 ) -> Iterator[ChoiceQuestion]:
     """Yield the good records; the first bad one ends the program, unless bad records are left out."""
     bad: BadRows | None = None
-    for table in source.parts():
-        facts.become(table.facts)
+    for table in source.parts(facts):
         bad = bad or BadRows(source.name, data, facts, skippable=role != "predict", counted=False)
         if data.context not in table.kept:
             what = f"no column {data.context!r} (data.context): each choice is read with its question alone"
@@ -182,6 +183,8 @@ def _label(table: Table, index: int) -> Any:
     """Return a label as it was written, or the source's own name for its number, if that name is no number."""
     assert table.labels is not None
     value, names = table.labels[index], table.label_names
+    if not isinstance(value, str | int | float):
+        raise UserError(f"the label column holds {kind_of(value)} ({shorten(str(value))}): write text or a number")
     number = None if names is None else whole_number(value)
     if names is None or number is None or not 0 <= number < len(names):
         return value

@@ -72,8 +72,7 @@ class MultipleChoice(Task):
     def read(cls, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
         """Read all data sets; the training questions decide the meaning of a label."""
         refuse(config, "train.label_smoothing", "model.num_labels", "data.label_names", "data.window_stride")
-        find = partial(open_choice_questions, data=config.data)
-        sets = read_items(config.data, ChoiceQuestions, lambda spec, role: find(spec, role=role))
+        sets = read_items(config.data, ChoiceQuestions, partial(open_choice_questions, data=config.data))
         task = cls(fit_meaning(sets.train), max_length)
 
         def encode(name: str, questions: ChoiceQuestions) -> tuple[Examples, View]:
@@ -146,8 +145,7 @@ class MultipleChoice(Task):
     def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[list[int], list[int]]:
         """Return the places of the right and of the chosen choices, from 0."""
         assert examples.labels is not None
-        answers = self.answers(predictions, examples, 0, len(examples))
-        return examples.labels.tolist(), [answer["choice"] for answer in answers]
+        return examples.labels.tolist(), [int(scores.argmax()) for scores in _by_question(predictions, examples)]
 
     def metric_names(self) -> list[str]:
         """Return the names of the metrics that are single numbers."""

@@ -25,7 +25,7 @@ from jaxbert.data.records import (
     wrong_kind,
 )
 from jaxbert.data.sources import Role, name_of
-from jaxbert.data.table import Facts, Place, Row, at_row, shorten
+from jaxbert.data.table import Facts, Row, at_row, row_of, shorten
 from jaxbert.errors import UserError
 
 
@@ -52,15 +52,19 @@ class Question:
 
     def pack(self) -> list[Any]:
         """Return plain values for JSON."""
-        row = list(self.row) if isinstance(self.row, Place) else self.row
-        return [self.id, self.question, self.context, [[answer.text, answer.start] for answer in self.answers], row]
+        return [
+            self.id,
+            self.question,
+            self.context,
+            [[answer.text, answer.start] for answer in self.answers],
+            self.row,
+        ]
 
     @classmethod
     def unpack(cls, values: list[Any]) -> Question:
         """Return the question that `pack` turned into plain values."""
         name, question, context, answers, row = values
-        row = Place(*row) if isinstance(row, list) else row
-        return cls(name, question, context, tuple(Answer(*answer) for answer in answers), row)
+        return cls(name, question, context, tuple(Answer(*answer) for answer in answers), row_of(row))
 
     def key(self) -> str:
         """Return the question and its context."""
@@ -84,7 +88,7 @@ class Questions(ItemSet[Question]):
 
 
 def open_questions(
-    spec: str, data: DataConfig, *, role: Role, labelled: bool, kept: tuple[str, ...] = ()
+    spec: str, data: DataConfig, *, role: Role, labelled: bool, limit: int | None = None, kept: tuple[str, ...] = ()
 ) -> ItemSource[Question]:
     """Find the questions of a source; answers are read only if `labelled`. The columns `kept` are copied to predictions.
 
@@ -97,10 +101,6 @@ def open_questions(
         raise UserError(f"{spec}: questions are read from SQuAD's JSON or from records: it must be one of {kinds}")
     records = open_records(spec, role, data)
 
-    def identity() -> Any:
-        content = records.identity()
-        return None if content is None else [content, labelled, read_by(data)]
-
     def read(facts: Facts) -> Iterator[Question]:
         flat = dataclasses.replace(records, begin=lambda facts: _flat(records.begin(facts), data))
         keeper = Keeper(kept)
@@ -111,7 +111,8 @@ def open_questions(
 
         return flat.examples(question, facts)
 
-    return ItemSource(name_of(spec), read, identity, "no questions: at least one is needed")
+    how = [labelled, read_by(data)]
+    return ItemSource(name_of(spec), read, records.identity, how, "no questions: at least one is needed", limit)
 
 
 def read_questions(spec: str, data: DataConfig, *, role: Role, labelled: bool, limit: int | None = None) -> Questions:
@@ -120,7 +121,7 @@ def read_questions(spec: str, data: DataConfig, *, role: Role, labelled: bool, l
     Raises:
       UserError: for a missing source, a malformed record, or an answer that is not at its place in the context.
     """
-    return hold_items(Questions, open_questions(spec, data, role=role, labelled=labelled), limit=limit)
+    return hold_items(Questions, open_questions(spec, data, role=role, labelled=labelled, limit=limit))
 
 
 def _flat(items: Items, data: DataConfig) -> Items:

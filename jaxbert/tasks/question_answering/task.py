@@ -61,8 +61,7 @@ class QuestionAnswering(Task):
         """Read all data sets; the training questions decide whether a question may have no answer."""
         data = config.data
         refuse(config, "train.label_smoothing", "model.num_labels", "data.label_names")
-        find = partial(open_questions, data=data, labelled=True)
-        sets = read_items(data, Questions, lambda spec, role: find(spec, role=role)).split(config)
+        sets = read_items(data, Questions, partial(open_questions, data=data, labelled=True)).split(config)
         task = cls(sets.train.notes["unanswered"], data.no_answer_threshold, reading_of(config, max_length))
 
         def encode(name: str, questions: Questions) -> tuple[Examples, View]:
@@ -147,7 +146,8 @@ class QuestionAnswering(Task):
         """Return the true answers to each question, none for a question without an answer, and the text that is given."""
         asked: Asked = examples.extra
         gold = [[answer.text for answer in question.answers] for question in asked.questions.items]
-        return gold, [answer["text"] for answer in self.answers(predictions, examples, 0, len(examples))]
+        given = (self._choose(predictions, asked, number)[0] for number in range(len(examples)))
+        return gold, [asked.text_of(number, found.start, found.end) for number, found in enumerate(given)]
 
     def metric_names(self) -> list[str]:
         """Return the names of the metrics that are single numbers."""
@@ -157,9 +157,8 @@ class QuestionAnswering(Task):
         """Compute exact match and F1 as in SQuAD, from 0 to 1, and the mean loss of windows."""
         asked: Asked = examples.extra
         exact, f1, answered = [], [], []
-        for number, question in enumerate(asked.questions.items):
-            text = asked.text_of(number, *self._choose(predictions, asked, number)[0][:2])
-            gold = [answer.text for answer in question.answers]
+        all_gold, texts = self.labels_and_answers(predictions, examples)
+        for question, gold, text in zip(asked.questions.items, all_gold, texts, strict=True):
             scores = exact_and_f1(text, gold, has_chinese(question.context))
             exact.append(scores[0])
             f1.append(scores[1])

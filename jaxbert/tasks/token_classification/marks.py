@@ -21,8 +21,6 @@ from jaxbert.tasks.token_classification.read import TaggedText, TaggedTexts
 from jaxbert.tasks.token_classification.scheme import BIO, OUTSIDE, Span, spans_of, tags_of
 from jaxbert.tasks.token_classification.tag_sets import TagSet, fit_tag_set, spell_as
 
-_BLOCK = 1 << 16
-
 logger = logging.getLogger("jaxbert")
 
 
@@ -33,11 +31,10 @@ class MarkHashes:
     hashes: np.ndarray | None
     """uint64 [D]: equal if the spans of two texts are equal; None if unknown."""
 
-    def content(self) -> Iterator[str]:
-        """Yield the marks of the texts, for a checksum."""
-        hashes = np.zeros(0, np.uint64) if self.hashes is None else self.hashes
-        for low in range(0, len(hashes), _BLOCK):
-            yield hashes[low : low + _BLOCK].tobytes().hex()
+    def content(self) -> Iterator[np.ndarray]:
+        """Yield the arrays that a checksum of the content adds to that of tokens and labels."""
+        if self.hashes is not None:
+            yield self.hashes
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ tags.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
@@ -32,7 +32,7 @@ from jaxbert.data.records import (
 )
 from jaxbert.data.sources import STDIN, Role, checksum_of, name_of, open_source, read_lines, stdin_text, stdin_waits
 from jaxbert.data.streams import Text, opened
-from jaxbert.data.table import Facts, Place, Row, Table, Wanted, at_row, quoted, shorten
+from jaxbert.data.table import Facts, Place, Row, Table, Wanted, at_row, quoted, row_of, shorten
 from jaxbert.errors import UserError
 from jaxbert.tasks.token_classification.lines import read_sentences
 from jaxbert.tasks.token_classification.scheme import Span
@@ -66,17 +66,15 @@ class TaggedText:
         rows: Any = self.rows
         if isinstance(rows, range):
             rows = {"first": rows.start, "count": len(rows)}
-        row = list(self.row) if isinstance(self.row, Place) else self.row
-        return [row, self.text, self.words, self.tags, rows, self.spans, self.numbered]
+        return [self.row, self.text, self.words, self.tags, rows, self.spans, self.numbered]
 
     @classmethod
     def unpack(cls, values: list[Any]) -> TaggedText:
         """Return the text that `pack` turned into plain values."""
         row, text, words, tags, rows, spans, numbered = values
-        row = Place(*row) if isinstance(row, list) else row
         rows = range(rows["first"], rows["first"] + rows["count"]) if isinstance(rows, dict) else rows
         spans = None if spans is None else [Span(*span) for span in spans]
-        return cls(row, text, words, tags, rows, spans, numbered)
+        return cls(row_of(row), text, words, tags, rows, spans, numbered)
 
     def key(self) -> str:
         """Return the text, or the words."""
@@ -113,7 +111,7 @@ class TaggedTexts(ItemSet[TaggedText]):
 
 
 def open_tagged_texts(
-    spec: str, data: DataConfig, *, role: Role, labelled: bool, kept: tuple[str, ...] = ()
+    spec: str, data: DataConfig, *, role: Role, labelled: bool, limit: int | None = None, kept: tuple[str, ...] = ()
 ) -> ItemSource[TaggedText]:
     """Find the texts of a source; with `labelled` all must have marks, else marks are not read.
 
@@ -122,28 +120,27 @@ def open_tagged_texts(
     Raises:
       UserError: for a source that is missing or unreachable.
     """
-    name = name_of(spec)
-    empty = "empty: at least one text is needed"
+    read, identity = _find(spec, data, role, labelled, kept)
     how = [labelled, read_by(data)]
+    return ItemSource(name_of(spec), read, identity, how, "empty: at least one text is needed", limit)
+
+
+def _find(
+    spec: str, data: DataConfig, role: Role, labelled: bool, kept: tuple[str, ...]
+) -> tuple[Callable[[Facts], Iterator[TaggedText]], Callable[[], Any]]:
+    """Return how a source is read, and how its content is identified."""
     if spec == STDIN:
-        return ItemSource(name, partial(_standard_input, name, data, labelled, kept), lambda: None, empty)
+        return partial(_standard_input, name_of(spec), data, labelled, kept), lambda: None
     if is_table(spec):
         records = open_records(spec, role, data)
-
-        def identity() -> Any:
-            content = records.identity()
-            return None if content is None else [content, how]
-
-        return ItemSource(name, partial(_from_records, records, data, labelled, kept), identity, empty)
+        return partial(_from_records, records, data, labelled, kept), records.identity
     if not labelled and Path(spec).suffix.lower() in _TEXTS:
         source = open_source(spec, data, role="predict", labelled=False, kept=kept)
-        return ItemSource(name, lambda _: _from_texts(source.parts()), source.identity, empty)
+        return lambda facts: _from_texts(source.parts(facts)), source.identity
     if kept:
         raise UserError(f"{spec}: a file with a token a line has no columns to copy into answers: leave out --keep")
     existing_file(spec)
-    return ItemSource(
-        name, partial(_token_lines, spec, data, labelled), lambda: [checksum_of(existing_file(spec), spec), how], empty
-    )
+    return partial(_token_lines, spec, data, labelled), lambda: checksum_of(existing_file(spec), spec)
 
 
 def read_tagged_texts(
@@ -154,7 +151,7 @@ def read_tagged_texts(
     Raises:
       UserError: for a missing source or a malformed record.
     """
-    return hold_items(TaggedTexts, open_tagged_texts(spec, data, role=role, labelled=labelled), limit=limit)
+    return hold_items(TaggedTexts, open_tagged_texts(spec, data, role=role, labelled=labelled, limit=limit))
 
 
 def _standard_input(

@@ -78,8 +78,7 @@ class TokenClassification(Task):
         """Read all data sets; the training texts decide the set of tags."""
         data = config.data
         refuse(config)
-        find = partial(open_tagged_texts, data=data, labelled=True)
-        sets = read_items(data, TaggedTexts, lambda spec, role: find(spec, role=role))
+        sets = read_items(data, TaggedTexts, partial(open_tagged_texts, data=data, labelled=True))
         by = units_of(sets.train)
         train, tag_set = fit_tags(sets.train, data.label_names, data.tag_scheme)
         if head is not None:

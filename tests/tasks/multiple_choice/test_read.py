@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jaxbert.config import DataConfig
+from jaxbert.data.table import Facts
 from jaxbert.errors import UserError
 from jaxbert.tasks.multiple_choice.read import fit_meaning, open_choice_questions, read_choice_questions, right_choices
 
@@ -133,4 +137,29 @@ def test_a_choice_in_the_middle_must_not_be_empty(tmp_path):
 def test_questions_to_answer_need_no_label_and_keep_columns(tmp_path):
     rows = [{"id": i, "question": "q", "choices": ["x", "y"]} for i in range(3)]
     source = open_choice_questions(write(tmp_path / "test.jsonl", rows), DataConfig(), role="predict", kept=("id",))
-    assert [item.kept for item in source.stream()] == [{"id": 0}, {"id": 1}, {"id": 2}]
+    assert [item.kept for item in source.stream(Facts())] == [{"id": 0}, {"id": 1}, {"id": 2}]
+
+
+def test_rows_left_out_are_counted_over_all_parts_and_both_checks(tmp_path, monkeypatch):
+    """Two without a question, which every reader of tables checks, and two without choices, in different parts."""
+    monkeypatch.setattr("jaxbert.data.intake.PART_ROWS", 50)
+    rows = [f"q{i},x,y,0" for i in range(200)]
+    for at, row in ((5, "q,only,,0"), (20, ",x,y,0"), (150, "q,only,,0"), (180, ",x,y,0")):
+        rows[at] = row
+    path = tmp_path / "train.csv"
+    path.write_text("\n".join(["question,a,b,label", *rows]) + "\n")
+    data = DataConfig(choices=["a", "b"], bad_rows="skip")
+    found = read_choice_questions(str(path), data, role="train")
+    assert (len(found), found.facts.skipped) == (196, 4)
+    first = read_choice_questions(str(path), data, role="train", limit=40)
+    assert first.facts.skipped == 2
+    assert sum("1 row is left out" in note for note in first.facts.said) == 2
+
+
+def test_a_label_of_another_kind_is_one_line(tmp_path):
+    rows = {"question": ["q", "r"], "choices": [["a", "b"]] * 2, "label": [datetime.date(2020, 1, 1)] * 2}
+    pq.write_table(pa.table(rows), tmp_path / "train.parquet")
+    with pytest.raises(
+        UserError, match=r"row 1: the label column holds a value of type date \(2020-01-01\): write text"
+    ):
+        read_choice_questions(str(tmp_path / "train.parquet"), DataConfig(), role="train")
