@@ -124,7 +124,7 @@ def _check_keys_once(node: yaml.MappingNode) -> None:
             name, line = (key.tag, key.value), key.start_mark.line + 1
             if name in lines:
                 raise ValueError(
-                    f"line {line}: key {shown(key.value)} was already set in line {lines[name]}: keep one of them"
+                    f"line {line}: key {shown(key.value)} is in line {lines[name]} already: keep one of them"
                 )
             lines[name] = line
 

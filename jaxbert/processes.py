@@ -45,7 +45,7 @@ def is_alone() -> bool:
 
 def wait_for_all(name: str) -> None:
     """Wait until all processes have called this function with this name."""
-    if jax.process_count() > 1:
+    if not is_alone():
         multihost_utils.sync_global_devices(name)
 
 
@@ -94,7 +94,7 @@ class Interrupt:
 
     def agreed(self) -> bool:
         """Return whether to save and stop now; all processes call it once after each dispatch and get the same answer."""
-        if jax.process_count() == 1:
+        if is_alone():
             return self._received
         if self._received and self._notice is not None:
             self._notice.send()
@@ -111,7 +111,7 @@ class Interrupt:
 
     def __enter__(self) -> Interrupt:
         if threading.current_thread() is threading.main_thread():
-            if jax.process_count() > 1:
+            if not is_alone():
                 self._notice = _PreemptionNotice()
             self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
@@ -161,7 +161,7 @@ def on_host(tree: Any) -> Any:
 
 def tokenizing_shard() -> Shard:
     """Return this process's part of tokenizing, with the devices' network for the exchange."""
-    if jax.process_count() == 1:
+    if is_alone():
         return Shard()
     return Shard(jax.process_index(), jax.process_count(), _gather_encoded, _all_say_yes)
 

@@ -128,7 +128,7 @@ def test_sections(key):
         assert line.endswith(text)
     line = refusal(make_config, None, {section: {name: refused[0]}})
     assert line == f"{key} is {refused[0]}, but it must be {text}"
-    whole = isinstance(taken[-1], int) and isinstance(refused[0], int) and "rate" not in name
+    whole = isinstance(taken[-1], int) and isinstance(refused[0], int)
     for value in ("2", [1], True, *([1.5] if whole and math.nan not in refused else [])):
         assert f"{key} is {value!r}, but it must be a " in refusal(SECTIONS[section], **{name: value})
 

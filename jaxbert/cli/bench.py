@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
 
 from jsonargparse import Namespace
 
 from jaxbert.bench.options import SECTION_KEYS, BenchOptions
-from jaxbert.cli.output import check_output, write_text
+from jaxbert.cli.output import check_output, write_numbers
 from jaxbert.cli.parsing import Parser, make_parser, parse
 from jaxbert.config import Config
 from jaxbert.errors import UserError
@@ -107,19 +106,11 @@ def _run_once(config: Config, options: BenchOptions, values: Namespace) -> int:
     if not is_main():
         return 0
     console.print(result_table(result), highlight=False)
-    written = _write(result, values.output)
+    written = write_numbers(result, values.output)
     console.print(f"{headline(result)}; {written}", highlight=False, soft_wrap=True)
     if options.profile is not None:
         console.print(_about_trace(options.profile), highlight=False, soft_wrap=True)
     return 0
-
-
-def _write(result: dict[str, Any], output: str | None) -> str:
-    """Write the JSON if a file is named; return a sentence with its path."""
-    if output is None:
-        return "--output FILE saves all numbers"
-    write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-    return f"all numbers: {'standard output' if output == '-' else output}"
 
 
 def _about_trace(folder: str) -> str:

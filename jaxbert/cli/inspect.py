@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from jaxbert.cli.output import check_output, write_text
+from jaxbert.cli.output import check_output, write_numbers
 from jaxbert.cli.parsing import make_parser, parse
 from jaxbert.settings import add_config, to_config
 
@@ -38,8 +37,7 @@ def run(arguments: list[str]) -> int:
     prepare_process(config.precision.compute)
     result = inspect_data(config)
     _show(result)
-    if values.output is not None:
-        write_text(values.output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    write_numbers(result, values.output)
     return 0
 
 

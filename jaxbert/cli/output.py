@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import json
 import os
 import select
 import shutil
@@ -184,6 +185,14 @@ def write_text(output: str, text: str | Iterable[str], *, live: bool = False) ->
             with _file_errors(said):
                 file.write(piece)
                 file.flush()
+
+
+def write_numbers(result: Any, output: str | None) -> str:
+    """Write a result as JSON if an output is named; return a clause for the user about the place of the numbers."""
+    if output is None:
+        return "--output FILE saves all numbers"
+    write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+    return f"all numbers: {'standard output' if output == '-' else output}"
 
 
 def write_out(text: str) -> None:

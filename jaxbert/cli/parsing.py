@@ -56,7 +56,7 @@ class Parser(ArgumentParser):
         formatter = _Formatter(self.prog)
         options = {action.dest: action for action in self._actions if _is_value(action, self._actions)}
         required = [f"--{name} {name.upper()}" for name, action in options.items() if action.required]
-        if "task" in options and "config" in options:
+        if "config" in options:
             required.append("[--config FILE.yaml]")
         parts = [f"usage: {self.prog} {' '.join(required)} [--KEY VALUE ...]", "", str(self.description), ""]
         parts += [self.usage_text, "", "The keys that matter most:"]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
-from jaxbert.cli.output import check_output, write_text
+from jaxbert.cli.output import check_output, write_numbers
 from jaxbert.cli.parsing import Parser, make_parser, parse
 from jaxbert.config import Config
 from jaxbert.errors import UserError
@@ -90,10 +89,7 @@ def _show(result: dict[str, Any], output: str | None) -> None:
     console.print(plan_table(result), highlight=False)
     for line in result["assumptions"]:
         console.print(f"- {line}", highlight=False, soft_wrap=True)
-    written = "--output FILE saves all numbers"
-    if output is not None:
-        write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
-        written = f"all numbers: {'standard output' if output == '-' else output}"
+    written = write_numbers(result, output)
     console.print(f"{plan_headline(result)}; {written}", highlight=False, soft_wrap=True)
 
 

@@ -5,7 +5,6 @@ This process never starts JAX: the combinations need the devices.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from jsonargparse import Namespace
 from jaxbert.bench.options import BenchOptions
 from jaxbert.bench.sweep import Axes, Row, combinations, describe, parse_axes, run_row, sweep_result
 from jaxbert.cli import insist
-from jaxbert.cli.output import check_output, write_text
+from jaxbert.cli.output import check_output, write_numbers
 from jaxbert.cli.parsing import Parser, parse
 from jaxbert.errors import UserError
 from jaxbert.settings import KEYS, nearest_key, to_config
@@ -122,7 +121,7 @@ def _report(result: dict[str, Any], output: str | None, plot: Path | None) -> No
     console.print(sweep_table(rows, best), highlight=False)
     written = []
     if output is not None:
-        write_text(output, json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+        write_numbers(result, output)
         written.append("standard output" if output == "-" else output)
     if best is None:
         raise UserError(f"no combination could be timed; error of the first one: {rows[0]['error']}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import importlib.util
 import logging
 import os
 import sys
 import tempfile
 from pathlib import Path
-from types import TracebackType
 
 import jax
 
@@ -36,8 +36,7 @@ def prepare_process(compute: str = "auto") -> None:
             jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    if sys.excepthook is sys.__excepthook__:  # a program may have set its own hook
-        sys.excepthook = _without_echoes
+    _hide_echoes()
     if _runs_on_cpu():
         # Where libtpu is installed only to compile for remote TPUs, JAX would look for a local TPU and print a warning.
         jax.config.update("jax_platforms", "cpu")
@@ -64,10 +63,19 @@ def multiply_in(compute: str) -> None:
         jax.config.update("jax_default_matmul_precision", "float32")
 
 
-def _without_echoes(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Hide the hundreds of tracebacks of TensorStore's other writes after the first failure, which is reported."""
-    if kind is not RuntimeError or str(error) != "Event loop is closed":
-        sys.__excepthook__(kind, error, traceback)
+@functools.cache
+def _hide_echoes() -> None:
+    """Hide the hundreds of tracebacks of TensorStore's other writes after the first failure, which is reported.
+
+    They come as errors that nobody can catch. All others go to the hook that was set before.
+    """
+    show = sys.unraisablehook
+
+    def show_others(dropped: sys.UnraisableHookArgs) -> None:
+        if dropped.exc_type is not RuntimeError or str(dropped.exc_value) != "Event loop is closed":
+            show(dropped)
+
+    sys.unraisablehook = show_others
 
 
 def _runs_on_cpu() -> bool:

@@ -101,7 +101,7 @@ def test_help_opens_with_the_use_and_ten_keys(verb, capsys, monkeypatch):
         assert "--train.seed 0" in others
 
 
-def test_flags_with_hyphens_are_those_with_underscores(tmp_path, capsys):
+def test_flags_with_hyphens_are_those_with_underscores(capsys):
     flags = ["--data.max-length", "64", "--data.text-pair=a-b", "--optimizer.weight-decay=0.5", "--print-config"]
     content = yaml.safe_load(help_of(capsys, "train", *flags))
     assert (content["data"]["max_length"], content["data"]["text_pair"]) == (64, "a-b")

@@ -178,6 +178,7 @@ def test_a_save_that_fails_stops_the_run_and_leaves_the_others(problem, crashed,
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (SMALL, SMALL))
     code, _, err = finish(process)
     assert code == 2, err
+    assert "Traceback" not in err
     last = err.splitlines()[-1]
     assert last.startswith("error: the checkpoint of step 7 cannot be written")
     assert f"go on after step {SAVED[-1]}" in last
