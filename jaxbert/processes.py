@@ -161,9 +161,8 @@ def on_host(tree: Any) -> Any:
 
 def tokenizing_shard() -> Shard:
     """Return this process's part of tokenizing, with the devices' network for the exchange."""
-    if is_alone():
-        return Shard()
-    return Shard(jax.process_index(), jax.process_count(), _gather_encoded, _all_say_yes)
+    count = jax.process_count()
+    return Shard() if count == 1 else Shard(jax.process_index(), count, _gather_encoded, _all_say_yes)
 
 
 def _all_say_yes(mine: bool) -> bool:

@@ -72,6 +72,7 @@ def become(message: int, *streams: int) -> None:
     if request["session"]:
         os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as in tests/conftest.py: nohup has it ignored
     sys.stdin = reopened(0, "rb", sys.stdin)
     sys.stdout = reopened(1, "wb", sys.stdout)
     sys.stderr = reopened(2, "wb", sys.stderr)
