@@ -29,9 +29,11 @@ from jaxbert.models.attention.base import Hardware, Request
 from jaxbert.models.attention.select import Attention, visited_tile
 from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import FunctionalModel, Params, make_model
+from jaxbert.models.residual import ResidualNorm
 from jaxbert.tasks.base import Task
 from jaxbert.train.optimizer import Optimizer, make_optimizer, make_schedule
 from jaxbert.train.sharding import (
+    ROWS,
     attention_spread,
     make_key,
     place,
@@ -320,12 +322,15 @@ def layer_call(config: ModelConfig, mesh: Mesh) -> ForwardOptions:
     on_cpu = platform_of(mesh) == "cpu"
     unrolled = on_cpu and config.remat == "none"
     scan = not unrolled if config.scan_layers is None else config.scan_layers
-    attention = Attention(config.attention, Hardware.of(mesh.devices.flat[0]), attention_spread(mesh))
+    hardware = Hardware.of(mesh.devices.flat[0])
+    attention = Attention(config.attention, hardware, attention_spread(mesh))
     return ForwardOptions(
         scan_layers=scan,
         remat=config.remat,
         fuse_lookup=on_cpu and mesh.size == 1,
         attention=attention,
+        recompute_activation=hardware.platform == "gpu" and config.remat == "none",
+        residual_norm=ResidualNorm(hardware, mesh, ROWS),
         rows=row_sharding(mesh),
     )
 
