@@ -24,12 +24,13 @@ from jaxbert.models.attention.xla import attend_with_weights, xla_attention
 from jaxbert.models.layers import (
     ACTIVATIONS,
     KeyProjection,
-    activate_and_multiply,
+    activated_product,
     dropout,
     lookup,
     make_linear,
     multiply,
     multiply_together,
+    recomputed_product,
     use_fp8,
 )
 from jaxbert.models.residual import NormParams, ResidualNorm
@@ -205,9 +206,8 @@ class BertResidualOutput(nnx.Module):
 
     def __call__(self, product_BTD: Array, residual_BTD: Array, key: Array | None, call: ForwardOptions) -> Twice:
         """Run all but the projection itself: the product comes without its bias."""
-        norm, bias = self.LayerNorm, self.dense.bias
-        assert bias is not None and norm.scale is not None and norm.bias is not None
-        params = NormParams(bias[...], norm.scale[...], norm.bias[...])
+        norm = self.LayerNorm
+        params = NormParams(*(cast(nnx.Param, part)[...] for part in (self.dense.bias, norm.scale, norm.bias)))
         return call.residual_norm(product_BTD, residual_BTD, params, epsilon=norm.epsilon, rate=self.rate, key=key)
 
 
@@ -227,12 +227,10 @@ class BertIntermediate(nnx.Module):
         self.activation = config.hidden_act
 
     def __call__(self, x_BTD: Array, following: nnx.Linear, *, recompute: bool) -> Array:
-        """Return the following layer's product, without its bias; `recompute` saves memory, see `activate_and_multiply`."""
-        activation = ACTIVATIONS[self.activation]
-        if not recompute:
-            return multiply(following, activation(self.dense(x_BTD)))
+        """Return the following layer's product, without its bias; `recompute` saves memory, see `recomputed_product`."""
         bias, kernel = (cast(nnx.Param, part)[...] for part in (self.dense.bias, following.kernel))
-        return activate_and_multiply(activation, following.dot_general, multiply(self.dense, x_BTD), bias, kernel)
+        arguments = ACTIVATIONS[self.activation], following.dot_general, multiply(self.dense, x_BTD), bias, kernel
+        return recomputed_product(*arguments) if recompute else activated_product(*arguments)
 
 
 class BertLayer(nnx.Module):

@@ -1,9 +1,9 @@
 """The end of each half of a layer: bias, dropout, residual and LayerNorm; on NVIDIA GPUs in one pass over memory.
 
 XLA needs five passes forward and backward for the same arithmetic, since a LayerNorm's gradient sums along rows and along
-columns: each of these sums reads its arrays again. The Pallas kernels (Triton) keep a row on the chip, save only the sum that
-is normalized, and compute mean, deviation and dropout again in the backward pass. Dropout hashes an entry's index exactly as
-`layers.dropout` does: the same key drops the same entries. Sums are float32.
+columns: each of these sums reads its arrays again. The Pallas kernels (Triton) keep a row on the chip, save only the sum
+that is normalized, and compute mean, deviation and dropout again in the backward pass. Dropout hashes an entry's index
+exactly as `layers.dropout` does: the same key drops the same entries. Sums are float32.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jaxbert.models.layers import dropout, hash_index, seed_words, threshold
 _ROWS = 4
 """Tokens in one tile; UNMEASURED: with 1,024 columns each of 128 threads holds 32 numbers of an array."""
 _PROGRAMS = 512
-"""The most tiles of the backward pass that run side by side; each adds its part of the parameters' gradients up. UNMEASURED."""
+"""The most programs of the backward pass, UNMEASURED; each adds up its part of the parameters' gradients."""
 _WIDEST = 2048
 
 
@@ -92,16 +92,12 @@ def _by_xla(
     x_BTD: Array, residual_BTD: Array, params: NormParams, epsilon: float, rate: float, key: Array | None
 ) -> Array:
     dtype = x_BTD.dtype
-    total = dropout(x_BTD + params.dense_bias.astype(dtype), rate, key) + residual_BTD
-    return layer_norm(total, params.scale, params.bias, epsilon)
-
-
-def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
-    """Normalize the last axis, with the variance around the mean, as PyTorch does; computed in float32."""
-    wide = x.astype(jnp.float32)
-    centered = wide - wide.mean(-1, keepdims=True)
+    total = dropout(x_BTD + params.dense_bias.astype(dtype)[None, None], rate, key) + residual_BTD
+    wide = total.astype(jnp.float32)
+    centered = wide - wide.mean(-1, keepdims=True)  # the variance is taken around the mean, as PyTorch's is
     variance = jnp.square(centered).mean(-1, keepdims=True)
-    return (centered * (jax.lax.rsqrt(variance + epsilon) * scale) + bias).astype(x.dtype)
+    scaled = centered * (jax.lax.rsqrt(variance + epsilon) * params.scale[None, None])
+    return (scaled + params.bias[None, None]).astype(dtype)
 
 
 @dataclass(frozen=True)

@@ -314,13 +314,14 @@ def check_fp8(config: PrecisionConfig, device: Any) -> None:
 
 
 def layer_call(config: ModelConfig, mesh: Mesh) -> ForwardOptions:
-    """Return the forward options: layers unrolled on CPU, where a loop copies its carried arrays, else one compiled loop.
+    """Return the forward options of a mesh's devices.
 
-    With remat the layers run as a loop everywhere: if they are unrolled, XLA for CPU (jax 0.10) recomputes early and saves
-    no memory.
+    Layers are unrolled on CPU, where a loop copies its carried arrays, and on GPU, where a loop copies every saved array: a
+    step of BERT-base moves 1.6 times the bytes (COMPILED, docs/performance.md). Elsewhere they are one compiled loop. With
+    remat they are a loop everywhere: if they are unrolled, XLA for CPU (jax 0.10) recomputes early and saves no memory.
     """
     on_cpu = platform_of(mesh) == "cpu"
-    unrolled = on_cpu and config.remat == "none"
+    unrolled = platform_of(mesh) in ("cpu", "gpu") and config.remat == "none"
     scan = not unrolled if config.scan_layers is None else config.scan_layers
     hardware = Hardware.of(mesh.devices.flat[0])
     attention = Attention(config.attention, hardware, attention_spread(mesh))

@@ -205,9 +205,7 @@ def _attention(plan: _Plan, arrays: tuple[Array, ...], bias: Array | None, side:
     return _forward(plan, arrays, bias, side)[0]
 
 
-def _forward(
-    plan: _Plan, arrays: tuple[Array, ...], bias: Array | None, side: _Side
-) -> tuple[Array, tuple[Any, ...]]:
+def _forward(plan: _Plan, arrays: tuple[Array, ...], bias: Array | None, side: _Side) -> tuple[Array, tuple[Any, ...]]:
     blocks = _Blocks(plan, arrays)
     out = jax.ShapeDtypeStruct((blocks.B, blocks.T, blocks.H, blocks.K), arrays[0].dtype)
     lse_BHT = jax.ShapeDtypeStruct((blocks.B, blocks.H, blocks.T), jnp.float32)
@@ -303,6 +301,7 @@ class _Blocks:
 
     def biases(self, bias_CHK: Array | None) -> _Blocked:
         """Return the biases of queries and values, if the kernels add them."""
+
         def of(part: int) -> pl.BlockSpec:
             return pl.BlockSpec((None, None, self.K), lambda i, h, b: (part, h, 0))
 

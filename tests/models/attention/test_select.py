@@ -137,7 +137,8 @@ def test_weights_and_head_masks_are_plain(monkeypatch):
     def never(*_, **__):
         raise AssertionError("the backend was called")
 
-    monkeypatch.setattr(select.Attention, "__call__", never)
+    for name in ("__call__", "attend_fused"):
+        monkeypatch.setattr(select.Attention, name, never)
     model = make_model(SequenceClassificationHead, small_config())
     params, tokens = random_params(model), random_tokens(4)
     (batch,) = batches(Examples(tokens), choose_layout(tokens.lengths, 4, row_length=30), 4, seed=None)
