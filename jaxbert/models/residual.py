@@ -21,7 +21,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxbert.models.attention.base import Hardware
 from jaxbert.models.layers import dropout, hash_index, seed_words, threshold
 
-_ROWS = 4
+_ROWS = 2
 """Tokens in one tile; UNMEASURED: with 1,024 columns each of 128 threads holds 32 numbers of an array."""
 _PROGRAMS = 512
 """The most programs of the backward pass, UNMEASURED; each adds up its part of the parameters' gradients."""

@@ -25,8 +25,13 @@ from jax.experimental import pallas as pl
 from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
 from jaxbert.models.layers import hash_index, seed_words, threshold
 
-TILE = 64
-"""Tokens per tile. UNMEASURED: small, because packed segments are short and the waste is up to one tile per segment."""
+_TILES = ((128, 64), (256, 32))
+"""The bytes of one head of a token, up to which a tile has so many tokens. Chosen by the compiler (COMPILED, jax 0.10.2): the
+largest tiles whose kernels keep everything in registers on A100, H100 and B200. UNMEASURED. Registers of a thread, of 255, for
+forward, queries, keys: bfloat16 heads of 64: A100 168, 227, 216; H100 134, 232, 174; B200 147, 128, 96. float32 heads of 64:
+A100 116, 156, 223."""
+_VISITED = 32
+"""Queries that the kernel for keys and values reads at a time: with 64, its registers do not suffice on an A100."""
 _WIDEST_HEAD = {"float32": 64, "bfloat16": 128, "float16": 128}
 """Widest head by dtype: tiles of 16 KiB, so that the backward pass fits in the shared memory of small GPUs (99 KiB) too."""
 _KEY, _VALUE, _QUERY = range(3)
@@ -80,7 +85,7 @@ def pallas_attention(
     slots: int | None = None,
     origin: Origin | None = None,
     interpret: bool = False,
-    tile: int = TILE,
+    tile: int | None = None,
 ) -> Array:
     """Compute attention; arguments as in `base.Attend`.
 
@@ -94,7 +99,7 @@ def pallas_attention(
       slots: not used.
       origin: the start of these rows and heads, if they are a part of a larger batch.
       interpret: whether to run in the interpreter on any device, for tests.
-      tile: tokens per tile, a power of two of at least 16.
+      tile: tokens per tile, a power of two of at least 16; by default that of `tile_of`.
     """
     del slots
     plan = _plan(q_BTHK, dropout_rate, key, origin, interpret=interpret, tile=tile, fused=False)
@@ -111,7 +116,7 @@ def pallas_fused_attention(
     key: Array | None = None,
     origin: Origin | None = None,
     interpret: bool = False,
-    tile: int = TILE,
+    tile: int | None = None,
 ) -> Array:
     """Compute attention from one array of keys, values and queries (C, in this order), without their biases.
 
@@ -121,7 +126,7 @@ def pallas_fused_attention(
     like = jax.eval_shape(lambda x: x[:, :, 0], kvq_BTCHK)
     plan = _plan(like, dropout_rate, key, origin, interpret=interpret, tile=tile, fused=True)
     widen = _columns(plan.width) - plan.width
-    bias_CHK = jnp.pad(bias_CHK.astype(jnp.float32), ((0, 0), (0, 0), (0, widen)))
+    bias_CHK = jnp.pad(bias_CHK.astype(kvq_BTCHK.dtype), ((0, 0), (0, 0), (0, widen)))
     return _run(plan, (_fit(plan, kvq_BTCHK),), bias_CHK, segment_ids_BT, key, origin)
 
 
@@ -132,12 +137,19 @@ def _plan(
     origin: Origin | None,
     *,
     interpret: bool,
-    tile: int,
+    tile: int | None,
     fused: bool,
 ) -> _Plan:
     _, tokens, heads, width = like_BTHK.shape
     rate = 0.0 if key is None else dropout_rate
+    tile = tile or tile_of(like_BTHK.dtype.name, width)
     return _Plan(tile, tokens, origin.heads if origin else heads, width, rate, interpret, fused)
+
+
+def tile_of(dtype: str, width: int) -> int:
+    """Return the tokens of a tile for heads of this width."""
+    size = jnp.dtype(dtype).itemsize * width
+    return next((tokens for most, tokens in _TILES if size <= most), _TILES[-1][1])
 
 
 def _columns(width: int) -> int:
@@ -243,7 +255,8 @@ def _backward(plan: _Plan, saved: tuple[Any, ...], grad_out: Array) -> tuple[Any
     d_kvq, dv_sums = blocks.call(
         _key_kernel, [*inputs, (dq, blocks.keys_and_values())], [(shapes[0], blocks.keys_and_values()), *summed], into=0
     )
-    d_bias = jnp.stack([jnp.zeros_like(bias[_KEY]), dv_sums.sum((0, 1)), dq_sums[0].sum((0, 1))])
+    d_values, d_queries = dv_sums.sum((0, 1)), dq_sums[0].sum((0, 1))
+    d_bias = jnp.stack([jnp.zeros_like(d_values), d_values, d_queries]).astype(bias.dtype)
     return (d_kvq,), d_bias, _no_gradient(side)
 
 
@@ -318,14 +331,13 @@ class _Blocks:
     def call(self, kernel: Callable[..., None], inputs: _Blocked, outputs: _Blocked, into: int | None = None) -> tuple:
         """Run a kernel; output `into` is written into the last input's memory, whose other parts stay."""
         plan, dtype = self._plan, self._arrays[0].dtype
-        stages = 1 if dtype == jnp.float32 or kernel is _key_kernel else 2
         return pl.pallas_call(
             partial(kernel, plan),
             grid=(self.T // plan.tile, self.H, self.B),
             in_specs=[block for _, block in inputs],
             out_specs=tuple(block for _, block in outputs),
             out_shape=tuple(jax.ShapeDtypeStruct(like.shape, like.dtype) for like, _ in outputs),
-            compiler_params=None if plan.interpret else _triton_options(stages),
+            compiler_params=None if plan.interpret else _triton_options(1 if dtype == jnp.float32 else 2),
             interpret=plan.interpret,
             input_output_aliases={} if into is None else {len(inputs) - 1: into},
             name=f"packed_attention{kernel.__name__.removesuffix('_kernel')}",
@@ -359,7 +371,7 @@ def _forward_kernel(plan: _Plan, q_ref, k_ref, v_ref, *refs) -> None:
         weights = jnp.where(same, jnp.exp2(logits - new_top[:, None]), 0.0)
         total = total * shrink + weights.sum(1)
         v = add_value_bias(v_ref[span, :])
-        weights = _drop(plan, weights, matrix, here, there).astype(v.dtype)
+        weights = _drop(plan, weights, matrix, here * plan.tile, there * plan.tile).astype(v.dtype)
         return mixed * shrink[:, None] + _dot(weights, v), new_top, total
 
     start = jnp.zeros(q.shape, jnp.float32), jnp.full(plan.tile, _MASKED), jnp.zeros(plan.tile)
@@ -385,7 +397,7 @@ def _query_kernel(plan: _Plan, q_ref, k_ref, v_ref, *refs) -> None:
         k, v = k_ref[span, :], add_value_bias(v_ref[span, :])
         same = mine[:, None] == ids_ref[span][None, :]
         weights = jnp.where(same, jnp.exp2(_logits(plan, q, k) - lse[:, None]), 0.0)
-        d_weights = _drop(plan, _dot(grad, v.T), matrix, here, there)
+        d_weights = _drop(plan, _dot(grad, v.T), matrix, here * plan.tile, there * plan.tile)
         d_logits = weights * (d_weights - delta[:, None])
         return dq + _dot(d_logits.astype(k.dtype), k)
 
@@ -402,21 +414,24 @@ def _key_kernel(plan: _Plan, q_ref, k_ref, v_ref, *refs) -> None:
     here, matrix = pl.program_id(0), _matrix(plan, seed_ref)
     add_query_bias, add_value_bias = _adders(bias_refs)
     k, v = k_ref[...], add_value_bias(v_ref[...])
-    mine = ids_ref[_span(plan, here)]
+    mine, visited = ids_ref[_span(plan, here)], min(_VISITED, plan.tile)
 
     def visit(there: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         dk, dv = carry
-        span = _span(plan, there)
+        span = pl.ds(there * visited, visited)
         q, grad = add_query_bias(q_ref[span, :]), grad_ref[span, :]
-        same = ids_ref[span][:, None] == mine[None, :]
-        weights = jnp.where(same, jnp.exp2(_logits(plan, q, k) - lse_ref[span][:, None]), 0.0)
-        dv += _dot(_drop(plan, weights, matrix, there, here).astype(grad.dtype).T, grad)
-        d_weights = _drop(plan, _dot(grad, v.T), matrix, there, here)
-        d_logits = weights * (d_weights - delta_ref[span][:, None])
-        return dk + _dot(d_logits.astype(q.dtype).T, q), dv
+        same = mine[:, None] == ids_ref[span][None, :]
+        # A row for each key: then no product needs a transposed copy of the weights.
+        weights = jnp.where(same, jnp.exp2(_logits(plan, k, q) - lse_ref[span][None, :]), 0.0)
+        begins = there * visited, here * plan.tile
+        dv += _dot(_drop(plan, weights, matrix, *begins, by_key=True).astype(grad.dtype), grad)
+        d_weights = _drop(plan, _dot(v, grad.T), matrix, *begins, by_key=True)
+        d_logits = weights * (d_weights - delta_ref[span][None, :])
+        return dk + _dot(d_logits.astype(q.dtype), q), dv
 
     start = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
-    dk, dv = jax.lax.fori_loop(bounds_ref[0], bounds_ref[1], visit, start)
+    parts = plan.tile // visited
+    dk, dv = jax.lax.fori_loop(bounds_ref[0] * parts, bounds_ref[1] * parts, visit, start)
     dk = dk * plan.scale
     if not bias_refs:
         dk_ref, dv_ref = outputs
@@ -435,8 +450,7 @@ def _adders(bias_refs: Sequence[Any]) -> list[Callable[[Array], Array]]:
     """Return the functions that add the biases of queries and of values to a tile; without biases they add nothing."""
 
     def adder(ref: Any) -> Callable[[Array], Array]:
-        bias = ref[...]
-        return lambda x: (x.astype(jnp.float32) + bias[None, :]).astype(x.dtype)
+        return lambda x: x + ref[...][None, :]
 
     return [adder(ref) for ref in bias_refs] or [lambda x: x] * 2
 
@@ -464,18 +478,24 @@ def _matrix(plan: _Plan, seed_ref: Any) -> tuple[Array, Array, Array] | None:
 
 
 def _drop(
-    plan: _Plan, x: Array, matrix: tuple[Array, Array, Array] | None, query_tile: Array, key_tile: Array
+    plan: _Plan,
+    x: Array,
+    matrix: tuple[Array, Array, Array] | None,
+    first_query: Array,
+    first_key: Array,
+    *,
+    by_key: bool = False,
 ) -> Array:
-    """Drop entries of a tile of [B, H, T, T] by their index in the whole array."""
+    """Drop entries of a tile of [B, H, T, T] by their index in the whole array; `by_key`: the tile has a row for each key."""
     if matrix is None:
         return x
     first, second, number = matrix
 
-    def positions(tile: Array, axis: int) -> Array:
-        return (tile * plan.tile + jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)).astype(jnp.uint32)
+    def positions(begin: Array, axis: int) -> Array:
+        return (begin + jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)).astype(jnp.uint32)
 
     T = jnp.uint32(plan.tokens)
-    index = (number * T + positions(query_tile, 0)) * T + positions(key_tile, 1)
+    index = (number * T + positions(first_query, int(by_key))) * T + positions(first_key, int(not by_key))
     return jnp.where(hash_index(index, first, second) >= threshold(plan.rate), x * (1 / (1 - plan.rate)), 0.0)
 
 

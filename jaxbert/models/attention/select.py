@@ -150,7 +150,7 @@ def visited_tile(attend: Attend, request: Request) -> int | None:
 
     cuDNN chooses its own tiles; its segments are counted without its padding.
     """
-    return {"pallas": pallas.TILE, "cudnn": 1}.get(backend_of(attend, request))
+    return {"pallas": pallas.tile_of(request.dtype, request.head_width), "cudnn": 1}.get(backend_of(attend, request))
 
 
 def automatic(request: Request, hardware: Hardware) -> str:

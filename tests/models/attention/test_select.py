@@ -153,6 +153,7 @@ def test_weights_and_head_masks_are_plain(monkeypatch):
 def test_what_is_skipped():
     assert visited_tile(xla_attention, request()) is None
     assert visited_tile(Attention("auto", TPU), request()) is None
-    assert visited_tile(Attention("auto", HOPPER), request()) == pallas.TILE
+    assert visited_tile(Attention("auto", HOPPER), request()) == 64
+    assert visited_tile(Attention("auto", HOPPER), request("float32")) == 32
     assert visited_tile(Attention("auto", HOPPER), request(row_length=72)) is None
     assert visited_tile(Attention("cudnn", HOPPER), request()) == 1
