@@ -26,10 +26,10 @@ from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
 from jaxbert.models.layers import hash_index, seed_words, threshold
 
 _TILES = ((128, 64), (256, 32))
-"""The bytes of one head of a token, up to which a tile has so many tokens. Chosen by the compiler (COMPILED, jax 0.10.2): the
-largest tiles whose kernels keep everything in registers on A100, H100 and B200. UNMEASURED. Registers of a thread, of 255, for
-forward, queries, keys: bfloat16 heads of 64: A100 168, 227, 216; H100 134, 232, 174; B200 147, 128, 96. float32 heads of 64:
-A100 116, 156, 223."""
+"""The bytes of one head of a token, up to which a tile has so many tokens. COMPILED (jax 0.10.2) and UNMEASURED: the largest
+tiles whose kernels keep everything in registers on A100, H100 and B200. Registers of a thread, of 255, for forward, queries,
+keys: bfloat16 heads of 64: A100 168, 227, 216; H100 134, 232, 174; B200 147, 128, 96; float32 heads of 64: A100 116, 156,
+223."""
 _VISITED = 32
 """Queries that the kernel for keys and values reads at a time: with 64, its registers do not suffice on an A100."""
 _WIDEST_HEAD = {"float32": 64, "bfloat16": 128, "float16": 128}
@@ -486,7 +486,7 @@ def _drop(
     *,
     by_key: bool = False,
 ) -> Array:
-    """Drop entries of a tile of [B, H, T, T] by their index in the whole array; `by_key`: the tile has a row for each key."""
+    """Drop entries of a tile of [B, H, T, T] by their index in the whole array; with `by_key` a row of the tile is a key."""
     if matrix is None:
         return x
     first, second, number = matrix
