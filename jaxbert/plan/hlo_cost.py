@@ -55,7 +55,7 @@ def read_cost(text: str) -> HloCost:
     moved: dict[tuple[str, str], Traffic] = {}
     for name, computation in program.items():
         for own_name, instruction in computation.instructions.items():
-            known = _flops(own_name, instruction, computation)
+            known = flops_of(own_name, instruction, computation)
             flops += runs[name] * (known or 0.0)
             silent_kernels += runs[name] * (known is None)
             kind = instruction.opcode.removesuffix("-start")
@@ -134,7 +134,7 @@ def _operand_sizes(instruction: Instruction, computation: Computation) -> list[l
     return [_result_sizes(computation.instructions[name]) for name in instruction.operands[:2]]
 
 
-def _flops(name: str, instruction: Instruction, computation: Computation) -> float | None:
+def flops_of(name: str, instruction: Instruction, computation: Computation) -> float | None:
     """Return the FLOPs of a matrix product, convolution or kernel, None for a kernel that does not report them, else 0."""
     if instruction.opcode == "convolution":
         return _convolution_flops(instruction, *_operand_sizes(instruction, computation))
