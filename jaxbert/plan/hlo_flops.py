@@ -20,23 +20,8 @@ _TRITON: _Table = {
 }
 """Jaxbert's own kernels, in the same way; those without products only move bytes."""
 _CUBLAS = ("__cublas$gemm", "__cublas$lt$matmul", "__cublas$lt$matmul$f8")
-_WITHOUT_PRODUCTS = frozenset(
-    (
-        "AllocateBuffer",
-        "ConcatBitcast",
-        "Sharding",
-        "SPMDFullToShardShape",
-        "SPMDShardToFullShape",
-        "annotate_device_placement",
-    )
-) | {
-    "TopK",
-    "PartialReduce",
-    "cu_threefry2x32_ffi",
-    "__cub$DeviceRadixSort",
-    "__cub$DeviceRadixSortUnassignedScratchSize",
-}
-"""Targets of custom calls that are known to multiply nothing."""
+_WITHOUT_PRODUCTS = re.compile(r"[A-Z]\w*|annotate_device_placement|cu_threefry2x32_ffi|__cub\$.*")
+"""Targets of custom calls that multiply nothing: XLA's marks and simple operations have names in capitals, such as TopK."""
 _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\]")
 
 
@@ -60,17 +45,17 @@ def _call_flops(name: str, instruction: Instruction, computation: Computation) -
     found = re.search(r'custom_call_target="([^"]+)"', instruction.rest)
     target = found.group(1) if found else ""
     if target == "tpu_custom_call":
-        told = re.search(r'"cost_estimate":\{"flops":"?(\d+)', instruction.rest)
+        told = re.search(r'"cost_estimate":\s*\{"flops":\s*"?(\d+)', instruction.rest)
         return float(told.group(1)) if told else _attention_flops(name, _SPLASH, instruction, computation)
     if target == "__gpu$xla.gpu.triton":
         kernel = re.search(r'\bname = "([^"]*)"', instruction.rest)
         return _attention_flops(kernel.group(1) if kernel else "", _TRITON, instruction, computation)
     if target in _CUBLAS:
-        contracted = re.search(r'"lhs_contracting_dimensions":\[([^\]]*)\]', instruction.rest)
+        contracted = re.search(r'"lhs_contracting_dimensions":\s*\[([^\]]*)\]', instruction.rest)
         return _product_flops(instruction, computation, contracted.group(1).replace('"', "")) if contracted else None
     if target.startswith("__cudnn$fmha"):
         return _cudnn_flops(5 if "Backward" in target else 2, instruction, computation)
-    return 0.0 if target in _WITHOUT_PRODUCTS else None
+    return 0.0 if _WITHOUT_PRODUCTS.fullmatch(target) else None
 
 
 def _product_flops(instruction: Instruction, computation: Computation, contracted: str) -> float:
@@ -94,7 +79,7 @@ def _attention_flops(kernel: str, table: _Table, instruction: Instruction, compu
 
 def _cudnn_flops(products: int, instruction: Instruction, computation: Computation) -> float | None:
     """Return the FLOPs of cuDNN's attention, from the shape of the weights, [B, H, T, T], that its configuration has."""
-    weights = re.search(r'"intermediate_tensor_shape":\{[^{}]*"dimensions":\[([^\]]*)\]', instruction.rest)
+    weights = re.search(r'"intermediate_tensor_shape":\s*\{[^{}]*"dimensions":\s*\[([^\]]*)\]', instruction.rest)
     if weights is None:
         return None
     queries, _ = _operand_sizes(instruction, computation)

@@ -46,6 +46,7 @@ def test_a_layer_of_bert_base_stays_within_its_budget():
     two, three = compiled(2), compiled(3)
     kernels = three.kernel_runs - two.kernel_runs
     moved = (three.moved_bytes - two.moved_bytes) / (ROWS * TOKENS)
-    said = f"a layer has {kernels} kernels (budget {MOST_KERNELS}) and moves {moved:,.0f} bytes a token (budget {MOST_BYTES:,})"
+    budget = f"budget: {MOST_KERNELS} and {MOST_BYTES:,}"
+    said = f"a layer has {kernels} kernels and moves {moved:,.0f} bytes a token ({budget})"
     assert kernels <= MOST_KERNELS, said
     assert moved <= MOST_BYTES, said

@@ -36,7 +36,11 @@ def programs(name: str, folder) -> dict[str, str]:
 
     heads, key = shaped((64, 512, 12, 64), jnp.bfloat16), jax.eval_shape(lambda: jax.random.key(0))
     arguments = heads, heads, heads, shaped((64, 512), jnp.int32), shaped(key.shape, key.dtype)
-    options = {"xla_dump_to": str(folder)} | compiler_options()
+    users = {
+        "xla_backend_optimization_level": 3,
+        "xla_llvm_disable_expensive_passes": False,
+    }  # tests/quick.py has neither
+    options = {"xla_dump_to": str(folder)} | users | compiler_options()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The Pallas Triton backend is deprecated", DeprecationWarning)
         jax.jit(jax.grad(loss, (0, 1, 2))).lower(*arguments).compile(options)
