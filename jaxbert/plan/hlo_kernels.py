@@ -159,7 +159,7 @@ def _traffic(instruction: Instruction, computation: Computation, program: Progra
         inside = _fused(instruction, program)
         return sum(_fused_reads(inside, operands, program)), _fused_writes(inside, result, program)
     if opcode == "slice-start":  # (operand, result, ...), each perhaps a tuple
-        result, opcode = "{0}[{1}]{{{2}}}".format(*_ARRAY.findall(result)[1]), "slice"
+        result, opcode = "{}[{}]{{{}}}".format(*_ARRAY.findall(result)[1]), "slice"
     if opcode in _SLICING:
         return _part_bytes(operands[0], _count(result)), _size(result)
     if opcode in ("dynamic-update-slice", "scatter"):
