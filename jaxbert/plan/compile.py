@@ -24,7 +24,7 @@ from jaxbert.models.attention.base import Hardware
 from jaxbert.models.attention.cudnn import compiling_for
 from jaxbert.plan.gpu import compiler_options
 from jaxbert.plan.hlo_cost import Traffic, read_cost
-from jaxbert.plan.hlo_kernels import Kernel, moved_bytes, read_kernels
+from jaxbert.plan.hlo_kernels import KernelCost, moved_bytes, read_kernels
 from jaxbert.plan.topology import hbm_bytes
 from jaxbert.train.programs import Program
 from jaxbert.train.speed import training_flops
@@ -73,7 +73,7 @@ class CompiledStep:
     """The number of kernel runs whose FLOPs are not in `flops`."""
     unknown_loops: int
     """The number of loops whose body counts once in `flops`, because their number of rounds is not known."""
-    kernels: tuple[Kernel, ...]
+    kernels: tuple[KernelCost, ...]
     compile_seconds: float
 
     @property

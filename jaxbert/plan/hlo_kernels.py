@@ -33,7 +33,7 @@ _ON_CHIP = re.compile(r"S\([1-4]\)")
 
 
 @dataclass(frozen=True)
-class Kernel:
+class KernelCost:
     """All runs of one kernel in one run of the program on one device."""
 
     name: str
@@ -56,7 +56,7 @@ class Kernel:
         return self.read_bytes + self.written_bytes
 
 
-def read_kernels(text: str) -> list[Kernel]:
+def read_kernels(text: str) -> list[KernelCost]:
     """Return the kernels of a program from its optimized HLO text, in the order of the text.
 
     Those of a loop's condition, which look at some numbers, are left out; those of both branches of a conditional count.
@@ -72,14 +72,14 @@ def read_kernels(text: str) -> list[Kernel]:
     ]
 
 
-def moved_bytes(kernels: Iterable[Kernel]) -> float:
+def moved_bytes(kernels: Iterable[KernelCost]) -> float:
     """Return the bytes that all kernels read and write."""
     return sum(kernel.moved_bytes for kernel in kernels)
 
 
-def join_alike(kernels: Iterable[Kernel]) -> list[Kernel]:
+def join_alike(kernels: Iterable[KernelCost]) -> list[KernelCost]:
     """Join kernels that are the same in every layer: of one line, operation and kind, of equal size, with numbered names."""
-    joined: dict[tuple, Kernel] = {}
+    joined: dict[tuple, KernelCost] = {}
     for kernel in kernels:
         name = re.sub(r"[.\d]+$", "", kernel.name)
         flops = kernel.flops if kernel.flops is None else kernel.flops / kernel.runs
@@ -120,12 +120,12 @@ def _is_kernel(instruction: Instruction) -> bool:
 
 def _kernel(
     name: str, instruction: Instruction, computation: Computation, program: Program, runs: int, places: _Places
-) -> Kernel:
+) -> KernelCost:
     read, written = _traffic(instruction, computation, program)
     flops = _flops(name, instruction, computation, program)
     target = re.search(r'custom_call_target="([^"]+)"', instruction.rest)
     operation, place = places.of(instruction)
-    return Kernel(
+    return KernelCost(
         name=name,
         runs=runs,
         read_bytes=float(runs * read),

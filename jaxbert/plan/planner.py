@@ -20,7 +20,7 @@ from jaxbert.hardware import Link
 from jaxbert.models.attention.select import backend_of
 from jaxbert.plan.bounds import BANDWIDTH, PRODUCTS, Bounds, Peaks, bounds, predicted_rate, price, rates
 from jaxbert.plan.compile import CompiledStep, DoesNotFitError, compile_step
-from jaxbert.plan.hlo_kernels import Kernel, join_alike
+from jaxbert.plan.hlo_kernels import KernelCost, join_alike
 from jaxbert.plan.options import PlanOptions
 from jaxbert.plan.roofline import known_peaks, least_bytes, moved_by_optimizer
 from jaxbert.plan.target import Target, devices_of
@@ -206,7 +206,7 @@ def kernel_rows(step: CompiledStep, number: int) -> dict[str, Any]:
     """Return how many kernels a step starts and what they move, and the `number` largest by bytes and by FLOPs."""
     alike = join_alike(step.kernels)
 
-    def largest(size: Callable[[Kernel], float]) -> list[dict[str, Any]]:
+    def largest(size: Callable[[KernelCost], float]) -> list[dict[str, Any]]:
         found = sorted((kernel for kernel in alike if size(kernel)), key=size, reverse=True)[:number]
         return [dataclasses.asdict(kernel) | {"moved_bytes": kernel.moved_bytes} for kernel in found]
 

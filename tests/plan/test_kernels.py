@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from quick import newest
 
-from jaxbert.plan.hlo_kernels import Kernel, join_alike, moved_bytes, read_kernels
+from jaxbert.plan.hlo_kernels import KernelCost, join_alike, moved_bytes, read_kernels
 
 
 def entry(lines: str, others: str = "") -> str:
@@ -209,8 +209,8 @@ def test_a_kernel_has_the_line_of_the_model(metadata, operation, place):
     assert (kernel.operation, kernel.place) == (operation, place)
 
 
-def kernel(name: str, moved: float, flops: float | None = 0.0, runs: int = 1, place: str = "a.py:1 f") -> Kernel:
-    return Kernel(name, runs, moved, 0.0, flops, "fusion", "jit(f)/add", place)
+def kernel(name: str, moved: float, flops: float | None = 0.0, runs: int = 1, place: str = "a.py:1 f") -> KernelCost:
+    return KernelCost(name, runs, moved, 0.0, flops, "fusion", "jit(f)/add", place)
 
 
 def test_the_same_kernel_of_each_layer_is_joined():
