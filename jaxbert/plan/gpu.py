@@ -144,10 +144,7 @@ def cuda_folder() -> Path | None:
 def _roots() -> Iterator[Path]:
     if named := re.search(r"--xla_gpu_cuda_data_dir=(\S+)", os.environ.get("XLA_FLAGS", "")):
         yield Path(named.group(1))
-    try:
-        wheels = importlib.util.find_spec("nvidia")
-    except ModuleNotFoundError:
-        wheels = None
+    wheels = importlib.util.find_spec("nvidia")
     for folder in (wheels.submodule_search_locations or ()) if wheels else ():
         yield from (Path(folder) / name for name in ("cu13", "cuda_nvcc"))
     yield from (Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name))
@@ -155,5 +152,6 @@ def _roots() -> Iterator[Path]:
 
 
 def compiler_options() -> dict[str, Any]:
-    """Return the options with which XLA finds CUDA: on its own it looks for NVIDIA's wheels in a few places only."""
-    return {"xla_gpu_cuda_data_dir": str(cuda_folder())}
+    """Return the option with which XLA takes the CUDA that was found here; on its own it may find another, or none."""
+    folder = cuda_folder()
+    return {} if folder is None else {"xla_gpu_cuda_data_dir": str(folder)}
