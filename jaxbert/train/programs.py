@@ -105,10 +105,10 @@ class Compiled:
         """Return the program that was compiled for this batch's shapes."""
         return self._programs[_shapes(batch)]
 
-    def compile(self, first: Any, batch: dict[str, Any], *rest: Any) -> Any:
-        """Compile the program for these shapes, and return it."""
+    def compile(self, first: Any, batch: dict[str, Any], *rest: Any, options: dict[str, Any] | None = None) -> Any:
+        """Compile the program for these shapes, with XLA's `options`, and return it."""
         begin = time.perf_counter()
-        program = self._programs[_shapes(batch)] = self._jitted.lower(first, batch, *rest).compile()
+        program = self._programs[_shapes(batch)] = self._jitted.lower(first, batch, *rest).compile(options)
         self.compile_seconds += time.perf_counter() - begin
         return program
 
