@@ -31,6 +31,7 @@ from jaxbert.models.layers import (
     multiply,
     multiply_together,
     recomputed_product,
+    take_rows,
     use_fp8,
 )
 from jaxbert.models.residual import NormParams, ResidualNorm
@@ -135,9 +136,13 @@ class BertEmbeddings(nnx.Module):
         self, input_ids: Array, token_type_ids: Array, position_ids: Array, key: Array | None, call: ForwardOptions
     ) -> Array:
         words = self.word_embeddings
-        x_BTD = lookup(words.embedding[...], input_ids, words.dtype) if call.fuse_lookup else words(input_ids)
+        x_BTD = (
+            lookup(words.embedding[...], input_ids, words.dtype) if call.fuse_lookup else take_rows(words, input_ids)
+        )
         x_BTD = call.place_words(x_BTD)
-        x_BTD += self.position_embeddings(position_ids) + self.token_type_embeddings(token_type_ids)
+        x_BTD += take_rows(self.position_embeddings, position_ids) + take_rows(
+            self.token_type_embeddings, token_type_ids
+        )
         return dropout(self.LayerNorm(x_BTD), self.rate, key)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,14 @@ def flat_dot_general(x: Array, kernel: Array, dimension_numbers: Any, precision:
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-class KeyProjection(nnx.Linear):
+class Dense(nnx.Linear):
+    """A dense layer whose parameters get float32 gradients, also where it computes in a narrower format."""
+
+    def __call__(self, inputs: Array) -> Array:  # type: ignore[override]
+        return add_bias(multiply(self, inputs), cast(nnx.Param, self.bias)[...])
+
+
+class KeyProjection(Dense):
     """The dense layer of the keys, whose bias is not trained.
 
     The bias adds the same value to all logits of a query, which softmax ignores: its true gradient is exactly zero. A
@@ -49,13 +56,12 @@ class KeyProjection(nnx.Linear):
     """
 
     def __call__(self, inputs: Array) -> Array:  # type: ignore[override]
-        assert self.bias is not None
-        return multiply(self, inputs) + jax.lax.stop_gradient(jnp.asarray(self.bias[...], self.dtype))[None, None]
+        return add_bias(multiply(self, inputs), jax.lax.stop_gradient(cast(nnx.Param, self.bias)[...]))
 
 
 def make_linear(
-    d_in: int, d_out: int, config: BertConfig, dtype: Any, rngs: nnx.Rngs, kind: type[nnx.Linear] = nnx.Linear
-) -> nnx.Linear:
+    d_in: int, d_out: int, config: BertConfig, dtype: Any, rngs: nnx.Rngs, kind: type[Dense] = Dense
+) -> Dense:
     """Make a dense layer with BERT's initializer."""
     init = nnx.initializers.normal(config.initializer_range)
     return kind(d_in, d_out, dtype=dtype, kernel_init=init, dot_general=flat_dot_general, rngs=rngs)
@@ -162,7 +168,7 @@ def activated_product(
       bias: [F], float32.
       kernel: [F, D], float32.
     """
-    return product(dot_general, activation(_with_bias(x, bias)), kernel)
+    return product(dot_general, activation(add_bias(x, bias)), kernel)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -176,8 +182,9 @@ def recomputed_product(
     return activated_product(activation, dot_general, x, bias, kernel)
 
 
-def _with_bias(x: Array, bias: Array) -> Array:
-    return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+def add_bias(x: Array, bias: Array) -> Array:
+    """Return `x + bias` for x [..., D] and a float32 bias [D], in the dtype of `x`; the gradient of the bias is float32."""
+    return (x.astype(jnp.float32) + bias.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
 def _activated_forward(
@@ -192,7 +199,7 @@ def _activated_backward(
     x, bias, kernel = saved
     # Without the barrier the compiler would see that the forward pass computed the same, and keep that.
     x = jax.lax.optimization_barrier(x)
-    activated, activation_gradients = jax.vjp(lambda x, bias: activation(_with_bias(x, bias)), x, bias)
+    activated, activation_gradients = jax.vjp(lambda x, bias: activation(add_bias(x, bias)), x, bias)
     _, product_gradients = jax.vjp(partial(product, dot_general), activated, kernel)
     d_activated, d_kernel = product_gradients(grad)
     return *activation_gradients(d_activated), d_kernel
@@ -236,6 +243,11 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
         return x
     keep = random_words(key, x.shape) >= threshold(rate)
     return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
+
+
+def take_rows(table: nnx.Embed, ids: Array) -> Array:
+    """Return the rows of a table, [..., D], in its dtype; the gradients of a word's tokens are added up in float32."""
+    return jnp.take(table.embedding[...], ids, axis=0).astype(table.dtype)
 
 
 def lookup(table_VD: Array, ids: Array, dtype: Any) -> Array:

@@ -74,6 +74,8 @@ def _attention_flops(kernel: str, table: _Table, instruction: Instruction, compu
     if products is None or queries is None:
         return None
     sizes = sizes_of(_ARRAY.findall(queries)[0][1])
+    if len(sizes) == 5:  # keys, values and queries in one array, [B, T, 3, H, K]
+        del sizes[2]
     return 2.0 * products * math.prod(sizes) * sizes[axis]
 
 

@@ -13,9 +13,10 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fractions import Fraction
 
 from jaxbert.plan.hlo import Computation, Instruction, Program, count_runs, parse_hlo
-from jaxbert.plan.hlo_flops import flops_of
+from jaxbert.plan.hlo_flops import flops_of, sizes_of
 
 _NO_KERNEL = frozenset(
     ("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "partition-id", "replica-id")
@@ -28,6 +29,9 @@ _RENAMING = frozenset(("bitcast", "reshape", "transpose", "get-tuple-element"))
 _PASSING = _RENAMING | {"convert", "copy"}
 """Instructions inside a fusion that compute only what is read of their result: an operand passes through to a slice."""
 _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\](?:\{([^}]*)\})?")
+_WRITTEN_PARTS = {"packed_attention_query": Fraction(1, 3), "packed_attention_key": Fraction(2, 3)}
+"""The kernels of jaxbert that write a part of their first result, [B, T, 3, H, K], and leave the others as they are."""
+_FUSED_AXES = 5
 _ON_CHIP = re.compile(r"S\([1-4]\)")
 """The memory space of an array in a TPU's vector or scalar memory; 5 is the host's."""
 
@@ -165,10 +169,27 @@ def _traffic(instruction: Instruction, computation: Computation, program: Progra
     if opcode in ("dynamic-update-slice", "scatter"):
         update = operands[1 if opcode == "dynamic-update-slice" else 2]
         return _size(update), _part_bytes(operands[0], _count(update))
+    if opcode == "custom-call":
+        return _call_traffic(instruction, computation)
     read = sum(map(_size, operands))
     if opcode.endswith("-start") and opcode != "all-reduce-start":  # its result holds the operands too
         return read, max(_size(result) - read, 0)
-    return read, _size(_without_workspace(instruction))
+    return read, _size(result)
+
+
+def _call_traffic(instruction: Instruction, computation: Computation) -> tuple[int, int]:
+    """Return the bytes that a custom call reads and writes: an operand that it gets several times is read once."""
+    begin = instruction.rest.find("output_to_operand_aliasing={")
+    aliases = instruction.rest[begin : instruction.rest.find("}, ", begin)] if begin >= 0 else ""
+    updated = {int(number) for number in re.findall(r": \((\d+),", aliases)}
+    read = {name for number, name in enumerate(instruction.operands) if number not in updated}
+    written = _ARRAY.findall(_without_workspace(instruction))
+    kernel = re.search(r'\bname = "([^"]*)"', instruction.rest)
+    parts = _WRITTEN_PARTS.get(kernel.group(1) if kernel else "", 1)
+    sizes = [_size(f"{dtype}[{axes}]{{{layout}}}") for dtype, axes, layout in written]
+    if written and len(sizes_of(written[0][1])) == _FUSED_AXES:
+        sizes[0] = int(sizes[0] * parts)
+    return sum(_size(computation.instructions[name].shape) for name in read), sum(sizes)
 
 
 def _without_workspace(instruction: Instruction) -> str:

@@ -143,7 +143,7 @@ def stand_in(config: Config, target: Target) -> Config:
     """
     if not target.stands_in:
         return config
-    scan = True if config.model.scan_layers is None else config.model.scan_layers
+    scan = config.model.remat != "none" if config.model.scan_layers is None else config.model.scan_layers
     compute = "bfloat16" if config.precision.compute == "auto" else config.precision.compute
     return dataclasses.replace(
         config,
