@@ -41,7 +41,8 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$OUT" ] || fail "name the folder of the results: bash $0 OUT"
 [[ "$MINUTES" =~ ^[0-9]+(\.[0-9]+)?$ ]] || fail "--minutes is '$MINUTES', but it must be a number"
-[ -n "$TOY" ] || command -v nvidia-smi >/dev/null || fail "this machine has no NVIDIA GPU; --toy runs tiny sizes anywhere"
+[ -n "$TOY" ] || [ -e /dev/nvidia0 ] || command -v nvidia-smi >/dev/null ||
+  fail "this machine has no NVIDIA GPU; --toy runs tiny sizes anywhere"
 mkdir -p "$OUT" || exit 2
 OUT="$(cd "$OUT" && pwd)"
 DONE="$OUT/parts.tsv"
@@ -59,6 +60,7 @@ if [ -n "$WHEELS" ]; then
   PYTHONPATH="$PYTHONPATH:$SCRATCH/site"
 fi
 export OUT PYTHON PYTHONPATH TOY SCRATCH HF_HUB_OFFLINE=1
+[ -n "$TOY" ] || nvidia-smi >>"$OUT/log" 2>&1 || true
 
 state_of() { # state_of NAME: how the part ended last, or nothing
   awk -F '\t' -v name="$1" '$1 == name { print $2 }' "$DONE"

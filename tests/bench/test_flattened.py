@@ -31,8 +31,8 @@ def models():
     torch.manual_seed(0)
     padded, flat = (kind(tiny_config()).eval() for kind in (BertForSequenceClassification, FlatClassifier))
     with torch.no_grad():
-        for parameter in padded.parameters():
-            parameter.normal_(0.0, 0.2)
+        for name, parameter in padded.named_parameters():
+            parameter.normal_(1.0 if name.endswith("LayerNorm.weight") else 0.0, 0.2)
     flat.load_state_dict(padded.state_dict())
     flat.set_attn_implementation(ATTENTION)
     return padded, flat
