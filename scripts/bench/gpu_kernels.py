@@ -11,6 +11,7 @@ must be exactly 0. The file is written after each check; the exit code is 1 if a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import time
@@ -88,6 +89,11 @@ def value_and_grads(attend: Attend, rate: float, qkv: list, weight: Any, segment
     return [out, *pull(weight.astype(out.dtype))]
 
 
+def _precision(dtype: Any) -> contextlib.AbstractContextManager[Any]:
+    """Compute float32 products as a run in float32 does: in float32 and not in TF32."""
+    return jax.default_matmul_precision("float32") if dtype == jnp.float32 else contextlib.nullcontext()
+
+
 def _difference(found: Any, expected: Any, where: Any = ...) -> float:
     found, expected = (np.asarray(x, np.float32) for x in (found, expected))
     worst = np.abs(found - expected)[where].max() / np.abs(expected).max()
@@ -109,8 +115,9 @@ class Kernel:
         self.noise = [jnp.asarray(100 * rng.normal(size=shape), dtype) for _ in range(3)]
 
     def _run(self, attend: Attend, rate: float = 0.0, qkv: list | None = None, weight: Any = None) -> list:
-        used = self.weight if weight is None else weight
-        return value_and_grads(attend, rate, self.qkv if qkv is None else qkv, used, self.segments)
+        qkv, weight = self.qkv if qkv is None else qkv, self.weight if weight is None else weight
+        with _precision(qkv[0].dtype):
+            return value_and_grads(attend, rate, qkv, weight, self.segments)
 
     def values(self, rate: float) -> Result:
         """Compare output and gradients at real tokens; with a rate, the same weights are dropped."""
@@ -182,7 +189,8 @@ class PackedModel:
             return jnp.where(batch["example_mask"], each, 0).sum() / self.count, logits
 
         params = init_params(model, jax.random.key(0))
-        (_, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, arrays)
+        with _precision(dtype):
+            (_, logits), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, arrays)
         mask = batch["example_mask"]
         by_example = np.empty((self.count, logits.shape[-1]), np.float32)
         by_example[batch["example_ids"][mask]] = np.asarray(logits)[mask]
@@ -256,13 +264,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="file for the JSON")
     parser.add_argument("--toy", action="store_true", help="small sizes, with Pallas' interpreter")
     values = parser.parse_args(arguments)
-    # What a run in float32 sets; the kernels of bfloat16 do not depend on it.
-    with jax.default_matmul_precision("float32"):
-        result = run(
-            TOY if values.toy else Sizes(),
-            values.toy,
-            lambda result: values.output.write_text(json.dumps(result, indent=1) + "\n", "utf-8"),
-        )
+
+    def write(result: Result) -> None:
+        values.output.write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+
+    result = run(TOY if values.toy else Sizes(), values.toy, write)
     return int(not all(check["ok"] for check in result["checks"].values()))
 
 
