@@ -6,6 +6,7 @@
 #   bash scripts/bench/gpu_parts.sh summary    write OUT/summary.md
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+[ -z "${TOY:-}" ] || export JAX_DISABLE_MOST_OPTIMIZATIONS=1 # tiny programs compile longer than they run
 
 bench() { # bench OPTION...: time jaxbert on the lengths of the headline
   local sizes=(--model.name_or_path base --lengths uniform:64:192 --data.max_length 512 --data.row_length 512)
