@@ -167,7 +167,7 @@ class PackedModel:
         rng = np.random.default_rng(2)
         count, longest = sizes.examples, sizes.longest
         lengths = rng.integers(4, longest + 1, count).astype(np.int32)
-        self.config = sized_config(sizes.model, 1000)
+        self.config = sized_config(sizes.model, 1000, initializer_range=0.1)  # so that attention matters
         tokens = Tokens.from_lengths(rng.integers(5, 1000, lengths.sum(), dtype=np.int32), lengths, lengths)
         examples = Examples(tokens, rng.integers(0, 2, count, dtype=np.int32))
         packed = choose_layout(lengths, count, row_length=sizes.length)
