@@ -235,13 +235,15 @@ def _rows_of_ranks(lengths: np.ndarray, row_length: int, max_slots: int) -> tupl
             else:
                 free, row = row_length, len(used_slots)
                 used_slots.append(0)
-            takes = min(left, free // length, max_slots - used_slots[row])
+            used, takes = used_slots[row], free // length
+            if takes > left or takes > max_slots - used:
+                takes = min(takes, left, max_slots - used)
             rows.append(row)
             taken.append(takes)
             left -= takes
-            used_slots[row] += takes
+            used_slots[row] = used = used + takes
             free -= takes * length
-            if free and used_slots[row] < max_slots:
+            if free and used < max_slots:
                 if not by_free[free]:
                     occurs |= 1 << free
                 by_free[free].append(row)
