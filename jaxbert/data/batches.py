@@ -42,34 +42,34 @@ def fill_rows(plan: StepPlan, layout: Layout, examples: Examples, own_rows: np.n
         grid[slot] = values
         return grid.reshape(plan.num_rows, layout.slots, *values.shape[1:])
 
-    def per_token(values: np.ndarray) -> np.ndarray:
-        filled = values.astype(np.int32, copy=False).reshape(-1, layout.row_length)
-        if own_rows is None:
-            return filled
-        whole = np.zeros((plan.num_rows, layout.row_length), np.int32)
-        whole[own_rows] = filled
-        return whole
-
     tokens, segments = examples.tokens, per_slot(np.arange(1, len(slot) + 1, dtype=np.int32))
     line = _Line(segments if own_rows is None else segments[own_rows], plan, tokens.lengths, layout.row_length)
     sources = line.spread(tokens.begins[line.example_ids]) + line.within
     second = line.within >= line.spread(tokens.first_lengths[line.example_ids])
+    by_token = {
+        "input_ids": tokens.ids[sources] * line.real,
+        "token_type_ids": second & line.real,
+        "segment_ids": line.numbers,
+        "position_ids": line.within,
+    }
+    if examples.token_labels is not None:
+        by_token["token_labels"] = np.where(line.real, examples.token_labels[sources], NO_LABEL)
     batch = {
-        "input_ids": per_token(tokens.ids[sources] * line.real),
-        "token_type_ids": per_token(second & line.real),
-        "segment_ids": per_token(line.numbers),
-        "position_ids": per_token(line.within),
         "cls_positions": per_slot(plan.starts),
         "example_mask": segments > 0,
         "example_ids": per_slot(plan.example_ids),
     }
+    for name, values in by_token.items():
+        batch[name] = values.astype(np.int32, copy=False).reshape(-1, layout.row_length)
+        if own_rows is not None:
+            others = NO_LABEL if name == "token_labels" else 0
+            filled, batch[name] = batch[name], np.full((plan.num_rows, layout.row_length), others, np.int32)
+            batch[name][own_rows] = filled
     if own_rows is not None:
         batch["lengths"] = per_slot(tokens.lengths[plan.example_ids])
     documents = plan.example_ids if plan.documents is None else plan.documents[plan.places]
     if examples.labels is not None:
         batch["labels"] = per_slot(examples.labels[documents])
-    if examples.token_labels is not None:
-        batch["token_labels"] = per_token((examples.token_labels[sources] - NO_LABEL) * line.real) + NO_LABEL
     if plan.places is not None:
         batch["example_index"] = per_slot(plan.places.astype(np.int32))
     return batch

@@ -113,7 +113,7 @@ class Ladder:
             seed=None,
         )
         # Later segments may be as long as a row.
-        worst = round_up(_most_rows(size, 1), self.row_multiple)
+        worst = round_up(size + size // GROUP, self.row_multiple)
         if worst > layout.row_counts[-1]:
             layout = replace(layout, row_counts=(*layout.row_counts, worst))
         self._large.append((layout, size))
@@ -179,8 +179,8 @@ def best_fit(lengths: np.ndarray, row_length: int, max_slots: int) -> tuple[np.n
       Row, slot and first position of each segment (in the order of `lengths`), and the number of rows.
     """
     count = len(lengths)
-    groups = 1 if max_slots == 1 else _groups(count)
-    order, ranks = _longest_first(lengths), -(-count // groups)
+    groups = 1 if max_slots == 1 else max(1, count // GROUP)
+    order, ranks = np.argsort(-lengths, kind="stable"), -(-count // groups)
     sorted_lengths = np.zeros(ranks * groups, np.int64)
     sorted_lengths[:count] = lengths[order]
     by_rank = sorted_lengths.reshape(ranks, groups)
@@ -200,16 +200,6 @@ def best_fit(lengths: np.ndarray, row_length: int, max_slots: int) -> tuple[np.n
     result = np.empty((3, count), np.int32)
     result[:, order] = placed.reshape(3, -1)[:, :count]
     return result[0], result[1], result[2], num_rows * groups
-
-
-def _groups(segments: int) -> int:
-    """Return the number of groups of a step with this many segments."""
-    return max(1, segments // GROUP)
-
-
-def _most_rows(segments: int, per_row: int) -> int:
-    """Return the most rows that this many segments, or fewer, can need if any `per_row` of them fit into a row."""
-    return -(-segments // per_row) + _groups(segments) - 1
 
 
 def _rows_of_ranks(lengths: np.ndarray, row_length: int, max_slots: int) -> tuple[np.ndarray, int]:
@@ -250,12 +240,6 @@ def _rows_of_ranks(lengths: np.ndarray, row_length: int, max_slots: int) -> tupl
     return np.repeat(np.array(rows, np.int64), taken), len(used_slots)
 
 
-def _longest_first(lengths: np.ndarray) -> np.ndarray:
-    """Return the order of segments by length, longest first; equal ones keep their order."""
-    short = lengths.max(initial=0) < 2**15  # NumPy sorts 16-bit integers by radix
-    return np.argsort(-lengths.astype(np.int16) if short else -lengths, kind="stable")
-
-
 def balance_lengths(example_ids: np.ndarray, lengths: np.ndarray, steps: int) -> np.ndarray:
     """Deal examples out to steps so that all steps have nearly the same number of tokens.
 
@@ -269,7 +253,8 @@ def balance_lengths(example_ids: np.ndarray, lengths: np.ndarray, steps: int) ->
     Returns:
       Example ids, [steps, n].
     """
-    by_length = _longest_first(lengths).reshape(-1, steps)
+    keys = lengths.astype(np.int16) if lengths.max() < 2**15 else lengths  # 16-bit integers are sorted by radix
+    by_length = np.argsort(-keys, kind="stable").reshape(-1, steps)
     blocks = lengths[by_length]
     totals = np.zeros(steps, np.int64)
     emptiest_first, begin = np.empty_like(by_length), 0
@@ -304,13 +289,10 @@ class EpochOrder:
         for window in range(windows):
             low, high = (self._full_steps * w // windows for w in (window, window + 1))
             if high > first:
-                yield from self._window(low, high)[max(0, first - low) :]
+                example_ids = self._examples(low * self._batch_size, high * self._batch_size)
+                yield from balance_lengths(example_ids, self._lengths[example_ids], high - low)[max(0, first - low) :]
         if self.num_steps > self._full_steps and first < self.num_steps:
             yield self._examples(self._full_steps * self._batch_size, len(self._lengths))
-
-    def _window(self, low: int, high: int) -> np.ndarray:
-        example_ids = self._examples(low * self._batch_size, high * self._batch_size)
-        return balance_lengths(example_ids, self._lengths[example_ids], high - low)
 
     def _examples(self, start: int, stop: int) -> np.ndarray:
         return np.arange(start, stop) if self._permutation is None else self._permutation(start, stop)
@@ -417,7 +399,8 @@ def _fit_layout(
     slots = round_up(max(int(slot.max()) + 1 for _, slot, _, _ in placed), 4)
     needed = np.array([round_up(num_rows, row_multiple) for *_, num_rows in placed])
     counts = _cheapest_counts(needed, 2)
-    worst = round_up(_most_rows(largest, min(row_length // longest, slots)), row_multiple)
+    # All but the last row of a group hold as many segments as always fit.
+    worst = round_up(-(-largest // min(row_length // longest, slots)) + largest // GROUP, row_multiple)
     spare = round_up(-(-counts[-1] * 21 // 20), row_multiple)
     row_counts = tuple(sorted({*counts, min(spare, worst), worst} if worst > counts[-1] else set(counts)))
     layout = Layout(row_length, row_counts, slots)

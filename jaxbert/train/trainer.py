@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -124,14 +124,8 @@ class Trainer:
         stale = patience is not None and self.progress.evaluations_since_best >= patience
         return stale or self._callbacks.stop or self._dispatched >= self.run.program.total_steps
 
-    def _batches(self) -> Iterator[Batch]:
-        """Yield the batches of all steps that are left; the first ones of an epoch are ready when the one before ends."""
-        epoch, first_step = divmod(self._dispatched, self.run.steps_per_epoch)
-        starts = itertools.chain([(epoch, first_step)], ((later, 0) for later in itertools.count(epoch + 1)))
-        endless = itertools.chain.from_iterable(itertools.starmap(self.run.epoch_batches, starts))
-        return itertools.islice(endless, self.run.program.total_steps - self._dispatched)
-
     def _take_steps(self, report: Report, interrupt: Interrupt) -> None:
+        """Take all steps that are left; the first batches of an epoch are ready when the epoch before ends."""
         program = self.run.program
 
         def prepare(batches: list[Batch]) -> Group:
@@ -141,7 +135,11 @@ class Trainer:
         def is_last(step: int) -> bool:
             return self._is_milestone(step) or step % self.run.steps_per_epoch == 0
 
-        groups = group_batches(self._batches(), self._config.steps_per_dispatch, self._dispatched, is_last)
+        epoch, first_step = divmod(self._dispatched, self.run.steps_per_epoch)
+        starts = itertools.chain([(epoch, first_step)], ((later, 0) for later in itertools.count(epoch + 1)))
+        endless = itertools.chain.from_iterable(itertools.starmap(self.run.epoch_batches, starts))
+        feed = itertools.islice(endless, program.total_steps - self._dispatched)
+        groups = group_batches(feed, self._config.steps_per_dispatch, self._dispatched, is_last)
         with Prefetcher(groups, prepare) as loader:
             self.speed.resume()
             try:
