@@ -16,6 +16,7 @@ Nothing here reads tokens; `batches` fills the rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -401,8 +402,14 @@ def _fit_layout(
     counts = _cheapest_counts(needed, 2)
     # All but the last row of a group hold as many segments as always fit.
     worst = round_up(-(-largest // min(row_length // longest, slots)) + largest // GROUP, row_multiple)
-    spare = round_up(-(-counts[-1] * 21 // 20), row_multiple)
-    row_counts = tuple(sorted({*counts, min(spare, worst), worst} if worst > counts[-1] else set(counts)))
+    spare = [round_up(-(-counts[-1] * 21 // 20), row_multiple)]
+    if len(counts) == 1:
+        together = np.concatenate(steps)
+        # Three standard deviations: the mean lengths of other windows differ from those of the sample.
+        drift = 3 * together.std() * (len(together) / len(steps) / WINDOW) ** 0.5 / row_length
+        spare.append(round_up(counts[-1] + math.ceil(drift), row_multiple))
+    more = {worst, *(min(rows, worst) for rows in spare)} if worst > counts[-1] else set()
+    row_counts = tuple(sorted({*counts, *more}))
     layout = Layout(row_length, row_counts, slots)
     row_tokens = sum(layout.rows_for(int(n)) for n in needed) * row_length
     return row_tokens * (1 + row_length * _MASKED_PAIR_COST), layout
