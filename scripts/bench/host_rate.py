@@ -9,7 +9,9 @@ the cache, plans every step and fills its own rows. Two measurements of each: as
 seconds, and batches through jaxbert's Prefetcher to a consumer that takes `--rate` real tokens a second, all processes
 together, as the trainer does: it waits for the results of the step before each time. Of N processes only as many run at once
 as the machine has cores (`--at_once`): they share no memory, so that the others would do the same on cores of their own.
-Prints one JSON object for each batch size and N. Linux only.
+Prints one JSON object for each batch size and N. Where `fastest_cpu_share` is below 1, other programs had the cores, and the
+rates by the clock and the waits say little; processor times, the share of a core that is busy at `--rate` and the idle share
+that is computed from them still hold. Linux only.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,25 @@ def _count(taken: Consumption, size: BatchSize) -> None:
     taken.tokens += size.tokens
 
 
+def compute_idle(seconds: Sequence[float], tokens: Sequence[int], rate: float, depth: int = 3) -> float:
+    """Return the share of the time in which a device has nothing to do, if every batch takes these processor seconds.
+
+    The same as `consume` on a core that no other program uses, computed and not measured: a Prefetcher of this depth, and
+    a loop that dispatches a step when the last but one has ended. The first step is not counted.
+    """
+    taken: list[float] = []
+    produced, ends, idle = 0.0, [0.0, 0.0], 0.0
+    for number, (needed, size) in enumerate(zip(seconds, tokens, strict=True)):
+        # The batch before must have found room in the queue.
+        produced = max(produced, taken[number - 1 - depth] if number > depth else 0.0) + needed
+        taken.append(max(produced, ends[-2], taken[-1] if taken else 0.0))
+        if number == 0:
+            ends = [taken[0], taken[0]]
+        idle += max(0.0, taken[-1] - ends[-1])
+        ends = [ends[-1], max(ends[-1], taken[-1]) + size / rate]
+    return idle / (ends[-1] - taken[0])
+
+
 def write_cache(folder: Path, lengths: np.ndarray) -> None:
     """Write tokens of these lengths as the token cache holds them."""
     rng = np.random.default_rng(0)
@@ -147,21 +168,26 @@ def open_examples(cache: Path) -> Examples:
     return Examples(stored.tokens, np.zeros(len(stored.tokens), np.int32))
 
 
-def _timed(items: Iterator[Any], seconds: float, tokens: Callable[[Any], tuple[int, int]]) -> dict[str, float]:
+def _timed(
+    items: Iterator[Any], seconds: float, tokens: Callable[[Any], tuple[int, int]], rate: float
+) -> dict[str, float]:
     """Take items for some seconds; return the rates by wall clock and the processor time of an example."""
-    examples = real = 0
+    sizes, times = [], []
     begin, cpu = time.perf_counter(), time.process_time()
     for item in items:
-        more, real_tokens = tokens(item)
-        examples, real = examples + more, real + real_tokens
+        sizes.append(tokens(item))
+        times.append(time.process_time())
         if time.perf_counter() - begin >= seconds:
             break
-    wall, used = time.perf_counter() - begin, time.process_time() - cpu
+    wall, used = time.perf_counter() - begin, times[-1] - cpu
+    examples, real = np.sum(sizes, axis=0).tolist()
     return {
         "examples_per_second": round(examples / wall),
         "real_tokens_per_second": round(real / wall),
         "cpu_microseconds_an_example": round(used / examples * 1e6, 3),
         "cpu_share": round(used / wall, 3),
+        "core_share_at_rate": round(used / real * rate, 3),
+        "computed_idle_share": round(compute_idle(np.diff(times, prepend=cpu), [size for _, size in sizes], rate), 5),
     }
 
 
@@ -184,8 +210,8 @@ def parts(work: Work) -> dict[str, Any]:
     return {
         "packing_efficiency": round(int(lengths.sum(dtype=np.int64)) / row_tokens, 4),
         "row_counts": sorted({plan.num_rows for plan in epoch}),
-        "plan": _timed(plans(), work.seconds, size),
-        "fill": _timed(filled, work.seconds, lambda pair: size(pair[0])),
+        "plan": _timed(plans(), work.seconds, size, work.rate),
+        "fill": _timed(filled, work.seconds, lambda pair: size(pair[0]), work.rate),
     }
 
 
@@ -209,7 +235,7 @@ def _worker(work: Work, start: Any, results: Any) -> None:
         return len(ids), int(lengths[ids].sum())
 
     start.wait()
-    fastest = _timed(endless(examples, work), work.seconds, size)
+    fastest = _timed(endless(examples, work), work.seconds, size, work.rate)
     start.wait()
     cpu = time.process_time()
     taken = consume(endless(examples, work), work.rate, work.seconds)
@@ -237,7 +263,11 @@ def _summary(processes: int, found: list[tuple[int, dict[str, float], dict[str, 
         "processes": processes,
         "running": [process for process, *_ in found],
         "fastest_real_tokens_per_second": min(fastest["real_tokens_per_second"] for _, fastest, _ in found),
-        "cpu_microseconds_an_example": max(fastest["cpu_microseconds_an_example"] for _, fastest, _ in found),
+        "fastest_cpu_share": min(fastest["cpu_share"] for _, fastest, _ in found),
+        **{
+            name: max(fastest[name] for _, fastest, _ in found)
+            for name in ("cpu_microseconds_an_example", "core_share_at_rate", "computed_idle_share")
+        },
         "consumed_real_tokens_per_second": round(min(taken["tokens"] / taken["seconds"] for taken in consumed)),
         "waited_share": round(max(taken["waited"] / taken["seconds"] for taken in consumed), 5),
         "idle_share": round(max(taken["idle"] / taken["seconds"] for taken in consumed), 5),

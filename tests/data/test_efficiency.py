@@ -22,7 +22,7 @@ def sst2_lengths(shared_data):
 
 
 @pytest.mark.real
-@pytest.mark.parametrize(("batch_size", "least"), [(32, 0.90), (256, 0.97), (1024, 0.98)])
+@pytest.mark.parametrize(("batch_size", "least"), [(32, 0.90), (256, 0.97), (1024, 0.98), (4096, 0.98), (16384, 0.98)])
 def test_rows_of_sst2_are_full(sst2_lengths, batch_size, least, capsys):
     layout = choose_layout(sst2_lengths, batch_size, seed=0)
     plans = list(plan_epoch(sst2_lengths, layout, batch_size, seed=0, epoch=1))
