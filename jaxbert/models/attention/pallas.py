@@ -1,9 +1,7 @@
 """Attention within packed rows as Pallas kernels for NVIDIA GPUs (Triton): no [T, T] array, no work across segments.
 
-A row is cut into tiles. Since segments are contiguous, the tiles that share a segment with a given tile form a range, which
-is computed from the segment ids before the kernels start. Each kernel loops only over this range, so a row costs the sum of
-its segments' squares (in whole tiles) and not the square of the row. Sums, softmax and the gradients of the weights are
-float32. Dropout hashes an entry's index exactly as `layers.dropout` does: the same key drops the same weights.
+Each kernel loops only over the tiles that share a segment with its own one (`tiles`). Sums, softmax and the gradients of the
+weights are float32.
 
 The backward pass follows FlashAttention-2 (Dao, 2023): weights are recomputed from the saved log-sum-exp, once for the
 queries of a tile and once for its keys and values.
@@ -23,14 +21,12 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
-from jaxbert.models.layers import hash_index, seed_words, threshold
+from jaxbert.models.attention.tiles import MASKED, Matrix, dropout_seed, kept, matrix_of, neighbours, tile_padding
 
 TILE = 64
 """Tokens per tile. UNMEASURED: small, because packed segments are short and the waste is up to one tile per segment."""
 _WIDEST_HEAD = {"float32": 64, "bfloat16": 128, "float16": 128}
 """Widest head by dtype: tiles of 16 KiB, so that the backward pass fits in the shared memory of small GPUs (99 KiB) too."""
-_MASKED = -1e30
-_LAST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -98,31 +94,9 @@ def pallas_attention(
         return jnp.pad(x_BTHK, ((0, 0), (0, fill), (0, 0), (0, widen))) if fill or widen else x_BTHK
 
     ids_BT = tile_padding(jnp.pad(segment_ids_BT, ((0, 0), (0, fill))), tile)
-    seed = jnp.zeros(4, jnp.uint32)
-    if rate and key is not None:
-        seed = jnp.stack([*seed_words(key), *(jnp.asarray(x, jnp.uint32) for x in origin[:2])])
+    seed = dropout_seed(rate, key, origin)
     out_BTHK = _attention(plan, fit(q_BTHK), fit(k_BTHK), fit(v_BTHK), ids_BT, neighbours(ids_BT, tile), seed)
     return out_BTHK[:, :tokens, :, :width]
-
-
-def tile_padding(segment_ids_BT: Array, tile: int) -> Array:
-    """Make the padding of each tile its own segment, numbered from -1 down: each tile of padding visits only itself."""
-    own_T = -1 - jnp.arange(segment_ids_BT.shape[1], dtype=jnp.int32) // tile
-    return jnp.where(segment_ids_BT > 0, segment_ids_BT, own_T[None])
-
-
-def neighbours(ids_BT: Array, tile: int) -> Array:
-    """Return the range of tiles that each tile must visit, first and end (exclusive), int32 [B, T / tile, 2].
-
-    The range holds the tile itself and the tiles with which it may share a segment: their ranges of ids overlap.
-    """
-    tiles_BNT = ids_BT.reshape(ids_BT.shape[0], -1, tile)
-    low_BN, high_BN = jnp.where(tiles_BNT > 0, tiles_BNT, _LAST).min(-1), tiles_BNT.max(-1)
-    near_BNN = (low_BN[:, :, None] <= high_BN[:, None, :]) & (low_BN[:, None, :] <= high_BN[:, :, None])
-    near_BNN |= jnp.eye(near_BNN.shape[-1], dtype=bool)[None]
-    first_BN = jnp.argmax(near_BNN, -1)
-    end_BN = near_BNN.shape[-1] - jnp.argmax(near_BNN[:, :, ::-1], -1)
-    return jnp.stack([first_BN, end_BN], -1).astype(jnp.int32)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -222,7 +196,7 @@ def _forward_kernel(plan: _Plan, q_ref, k_ref, v_ref, ids_ref, bounds_ref, seed_
         mixed, top, total = carry
         span = _span(plan, there)
         same = mine[:, None] == ids_ref[span][None, :]
-        logits = jnp.where(same, _logits(plan, q, k_ref[span, :]), _MASKED)
+        logits = jnp.where(same, _logits(plan, q, k_ref[span, :]), MASKED)
         new_top = jnp.maximum(top, logits.max(1))
         shrink = jnp.exp2(top - new_top)
         weights = jnp.where(same, jnp.exp2(logits - new_top[:, None]), 0.0)
@@ -231,7 +205,7 @@ def _forward_kernel(plan: _Plan, q_ref, k_ref, v_ref, ids_ref, bounds_ref, seed_
         weights = _drop(plan, weights, matrix, here, there).astype(v.dtype)
         return mixed * shrink[:, None] + _dot(weights, v), new_top, total
 
-    start = jnp.zeros(q.shape, jnp.float32), jnp.full(plan.tile, _MASKED), jnp.zeros(plan.tile)
+    start = jnp.zeros(q.shape, jnp.float32), jnp.full(plan.tile, MASKED), jnp.zeros(plan.tile)
     mixed, top, total = jax.lax.fori_loop(bounds_ref[0], bounds_ref[1], visit, start)
     out_ref[...] = (mixed / total[:, None]).astype(out_ref.dtype)
     lse_ref[...] = top + jnp.log2(total)
@@ -296,29 +270,15 @@ def _logits(plan: _Plan, q: Array, k: Array) -> Array:
     return _dot(q, k.T) * (plan.scale * math.log2(math.e))
 
 
-def _matrix(plan: _Plan, seed_ref: Any) -> tuple[Array, Array, Array] | None:
-    """Return the key's two words and the index of this [T, T] matrix among all rows and heads (read before a loop)."""
-    if not plan.rate:
-        return None
-    row = seed_ref[2] + pl.program_id(2).astype(jnp.uint32)
-    head = seed_ref[3] + pl.program_id(1).astype(jnp.uint32)
-    return seed_ref[0], seed_ref[1], row * jnp.uint32(plan.heads) + head
+def _matrix(plan: _Plan, seed_ref: Any) -> Matrix | None:
+    return matrix_of(plan, seed_ref, pl.program_id(2), pl.program_id(1))
 
 
-def _drop(
-    plan: _Plan, x: Array, matrix: tuple[Array, Array, Array] | None, query_tile: Array, key_tile: Array
-) -> Array:
-    """Drop entries of a tile of [B, H, T, T] by their index in the whole array."""
+def _drop(plan: _Plan, x: Array, matrix: Matrix | None, query_tile: Array, key_tile: Array) -> Array:
+    """Drop entries of a tile of weights, and scale the others up."""
     if matrix is None:
         return x
-    first, second, number = matrix
-
-    def positions(tile: Array, axis: int) -> Array:
-        return (tile * plan.tile + jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)).astype(jnp.uint32)
-
-    T = jnp.uint32(plan.tokens)
-    index = (number * T + positions(query_tile, 0)) * T + positions(key_tile, 1)
-    return jnp.where(hash_index(index, first, second) >= threshold(plan.rate), x * (1 / (1 - plan.rate)), 0.0)
+    return jnp.where(kept(plan, matrix, query_tile, key_tile), x * (1 / (1 - plan.rate)), 0.0)
 
 
 KERNEL = Kernel(refuses, pallas_attention)
