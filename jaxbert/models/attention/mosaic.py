@@ -1,7 +1,7 @@
 """Attention within packed rows as Pallas kernels for TPUs (Mosaic): no [T, T] array, no work across segments, dropout.
 
 Queries, keys and values stay [B, T, H * K], as the dense layers return them, and nothing is transposed in memory. A block is
-all tokens of a row and as many heads as fill the 128 lanes of a register (two of width 64, four of 32). Within the core's
+all tokens of a row and some heads; two heads of width 64, or four of 32, share the 128 lanes of a register. In the core's
 memory tiles are transposed, so that a head is a range of sublanes, which costs nothing to take.
 
 Tiles and dropout are those of `tiles`. A tile of weights has the keys along its sublanes and the queries along its lanes:
@@ -32,6 +32,8 @@ TILE = _LANES
 _ITEMSIZE = {"bfloat16": 2, "float32": 4}
 _MEMORY = 15 * 2**20
 """Bytes for the blocks of a row. The smallest core, that of v4, has 16 MiB; the rest is for what the compiler spills."""
+_TOGETHER = 4
+"""Heads of a block, if that divides their number and the block fits: a softmax fills the wait for another head's product."""
 _PACKAGE = "jax.experimental.pallas.tpu"
 
 
@@ -70,7 +72,7 @@ def refuses(request: Request, hardware: Hardware) -> str | None:
     itemsize = _ITEMSIZE.get(request.dtype)
     if itemsize is None:
         return f"it computes in {' and '.join(_ITEMSIZE)}, and precision.compute is {request.dtype}"
-    longest = _MEMORY // _bytes_of_a_token(max(_LANES, _head_lanes(request.head_width)), itemsize) // TILE * TILE
+    longest = _longest_row(max(_LANES, _head_lanes(request.head_width)), itemsize)
     if request.row_length > longest:
         return f"rows in {request.dtype} are at most {longest} tokens, and these are {request.row_length}"
     try:
@@ -85,13 +87,21 @@ def _head_lanes(width: int) -> int:
     return max(16, pl.next_power_of_2(width)) if width <= _LANES else width + -width % _LANES
 
 
-def _bytes_of_a_token(lanes: int, itemsize: int) -> int:
-    """Return the bytes of the core's memory that the backward pass holds for each token of a row.
+def _longest_row(lanes: int, itemsize: int) -> int:
+    """Return the most tokens of a row for which the backward pass of a block fits in the core's memory.
 
-    Eight arrays in two buffers, since the next block is fetched meanwhile; queries and gradients transposed, and the sum of
-    the gradients of the queries; ids, and at most eight heads' log-sum-exps and sums of products.
+    That holds eight arrays in two buffers, since the next block is fetched meanwhile; queries and gradients transposed, and
+    the sum of the gradients of the queries; ids, and numbers for at most eight heads.
     """
-    return 2 * 8 * lanes * itemsize + 2 * lanes * itemsize + 4 * lanes + 4 * (2 + 3 * 8)
+    of_a_token = 2 * 8 * lanes * itemsize + 2 * lanes * itemsize + 4 * lanes + 4 * (2 + 3 * 8)
+    return _MEMORY // of_a_token // TILE * TILE
+
+
+def _heads_of_a_block(heads: int, width: int, tokens: int, itemsize: int) -> int:
+    """Return the heads that fill a register's lanes, or a multiple of them."""
+    filling = min(heads, max(1, _LANES // width))
+    more = range(_TOGETHER // filling * filling, filling, -filling)
+    return next((g for g in more if heads % g == 0 and tokens <= _longest_row(g * width, itemsize)), filling)
 
 
 def mosaic_attention(
@@ -113,7 +123,7 @@ def mosaic_attention(
     origin = origin or Origin(0, 0, heads)
     rate = 0.0 if key is None else dropout_rate
     width = _head_lanes(K)
-    group = min(heads, max(1, _LANES // width))
+    group = _heads_of_a_block(heads, width, tokens, q_BTHK.dtype.itemsize)
     plan = _Plan(tile, tokens, origin.heads, K**-0.5, rate, interpret, width, group)
     fill, more, widen = -tokens % tile, -heads % group, width - K
 
@@ -202,28 +212,24 @@ def _forward_kernel(
     plan: _Plan, q_ref, k_ref, v_ref, ids_ref, bounds_ref, seed_ref, out_ref, lse_ref, values_ref, columns_ref
 ) -> None:
     """Compute the mixed values of a row, with a running maximum and sum (base 2) for each head and query."""
-    heads, tiles, new_row = range(plan.group), ids_ref.shape[0], pl.program_id(1) == 0
+    tiles, new_row = ids_ref.shape[0], pl.program_id(1) == 0
     matrices = _matrices(plan, seed_ref)
 
     def prepare(here: Array, _: None) -> None:
         values_ref[here] = v_ref[_span(plan, here), :].T
 
-        @pl.when(new_row)
-        def _() -> None:
+        @pl.when(new_row)  # all blocks of a row have the same ids
+        def fill_columns() -> None:
             columns_ref[here] = _column(ids_ref[pl.ds(here, 1), :])
 
     def mix(here: Array, _: None) -> None:
         q, mine = q_ref[_span(plan, here), :].T, ids_ref[pl.ds(here, 1), :]
-        queries = [_alone(plan, q, head) for head in heads]
 
         def visit(there: Array, carry: tuple) -> tuple:
             k, v, same = k_ref[_span(plan, there), :], values_ref[there], columns_ref[there] == mine
-            products = [
-                _dot(k, queries[head]) for head in heads
-            ]  # all before the first softmax, which hides their delay
             after = []
-            for head, (mixed, top, total) in enumerate(carry):
-                logits = jnp.where(same, products[head] * plan.log2_scale, MASKED)
+            for head, (logits, (mixed, top, total)) in enumerate(zip(_head_products(plan, k, q), carry, strict=True)):
+                logits = jnp.where(same, logits * plan.log2_scale, MASKED)
                 new_top = jnp.maximum(top, logits.max(0, keepdims=True))
                 shrink, weights = jnp.exp2(top - new_top), jnp.exp2(logits - new_top)
                 total = total * shrink + weights.sum(0, keepdims=True)
@@ -266,16 +272,12 @@ def _backward_kernel(plan: _Plan, *refs: Any) -> None:
 
         def visit(there: Array, carry: tuple) -> tuple:
             q, grad, same = queries_ref[there], grads_ref[there], mine == ids_ref[pl.ds(there, 1), :]
-            products = [_dot(k, _alone(plan, q, head)) for head in heads]
-            d_weights = [_dot(v, _alone(plan, grad, head)) for head in heads]
+            logits, d_weights = _head_products(plan, k, q), _head_products(plan, v, grad)
             after = []
             for head, (dk, dv) in enumerate(carry):
-                line, rows, keep = (
-                    _line(tiles, head, there),
-                    _rows(plan, head),
-                    _keep(plan, matrices[head], there, here),
-                )
-                weights = jnp.exp2(products[head] * plan.log2_scale - lse_ref[line, :])
+                line, rows = _line(tiles, head, there), _rows(plan, head)
+                keep = _keep(plan, matrices[head], there, here)
+                weights = jnp.exp2(logits[head] * plan.log2_scale - lse_ref[line, :])
                 weights = jnp.where(same, weights, 0.0)
                 d_logits = (weights * (_drop(d_weights[head], keep) - delta_ref[line, :])).astype(q.dtype)
                 dv += _dot(grad[rows], _drop(weights, keep).astype(q.dtype), transposed=True)
@@ -321,10 +323,20 @@ def _column(line: Array) -> Array:
     return jnp.broadcast_to(line, (line.shape[1],) * 2).T
 
 
-def _alone(plan: _Plan, x: Array, head: int) -> Array:
-    """Set the sublanes of other heads to zero, so that the product over all lanes of a block is that of one head."""
-    other = jnp.zeros((plan.width, x.shape[1]), x.dtype)
-    return jnp.concatenate([x[_rows(plan, i)] if i == head else other for i in range(plan.group)])
+def _head_products(plan: _Plan, a: Array, transposed: Array) -> list[Array]:
+    """Return the product of each head's columns of a tile with its rows of a transposed one.
+
+    A product takes all lanes of a register. The rows of its other heads are zero; to leave them out would cost the same.
+    """
+    size = min(max(plan.width, _LANES), plan.lanes)
+    other = jnp.zeros((plan.width, plan.tile), a.dtype)
+    products = []
+    for head in range(plan.group):
+        first = head * plan.width // size * size
+        sharing = range(first // plan.width, (first + size) // plan.width)
+        rows = jnp.concatenate([transposed[_rows(plan, i)] if i == head else other for i in sharing])
+        products.append(_dot(a[:, first : first + size], rows))
+    return products
 
 
 def _dot(a: Array, b: Array, *, transposed: bool = False) -> Array:

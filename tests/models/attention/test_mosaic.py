@@ -1,4 +1,4 @@
-"""The kernels compile for TPUs, with no TPU at hand: libtpu has the compiler. In the interpreter they run as all backends."""
+"""The kernels for TPUs compile with no TPU at hand, by libtpu. `test_backends` runs them in the interpreter."""
 
 from __future__ import annotations
 
