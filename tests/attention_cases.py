@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from jaxbert.config import MeshConfig
 from jaxbert.models.attention.base import Attend
+from jaxbert.models.attention.mosaic import mosaic_attention
 from jaxbert.models.attention.pallas import pallas_attention, pallas_fused_attention
 from jaxbert.models.attention.splash import splash_attention
 from jaxbert.models.attention.xla import xla_attention
@@ -34,10 +35,11 @@ BACKENDS: dict[str, Attend] = {
     "xla": xla_attention,
     "pallas": partial(pallas_attention, interpret=True, tile=TILE),
     "fused": fused_attention,
+    "mosaic": partial(mosaic_attention, interpret=True, tile=TILE),
     "splash": partial(splash_attention, interpret=True),
 }
-LENGTHS = {"xla": 40, "pallas": 40, "fused": 40, "splash": 128}
-"""Tokens of a row: no multiple of pallas' tile, and what splash can do."""
+LENGTHS = {"xla": 40, "pallas": 40, "fused": 40, "mosaic": 40, "splash": 128}
+"""Tokens of a row: no multiple of our kernels' tile, and what splash can do."""
 
 
 def packed_segments(rows: int, tokens: int, seed: int = 0) -> np.ndarray:

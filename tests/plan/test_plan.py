@@ -360,15 +360,15 @@ def test_a_slice_of_tpus(folder, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("fsdp", [1, 8])
 def test_bert_large_on_a_slice(tmp_path, fsdp):
-    """Within a tenth of the formula: most of the last layer is left out, and splash computes the logits twice."""
+    """Within a tenth of the formula: most of the last layer is left out, and attention computes the logits twice."""
     pytest.importorskip("libtpu")
-    more = (f"--mesh.fsdp={fsdp}", "--model.attention_dropout=0", "--train.batch_size=32", "--lengths=fixed:512")
+    more = (f"--mesh.fsdp={fsdp}", "--train.batch_size=32", "--lengths=fixed:512")
     output = tmp_path / "plan.json"
     command_line = ["plan", "--model.name_or_path=large", "--topology=v5e:2x4", "--data.row_length=512", *more]
     assert main([*command_line, f"--output={output}"]) == 0
     result = json.loads(output.read_text())
     assert result["flops"]["compiled"] == pytest.approx(result["flops"]["formula"], rel=0.1)
-    assert result["attention"] == "splash"
+    assert result["attention"] == "mosaic"
     assert result["memory"]["state_bytes"] == pytest.approx(12 * result["parameters"] / fsdp, rel=0.05)
     assert result["memory"]["needed_bytes"] < result["memory"]["available_bytes"]
 
@@ -378,7 +378,7 @@ def test_bert_large_on_a_slice(tmp_path, fsdp):
 def test_a_tpu_that_is_too_small(capsys):
     """The compiler refuses; what it proposes, it has compiled."""
     pytest.importorskip("libtpu")
-    more = ("--model.attention_dropout=0", "--train.batch_size=8192", "--lengths=fixed:512", "--data.row_length=512")
+    more = ("--train.batch_size=8192", "--lengths=fixed:512", "--data.row_length=512")
     assert main(["plan", "--model.name_or_path=mini", "--topology=v5e:2x4", *more]) == 2
     said = capsys.readouterr().err
     line = said.splitlines()[-1]

@@ -23,7 +23,8 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
-from jaxbert.models.layers import hash_index, seed_words, threshold
+from jaxbert.models.attention.tiles import MASKED, dropout_seed, neighbours, tile_padding
+from jaxbert.models.layers import hash_index, threshold
 
 _TILES = ((128, 64), (256, 32))
 """The bytes of one head of a token, up to which a tile has so many tokens. COMPILED (jax 0.10.2) and UNMEASURED: the largest
@@ -36,8 +37,6 @@ _WIDEST_HEAD = {"float32": 64, "bfloat16": 128, "float16": 128}
 """Widest head by dtype: tiles of 16 KiB, so that the backward pass fits in the shared memory of small GPUs (99 KiB) too."""
 _KEY, _VALUE, _QUERY = range(3)
 """The parts of a fused array. The first two are written by one kernel, so they lie side by side."""
-_MASKED = -1e30
-_LAST = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -173,32 +172,9 @@ def _run(
     origin: Origin | None,
 ) -> Array:
     ids_BT = tile_padding(jnp.pad(segment_ids_BT, ((0, 0), (0, -plan.tokens % plan.tile))), plan.tile)
-    seed = jnp.zeros(4, jnp.uint32)
-    if plan.rate and key is not None:
-        begin = (0, 0) if origin is None else origin[:2]
-        seed = jnp.stack([*seed_words(key), *(jnp.asarray(x, jnp.uint32) for x in begin)])
+    seed = dropout_seed(plan.rate, key, origin or Origin(0, 0, plan.heads))
     side = _Side(ids_BT, neighbours(ids_BT, plan.tile), seed)
     return _attention(plan, arrays, bias_CHK, side)[:, : plan.tokens, :, : plan.width]
-
-
-def tile_padding(segment_ids_BT: Array, tile: int) -> Array:
-    """Make the padding of each tile its own segment, numbered from -1 down: each tile of padding visits only itself."""
-    own_T = -1 - jnp.arange(segment_ids_BT.shape[1], dtype=jnp.int32) // tile
-    return jnp.where(segment_ids_BT > 0, segment_ids_BT, own_T[None])
-
-
-def neighbours(ids_BT: Array, tile: int) -> Array:
-    """Return the range of tiles that each tile must visit, first and end (exclusive), int32 [B, T / tile, 2].
-
-    The range holds the tile itself and the tiles with which it may share a segment: their ranges of ids overlap.
-    """
-    tiles_BNT = ids_BT.reshape(ids_BT.shape[0], -1, tile)
-    low_BN, high_BN = jnp.where(tiles_BNT > 0, tiles_BNT, _LAST).min(-1), tiles_BNT.max(-1)
-    near_BNN = (low_BN[:, :, None] <= high_BN[:, None, :]) & (low_BN[:, None, :] <= high_BN[:, :, None])
-    near_BNN |= jnp.eye(near_BNN.shape[-1], dtype=bool)[None]
-    first_BN = jnp.argmax(near_BNN, -1)
-    end_BN = near_BNN.shape[-1] - jnp.argmax(near_BNN[:, :, ::-1], -1)
-    return jnp.stack([first_BN, end_BN], -1).astype(jnp.int32)
 
 
 class _Side(NamedTuple):
@@ -365,7 +341,7 @@ def _forward_kernel(plan: _Plan, q_ref, k_ref, v_ref, *refs) -> None:
         mixed, top, total = carry
         span = _span(plan, there)
         same = mine[:, None] == ids_ref[span][None, :]
-        logits = jnp.where(same, _logits(plan, q, k_ref[span, :]), _MASKED)
+        logits = jnp.where(same, _logits(plan, q, k_ref[span, :]), MASKED)
         new_top = jnp.maximum(top, logits.max(1))
         shrink = jnp.exp2(top - new_top)
         weights = jnp.where(same, jnp.exp2(logits - new_top[:, None]), 0.0)
@@ -374,7 +350,7 @@ def _forward_kernel(plan: _Plan, q_ref, k_ref, v_ref, *refs) -> None:
         weights = _drop(plan, weights, matrix, here * plan.tile, there * plan.tile).astype(v.dtype)
         return mixed * shrink[:, None] + _dot(weights, v), new_top, total
 
-    start = jnp.zeros(q.shape, jnp.float32), jnp.full(plan.tile, _MASKED), jnp.zeros(plan.tile)
+    start = jnp.zeros(q.shape, jnp.float32), jnp.full(plan.tile, MASKED), jnp.zeros(plan.tile)
     mixed, top, total = jax.lax.fori_loop(bounds_ref[0], bounds_ref[1], visit, start)
     out_ref[...] = (mixed / total[:, None]).astype(out_ref.dtype)
     lse_ref[...] = top + jnp.log2(total)

@@ -13,13 +13,18 @@ import jax
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxbert.models.attention import cudnn, pallas, splash
+from jaxbert.models.attention import cudnn, mosaic, pallas, splash
 from jaxbert.models.attention.base import Attend, Hardware, Kernel, Origin, Request
 from jaxbert.models.attention.xla import xla_attention
 
-Name = Literal["auto", "xla", "cudnn", "pallas", "splash"]
+Name = Literal["auto", "xla", "cudnn", "pallas", "mosaic", "splash"]
 
-KERNELS: dict[str, Kernel] = {"cudnn": cudnn.KERNEL, "pallas": pallas.KERNEL, "splash": splash.KERNEL}
+KERNELS: dict[str, Kernel] = {
+    "cudnn": cudnn.KERNEL,
+    "pallas": pallas.KERNEL,
+    "mosaic": mosaic.KERNEL,
+    "splash": splash.KERNEL,
+}
 
 LONG_ROW = 256
 """Tokens per row from which `auto` takes the Pallas kernel on a GPU. UNMEASURED; an estimate of memory traffic: plain
@@ -150,12 +155,13 @@ def visited_tile(attend: Attend, request: Request) -> int | None:
 
     cuDNN chooses its own tiles; its segments are counted without its padding.
     """
-    return {"pallas": pallas.tile_of(request.dtype, request.head_width), "cudnn": 1}.get(backend_of(attend, request))
+    tiles = {"pallas": pallas.tile_of(request.dtype, request.head_width), "mosaic": mosaic.TILE, "cudnn": 1}
+    return tiles.get(backend_of(attend, request))
 
 
 def automatic(request: Request, hardware: Hardware) -> str:
-    """Return the best backend for the hardware: splash on TPU, pallas for long rows on NVIDIA GPUs, else xla."""
+    """Return the best backend for the hardware: mosaic on TPU, pallas for long rows on NVIDIA GPUs, else xla."""
     if hardware.platform == "tpu":
-        return "splash"
+        return "mosaic"
     modern_gpu = hardware.lacks((8, 0)) is None
     return "pallas" if modern_gpu and request.row_length >= LONG_ROW else "xla"
