@@ -34,7 +34,7 @@ from input_memory import resident
 from table import cpu_name
 
 from jaxbert.config import DataConfig
-from jaxbert.data.batches import Batch, BatchSize, batch_size_of, batches, fill_rows
+from jaxbert.data.batches import Batch, batch_size_of, batches, fill_rows
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Layout, choose_layout, plan_epoch
 from jaxbert.data.prepare import prepare
@@ -93,27 +93,22 @@ def consume(
     """
     taken = Consumption()
     with Prefetcher(source, batch_size_of) as loader:
-        begin = free = clock()
-        for number, (size, waited) in enumerate(loader.timed()):
+        size = next(loader)
+        before = clock()
+        first_end = end = before + size.tokens / rate
+        for size, waited in loader.timed():
+            taken.steps += 1
+            taken.examples += size.examples
+            taken.tokens += size.tokens
+            taken.waited += waited
             now = clock()
-            if number == 0:
-                begin = free = now
-            else:
-                taken.idle += max(0.0, now - free)
-                taken.waited += waited
-                _count(taken, size)
-            before, free = free, max(free, now) + size.tokens / rate
+            taken.idle += max(0.0, now - end)
+            before, end = end, max(end, now) + size.tokens / rate
             sleep(max(0.0, before - clock()))
-            if clock() - begin >= seconds:
+            if end - first_end >= seconds:
                 break
-    taken.seconds = free - begin
+    taken.seconds = end - first_end
     return taken
-
-
-def _count(taken: Consumption, size: BatchSize) -> None:
-    taken.steps += 1
-    taken.examples += size.examples
-    taken.tokens += size.tokens
 
 
 def compute_idle(seconds: Sequence[float], tokens: Sequence[int], rate: float, depth: int = 3) -> float:
