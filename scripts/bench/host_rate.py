@@ -111,23 +111,24 @@ def consume(
     return taken
 
 
-def compute_idle(seconds: Sequence[float], tokens: Sequence[int], rate: float, depth: int = 3) -> float:
-    """Return the share of the time in which a device has nothing to do, if every batch takes these processor seconds.
+def compute_waits(seconds: Sequence[float], tokens: Sequence[int], rate: float, depth: int = 3) -> tuple[float, float]:
+    """Return the shares of the time in which the loop waits and the device is idle, if batches take these processor seconds.
 
-    The same as `consume` on a core that no other program uses, computed and not measured: a Prefetcher of this depth, and
-    a loop that dispatches a step when the last but one has ended. The first step is not counted.
+    The same as `consume` on a core that no other program uses, computed and not measured, with a Prefetcher of this depth.
     """
-    taken: list[float] = []
-    produced, ends, idle = 0.0, [0.0, 0.0], 0.0
-    for number, (needed, size) in enumerate(zip(seconds, tokens, strict=True)):
+    taken = [seconds[0]]
+    produced, waited, idle = seconds[0], 0.0, 0.0
+    before, end = taken[0], taken[0] + tokens[0] / rate
+    first_end = end
+    for number, (needed, size) in enumerate(zip(seconds[1:], tokens[1:], strict=True), 1):
         # The batch before must have found room in the queue.
         produced = max(produced, taken[number - 1 - depth] if number > depth else 0.0) + needed
-        taken.append(max(produced, ends[-2], taken[-1] if taken else 0.0))
-        if number == 0:
-            ends = [taken[0], taken[0]]
-        idle += max(0.0, taken[-1] - ends[-1])
-        ends = [ends[-1], max(ends[-1], taken[-1]) + size / rate]
-    return idle / (ends[-1] - taken[0])
+        asked = max(before, taken[-1])
+        taken.append(max(produced, asked))
+        waited += taken[-1] - asked
+        idle += max(0.0, taken[-1] - end)
+        before, end = end, max(end, taken[-1]) + size / rate
+    return waited / (end - first_end), idle / (end - first_end)
 
 
 def write_cache(folder: Path, lengths: np.ndarray) -> None:
@@ -176,13 +177,15 @@ def _timed(
             break
     wall, used = time.perf_counter() - begin, times[-1] - cpu
     examples, real = np.sum(sizes, axis=0).tolist()
+    waited, idle = compute_waits(np.diff(times, prepend=cpu), [size for _, size in sizes], rate)
     return {
         "examples_per_second": round(examples / wall),
         "real_tokens_per_second": round(real / wall),
         "cpu_microseconds_an_example": round(used / examples * 1e6, 3),
         "cpu_share": round(used / wall, 3),
         "core_share_at_rate": round(used / real * rate, 3),
-        "computed_idle_share": round(compute_idle(np.diff(times, prepend=cpu), [size for _, size in sizes], rate), 5),
+        "computed_waited_share": round(waited, 5),
+        "computed_idle_share": round(idle, 5),
     }
 
 
@@ -261,7 +264,12 @@ def _summary(processes: int, found: list[tuple[int, dict[str, float], dict[str, 
         "fastest_cpu_share": min(fastest["cpu_share"] for _, fastest, _ in found),
         **{
             name: max(fastest[name] for _, fastest, _ in found)
-            for name in ("cpu_microseconds_an_example", "core_share_at_rate", "computed_idle_share")
+            for name in (
+                "cpu_microseconds_an_example",
+                "core_share_at_rate",
+                "computed_waited_share",
+                "computed_idle_share",
+            )
         },
         "consumed_real_tokens_per_second": round(min(taken["tokens"] / taken["seconds"] for taken in consumed)),
         "waited_share": round(max(taken["waited"] / taken["seconds"] for taken in consumed), 5),
