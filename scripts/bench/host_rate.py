@@ -34,7 +34,7 @@ from input_memory import resident
 from table import cpu_name
 
 from jaxbert.config import DataConfig
-from jaxbert.data.batches import Batch, BatchSize, batch_size_of, batches, fill_rows
+from jaxbert.data.batches import Batch, batch_size_of, batches, fill_rows
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Layout, choose_layout, plan_epoch
 from jaxbert.data.prepare import prepare
@@ -93,46 +93,42 @@ def consume(
     """
     taken = Consumption()
     with Prefetcher(source, batch_size_of) as loader:
-        begin = free = clock()
-        for number, (size, waited) in enumerate(loader.timed()):
+        size = next(loader)
+        before = clock()
+        first_end = end = before + size.tokens / rate
+        for size, waited in loader.timed():
+            taken.steps += 1
+            taken.examples += size.examples
+            taken.tokens += size.tokens
+            taken.waited += waited
             now = clock()
-            if number == 0:
-                begin = free = now
-            else:
-                taken.idle += max(0.0, now - free)
-                taken.waited += waited
-                _count(taken, size)
-            before, free = free, max(free, now) + size.tokens / rate
+            taken.idle += max(0.0, now - end)
+            before, end = end, max(end, now) + size.tokens / rate
             sleep(max(0.0, before - clock()))
-            if clock() - begin >= seconds:
+            if end - first_end >= seconds:
                 break
-    taken.seconds = free - begin
+    taken.seconds = end - first_end
     return taken
 
 
-def _count(taken: Consumption, size: BatchSize) -> None:
-    taken.steps += 1
-    taken.examples += size.examples
-    taken.tokens += size.tokens
+def compute_waits(seconds: Sequence[float], tokens: Sequence[int], rate: float, depth: int = 3) -> tuple[float, float]:
+    """Return the shares of the time in which the loop waits and the device is idle, if batches take these processor seconds.
 
-
-def compute_idle(seconds: Sequence[float], tokens: Sequence[int], rate: float, depth: int = 3) -> float:
-    """Return the share of the time in which a device has nothing to do, if every batch takes these processor seconds.
-
-    The same as `consume` on a core that no other program uses, computed and not measured: a Prefetcher of this depth, and
-    a loop that dispatches a step when the last but one has ended. The first step is not counted.
+    The same as `consume` on a core that no other program uses, computed and not measured, with a Prefetcher of this depth.
     """
-    taken: list[float] = []
-    produced, ends, idle = 0.0, [0.0, 0.0], 0.0
-    for number, (needed, size) in enumerate(zip(seconds, tokens, strict=True)):
+    taken = [seconds[0]]
+    produced, waited, idle = seconds[0], 0.0, 0.0
+    before, end = taken[0], taken[0] + tokens[0] / rate
+    first_end = end
+    for number, (needed, size) in enumerate(zip(seconds[1:], tokens[1:], strict=True), 1):
         # The batch before must have found room in the queue.
         produced = max(produced, taken[number - 1 - depth] if number > depth else 0.0) + needed
-        taken.append(max(produced, ends[-2], taken[-1] if taken else 0.0))
-        if number == 0:
-            ends = [taken[0], taken[0]]
-        idle += max(0.0, taken[-1] - ends[-1])
-        ends = [ends[-1], max(ends[-1], taken[-1]) + size / rate]
-    return idle / (ends[-1] - taken[0])
+        asked = max(before, taken[-1])
+        taken.append(max(produced, asked))
+        waited += taken[-1] - asked
+        idle += max(0.0, taken[-1] - end)
+        before, end = end, max(end, taken[-1]) + size / rate
+    return waited / (end - first_end), idle / (end - first_end)
 
 
 def write_cache(folder: Path, lengths: np.ndarray) -> None:
@@ -181,13 +177,15 @@ def _timed(
             break
     wall, used = time.perf_counter() - begin, times[-1] - cpu
     examples, real = np.sum(sizes, axis=0).tolist()
+    waited, idle = compute_waits(np.diff(times, prepend=cpu), [size for _, size in sizes], rate)
     return {
         "examples_per_second": round(examples / wall),
         "real_tokens_per_second": round(real / wall),
         "cpu_microseconds_an_example": round(used / examples * 1e6, 3),
         "cpu_share": round(used / wall, 3),
         "core_share_at_rate": round(used / real * rate, 3),
-        "computed_idle_share": round(compute_idle(np.diff(times, prepend=cpu), [size for _, size in sizes], rate), 5),
+        "computed_waited_share": round(waited, 5),
+        "computed_idle_share": round(idle, 5),
     }
 
 
@@ -266,7 +264,12 @@ def _summary(processes: int, found: list[tuple[int, dict[str, float], dict[str, 
         "fastest_cpu_share": min(fastest["cpu_share"] for _, fastest, _ in found),
         **{
             name: max(fastest[name] for _, fastest, _ in found)
-            for name in ("cpu_microseconds_an_example", "core_share_at_rate", "computed_idle_share")
+            for name in (
+                "cpu_microseconds_an_example",
+                "core_share_at_rate",
+                "computed_waited_share",
+                "computed_idle_share",
+            )
         },
         "consumed_real_tokens_per_second": round(min(taken["tokens"] / taken["seconds"] for taken in consumed)),
         "waited_share": round(max(taken["waited"] / taken["seconds"] for taken in consumed), 5),

@@ -36,24 +36,24 @@ def test_the_device_is_idle_when_a_step_is_dispatched_after_the_one_before_has_e
     clock = Clock(late)
     taken = host_rate.consume(iter([batch()] * 50), 1000.0, 60.0, clock, clock.sleep)
     assert (taken.steps, taken.examples, taken.tokens) == (49, 49, 49 * TOKENS)
-    np.testing.assert_allclose(taken.idle, 49 * idle, atol=1e-6)
-    np.testing.assert_allclose(taken.seconds, 50 * 0.1 + 49 * idle, atol=1e-6)
+    np.testing.assert_allclose(taken.idle, 48 * idle, atol=1e-6)
+    np.testing.assert_allclose(taken.seconds, 49 * 0.1 + 48 * idle, atol=1e-6)
 
 
-@pytest.mark.parametrize(("needed", "idle"), [(0.05, 0.0), (0.1, 0.0), (0.2, 0.5)])
-def test_the_idle_share_that_is_computed(needed, idle):
-    """Steps of 0.1 s: the device waits if a batch takes longer."""
-    computed = host_rate.compute_idle([needed] * 400, [TOKENS] * 400, 1000.0)
-    np.testing.assert_allclose(computed, idle, atol=0.002)
+@pytest.mark.parametrize(("needed", "waited", "idle"), [(0.05, 0.0, 0.0), (0.099, 0.0, 0.0), (0.2, 0.5, 0.5)])
+def test_the_waits_that_are_computed(needed, waited, idle):
+    """Steps of 0.1 s: the device waits if a batch takes longer, and the loop waits half of the 0.2 s for each batch."""
+    computed = host_rate.compute_waits([needed] * 400, [TOKENS] * 400, 1000.0)
+    np.testing.assert_allclose(computed, (waited, idle), atol=0.003)
 
 
-def test_a_batch_that_takes_long_is_hidden_by_those_that_are_ready():
+@pytest.mark.parametrize(("long", "idle"), [(0.35, 0.0), (0.45, 0.0), (2.0, 1.5 / 41)])
+def test_a_batch_that_takes_long_is_hidden_by_those_that_are_ready(long, idle):
     """Three are in the queue and one waits for room, while one or two steps run."""
     seconds = [0.01] * 400
-    for long, idle in ((0.35, 0.0), (2.0, 1.5 / 41)):
-        seconds[200] = long
-        computed = host_rate.compute_idle(seconds, [TOKENS] * 400, 1000.0)
-        np.testing.assert_allclose(computed, idle, atol=0.003)
+    seconds[200] = long
+    _, computed = host_rate.compute_waits(seconds, [TOKENS] * 400, 1000.0)
+    np.testing.assert_allclose(computed, idle, atol=0.003)
 
 
 def test_it_ends_in_time():
