@@ -231,7 +231,7 @@ def test_stand_ins_make_the_choices_of_gpus(folder):
     config, work = planner.config, planner.workload(planner.config)
     assert work.layout.row_length % 128 == 0
     assert (config.precision.compute, config.precision.fp8) == ("bfloat16", False)
-    assert (config.model.scan_layers, config.model.attention) == (True, "xla")
+    assert (config.model.scan_layers, config.model.attention) == (False, "xla")
     assert planned(folder, "cpu:2", "fixed:20", precision__compute="auto").config.precision.compute == "auto"
 
 
