@@ -71,9 +71,10 @@ class ModelConfig:
     scan_layers: bool | None = None
     """Whether to run the layers as one compiled loop (a small program) instead of unrolled. If not set, the faster one on
     this device."""
-    attention: Literal["auto", "xla", "cudnn", "pallas", "splash"] = "auto"
-    """How attention is computed: xla works everywhere, cudnn and pallas need an NVIDIA GPU, splash needs a TPU; auto chooses
-    by device and row length. If the device or another setting does not allow the choice, xla is used and a line says so."""
+    attention: Literal["auto", "xla", "cudnn", "pallas", "mosaic", "splash"] = "auto"
+    """How attention is computed: xla works everywhere, cudnn and pallas need an NVIDIA GPU, mosaic and splash a TPU; auto
+    chooses by device and row length. If the device or another setting does not allow the choice, xla is used and a line says
+    so."""
     pooling: Literal["mean", "max", "first"] = "mean"
     """How the outputs of a text's windows become one output (with `data.long_texts: windows`): their mean, their maximum, or
     the first window only."""

@@ -12,7 +12,8 @@ from jax.sharding import Mesh
 
 from jaxbert.config import MeshConfig
 from jaxbert.models.attention.base import Attend
-from jaxbert.models.attention.pallas import pallas_attention
+from jaxbert.models.attention.mosaic import mosaic_attention
+from jaxbert.models.attention.pallas import pallas_attention, pallas_fused_attention
 from jaxbert.models.attention.splash import splash_attention
 from jaxbert.models.attention.xla import xla_attention
 from jaxbert.train.sharding import make_mesh
@@ -20,15 +21,25 @@ from jaxbert.train.sharding import make_mesh
 TILE = 16
 """Small, so that the rows of a test have several."""
 
+HEADS, WIDTH = 2, 8
+
+
+def fused_attention(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, **options: Any) -> jax.Array:
+    """Give the kernels one array without the biases, which they add: the result is that of the arrays as they are."""
+    bias = jnp.asarray(np.random.default_rng(5).normal(size=(3, *q.shape[2:])), jnp.float32)
+    kvq = jnp.stack([k, v, q], axis=2) - bias.astype(q.dtype)[None, None]
+    return pallas_fused_attention(kvq, bias, segments, interpret=True, tile=TILE, **options)
+
+
 BACKENDS: dict[str, Attend] = {
     "xla": xla_attention,
     "pallas": partial(pallas_attention, interpret=True, tile=TILE),
+    "fused": fused_attention,
+    "mosaic": partial(mosaic_attention, interpret=True, tile=TILE),
     "splash": partial(splash_attention, interpret=True),
 }
-LENGTHS = {"xla": 40, "pallas": 40, "splash": 128}
-"""Tokens of a row: no multiple of pallas' tile, and what splash can do."""
-
-HEADS, WIDTH = 2, 8
+LENGTHS = {"xla": 40, "pallas": 40, "fused": 40, "mosaic": 40, "splash": 128}
+"""Tokens of a row: no multiple of our kernels' tile, and what splash can do."""
 
 
 def packed_segments(rows: int, tokens: int, seed: int = 0) -> np.ndarray:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _OPTIONS = tuple(field.name for field in dataclasses.fields(PlanOptions))
 _USAGE = """\
 Example:  jaxbert plan --config run.yaml --topology h200:8 --lengths sst2
-Devices:  --topology names them; they need not be here. The numbers for GPUs are estimates.
+Devices:  --topology names them; they need not be here. Their compilers are extras: jaxbert[gpu-compiler], jaxbert[tpu].
 Data:     the lengths of --data.train, or those that --lengths names.
 Results:  a table on the terminal: memory, time and price of a step, or a change that makes it fit.
           --output FILE adds all numbers as JSON. Nothing is trained."""
@@ -54,8 +54,8 @@ def _make_parser() -> Parser:
         "--topology",
         type=str | None,
         default=None,
-        help="The devices: a slice of TPUs (v5e:16x16, v5p:4x4x4; v4, v6e), GPUs (h200:8, h100:8, a100-80gb:8, b200:8; the "
-        "numbers are estimates) or cpu:8.",
+        help="The devices: a slice of TPUs (v5e:16x16, v5p:4x4x4; v4, v6e), GPUs (h200:8, h100:8, b200:8, a100:8, "
+        "a100-80gb:8, l4:1, t4:1; estimates without jaxbert[gpu-compiler]) or cpu:8.",
     )
     add_fields(parser, PlanOptions, _OPTIONS)
     parser.add_argument(
@@ -82,10 +82,12 @@ def _plan(config: Config, target: Target, options: PlanOptions, values: Namespac
 
 
 def _show(result: dict[str, Any], output: str | None) -> None:
-    from jaxbert.plan.table import plan_headline, plan_table, sharding_table
+    from jaxbert.plan.table import kernel_tables, plan_headline, plan_table, sharding_table
     from jaxbert.terminal import console
 
     console.print(sharding_table(result))
+    for table in kernel_tables(result):
+        console.print(table, highlight=False)
     console.print(plan_table(result), highlight=False)
     for line in result["assumptions"]:
         console.print(f"- {line}", highlight=False, soft_wrap=True)

@@ -35,43 +35,72 @@ def fill_rows(plan: StepPlan, layout: Layout, examples: Examples, own_rows: np.n
       own_rows: bool [B], the rows that this process fills. The other rows stay 0 in the arrays with a token axis, and their
         tokens are not read. None: all rows.
     """
-    row_length, tokens = layout.row_length, examples.tokens
-    own = slice(None) if own_rows is None else own_rows[plan.rows]
-    example_ids = plan.example_ids[own]
-    lengths = tokens.lengths[example_ids].astype(np.int64)
-    within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    targets = np.repeat(plan.rows[own].astype(np.int64) * row_length + plan.starts[own], lengths) + within
-    sources = np.repeat(tokens.begins[example_ids], lengths) + within
-
-    def scatter(values: np.ndarray) -> np.ndarray:
-        flat = np.zeros(plan.num_rows * row_length, np.int32)
-        flat[targets] = values
-        return flat.reshape(plan.num_rows, row_length)
+    slot = plan.rows.astype(np.int64) * layout.slots + plan.slots
 
     def per_slot(values: np.ndarray) -> np.ndarray:
-        grid = np.zeros((plan.num_rows, layout.slots, *values.shape[1:]), values.dtype)
-        grid[plan.rows, plan.slots] = values
-        return grid
+        grid = np.zeros((plan.num_rows * layout.slots, *values.shape[1:]), values.dtype)
+        grid[slot] = values
+        return grid.reshape(plan.num_rows, layout.slots, *values.shape[1:])
 
+    tokens, segments = examples.tokens, per_slot(np.arange(1, len(slot) + 1, dtype=np.int32))
+    line = _Line(segments if own_rows is None else segments[own_rows], plan, tokens.lengths, layout.row_length)
+    sources = line.spread(tokens.begins[line.example_ids]) + line.within
+    second = line.within >= line.spread(tokens.first_lengths[line.example_ids])
+    by_token = {
+        "input_ids": tokens.ids[sources] * line.real,
+        "token_type_ids": second & line.real,
+        "segment_ids": line.numbers,
+        "position_ids": line.within,
+    }
+    if examples.token_labels is not None:
+        by_token["token_labels"] = np.where(line.real, examples.token_labels[sources], NO_LABEL)
     batch = {
-        "input_ids": scatter(tokens.ids[sources]),
-        "token_type_ids": scatter(within >= np.repeat(tokens.first_lengths[example_ids], lengths)),
-        "segment_ids": scatter(np.repeat(plan.slots[own] + 1, lengths)),
-        "position_ids": scatter(within),
         "cls_positions": per_slot(plan.starts),
-        "example_mask": per_slot(np.ones(len(plan.example_ids), bool)),
+        "example_mask": segments > 0,
         "example_ids": per_slot(plan.example_ids),
     }
+    for name, values in by_token.items():
+        batch[name] = values.astype(np.int32, copy=False).reshape(-1, layout.row_length)
+        if own_rows is not None:
+            others = NO_LABEL if name == "token_labels" else 0
+            filled, batch[name] = batch[name], np.full((plan.num_rows, layout.row_length), others, np.int32)
+            batch[name][own_rows] = filled
     if own_rows is not None:
         batch["lengths"] = per_slot(tokens.lengths[plan.example_ids])
     documents = plan.example_ids if plan.documents is None else plan.documents[plan.places]
     if examples.labels is not None:
         batch["labels"] = per_slot(examples.labels[documents])
-    if examples.token_labels is not None:
-        batch["token_labels"] = scatter(examples.token_labels[sources] - NO_LABEL) + NO_LABEL
     if plan.places is not None:
         batch["example_index"] = per_slot(plan.places.astype(np.int32))
     return batch
+
+
+class _Line:
+    """The tokens of R rows, one row after the other, as pieces: padding, a segment, padding, ..., a segment, padding."""
+
+    def __init__(self, slots: np.ndarray, plan: StepPlan, lengths: np.ndarray, row_length: int) -> None:
+        """Line up the rows whose slots are given: 1 + the index of the slot's segment in the plan, or 0; [R, S]."""
+        used = np.flatnonzero(slots)
+        self.segments = slots.ravel()[used] - 1
+        """The segments in the order of their tokens, as indices into the plan."""
+        self.example_ids = plan.example_ids[self.segments]
+        begins = used // slots.shape[1] * row_length + plan.starts[self.segments]
+        ends = begins + lengths[self.example_ids]
+        size = len(slots) * row_length
+        self._sizes = np.empty(2 * len(used) + 1, np.int64)
+        self._sizes[0::2] = np.append(begins, size) - np.append(0, ends)
+        self._sizes[1::2] = ends - begins
+        self.numbers = self.spread(plan.slots[self.segments] + 1)
+        """The number of each token's segment in its row; 0 for padding."""
+        self.real = self.numbers > 0
+        self.within = (np.arange(size, dtype=np.int32) - self.spread(begins.astype(np.int32))) * self.real
+        """The position of each token in its segment, int32; 0 for padding."""
+
+    def spread(self, values: np.ndarray) -> np.ndarray:
+        """Give each token the value of its segment, or 0 if it is padding."""
+        pieces = np.zeros(len(self._sizes), values.dtype)
+        pieces[1::2] = values
+        return np.repeat(pieces, self._sizes)
 
 
 def one_row(layout: Layout) -> Batch:

@@ -5,7 +5,8 @@ A step has a fixed number of *examples*. Two decisions make its rows full:
 - *Dealing.* The examples of 32 steps are drawn in random order. Longest first, they are dealt out so that every step gets
   one example of each block of similar lengths, and all steps have nearly the same number of tokens. The steps of a run then
   need one or two different row counts; a plain shuffle needs many.
-- *Best fit.* Within a step, longest first, each segment goes to the fullest row that still has room for it.
+- *Best fit.* Within a step, longest first, each segment goes to the fullest row that still has room for it. A large step is
+  divided into groups of segments of nearly the same lengths; one placement is computed and holds for all groups.
 
 An example is one segment, or one segment for each of its `Windows`; all of them are in the same step.
 
@@ -15,6 +16,7 @@ Nothing here reads tokens; `batches` fills the rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -112,7 +114,7 @@ class Ladder:
             seed=None,
         )
         # Later segments may be as long as a row.
-        worst = round_up(size, self.row_multiple)
+        worst = round_up(size + size // GROUP, self.row_multiple)
         if worst > layout.row_counts[-1]:
             layout = replace(layout, row_counts=(*layout.row_counts, worst))
         self._large.append((layout, size))
@@ -129,6 +131,8 @@ class Ladder:
 
 WINDOW = 32
 """Steps over which lengths are balanced together."""
+GROUP = 4096
+"""The fewest segments of a group of a step. With fewer, more of a row's end stays empty."""
 _SAMPLE_EXAMPLES = 65_536
 _ROW_FACTORS = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4)
 _MASKED_PAIR_COST = 1 / 2048
@@ -168,39 +172,73 @@ class StepPlan:
 def best_fit(lengths: np.ndarray, row_length: int, max_slots: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     """Place segments in rows by best-fit decreasing.
 
-    Rows are kept by free space, and an integer's bits say which amounts of free space occur, so that each segment costs a
-    few integer operations, whatever the number of rows.
+    Many segments are divided into G groups: of the segments sorted by length, longest first, each group gets every G-th. At
+    each rank the first group has the longest segment, so its rows hold every group, and only they are searched for. Group g
+    has rows g * R to (g + 1) * R - 1.
 
     Returns:
       Row, slot and first position of each segment (in the order of `lengths`), and the number of rows.
     """
-    order = np.argsort(-lengths, kind="stable").tolist()
-    length_list = lengths.tolist()
-    placed = np.empty((3, len(order)), np.int32)
+    count = len(lengths)
+    groups = 1 if max_slots == 1 else max(1, count // GROUP)
+    order, ranks = np.argsort(-lengths, kind="stable"), -(-count // groups)
+    sorted_lengths = np.zeros(ranks * groups, np.int64)
+    sorted_lengths[:count] = lengths[order]
+    by_rank = sorted_lengths.reshape(ranks, groups)
+    row_of_rank, num_rows = _rows_of_ranks(by_rank[:, 0], row_length, max_slots)
+    by_row = np.argsort(row_of_rank, kind="stable")
+    rows = row_of_rank[by_row]
+    first = np.searchsorted(rows, rows)  # of each row's ranks, the first one's place in `by_row`
+    before = np.cumsum(by_rank[by_row], axis=0) - by_rank[by_row]
+    of_groups = (
+        rows[:, None] + num_rows * np.arange(groups),
+        (np.arange(ranks) - first)[:, None],
+        before - before[first],
+    )
+    placed = np.empty((3, ranks, groups), np.int32)
+    for values, found in zip(placed, of_groups, strict=True):
+        values[by_row] = found
+    result = np.empty((3, count), np.int32)
+    result[:, order] = placed.reshape(3, -1)[:, :count]
+    return result[0], result[1], result[2], num_rows * groups
+
+
+def _rows_of_ranks(lengths: np.ndarray, row_length: int, max_slots: int) -> tuple[np.ndarray, int]:
+    """Find the rows of segments that are sorted by length, longest first, and the number of rows.
+
+    Rows are kept by free space, and an integer's bits say which amounts of free space occur, so that the fullest row with
+    room is found by a few integer operations. It stays the fullest one while it takes more segments of the same length.
+    """
+    first = np.flatnonzero(np.diff(lengths, prepend=row_length + 1))
     by_free: list[list[int]] = [[] for _ in range(row_length + 1)]
     occurs = 0
     used_slots: list[int] = []
-    rows, slots, starts = [0] * len(order), [0] * len(order), [0] * len(order)
-    for i in order:
-        length = length_list[i]
-        roomy = occurs >> length
-        if roomy:
-            free = length + (roomy & -roomy).bit_length() - 1
-            row = by_free[free].pop()
-            if not by_free[free]:
-                occurs ^= 1 << free
-        else:
-            free, row = row_length, len(used_slots)
-            used_slots.append(0)
-        rows[i], slots[i], starts[i] = row, used_slots[row], row_length - free
-        used_slots[row] += 1
-        free -= length
-        if free and used_slots[row] < max_slots:
-            if not by_free[free]:
-                occurs |= 1 << free
-            by_free[free].append(row)
-    placed[0], placed[1], placed[2] = rows, slots, starts
-    return placed[0], placed[1], placed[2], len(used_slots)
+    rows: list[int] = []
+    taken: list[int] = []
+    for length, left in zip(lengths[first].tolist(), np.diff(first, append=len(lengths)).tolist(), strict=True):
+        while left:
+            roomy = occurs >> length
+            if roomy:
+                free = length + (roomy & -roomy).bit_length() - 1
+                row = by_free[free].pop()
+                if not by_free[free]:
+                    occurs ^= 1 << free
+            else:
+                free, row = row_length, len(used_slots)
+                used_slots.append(0)
+            used, takes = used_slots[row], free // length
+            if takes > left or takes > max_slots - used:
+                takes = min(takes, left, max_slots - used)
+            rows.append(row)
+            taken.append(takes)
+            left -= takes
+            used_slots[row] = used = used + takes
+            free -= takes * length
+            if free and used < max_slots:
+                if not by_free[free]:
+                    occurs |= 1 << free
+                by_free[free].append(row)
+    return np.repeat(np.array(rows, np.int64), taken), len(used_slots)
 
 
 def balance_lengths(example_ids: np.ndarray, lengths: np.ndarray, steps: int) -> np.ndarray:
@@ -216,13 +254,19 @@ def balance_lengths(example_ids: np.ndarray, lengths: np.ndarray, steps: int) ->
     Returns:
       Example ids, [steps, n].
     """
-    by_length = np.argsort(-lengths, kind="stable").reshape(-1, steps)
+    keys = lengths.astype(np.int16) if lengths.max() < 2**15 else lengths  # 16-bit integers are sorted by radix
+    by_length = np.argsort(-keys, kind="stable").reshape(-1, steps)
+    blocks = lengths[by_length]
     totals = np.zeros(steps, np.int64)
-    dealt = np.empty((steps, by_length.shape[0]), np.int64)
-    for column, block in enumerate(by_length):
-        emptiest_first = np.argsort(totals, kind="stable")
-        dealt[emptiest_first, column] = example_ids[block]
-        totals[emptiest_first] += lengths[block]
+    emptiest_first, begin = np.empty_like(by_length), 0
+    # A block of equal lengths does not change which steps have the fewest tokens.
+    for end in [*(np.flatnonzero(blocks[:, 0] != blocks[:, -1]) + 1).tolist(), len(blocks)]:
+        order = np.argsort(totals, kind="stable")
+        emptiest_first[begin:end] = order
+        totals[order] += blocks[begin:end].sum(0)
+        begin = end
+    dealt = np.empty((steps, len(blocks)), np.int64)
+    dealt[emptiest_first, np.arange(len(blocks))[:, None]] = example_ids[by_length]
     return dealt
 
 
@@ -246,13 +290,10 @@ class EpochOrder:
         for window in range(windows):
             low, high = (self._full_steps * w // windows for w in (window, window + 1))
             if high > first:
-                yield from self._window(low, high)[max(0, first - low) :]
+                example_ids = self._examples(low * self._batch_size, high * self._batch_size)
+                yield from balance_lengths(example_ids, self._lengths[example_ids], high - low)[max(0, first - low) :]
         if self.num_steps > self._full_steps and first < self.num_steps:
             yield self._examples(self._full_steps * self._batch_size, len(self._lengths))
-
-    def _window(self, low: int, high: int) -> np.ndarray:
-        example_ids = self._examples(low * self._batch_size, high * self._batch_size)
-        return balance_lengths(example_ids, self._lengths[example_ids], high - low)
 
     def _examples(self, start: int, stop: int) -> np.ndarray:
         return np.arange(start, stop) if self._permutation is None else self._permutation(start, stop)
@@ -359,9 +400,16 @@ def _fit_layout(
     slots = round_up(max(int(slot.max()) + 1 for _, slot, _, _ in placed), 4)
     needed = np.array([round_up(num_rows, row_multiple) for *_, num_rows in placed])
     counts = _cheapest_counts(needed, 2)
-    worst = round_up(-(-largest // min(row_length // longest, slots)), row_multiple)
-    spare = round_up(-(-counts[-1] * 21 // 20), row_multiple)
-    row_counts = tuple(sorted({*counts, min(spare, worst), worst} if worst > counts[-1] else set(counts)))
+    # All but the last row of a group hold as many segments as always fit.
+    worst = round_up(-(-largest // min(row_length // longest, slots)) + largest // GROUP, row_multiple)
+    spare = [round_up(-(-counts[-1] * 21 // 20), row_multiple)]
+    if len(counts) == 1:
+        together = np.concatenate(steps)
+        # Three standard deviations: the mean lengths of other windows differ from those of the sample.
+        drift = 3 * together.std() * (len(together) / len(steps) / WINDOW) ** 0.5 / row_length
+        spare.append(round_up(counts[-1] + math.ceil(drift), row_multiple))
+    more = {worst, *(min(rows, worst) for rows in spare)} if worst > counts[-1] else set()
+    row_counts = tuple(sorted({*counts, *more}))
     layout = Layout(row_length, row_counts, slots)
     row_tokens = sum(layout.rows_for(int(n)) for n in needed) * row_length
     return row_tokens * (1 + row_length * _MASKED_PAIR_COST), layout

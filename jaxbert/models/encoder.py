@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +18,26 @@ from jax import Array
 from jax.sharding import Sharding
 from transformers import BertConfig
 
-from jaxbert.models.attention.base import Attend
+from jaxbert.models.attention.base import Attend, Request
+from jaxbert.models.attention.select import Attention
 from jaxbert.models.attention.xla import attend_with_weights, xla_attention
-from jaxbert.models.layers import ACTIVATIONS, KeyProjection, dropout, lookup, make_linear, use_fp8
+from jaxbert.models.layers import (
+    ACTIVATIONS,
+    KeyProjection,
+    activated_product,
+    dropout,
+    lookup,
+    make_linear,
+    multiply,
+    multiply_together,
+    recomputed_product,
+    take_rows,
+    use_fp8,
+)
+from jaxbert.models.residual import NormParams, ResidualNorm
 
+Twice = tuple[Array, Array]
+"""Hidden states twice: the input of the next half layer, and its residual. See `ResidualNorm`."""
 Remat = Literal["none", "dots", "full"]
 _SAVED: dict[str, Any] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # the products with weights, not those of attention
@@ -46,6 +62,10 @@ class ForwardOptions:
     """Whether the word embeddings' gradient is computed by `lookup`, for a single device whose memory is slow."""
     attention: Attend = xla_attention
     """The attention backend, but only xla supports weights, head masks, single positions and `padding_reads`."""
+    recompute_activation: bool = False
+    """Whether the activation of the feed-forward block is computed again in the backward pass, and not saved."""
+    residual_norm: ResidualNorm = ResidualNorm()  # noqa: RUF009 (frozen)
+    """The computation at the end of each half layer."""
     frozen_layers: int = 0
     """The number of lowest layers that need no gradient of their own, so that none is computed."""
     slots: int | None = None
@@ -116,9 +136,13 @@ class BertEmbeddings(nnx.Module):
         self, input_ids: Array, token_type_ids: Array, position_ids: Array, key: Array | None, call: ForwardOptions
     ) -> Array:
         words = self.word_embeddings
-        x_BTD = lookup(words.embedding[...], input_ids, words.dtype) if call.fuse_lookup else words(input_ids)
+        x_BTD = (
+            lookup(words.embedding[...], input_ids, words.dtype) if call.fuse_lookup else take_rows(words, input_ids)
+        )
         x_BTD = call.place_words(x_BTD)
-        x_BTD += self.position_embeddings(position_ids) + self.token_type_embeddings(token_type_ids)
+        x_BTD += take_rows(self.position_embeddings, position_ids) + take_rows(
+            self.token_type_embeddings, token_type_ids
+        )
         return dropout(self.LayerNorm(x_BTD), self.rate, key)
 
 
@@ -151,15 +175,30 @@ class BertSelfAttention(nnx.Module):
             query_segment_ids = jnp.take_along_axis(segment_ids, positions_BP, axis=1)
         if call.padding_reads:
             query_segment_ids = jnp.ones_like(segment_ids, shape=(len(segment_ids), 1))
+        needs_weights = call.output_attentions or head_mask_H is not None or query_segment_ids is not None
+        width = queries.shape[-1] // self.heads
+        request = Request(queries.dtype.name, queries.shape[1], width, 0.0 if key is None else self.rate)
+        if not needs_weights and isinstance(call.attention, Attention) and call.attention.fuses(request):
+            return self._attend_fused(x_BTD, segment_ids, key, call.attention), None
         projected = (split_heads(f(x)) for f, x in ((self.query, queries), (self.key, x_BTD), (self.value, x_BTD)))
         arrays, weights = (*projected, segment_ids), None
-        if call.output_attentions or head_mask_H is not None or query_segment_ids is not None:
+        if needs_weights:
             out, weights = attend_with_weights(
                 *arrays, dropout_rate=self.rate, key=key, head_mask_H=head_mask_H, query_segment_ids=query_segment_ids
             )
         else:
             out = call.attention(*arrays, dropout_rate=self.rate, key=key, slots=call.slots)
         return out.reshape(queries.shape), weights
+
+    def _attend_fused(self, x_BTD: Array, segment_ids: Array, key: Array | None, attention: Attention) -> Array:
+        """Compute keys, values and queries by one product, and let the kernels add the biases."""
+        parts = (self.key, self.value, self.query)
+        kvq_BTD = multiply_together(parts, x_BTD)
+        shape = (len(parts), self.heads, -1)
+        bias_CHK = jnp.stack([cast(nnx.Param, part.bias)[...] for part in parts]).reshape(shape)
+        kvq_BTCHK = kvq_BTD.reshape(*x_BTD.shape[:2], *shape[:2], bias_CHK.shape[-1])
+        out = attention.attend_fused(kvq_BTCHK, bias_CHK, segment_ids, dropout_rate=self.rate, key=key)
+        return out.reshape(x_BTD.shape)
 
 
 class BertResidualOutput(nnx.Module):
@@ -170,8 +209,11 @@ class BertResidualOutput(nnx.Module):
         self.LayerNorm = make_layer_norm(config, dtype, rngs)
         self.rate = config.hidden_dropout_prob
 
-    def __call__(self, x: Array, residual_BTD: Array, key: Array | None) -> Array:
-        return self.LayerNorm(dropout(self.dense(x), self.rate, key) + residual_BTD)
+    def __call__(self, product_BTD: Array, residual_BTD: Array, key: Array | None, call: ForwardOptions) -> Twice:
+        """Run all but the projection itself: the product comes without its bias."""
+        norm = self.LayerNorm
+        params = NormParams(*(cast(nnx.Param, part)[...] for part in (self.dense.bias, norm.scale, norm.bias)))
+        return call.residual_norm(product_BTD, residual_BTD, params, epsilon=norm.epsilon, rate=self.rate, key=key)
 
 
 class BertAttention(nnx.Module):
@@ -189,8 +231,11 @@ class BertIntermediate(nnx.Module):
         self.dense = make_linear(config.hidden_size, config.intermediate_size, config, dtype, rngs)
         self.activation = config.hidden_act
 
-    def __call__(self, x_BTD: Array) -> Array:
-        return ACTIVATIONS[self.activation](self.dense(x_BTD))
+    def __call__(self, x_BTD: Array, following: nnx.Linear, *, recompute: bool) -> Array:
+        """Return the following layer's product, without its bias; `recompute` saves memory, see `recomputed_product`."""
+        bias, kernel = (cast(nnx.Param, part)[...] for part in (self.dense.bias, following.kernel))
+        arguments = ACTIVATIONS[self.activation], following.dot_general, multiply(self.dense, x_BTD), bias, kernel
+        return recomputed_product(*arguments) if recompute else activated_product(*arguments)
 
 
 class BertLayer(nnx.Module):
@@ -203,19 +248,23 @@ class BertLayer(nnx.Module):
 
     def __call__(
         self,
-        x_BTD: Array,
+        hidden: Twice,
         segment_ids: Array,
         key: Array | None,
         head_mask_H: Array | None,
         call: ForwardOptions,
         positions_BP: Array | None = None,
-    ) -> tuple[Array, Array | None]:
+    ) -> tuple[Twice, Array | None]:
         """Run the layer; with positions, only those are queries and are returned, [B, P, D]."""
         keys = (None, None, None) if key is None else jax.random.split(key, 3)
+        x_BTD, residual = hidden
         mixed, weights = self.attention.self(x_BTD, segment_ids, keys[0], head_mask_H, call, positions_BP)
-        residual = x_BTD if positions_BP is None else take_positions(x_BTD, positions_BP)
-        x = self.attention.output(mixed, residual, keys[1])
-        return self.output(self.intermediate(x), x, keys[2]), weights
+        residual = residual if positions_BP is None else take_positions(residual, positions_BP)
+        project = self.attention.output
+        x, residual = project(multiply(project.dense, mixed), residual, keys[1], call)
+
+        product = self.intermediate(x, self.output.dense, recompute=call.recompute_activation)
+        return self.output(product, residual, keys[2], call), weights
 
 
 class BertEncoder(nnx.Module):
@@ -238,39 +287,42 @@ class BertEncoder(nnx.Module):
         keys_N = None if key is None else jax.random.split(key, self.num_layers)
         stacks_N = params_N, keys_N, head_mask_NH
 
-        def run_layer(x_BTD: Array, xs: tuple, positions_BP: Array | None = None) -> tuple[Array, tuple]:
+        def run_layer(hidden: Twice, xs: tuple, positions_BP: Array | None = None) -> tuple[Twice, tuple]:
             params, key, head_mask_H = xs
             layer = nnx.merge(graphdef, params)
             if call.fp8:
                 use_fp8(layer)
-            y, weights = layer(call.place(x_BTD), segment_ids, key, head_mask_H, call, positions_BP)
-            hidden = x_BTD if call.output_hidden_states else None
-            return call.place(y), (hidden, weights if call.output_attentions else None)
+            placed = call.place(hidden[0]), call.place(hidden[1])
+            (x, residual), weights = layer(placed, segment_ids, key, head_mask_H, call, positions_BP)
+            shown = hidden[0] if call.output_hidden_states else None
+            return (call.place(x), call.place(residual)), (shown, weights if call.output_attentions else None)
 
         if call.remat != "none":
             # A loop's body is compiled separately; in unrolled layers XLA would merge recomputation and forward pass.
             run_layer = jax.checkpoint(run_layer, policy=_SAVED[call.remat], prevent_cse=not call.scan_layers)
+        hidden: Twice = x_BTD, x_BTD
         if call.frozen_layers and not call.keeps_all:
-            x_BTD, stacks_N = self._run_frozen(run_layer, x_BTD, stacks_N, call)
+            hidden, stacks_N = self._run_frozen(run_layer, hidden, stacks_N, call)
         count = jax.tree.leaves(stacks_N)[0].shape[0]
         if positions_BP is None:
-            x_BTD, (hidden, weights) = jax.lax.scan(run_layer, x_BTD, stacks_N, unroll=call.unroll(count))
-            if hidden is not None:
-                hidden = jnp.concatenate([hidden, x_BTD[None]])
-            return EncoderOutput(x_BTD, hidden, weights)
+            (x_BTD, _), (shown, weights) = jax.lax.scan(run_layer, hidden, stacks_N, unroll=call.unroll(count))
+            if shown is not None:
+                shown = jnp.concatenate([shown, x_BTD[None]])
+            return EncoderOutput(x_BTD, shown, weights)
         below, last = (jax.tree.map(lambda a, i=i: a[i], stacks_N) for i in (slice(-1), -1))
-        x_BTD, _ = jax.lax.scan(run_layer, x_BTD, below, unroll=call.unroll(count - 1))
-        return EncoderOutput(run_layer(x_BTD, last, positions_BP)[0], None, None)
+        hidden, _ = jax.lax.scan(run_layer, hidden, below, unroll=call.unroll(count - 1))
+        (x_BPD, _), _ = run_layer(hidden, last, positions_BP)
+        return EncoderOutput(x_BPD, None, None)
 
     @staticmethod
-    def _run_frozen(run_layer: Callable, x_BTD: Array, stacks_N: tuple, call: ForwardOptions) -> tuple[Array, tuple]:
-        """Run the frozen layers in their own loop, with a gradient for `x_BTD` only; also return the other stacks."""
+    def _run_frozen(run_layer: Callable, hidden: Twice, stacks_N: tuple, call: ForwardOptions) -> tuple[Twice, tuple]:
+        """Run the frozen layers in their own loop, with a gradient for `hidden` only; also return the other stacks."""
         number = call.frozen_layers
         (params, *others), rest = (
             jax.tree.map(lambda a, part=part: a[part], stacks_N) for part in (slice(number), slice(number, None))
         )
         stacks = jax.lax.stop_gradient(params), *others
-        return jax.lax.scan(run_layer, x_BTD, stacks, unroll=call.unroll(number))[0], rest
+        return jax.lax.scan(run_layer, hidden, stacks, unroll=call.unroll(number))[0], rest
 
 
 class BertPooler(nnx.Module):

@@ -16,7 +16,7 @@ from jax import Array
 from transformers import BertConfig
 
 from jaxbert.models.encoder import BertModule, EncoderOutput, ForwardOptions, make_layer_norm, take_positions
-from jaxbert.models.layers import ACTIVATIONS, dropout, make_linear
+from jaxbert.models.layers import ACTIVATIONS, add_bias, dropout, flat_dot_general, make_linear, product
 
 Batch = dict[str, Array]
 
@@ -145,14 +145,13 @@ class _Predictions(nnx.Module):
         self.tied = getattr(config, "tie_word_embeddings", True)
         if not self.tied:
             init = nnx.initializers.normal(config.initializer_range)
-            self.decoder = nnx.Linear(
-                config.hidden_size, config.vocab_size, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs
-            )
+            sizes = config.hidden_size, config.vocab_size
+            self.decoder = nnx.Linear(*sizes, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
 
     def __call__(self, x_BPD: Array, words: nnx.Embed) -> Array:
         x_BPD = self.transform(x_BPD)
-        logits_BPV = words.attend(x_BPD) if self.tied else self.decoder(x_BPD)
-        return logits_BPV + self.bias[...].astype(logits_BPV.dtype)[None, None]
+        kernel = words.embedding[...].T if self.tied else self.decoder.kernel[...]
+        return add_bias(product(flat_dot_general, x_BPD, kernel), self.bias[...])
 
 
 class _Cls(nnx.Module):

@@ -7,8 +7,9 @@ multiply in float8.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +40,14 @@ def flat_dot_general(x: Array, kernel: Array, dimension_numbers: Any, precision:
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
-class KeyProjection(nnx.Linear):
+class Dense(nnx.Linear):
+    """A dense layer whose parameters get float32 gradients, also where it computes in a narrower format."""
+
+    def __call__(self, inputs: Array) -> Array:  # type: ignore[override]
+        return add_bias(multiply(self, inputs), cast(nnx.Param, self.bias)[...])
+
+
+class KeyProjection(Dense):
     """The dense layer of the keys, whose bias is not trained.
 
     The bias adds the same value to all logits of a query, which softmax ignores: its true gradient is exactly zero. A
@@ -48,18 +56,59 @@ class KeyProjection(nnx.Linear):
     """
 
     def __call__(self, inputs: Array) -> Array:  # type: ignore[override]
-        assert self.bias is not None
-        inputs, kernel, bias = (jnp.asarray(x, self.dtype) for x in (inputs, self.kernel[...], self.bias[...]))
-        product = self.dot_general(inputs, kernel, (((inputs.ndim - 1,), (0,)), ((), ())), precision=self.precision)
-        return product + jax.lax.stop_gradient(bias)[None, None]
+        return add_bias(multiply(self, inputs), jax.lax.stop_gradient(cast(nnx.Param, self.bias)[...]))
 
 
 def make_linear(
-    d_in: int, d_out: int, config: BertConfig, dtype: Any, rngs: nnx.Rngs, kind: type[nnx.Linear] = nnx.Linear
-) -> nnx.Linear:
+    d_in: int, d_out: int, config: BertConfig, dtype: Any, rngs: nnx.Rngs, kind: type[Dense] = Dense
+) -> Dense:
     """Make a dense layer with BERT's initializer."""
     init = nnx.initializers.normal(config.initializer_range)
     return kind(d_in, d_out, dtype=dtype, kernel_init=init, dot_general=flat_dot_general, rngs=rngs)
+
+
+def multiply(layer: nnx.Linear, x: Array) -> Array:
+    """Return the product of a dense layer without its bias."""
+    return multiply_together((layer,), x)
+
+
+def multiply_together(layers: Sequence[nnx.Linear], x: Array) -> Array:
+    """Return the products of dense layers of one input, side by side, without their biases; computed as one product."""
+    first = layers[0]
+    kernels = [layer.kernel[...] for layer in layers]
+    kernel = jnp.concatenate(kernels, axis=1) if len(kernels) > 1 else kernels[0]
+    return product(first.dot_general, jnp.asarray(x, first.dtype), kernel)
+
+
+def product(dot_general: Callable[..., Array], x: Array, kernel: Array) -> Array:
+    """Return `x @ kernel` in the dtype of `x`, for x [..., D] and a float32 kernel [D, F].
+
+    The kernel's gradient is a float32 sum over tokens, and over devices, also where `x` is narrower: the derivative of the
+    plain expression would round each device's part before the parts are summed.
+    """
+    if x.dtype == jnp.float32 or dot_general is not flat_dot_general:
+        return dot_general(x, kernel.astype(x.dtype), (((x.ndim - 1,), (0,)), ((), ())), precision=None)
+    return _narrow_product(x, kernel)
+
+
+@jax.custom_vjp
+def _narrow_product(x: Array, kernel: Array) -> Array:
+    return flat_dot_general(x, kernel.astype(x.dtype), (((x.ndim - 1,), (0,)), ((), ())))
+
+
+def _narrow_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _narrow_product(x, kernel), (x, kernel)
+
+
+def _narrow_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    flat_x, flat_grad = (a.reshape(-1, a.shape[-1]) for a in (x, grad))
+    d_x = jax.lax.dot_general(flat_grad, kernel.astype(x.dtype), (((1,), (1,)), ((), ())))
+    d_kernel = jax.lax.dot_general(flat_x, flat_grad, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    return d_x.reshape(x.shape), d_kernel
+
+
+_narrow_product.defvjp(_narrow_forward, _narrow_backward)
 
 
 def _normal_cdf(x: Array) -> Array:
@@ -107,6 +156,58 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+def activated_product(
+    activation: Callable[[Array], Array], dot_general: Callable[..., Array], x: Array, bias: Array, kernel: Array
+) -> Array:
+    """Return `activation(x + bias) @ kernel`.
+
+    Args:
+      activation: one of `ACTIVATIONS`.
+      dot_general: replaces `jax.lax.dot_general`, as in a dense layer.
+      x: the product before, without its bias, [..., F].
+      bias: [F], float32.
+      kernel: [F, D], float32.
+    """
+    return product(dot_general, activation(add_bias(x, bias)), kernel)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def recomputed_product(
+    activation: Callable[[Array], Array], dot_general: Callable[..., Array], x: Array, bias: Array, kernel: Array
+) -> Array:
+    """Return `activated_product`, and compute the activation again in the backward pass instead of saving it.
+
+    The activation is as wide as the feed-forward block: a quarter of what a layer saves. It costs one more write.
+    """
+    return activated_product(activation, dot_general, x, bias, kernel)
+
+
+def add_bias(x: Array, bias: Array) -> Array:
+    """Return `x + bias` for x [..., D] and a float32 bias [D], in the dtype of `x`; the gradient of the bias is float32."""
+    return (x.astype(jnp.float32) + bias.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+
+
+def _activated_forward(
+    activation: Callable[[Array], Array], dot_general: Callable[..., Array], x: Array, bias: Array, kernel: Array
+) -> tuple[Array, tuple[Array, ...]]:
+    return recomputed_product(activation, dot_general, x, bias, kernel), (x, bias, kernel)
+
+
+def _activated_backward(
+    activation: Callable[[Array], Array], dot_general: Callable[..., Array], saved: tuple[Array, ...], grad: Array
+) -> tuple[Array, ...]:
+    x, bias, kernel = saved
+    # Without the barrier the compiler would see that the forward pass computed the same, and keep that.
+    x = jax.lax.optimization_barrier(x)
+    activated, activation_gradients = jax.vjp(lambda x, bias: activation(add_bias(x, bias)), x, bias)
+    _, product_gradients = jax.vjp(partial(product, dot_general), activated, kernel)
+    d_activated, d_kernel = product_gradients(grad)
+    return *activation_gradients(d_activated), d_kernel
+
+
+recomputed_product.defvjp(_activated_forward, _activated_backward)
+
+
 def random_words(key: Array, shape: tuple[int, ...]) -> Array:
     """Return 32 random bits for each entry, uint32: a hash of its index with the key.
 
@@ -142,6 +243,11 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
         return x
     keep = random_words(key, x.shape) >= threshold(rate)
     return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
+
+
+def take_rows(table: nnx.Embed, ids: Array) -> Array:
+    """Return the rows of a table, [..., D], in its dtype; the gradients of a word's tokens are added up in float32."""
+    return jnp.take(table.embedding[...], ids, axis=0).astype(table.dtype)
 
 
 def lookup(table_VD: Array, ids: Array, dtype: Any) -> Array:

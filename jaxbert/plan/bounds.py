@@ -1,7 +1,8 @@
 """Lower and upper bounds on the time of a step, from its FLOPs, its bytes and its collectives. Works on numbers only.
 
 The lower bound assumes that everything overlaps and all links of a device work at their peak. The upper bound assumes no
-overlap, a given share of the peaks, traffic along only one dimension of a torus, and a delay for each collective.
+overlap, a given share of the peaks, traffic along only one dimension of a torus, and a delay for each collective. Between
+them lies a prediction: no overlap either, but the shares of the peaks that good kernels reach.
 """
 
 from __future__ import annotations
@@ -11,6 +12,11 @@ from dataclasses import asdict, dataclass
 
 from jaxbert.hardware import Link
 from jaxbert.plan.hlo_cost import Traffic
+
+PRODUCTS = 0.9 * 0.8
+"""ASSUMED share of the peak FLOP/s in the prediction: 90% of the 80% that large products reach (790 TFLOP/s on an H100)."""
+BANDWIDTH = 0.85
+"""ASSUMED share of the memory's bandwidth in the prediction."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Bounds:
     slow_interconnect_seconds: float | None
     """Seconds along one dimension of the torus, or also over the network, with delays."""
     lower_seconds: float | None
+    predicted_seconds: float | None
+    """Seconds at `PRODUCTS` and `BANDWIDTH`, nothing overlapping; None if the bytes are not those of a compiled program."""
     upper_seconds: float | None
     utilization: float
     """The share of the peaks that the upper bound assumes."""
@@ -47,15 +55,18 @@ class Bounds:
         return asdict(self)
 
 
-def bounds(flops: float, moved: float, traffic: Iterable[Traffic], peaks: Peaks, utilization: float) -> Bounds:
+def bounds(
+    flops: float, moved: float, traffic: Iterable[Traffic], peaks: Peaks, utilization: float, *, compiled: bool = False
+) -> Bounds:
     """Bound the time of a step.
 
     Args:
       flops: FLOPs of one device's compiled matrix products.
-      moved: bytes that one device's memory moves at least.
+      moved: bytes that one device's memory moves.
       traffic: the collectives of one device.
       peaks: the peaks of the device.
       utilization: the share of the peaks in the upper bound.
+      compiled: whether `moved` are the bytes of the compiled program, and not the least that any program moves.
     """
     exchanged = tuple(traffic)
     fast, slow = (_exchange_seconds(exchanged, peaks, slow=slow) for slow in (False, True))
@@ -67,12 +78,14 @@ def bounds(flops: float, moved: float, traffic: Iterable[Traffic], peaks: Peaks,
     known = {name: seconds for name, seconds in times.items() if seconds is not None}
     bound = max(known, key=lambda name: known[name]) if "compute" in known else None
     whole = slow is not None and len(known) == len(times)
+    reached = known["compute"] / PRODUCTS + known["memory"] / BANDWIDTH + (slow or 0.0) if whole and compiled else None
     return Bounds(
         compute_seconds=times["compute"],
         memory_seconds=times["memory"],
         interconnect_seconds=fast,
         slow_interconnect_seconds=slow,
         lower_seconds=known[bound] if bound else None,
+        predicted_seconds=reached,
         upper_seconds=(known["compute"] + known["memory"] + (slow or 0.0)) / utilization if whole else None,
         utilization=utilization,
         bound=bound,
@@ -104,6 +117,11 @@ def _hops(part: Traffic, sizes: tuple[int, ...]) -> int:
     if part.kind == "collective-permute" or not sizes:
         return 1
     return max(1, sum(size // 2 for size in sizes))
+
+
+def predicted_rate(bounds_: Bounds, amount: float) -> float | None:
+    """Return the predicted rate per second of something of which a step has `amount`."""
+    return amount / bounds_.predicted_seconds if bounds_.predicted_seconds else None
 
 
 def rates(bounds_: Bounds, amount: float) -> tuple[float | None, float | None]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import importlib.util
 import re
 import time
 from collections.abc import Iterator
@@ -12,11 +14,17 @@ from typing import Any
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
+from jax.extend import source_info_util
 
 from jaxbert.data.batches import Batch, one_row
 from jaxbert.data.packing import Layout
 from jaxbert.errors import UserError
+from jaxbert.models import layers
+from jaxbert.models.attention.base import Hardware
+from jaxbert.models.attention.cudnn import compiling_for
+from jaxbert.plan.gpu import compiler_options
 from jaxbert.plan.hlo_cost import Traffic, read_cost
+from jaxbert.plan.hlo_kernels import KernelCost, moved_bytes, read_kernels
 from jaxbert.plan.topology import hbm_bytes
 from jaxbert.train.programs import Program
 from jaxbert.train.speed import training_flops
@@ -53,8 +61,8 @@ class CompiledStep:
     """Bytes of the device's memory; None if not known."""
     flops: float
     """FLOPs of the compiled matrix products; those in a loop count as often as it runs."""
-    counted_flops: float
-    """FLOPs by XLA's cost analysis: all operations, but the body of a loop counts once."""
+    counted_flops: float | None
+    """FLOPs by XLA's cost analysis: all operations, but the body of a loop counts once. None if the compiler has none."""
     formula_flops: float
     """FLOPs by `training_flops`, if every row were one segment."""
     collective_bytes: dict[str, int]
@@ -65,6 +73,7 @@ class CompiledStep:
     """The number of kernel runs whose FLOPs are not in `flops`."""
     unknown_loops: int
     """The number of loops whose body counts once in `flops`, because their number of rounds is not known."""
+    kernels: tuple[KernelCost, ...]
     compile_seconds: float
 
     @property
@@ -72,9 +81,20 @@ class CompiledStep:
         """Bytes that must be free on a device: state, batch, the new part of the results, and temporary buffers."""
         return self.argument_bytes + self.output_bytes - self.alias_bytes + self.temp_bytes
 
+    @property
+    def moved_bytes(self) -> float:
+        """Bytes that the kernels read and write in the device's memory."""
+        return moved_bytes(self.kernels)
+
+    @property
+    def kernel_runs(self) -> int:
+        """The number of kernels that a step starts."""
+        return sum(kernel.runs for kernel in self.kernels)
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers, ready for JSON."""
-        return dataclasses.asdict(self)
+        """Return the numbers, ready for JSON; of the kernels their sums alone."""
+        numbers = dataclasses.asdict(dataclasses.replace(self, kernels=()))
+        return numbers | {"kernels": self.kernel_runs, "moved_bytes": self.moved_bytes}
 
 
 def compile_step(
@@ -102,9 +122,10 @@ def compile_step(
     num_rows = num_rows or layout.row_counts[-1]
     with _little_effort() if quick else contextlib.nullcontext():
         compiled, seconds = _compile(program, one_row(layout) if like is None else like, num_rows)
-    memory, cost, counted = compiled.memory_analysis(), read_cost(compiled.as_text() or ""), compiled.cost_analysis()
+    memory, text = compiled.memory_analysis(), compiled.as_text() or ""
     assert memory is not None, "compilers for TPU, GPU and CPU tell"
-    assert counted is not None
+    cost = read_cost(text)
+    counted: dict[str, float] = compiled.cost_analysis() or {}  # that for GPUs, without a GPU, does not analyze
     device, devices = program.mesh.devices.flat[0], program.mesh.size
     tokens = num_rows * layout.row_length
     return CompiledStep(
@@ -120,7 +141,7 @@ def compile_step(
         peak_bytes=memory.peak_memory_in_bytes,
         hbm_bytes=hbm_bytes(device),
         flops=cost.flops,
-        counted_flops=counted["flops"],
+        counted_flops=counted.get("flops"),
         formula_flops=training_flops(
             program.model.config, tokens, tokens * layout.row_length, program.trainable.backward
         )
@@ -129,6 +150,7 @@ def compile_step(
         traffic=cost.traffic,
         silent_kernels=cost.silent_kernels,
         unknown_loops=cost.unknown_loops,
+        kernels=tuple(read_kernels(text)),
         compile_seconds=round(seconds, 1),
     )
 
@@ -136,13 +158,29 @@ def compile_step(
 def _compile(program: Program, like: Batch, num_rows: int) -> tuple[jax.stages.Compiled, float]:
     """Return the compiled step and the seconds of compilation."""
     step, batch = program.train_step(), program.batch_target(like, num_rows)
+    device = program.mesh.devices.flat[0]
+    options = compiler_options() if device.platform == "gpu" else None
+    _show_lines_of_the_model()
     begin = time.perf_counter()
     try:
-        with _no_cache():
-            step.compile(program.state_target, batch, program.key_target)
+        with _no_cache(), compiling_for(Hardware.of(device)):
+            step.compile(program.state_target, batch, program.key_target, options=options)
     except jax.errors.JaxRuntimeError as error:
         raise _out_of_memory(error, program, num_rows) from error
     return step.program(batch), time.perf_counter() - begin
+
+
+@functools.cache
+def _show_lines_of_the_model() -> None:
+    """Let an operation's place be the innermost line of jaxbert, and not one in Flax, in optax or in a common layer.
+
+    XLA keeps one line of each operation's stack.
+    """
+    for library in ("flax", "optax"):
+        found = importlib.util.find_spec(library)
+        for folder in (found.submodule_search_locations or ()) if found else ():
+            source_info_util.register_exclusion(folder)
+    source_info_util.register_exclusion(layers.__file__)
 
 
 @contextlib.contextmanager

@@ -8,13 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from jaxbert.plan.hlo import Computation, Instruction, closing, count_runs, parse_hlo
+from jaxbert.plan.hlo import Instruction, closing, count_runs, parse_hlo
+from jaxbert.plan.hlo_flops import flops_of, sizes_of
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 
-_SPLASH_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}
-"""Matrix products in the kernels of splash attention, which do not report their FLOPs: logits and mixed values; and in the
-fused backward pass the logits again, with the gradients of weights, queries, keys and values."""
 _ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\]")
 
 
@@ -55,7 +53,7 @@ def read_cost(text: str) -> HloCost:
     moved: dict[tuple[str, str], Traffic] = {}
     for name, computation in program.items():
         for own_name, instruction in computation.instructions.items():
-            known = _flops(own_name, instruction, computation)
+            known = flops_of(own_name, instruction, computation)
             flops += runs[name] * (known or 0.0)
             silent_kernels += runs[name] * (known is None)
             kind = instruction.opcode.removesuffix("-start")
@@ -119,71 +117,4 @@ def _result_bytes(instruction: Instruction) -> int:
 def _bytes(dtype: str, sizes: str) -> int:
     """Return the bytes of an array; a type's name contains its bits (bf16, f32, s8, f8e4m3fn), except for booleans."""
     width = re.search(r"\d+", dtype)
-    return math.prod(_sizes(sizes)) * (int(width.group()) if width else 8) // 8
-
-
-def _sizes(text: str) -> list[int]:
-    return [int(size) for size in text.split(",") if size]
-
-
-def _result_sizes(instruction: Instruction) -> list[int]:
-    return _sizes(_ARRAY.findall(instruction.shape)[0][1])
-
-
-def _operand_sizes(instruction: Instruction, computation: Computation) -> list[list[int]]:
-    return [_result_sizes(computation.instructions[name]) for name in instruction.operands[:2]]
-
-
-def _flops(name: str, instruction: Instruction, computation: Computation) -> float | None:
-    """Return the FLOPs of a matrix product, convolution or kernel, None for a kernel that does not report them, else 0."""
-    if instruction.opcode == "convolution":
-        return _convolution_flops(instruction, *_operand_sizes(instruction, computation))
-    if instruction.opcode == "dot":
-        left, _ = _operand_sizes(instruction, computation)
-        contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
-        depth = math.prod(left[axis] for axis in _sizes(contracted.group(1))) if contracted else 1
-        return 2.0 * depth * math.prod(_result_sizes(instruction))
-    if instruction.opcode == "custom-call" and 'custom_call_target="tpu_custom_call"' in instruction.rest:
-        told = re.search(r'"cost_estimate":\{"flops":"?(\d+)', instruction.rest)
-        return float(told.group(1)) if told else _splash_flops(name, instruction, computation)
-    return 0.0
-
-
-def _splash_flops(name: str, instruction: Instruction, computation: Computation) -> float | None:
-    """Return the FLOPs of splash attention over whole rows; None for other kernels."""
-    products = next((count for kernel, count in _SPLASH_PRODUCTS.items() if name.startswith(kernel)), None)
-    shapes = (computation.instructions[operand].shape for operand in instruction.operands)
-    queries = next((shape for shape in shapes if re.match(r"(bf|f)\d", shape)), None)  # [H, T, K], of one row or more
-    if products is None or queries is None:
-        return None
-    sizes = _sizes(_ARRAY.findall(queries)[0][1])
-    return 2.0 * products * math.prod(sizes) * sizes[-2]
-
-
-def _convolution_flops(instruction: Instruction, left_sizes: list[int], right_sizes: list[int]) -> float:
-    """Return the FLOPs of a convolution without the products of padding and holes.
-
-    On TPU every matrix product is a convolution, and one with batch axes is spread so far that most positions are empty.
-    """
-    found = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
-    assert found is not None, "every convolution names its axes"
-    sizes = (left_sizes, right_sizes, _result_sizes(instruction))
-    left, right, out = (
-        dict(zip(labels, size, strict=True)) for labels, size in zip(found.groups(), sizes, strict=True)
-    )
-    groups = re.search(r"batch_group_count=(\d+)", instruction.rest)
-    products = 2.0 * left["b"] // (int(groups.group(1)) if groups else 1) * right["i"] * out["f"]
-    window = re.search(r"window=\{([^}]*)\}", instruction.rest)
-    settings = dict(part.split("=") for part in window.group(1).split()) if window else {}
-    for axis in range(len(out) - 2):
-        of_axis = {name: values.split("x")[axis] for name, values in settings.items()}
-        products *= _meetings(left[str(axis)], right[str(axis)], out[str(axis)], of_axis)
-    return products
-
-
-def _meetings(left: int, right: int, out: int, window: dict[str, str]) -> int:
-    """Return the number of pairs of output and kernel positions at which the input has an entry, along one axis."""
-    stride, left_dilation, right_dilation = (int(window.get(k, 1)) for k in ("stride", "lhs_dilate", "rhs_dilate"))
-    low = int(window.get("pad", "0_0").split("_")[0])
-    positions = (o * stride + k * right_dilation - low for o in range(out) for k in range(right))
-    return sum(p % left_dilation == 0 and 0 <= p // left_dilation < left for p in positions)
+    return math.prod(sizes_of(sizes)) * (int(width.group()) if width else 8) // 8

@@ -18,6 +18,8 @@ class PlanOptions:
     utilization: Annotated[float, Range(above=0, most=1)] = 0.5
     """ASSUMED fraction of the device's peaks that a step reaches if it computes, moves and exchanges data one after the
     other; gives the upper bound of its time."""
+    kernels: Annotated[int, Range(least=0)] = 0
+    """Number of the largest kernels of the compiled step to show, by bytes and by FLOPs, each with its line in jaxbert."""
     thorough: bool = False
     """Whether to compile for TPUs exactly as a run does. If false, the compiler makes its least effort: about a quarter of
     the time, the same FLOPs and collectives, a few percent more memory."""

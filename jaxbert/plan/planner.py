@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from jaxbert.config import Config
 from jaxbert.hardware import Link
 from jaxbert.models.attention.select import backend_of
-from jaxbert.plan.bounds import Bounds, Peaks, bounds, price, rates
+from jaxbert.plan.bounds import BANDWIDTH, PRODUCTS, Bounds, Peaks, bounds, predicted_rate, price, rates
 from jaxbert.plan.compile import CompiledStep, DoesNotFitError, compile_step
+from jaxbert.plan.hlo_kernels import KernelCost, join_alike
 from jaxbert.plan.options import PlanOptions
 from jaxbert.plan.roofline import known_peaks, least_bytes, moved_by_optimizer
 from jaxbert.plan.target import Target, devices_of
@@ -30,6 +31,8 @@ from jaxbert.train.speed import training_flops
 from jaxbert.versions import installed
 
 _FLOAT32 = 4
+_COMPILERS = {"tpu": ("libtpu",), "gpu": ("jax-cuda13-plugin", "jax-cuda12-plugin")}
+"""The packages that bring a platform's compiler."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +104,7 @@ def describe_plan(planner: Planner, attempt: Attempt) -> dict[str, Any]:
         **_costs(planner, attempt),
         "sharding": sharding_rows(attempt.workload.program),
         "assumptions": assumptions(planner),
-        "versions": installed(
-            ("jax", "jaxlib", "flax", "optax", *(("libtpu",) if planner.target.platform == "tpu" else ()))
-        ),
+        "versions": installed(("jax", "jaxlib", "flax", "optax", *_COMPILERS.get(planner.target.platform, ()))),
     }
 
 
@@ -137,7 +138,8 @@ def _described(planner: Planner, work: Workload) -> dict[str, Any]:
 
 def _memory(planner: Planner, attempt: Attempt) -> dict[str, Any]:
     step = attempt.step
-    told = step is not None and planner.target.platform == "tpu"  # XLA for CPU leaves temporaries out of its peak
+    # XLA for CPU leaves temporaries out of its peak.
+    told = step is not None and planner.target.platform != "cpu" and not planner.target.stands_in
     return {
         "state_bytes": state_bytes(attempt.workload.program),
         "argument_bytes": None if step is None else step.argument_bytes,
@@ -153,13 +155,8 @@ def _costs(planner: Planner, attempt: Attempt) -> dict[str, Any]:
     step, work = attempt.step, attempt.workload
     if step is None:
         names = (
-            "flops",
-            "collectives",
-            "bounds",
-            "tokens_per_second",
-            "examples_per_second",
-            "cost",
-            "compile_seconds",
+            *("flops", "collectives", "kernels", "bounds", "tokens_per_second", "examples_per_second"),
+            *("predicted_tokens_per_second", "cost", "compile_seconds"),
         )
         return dict.fromkeys(names)
     found = bounds_of(step, work.program, planner.target, planner.options)
@@ -179,9 +176,11 @@ def _costs(planner: Planner, attempt: Attempt) -> dict[str, Any]:
             "sent_bytes": sum(part.sent_bytes for part in step.traffic),
             "runs": sum(part.runs for part in step.traffic),
         },
+        "kernels": None if planner.target.stands_in else kernel_rows(step, planner.options.kernels),
         "bounds": found.to_dict(),
         "tokens_per_second": rates(found, work.tokens),
         "examples_per_second": rates(found, work.examples),
+        "predicted_tokens_per_second": predicted_rate(found, work.tokens),
         "cost": price(
             None if per_hour is None else per_hour * planner.target.devices, found, work.tokens, work.total_steps
         ),
@@ -190,11 +189,33 @@ def _costs(planner: Planner, attempt: Attempt) -> dict[str, Any]:
 
 
 def bounds_of(step: CompiledStep, program: Program, target: Target, options: PlanOptions) -> Bounds:
-    """Bound the time of a compiled step on the target's devices."""
-    rows = row_devices(program.mesh)
-    itemsize = jnp.dtype(compute_dtype(program.config.precision, program.mesh)).itemsize
-    moved = least_bytes(program.model.config, moved_by_optimizer(program), step.rows * step.row_length / rows, itemsize)
-    return bounds(step.flops, moved, step.traffic, _peaks(target, options), options.utilization)
+    """Bound the time of a compiled step on the target's devices.
+
+    The bytes are those of the compiled program, or, where CPU devices stand in, the least that any program moves.
+    """
+    moved, compiled = step.moved_bytes, not target.stands_in
+    if not compiled:
+        rows = row_devices(program.mesh)
+        itemsize = jnp.dtype(compute_dtype(program.config.precision, program.mesh)).itemsize
+        tokens = step.rows * step.row_length / rows
+        moved = least_bytes(program.model.config, moved_by_optimizer(program), tokens, itemsize)
+    return bounds(step.flops, moved, step.traffic, _peaks(target, options), options.utilization, compiled=compiled)
+
+
+def kernel_rows(step: CompiledStep, number: int) -> dict[str, Any]:
+    """Return how many kernels a step starts and what they move, and the `number` largest by bytes and by FLOPs."""
+    alike = join_alike(step.kernels)
+
+    def largest(size: Callable[[KernelCost], float]) -> list[dict[str, Any]]:
+        found = sorted((kernel for kernel in alike if size(kernel)), key=size, reverse=True)[:number]
+        return [dataclasses.asdict(kernel) | {"moved_bytes": kernel.moved_bytes} for kernel in found]
+
+    return {
+        "runs": step.kernel_runs,
+        "moved_bytes": step.moved_bytes,
+        "by_bytes": largest(lambda kernel: kernel.moved_bytes),
+        "by_flops": largest(lambda kernel: kernel.flops or 0.0),
+    }
 
 
 def _peaks(target: Target, options: PlanOptions) -> Peaks:
@@ -239,12 +260,8 @@ def assumptions(planner: Planner) -> list[str]:
     if target.platform == "tpu":
         effort = "as for a run" if planner.options.thorough else "with its least effort (--thorough true: as for a run)"
         lines.append(f"memory, FLOPs and collectives are those of the program that libtpu compiled, {effort}")
-    if target.stands_in:
-        lines.append(
-            "ESTIMATE: memory and collectives are those of a program for CPU devices in the place of the GPUs, with "
-            "attention by plain products; parameters and state are exact"
-        )
-        lines.append("a step may use the share of a GPU's memory that JAX takes (XLA_PYTHON_CLIENT_MEM_FRACTION, 0.75)")
+    if target.platform == "gpu":
+        lines += _gpu_assumptions(target)
     if compute_name(planner) == "float32" and target.platform != "cpu":
         lines.append("the peak is that of bfloat16 products: float32 cannot come near the lower bound")
     if link is not None:
@@ -253,13 +270,34 @@ def assumptions(planner: Planner) -> list[str]:
         lines.append(f"upper bound: ASSUMED {link.delay_us:g} microseconds for each {each}")
     share = planner.options.utilization
     lines.append(f"upper bound: ASSUMED {share:.0%} of each peak, with nothing overlapping; lower bound: all overlaps")
+    if not target.stands_in:
+        lines.append(
+            f"prediction: ASSUMED products at {PRODUCTS:.0%} of the peak (90% of the 80% that large products reach) and the "
+            f"bytes of all kernels at {BANDWIDTH:.0%} of the bandwidth, with nothing overlapping"
+        )
     return lines
+
+
+def _gpu_assumptions(target: Target) -> list[str]:
+    lines = ["a step may use the share of a GPU's memory that JAX takes (XLA_PYTHON_CLIENT_MEM_FRACTION, 0.75)"]
+    if target.lacks:
+        return [
+            "ESTIMATE: memory and collectives are those of a program for CPU devices in the place of the GPUs, with "
+            "attention by plain products; parameters and state are exact",
+            f"the GPUs' own compiler was not used: {target.lacks}",
+            *lines,
+        ]
+    return [
+        "memory, kernels, their bytes, FLOPs and collectives are those of the program that XLA compiled for these GPUs; "
+        "without a GPU it cannot time products, so their tiles are not tuned, which changes memory and bytes little",
+        *lines,
+    ]
 
 
 def compute_name(planner: Planner) -> str:
     """Return the number format of the matrix products."""
     compute = planner.config.precision.compute
-    return ("bfloat16" if planner.target.platform == "tpu" else "float32") if compute == "auto" else compute
+    return ("float32" if planner.target.platform == "cpu" else "bfloat16") if compute == "auto" else compute
 
 
 def make_plan(

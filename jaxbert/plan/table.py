@@ -34,6 +34,37 @@ def sharding_table(result: dict[str, Any]) -> Table:
     return table
 
 
+def kernel_tables(result: dict[str, Any]) -> list[Table]:
+    """Return the tables of the largest kernels, by bytes and by FLOPs; none if none were asked for."""
+    found = result["kernels"]
+    wanted = [] if found is None else [("bytes", found["by_bytes"]), ("FLOPs", found["by_flops"])]
+    return [_kernel_table(f"largest kernels by {what}", rows, found["moved_bytes"]) for what, rows in wanted if rows]
+
+
+def _kernel_table(title: str, rows: list[dict[str, Any]], all_bytes: float) -> Table:
+    table = Table(title=title)
+    for head in ("line: operation", "kernel", "runs", "GB", "of all GB", "TFLOP"):
+        table.add_column(head, overflow="fold", justify="left" if head in ("line: operation", "kernel") else "right")
+    for row in rows:
+        moved, flops = row["moved_bytes"], row["flops"]
+        source = ": ".join(filter(None, (row["place"], _operation(row["operation"])))) or "made by the compiler"
+        table.add_row(
+            Text(source),
+            Text(row["name"] if row["kind"] in row["name"] else f"{row['name']} ({row['kind']})"),
+            str(row["runs"]),
+            f"{moved / 1e9:.3f}",
+            f"{moved / all_bytes:.1%}",
+            "not known" if flops is None else f"{flops / 1e12:.4g}",
+        )
+    return table
+
+
+def _operation(name: str) -> str:
+    """Return JAX's operation, and whether it is a part of the backward pass."""
+    last = name.removesuffix("/pallas_call").rpartition("/")[2]
+    return last + (" (backward)" if "transpose(" in name else "")
+
+
 def plan_headline(result: dict[str, Any]) -> str:
     """Return the result of a plan on one line."""
     needed, available = result["memory"]["needed_bytes"], result["memory"]["available_bytes"]
@@ -88,7 +119,14 @@ def _work(result: dict[str, Any]) -> Rows:
     )
     label = "collectives, ESTIMATE" if result["estimate"] else "collectives"
     sent = f"{moved['sent_bytes'] / 1e9:.3f} GB sent by a device in {moved['runs']} collectives a step"
-    return [("work", text), (label, f"{', '.join(kinds)} GB received; {sent}" if kinds else "none")]
+    if flops["silent_kernels"]:
+        text += f"; {flops['silent_kernels']} runs of kernels whose FLOPs are not known are left out"
+    rows = [("work", text)]
+    if (kernels := result["kernels"]) is not None:
+        rows.append(
+            ("kernels", f"{kernels['runs']:,} a step, which read and write {kernels['moved_bytes'] / 1e9:.4g} GB")
+        )
+    return [*rows, (label, f"{', '.join(kinds)} GB received; {sent}" if kinds else "none")]
 
 
 def _times(result: dict[str, Any]) -> Rows:
@@ -98,9 +136,12 @@ def _times(result: dict[str, Any]) -> Rows:
     parts = [f"{name} {_ms(bounds[f'{name}_seconds'])}" for name in ("compute", "memory", "interconnect")]
     span = f"{_ms(bounds['lower_seconds'])} ({bounds['bound'] or 'no peak known'}) to {_ms(bounds['upper_seconds'])}"
     tokens, examples = (" to ".join(map(_rate, result[f"{what}_per_second"])) for what in ("tokens", "examples"))
+    middle, rate = bounds["predicted_seconds"], result["predicted_tokens_per_second"]
+    expected = [] if middle is None else [("step, PREDICTED", f"{_ms(middle)}, {_rate(rate)} real tokens a second")]
     return [
-        ("step, PREDICTED", f"{span}; at the peaks: {', '.join(parts)}"),
-        ("rate, PREDICTED", f"{tokens} real tokens, {examples} examples a second"),
+        *expected,
+        ("step's bounds" if expected else "step, PREDICTED", f"{span}; at the peaks: {', '.join(parts)}"),
+        ("rate's bounds" if expected else "rate, PREDICTED", f"{tokens} real tokens, {examples} examples a second"),
     ]
 
 

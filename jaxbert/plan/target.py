@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from jaxbert.errors import UserError
 from jaxbert.hardware import DEVICES, DeviceSpec, Link, device_spec, link_of
+from jaxbert.plan.gpu import gpu_devices, lacks_compiler
 
 _TPUS = {spec.name.removeprefix("TPU "): spec for spec in DEVICES if spec.name.startswith("TPU ")}
 _GPUS = ("b200", "h200", "h100", "a100", "a100-80gb", "l4", "t4")
@@ -36,9 +37,14 @@ class Target:
     """The known properties of the device; None for a CPU."""
 
     @property
+    def lacks(self) -> str | None:
+        """The reason why GPUs are replaced by CPU devices: their compiler is not complete here. None for other devices."""
+        return lacks_compiler(self.spec.name) if self.platform == "gpu" and self.spec is not None else None
+
+    @property
     def stands_in(self) -> bool:
         """Whether CPU devices replace the target's, so that memory and collectives are an estimate."""
-        return self.platform == "gpu"
+        return self.lacks is not None
 
     @property
     def link(self) -> Link | None:
@@ -99,8 +105,8 @@ def _unknown(name: str) -> UserError:
 
 
 def prepare_target(target: Target) -> None:
-    """Make this machine's CPU simulate the devices that a plan needs; it has an effect only before JAX starts a backend."""
-    if target.platform != "tpu":
+    """Make this machine's CPU simulate devices that have no compiler here; it works only before JAX starts a backend."""
+    if target.platform == "cpu" or target.stands_in:
         kept = re.sub(rf"{_FLAG}=\S*", "", os.environ.get("XLA_FLAGS", ""))
         os.environ["XLA_FLAGS"] = f"{kept} {_FLAG}={target.devices}".strip()
     import jax
@@ -109,7 +115,7 @@ def prepare_target(target: Target) -> None:
 
 
 def devices_of(target: Target) -> list[Any]:
-    """Return one device for each device of the target: described by libtpu, or simulated by the CPU.
+    """Return one device for each device of the target: described by its compiler, or simulated by the CPU.
 
     Raises:
       UserError: if there is no such slice, no libtpu, or JAX was started with fewer devices.
@@ -120,6 +126,8 @@ def devices_of(target: Target) -> list[Any]:
 
     if target.platform == "tpu":
         return topology_devices(target.name)
+    if target.spec is not None and not target.stands_in:
+        return gpu_devices(target.spec.name, target.devices)
     played = jax.devices("cpu")
     if len(played) < target.devices:
         raise UserError(

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxbert.config import MeshConfig
 from jaxbert.errors import UserError
 from jaxbert.hardware import device_spec
+from jaxbert.plan.gpu import GPUS
 from jaxbert.train.runtime import tpu_attached
 from jaxbert.train.sharding import make_mesh
 
@@ -74,13 +75,17 @@ def topology_devices(name: str) -> list[Any]:
 
 
 def hbm_bytes(device: Any) -> int | None:
-    """Return the bytes of a TPU chip's memory, or None for any other device.
+    """Return the bytes of the memory of a TPU chip, or of a GPU that is described for compiling; None for any other device.
 
     Google writes GB but means GiB: libtpu 0.0.42.1 lets a program use 30.75 of a v4, 15.75 of a v5e, 95.74 of a v5p and
     31.25 of a v6e.
     """
-    spec = device_spec(device.device_kind) if device.platform == "tpu" else None
-    return None if spec is None else round(spec.memory_gb * 2**30)
+    spec = device_spec(device.device_kind)
+    if spec is None:
+        return None
+    if device.platform == "tpu":
+        return round(spec.memory_gb * 2**30)
+    return GPUS[spec.name].memory_bytes if spec.name in GPUS else None
 
 
 def _parse(name: str) -> tuple[Chip, list[int]]:

@@ -137,13 +137,13 @@ def make_workload(config: Config, target: Target, devices: Sequence[Any], materi
 
 
 def stand_in(config: Config, target: Target) -> Config:
-    """Return the configuration to compile for CPU devices that simulate others: with the choices of a run on those.
+    """Return the configuration to compile: for CPU devices that stand in for GPUs, with the choices of a run on those.
 
     Attention uses plain matrix products, and float8 is left out: the kernels of the real devices cannot be compiled here.
     """
     if not target.stands_in:
         return config
-    scan = True if config.model.scan_layers is None else config.model.scan_layers
+    scan = config.model.remat != "none" if config.model.scan_layers is None else config.model.scan_layers
     compute = "bfloat16" if config.precision.compute == "auto" else config.precision.compute
     return dataclasses.replace(
         config,

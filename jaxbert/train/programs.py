@@ -29,9 +29,11 @@ from jaxbert.models.attention.base import Hardware, Request
 from jaxbert.models.attention.select import Attention, visited_tile
 from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import FunctionalModel, Params, make_model
+from jaxbert.models.residual import ResidualNorm
 from jaxbert.tasks.base import Task
 from jaxbert.train.optimizer import Optimizer, make_optimizer, make_schedule
 from jaxbert.train.sharding import (
+    ROWS,
     attention_spread,
     make_key,
     place,
@@ -103,10 +105,10 @@ class Compiled:
         """Return the program that was compiled for this batch's shapes."""
         return self._programs[_shapes(batch)]
 
-    def compile(self, first: Any, batch: dict[str, Any], *rest: Any) -> Any:
-        """Compile the program for these shapes, and return it."""
+    def compile(self, first: Any, batch: dict[str, Any], *rest: Any, options: dict[str, Any] | None = None) -> Any:
+        """Compile the program for these shapes, with XLA's `options`, and return it."""
         begin = time.perf_counter()
-        program = self._programs[_shapes(batch)] = self._jitted.lower(first, batch, *rest).compile()
+        program = self._programs[_shapes(batch)] = self._jitted.lower(first, batch, *rest).compile(options)
         self.compile_seconds += time.perf_counter() - begin
         return program
 
@@ -312,20 +314,24 @@ def check_fp8(config: PrecisionConfig, device: Any) -> None:
 
 
 def layer_call(config: ModelConfig, mesh: Mesh) -> ForwardOptions:
-    """Return the forward options: layers unrolled on CPU, where a loop copies its carried arrays, else one compiled loop.
+    """Return the forward options of a mesh's devices.
 
-    With remat the layers run as a loop everywhere: if they are unrolled, XLA for CPU (jax 0.10) recomputes early and saves
-    no memory.
+    Layers are unrolled on CPU, where a loop copies its carried arrays, and on GPU, where a loop copies every saved array: a
+    step of BERT-base moves 1.6 times the bytes (COMPILED, docs/performance.md). Elsewhere they are one compiled loop. With
+    remat they are a loop everywhere: if they are unrolled, XLA for CPU (jax 0.10) recomputes early and saves no memory.
     """
     on_cpu = platform_of(mesh) == "cpu"
-    unrolled = on_cpu and config.remat == "none"
+    unrolled = platform_of(mesh) in ("cpu", "gpu") and config.remat == "none"
     scan = not unrolled if config.scan_layers is None else config.scan_layers
-    attention = Attention(config.attention, Hardware.of(mesh.devices.flat[0]), attention_spread(mesh))
+    hardware = Hardware.of(mesh.devices.flat[0])
+    attention = Attention(config.attention, hardware, attention_spread(mesh))
     return ForwardOptions(
         scan_layers=scan,
         remat=config.remat,
         fuse_lookup=on_cpu and mesh.size == 1,
         attention=attention,
+        recompute_activation=hardware.platform == "gpu" and config.remat == "none",
+        residual_norm=ResidualNorm(hardware, mesh, ROWS),
         rows=row_sharding(mesh),
     )
 

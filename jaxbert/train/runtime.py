@@ -17,7 +17,9 @@ import jax
 from jaxbert.data.store import user_cache
 
 logger = logging.getLogger("jaxbert")
-_GPU_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin", "jax_rocm7_plugin")
+_CUDA_PLUGINS = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+_ROCM_PLUGINS = ("jax_rocm7_plugin",)
+_CUDA_DRIVER = "libcuda.so.1"
 _TPU_VARIABLES = ("TPU_NAME", "TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES", "TPU_ACCELERATOR_TYPE", "JAX_FORCE_TPU_INIT")
 _GOOGLE = "0x1ae0"
 _NETWORK_AND_STORAGE = ("0x01", "0x02")
@@ -38,7 +40,7 @@ def prepare_process(compute: str = "auto") -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     _hide_echoes()
     if _runs_on_cpu():
-        # Where libtpu is installed only to compile for remote TPUs, JAX would look for a local TPU and print a warning.
+        # Where plugins are installed only to compile for devices elsewhere, JAX would look for them here and print warnings.
         jax.config.update("jax_platforms", "cpu")
         _keep_freed_memory()
     else:
@@ -84,7 +86,23 @@ def _runs_on_cpu() -> bool:
     if platforms:
         return platforms == "cpu"
     has_tpu = tpu_attached() and importlib.util.find_spec("libtpu") is not None
-    return not has_tpu and not any(map(importlib.util.find_spec, _GPU_PLUGINS))
+    return not has_tpu and not gpu_attached()
+
+
+def gpu_attached(root: Path = Path("/")) -> bool:
+    """Return whether JAX can use a GPU here: there is a plugin, and the driver that it needs."""
+    if any(map(importlib.util.find_spec, _CUDA_PLUGINS)) and _can_load(_CUDA_DRIVER):
+        return True
+    return any(map(importlib.util.find_spec, _ROCM_PLUGINS)) and (root / "dev/kfd").exists()
+
+
+def _can_load(library: str) -> bool:
+    """Return whether the dynamic linker finds a library; the driver of NVIDIA's GPUs comes with no Python package."""
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
 
 
 def tpu_attached(root: Path = Path("/")) -> bool:

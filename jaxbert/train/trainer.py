@@ -6,6 +6,7 @@ The loop dispatches some steps, then reads the results of the steps before. `ste
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable
@@ -111,9 +112,8 @@ class Trainer:
           StoppedError: if a signal came; the state of the last step is saved.
         """
         with Interrupt() as interrupt:
-            while not self._done():
-                epoch, first_step = divmod(self._dispatched, self.run.steps_per_epoch)
-                self._train_epoch(epoch, first_step, report, interrupt)
+            if not self._done():
+                self._take_steps(report, interrupt)
             if self._callbacks.stop and self.run.inputs.validation and self.progress.step not in self.details:
                 self._evaluate(report)
         self._save()
@@ -124,15 +124,22 @@ class Trainer:
         stale = patience is not None and self.progress.evaluations_since_best >= patience
         return stale or self._callbacks.stop or self._dispatched >= self.run.program.total_steps
 
-    def _train_epoch(self, epoch: int, first_step: int, report: Report, interrupt: Interrupt) -> None:
+    def _take_steps(self, report: Report, interrupt: Interrupt) -> None:
+        """Take all steps that are left; the first batches of an epoch are ready when the epoch before ends."""
         program = self.run.program
 
         def prepare(batches: list[Batch]) -> Group:
             example_ids = [batch["example_ids"][batch["example_mask"]] for batch in batches]
             return [*map(program.count, batches)], example_ids, program.put(*batches)
 
-        most, feed = self._config.steps_per_dispatch, self.run.epoch_batches(epoch, first_step)
-        groups = group_batches(feed, most, self._dispatched, self._is_milestone)
+        def is_last(step: int) -> bool:
+            return self._is_milestone(step) or step % self.run.steps_per_epoch == 0
+
+        epoch, first_step = divmod(self._dispatched, self.run.steps_per_epoch)
+        starts = itertools.chain([(epoch, first_step)], ((later, 0) for later in itertools.count(epoch + 1)))
+        endless = itertools.chain.from_iterable(itertools.starmap(self.run.epoch_batches, starts))
+        feed = itertools.islice(endless, program.total_steps - self._dispatched)
+        groups = group_batches(feed, self._config.steps_per_dispatch, self._dispatched, is_last)
         with Prefetcher(groups, prepare) as loader:
             self.speed.resume()
             try:

@@ -15,10 +15,6 @@ import os
 import time
 from pathlib import Path
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-
-from transformers import AutoTokenizer
-
 from jaxbert.config import DataConfig
 from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
@@ -52,6 +48,9 @@ def main() -> None:
     parser.add_argument("--cache_dir", type=Path)
     parser.add_argument("--batch_size", type=int, default=256)
     values = parser.parse_args()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(values.model)
     config = DataConfig()
     before = peak = resident()

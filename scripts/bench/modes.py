@@ -1,11 +1,13 @@
 """The modes of a comparison: what each is called, which command runs it, and how its result is read.
 
-  jaxbert-PRECISION[-padded][-BACKEND]          jaxbert; packed rows unless `-padded`; BACKEND as in model.attention
-  peer-PADDING-PRECISION[-tf32][-compile]       the Hugging Face Trainer; PADDING is max, dynamic or grouped
+  jaxbert-PRECISION[-padded][-BACKEND][-unrolled][-nodrop]   jaxbert; packed rows unless `-padded`; BACKEND as in
+                                                model.attention; `-unrolled`: no loop over layers
+  peer-PADDING-PRECISION[-tf32][-compile]       the Hugging Face Trainer; PADDING is max, dynamic, grouped, or flat: none
   varlen-PRECISION[-compile|-static|-graphs][-nodrop]   PyTorch without padding, in a loop of its own; see varlen.py
   legacy-PRECISION                              FlaxBertForSequenceClassification of transformers 4, in its own environment
 
-PRECISION is float32 or bfloat16. `MODE@N` runs in the first N rounds only, for modes that are slow.
+PRECISION is float32 or bfloat16; `-nodrop`: no dropout of attention weights. `MODE@N` runs in the first N rounds only, for
+modes that are slow.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ MODES = (
 _BACKENDS = ("xla", "cudnn", "pallas")
 _PRECISION = "(float32|bfloat16)"
 _MODE = re.compile(
-    rf"jaxbert-{_PRECISION}(-padded)?(-({'|'.join(_BACKENDS)}))?"
-    rf"|peer-(max|dynamic|grouped)-{_PRECISION}(-tf32)?(-compile)?"
+    rf"jaxbert-{_PRECISION}(-padded)?(-({'|'.join(_BACKENDS)}))?(-unrolled)?(-nodrop)?"
+    rf"|peer-(max|dynamic|grouped|flat)-{_PRECISION}(-tf32)?(-compile)?"
     rf"|varlen-{_PRECISION}(-(compile|static|graphs))?(-nodrop)?"
     rf"|legacy-{_PRECISION}"
 )
@@ -48,6 +50,8 @@ _ROOT = _FOLDER.parents[1]
 _COMPILE_SKIP = 20
 """Steps of warmup for compiled peers, which compile again when shapes change."""
 _NEVER = 1e6
+NOT_DONE = "not done"
+"""How the error of a run that took too long begins."""
 Result = dict[str, Any]
 
 
@@ -107,6 +111,8 @@ def label_of(mode: str) -> str:
         "max": "padded",
         "dynamic": "dynamic padding",
         "grouped": "grouped by length",
+        "flat": "flattened",
+        "unrolled": "no loop over layers",
         "nodrop": "no attention dropout",
         "compile": "torch.compile",
         "static": "torch.compile, one shape",
@@ -126,7 +132,7 @@ def run_mode(recipe: Recipe, mode: str, seed: int, *, max_steps: int | None = No
             command = command_of(recipe, mode, seed, folder, max_steps or recipe.max_steps)
             done = subprocess.run(command, capture_output=True, text=True, timeout=recipe.timeout, env=_environment())
         except subprocess.TimeoutExpired:
-            return {"error": f"not done after {recipe.timeout:g} s"}
+            return {"error": f"{NOT_DONE} after {recipe.timeout:g} s"}
         except FileNotFoundError as error:
             hint = ": bash scripts/bench/legacy_env.sh makes it" if mode.startswith("legacy") else ""
             return {"error": f"{error.filename} does not exist{hint}"}
@@ -210,6 +216,8 @@ def _jaxbert(
         "model.name_or_path": recipe.model or recipe.new_model,
         "model.vocab": recipe.vocab,
         "model.attention": _backend(switches),
+        "model.attention_dropout": 0 if "nodrop" in switches else None,
+        "model.scan_layers": "false" if "unrolled" in switches else None,
         "data.max_length": recipe.max_length,
         "data.row_length": recipe.row_length,
         "data.packing": "false" if "padded" in switches else "true",
@@ -225,7 +233,13 @@ def _jaxbert(
         "precision.compute": precision,
     }
     if recipe.lengths:
-        bench = {"bench.steps": max_steps, "bench.warmup": recipe.skip_steps, "output": folder / "result.json"}
+        bench = {
+            "bench.steps": max_steps,
+            "bench.warmup": recipe.skip_steps,
+            "bench.measure_compile": "false",  # to compile twice takes longer than all timed steps
+            "mode": "train",
+            "output": folder / "result.json",
+        }
         return "bench", {**settings, "lengths": recipe.lengths, **bench}
     data = {
         "data.train": recipe.train,

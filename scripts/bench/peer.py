@@ -20,8 +20,16 @@ import recipe
 import torch
 import transformers
 from examples import Example, label_names, open_parts, training_rows
+from flattened import ATTENTION, FlatClassifier, FlatCollator
 from torch_setup import choose_device, describe_device, open_model, programs, wait
-from transformers import DataCollatorWithPadding, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    BertForSequenceClassification,
+    DataCollatorWithPadding,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -29,9 +37,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = recipe.make_parser("Fine-tune with the Hugging Face Trainer and time it.")
     parser.add_argument(
         "--padding",
-        choices=["max", "dynamic", "grouped"],
+        choices=["max", "dynamic", "grouped", "flat"],
         default="dynamic",
-        help="to --max-length, to the longest of the batch, or that with batches of similar lengths",
+        help="to --max-length, to the longest of the batch, that with batches of similar lengths, or none: flattened",
     )
     parser.add_argument("--tf32", action="store_true", help="allow TF32 in float32 products on an NVIDIA GPU")
     parser.add_argument("--compile", action="store_true", help="run the model through torch.compile")
@@ -49,7 +57,8 @@ class TimedTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: Any, *more: Any, **options: Any) -> Any:
         """Record examples and real tokens, then take the step."""
-        self.last_size = (len(inputs["labels"]), inputs["attention_mask"].sum())
+        mask = inputs.get("attention_mask")
+        self.last_size = (len(inputs["labels"]), inputs["input_ids"].numel() if mask is None else mask.sum())
         return super().training_step(model, inputs, *more, **options)
 
 
@@ -109,8 +118,10 @@ def steps_in_cycle(values: argparse.Namespace, examples: int) -> int:
     return max(1, min(examples // (4 * values.batch_size), 50)) if values.padding == "grouped" else 1
 
 
-def make_collator(values: argparse.Namespace, tokenizer: Any) -> DataCollatorWithPadding:
-    """Return the collator that pads a batch; on a GPU to multiples of 8, which suit its matrix units."""
+def make_collator(values: argparse.Namespace, tokenizer: Any) -> FlatCollator | DataCollatorWithPadding:
+    """Return the collator that flattens a batch or pads it; on a GPU to multiples of 8, which suit its matrix units."""
+    if values.padding == "flat":
+        return FlatCollator()
     padding = "max_length" if values.padding == "max" else "longest"
     multiple = 8 if choose_device(values).type == "cuda" else None
     return DataCollatorWithPadding(
@@ -130,7 +141,11 @@ def run(values: argparse.Namespace) -> dict[str, Any]:
     """Train, evaluate, and return the measurements."""
     set_seed(values.seed)
     rows = training_rows(values)
-    model, tokenizer = open_model(values, len(label_names(rows)) if rows else 2)
+    flat = values.padding == "flat"
+    kind = FlatClassifier if flat else BertForSequenceClassification
+    model, tokenizer = open_model(values, len(label_names(rows)) if rows else 2, kind)
+    if flat:
+        model.set_attn_implementation(ATTENTION)
     parts = open_parts(values, rows, tokenizer)
     compiled = programs if values.compile else recipe.zero
     clock = recipe.Clock(values, wait, programs=compiled, cycle=steps_in_cycle(values, len(parts.train)))

@@ -17,14 +17,16 @@ from transformers import AutoConfig, AutoTokenizer, BertConfig, BertForSequenceC
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def open_model(values: argparse.Namespace, num_labels: int) -> tuple[BertForSequenceClassification, Any]:
-    """Load the checkpoint with a new classifier, or draw a new model; return the model and its tokenizer."""
+def open_model(
+    values: argparse.Namespace,
+    num_labels: int,
+    kind: type[BertForSequenceClassification] = BertForSequenceClassification,
+) -> tuple[BertForSequenceClassification, Any]:
+    """Load the checkpoint with a new classifier, or draw a new model; return the model, of this kind, and its tokenizer."""
     if values.model is not None:
         config = AutoConfig.from_pretrained(values.model, num_labels=num_labels)
         tokenizer = AutoTokenizer.from_pretrained(values.model)
-        model = BertForSequenceClassification.from_pretrained(
-            values.model, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
-        )
+        model = kind.from_pretrained(values.model, config=config, dtype=torch.float32, ignore_mismatched_sizes=True)
         return model, tokenizer
     if values.vocab is None:
         words = (*_SPECIAL, *(f"w{i}" for i in range(VOCABULARY - len(_SPECIAL))))
@@ -33,7 +35,7 @@ def open_model(values: argparse.Namespace, num_labels: int) -> tuple[BertForSequ
         tokenizer = BertTokenizer(vocab=str(values.vocab), do_lower_case=True)
     sizes = new_model_settings(values.new_model)
     config = BertConfig(vocab_size=len(tokenizer), num_labels=num_labels, **sizes)
-    return BertForSequenceClassification(config), tokenizer
+    return kind(config), tokenizer
 
 
 def choose_device(values: argparse.Namespace) -> torch.device:

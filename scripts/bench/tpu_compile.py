@@ -145,10 +145,10 @@ def describe() -> dict[str, str]:
     }
 
 
-def write_between(document: Path, table: str) -> None:
+def write_between(document: Path, table: str, begin: str = BEGIN, end: str = END) -> None:
     """Replace the text between the markers."""
-    before, _, rest = document.read_text("utf-8").partition(BEGIN)
-    document.write_text(f"{before}{BEGIN}\n{table}{END}{rest.partition(END)[2]}", "utf-8")
+    before, _, rest = document.read_text("utf-8").partition(begin)
+    document.write_text(f"{before}{begin}\n{table}{end}{rest.partition(end)[2]}", "utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -29,6 +29,7 @@ WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", '"', "film
     "mode",
     [
         *("jaxbert-float16", "peer-float32", "peer-max-float32-fast", "jaxbert-float32x", "varlen-max-float32"),
+        *("jaxbert-float32-nodrop-unrolled", "varlen-flat-float32", "peer-flat-float32-nodrop"),
         *("legacy", "x@2", "legacy-float32@0", "legacy-float32@", "legacy-float32@x"),
     ],
 )
@@ -47,9 +48,13 @@ def test_modes_become_commands(tmp_path):
     ours = command("jaxbert-bfloat16-padded-xla")
     assert {"train", "--model.name_or_path=mini", "--data.packing=false", "--model.attention=xla"} <= set(ours)
     assert {"--train.seed=3", "--train.max_steps=7", "--precision.compute=bfloat16"} <= set(ours)
-    assert not any("attention" in word for word in command("jaxbert-bfloat16"))
+    assert not any("attention" in word or "scan" in word for word in command("jaxbert-bfloat16"))
+    assert {"--model.scan_layers=false", "--model.attention_dropout=0"} <= set(
+        command("jaxbert-bfloat16-cudnn-unrolled-nodrop")
+    )
     bench = command("jaxbert-float32", train=None, vocab=None, lengths="fixed:9")
     assert {"bench", "--lengths=fixed:9", "--bench.steps=7"} <= set(bench)
+    assert "--padding=flat" in command("peer-flat-bfloat16")
     peer = command("peer-grouped-float32-compile")
     assert {"--padding=grouped", "--precision=float32", "--new-model=4,256,4,1024", "--compile"} <= set(peer)
     assert {"--compile=static", "--no-attention-dropout"} <= set(command("varlen-bfloat16-static-nodrop"))
@@ -164,7 +169,8 @@ def run_script(name: str, problem: Path, *more: str) -> str:
 @pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("script", "more", "steps", "timed"), [("peer.py", ["--padding=grouped"], 64, 59), ("varlen.py", [], 56, 51)]
+    ("script", "more", "steps", "timed"),
+    [("peer.py", ["--padding=grouped"], 64, 59), ("peer.py", ["--padding=flat"], 64, 59), ("varlen.py", [], 56, 51)],
 )
 def test_a_peer_learns_a_new_model(problem, tmp_path, script, more, steps, timed):
     pytest.importorskip("torch")
@@ -222,9 +228,9 @@ def test_the_gpu_run_at_toy_size(tmp_path, monkeypatch):
     assert gpu.main(arguments) == 0
     contents = json.loads((tmp_path / "results.json").read_text())
     rows = table.summarize(contents["toy"]["runs"], "real_tokens_per_second")
-    assert [mode for mode, row in rows.items() if "unmeasured" in row] == ["jaxbert-bfloat16-cudnn"]
+    assert [mode for mode, row in rows.items() if "unmeasured" in row] == ["jaxbert-bfloat16-cudnn-nodrop"]
     told = (tmp_path / "results.md").read_text()
-    assert "| jaxbert, bfloat16, cudnn | UNMEASURED (" in told
+    assert "| jaxbert, bfloat16, cudnn, no attention dropout | UNMEASURED (" in told
     assert "target: 750,000 real tokens/s (floor 560,000)" in told
     assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
     monkeypatch.setattr(gpu, "run_mode", lambda *_, **__: pytest.fail("a part ran again"))

@@ -130,11 +130,16 @@ def test_the_verdict_names_the_strongest_peers():
         "varlen-bfloat16": tokens(200.0),
         "varlen-bfloat16-compile-nodrop": tokens(250.0),
         "peer-max-bfloat16": tokens(50.0),
+        "peer-flat-bfloat16": tokens(150.0),
     }
     lines = gpu.verdict({"runs": runs, "target": 500.0, "floor": 300.0})
     assert lines[0] == "target: 500.0 real tokens/s (floor 300.0); jaxbert's best: 400, 80% of the target"
     assert lines[1] == "strongest peer: PyTorch, unpadded, bfloat16; jaxbert's best is 2.00 times as fast (target 1.3)"
     assert "no attention dropout; jaxbert's best is 1.60 times" in lines[2]
+    runs["jaxbert-bfloat16-cudnn-nodrop"] = tokens(500.0)  # not comparable with peers that have dropout
+    more = gpu.verdict({"runs": runs, "target": 500.0, "floor": 300.0})
+    assert more[:2] == lines[:2]
+    assert "no attention dropout; jaxbert's best is 2.00 times" in more[2]
     lines = gpu.verdict({"runs": {"jaxbert-bfloat16": [], "peer-max-bfloat16": []}, "target": 500, "floor": 300})
     assert lines == [
         "target: 500 real tokens/s (floor 300); jaxbert's best: UNMEASURED",
@@ -144,7 +149,9 @@ def test_the_verdict_names_the_strongest_peers():
 
 def test_every_part_of_the_gpu_run_is_a_mode_and_the_headlines_come_first():
     listed = list(gpu.parts(gpu.SCENARIOS))
-    assert [name for name, _, _ in listed[:6]] == ["base-128"] * 3 + ["large-128"] * 3
+    assert [name for name, _, _ in listed[:8]] == ["base-128"] * 4 + ["large-128"] * 4
+    assert listed[:8] == list(gpu.parts(gpu.SCENARIOS, 1))
+    assert {mode for _, mode, _ in listed[:8]} == {*gpu.OURS, *gpu.STRONGEST}
     assert len(set(listed)) == len(listed)
     for _, mode, _ in listed:
         modes.split_mode(mode)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from runs import ids_of, random_tokens
 
+from jaxbert.data import packing
 from jaxbert.data.batches import batch_size_of, batches, fill_rows
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Layout, choose_layout, padded_layout, plan_epoch
@@ -136,6 +137,35 @@ def test_an_example_that_fills_a_row_to_its_end():
     layout = Layout(row_length=3, row_counts=(6,), slots=1)
     (batch,) = batches(Examples(tokens), layout, 6, seed=0)
     assert batch["segment_ids"].all()
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+def test_the_rows_of_all_processes_are_the_batch(monkeypatch, processes):
+    """In steps of several groups; the place of every example is the same in each process."""
+    monkeypatch.setattr(packing, "GROUP", 50)
+    tokens = random_tokens(1100)
+    examples = Examples(tokens, labels_of(1100))
+    layout = choose_layout(tokens.lengths, 400, row_multiple=8, seed=1)
+
+    def steps(number: int | None):
+        own = None if number is None else lambda rows: np.arange(rows) * processes // rows == number
+        return batches(examples, layout, 400, seed=1, **({} if own is None else {"own_rows": own}))
+
+    for whole, *shares in zip(steps(None), *map(steps, range(processes)), strict=True):
+        for name, array in whole.items():
+            if name in ("input_ids", "token_type_ids", "position_ids", "segment_ids"):
+                joined = sum(share[name] for share in shares)
+                np.testing.assert_array_equal(joined, array, err_msg=name)
+            else:
+                for share in shares:
+                    np.testing.assert_array_equal(share[name], array, err_msg=name)
+
+
+def test_a_process_without_segments_fills_nothing(case):
+    tokens, layout = case
+    batch = next(batches(Examples(tokens), layout, BATCH_SIZE, seed=1, own_rows=lambda rows: np.zeros(rows, bool)))
+    assert not batch["segment_ids"].any()
+    assert batch["example_mask"].sum() == BATCH_SIZE
 
 
 def test_rows_of_others_are_left_empty(case):

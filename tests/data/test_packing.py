@@ -68,6 +68,94 @@ def test_best_fit_needs_at_most_eleven_ninths_of_the_fewest_rows():
         assert num_rows <= fewest * 11 / 9 + 1
 
 
+def one_by_one(lengths: np.ndarray, row_length: int, max_slots: int) -> list[int]:
+    """Return the row of each segment by best fit, decreasing, with no shortcut: the last of the fullest rows with room."""
+    rows, free, used, last = [0] * len(lengths), [], [], []
+    for turn, i in enumerate(np.argsort(-lengths, kind="stable").tolist()):
+        roomy = [row for row in range(len(free)) if lengths[i] <= free[row] and used[row] < max_slots]
+        row = min(roomy, key=lambda row: (free[row], -last[row]), default=len(free))
+        if row == len(free):
+            free.append(row_length)
+            used.append(0)
+            last.append(turn)
+        rows[i], free[row], used[row], last[row] = row, free[row] - int(lengths[i]), used[row] + 1, turn
+    return rows
+
+
+def test_equal_lengths_that_are_placed_at_once_lie_where_one_by_one_they_would():
+    rng = np.random.default_rng(6)
+    for _ in range(100):
+        row_length = int(rng.integers(1, 80))
+        lengths = draw_lengths(rng, int(rng.integers(1, 200)), int(rng.integers(1, row_length + 1)))
+        max_slots = int(rng.integers(1, 12))
+        rows, *_ = best_fit(lengths, row_length, max_slots)
+        assert rows.tolist() == one_by_one(lengths, row_length, max_slots)
+
+
+@pytest.fixture
+def small_groups(monkeypatch):
+    """Groups of 16 segments, and a list of how many segments are placed in each call."""
+    placed, place = [], packing._rows_of_ranks
+
+    def counting(lengths, *sizes):
+        placed.append(len(lengths))
+        return place(lengths, *sizes)
+
+    monkeypatch.setattr(packing, "GROUP", 16)
+    monkeypatch.setattr(packing, "_rows_of_ranks", counting)
+    return placed
+
+
+def test_only_one_group_is_placed_and_its_rows_hold_the_others(small_groups):
+    rng = np.random.default_rng(7)
+    for _ in range(100):
+        row_length = int(rng.integers(2, 80))
+        lengths = draw_lengths(rng, int(rng.integers(1, 200)), int(rng.integers(1, row_length + 1)))
+        max_slots = int(rng.integers(2, 10))
+        small_groups.clear()
+        rows, slots, starts, num_rows = best_fit(lengths, row_length, max_slots)
+        groups = max(1, len(lengths) // 16)
+        assert small_groups == [-(-len(lengths) // groups)]
+        assert num_rows % groups == 0
+        assert rows.max() < num_rows
+        longest_first = np.argsort(-lengths, kind="stable")
+        of_group = rows // (num_rows // groups)
+        np.testing.assert_array_equal(of_group[longest_first], np.arange(len(lengths)) % groups)
+        by_group = [longest_first[g::groups] for g in range(groups)]
+        for name, values in (("row", rows % (num_rows // groups)), ("slot", slots)):
+            for members in by_group:
+                expected = values[by_group[0]][: len(members)]
+                np.testing.assert_array_equal(values[members], expected, err_msg=name)
+        for members in by_group:
+            mine = rows[members] - rows[members].min()
+            assert_rows_hold(lengths[members], mine, slots[members], starts[members], row_length, max_slots)
+
+
+def test_a_layout_holds_any_step_of_groups(small_groups):
+    rng = np.random.default_rng(8)
+    for trial in range(30):
+        lengths, batch_size, multiple = random_case(rng)
+        packed = choose_layout(lengths, batch_size, row_multiple=multiple, seed=trial)
+        count = min(batch_size, lengths.size)
+        for step in (np.sort(lengths)[::-1][:count], np.full(count, lengths.max()), np.full(count, lengths.min())):
+            for layout in (packed, padded_layout(lengths, batch_size, None, multiple)):
+                *_, needed = best_fit(step, layout.row_length, layout.slots)
+                assert layout.rows_for(needed) >= needed
+
+
+def test_dealing_blocks_of_equal_lengths_at_once_changes_nothing():
+    rng = np.random.default_rng(9)
+    for longest in (1, 3, 70):
+        lengths = rng.integers(1, longest + 1, 12 * 40)
+        ids, totals, dealt = rng.permutation(lengths.size), np.zeros(12, int), [[] for _ in range(12)]
+        by_length = np.argsort(-lengths[ids], kind="stable")
+        for block in by_length.reshape(-1, 12):
+            for step, place in zip(np.argsort(totals, kind="stable"), block, strict=True):
+                dealt[step].append(ids[place])
+                totals[step] += lengths[ids[place]]
+        np.testing.assert_array_equal(balance_lengths(ids, lengths[ids], 12), dealt)
+
+
 def test_dealt_steps_have_nearly_the_same_tokens():
     rng = np.random.default_rng(0)
     lengths = np.minimum(rng.geometric(0.1, 32 * 16), 60)
@@ -238,3 +326,13 @@ def test_a_shape_that_saves_next_to_nothing_is_left_out():
     alike, unlike = [np.full(n, 8) for n in (140, 141) * 4], [np.full(n, 8) for n in (100, 141) * 4]
     counts = [packing._fit_layout(steps, 141, 8, 8, 1)[1].row_counts for steps in (alike, unlike)]
     assert counts == [(141,), (100, 141)]
+
+
+def test_a_step_that_is_a_little_larger_than_those_of_the_sample_needs_few_rows_more():
+    """The mean length of other windows is a little larger; the next row count was 5% above."""
+    steps = [typical_lengths(4000)] * 32
+    layout = packing._fit_layout(steps, 4000, 60, 128, 1)[1]
+    *_, needed = best_fit(steps[0], 128, layout.slots)
+    assert layout.row_counts[0] == needed
+    assert needed < layout.rows_for(needed + 1) < 1.02 * needed
+    assert len(layout.row_counts) == 4

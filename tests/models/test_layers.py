@@ -24,7 +24,17 @@ from jaxbert.data.packing import choose_layout
 from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassificationHead
-from jaxbert.models.layers import KeyProjection, dropout, gelu, lookup, make_linear
+from jaxbert.models.layers import (
+    KeyProjection,
+    activated_product,
+    dropout,
+    flat_dot_general,
+    gelu,
+    lookup,
+    make_linear,
+    product,
+    recomputed_product,
+)
 
 B, T, D, F = 6, 40, 64, 256
 PLACES = ("hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout")
@@ -59,6 +69,39 @@ def transposed_copies(flat):
 def test_gradients_of_kernels_need_no_transposed_activations():
     assert transposed_copies(flat=True) == 0
     assert transposed_copies(flat=False) > 0  # or else there is nothing to gain any more
+
+
+def narrow_product(x, kernel):
+    return product(flat_dot_general, x, kernel)
+
+
+def test_kernels_gradients_are_float32_sums():
+    """In bfloat16 too: each device's part would be rounded before the parts are summed, and the sum again."""
+    rng = np.random.default_rng(0)
+    x, weight = (jnp.asarray(rng.normal(size=(4, 16, size)), jnp.bfloat16) for size in (8, 12))
+    kernel = jnp.asarray(rng.normal(size=(8, 12)), jnp.float32)
+    out, pull = jax.vjp(narrow_product, x, kernel)
+    d_x, d_kernel = pull(weight)
+    expected = np.einsum("btd,btf->df", *(np.asarray(a, np.float64) for a in (x, weight)))
+    np.testing.assert_allclose(d_kernel, expected, rtol=1e-6, atol=1e-5)
+    plain, plain_pull = jax.vjp(lambda x, kernel: x @ kernel.astype(x.dtype), x, kernel)
+    np.testing.assert_array_equal(out.astype(jnp.float32), plain.astype(jnp.float32))
+    np.testing.assert_array_equal(d_x.astype(jnp.float32), plain_pull(weight)[0].astype(jnp.float32))
+    assert np.abs(plain_pull(weight)[1] - expected).max() > 1e-3
+
+
+def test_a_recomputed_product_is_the_same():
+    rng = np.random.default_rng(0)
+    x, bias, kernel = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((2, 3, 16), (16,), (16, 8)))
+
+    def run(multiply):
+        return jax.vjp(lambda *args: multiply(gelu, flat_dot_general, *args), x, bias, kernel)
+
+    (found, pull), (expected, expected_pull) = run(recomputed_product), run(activated_product)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    for one, other in zip(pull(jnp.ones_like(found)), expected_pull(jnp.ones_like(found)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    assert [leaf.shape for leaf in jax.tree.leaves(pull)].count(x.shape) == 1  # what it activated, not the result
 
 
 def test_gelu_and_its_gradient_against_float64():

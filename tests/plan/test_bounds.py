@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jaxbert.hardware import Link
-from jaxbert.plan.bounds import Bounds, Peaks, bounds, price, rates
+from jaxbert.plan.bounds import Bounds, Peaks, bounds, predicted_rate, price, rates
 from jaxbert.plan.hlo_cost import Traffic
 
 TORUS = Link("torus", 4.0, 2, None, None, 1.0, "made up")
@@ -68,3 +68,16 @@ def test_prices_follow_the_bounds():
     assert (cost["cost_of_run_least"], cost["cost_of_run_most"]) == (10.0, pytest.approx(28.0))
     assert price(7200.0, found, 1e6, None)["cost_of_run_least"] is None
     assert set(price(None, found, 1e6, 10).values()) == {None}
+
+
+def test_between_the_bounds_lies_a_prediction():
+    """Products at 72% and memory at 85% of the peaks, and the collectives, one after the other."""
+    found = bounds(50.0, 2.0, (SUM,), Peaks(100.0, 10.0, TORUS, (4, 8)), 0.5, compiled=True)
+    assert found.predicted_seconds == pytest.approx(0.5 / 0.72 + 0.2 / 0.85 + found.slow_interconnect_seconds)
+    assert found.lower_seconds < found.predicted_seconds < found.upper_seconds
+    assert predicted_rate(found, 10) == pytest.approx(10 / found.predicted_seconds)
+
+
+def test_without_compiled_bytes_or_a_peak_nothing_is_predicted():
+    assert predicted_rate(bounds_of(), 10) is None
+    assert bounds(50.0, 2.0, (SUM,), Peaks(100.0, 10.0, None), 0.5, compiled=True).predicted_seconds is None

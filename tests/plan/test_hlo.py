@@ -219,3 +219,66 @@ def test_a_scan_costs_what_its_unrolled_form_costs():
     counted = compiled(1).cost_analysis()
     assert counted is not None
     assert counted["flops"] < scanned.flops / 3
+
+
+def flops_of_call(target: str, shapes: tuple[str, ...], result: str, config: str) -> tuple[float, int]:
+    """Return FLOPs and silent kernels of a program with one custom call."""
+    operands = [f"  %p{i} = {shape} parameter({i})\n" for i, shape in enumerate(shapes)]
+    names = ", ".join(f"%p{i}" for i in range(len(shapes)))
+    cost = read_cost(
+        f"ENTRY %main (p0: {shapes[0]}) -> {result} {{\n{''.join(operands)}"
+        f'  ROOT %k = {result} custom-call({names}), custom_call_target="{target}", backend_config={config}\n}}\n'
+    )
+    return cost.flops, cost.silent_kernels
+
+
+@pytest.mark.parametrize(
+    ("kernel", "products"),
+    [
+        ("packed_attention_forward", 2),
+        ("packed_attention_query", 3),
+        ("packed_attention_key", 4),
+        ("residual_norm_backward", 0),
+        ("something_new", None),
+    ],
+)
+def test_kernels_of_triton_are_known_by_their_names(kernel, products):
+    """Products of T x T x K for whole rows: 4 rows of 128 tokens, 2 heads of 64."""
+    shapes = ("s32[4]{0}", "bf16[4,128,2,64]{3,2,1,0}", "bf16[4,128,2,64]{3,2,1,0}")
+    config = f'{{grid_x = 2 : i32, ir = "..name = x", name = "{kernel}", num_stages = 2 : i32}}'
+    found = flops_of_call("__gpu$xla.gpu.triton", shapes, "bf16[4,128,2,64]{3,2,1,0}", config)
+    assert found == ((0, 1) if products is None else (products * 2 * 4 * 2 * 128 * 128 * 64, 0))
+
+
+@pytest.mark.parametrize("target", ["__cublas$lt$matmul", "__cublas$lt$matmul$f8", "__cublas$gemm"])
+def test_products_of_cublas(target):
+    """Three products of [8, 16] and [16, 32]; the scratch memory beside the result does not matter."""
+    numbers = '{"lhs_contracting_dimensions":["2"],"rhs_contracting_dimensions":["1"],"lhs_batch_dimensions":["0"]}'
+    shapes = ("f8e4m3fn[3,8,16]{2,1,0}", "f8e4m3fn[3,16,32]{2,1,0}", "f32[]", "f32[]")
+    config = f'{{"gemm_backend_config":{{"alpha_real":1,"dot_dimension_numbers":{numbers}}}}}'
+    assert flops_of_call(target, shapes, "(bf16[3,8,32]{2,1,0}, s8[4194304]{0})", config) == (2 * 3 * 8 * 16 * 32, 0)
+
+
+@pytest.mark.parametrize(
+    ("target", "products"),
+    [("__cudnn$fmhaSoftmax", 2), ("__cudnn$fmhaSoftmaxDropout", 2), ("__cudnn$fmhaSoftmaxBackward", 5)],
+)
+def test_attention_of_cudnn(target, products):
+    """4 rows of 128 tokens, 2 heads of 64, by the shape of the weights."""
+    weights = '{"element_type": "BF16", "dimensions": ["4", "2", "128", "128"], "tuple_shapes": []}'
+    config = f'{{"cudnn_fmha_backend_config": {{"fmha_scale": 0.1, "intermediate_tensor_shape": {weights}}}}}'
+    shapes = ("bf16[4,128,2,64]{3,2,1,0}",) * 3
+    result = "(bf16[4,128,2,64]{3,2,1,0}, u8[0]{0})"
+    assert flops_of_call(target, shapes, result, config) == (products * 2 * 4 * 2 * 128 * 128 * 64, 0)
+    assert flops_of_call(target, shapes, result, "{}") == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("target", "silent"),
+    [
+        *(("TopK", 0), ("AssumeGatherIndicesInBound", 0), ("cu_threefry2x32_ffi", 0), ("__cub$DeviceRadixSort", 0)),
+        *(("__cudnn$convForward", 1), ("__onednn$matmul", 1), ("their_own_product", 1)),
+    ],
+)
+def test_a_call_of_something_unknown_is_silent(target, silent):
+    assert flops_of_call(target, ("bf16[8,64]{1,0}",) * 2, "bf16[8,64]{1,0}", "{}") == (0, silent)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from runs import ROOT, Problem, command, finish, make_config
 from tiny import tiny_config
 
@@ -19,8 +22,10 @@ from jaxbert.cli.main import main
 from jaxbert.config import TrainConfig
 from jaxbert.errors import UserError
 from jaxbert.plan import planner as plan
+from jaxbert.plan import target
 from jaxbert.plan.options import PlanOptions
 from jaxbert.plan.planner import Planner, sharding_rows
+from jaxbert.plan.table import kernel_tables
 from jaxbert.plan.target import parse_target
 from jaxbert.train.sharding import RULES
 
@@ -30,8 +35,8 @@ KEYS = {
     *("topology", "device", "devices", "estimate", "mesh", "model", "parameters", "lengths", "batch_size", "remat"),
     *("accumulation_steps", "packing", "precision", "attention", "row_length", "rows", "slots", "examples_per_step"),
     *("real_tokens_per_step", "packing_efficiency", "total_steps", "memory", "fits", "change", "flops", "collectives"),
-    *("bounds", "tokens_per_second", "examples_per_second", "cost", "compile_seconds", "sharding", "assumptions"),
-    "versions",
+    *("kernels", "bounds", "tokens_per_second", "predicted_tokens_per_second", "examples_per_second", "cost"),
+    *("compile_seconds", "sharding", "assumptions", "versions"),
 }
 
 
@@ -39,6 +44,12 @@ KEYS = {
 def _own_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plan sets the number of stand-ins for its whole process."""
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
+
+@pytest.fixture
+def stand_ins(monkeypatch) -> None:
+    """Plan as where the compiler for GPUs is not installed."""
+    monkeypatch.setattr(target, "lacks_compiler", lambda name: f"no compiler for {name}: install it")
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +126,12 @@ def check_bounds(result: dict[str, Any]) -> None:
     bounds, steps = result["bounds"], 1000
     assert bounds["compute_seconds"] == pytest.approx(result["flops"]["compiled"] / 0.5e12)
     assert bounds["interconnect_seconds"] == pytest.approx(result["collectives"]["sent_bytes"] / 2e9)
+    assert bounds["memory_seconds"] == pytest.approx(result["kernels"]["moved_bytes"] / 20e9)
     lower = max(bounds[f"{name}_seconds"] for name in ("compute", "memory", "interconnect"))
     assert bounds["lower_seconds"] == lower
     assert bounds["upper_seconds"] > 2 * lower
+    assert lower < bounds["predicted_seconds"] < bounds["upper_seconds"]
+    assert result["predicted_tokens_per_second"] == pytest.approx(BATCH * TOKENS / bounds["predicted_seconds"])
     least, most = result["tokens_per_second"]
     assert most == pytest.approx(BATCH * TOKENS / lower)
     assert least == pytest.approx(BATCH * TOKENS / bounds["upper_seconds"])
@@ -145,6 +159,35 @@ def test_products_are_counted(plain):
     assert (flops["silent_kernels"], flops["unknown_loops"]) == (0, 0)
 
 
+def test_the_largest_kernels_are_shown_with_their_lines(folder, capsys):
+    """Each of the two tables has as many rows as were asked for, sorted, with lines of this package."""
+    result = run_json(folder, capsys, "cpu:1", "--kernels=3", f"--train.batch_size={BATCH // 8}")
+    kernels = result["kernels"]
+    for name, size in (("by_bytes", "moved_bytes"), ("by_flops", "flops")):
+        sizes = [row[size] for row in kernels[name]]
+        assert len(sizes) == 3
+        assert sizes == sorted(sizes, reverse=True)
+    assert sum(row["flops"] for row in kernels["by_flops"]) <= result["flops"]["compiled"]
+    assert kernels["moved_bytes"] > sum(row["moved_bytes"] for row in kernels["by_bytes"])
+    assert all(re.match(r"(models|train|tasks)/\w+\.py:\d+ ", row["place"]) for row in kernels["by_flops"])
+    assert not any("layers.py" in row["place"] for row in kernels["by_flops"]), "the line that called it says more"
+
+
+def test_tables_of_kernels_say_what_is_not_known():
+    row = {"name": "fusion", "runs": 12, "moved_bytes": 5e9, "flops": None, "kind": "fusion"}
+    row |= {"operation": "jit(f)/transpose(jvp())/own_kernel/pallas_call", "place": "models/encoder.py:7 Layer"}
+    made = row | {"operation": "", "place": "", "flops": 2e12, "name": "k", "kind": "copy"}
+    found = {"kernels": {"moved_bytes": 10e9, "by_bytes": [row], "by_flops": [made]}}
+    console = Console(width=160, record=True, file=io.StringIO())
+    for table in kernel_tables(found):
+        console.print(table)
+    said = console.export_text()
+    assert "models/encoder.py:7 Layer: own_kernel (backward)" in said
+    assert re.search(r"fusion +│ +12 │ 5\.000 │ +50\.0% │ not known", said)
+    assert re.search(r"made by the compiler +│ k \(copy\) +│ +12 │ 5\.000 │ +50\.0% │ +2 ", said)
+    assert kernel_tables({"kernels": None}) == []
+
+
 def test_each_parameter_is_placed_by_a_rule(folder):
     planner = planned(folder, "cpu:8", "fixed:32", mesh__fsdp=4, mesh__tensor=2)
     rows = sharding_rows(planner.workload(planner.config).program)
@@ -163,12 +206,15 @@ def test_each_parameter_is_placed_by_a_rule(folder):
     assert order == sorted(order, key=[pattern for pattern, _ in RULES].index)
 
 
-def test_gpus_are_estimated_and_their_state_is_exact(folder, capsys):
+@pytest.mark.usefixtures("stand_ins")
+def test_gpus_are_estimated_without_their_compiler_and_their_state_is_exact(folder, capsys):
     assert main(arguments(folder, "h200:8", "--output=-", "--mesh.fsdp=8")) == 0
     captured = capsys.readouterr()
     result = json.loads(captured.out)
     assert (result["estimate"], result["device"], result["precision"]) == (True, "H200 SXM", "bfloat16")
     assert any(line.startswith("ESTIMATE: memory and collectives") for line in result["assumptions"])
+    assert "the GPUs' own compiler was not used: no compiler for H200 SXM: install it" in result["assumptions"]
+    assert (result["kernels"], result["predicted_tokens_per_second"]) == (None, None)
     assert "h200:8: fits (ESTIMATE), " in captured.err
     assert "parameters on the mesh" in captured.err
     held = sum(row["device_bytes_with_moments"] for row in result["sharding"])
@@ -177,6 +223,7 @@ def test_gpus_are_estimated_and_their_state_is_exact(folder, capsys):
     assert result["bounds"]["compute_seconds"] == pytest.approx(result["flops"]["compiled"] / 989.4e12)
 
 
+@pytest.mark.usefixtures("stand_ins")
 def test_stand_ins_make_the_choices_of_gpus(folder):
     planner = planned(
         folder, "h200:2", "fixed:20", precision__fp8=True, model__scan_layers=None, model__attention="cudnn"
@@ -184,7 +231,7 @@ def test_stand_ins_make_the_choices_of_gpus(folder):
     config, work = planner.config, planner.workload(planner.config)
     assert work.layout.row_length % 128 == 0
     assert (config.precision.compute, config.precision.fp8) == ("bfloat16", False)
-    assert (config.model.scan_layers, config.model.attention) == (True, "xla")
+    assert (config.model.scan_layers, config.model.attention) == (False, "xla")
     assert planned(folder, "cpu:2", "fixed:20", precision__compute="auto").config.precision.compute == "auto"
 
 
@@ -313,15 +360,15 @@ def test_a_slice_of_tpus(folder, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("fsdp", [1, 8])
 def test_bert_large_on_a_slice(tmp_path, fsdp):
-    """Within a tenth of the formula: most of the last layer is left out, and splash computes the logits twice."""
+    """Within a tenth of the formula: most of the last layer is left out, and attention computes the logits twice."""
     pytest.importorskip("libtpu")
-    more = (f"--mesh.fsdp={fsdp}", "--model.attention_dropout=0", "--train.batch_size=32", "--lengths=fixed:512")
+    more = (f"--mesh.fsdp={fsdp}", "--train.batch_size=32", "--lengths=fixed:512")
     output = tmp_path / "plan.json"
     command_line = ["plan", "--model.name_or_path=large", "--topology=v5e:2x4", "--data.row_length=512", *more]
     assert main([*command_line, f"--output={output}"]) == 0
     result = json.loads(output.read_text())
     assert result["flops"]["compiled"] == pytest.approx(result["flops"]["formula"], rel=0.1)
-    assert result["attention"] == "splash"
+    assert result["attention"] == "mosaic"
     assert result["memory"]["state_bytes"] == pytest.approx(12 * result["parameters"] / fsdp, rel=0.05)
     assert result["memory"]["needed_bytes"] < result["memory"]["available_bytes"]
 
@@ -331,7 +378,7 @@ def test_bert_large_on_a_slice(tmp_path, fsdp):
 def test_a_tpu_that_is_too_small(capsys):
     """The compiler refuses; what it proposes, it has compiled."""
     pytest.importorskip("libtpu")
-    more = ("--model.attention_dropout=0", "--train.batch_size=8192", "--lengths=fixed:512", "--data.row_length=512")
+    more = ("--train.batch_size=8192", "--lengths=fixed:512", "--data.row_length=512")
     assert main(["plan", "--model.name_or_path=mini", "--topology=v5e:2x4", *more]) == 2
     said = capsys.readouterr().err
     line = said.splitlines()[-1]

@@ -8,6 +8,7 @@ import pytest
 
 from jaxbert.errors import UserError
 from jaxbert.hardware import DEVICES, LINKS
+from jaxbert.plan import target as targets
 from jaxbert.plan.target import devices_of, parse_target, prepare_target
 
 
@@ -29,7 +30,6 @@ from jaxbert.plan.target import devices_of, parse_target, prepare_target
 def test_a_name_says_which_devices_and_how_many(name, platform, devices, sizes, chip):
     target = parse_target(name)
     assert (target.platform, target.devices, target.sizes, target.chip) == (platform, devices, sizes, chip)
-    assert target.stands_in == (platform == "gpu")
     assert (target.memory_bytes is None) == (platform == "cpu")
 
 
@@ -63,7 +63,18 @@ def test_a_gpu_gives_the_share_that_jax_takes(monkeypatch):
         _ = parse_target("h200:1").memory_bytes
 
 
+def test_cpu_devices_stand_in_for_gpus_without_their_compiler(monkeypatch):
+    """And for a kind of GPU that the compiler does not know."""
+    monkeypatch.setattr(
+        targets, "lacks_compiler", lambda name: None if name == "H200 SXM" else f"no compiler for {name}"
+    )
+    names = ("h200:8", "h100-pcie:8", "cpu:8", "v5e:2x4")
+    assert [parse_target(name).lacks for name in names] == [None, "no compiler for H100 PCIe", None, None]
+    assert [parse_target(name).stands_in for name in names] == [False, True, False, False]
+
+
 def test_the_number_of_stand_ins_replaces_another_and_keeps_other_flags(monkeypatch):
+    monkeypatch.setattr(targets, "lacks_compiler", lambda _: "no compiler")
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_cpu_enable_fast_math=false")
     prepare_target(parse_target("h200:5"))
     assert os.environ["XLA_FLAGS"].split() == [

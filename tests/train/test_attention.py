@@ -12,7 +12,6 @@ from jaxbert.config import MeshConfig, ModelConfig
 from jaxbert.data.batches import BatchSize, batch_size_of, batches
 from jaxbert.data.examples import Examples
 from jaxbert.models.attention.base import Hardware
-from jaxbert.models.attention.pallas import TILE
 from jaxbert.train.programs import layer_call, training_layout, with_dropout
 from jaxbert.train.sharding import make_mesh
 from jaxbert.train.speed import Speed
@@ -47,8 +46,8 @@ def test_the_backend_knows_the_mesh():
 
 
 def test_a_run_counts_what_its_backend_skips():
-    tokens = random_tokens(400)
-    program = make_program(make_config(train__batch_size=100, data__row_length=8 * TILE), small_config(), 4)
+    tokens, tile = random_tokens(400), 64
+    program = make_program(make_config(train__batch_size=100, data__row_length=8 * tile), small_config(), 4)
     on_gpu = make_program(program.config, program.model.config, 4)
     attention = dataclasses.replace(on_gpu.call.attention, hardware=Hardware("gpu", (9, 0)))
     on_gpu.__dict__["call"] = dataclasses.replace(on_gpu.call, attention=attention)
@@ -57,7 +56,7 @@ def test_a_run_counts_what_its_backend_skips():
         rows, length = batch["segment_ids"].shape
         assert program.count(batch) == batch_size_of(batch)
         assert program.count(batch).computed_pairs == rows * length**2
-        assert on_gpu.count(batch) == batch_size_of(batch, TILE)
+        assert on_gpu.count(batch) == batch_size_of(batch, tile)
         assert on_gpu.count(batch).computed_pairs < rows * length**2 / 2
 
 

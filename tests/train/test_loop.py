@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 import signal
+import threading
 from functools import partial
 from types import SimpleNamespace
 
@@ -352,6 +353,29 @@ def test_saving_does_not_ask_whether_to_stop(tmp_path, monkeypatch):
     _, _, steps = run(tmp_path, [0.1] * 6, total_steps=6, checkpoint_every=1, keep_checkpoints=9)
     assert steps == [1, 2, 3, 4, 5, 6]
     assert asked == []
+
+
+def test_the_next_epoch_is_prepared_before_this_one_ends(tmp_path):
+    loop, checkpoints = make_loop(tmp_path, total_steps=10, checkpoint_every=100)
+    begun, epochs = threading.Event(), []
+
+    def watched(epoch, first_step=0):
+        epochs.append(epoch)
+        if epoch == 1:
+            begun.set()
+        yield from feed(epoch, first_step)
+
+    class Waiting(Recorder):
+        def progress(self, step, *rest):
+            super().progress(step, *rest)
+            assert step != STEPS_PER_EPOCH or begun.wait(10), "the last step of an epoch ended first"
+
+    loop.run.epoch_batches = watched
+    report = Waiting()
+    with checkpoints:
+        loop.train(report)
+    assert report.steps == list(range(1, 11))
+    assert epochs == [0, 1]
 
 
 def test_an_error_of_the_data_ends_the_run(tmp_path):

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cluster import Cluster, kill, losses, wait_for
-from runs import Problem, finish, read_metrics
+from runs import Problem, finish, random_rows, read_metrics, write_csv
 from safetensors.numpy import load_file
+
+from jaxbert.data.packing import GROUP
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +85,19 @@ def test_the_course_is_that_of_one_device(problem, one_device, cluster, meshes):
         assert_same_course(problem.folder / name / "run", one_device)
     assert said[0].count("export: ") == len(runs)
     assert all(speaks_of_its_place_alone(err) for err in said[1:]), said
+
+
+@pytest.mark.long
+def test_steps_of_several_groups_have_one_course(problem):
+    """Two groups of 4,096 examples in each of four steps, on one, two and four processes with four devices together."""
+    rows = write_csv(problem.folder / "many.csv", random_rows(2 * 2 * GROUP))
+    for processes in (1, 2, 4):
+        changes = {"data__train": rows, "train__batch_size": 2 * GROUP}
+        Cluster(processes, 4 // processes).run(keys(problem, f"groups-{processes}", **changes))
+    runs = [problem.folder / f"groups-{processes}" / "run" for processes in (1, 2, 4)]
+    assert [step for step, _ in losses(runs[0])] == [1, 2, 3, 4]
+    for run in runs[1:]:
+        assert_same_course(run, runs[0])
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -57,24 +58,42 @@ def test_a_variable_says_that_there_is_a_tpu(root, monkeypatch):
 @pytest.mark.parametrize(
     ("platforms", "installed", "attached", "expected"),
     [
-        ("", {"libtpu"}, False, True),
-        ("", {"libtpu"}, True, False),
-        ("", set(), True, True),
-        ("", {"jax_cuda13_plugin"}, False, False),
-        ("cpu", {"libtpu"}, True, True),
-        ("tpu", set(), False, False),
+        ("", {"libtpu"}, {}, True),
+        ("", {"libtpu"}, {"tpu"}, False),
+        ("", set(), {"tpu", "gpu"}, True),
+        ("", {"jax_cuda13_plugin"}, {"gpu"}, False),
+        ("", {"jax_cuda12_plugin"}, {"gpu"}, False),
+        ("", {"jax_cuda13_plugin"}, {}, True),
+        ("", {"jax_cuda13_plugin", "libtpu"}, {"tpu"}, False),
+        ("cpu", {"libtpu", "jax_cuda13_plugin"}, {"tpu", "gpu"}, True),
+        ("tpu", set(), {}, False),
+        ("cuda", {"jax_cuda13_plugin"}, {}, False),
     ],
 )
 def test_where_a_process_runs(monkeypatch, platforms, installed, attached, expected):
+    """A plugin for devices that are not here only compiles for devices elsewhere."""
     monkeypatch.setenv("JAX_PLATFORMS", platforms)
     monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: name if name in installed else None)
-    monkeypatch.setattr(runtime, "tpu_attached", lambda: attached)
+    monkeypatch.setattr(runtime, "tpu_attached", lambda: "tpu" in attached)
+    monkeypatch.setattr(runtime, "_can_load", lambda library: library == "libcuda.so.1" and "gpu" in attached)
     assert runtime._runs_on_cpu() is expected
 
 
-def test_jax_looks_for_no_tpu_where_none_is():
-    """With libtpu installed JAX would load it, and libtpu would complain that it finds no slice."""
-    pytest.importorskip("libtpu")
+def test_the_driver_says_whether_there_is_a_gpu(monkeypatch, root):
+    """NVIDIA's as a library that the dynamic linker finds, AMD's as a device file."""
+    assert not runtime._can_load("libno_such_driver.so.1")
+    assert runtime._can_load("libc.so.6")
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: name if "rocm" in name else None)
+    monkeypatch.setattr(runtime, "_can_load", lambda _: True)
+    assert not runtime.gpu_attached(root)
+    (root / "dev/kfd").touch()
+    assert runtime.gpu_attached(root)
+
+
+def test_jax_looks_for_no_accelerator_where_none_is():
+    """With libtpu or a plugin for GPUs JAX would load it, and it would complain that it finds none."""
+    if not any(map(importlib.util.find_spec, ("libtpu", "jax_cuda13_plugin"))):
+        pytest.skip("there is no plugin that JAX would load")
     environment = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
     code = (
         "from jaxbert.train import runtime as r; r.prepare_process(); print(r._runs_on_cpu(), r.jax.default_backend())"

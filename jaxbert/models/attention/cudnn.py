@@ -6,10 +6,13 @@ of the program and would drop the same weights at every step: calls with dropout
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -18,6 +21,8 @@ from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
 _MODULE = "jax._src.cudnn.fused_attention_stablehlo"
 _ARGUMENTS = {"q_seqlen", "kv_seqlen", "q_offsets", "kv_offsets", "scale", "mask_type", "qkv_layout"}
 _WIDEST_HEAD = 256
+_RELEASE = 91000
+"""The cuDNN for which programs are compiled where there is no GPU: 9.10."""
 
 
 def refuses(request: Request, hardware: Hardware) -> str | None:
@@ -40,12 +45,47 @@ def _missing() -> str | None:
         fused = importlib.import_module(_MODULE)
         arguments = inspect.signature(fused.dot_product_attention).parameters
         fused.MaskType.NO_MASK  # noqa: B018
-        fused.check_cudnn_version()
+        if jax.default_backend() == "gpu":  # else the program is for GPUs elsewhere, and no cuDNN is needed here
+            fused.check_cudnn_version()
     except (ImportError, AttributeError):
         return "this version of jax does not have it"
     except RuntimeError as error:
         return f"cuDNN is not there ({error})"
     return None if arguments.keys() >= _ARGUMENTS else "this version of jax has another form of it"
+
+
+@contextlib.contextmanager
+def compiling_for(hardware: Hardware) -> Iterator[None]:
+    """Let JAX take this hardware for that of the program while it traces: it asks a GPU and a cuDNN of this process.
+
+    There is nothing to do for other devices, where the process has a GPU, or where jax has another form of this module.
+    """
+    if hardware.platform != "gpu" or jax.default_backend() == "gpu":
+        yield
+        return
+    answers = {
+        "check_compute_capability": lambda needed: (
+            hardware.capability is not None and hardware.capability >= _pair(needed)
+        ),
+        "is_cuda_compute_capability_equal": lambda wanted: hardware.capability == _pair(wanted),
+        "check_cudnn_version": lambda: _RELEASE,
+    }
+    try:
+        fused: Any = importlib.import_module(_MODULE)
+        before = {name: getattr(fused, name) for name in answers}
+    except (ImportError, AttributeError):
+        before = {}
+    try:
+        for name in before:
+            setattr(fused, name, answers[name])
+        yield
+    finally:
+        for name, original in before.items():
+            setattr(fused, name, original)
+
+
+def _pair(capability: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in capability.split("."))
 
 
 def cudnn_attention(

@@ -12,10 +12,10 @@ queries of a tile and once for its keys and values.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,14 +23,20 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
-from jaxbert.models.layers import hash_index, seed_words, threshold
+from jaxbert.models.attention.tiles import MASKED, dropout_seed, neighbours, tile_padding
+from jaxbert.models.layers import hash_index, threshold
 
-TILE = 64
-"""Tokens per tile. UNMEASURED: small, because packed segments are short and the waste is up to one tile per segment."""
+_TILES = ((128, 64), (256, 32))
+"""The bytes of one head of a token, up to which a tile has so many tokens. COMPILED (jax 0.10.2) and UNMEASURED: the largest
+tiles whose kernels keep everything in registers on A100, H100 and B200. Registers of a thread, of 255, for forward, queries,
+keys: bfloat16 heads of 64: A100 168, 227, 216; H100 134, 232, 174; B200 147, 128, 96; float32 heads of 64: A100 116, 156,
+223."""
+_VISITED = 32
+"""Queries that the kernel for keys and values reads at a time: with 64, its registers do not suffice on an A100."""
 _WIDEST_HEAD = {"float32": 64, "bfloat16": 128, "float16": 128}
 """Widest head by dtype: tiles of 16 KiB, so that the backward pass fits in the shared memory of small GPUs (99 KiB) too."""
-_MASKED = -1e30
-_LAST = 2**31 - 1
+_KEY, _VALUE, _QUERY = range(3)
+"""The parts of a fused array. The first two are written by one kernel, so they lie side by side."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,17 @@ class _Plan:
     """T before rows were padded to whole tiles: the stride of the dropout index."""
     heads: int
     """H over all devices."""
-    scale: float
+    width: int
+    """K before heads were padded to whole columns."""
     rate: float
     interpret: bool
+    fused: bool
+    """Whether keys, values and queries are one array, without their biases."""
+
+    @property
+    def scale(self) -> float:
+        """The factor of the logits."""
+        return self.width**-0.5
 
 
 def refuses(request: Request, hardware: Hardware) -> str | None:
@@ -70,7 +84,7 @@ def pallas_attention(
     slots: int | None = None,
     origin: Origin | None = None,
     interpret: bool = False,
-    tile: int = TILE,
+    tile: int | None = None,
 ) -> Array:
     """Compute attention; arguments as in `base.Attend`.
 
@@ -84,123 +98,226 @@ def pallas_attention(
       slots: not used.
       origin: the start of these rows and heads, if they are a part of a larger batch.
       interpret: whether to run in the interpreter on any device, for tests.
-      tile: tokens per tile, a power of two of at least 16.
+      tile: tokens per tile, a power of two of at least 16; by default that of `tile_of`.
     """
     del slots
-    _, tokens, heads, width = q_BTHK.shape
-    origin = origin or Origin(0, 0, heads)
-    rate = 0.0 if key is None else dropout_rate
-    plan = _Plan(tile, tokens, origin.heads, width**-0.5, rate, interpret)
-    fill = -tokens % tile
-    widen = max(16, pl.next_power_of_2(width)) - width
-
-    def fit(x_BTHK: Array) -> Array:
-        return jnp.pad(x_BTHK, ((0, 0), (0, fill), (0, 0), (0, widen))) if fill or widen else x_BTHK
-
-    ids_BT = tile_padding(jnp.pad(segment_ids_BT, ((0, 0), (0, fill))), tile)
-    seed = jnp.zeros(4, jnp.uint32)
-    if rate and key is not None:
-        seed = jnp.stack([*seed_words(key), *(jnp.asarray(x, jnp.uint32) for x in origin[:2])])
-    out_BTHK = _attention(plan, fit(q_BTHK), fit(k_BTHK), fit(v_BTHK), ids_BT, neighbours(ids_BT, tile), seed)
-    return out_BTHK[:, :tokens, :, :width]
+    plan = _plan(q_BTHK, dropout_rate, key, origin, interpret=interpret, tile=tile, fused=False)
+    arrays = tuple(_fit(plan, x) for x in (q_BTHK, k_BTHK, v_BTHK))
+    return _run(plan, arrays, None, segment_ids_BT, key, origin)
 
 
-def tile_padding(segment_ids_BT: Array, tile: int) -> Array:
-    """Make the padding of each tile its own segment, numbered from -1 down: each tile of padding visits only itself."""
-    own_T = -1 - jnp.arange(segment_ids_BT.shape[1], dtype=jnp.int32) // tile
-    return jnp.where(segment_ids_BT > 0, segment_ids_BT, own_T[None])
+def pallas_fused_attention(
+    kvq_BTCHK: Array,
+    bias_CHK: Array,
+    segment_ids_BT: Array,
+    *,
+    dropout_rate: float = 0.0,
+    key: Array | None = None,
+    origin: Origin | None = None,
+    interpret: bool = False,
+    tile: int | None = None,
+) -> Array:
+    """Compute attention from one array of keys, values and queries (C, in this order), without their biases.
 
-
-def neighbours(ids_BT: Array, tile: int) -> Array:
-    """Return the range of tiles that each tile must visit, first and end (exclusive), int32 [B, T / tile, 2].
-
-    The range holds the tile itself and the tiles with which it may share a segment: their ranges of ids overlap.
+    The kernels add the biases of values and queries. That of the keys adds the same to all logits of a query, which softmax
+    ignores: it is left out, and its gradient is zero. Other arguments as in `pallas_attention`.
     """
-    tiles_BNT = ids_BT.reshape(ids_BT.shape[0], -1, tile)
-    low_BN, high_BN = jnp.where(tiles_BNT > 0, tiles_BNT, _LAST).min(-1), tiles_BNT.max(-1)
-    near_BNN = (low_BN[:, :, None] <= high_BN[:, None, :]) & (low_BN[:, None, :] <= high_BN[:, :, None])
-    near_BNN |= jnp.eye(near_BNN.shape[-1], dtype=bool)[None]
-    first_BN = jnp.argmax(near_BNN, -1)
-    end_BN = near_BNN.shape[-1] - jnp.argmax(near_BNN[:, :, ::-1], -1)
-    return jnp.stack([first_BN, end_BN], -1).astype(jnp.int32)
+    like = jax.eval_shape(lambda x: x[:, :, 0], kvq_BTCHK)
+    plan = _plan(like, dropout_rate, key, origin, interpret=interpret, tile=tile, fused=True)
+    widen = _columns(plan.width) - plan.width
+    bias_CHK = jnp.pad(bias_CHK.astype(kvq_BTCHK.dtype), ((0, 0), (0, 0), (0, widen)))
+    return _run(plan, (_fit(plan, kvq_BTCHK),), bias_CHK, segment_ids_BT, key, origin)
+
+
+def _plan(
+    like_BTHK: Array,
+    dropout_rate: float,
+    key: Array | None,
+    origin: Origin | None,
+    *,
+    interpret: bool,
+    tile: int | None,
+    fused: bool,
+) -> _Plan:
+    _, tokens, heads, width = like_BTHK.shape
+    rate = 0.0 if key is None else dropout_rate
+    tile = tile or tile_of(like_BTHK.dtype.name, width)
+    return _Plan(tile, tokens, origin.heads if origin else heads, width, rate, interpret, fused)
+
+
+def tile_of(dtype: str, width: int) -> int:
+    """Return the tokens of a tile for heads of this width."""
+    size = jnp.dtype(dtype).itemsize * width
+    return next((tokens for most, tokens in _TILES if size <= most), _TILES[-1][1])
+
+
+def _columns(width: int) -> int:
+    """Return the columns of a tile: Triton multiplies powers of two from 16 on."""
+    return max(16, pl.next_power_of_2(width))
+
+
+def _fit(plan: _Plan, x: Array) -> Array:
+    """Pad [B, T, ..., K] to whole tiles."""
+    fill, widen = -plan.tokens % plan.tile, _columns(plan.width) - plan.width
+    middle = ((0, 0),) * (x.ndim - 3)
+    return jnp.pad(x, ((0, 0), (0, fill), *middle, (0, widen))) if fill or widen else x
+
+
+def _run(
+    plan: _Plan,
+    arrays: tuple[Array, ...],
+    bias_CHK: Array | None,
+    segment_ids_BT: Array,
+    key: Array | None,
+    origin: Origin | None,
+) -> Array:
+    ids_BT = tile_padding(jnp.pad(segment_ids_BT, ((0, 0), (0, -plan.tokens % plan.tile))), plan.tile)
+    seed = dropout_seed(plan.rate, key, origin or Origin(0, 0, plan.heads))
+    side = _Side(ids_BT, neighbours(ids_BT, plan.tile), seed)
+    return _attention(plan, arrays, bias_CHK, side)[:, : plan.tokens, :, : plan.width]
+
+
+class _Side(NamedTuple):
+    """The arguments of the kernels that have no gradient."""
+
+    ids: Array
+    """Segments, with each tile's padding as one of its own, [B, T]."""
+    bounds: Array
+    """The range of tiles that each tile visits, [B, T / tile, 2]."""
+    seed: Array
+    """The key's two words, and the first row and head."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attention(plan: _Plan, q: Array, k: Array, v: Array, ids: Array, bounds: Array, seed: Array) -> Array:
-    return _forward(plan, q, k, v, ids, bounds, seed)[0]
+def _attention(plan: _Plan, arrays: tuple[Array, ...], bias: Array | None, side: _Side) -> Array:
+    return _forward(plan, arrays, bias, side)[0]
 
 
-def _forward(plan: _Plan, q: Array, *rest: Array) -> tuple[Array, tuple[Array, ...]]:
-    B, T, H, K = q.shape
-    tile, row, statistic = _specs(plan, T, K)
-    out, lse_BHT = _call(
-        plan,
+def _forward(plan: _Plan, arrays: tuple[Array, ...], bias: Array | None, side: _Side) -> tuple[Array, tuple[Any, ...]]:
+    blocks = _Blocks(plan, arrays)
+    out = jax.ShapeDtypeStruct((blocks.B, blocks.T, blocks.H, blocks.K), arrays[0].dtype)
+    lse_BHT = jax.ShapeDtypeStruct((blocks.B, blocks.H, blocks.T), jnp.float32)
+    out, lse_BHT = blocks.call(
         _forward_kernel,
-        (q, *rest),
-        (tile, row, row, *_side_specs(T)),
-        [(q, tile), (jax.ShapeDtypeStruct((B, H, T), jnp.float32), statistic)],
+        [*blocks.queries_keys_values("query"), *blocks.biases(bias), *blocks.side(side)],
+        [(out, blocks.tile()), (lse_BHT, blocks.statistic())],
     )
-    return out, (q, *rest, out, lse_BHT)
+    return out, (arrays, bias, side, out, lse_BHT)
 
 
-def _backward(plan: _Plan, saved: tuple[Array, ...], grad_out: Array) -> tuple[Array | None, ...]:
-    q, k, v, ids, bounds, seed, out, lse_BHT = saved
-    _, T, _, K = q.shape
-    tile, row, statistic = _specs(plan, T, K)
-    statistic_row = pl.BlockSpec((None, None, T), lambda i, h, b: (b, h, 0))
-    # The sum over keys of weight times its gradient, per query; right with dropout too, since both have the same mask.
-    delta_BHT = jnp.einsum("BTHK,BTHK->BHT", out, grad_out, preferred_element_type=jnp.float32)
-    side = (ids, bounds, seed)
-    (dq,) = _call(
-        plan,
+def _backward(plan: _Plan, saved: tuple[Any, ...], grad_out: Array) -> tuple[Any, ...]:
+    arrays, bias, side, out, lse_BHT = saved
+    blocks = _Blocks(plan, arrays)
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
+    sums = jax.ShapeDtypeStruct((blocks.B, blocks.T // plan.tile, blocks.H, blocks.K), jnp.float32)
+    summed = [(sums, blocks.column_sums())] if bias is not None else []
+    dq, delta_BHT, *dq_sums = blocks.call(
         _query_kernel,
-        (q, k, v, grad_out, lse_BHT, delta_BHT, *side),
-        (tile, row, row, tile, statistic, statistic, *_side_specs(T)),
-        [(q, tile)],
+        [
+            *blocks.queries_keys_values("query"),
+            *blocks.biases(bias),
+            *((x, blocks.tile()) for x in (grad_out, out)),
+            (lse_BHT, blocks.statistic()),
+            *blocks.side(side),
+        ],
+        [(shapes[0], blocks.tile(_QUERY)), (lse_BHT, blocks.statistic()), *summed],
     )
-    dk, dv = _call(
-        plan,
-        _key_kernel,
-        (q, k, v, grad_out, lse_BHT, delta_BHT, *side),
-        (row, tile, tile, row, statistic_row, statistic_row, *_side_specs(T)),
-        [(k, tile), (v, tile)],
+    whole = (grad_out, blocks.row()), (lse_BHT, blocks.statistic_row()), (delta_BHT, blocks.statistic_row())
+    inputs = [*blocks.queries_keys_values("key"), *blocks.biases(bias), *whole, *blocks.side(side)]
+    if bias is None:
+        dk, dv = blocks.call(_key_kernel, inputs, [(shapes[1], blocks.tile()), (shapes[2], blocks.tile())])
+        return (dq, dk, dv), None, _no_gradient(side)
+    # The kernel for keys and values writes its two parts into the array that has the queries' part.
+    d_kvq, dv_sums = blocks.call(
+        _key_kernel, [*inputs, (dq, blocks.keys_and_values())], [(shapes[0], blocks.keys_and_values()), *summed], into=0
     )
-    return dq, dk, dv, None, None, None
+    d_values, d_queries = dv_sums.sum((0, 1)), dq_sums[0].sum((0, 1))
+    d_bias = jnp.stack([jnp.zeros_like(d_values), d_values, d_queries]).astype(bias.dtype)
+    return (d_kvq,), d_bias, _no_gradient(side)
+
+
+def _no_gradient(side: _Side) -> _Side:
+    return _Side(None, None, None)  # type: ignore[arg-type]
 
 
 _attention.defvjp(_forward, _backward)
 
-
-def _specs(plan: _Plan, T: int, K: int) -> tuple[pl.BlockSpec, ...]:
-    """Return the blocks of [B, T, H, K] as tiles and as whole rows, and of [B, H, T] as tiles; grid: (tile, head, row)."""
-    return (
-        pl.BlockSpec((None, plan.tile, None, K), lambda i, h, b: (b, i, h, 0)),
-        pl.BlockSpec((None, T, None, K), lambda i, h, b: (b, 0, h, 0)),
-        pl.BlockSpec((None, None, plan.tile), lambda i, h, b: (b, h, i)),
-    )
+_Blocked = list[tuple[Any, pl.BlockSpec]]
+"""Arrays, or their shapes, with the part of each that one program of a kernel sees."""
 
 
-def _side_specs(T: int) -> tuple[pl.BlockSpec, ...]:
-    """Return the blocks of segment ids, bounds and seed."""
-    return (
-        pl.BlockSpec((None, T), lambda i, h, b: (b, 0)),
-        pl.BlockSpec((None, None, 2), lambda i, h, b: (b, i, 0)),
-        pl.BlockSpec((4,), lambda i, h, b: (0,)),
-    )
+class _Blocks:
+    """The part of each array that a program of the grid (tile, head, row) sees."""
 
+    def __init__(self, plan: _Plan, arrays: tuple[Array, ...]) -> None:
+        self._plan, self._arrays = plan, arrays
+        self.B, self.T, self.H, self.K = (arrays[0].shape[axis] for axis in (0, 1, -2, -1))
 
-def _call(plan: _Plan, kernel: Callable[..., None], args: tuple, in_specs: tuple, outputs: list[tuple]) -> tuple:
-    B, T, H, _ = args[0].shape
-    return pl.pallas_call(
-        partial(kernel, plan),
-        grid=(T // plan.tile, H, B),
-        in_specs=list(in_specs),
-        out_specs=tuple(spec for _, spec in outputs),
-        out_shape=tuple(jax.ShapeDtypeStruct(like.shape, like.dtype) for like, _ in outputs),
-        compiler_params=None if plan.interpret else _triton_options(stages=1 if args[0].dtype == jnp.float32 else 2),
-        interpret=plan.interpret,
-        name=f"packed_attention{kernel.__name__.removesuffix('_kernel')}",
-    )(*args)
+    def tile(self, part: int | None = None) -> pl.BlockSpec:
+        """Return a tile of [B, T, H, K], or of one part of [B, T, C, H, K] where the arrays are fused."""
+        if part is None or len(self._arrays) > 1:
+            return pl.BlockSpec((None, self._plan.tile, None, self.K), lambda i, h, b: (b, i, h, 0))
+        return pl.BlockSpec((None, self._plan.tile, None, None, self.K), lambda i, h, b: (b, i, part, h, 0))
+
+    def row(self, part: int | None = None) -> pl.BlockSpec:
+        """Return a whole row of [B, T, H, K], or of one part of [B, T, C, H, K] where the arrays are fused."""
+        if part is None or len(self._arrays) > 1:
+            return pl.BlockSpec((None, self.T, None, self.K), lambda i, h, b: (b, 0, h, 0))
+        return pl.BlockSpec((None, self.T, None, None, self.K), lambda i, h, b: (b, 0, part, h, 0))
+
+    def keys_and_values(self) -> pl.BlockSpec:
+        """Return a tile of the keys and values of a fused array."""
+        return pl.BlockSpec((None, self._plan.tile, 2, None, self.K), lambda i, h, b: (b, i, 0, h, 0))
+
+    def statistic(self) -> pl.BlockSpec:
+        """Return a tile of [B, H, T]."""
+        return pl.BlockSpec((None, None, self._plan.tile), lambda i, h, b: (b, h, i))
+
+    def statistic_row(self) -> pl.BlockSpec:
+        """Return a whole row of [B, H, T]."""
+        return pl.BlockSpec((None, None, self.T), lambda i, h, b: (b, h, 0))
+
+    def column_sums(self) -> pl.BlockSpec:
+        """Return the sums of a tile in [B, T / tile, H, K]."""
+        return pl.BlockSpec((None, None, None, self.K), lambda i, h, b: (b, i, h, 0))
+
+    def queries_keys_values(self, of_tile: Literal["query", "key"]) -> _Blocked:
+        """Return queries, keys and values: a tile of those that the program computes for, whole rows of the others."""
+        q, k, v = self._arrays if len(self._arrays) > 1 else self._arrays * 3
+        if of_tile == "query":
+            return [(q, self.tile(_QUERY)), (k, self.row(_KEY)), (v, self.row(_VALUE))]
+        return [(q, self.row(_QUERY)), (k, self.tile(_KEY)), (v, self.tile(_VALUE))]
+
+    def biases(self, bias_CHK: Array | None) -> _Blocked:
+        """Return the biases of queries and values, if the kernels add them."""
+
+        def of(part: int) -> pl.BlockSpec:
+            return pl.BlockSpec((None, None, self.K), lambda i, h, b: (part, h, 0))
+
+        return [] if bias_CHK is None else [(bias_CHK, of(_QUERY)), (bias_CHK, of(_VALUE))]
+
+    def side(self, side: _Side) -> _Blocked:
+        """Return segment ids, bounds and seed."""
+        return [
+            (side.ids, pl.BlockSpec((None, self.T), lambda i, h, b: (b, 0))),
+            (side.bounds, pl.BlockSpec((None, None, 2), lambda i, h, b: (b, i, 0))),
+            (side.seed, pl.BlockSpec((4,), lambda i, h, b: (0,))),
+        ]
+
+    def call(self, kernel: Callable[..., None], inputs: _Blocked, outputs: _Blocked, into: int | None = None) -> tuple:
+        """Run a kernel; output `into` is written into the last input's memory, whose other parts stay."""
+        plan, dtype = self._plan, self._arrays[0].dtype
+        return pl.pallas_call(
+            partial(kernel, plan),
+            grid=(self.T // plan.tile, self.H, self.B),
+            in_specs=[block for _, block in inputs],
+            out_specs=tuple(block for _, block in outputs),
+            out_shape=tuple(jax.ShapeDtypeStruct(like.shape, like.dtype) for like, _ in outputs),
+            compiler_params=None if plan.interpret else _triton_options(1 if dtype == jnp.float32 else 2),
+            interpret=plan.interpret,
+            input_output_aliases={} if into is None else {len(inputs) - 1: into},
+            name=f"packed_attention{kernel.__name__.removesuffix('_kernel')}",
+        )(*(array for array, _ in inputs))
 
 
 def _triton_options(stages: int = 2) -> Any:
@@ -212,75 +329,106 @@ def _triton_options(stages: int = 2) -> Any:
     return CompilerParams(num_warps=4, num_stages=stages)
 
 
-def _forward_kernel(plan: _Plan, q_ref, k_ref, v_ref, ids_ref, bounds_ref, seed_ref, out_ref, lse_ref) -> None:
+def _forward_kernel(plan: _Plan, q_ref, k_ref, v_ref, *refs) -> None:
     """Compute the mixed values of one tile of queries, with a running maximum and sum (base 2)."""
+    bias_refs, (ids_ref, bounds_ref, seed_ref, out_ref, lse_ref) = _split_biases(plan, refs)
     here, matrix = pl.program_id(0), _matrix(plan, seed_ref)
-    q = q_ref[...]
+    add_query_bias, add_value_bias = _adders(bias_refs)
+    q = add_query_bias(q_ref[...])
     mine = ids_ref[_span(plan, here)]
 
     def visit(there: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         mixed, top, total = carry
         span = _span(plan, there)
         same = mine[:, None] == ids_ref[span][None, :]
-        logits = jnp.where(same, _logits(plan, q, k_ref[span, :]), _MASKED)
+        logits = jnp.where(same, _logits(plan, q, k_ref[span, :]), MASKED)
         new_top = jnp.maximum(top, logits.max(1))
         shrink = jnp.exp2(top - new_top)
         weights = jnp.where(same, jnp.exp2(logits - new_top[:, None]), 0.0)
         total = total * shrink + weights.sum(1)
-        v = v_ref[span, :]
-        weights = _drop(plan, weights, matrix, here, there).astype(v.dtype)
+        v = add_value_bias(v_ref[span, :])
+        weights = _drop(plan, weights, matrix, here * plan.tile, there * plan.tile).astype(v.dtype)
         return mixed * shrink[:, None] + _dot(weights, v), new_top, total
 
-    start = jnp.zeros(q.shape, jnp.float32), jnp.full(plan.tile, _MASKED), jnp.zeros(plan.tile)
+    start = jnp.zeros(q.shape, jnp.float32), jnp.full(plan.tile, MASKED), jnp.zeros(plan.tile)
     mixed, top, total = jax.lax.fori_loop(bounds_ref[0], bounds_ref[1], visit, start)
     out_ref[...] = (mixed / total[:, None]).astype(out_ref.dtype)
     lse_ref[...] = top + jnp.log2(total)
 
 
-def _query_kernel(
-    plan: _Plan, q_ref, k_ref, v_ref, grad_ref, lse_ref, delta_ref, ids_ref, bounds_ref, seed_ref, dq_ref
-) -> None:
-    """Compute the gradient of one tile of queries."""
+def _query_kernel(plan: _Plan, q_ref, k_ref, v_ref, *refs) -> None:
+    """Compute the gradient of one tile of queries, and for each query the sum of its output times the output's gradient."""
+    bias_refs, refs = _split_biases(plan, refs)
+    grad_ref, out_ref, lse_ref, ids_ref, bounds_ref, seed_ref, dq_ref, delta_ref, *sum_refs = refs
     here, matrix = pl.program_id(0), _matrix(plan, seed_ref)
-    q, grad, lse, delta = q_ref[...], grad_ref[...], lse_ref[...], delta_ref[...]
+    add_query_bias, add_value_bias = _adders(bias_refs)
+    q, grad, lse = add_query_bias(q_ref[...]), grad_ref[...], lse_ref[...]
+    # The sum over keys of weight times its gradient; right with dropout too, since both have the same mask.
+    delta = (grad.astype(jnp.float32) * out_ref[...].astype(jnp.float32)).sum(1)
+    delta_ref[...] = delta
     mine = ids_ref[_span(plan, here)]
 
     def visit(there: Array, dq: Array) -> Array:
         span = _span(plan, there)
-        k, v = k_ref[span, :], v_ref[span, :]
+        k, v = k_ref[span, :], add_value_bias(v_ref[span, :])
         same = mine[:, None] == ids_ref[span][None, :]
         weights = jnp.where(same, jnp.exp2(_logits(plan, q, k) - lse[:, None]), 0.0)
-        d_weights = _drop(plan, _dot(grad, v.T), matrix, here, there)
+        d_weights = _drop(plan, _dot(grad, v.T), matrix, here * plan.tile, there * plan.tile)
         d_logits = weights * (d_weights - delta[:, None])
         return dq + _dot(d_logits.astype(k.dtype), k)
 
-    dq = jax.lax.fori_loop(bounds_ref[0], bounds_ref[1], visit, jnp.zeros(q.shape, jnp.float32))
-    dq_ref[...] = (dq * plan.scale).astype(dq_ref.dtype)
+    dq = jax.lax.fori_loop(bounds_ref[0], bounds_ref[1], visit, jnp.zeros(q.shape, jnp.float32)) * plan.scale
+    dq_ref[...] = dq.astype(dq_ref.dtype)
+    for ref in sum_refs:
+        ref[...] = dq.sum(0)
 
 
-def _key_kernel(
-    plan: _Plan, q_ref, k_ref, v_ref, grad_ref, lse_ref, delta_ref, ids_ref, bounds_ref, seed_ref, dk_ref, dv_ref
-) -> None:
+def _key_kernel(plan: _Plan, q_ref, k_ref, v_ref, *refs) -> None:
     """Compute the gradients of one tile of keys and values; "shares a segment" is symmetric, so the ranges are the same."""
+    bias_refs, refs = _split_biases(plan, refs)
+    grad_ref, lse_ref, delta_ref, ids_ref, bounds_ref, seed_ref, *outputs = refs
     here, matrix = pl.program_id(0), _matrix(plan, seed_ref)
-    k, v = k_ref[...], v_ref[...]
-    mine = ids_ref[_span(plan, here)]
+    add_query_bias, add_value_bias = _adders(bias_refs)
+    k, v = k_ref[...], add_value_bias(v_ref[...])
+    mine, visited = ids_ref[_span(plan, here)], min(_VISITED, plan.tile)
 
     def visit(there: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         dk, dv = carry
-        span = _span(plan, there)
-        q, grad = q_ref[span, :], grad_ref[span, :]
-        same = ids_ref[span][:, None] == mine[None, :]
-        weights = jnp.where(same, jnp.exp2(_logits(plan, q, k) - lse_ref[span][:, None]), 0.0)
-        dv += _dot(_drop(plan, weights, matrix, there, here).astype(grad.dtype).T, grad)
-        d_weights = _drop(plan, _dot(grad, v.T), matrix, there, here)
-        d_logits = weights * (d_weights - delta_ref[span][:, None])
-        return dk + _dot(d_logits.astype(q.dtype).T, q), dv
+        span = pl.ds(there * visited, visited)
+        q, grad = add_query_bias(q_ref[span, :]), grad_ref[span, :]
+        same = mine[:, None] == ids_ref[span][None, :]
+        # A row for each key: then no product needs a transposed copy of the weights.
+        weights = jnp.where(same, jnp.exp2(_logits(plan, k, q) - lse_ref[span][None, :]), 0.0)
+        begins = there * visited, here * plan.tile
+        dv += _dot(_drop(plan, weights, matrix, *begins, by_key=True).astype(grad.dtype), grad)
+        d_weights = _drop(plan, _dot(v, grad.T), matrix, *begins, by_key=True)
+        d_logits = weights * (d_weights - delta_ref[span][None, :])
+        return dk + _dot(d_logits.astype(q.dtype), q), dv
 
     start = jnp.zeros(k.shape, jnp.float32), jnp.zeros(v.shape, jnp.float32)
-    dk, dv = jax.lax.fori_loop(bounds_ref[0], bounds_ref[1], visit, start)
-    dk_ref[...] = (dk * plan.scale).astype(dk_ref.dtype)
-    dv_ref[...] = dv.astype(dv_ref.dtype)
+    parts = plan.tile // visited
+    dk, dv = jax.lax.fori_loop(bounds_ref[0] * parts, bounds_ref[1] * parts, visit, start)
+    dk = dk * plan.scale
+    if not bias_refs:
+        dk_ref, dv_ref = outputs
+        dk_ref[...], dv_ref[...] = dk.astype(dk_ref.dtype), dv.astype(dv_ref.dtype)
+        return
+    _, kv_ref, sum_ref = outputs  # the first is the array into which the second writes
+    kv_ref[:, _KEY, :], kv_ref[:, _VALUE, :] = dk.astype(kv_ref.dtype), dv.astype(kv_ref.dtype)
+    sum_ref[...] = dv.sum(0)
+
+
+def _split_biases(plan: _Plan, refs: tuple) -> tuple[tuple, tuple]:
+    return (refs[:2], refs[2:]) if plan.fused else ((), refs)
+
+
+def _adders(bias_refs: Sequence[Any]) -> list[Callable[[Array], Array]]:
+    """Return the functions that add the biases of queries and of values to a tile; without biases they add nothing."""
+
+    def adder(ref: Any) -> Callable[[Array], Array]:
+        return lambda x: x + ref[...][None, :]
+
+    return [adder(ref) for ref in bias_refs] or [lambda x: x] * 2
 
 
 def _span(plan: _Plan, tile: Array) -> Any:
@@ -306,18 +454,24 @@ def _matrix(plan: _Plan, seed_ref: Any) -> tuple[Array, Array, Array] | None:
 
 
 def _drop(
-    plan: _Plan, x: Array, matrix: tuple[Array, Array, Array] | None, query_tile: Array, key_tile: Array
+    plan: _Plan,
+    x: Array,
+    matrix: tuple[Array, Array, Array] | None,
+    first_query: Array,
+    first_key: Array,
+    *,
+    by_key: bool = False,
 ) -> Array:
-    """Drop entries of a tile of [B, H, T, T] by their index in the whole array."""
+    """Drop entries of a tile of [B, H, T, T] by their index in the whole array; with `by_key` a row of the tile is a key."""
     if matrix is None:
         return x
     first, second, number = matrix
 
-    def positions(tile: Array, axis: int) -> Array:
-        return (tile * plan.tile + jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)).astype(jnp.uint32)
+    def positions(begin: Array, axis: int) -> Array:
+        return (begin + jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)).astype(jnp.uint32)
 
     T = jnp.uint32(plan.tokens)
-    index = (number * T + positions(query_tile, 0)) * T + positions(key_tile, 1)
+    index = (number * T + positions(first_query, int(by_key))) * T + positions(first_key, int(not by_key))
     return jnp.where(hash_index(index, first, second) >= threshold(plan.rate), x * (1 / (1 - plan.rate)), 0.0)
 
 

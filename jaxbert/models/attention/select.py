@@ -13,13 +13,18 @@ import jax
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from jaxbert.models.attention import cudnn, pallas, splash
+from jaxbert.models.attention import cudnn, mosaic, pallas, splash
 from jaxbert.models.attention.base import Attend, Hardware, Kernel, Origin, Request
 from jaxbert.models.attention.xla import xla_attention
 
-Name = Literal["auto", "xla", "cudnn", "pallas", "splash"]
+Name = Literal["auto", "xla", "cudnn", "pallas", "mosaic", "splash"]
 
-KERNELS: dict[str, Kernel] = {"cudnn": cudnn.KERNEL, "pallas": pallas.KERNEL, "splash": splash.KERNEL}
+KERNELS: dict[str, Kernel] = {
+    "cudnn": cudnn.KERNEL,
+    "pallas": pallas.KERNEL,
+    "mosaic": mosaic.KERNEL,
+    "splash": splash.KERNEL,
+}
 
 LONG_ROW = 256
 """Tokens per row from which `auto` takes the Pallas kernel on a GPU. UNMEASURED; an estimate of memory traffic: plain
@@ -76,6 +81,41 @@ class Attention:
             return xla_attention(*arrays, dropout_rate=dropout_rate, key=key)
         return self._run(KERNELS[name], arrays, dropout_rate, key, slots)
 
+    def fuses(self, request: Request) -> bool:
+        """Return whether `attend_fused` computes the call: queries, keys and values of all heads come from one product."""
+        split = self.spread is not None and self.spread.mesh.shape[self.spread.heads] > 1
+        return not split and self.choose(request)[0] == "pallas"
+
+    def attend_fused(
+        self, kvq_BTCHK: Array, bias_CHK: Array, segment_ids_BT: Array, *, dropout_rate: float, key: Array | None
+    ) -> Array:
+        """Compute attention from keys, values and queries in one array (C, in this order), without their biases."""
+        H = kvq_BTCHK.shape[3]
+
+        def attend(kvq: Array, bias: Array, segment_ids: Array, key: Array | None, first_row: Array | int) -> Array:
+            return pallas.pallas_fused_attention(
+                kvq,
+                bias,
+                segment_ids,
+                dropout_rate=dropout_rate,
+                key=key,
+                origin=Origin(first_row, 0, H),
+                interpret=self.interpret,
+            )
+
+        if self.spread is None or self.spread.mesh.size == 1:
+            return attend(kvq_BTCHK, bias_CHK, segment_ids_BT, key, 0)
+        mesh = self.spread.mesh
+        rows = tuple(axis for axis in self.spread.rows if mesh.shape[axis] > 1)
+        by_rows = PartitionSpec(rows or None)
+
+        def attend_part(kvq: Array, bias: Array, segment_ids: Array, key: Array | None) -> Array:
+            return attend(kvq, bias, segment_ids, key, jax.lax.axis_index(rows) * kvq.shape[0] if rows else 0)
+
+        in_specs = (by_rows, PartitionSpec(), by_rows, PartitionSpec())
+        sharded = jax.shard_map(attend_part, mesh=mesh, in_specs=in_specs, out_specs=by_rows, check_vma=False)
+        return sharded(kvq_BTCHK, bias_CHK, segment_ids_BT, key)
+
     def choose(self, request: Request) -> tuple[str, str | None]:
         """Return the backend's name, and a line with the reason if it is not the requested one."""
         wanted = automatic(request, self.hardware) if self.name == "auto" else self.name
@@ -115,12 +155,13 @@ def visited_tile(attend: Attend, request: Request) -> int | None:
 
     cuDNN chooses its own tiles; its segments are counted without its padding.
     """
-    return {"pallas": pallas.TILE, "cudnn": 1}.get(backend_of(attend, request))
+    tiles = {"pallas": pallas.tile_of(request.dtype, request.head_width), "mosaic": mosaic.TILE, "cudnn": 1}
+    return tiles.get(backend_of(attend, request))
 
 
 def automatic(request: Request, hardware: Hardware) -> str:
-    """Return the best backend for the hardware: splash on TPU, pallas for long rows on NVIDIA GPUs, else xla."""
+    """Return the best backend for the hardware: mosaic on TPU, pallas for long rows on NVIDIA GPUs, else xla."""
     if hardware.platform == "tpu":
-        return "splash"
+        return "mosaic"
     modern_gpu = hardware.lacks((8, 0)) is None
     return "pallas" if modern_gpu and request.row_length >= LONG_ROW else "xla"

@@ -12,7 +12,7 @@ import pytest
 from attention_cases import cube, packed_segments
 
 from jaxbert.models.attention.base import Hardware
-from jaxbert.models.attention.cudnn import segment_spans
+from jaxbert.models.attention.cudnn import compiling_for, segment_spans
 from jaxbert.models.attention.select import Attention
 from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.families import sized_config
@@ -49,12 +49,22 @@ def test_a_row_of_one_segment_has_room_for_two():
 
 
 @pytest.fixture
-def hopper(monkeypatch):
-    """Take the place of what JAX asks of a GPU that is not here: its compute capability and its cuDNN."""
-    monkeypatch.setattr(fused, "check_compute_capability", lambda capability: capability <= "9.0")
-    monkeypatch.setattr(fused, "is_cuda_compute_capability_equal", lambda capability: capability == "9.0")
-    monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)
-    return Hardware("gpu", (9, 0))
+def hopper():
+    """A GPU that is not here, of which JAX asks compute capability and cuDNN."""
+    hardware = Hardware("gpu", (9, 0))
+    with compiling_for(hardware):
+        yield hardware
+
+
+@pytest.mark.parametrize(("capability", "answers"), [((8, 0), (True, False)), ((10, 0), (True, True))])
+def test_jax_asks_the_hardware_of_the_program(capability, answers):
+    """As versions, of which 10.0 is above 9.0, and only as long as a program is compiled."""
+    before = fused.check_compute_capability
+    with compiling_for(Hardware("gpu", capability)):
+        assert tuple(fused.check_compute_capability(needed) for needed in ("8.0", "9.0")) == answers
+        assert fused.is_cuda_compute_capability_equal("{}.{}".format(*capability))
+        assert not fused.is_cuda_compute_capability_equal("10.3")
+    assert fused.check_compute_capability is before
 
 
 @pytest.mark.parametrize("devices", [1, 8])

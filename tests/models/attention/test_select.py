@@ -14,7 +14,7 @@ from tiny import random_params
 from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
-from jaxbert.models.attention import pallas, select, splash
+from jaxbert.models.attention import mosaic, pallas, select, splash
 from jaxbert.models.attention.base import Hardware, Request
 from jaxbert.models.attention.select import Attention, visited_tile
 from jaxbert.models.attention.xla import xla_attention
@@ -37,9 +37,13 @@ def request(dtype="bfloat16", row_length=512, head_width=64, dropout_rate=0.0):
 
 CHOICES = [
     ("auto", CPU, request(), "xla", None),
-    ("auto", TPU, request(), "splash", None),
-    ("auto", TPU, request(dropout_rate=0.1), "xla", "model.attention_dropout to 0"),
-    ("auto", TPU, request(row_length=200), "xla", "multiple of 128"),
+    ("auto", TPU, request(), "mosaic", None),
+    ("auto", TPU, request("float32", row_length=72, dropout_rate=0.1), "mosaic", None),
+    ("auto", TPU, request("float16"), "xla", "computes in bfloat16 and float32, and precision.compute is float16"),
+    ("auto", TPU, request(row_length=2944), "mosaic", None),
+    ("auto", TPU, request(row_length=2952), "xla", "rows in bfloat16 are at most 2944 tokens, and these are 2952"),
+    ("auto", TPU, request("float32", row_length=2048), "xla", "rows in float32 are at most 1536 tokens"),
+    ("auto", TPU, request(row_length=2048, head_width=160), "xla", "rows in bfloat16 are at most 1408 tokens"),
     ("auto", HOPPER, request(dropout_rate=0.1), "pallas", None),
     ("auto", AMPERE, request("float32"), "pallas", None),
     ("auto", AMPERE, request("float64"), "xla", "float64"),
@@ -60,6 +64,10 @@ CHOICES = [
     ("cudnn", HOPPER, request(dropout_rate=0.1), "xla", "the same attention weights at every step"),
     ("cudnn", HOPPER, request("float32"), "xla", "computes in 16 bits"),
     ("cudnn", HOPPER, request(head_width=20), "xla", "multiple of 8"),
+    ("mosaic", HOPPER, request(), "xla", "needs a TPU"),
+    ("splash", TPU, request(), "splash", None),
+    ("splash", TPU, request(dropout_rate=0.1), "xla", "model.attention_dropout to 0"),
+    ("splash", TPU, request(row_length=200), "xla", "multiple of 128"),
     ("splash", HOPPER, request(), "xla", "needs a TPU"),
 ]
 
@@ -70,7 +78,7 @@ def test_choices(name, hardware, wanted, expected, line):
     assert found == expected
     assert (reason is None) == (line is None)
     if line is not None:
-        backend = {CPU: name, TPU: "splash"}.get(hardware, "pallas") if name == "auto" else name
+        backend = {CPU: name, TPU: "mosaic"}.get(hardware, "pallas") if name == "auto" else name
         assert reason.startswith(f"attention is computed by xla and not by {backend}: ")
         assert line in reason
         assert "\n" not in reason
@@ -86,7 +94,9 @@ def test_a_jax_without_the_parts_falls_back(monkeypatch):
     monkeypatch.setattr(fused, "check_cudnn_version", lambda: (_ for _ in ()).throw(RuntimeError("not detected")))
     monkeypatch.setattr(pallas, "_triton_options", lambda: None)
     assert "no Pallas" in Attention("pallas", HOPPER).choose(request())[1]
-    monkeypatch.setattr(splash, "_PACKAGE", "jax.no_such_package")
+    for backend in (mosaic, splash):
+        monkeypatch.setattr(backend, "_PACKAGE", "jax.no_such_package")
+    assert "no Pallas" in Attention("mosaic", TPU).choose(request())[1]
     assert "does not have it" in Attention("splash", TPU).choose(request())[1]
 
 
@@ -101,7 +111,7 @@ def test_hardware_of_devices():
     assert Hardware.of(jax.devices()[0]) == CPU
 
 
-@pytest.mark.parametrize("name", ["cudnn", "pallas", "splash"])
+@pytest.mark.parametrize("name", ["cudnn", "pallas", "mosaic", "splash"])
 def test_the_fallback_is_xla_and_says_so_once(name, caplog):
     """One line for a whole model: all layers, scanned and not, with the gradient, and two shapes of batch."""
     attention = Attention(name, CPU)
@@ -137,7 +147,8 @@ def test_weights_and_head_masks_are_plain(monkeypatch):
     def never(*_, **__):
         raise AssertionError("the backend was called")
 
-    monkeypatch.setattr(select.Attention, "__call__", never)
+    for name in ("__call__", "attend_fused"):
+        monkeypatch.setattr(select.Attention, name, never)
     model = make_model(SequenceClassificationHead, small_config())
     params, tokens = random_params(model), random_tokens(4)
     (batch,) = batches(Examples(tokens), choose_layout(tokens.lengths, 4, row_length=30), 4, seed=None)
@@ -151,7 +162,9 @@ def test_weights_and_head_masks_are_plain(monkeypatch):
 
 def test_what_is_skipped():
     assert visited_tile(xla_attention, request()) is None
-    assert visited_tile(Attention("auto", TPU), request()) is None
-    assert visited_tile(Attention("auto", HOPPER), request()) == pallas.TILE
+    assert visited_tile(Attention("splash", TPU), request()) is None
+    assert visited_tile(Attention("auto", TPU), request(row_length=72)) == mosaic.TILE
+    assert visited_tile(Attention("auto", HOPPER), request()) == 64
+    assert visited_tile(Attention("auto", HOPPER), request("float32")) == 32
     assert visited_tile(Attention("auto", HOPPER), request(row_length=72)) is None
     assert visited_tile(Attention("cudnn", HOPPER), request()) == 1

@@ -14,8 +14,8 @@ from jaxbert.train.sharding import ROWS, attention_spread
 
 @pytest.mark.parametrize(
     ("name", "length", "heads", "rate"),
-    [("pallas", 40, 4, 0.3), ("pallas", 40, 3, 0.3), ("splash", 128, 4, 0.0)],
-    ids=["pallas", "heads that the axis does not divide", "splash"],
+    [("pallas", 40, 4, 0.3), ("pallas", 40, 3, 0.3), ("mosaic", 40, 4, 0.3), ("splash", 128, 4, 0.0)],
+    ids=["pallas", "heads that the axis does not divide", "mosaic", "splash"],
 )
 def test_eight_devices_give_the_same(name, length, heads, rate):
     mesh = cube()
@@ -37,10 +37,11 @@ def test_eight_devices_give_the_same(name, length, heads, rate):
     assert_close(found, expected, segments)
 
 
-def test_each_device_computes_its_own_part_alone():
+@pytest.mark.parametrize("name", ["pallas", "mosaic"])
+def test_each_device_computes_its_own_part_alone(name):
     """The compiled program gathers nothing: rows and heads stay where they are."""
     mesh = cube()
-    attend = Attention("pallas", spread=attention_spread(mesh), interpret=True)
+    attend = Attention(name, spread=attention_spread(mesh), interpret=True)
     wide, rows = (NamedSharding(mesh, spec) for spec in (PartitionSpec(ROWS, None, "tensor"), PartitionSpec(ROWS)))
     qkv = random_arrays((8, 32, 4, 16), 3)
     jitted = jax.jit(lambda q, k, v, ids: attend(q, k, v, ids), in_shardings=(wide, wide, wide, rows))

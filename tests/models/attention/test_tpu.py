@@ -1,4 +1,4 @@
-"""A training step with splash attention compiles for TPUs, with no TPU at hand: libtpu has the compiler."""
+"""A training step with attention kernels compiles for TPUs, with no TPU at hand: libtpu has the compiler."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from jaxbert.train.sharding import make_mesh, row_sharding
 from jaxbert.train.programs import with_dropout
 
 devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x4").devices
-config = make_config(model__attention_dropout=0.0, model__dropout=0.1, mesh__fsdp=2, mesh__tensor=2)
+config = make_config(model__dropout=0.1, mesh__fsdp=2, mesh__tensor=2)
 task = Classification(("bad", "good"))
 model = make_model(task.head, with_dropout(sized_config("tiny", 100), config.model), jnp.bfloat16)
 program = Program(config, make_mesh(config.mesh, devices), model, task, 10)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from jaxbert.models.attention.base import Hardware
-from jaxbert.models.attention.pallas import TILE
+from jaxbert.models.attention.pallas import tile_of
 from jaxbert.models.attention.select import Attention
 
 
@@ -43,5 +43,5 @@ def test_forward_and_backward_lower_for_cuda(length, width, dtype, rate):
     calls = re.findall(
         r'grid_x = (\d+) : i32, grid_y = (\d+) : i32, grid_z = (\d+) .*?name = "\w*?(forward|query|key)', text
     )
-    grid = str(-(-length // TILE)), "12", "4"
+    grid = str(-(-length // tile_of(dtype, width))), "12", "4"
     assert calls == [(*grid, kernel) for kernel in ("forward", "query", "key")]

@@ -1,0 +1,107 @@
+"""The tiles of a row that our kernels visit, and dropout of their weights; the same for GPU (`pallas`) and TPU (`mosaic`).
+
+A row is cut into tiles. Since segments are contiguous, the tiles that share a segment with a given tile form a range, which
+is computed from the segment ids before the kernels start. Each kernel loops only over this range, so a row costs the sum of
+its segments' squares (in whole tiles) and not the square of the row. Dropout hashes an entry's index exactly as
+`layers.dropout` does: the same key drops the same weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxbert.models.attention.base import Origin
+from jaxbert.models.layers import hash_index, seed_words, threshold
+
+MASKED = -1e30
+"""The logit of a pair in different segments."""
+_LAST = 2**31 - 1
+
+
+class TilePlan(Protocol):
+    """Constants of a kernel on which its dropout depends."""
+
+    @property
+    def tile(self) -> int:
+        """Tokens per tile."""
+
+    @property
+    def tokens(self) -> int:
+        """T before rows were padded to whole tiles: the stride of the dropout index."""
+
+    @property
+    def heads(self) -> int:
+        """H over all devices."""
+
+    @property
+    def rate(self) -> float:
+        """The dropout rate."""
+
+
+def tile_padding(segment_ids_BT: Array, tile: int) -> Array:
+    """Make the padding of each tile its own segment, numbered from -1 down: each tile of padding visits only itself."""
+    own_T = -1 - jnp.arange(segment_ids_BT.shape[1], dtype=jnp.int32) // tile
+    return jnp.where(segment_ids_BT > 0, segment_ids_BT, own_T[None])
+
+
+def neighbours(ids_BT: Array, tile: int) -> Array:
+    """Return the range of tiles that each tile must visit, first and end (exclusive), int32 [B, T / tile, 2].
+
+    The range holds the tile itself and the tiles with which it may share a segment: their ranges of ids overlap.
+    """
+    tiles_BNT = ids_BT.reshape(ids_BT.shape[0], -1, tile)
+    low_BN, high_BN = jnp.where(tiles_BNT > 0, tiles_BNT, _LAST).min(-1), tiles_BNT.max(-1)
+    near_BNN = (low_BN[:, :, None] <= high_BN[:, None, :]) & (low_BN[:, None, :] <= high_BN[:, :, None])
+    near_BNN |= jnp.eye(near_BNN.shape[-1], dtype=bool)[None]
+    first_BN = jnp.argmax(near_BNN, -1)
+    end_BN = near_BNN.shape[-1] - jnp.argmax(near_BNN[:, :, ::-1], -1)
+    return jnp.stack([first_BN, end_BN], -1).astype(jnp.int32)
+
+
+def dropout_seed(rate: float, key: Array | None, origin: Origin) -> Array:
+    """Return the key's two words and the first row and head of this part, uint32 [4]; zeros if nothing is dropped."""
+    if not rate or key is None:
+        return jnp.zeros(4, jnp.uint32)
+    return jnp.stack([*seed_words(key), *(jnp.asarray(x, jnp.uint32) for x in origin[:2])])
+
+
+class Matrix(NamedTuple):
+    """The [T, T] weights of one row and head, as dropout sees them."""
+
+    first: Array
+    second: Array
+    """The key's two words."""
+    number: Array
+    """The index of this matrix among all rows and heads."""
+    offsets: Array
+    """The index of a tile's entries from its first entry on, uint32 [tile, tile]."""
+
+
+def matrix_of(plan: TilePlan, seed: Any, row: Array, head: Array, query_axis: int = 0) -> Matrix | None:
+    """Describe the weights of a row and a head before a kernel's loop; None if nothing is dropped.
+
+    Args:
+      plan: the constants of the kernel.
+      seed: the result of `dropout_seed`, or a reference to it.
+      row: the index among the rows of this part, int32.
+      head: the index among the heads of this part, int32.
+      query_axis: the axis of a tile along which its queries lie.
+    """
+    if not plan.rate:
+        return None
+    number = (seed[2] + row.astype(jnp.uint32)) * jnp.uint32(plan.heads) + seed[3] + head.astype(jnp.uint32)
+    shape = plan.tile, plan.tile
+    query, key = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (query_axis, 1 - query_axis))
+    return Matrix(seed[0], seed[1], number, (query * plan.tokens + key).astype(jnp.uint32))
+
+
+def kept(plan: TilePlan, matrix: Matrix, query_tile: Array, key_tile: Array) -> Array:
+    """Return which entries of a tile of weights are kept, by their index in the whole [B, H, T, T] array."""
+    T = jnp.uint32(plan.tokens)
+    query, key = ((tile * plan.tile).astype(jnp.uint32) for tile in (query_tile, key_tile))
+    index = (matrix.number * T + query) * T + key + matrix.offsets
+    return hash_index(index, matrix.first, matrix.second) >= threshold(plan.rate)
