@@ -93,11 +93,34 @@ def _by_xla(
 ) -> Array:
     dtype = x_BTD.dtype
     total = dropout(x_BTD + params.dense_bias.astype(dtype)[None, None], rate, key) + residual_BTD
+    normalize = _normalize if dtype == jnp.float32 else _narrow_norm
+    return normalize(total, params.scale, params.bias, epsilon)
+
+
+def _normalize(total: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    """Return LayerNorm, computed in float32, with the variance around the mean, as PyTorch has it."""
     wide = total.astype(jnp.float32)
-    centered = wide - wide.mean(-1, keepdims=True)  # the variance is taken around the mean, as PyTorch's is
+    centered = wide - wide.mean(-1, keepdims=True)
     variance = jnp.square(centered).mean(-1, keepdims=True)
-    scaled = centered * (jax.lax.rsqrt(variance + epsilon) * params.scale[None, None])
-    return (scaled + params.bias[None, None]).astype(dtype)
+    return (centered * (jax.lax.rsqrt(variance + epsilon) * scale[None, None]) + bias[None, None]).astype(total.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _narrow_norm(total: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    """Return the same for a narrower format; its own gradient keeps no float32 copies of what it normalizes."""
+    return _normalize(total, scale, bias, epsilon)
+
+
+def _narrow_forward(total: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, tuple[Array, ...]]:
+    return _normalize(total, scale, bias, epsilon), (total, scale, bias)
+
+
+def _narrow_backward(epsilon: float, saved: tuple[Array, ...], grad: Array) -> tuple[Array, ...]:
+    _, gradients = jax.vjp(partial(_normalize, epsilon=epsilon), jax.lax.optimization_barrier(saved[0]), *saved[1:])
+    return gradients(grad)
+
+
+_narrow_norm.defvjp(_narrow_forward, _narrow_backward)
 
 
 @dataclass(frozen=True)

@@ -71,16 +71,23 @@ def test_more_tiles_than_programs(monkeypatch):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5 * max(1, np.abs(other).max()))
 
 
-def test_half_precision_is_rounded_at_the_end_alone():
+@pytest.mark.parametrize("norm", [KERNELS, ResidualNorm()], ids=["kernels", "xla"])
+def test_half_precision_is_rounded_a_few_times_alone(norm):
     arrays, params = inputs((4, 8, 64), jnp.bfloat16)
     wide = [array.astype(jnp.float32) for array in arrays]
-    found = results_and_gradients(KERNELS, arrays, params, 0.3)
+    found = results_and_gradients(norm, arrays, params, 0.3)
     expected = results_and_gradients(ResidualNorm(), wide, params, 0.3)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         error = np.abs(one.astype(jnp.float32) - other).max()
         assert error <= 2**-6 * np.abs(other).max()
     assert found[0][0].dtype == jnp.bfloat16
     assert found[1][2].scale.dtype == jnp.float32
+
+
+def test_half_precision_keeps_no_float32_copies():
+    (x, residual, *_), params = inputs((4, 8, 64), jnp.bfloat16)
+    _, pull = jax.vjp(lambda *args: ResidualNorm()(*args, params, epsilon=1e-6, rate=0.0, key=None), x, residual)
+    assert not [leaf for leaf in jax.tree.leaves(pull) if leaf.shape == x.shape and leaf.dtype == jnp.float32]
 
 
 def test_the_same_entries_are_dropped_as_by_dropout():

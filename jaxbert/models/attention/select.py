@@ -155,8 +155,10 @@ def visited_tile(attend: Attend, request: Request) -> int | None:
 
     cuDNN chooses its own tiles; its segments are counted without its padding.
     """
-    tiles = {"pallas": pallas.tile_of(request.dtype, request.head_width), "mosaic": mosaic.TILE, "cudnn": 1}
-    return tiles.get(backend_of(attend, request))
+    backend = backend_of(attend, request)
+    if backend == "pallas":
+        return pallas.tile_of(request.dtype, request.head_width)
+    return {"mosaic": mosaic.TILE, "cudnn": 1}.get(backend)
 
 
 def automatic(request: Request, hardware: Hardware) -> str:
