@@ -15,10 +15,11 @@ bench() { # bench OPTION...: time jaxbert on the lengths of the headline
   "$PYTHON" -m jaxbert bench "${sizes[@]}" --precision.compute bfloat16 --bench.measure_compile false "$@"
 }
 
-scenarios() { # scenarios OPTION...: jaxbert and its peers, until five seconds before the end of the part
-  local minutes
-  minutes="$(awk -v seconds="$PART_SECONDS" 'BEGIN { print (seconds - 5) / 60 }')"
-  "$PYTHON" scripts/bench/gpu.py --output "$OUT" --minutes "$minutes" --part-seconds 150 ${TOY:+--toy} "$@"
+scenarios() { # scenarios OPTION...: jaxbert and its peers, until shortly before the end of the part
+  local minutes most=150
+  [ -z "${TOY:-}" ] || most=600
+  minutes="$(awk -v seconds="$PART_SECONDS" 'BEGIN { print (seconds - 15) / 60 }')"
+  "$PYTHON" scripts/bench/gpu.py --output "$OUT" --minutes "$minutes" --part-seconds "$most" ${TOY:+--toy} "$@"
 }
 
 tune() { # what jaxbert tunes by itself, or else a sweep
