@@ -36,7 +36,7 @@ _UNFINISHED = 3
 """The exit code if parts are missing."""
 
 JAXBERT = "jaxbert-bfloat16"
-OURS = (JAXBERT, f"{JAXBERT}-unrolled")
+OURS = (JAXBERT, f"{JAXBERT}-scanned")
 BACKENDS = (f"{JAXBERT}-xla", f"{JAXBERT}-cudnn-nodrop")
 """Those that are not chosen for rows of 512; cuDNN has no dropout that jaxbert could use."""
 STRONGEST = ("varlen-bfloat16-static", "peer-flat-bfloat16-compile")

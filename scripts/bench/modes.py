@@ -1,7 +1,7 @@
 """The modes of a comparison: what each is called, which command runs it, and how its result is read.
 
-  jaxbert-PRECISION[-padded][-BACKEND][-unrolled][-nodrop]   jaxbert; packed rows unless `-padded`; BACKEND as in
-                                                model.attention; `-unrolled`: no loop over layers
+  jaxbert-PRECISION[-padded][-BACKEND][-scanned][-nodrop]   jaxbert; packed rows unless `-padded`; BACKEND as in
+                                                model.attention; `-scanned`: layers as one compiled loop
   peer-PADDING-PRECISION[-tf32][-compile]       the Hugging Face Trainer; PADDING is max, dynamic, grouped, or flat: none
   varlen-PRECISION[-compile|-static|-graphs][-nodrop]   PyTorch without padding, in a loop of its own; see varlen.py
   legacy-PRECISION                              FlaxBertForSequenceClassification of transformers 4, in its own environment
@@ -40,7 +40,7 @@ MODES = (
 _BACKENDS = ("xla", "cudnn", "pallas")
 _PRECISION = "(float32|bfloat16)"
 _MODE = re.compile(
-    rf"jaxbert-{_PRECISION}(-padded)?(-({'|'.join(_BACKENDS)}))?(-unrolled)?(-nodrop)?"
+    rf"jaxbert-{_PRECISION}(-padded)?(-({'|'.join(_BACKENDS)}))?(-scanned)?(-nodrop)?"
     rf"|peer-(max|dynamic|grouped|flat)-{_PRECISION}(-tf32)?(-compile)?"
     rf"|varlen-{_PRECISION}(-(compile|static|graphs))?(-nodrop)?"
     rf"|legacy-{_PRECISION}"
@@ -112,7 +112,7 @@ def label_of(mode: str) -> str:
         "dynamic": "dynamic padding",
         "grouped": "grouped by length",
         "flat": "flattened",
-        "unrolled": "no loop over layers",
+        "scanned": "layers as one compiled loop",
         "nodrop": "no attention dropout",
         "compile": "torch.compile",
         "static": "torch.compile, one shape",
@@ -217,7 +217,7 @@ def _jaxbert(
         "model.vocab": recipe.vocab,
         "model.attention": _backend(switches),
         "model.attention_dropout": 0 if "nodrop" in switches else None,
-        "model.scan_layers": "false" if "unrolled" in switches else None,
+        "model.scan_layers": "true" if "scanned" in switches else None,
         "data.max_length": recipe.max_length,
         "data.row_length": recipe.row_length,
         "data.packing": "false" if "padded" in switches else "true",

@@ -29,7 +29,7 @@ WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", '"', "film
     "mode",
     [
         *("jaxbert-float16", "peer-float32", "peer-max-float32-fast", "jaxbert-float32x", "varlen-max-float32"),
-        *("jaxbert-float32-nodrop-unrolled", "varlen-flat-float32", "peer-flat-float32-nodrop"),
+        *("jaxbert-float32-nodrop-scanned", "varlen-flat-float32", "peer-flat-float32-nodrop"),
         *("legacy", "x@2", "legacy-float32@0", "legacy-float32@", "legacy-float32@x"),
     ],
 )
@@ -50,7 +50,7 @@ def test_modes_become_commands(tmp_path):
     assert {"--train.seed=3", "--train.max_steps=7", "--precision.compute=bfloat16"} <= set(ours)
     assert not any("attention" in word or "scan" in word for word in command("jaxbert-bfloat16"))
     assert {"--model.scan_layers=false", "--model.attention_dropout=0"} <= set(
-        command("jaxbert-bfloat16-cudnn-unrolled-nodrop")
+        command("jaxbert-bfloat16-cudnn-scanned-nodrop")
     )
     bench = command("jaxbert-float32", train=None, vocab=None, lengths="fixed:9")
     assert {"bench", "--lengths=fixed:9", "--bench.steps=7"} <= set(bench)
