@@ -78,6 +78,7 @@ OPTIONS = {
     (BenchOptions, "peak_tflops"): ("--peak_tflops", ABOVE_ZERO),
     (BenchOptions, "peak_bandwidth"): ("--peak_bandwidth", ABOVE_ZERO),
     (BenchOptions, "cost_per_hour"): ("--cost_per_hour", ABOVE_ZERO),
+    (PlanOptions, "kernels"): ("--kernels", ("at least 0", [0, 3], [-1])),
     (PlanOptions, "utilization"): ("--utilization", ("above 0 and at most 1", [0.1, 1], [0, 1.5, math.nan])),
     (PlanOptions, "cost_per_hour"): ("--cost_per_hour", ABOVE_ZERO),
     (PlanOptions, "memory_gb"): ("--memory_gb", ABOVE_ZERO),

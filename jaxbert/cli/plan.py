@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _OPTIONS = tuple(field.name for field in dataclasses.fields(PlanOptions))
 _USAGE = """\
 Example:  jaxbert plan --config run.yaml --topology h200:8 --lengths sst2
-Devices:  --topology names them; they need not be here. Their compilers are extras: jaxbert[gpu-compiler], jaxbert[tpu].
+Devices:  --topology names them; they need not be here. Their compilers are extras of the installation:
+          jaxbert[gpu-compiler] and jaxbert[tpu].
 Data:     the lengths of --data.train, or those that --lengths names.
 Results:  a table on the terminal: memory, time and price of a step, or a change that makes it fit.
           --output FILE adds all numbers as JSON. Nothing is trained."""

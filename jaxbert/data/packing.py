@@ -92,7 +92,8 @@ class Ladder:
         row_length = next(length for length in (min(_SHORT_ROW, whole), whole) if longest <= length)
         slots = min(_SMALL_SLOTS, round_up(row_length // 4, 4))
         rows = (self.row_multiple, _FEW_ROWS * self.row_multiple)
-        return Layout(row_length, rows, slots), rows[-1] * min(row_length // longest, slots)
+        # In steps of one group, all rows but the last hold as many segments as always fit.
+        return Layout(row_length, rows, slots), min(rows[-1] * min(row_length // longest, slots), 2 * GROUP - 1)
 
     def _size(self, longest: int) -> int:
         return min(self.batch_size, max(1, self.most_tokens // longest))

@@ -53,3 +53,11 @@ def test_a_large_piece_is_laid_out_as_a_data_set_is_and_serves_the_next():
     longer, _ = ladder.choose(rng.integers(3, 400, 8192).astype(np.int32))
     assert longer.row_length >= 400
     assert ladder.choose(lengths)[0] is layout
+
+
+def test_small_pieces_on_very_many_devices_fit():
+    """Their steps would have several groups, each with as many rows as the first one."""
+    lengths = np.full(65_600, 16, np.int32)
+    layout, size = Ladder(200_000, 128, 2**30, row_multiple=1025).choose(lengths)
+    assert layout.row_counts == (1025, 8200)
+    assert sum(len(plan.example_ids) for plan in plan_epoch(lengths, layout, size, seed=None)) == 65_600

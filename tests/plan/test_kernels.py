@@ -139,8 +139,27 @@ def test_the_scratch_memory_of_a_library_moves_nothing():
         "  ROOT %y = bf16[8,8]{1,0} get-tuple-element(%p), index=0"
     )
     (kernel,) = read_kernels(entry(lines))
-    assert (kernel.read_bytes, kernel.written_bytes, kernel.kind) == (2 * ROW, 128, "__cublas$lt$matmul")
+    # It gets one array twice and reads it once.
+    assert (kernel.read_bytes, kernel.written_bytes, kernel.kind) == (ROW, 128, "__cublas$lt$matmul")
     assert kernel.flops == 2 * 8 * 8 * 64
+
+
+@pytest.mark.parametrize(
+    ("name", "share"), [("packed_attention_query", 1 / 3), ("packed_attention_key", 2 / 3), ("other", 1)]
+)
+def test_a_kernel_writes_its_part_of_a_fused_array(name, share):
+    """The last operand is the array of the result: its other parts stay as they are, and nothing of it is read."""
+    lines = (
+        "  %kvq = bf16[2,16,3,2,8]{4,3,2,1,0} bitcast(%x)\n"
+        "  ROOT %p = (bf16[2,16,3,2,8]{4,3,2,1,0}, f32[2,2,16]{2,1,0}) custom-call(%kvq, %kvq, %kvq, %x, %q), "
+        'custom_call_target="__gpu$xla.gpu.triton", output_to_operand_aliasing={{0}: (4, {})}, '
+        f'backend_config={{name = "{name}"}}'
+    )
+    before = "  %q = bf16[2,16,3,2,8]{4,3,2,1,0} bitcast(%x)\n"
+    (kernel,) = read_kernels(entry(before + lines))
+    fused, x = 2 * 16 * 3 * 2 * 8 * 2, ROW
+    assert kernel.read_bytes == fused + x
+    assert kernel.written_bytes == int(fused * share) + 2 * 2 * 16 * 4
 
 
 LOOP = """%round (state: (s32[], bf16[8,64])) -> (s32[], bf16[8,64]) {

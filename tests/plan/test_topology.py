@@ -119,7 +119,9 @@ def test_how_often_loops_run_is_known(changes):
 
 @pytest.mark.slow
 def test_what_does_not_fit_is_one_line():
-    with pytest.raises(UserError, match=r"of 4194304 rows on 8 x TPU v5 lite .* needs [\d.]+T of 15\.75G: lower train"):
+    with pytest.raises(
+        UserError, match=r"of 4194304 rows on 8 x TPU v5 lite .* needs [\d.]+[GT] of 15\.75G: lower train"
+    ):
         compile_step(thin_program(make_config()), LAYOUT, 2**22)
 
 
