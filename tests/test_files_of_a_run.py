@@ -11,7 +11,7 @@ from runs import ROOT, finish, python
 
 def test_few_files_and_functions():
     """In a process of its own: functions whose results are kept are passed in the first run of a process alone."""
-    code, out, err = finish(python(str(ROOT / "scripts" / "files_of_a_run.py")))
+    code, out, err = finish(python(str(ROOT / "scripts" / "files_of_a_run.py"), anew=True))
     assert code == 0, err
     passed = dict(line.split(": ", 1) for line in out.splitlines())
     for name, (files, functions) in {"run": (68, 584), "read": (21, 151)}.items():

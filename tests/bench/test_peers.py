@@ -49,7 +49,7 @@ def test_modes_become_commands(tmp_path):
     assert {"train", "--model.name_or_path=mini", "--data.packing=false", "--model.attention=xla"} <= set(ours)
     assert {"--train.seed=3", "--train.max_steps=7", "--precision.compute=bfloat16"} <= set(ours)
     assert not any("attention" in word or "scan" in word for word in command("jaxbert-bfloat16"))
-    assert {"--model.scan_layers=false", "--model.attention_dropout=0"} <= set(
+    assert {"--model.scan_layers=true", "--model.attention_dropout=0"} <= set(
         command("jaxbert-bfloat16-cudnn-scanned-nodrop")
     )
     bench = command("jaxbert-float32", train=None, vocab=None, lengths="fixed:9")
