@@ -168,7 +168,7 @@ def activated_product(
       bias: [F], float32.
       kernel: [F, D], float32.
     """
-    return product(dot_general, activation(_add_narrow(x, bias)), kernel)
+    return product(dot_general, activation(add_bias(x, bias, narrow=True)), kernel)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -182,18 +182,14 @@ def recomputed_product(
     return activated_product(activation, dot_general, x, bias, kernel)
 
 
-def add_bias(x: Array, bias: Array) -> Array:
-    """Return `x + bias` for x [..., D] and a float32 bias [D], in the dtype of `x`; the gradient of the bias is float32."""
-    return (x.astype(jnp.float32) + bias.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+def add_bias(x: Array, bias: Array, *, narrow: bool = False) -> Array:
+    """Return `x + bias` for x [..., D] and a float32 bias [D], in the dtype of `x`; the gradient of the bias is float32.
 
-
-def _add_narrow(x: Array, bias: Array) -> Array:
-    """Return `x + bias`, with a gradient of the bias that is rounded to the dtype of `x`.
-
-    With a float32 gradient (`add_bias`) XLA for GPUs writes the gradient of this wide array in float32 too: 9 GB of 77 in a
-    step of BERT-base (COMPILED for an H200, 64 rows of 512).
+    With `narrow` that gradient is rounded to the dtype of `x`. For a wide `x` before an activation XLA for GPUs would else
+    write its gradient in float32 too: 9 GB of 77 in a step of BERT-base (COMPILED for an H200, 64 rows of 512).
     """
-    return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
+    row = bias.reshape((1,) * (x.ndim - 1) + (-1,))
+    return x + row.astype(x.dtype) if narrow else (x.astype(jnp.float32) + row).astype(x.dtype)
 
 
 def _activated_forward(
@@ -208,7 +204,7 @@ def _activated_backward(
     x, bias, kernel = saved
     # Without the barrier the compiler would see that the forward pass computed the same, and keep that.
     x = jax.lax.optimization_barrier(x)
-    activated, activation_gradients = jax.vjp(lambda x, bias: activation(_add_narrow(x, bias)), x, bias)
+    activated, activation_gradients = jax.vjp(lambda x, bias: activation(add_bias(x, bias, narrow=True)), x, bias)
     _, product_gradients = jax.vjp(partial(product, dot_general), activated, kernel)
     d_activated, d_kernel = product_gradients(grad)
     return *activation_gradients(d_activated), d_kernel
