@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxbert.bench.options import BenchOptions
-from jaxbert.bench.setup import endless_batches
 from jaxbert.bench.training import TRAINING_NUMBERS, bench_rates, time_training
 from jaxbert.data.examples import Examples
 from jaxbert.models.attention.select import backend_of
@@ -127,6 +126,6 @@ def time_predictions(run: Run, params: Params, steps: int) -> dict[str, Any]:
 
 def examples_of_steps(run: Run, steps: int) -> Examples:
     """Return the examples of the first training steps, each once, in the order of the data."""
-    batches = itertools.islice(endless_batches(run), steps)
+    batches = itertools.islice(run.batches_from(0), steps)
     chosen = np.unique(np.concatenate([batch["example_ids"][batch["example_mask"]] for batch in batches]))
     return Examples(run.inputs.train.tokens.take(chosen))

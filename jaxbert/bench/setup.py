@@ -6,14 +6,11 @@ With real data this is the run that the trainer opens; else it is a new classifi
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterator
 
 import numpy as np
 from jax.sharding import Mesh
 
 from jaxbert.config import Config
-from jaxbert.data.batches import Batch
 from jaxbert.data.examples import Examples
 from jaxbert.data.overview import Overview
 from jaxbert.data.packing import WINDOW
@@ -31,11 +28,6 @@ from jaxbert.train.run import Run, open_run
 from jaxbert.train.sharding import make_mesh
 
 _SYNTHETIC_STEPS = 2 * WINDOW
-
-
-def endless_batches(run: Run) -> Iterator[Batch]:
-    """Yield the batches of a run, epoch after epoch, without end."""
-    return itertools.chain.from_iterable(map(run.epoch_batches, itertools.count()))
 
 
 def open_bench(config: Config, lengths: str | None) -> tuple[Run, str]:

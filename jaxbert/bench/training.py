@@ -20,7 +20,6 @@ from jax import Array
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxbert.bench.options import BenchOptions
-from jaxbert.bench.setup import endless_batches
 from jaxbert.bench.trace import Trace
 from jaxbert.data.batches import Batch, BatchSize
 from jaxbert.hardware import device_spec
@@ -51,10 +50,10 @@ def time_training(run: Run, options: BenchOptions, say: Callable[[str], None]) -
     step, cold, warm = program.train_step(), None, None
     if options.measure_compile is not False:
         say("compiling the step with nothing cached, then again from the cache")
-        step, cold, warm = compile_cold_and_warm(program, program.put(next(endless_batches(run))))
+        step, cold, warm = compile_cold_and_warm(program, program.put(next(run.batches_from(0))))
     watch = Stopwatch(program, step, Trace(options.profile))
     say(f"compiling what is missing, and timing {options.steps} training steps")
-    watch.run(endless_batches(run), options)
+    watch.run(run.batches_from(0), options)
     p50, p90 = (round(float(np.percentile(watch.step_seconds, p)) * 1e3, 3) for p in (50, 90))
     numbers = {
         **bench_rates(watch.speed, options),

@@ -76,19 +76,22 @@ def _plan(config: Config, target: Target, options: PlanOptions, values: Namespac
     result = describe_plan(planner, attempt)
     if found is not None:
         result["change"] = {"settings": found.settings, "needed_bytes": found.attempt.needed_bytes}
-    _show(result, values.output)
+    _show(result, values.output, kernels=bool(options.kernels))
     if attempt.fits is False:
         raise UserError(_refusal(planner, attempt, found))
     return 0
 
 
-def _show(result: dict[str, Any], output: str | None) -> None:
+def _show(result: dict[str, Any], output: str | None, *, kernels: bool) -> None:
     from jaxbert.plan.table import kernel_tables, plan_headline, plan_table, sharding_table
     from jaxbert.terminal import console
 
     console.print(sharding_table(result))
     for table in kernel_tables(result):
         console.print(table, highlight=False)
+    if kernels and result["kernels"] is None:
+        why = "CPU devices stand in" if result["estimate"] else "the compiler refused the step"
+        console.print(f"--kernels shows nothing: {why}", highlight=False)
     console.print(plan_table(result), highlight=False)
     for line in result["assumptions"]:
         console.print(f"- {line}", highlight=False, soft_wrap=True)

@@ -32,8 +32,8 @@ def fill_rows(plan: StepPlan, layout: Layout, examples: Examples, own_rows: np.n
       plan: where each segment goes.
       layout: row length and slots.
       examples: all examples.
-      own_rows: bool [B], the rows that this process fills. The other rows stay 0 in the arrays with a token axis, and their
-        tokens are not read. None: all rows.
+      own_rows: bool [B], the rows that this process fills. The other rows are padding in the arrays with a token axis, and
+        their tokens are not read. None: all rows.
     """
     slot = plan.rows.astype(np.int64) * layout.slots + plan.slots
 
@@ -81,16 +81,15 @@ class _Line:
     def __init__(self, slots: np.ndarray, plan: StepPlan, lengths: np.ndarray, row_length: int) -> None:
         """Line up the rows whose slots are given: 1 + the index of the slot's segment in the plan, or 0; [R, S]."""
         used = np.flatnonzero(slots)
-        self.segments = slots.ravel()[used] - 1
-        """The segments in the order of their tokens, as indices into the plan."""
-        self.example_ids = plan.example_ids[self.segments]
-        begins = used // slots.shape[1] * row_length + plan.starts[self.segments]
+        segments = slots.ravel()[used] - 1  # in the order of their tokens, as indices into the plan
+        self.example_ids = plan.example_ids[segments]
+        begins = used // slots.shape[1] * row_length + plan.starts[segments]
         ends = begins + lengths[self.example_ids]
         size = len(slots) * row_length
         self._sizes = np.empty(2 * len(used) + 1, np.int64)
         self._sizes[0::2] = np.append(begins, size) - np.append(0, ends)
         self._sizes[1::2] = ends - begins
-        self.numbers = self.spread(plan.slots[self.segments] + 1)
+        self.numbers = self.spread(plan.slots[segments] + 1)
         """The number of each token's segment in its row; 0 for padding."""
         self.real = self.numbers > 0
         self.within = (np.arange(size, dtype=np.int32) - self.spread(begins.astype(np.int32))) * self.real

@@ -63,7 +63,6 @@ class BadRows:
           data: says whether bad records are left out.
           facts: where left-out records are noted.
           skippable: whether this source allows left-out records.
-          facts: where findings about the source are noted; None for new facts.
           counted: whether to read on after the first bad record, to count the others.
         """
         self._name = name

@@ -24,6 +24,7 @@ from jaxbert.models.attention.xla import attend_with_weights, xla_attention
 from jaxbert.models.layers import (
     ACTIVATIONS,
     KeyProjection,
+    LayerNorm,
     activated_product,
     dropout,
     lookup,
@@ -105,11 +106,9 @@ class EncoderOutput(NamedTuple):
     attentions_NBHTT: Array | None
 
 
-def make_layer_norm(config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """Make a LayerNorm whose variance is computed around the mean, like PyTorch's."""
-    return nnx.LayerNorm(
-        config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, use_fast_variance=False, rngs=rngs
-    )
+def make_layer_norm(config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> LayerNorm:
+    """Make a LayerNorm with the configuration's width and epsilon."""
+    return LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, dtype=dtype, rngs=rngs)
 
 
 def take_positions(x_BTD: Array, positions_BP: Array) -> Array:
@@ -176,8 +175,8 @@ class BertSelfAttention(nnx.Module):
         if call.padding_reads:
             query_segment_ids = jnp.ones_like(segment_ids, shape=(len(segment_ids), 1))
         needs_weights = call.output_attentions or head_mask_H is not None or query_segment_ids is not None
-        width = queries.shape[-1] // self.heads
-        request = Request(queries.dtype.name, queries.shape[1], width, 0.0 if key is None else self.rate)
+        like = jax.eval_shape(split_heads, queries)
+        request = Request.of(like, self.rate, key)
         if not needs_weights and isinstance(call.attention, Attention) and call.attention.fuses(request):
             return self._attend_fused(x_BTD, segment_ids, key, call.attention), None
         projected = (split_heads(f(x)) for f, x in ((self.query, queries), (self.key, x_BTD), (self.value, x_BTD)))

@@ -24,8 +24,9 @@ FP8_FORWARD, FP8_BACKWARD = jnp.float8_e4m3fn, jnp.float8_e5m2
 """Products in float8 are experimental: the first format is for activations and weights, the second for gradients.
 
 Each tensor is scaled by its current largest absolute value, so a product depends a little on the rest of the batch: packed
-and padded runs, and one example among different others, agree only within float8's rounding. Operands stay float8 up to
-`dot_general`, a form that XLA can compile to cuBLASLt's float8 products on Hopper GPUs.
+and padded runs, and one example among different others, agree only within float8's rounding. Keys, values and queries share
+a scale where they are one product. Operands stay float8 up to `dot_general`, a form that XLA can compile to cuBLASLt's
+float8 products on Hopper GPUs.
 """
 
 
@@ -87,7 +88,7 @@ def product(dot_general: Callable[..., Array], x: Array, kernel: Array) -> Array
     plain expression would round each device's part before the parts are summed.
     """
     if x.dtype == jnp.float32 or dot_general is not flat_dot_general:
-        return dot_general(x, kernel.astype(x.dtype), (((x.ndim - 1,), (0,)), ((), ())), precision=None)
+        return dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), precision=None)
     return _narrow_product(x, kernel)
 
 
@@ -97,7 +98,8 @@ def _narrow_product(x: Array, kernel: Array) -> Array:
 
 
 def _narrow_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _narrow_product(x, kernel), (x, kernel)
+    # The product itself, which the policy of jax.checkpoint can see: it does not look into a custom_vjp.
+    return flat_dot_general(x, kernel.astype(x.dtype), (((x.ndim - 1,), (0,)), ((), ()))), (x, kernel)
 
 
 def _narrow_backward(saved: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
@@ -188,8 +190,54 @@ def add_bias(x: Array, bias: Array, *, narrow: bool = False) -> Array:
     With `narrow` that gradient is rounded to the dtype of `x`. For a wide `x` before an activation XLA for GPUs would else
     write its gradient in float32 too: 9 GB of 77 in a step of BERT-base (COMPILED for an H200, 64 rows of 512).
     """
-    row = bias.reshape((1,) * (x.ndim - 1) + (-1,))
+    row = _as_row(bias, x)
     return x + row.astype(x.dtype) if narrow else (x.astype(jnp.float32) + row).astype(x.dtype)
+
+
+def _as_row(vector: Array, like: Array) -> Array:
+    return vector.reshape((1,) * (like.ndim - 1) + (-1,))
+
+
+def layer_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    """Normalize the last axis, computed in float32, with the variance around the mean, as PyTorch has it.
+
+    In a narrower format its gradient keeps no float32 copies of `x`.
+    """
+    return (_normalize if x.dtype == jnp.float32 else _narrow_norm)(x, scale, bias, epsilon)
+
+
+def _normalize(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    wide = x.astype(jnp.float32)
+    centered = wide - wide.mean(-1, keepdims=True)
+    rstd = jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + epsilon)
+    return (centered * (rstd * _as_row(scale, x)) + _as_row(bias, x)).astype(x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _narrow_norm(x: Array, scale: Array, bias: Array, epsilon: float) -> Array:
+    return _normalize(x, scale, bias, epsilon)
+
+
+def _narrow_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, tuple[Array, ...]]:
+    return _normalize(x, scale, bias, epsilon), (x, scale, bias)
+
+
+def _narrow_norm_backward(epsilon: float, saved: tuple[Array, ...], grad: Array) -> tuple[Array, ...]:
+    # Without the barrier the compiler would keep what the forward pass computed.
+    _, gradients = jax.vjp(partial(_normalize, epsilon=epsilon), jax.lax.optimization_barrier(saved[0]), *saved[1:])
+    return gradients(grad)
+
+
+_narrow_norm.defvjp(_narrow_norm_forward, _narrow_norm_backward)
+
+
+class LayerNorm(nnx.LayerNorm):
+    """The parameters of a LayerNorm, and `layer_norm` with them."""
+
+    def __call__(self, x: Array, *, mask: Array | None = None) -> Array:
+        assert mask is None, "a row is normalized as a whole"
+        scale, bias = (cast(nnx.Param, part)[...] for part in (self.scale, self.bias))
+        return layer_norm(x, scale, bias, self.epsilon)
 
 
 def _activated_forward(
@@ -301,7 +349,7 @@ def _fp8_multiply(a: tuple[Array, Array], b: tuple[Array, Array], a_axes: range,
 
 @jax.custom_vjp
 def fp8_matmul(x: Array, kernel: Array) -> Array:
-    """Return `x @ kernel` for x [..., D] and kernel [D, F], computed in float8 forward and backward."""
+    """Return `x @ kernel` for x [..., D] and a float32 kernel [D, F], computed in float8 forward and backward."""
     return _fp8_forward(x, kernel)[0]
 
 
@@ -316,7 +364,7 @@ def _fp8_backward(quantized: tuple, grad: Array) -> tuple[Array, Array]:
     g = quantize(grad, FP8_BACKWARD)
     last = grad.ndim - 1
     grad_x = _fp8_multiply(g, kernel, range(last, last + 1), range(1, 2), grad.dtype)
-    return grad_x, _fp8_multiply(x, g, range(last), range(last), grad.dtype)
+    return grad_x, _fp8_multiply(x, g, range(last), range(last), jnp.float32)
 
 
 fp8_matmul.defvjp(_fp8_forward, _fp8_backward)

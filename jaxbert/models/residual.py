@@ -16,16 +16,17 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from jaxbert.models.attention.base import Hardware
-from jaxbert.models.layers import dropout, hash_index, seed_words, threshold
+from jaxbert.models.attention.base import Hardware, Spread
+from jaxbert.models.layers import add_bias, dropout, hash_index, layer_norm, seed_words, threshold
 
 _ROWS = 2
 """Tokens in one tile; UNMEASURED: with 1,024 columns each of 128 threads holds 32 numbers of an array."""
 _PROGRAMS = 512
 """The most programs of the backward pass, UNMEASURED; each adds up its part of the parameters' gradients."""
 _WIDEST = 2048
+"""Columns up to which a row is kept in registers (COMPILED for A100 and B200); wider models use XLA."""
 
 
 class NormParams(NamedTuple):
@@ -42,9 +43,7 @@ class ResidualNorm:
     """Computes `LayerNorm(dropout(x + dense_bias) + residual)`, by the kernels on NVIDIA GPUs and by XLA elsewhere."""
 
     hardware: Hardware = Hardware()  # noqa: RUF009 (frozen)
-    mesh: Mesh | None = None
-    rows: tuple[str, ...] = ()
-    """The mesh axes over which rows are sharded."""
+    spread: Spread = Spread()  # noqa: RUF009 (frozen)
     interpret: bool = False
     """Whether to run the kernels in the interpreter on any hardware (for tests)."""
 
@@ -66,61 +65,15 @@ class ResidualNorm:
         """
         rate = 0.0 if key is None else rate
         if not self.uses_kernel(x_BTD.shape[-1]):
-            return (_by_xla(x_BTD, residual_BTD, params, epsilon, rate, key),) * 2
-        plan = _Plan(x_BTD.shape[-1], epsilon, rate, self.interpret)
+            total = dropout(add_bias(x_BTD, params.dense_bias), rate, key) + residual_BTD
+            return (layer_norm(total, params.scale, params.bias, epsilon),) * 2
         words = jnp.zeros(2, jnp.uint32) if key is None or not rate else jnp.stack(seed_words(key))
-        rows = tuple(axis for axis in self.rows if self.mesh is not None and self.mesh.shape[axis] > 1)
-        if self.mesh is None or self.mesh.size == 1:
-            return _fused(plan, x_BTD, residual_BTD, params, words, jnp.zeros((), jnp.uint32))
-
-        def part(x: Array, residual: Array, params: NormParams, words: Array) -> tuple[Array, Array]:
-            first = jax.lax.axis_index(rows) * (x.shape[0] * x.shape[1]) if rows else 0
-            return _fused(plan, x, residual, params, words, jnp.asarray(first, jnp.uint32))
-
-        own = PartitionSpec(rows or None)
-        in_specs = (own, own, PartitionSpec(), PartitionSpec())
-        # XLA cannot partition a kernel. The kernels' outputs do not declare the axes over which they vary: no check.
-        sharded = jax.shard_map(part, mesh=self.mesh, in_specs=in_specs, out_specs=own, check_vma=False)
-        return sharded(x_BTD, residual_BTD, params, words)
+        plan = _Plan(x_BTD.shape[-1], epsilon, rate, self.interpret, self.spread)
+        return _fused(plan, x_BTD, residual_BTD, params, words)
 
     def uses_kernel(self, width: int) -> bool:
         """Return whether the kernels compute rows of this width."""
         return width <= _WIDEST and (self.interpret or (self.hardware.lacks((8, 0)) is None and _options() is not None))
-
-
-def _by_xla(
-    x_BTD: Array, residual_BTD: Array, params: NormParams, epsilon: float, rate: float, key: Array | None
-) -> Array:
-    dtype = x_BTD.dtype
-    total = dropout(x_BTD + params.dense_bias.astype(dtype)[None, None], rate, key) + residual_BTD
-    normalize = _normalize if dtype == jnp.float32 else _narrow_norm
-    return normalize(total, params.scale, params.bias, epsilon)
-
-
-def _normalize(total: Array, scale: Array, bias: Array, epsilon: float) -> Array:
-    """Return LayerNorm, computed in float32, with the variance around the mean, as PyTorch has it."""
-    wide = total.astype(jnp.float32)
-    centered = wide - wide.mean(-1, keepdims=True)
-    variance = jnp.square(centered).mean(-1, keepdims=True)
-    return (centered * (jax.lax.rsqrt(variance + epsilon) * scale[None, None]) + bias[None, None]).astype(total.dtype)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _narrow_norm(total: Array, scale: Array, bias: Array, epsilon: float) -> Array:
-    """Return the same for a narrower format; its own gradient keeps no float32 copies of what it normalizes."""
-    return _normalize(total, scale, bias, epsilon)
-
-
-def _narrow_forward(total: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, tuple[Array, ...]]:
-    return _normalize(total, scale, bias, epsilon), (total, scale, bias)
-
-
-def _narrow_backward(epsilon: float, saved: tuple[Array, ...], grad: Array) -> tuple[Array, ...]:
-    _, gradients = jax.vjp(partial(_normalize, epsilon=epsilon), jax.lax.optimization_barrier(saved[0]), *saved[1:])
-    return gradients(grad)
-
-
-_narrow_norm.defvjp(_narrow_forward, _narrow_backward)
 
 
 @dataclass(frozen=True)
@@ -131,6 +84,17 @@ class _Plan:
     epsilon: float
     rate: float
     interpret: bool
+    spread: Spread
+
+    @property
+    def own(self) -> PartitionSpec:
+        """The sharding of rows."""
+        return PartitionSpec(self.spread.row_axes or None)
+
+    def seed(self, words: Array, own: Array) -> Array:
+        """Return the key's two words, and the index of the first token of this device's part, uint32 [3]."""
+        first = self.spread.first(self.spread.row_axes, own.shape[0] * own.shape[1])
+        return jnp.concatenate([words, jnp.asarray(first, jnp.uint32)[None]])
 
     @property
     def columns(self) -> int:
@@ -139,47 +103,53 @@ class _Plan:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _fused(
-    plan: _Plan, x: Array, residual: Array, params: NormParams, words: Array, first: Array
-) -> tuple[Array, Array]:
-    return _forward(plan, x, residual, params, words, first)[0]
+def _fused(plan: _Plan, x: Array, residual: Array, params: NormParams, words: Array) -> tuple[Array, Array]:
+    return _forward(plan, x, residual, params, words)[0]
 
 
 def _forward(
-    plan: _Plan, x: Array, residual: Array, params: NormParams, words: Array, first: Array
+    plan: _Plan, x: Array, residual: Array, params: NormParams, words: Array
 ) -> tuple[tuple[Array, Array], tuple[Array, ...]]:
-    flat = x.reshape(-1, plan.width)
-    seed = jnp.concatenate([words, first[None]])
-    shape = jax.ShapeDtypeStruct(flat.shape, flat.dtype)
-    out, total = _call(
-        plan,
-        "residual_norm_forward",
-        partial(_forward_kernel, plan, len(flat)),
-        pl.cdiv(len(flat), _ROWS),
-        (flat, residual.reshape(flat.shape), *params, seed),
-        (shape, shape),
-    )
-    out = out.reshape(x.shape)
-    return (out, out), (total, params.scale, seed)
+    def compute(x: Array, residual: Array, params: NormParams, words: Array) -> tuple[Array, ...]:
+        flat = x.reshape(-1, plan.width)
+        shape = jax.ShapeDtypeStruct(flat.shape, flat.dtype)
+        found = _call(
+            plan,
+            "residual_norm_forward",
+            partial(_forward_kernel, plan, len(flat)),
+            pl.cdiv(len(flat), _ROWS),
+            (flat, residual.reshape(flat.shape), *params, plan.seed(words, x)),
+            (shape, shape),
+        )
+        return tuple(one.reshape(x.shape) for one in found)
+
+    in_specs = (plan.own, plan.own, PartitionSpec(), PartitionSpec())
+    out, total = plan.spread.run(compute, (x, residual, params, words), in_specs, (plan.own, plan.own))
+    return (out, out), (total, params.scale, words)
 
 
 def _backward(plan: _Plan, saved: tuple[Array, ...], gradients: tuple[Array, Array]) -> tuple[Any, ...]:
-    total, scale, seed = saved
-    shape = gradients[0].shape
-    tiles = pl.cdiv(len(total), _ROWS)
-    programs = min(tiles, _PROGRAMS)
-    like = jax.ShapeDtypeStruct(total.shape, total.dtype)
-    sums = jax.ShapeDtypeStruct((3, programs, plan.width), jnp.float32)
-    *grads, parts = _call(
-        plan,
-        "residual_norm_backward",
-        partial(_backward_kernel, plan, len(total), pl.cdiv(tiles, programs)),
-        programs,
-        (total, *(grad.reshape(total.shape) for grad in gradients), scale, seed),
-        (like, like, sums) if plan.rate else (like, sums),
-    )
-    d_residual, d_x = grads[0].reshape(shape), grads[-1].reshape(shape)
-    return d_x, d_residual, NormParams(*parts.sum(1)), None, None
+    def compute(total: Array, grad: Array, residual_grad: Array, scale: Array, words: Array) -> tuple[Array, ...]:
+        flat = [array.reshape(-1, plan.width) for array in (total, grad, residual_grad)]
+        tokens, tiles = len(flat[0]), pl.cdiv(len(flat[0]), _ROWS)
+        programs = min(tiles, _PROGRAMS)
+        like = jax.ShapeDtypeStruct(flat[0].shape, total.dtype)
+        sums = jax.ShapeDtypeStruct((3, programs, plan.width), jnp.float32)
+        *grads, parts = _call(
+            plan,
+            "residual_norm_backward",
+            partial(_backward_kernel, plan, tokens, pl.cdiv(tiles, programs)),
+            programs,
+            (*flat, scale, plan.seed(words, total)),
+            (like, like, sums) if plan.rate else (like, sums),
+        )
+        return (*(grad.reshape(total.shape) for grad in grads), parts)
+
+    total, scale, words = saved
+    in_specs = (plan.own, plan.own, plan.own, PartitionSpec(), PartitionSpec())
+    out_specs = (*(plan.own,) * (2 if plan.rate else 1), PartitionSpec(None, plan.spread.row_axes or None))
+    *grads, parts = plan.spread.run(compute, (total, *gradients, scale, words), in_specs, out_specs)
+    return grads[-1], grads[0], NormParams(*parts.sum(1)), None
 
 
 _fused.defvjp(_forward, _backward)

@@ -56,37 +56,47 @@ class Bounds:
 
 
 def bounds(
-    flops: float, moved: float, traffic: Iterable[Traffic], peaks: Peaks, utilization: float, *, compiled: bool = False
+    flops: float,
+    least: float,
+    traffic: Iterable[Traffic],
+    peaks: Peaks,
+    utilization: float,
+    moved: float | None = None,
 ) -> Bounds:
     """Bound the time of a step.
 
     Args:
       flops: FLOPs of one device's compiled matrix products.
-      moved: bytes that one device's memory moves.
+      least: bytes that one device's memory moves at least, for the lower bound.
       traffic: the collectives of one device.
       peaks: the peaks of the device.
       utilization: the share of the peaks in the upper bound.
-      compiled: whether `moved` are the bytes of the compiled program, and not the least that any program moves.
+      moved: bytes of the compiled program's kernels, for the other times; without them nothing is predicted. They may be
+        more than really move, because a cache may hold what a kernel reads.
     """
     exchanged = tuple(traffic)
     fast, slow = (_exchange_seconds(exchanged, peaks, slow=slow) for slow in (False, True))
     times = {
         "compute": flops / peaks.flops if peaks.flops else None,
-        "memory": moved / peaks.bandwidth if peaks.bandwidth else None,
+        "memory": least / peaks.bandwidth if peaks.bandwidth else None,
         "interconnect": fast,
     }
     known = {name: seconds for name, seconds in times.items() if seconds is not None}
     bound = max(known, key=lambda name: known[name]) if "compute" in known else None
     whole = slow is not None and len(known) == len(times)
-    reached = known["compute"] / PRODUCTS + known["memory"] / BANDWIDTH + (slow or 0.0) if whole and compiled else None
+    memory = (least if moved is None else moved) / peaks.bandwidth if peaks.bandwidth else None
+    upper = (known["compute"] + (memory or 0.0) + (slow or 0.0)) / utilization if whole else None
+    predicted = None
+    if whole and moved is not None:
+        predicted = known["compute"] / PRODUCTS + (memory or 0.0) / BANDWIDTH + (slow or 0.0)
     return Bounds(
         compute_seconds=times["compute"],
-        memory_seconds=times["memory"],
+        memory_seconds=memory,
         interconnect_seconds=fast,
         slow_interconnect_seconds=slow,
         lower_seconds=known[bound] if bound else None,
-        predicted_seconds=reached,
-        upper_seconds=(known["compute"] + known["memory"] + (slow or 0.0)) / utilization if whole else None,
+        predicted_seconds=predicted,
+        upper_seconds=upper,
         utilization=utilization,
         bound=bound,
     )

@@ -120,7 +120,9 @@ def compile_step(
       DoesNotFitError: if the step needs more memory than a device has.
     """
     num_rows = num_rows or layout.row_counts[-1]
-    with _little_effort() if quick else contextlib.nullcontext():
+    # As a run multiplies: see `runtime.multiply_in`.
+    exact = jax.default_matmul_precision("float32" if program.config.precision.compute == "float32" else "default")
+    with exact, _little_effort() if quick else contextlib.nullcontext():
         compiled, seconds = _compile(program, one_row(layout) if like is None else like, num_rows)
     memory, text = compiled.memory_analysis(), compiled.as_text() or ""
     assert memory is not None, "compilers for TPU, GPU and CPU tell"

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from jaxbert.plan.hlo import Computation, Instruction, Program, count_runs, parse_hlo
+from jaxbert.plan.hlo import Computation, Instruction, Program, called_by, count_runs, parse_hlo
 from jaxbert.plan.hlo_flops import flops_of, sizes_of
 
 _NO_KERNEL = frozenset(
@@ -107,14 +107,8 @@ def _walked(program: Program) -> list[str]:
     for name in found:
         for instruction in program[name].instructions.values():
             if instruction.opcode in _CALLERS:
-                found += [called for called in _called(instruction) if called in program and called not in found]
+                found += [name for how, name in called_by(instruction) if how != "condition" and name not in found]
     return found
-
-
-def _called(instruction: Instruction) -> list[str]:
-    pattern = r"\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)"
-    branches = re.search(r"branch_computations=\{([^}]*)\}", instruction.rest)
-    return re.findall(pattern, instruction.rest) + (re.findall(r"[\w.\-]+", branches.group(1)) if branches else [])
 
 
 def _is_kernel(instruction: Instruction) -> bool:
@@ -150,7 +144,7 @@ def _flops(name: str, instruction: Instruction, computation: Computation, progra
 
 
 def _fused(fusion: Instruction, program: Program) -> Computation:
-    return program[_called(fusion)[0]]
+    return program[called_by(fusion)[0][1]]
 
 
 def _traffic(instruction: Instruction, computation: Computation, program: Program) -> tuple[int, int]:

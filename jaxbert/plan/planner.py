@@ -90,20 +90,21 @@ class Planner:
         memory = self.memory_bytes
         # A TPU's compiler knows the memory of its chip, and has rejected a step that needs more.
         known = memory is not None and (self.target.platform != "tpu" or self.options.memory_gb is not None)
-        fits = step.needed_bytes <= memory if known and memory else None if memory is None else True
+        fits = None if memory is None else step.needed_bytes <= memory if known else True
         return Attempt(config, workload, step, step.needed_bytes, fits)
 
 
 def describe_plan(planner: Planner, attempt: Attempt) -> dict[str, Any]:
     """Return all that is known of a step, ready for JSON; None for unknown values."""
+    costs = _costs(planner, attempt)
     return {
         **_described(planner, attempt.workload),
         "memory": _memory(planner, attempt),
         "fits": attempt.fits,
         "change": None,
-        **_costs(planner, attempt),
+        **costs,
         "sharding": sharding_rows(attempt.workload.program),
-        "assumptions": assumptions(planner),
+        "assumptions": assumptions(planner, costs["bounds"]),
         "versions": installed(("jax", "jaxlib", "flax", "optax", *_COMPILERS.get(planner.target.platform, ()))),
     }
 
@@ -191,15 +192,19 @@ def _costs(planner: Planner, attempt: Attempt) -> dict[str, Any]:
 def bounds_of(step: CompiledStep, program: Program, target: Target, options: PlanOptions) -> Bounds:
     """Bound the time of a compiled step on the target's devices.
 
-    The bytes are those of the compiled program, or, where CPU devices stand in, the least that any program moves.
+    Nothing is predicted where CPU devices stand in, and for formats whose peak is not known.
     """
-    moved, compiled = step.moved_bytes, not target.stands_in
-    if not compiled:
-        rows = row_devices(program.mesh)
-        itemsize = jnp.dtype(compute_dtype(program.config.precision, program.mesh)).itemsize
-        tokens = step.rows * step.row_length / rows
-        moved = least_bytes(program.model.config, moved_by_optimizer(program), tokens, itemsize)
-    return bounds(step.flops, moved, step.traffic, _peaks(target, options), options.utilization, compiled=compiled)
+    precision = program.config.precision
+    compute = compute_dtype(precision, program.mesh)
+    tokens = step.rows * step.row_length / row_devices(program.mesh)
+    least = least_bytes(program.model.config, moved_by_optimizer(program), tokens, jnp.dtype(compute).itemsize)
+    peaks = _peaks(target, options, fp8=precision.fp8)
+    found = bounds(
+        step.flops, least, step.traffic, peaks, options.utilization, None if target.stands_in else step.moved_bytes
+    )
+    if options.peak_tflops is None and (precision.fp8 or compute == jnp.float32):
+        return dataclasses.replace(found, predicted_seconds=None)
+    return found
 
 
 def kernel_rows(step: CompiledStep, number: int) -> dict[str, Any]:
@@ -218,13 +223,15 @@ def kernel_rows(step: CompiledStep, number: int) -> dict[str, Any]:
     }
 
 
-def _peaks(target: Target, options: PlanOptions) -> Peaks:
-    """Return the device's peaks: the given values, or else the known ones."""
+def _peaks(target: Target, options: PlanOptions, *, fp8: bool) -> Peaks:
+    """Return the device's peaks: the given values, or else the known ones; that of float8 products is twice bfloat16's."""
     link = target.link
     if options.link_bandwidth is not None:
         given = link or Link(target.chip, 0.0, 0, None, None, 0.0, "")
         link = dataclasses.replace(given, sent_gbs=options.link_bandwidth)
     flops, bandwidth = known_peaks(target.spec, options.peak_tflops, options.peak_bandwidth)
+    if fp8 and flops is not None and options.peak_tflops is None:
+        flops *= 2
     return Peaks(flops, bandwidth, link, target.sizes)
 
 
@@ -251,8 +258,8 @@ def sharding_rows(program: Program) -> list[dict[str, Any]]:
     ]
 
 
-def assumptions(planner: Planner) -> list[str]:
-    """Return the assumptions of the numbers, one per line."""
+def assumptions(planner: Planner, found: dict[str, Any] | None) -> list[str]:
+    """Return the assumptions of the numbers, one per line; `found` are the bounds, or None if the step was refused."""
     target, link = planner.target, planner.target.link
     lines = [
         "nothing was run: every time, rate and price is predicted from data sheets, and waiting for data is left out"
@@ -270,7 +277,7 @@ def assumptions(planner: Planner) -> list[str]:
         lines.append(f"upper bound: ASSUMED {link.delay_us:g} microseconds for each {each}")
     share = planner.options.utilization
     lines.append(f"upper bound: ASSUMED {share:.0%} of each peak, with nothing overlapping; lower bound: all overlaps")
-    if not target.stands_in:
+    if found is not None and found["predicted_seconds"] is not None:
         lines.append(
             f"prediction: ASSUMED products at {PRODUCTS:.0%} of the peak (90% of the 80% that large products reach) and the "
             f"bytes of all kernels at {BANDWIDTH:.0%} of the bandwidth, with nothing overlapping"
@@ -283,7 +290,7 @@ def _gpu_assumptions(target: Target) -> list[str]:
     if target.lacks:
         return [
             "ESTIMATE: memory and collectives are those of a program for CPU devices in the place of the GPUs, with "
-            "attention by plain products; parameters and state are exact",
+            "attention by plain products and with saved activations; parameters and state are exact; float8 is left out",
             f"the GPUs' own compiler was not used: {target.lacks}",
             *lines,
         ]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from jaxbert.errors import UserError
 from jaxbert.hardware import DEVICES, DeviceSpec, Link, device_spec, link_of
-from jaxbert.plan.gpu import gpu_devices, lacks_compiler
+from jaxbert.plan.gpu import GPUS, gpu_devices, lacks_compiler
 
 _TPUS = {spec.name.removeprefix("TPU "): spec for spec in DEVICES if spec.name.startswith("TPU ")}
 _GPUS = ("b200", "h200", "h100", "a100", "a100-80gb", "l4", "t4")
@@ -66,15 +66,19 @@ class Target:
             return None
         if self.platform == "tpu":
             return self.spec.memory_gb * 2**30
-        return self.spec.memory_gb * 1e9 * _gpu_fraction()
+        known = GPUS.get(self.spec.name)
+        return (self.spec.memory_gb * 1e9 if known is None else known.memory_bytes) * _gpu_fraction()
 
 
 def _gpu_fraction() -> float:
     text = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION") or str(_GPU_FRACTION)
     try:
-        return float(text)
-    except ValueError as error:
-        raise UserError(f"XLA_PYTHON_CLIENT_MEM_FRACTION is {text!r}, but it must be a number") from error
+        fraction = float(text)
+    except ValueError:
+        fraction = math.nan
+    if not 0 < fraction <= 1:
+        raise UserError(f"XLA_PYTHON_CLIENT_MEM_FRACTION is {text!r}, but it must be a number above 0 and at most 1")
+    return fraction
 
 
 def parse_target(name: str) -> Target:

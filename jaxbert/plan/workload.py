@@ -24,7 +24,9 @@ from jaxbert.data.packing import WINDOW, Layout, StepPlan, plan_epoch
 from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.tokenizer import load_tokenizer
+from jaxbert.models.attention.base import Hardware
 from jaxbert.models.families import SIZES, longest_input, published_config, sized_config
+from jaxbert.plan.gpu import GPUS
 from jaxbert.plan.lengths import draw_lengths
 from jaxbert.plan.target import Target
 from jaxbert.tasks import task_class
@@ -33,7 +35,7 @@ from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.exported import with_labels
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.train.pretrained import load_pretrained
-from jaxbert.train.programs import Program, count_steps, training_layout
+from jaxbert.train.programs import Program, check_fp8, count_steps, training_layout, unrolls_layers
 from jaxbert.train.sharding import make_mesh
 
 _TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "config.json"]
@@ -139,11 +141,17 @@ def make_workload(config: Config, target: Target, devices: Sequence[Any], materi
 def stand_in(config: Config, target: Target) -> Config:
     """Return the configuration to compile: for CPU devices that stand in for GPUs, with the choices of a run on those.
 
-    Attention uses plain matrix products, and float8 is left out: the kernels of the real devices cannot be compiled here.
+    Attention uses plain matrix products, activations are saved, and float8 is left out: the real devices' kernels cannot be
+    compiled here.
+
+    Raises:
+      UserError: if the GPUs do not have the float8 products that the configuration asks for.
     """
     if not target.stands_in:
         return config
-    scan = config.model.remat != "none" if config.model.scan_layers is None else config.model.scan_layers
+    known = GPUS.get(target.chip)
+    check_fp8(config.precision, Hardware("gpu", None if known is None else known.capability), target.chip)
+    scan = not unrolls_layers(config.model, "gpu")
     compute = "bfloat16" if config.precision.compute == "auto" else config.precision.compute
     return dataclasses.replace(
         config,

@@ -33,8 +33,7 @@ from jaxbert.models.residual import ResidualNorm
 from jaxbert.tasks.base import Task
 from jaxbert.train.optimizer import Optimizer, make_optimizer, make_schedule
 from jaxbert.train.sharding import (
-    ROWS,
-    attention_spread,
+    batch_spread,
     make_key,
     place,
     platform_of,
@@ -169,7 +168,8 @@ class Program:
         Raises:
           UserError: if the devices do not support the format.
         """
-        check_fp8(config.precision, mesh.devices.flat[0])
+        device = mesh.devices.flat[0]
+        check_fp8(config.precision, Hardware.of(device), device.device_kind)
         dtype = compute_dtype(config.precision, mesh)
         model = make_model(task.head, with_dropout(bert_config, config.model), dtype)
         return cls(config, mesh, model, task, total_steps)
@@ -302,36 +302,38 @@ def compute_dtype(config: PrecisionConfig, mesh: Mesh) -> Any:
     return jnp.dtype(config.compute)
 
 
-def check_fp8(config: PrecisionConfig, device: Any) -> None:
-    """Check that the device supports float8 products, if the configuration asks for them.
+def check_fp8(config: PrecisionConfig, hardware: Hardware, kind: str) -> None:
+    """Check that a kind of device supports float8 products, if the configuration asks for them.
 
     Raises:
       UserError: for any device but an NVIDIA GPU of compute capability 9.0 (H100, H200).
     """
-    capability = str(getattr(device, "compute_capability", None))
-    if config.fp8 and not (device.platform in ("gpu", "cuda") and capability == "9.0"):
-        raise UserError(f"precision.fp8 needs an H100 or H200, but this is {device.device_kind}: leave it out")
+    if config.fp8 and hardware.capability != (9, 0):
+        raise UserError(f"precision.fp8 needs an H100 or H200, but this is {kind}: leave it out")
+
+
+def unrolls_layers(config: ModelConfig, platform: str) -> bool:
+    """Return whether layers are unrolled on a platform, and not one compiled loop.
+
+    By default they are on CPU, where a loop copies its carried arrays, and on GPU, where a loop copies every saved array: a
+    step of BERT-base moves 1.6 times the bytes on an NVIDIA GPU (COMPILED, docs/performance.md). With remat they are a loop
+    everywhere: if they are unrolled, XLA for CPU (jax 0.10) recomputes early and saves no memory.
+    """
+    if config.scan_layers is not None:
+        return not config.scan_layers
+    return platform in ("cpu", "gpu") and config.remat == "none"
 
 
 def layer_call(config: ModelConfig, mesh: Mesh) -> ForwardOptions:
-    """Return the forward options of a mesh's devices.
-
-    Layers are unrolled on CPU, where a loop copies its carried arrays, and on GPU, where a loop copies every saved array: a
-    step of BERT-base moves 1.6 times the bytes (COMPILED, docs/performance.md). Elsewhere they are one compiled loop. With
-    remat they are a loop everywhere: if they are unrolled, XLA for CPU (jax 0.10) recomputes early and saves no memory.
-    """
-    on_cpu = platform_of(mesh) == "cpu"
-    unrolled = platform_of(mesh) in ("cpu", "gpu") and config.remat == "none"
-    scan = not unrolled if config.scan_layers is None else config.scan_layers
-    hardware = Hardware.of(mesh.devices.flat[0])
-    attention = Attention(config.attention, hardware, attention_spread(mesh))
+    """Return the forward options of a mesh's devices."""
+    hardware, spread = Hardware.of(mesh.devices.flat[0]), batch_spread(mesh)
     return ForwardOptions(
-        scan_layers=scan,
+        scan_layers=not unrolls_layers(config, hardware.platform),
         remat=config.remat,
-        fuse_lookup=on_cpu and mesh.size == 1,
-        attention=attention,
+        fuse_lookup=hardware.platform == "cpu" and mesh.size == 1,
+        attention=Attention(config.attention, hardware, spread),
         recompute_activation=hardware.platform == "gpu" and config.remat == "none",
-        residual_norm=ResidualNorm(hardware, mesh, ROWS),
+        residual_norm=ResidualNorm(hardware, spread),
         rows=row_sharding(mesh),
     )
 

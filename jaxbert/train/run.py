@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -88,6 +89,13 @@ class Run:
             own_rows=partial(own_rows, self.program.mesh),
         ):
             yield batch if inputs.collate is None else inputs.collate(batch, epoch)
+
+    def batches_from(self, step: int) -> Iterator[Batch]:
+        """Yield the batches after `step` steps, epoch after epoch, without end."""
+        epoch, first_step = divmod(step, self.steps_per_epoch)
+        yield from self.epoch_batches(epoch, first_step)
+        for later in itertools.count(epoch + 1):
+            yield from self.epoch_batches(later)
 
     def first_params(self) -> Params:
         """Load or draw the parameters before the first step."""

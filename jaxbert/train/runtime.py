@@ -91,8 +91,13 @@ def _runs_on_cpu() -> bool:
 
 def gpu_attached(root: Path = Path("/")) -> bool:
     """Return whether JAX can use a GPU here: there is a plugin, and the driver that it needs."""
-    if any(map(importlib.util.find_spec, _CUDA_PLUGINS)) and _can_load(_CUDA_DRIVER):
-        return True
+    if any(map(importlib.util.find_spec, _CUDA_PLUGINS)):
+        if _can_load(_CUDA_DRIVER):
+            return True
+        if (root / "dev/nvidia0").exists():
+            logger.warning(
+                "this machine has an NVIDIA GPU, but its driver (%s) cannot be loaded: the CPU is used", _CUDA_DRIVER
+            )
     return any(map(importlib.util.find_spec, _ROCM_PLUGINS)) and (root / "dev/kfd").exists()
 
 

@@ -21,7 +21,7 @@ from jaxbert.config import MeshConfig
 from jaxbert.data.batches import HOST_KEYS
 from jaxbert.errors import UserError
 from jaxbert.interop.names import layer_axis
-from jaxbert.models.attention.select import Spread
+from jaxbert.models.attention.base import Spread
 from jaxbert.models.functional import Params
 
 logger = logging.getLogger("jaxbert")
@@ -125,8 +125,8 @@ def row_alignment(mesh: Mesh) -> int:
     return 8 if mesh.devices.flat[0].platform == "cpu" else 128
 
 
-def attention_spread(mesh: Mesh) -> Spread:
-    """Return the sharding of attention: rows like the batch, heads like the columns of the QKV kernels."""
+def batch_spread(mesh: Mesh) -> Spread:
+    """Return the sharding of what the kernels compute: rows like the batch, heads like the columns of the QKV kernels."""
     return Spread(mesh, ROWS, "tensor")
 
 

@@ -132,14 +132,8 @@ class Trainer:
             example_ids = [batch["example_ids"][batch["example_mask"]] for batch in batches]
             return [*map(program.count, batches)], example_ids, program.put(*batches)
 
-        def is_last(step: int) -> bool:
-            return self._is_milestone(step) or step % self.run.steps_per_epoch == 0
-
-        epoch, first_step = divmod(self._dispatched, self.run.steps_per_epoch)
-        starts = itertools.chain([(epoch, first_step)], ((later, 0) for later in itertools.count(epoch + 1)))
-        endless = itertools.chain.from_iterable(itertools.starmap(self.run.epoch_batches, starts))
-        feed = itertools.islice(endless, program.total_steps - self._dispatched)
-        groups = group_batches(feed, self._config.steps_per_dispatch, self._dispatched, is_last)
+        feed = itertools.islice(self.run.batches_from(self._dispatched), program.total_steps - self._dispatched)
+        groups = group_batches(feed, self._config.steps_per_dispatch, self._dispatched, self._is_milestone)
         with Prefetcher(groups, prepare) as loader:
             self.speed.resume()
             try:
@@ -392,6 +386,7 @@ def _train(run: Run, checkpoints: Checkpoints, state: State | None, log: Compile
     if is_main():
         run.folder.rewind(progress.step)
     trainer = Trainer(run, state, progress, checkpoints, lock.check)
+    del state  # the trainer alone holds it, and may free it
     _announce(run, progress.step)
     with Report(run.folder, run.program.total_steps, progress.step, writes=is_main()) as report:
         trainer.train(report)

@@ -315,9 +315,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measured = [
         r for content in contents.values() for ref in references(tuple(content["runs"])) for r in content["runs"][ref]
     ]
-    if not any(r.get(_RATE) for r in measured):
-        return 1
-    return 0 if complete else _UNFINISHED
+    if not complete:
+        return _UNFINISHED
+    return int(not any(r.get(_RATE) for r in measured))
 
 
 if __name__ == "__main__":

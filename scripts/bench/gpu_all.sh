@@ -100,6 +100,7 @@ while read -r name most; do
     *) AGAIN+=("$name $most") ;;
   esac
 done < <(bash "$PARTS" list)
+export RETRY=1 # what failed is run again
 for line in ${AGAIN[@]+"${AGAIN[@]}"}; do
   read -r name most <<<"$line"
   run_part "$name" "$most" </dev/null

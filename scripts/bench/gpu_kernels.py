@@ -221,7 +221,7 @@ def checks(sizes: Sizes, hardware: Hardware, interpret: bool) -> Iterator[Check]
         title = f"{name} {jnp.dtype(dtype).name}"
         reason = attend.choose(Request(jnp.dtype(dtype).name, sizes.length, sizes.width, 0.0))[1]
         if reason is not None:
-            yield title, partial(dict, ok=hardware.platform != "gpu", refused=reason)
+            yield title, partial(dict, ok=interpret, refused=reason)
             continue
         kernel = Kernel(attend, sizes, sizes.length, dtype)
         yield f"{title}, values and gradients", partial(kernel.values, 0.0)

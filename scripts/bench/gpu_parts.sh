@@ -19,15 +19,10 @@ scenarios() { # scenarios OPTION...: jaxbert and its peers, until shortly before
   local minutes most=150
   [ -z "${TOY:-}" ] || most=600
   minutes="$(awk -v seconds="$PART_SECONDS" 'BEGIN { print (seconds - 15) / 60 }')"
-  "$PYTHON" scripts/bench/gpu.py --output "$OUT" --minutes "$minutes" --part-seconds "$most" ${TOY:+--toy} "$@"
+  "$PYTHON" scripts/bench/gpu.py --output "$OUT" --minutes "$minutes" --part-seconds "$most" ${TOY:+--toy} ${RETRY:+--retry} "$@"
 }
 
-tune() { # what jaxbert tunes by itself, or else a sweep
-  local help
-  help="$("$PYTHON" -m jaxbert bench --help_all)"
-  if [[ "$help" = *--tune* ]] && bench --tune --output "$SCRATCH/tuning.json"; then
-    return
-  fi
+sweep() { # layers unrolled or not, and two batch sizes
   local batches=256,1024
   [ -z "${TOY:-}" ] || batches=8
   bench --mode train --sweep model.scan_layers=true,false --sweep "train.batch_size=$batches" --output "$SCRATCH/tuning.json"
@@ -51,7 +46,7 @@ case "$1" in
   headline) scenarios --tiers 1 ;;
   tuning)
     trap 'cp "$SCRATCH/tuning.json" "$OUT/" || true' EXIT # a sweep that is stopped writes what it has
-    tune
+    sweep
     ;;
   trace)
     bench --mode train --bench.steps 5 --profile "$SCRATCH/trace"

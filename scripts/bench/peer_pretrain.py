@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import math
 import tempfile
@@ -63,8 +64,7 @@ def unpack(batch: Batch) -> dict[str, torch.Tensor]:
 def training_batches(run: Run) -> Iterator[Batch]:
     """Yield the masked batches of all steps."""
     assert run.inputs.collate is not None
-    for step in range(0, run.program.total_steps, run.steps_per_epoch):
-        yield from run.epoch_batches(step // run.steps_per_epoch)
+    return itertools.islice(run.batches_from(0), run.program.total_steps)
 
 
 def open_model(run: Run) -> Any:

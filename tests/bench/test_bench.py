@@ -15,13 +15,13 @@ import pytest
 from runs import command, finish, ids_of
 from tiny import tiny_config
 
-from jaxbert.bench import training
 from jaxbert.bench.measure import examples_of_steps, run_bench
 from jaxbert.bench.options import BenchOptions
-from jaxbert.bench.setup import endless_batches, open_bench
+from jaxbert.bench.setup import open_bench
 from jaxbert.cli.main import main
 from jaxbert.config import Config, DataConfig, MeshConfig, ModelConfig, TrainConfig
 from jaxbert.train.programs import Compiled
+from jaxbert.train.run import Run
 
 KEYS = {
     *(
@@ -152,11 +152,7 @@ def test_predicted_are_the_examples_of_the_timed_steps(folder):
     tokens, everything = examples_of_steps(bench, 3).tokens, bench.inputs.train.tokens
     assert len(tokens) == 48
     chosen = sorted(
-        {
-            i
-            for batch in itertools.islice(endless_batches(bench), 3)
-            for i in batch["example_ids"][batch["example_mask"]]
-        }
+        {i for batch in itertools.islice(bench.batches_from(0), 3) for i in batch["example_ids"][batch["example_mask"]]}
     )
     for place, example in enumerate(chosen):
         np.testing.assert_array_equal(ids_of(tokens, place), ids_of(everything, example))
@@ -193,15 +189,15 @@ def test_the_first_run_of_a_shape_is_never_on_the_clock(folder, monkeypatch):
         compile_now(self, *args)
 
     bench, source = open_bench(bench_config(folder), "fixed:9")
-    batches = [batch for _, batch in zip(range(8), endless_batches(bench), strict=False)]
+    batches = [batch for _, batch in zip(range(8), bench.batches_from(0), strict=False)]
 
-    def feed(_: Any) -> Any:
+    def feed(*_: Any) -> Any:
         for i, batch in enumerate(batches):
             empty = {name: np.zeros_like(array) for name, array in batch.items()}
             yield {name: np.concatenate([batch[name], empty[name]]) for name in batch} if i % 2 else batch
 
     monkeypatch.setattr(Compiled, "compile", compile_slowly)
-    monkeypatch.setattr(training, "endless_batches", feed)
+    monkeypatch.setattr(Run, "batches_from", feed)
     result = run_bench(bench, source, BenchOptions(steps=6, warmup=1, mode="train", measure_compile=False))
     assert (result["compilations"], result["steps_timed"]) == (2, 6)
     assert 16 * 6 / result["examples_per_second"] < 3

@@ -18,6 +18,7 @@ import make_text
 import numpy as np
 import pytest
 
+from jaxbert.models.attention.base import Hardware
 from jaxbert.models.attention.xla import xla_attention
 
 BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
@@ -134,10 +135,31 @@ def test_only_the_first_tiers_run_and_a_later_call_goes_on(monkeypatch, tmp_path
     assert one_mode(monkeypatch, tmp_path, good) == (0, ["jaxbert-bfloat16-cudnn-nodrop"])
 
 
+def test_what_failed_runs_again_where_it_is_asked_for(monkeypatch, tmp_path):
+    """gpu_all.sh asks for it in the parts that failed before."""
+    broken = {"error": "no memory"}
+    assert one_mode(monkeypatch, tmp_path, broken, "--tiers=1")[0] == 1
+    assert one_mode(monkeypatch, tmp_path, broken, "--tiers=1") == (1, [])
+    good = {"real_tokens_per_second": 5.0, "device": "x", "load_before": 0.1, "wall_seconds": 1.0}
+    code, ran = one_mode(monkeypatch, tmp_path, good, "--tiers=1", "--retry")
+    assert (code, len(ran)) == (0, 3)
+    assert "${RETRY:+--retry}" in (BENCH / "gpu_parts.sh").read_text()
+
+
+def test_kernels_that_are_refused_are_no_success():
+    """As on a machine whose GPU JAX does not find: else all benchmarks would run on its CPU."""
+    refused = next(
+        check for title, check in gpu_kernels.checks(gpu_kernels.TOY, Hardware("cpu"), False) if "pallas" in title
+    )
+    found = refused()
+    assert not found["ok"]
+    assert "the devices are CPUs" in found["refused"]
+
+
 def test_what_the_end_of_the_time_cut_off_is_no_result(monkeypatch, tmp_path):
     late = {"error": f"{gpu.NOT_DONE} after 50 s"}
     code, ran = one_mode(monkeypatch, tmp_path, late, "--minutes=1")
-    assert (code, len(ran)) == (1, 1)
+    assert (code, len(ran)) == (3, 1), "the time was over, and nothing failed"
     assert json.loads((tmp_path / "results.json").read_text())["toy"]["runs"]["jaxbert-bfloat16"] == []
     one_mode(monkeypatch, tmp_path, late, "--minutes=9", "--part-seconds=50")
     assert json.loads((tmp_path / "results.json").read_text())["toy"]["runs"]["jaxbert-bfloat16"] == [late]

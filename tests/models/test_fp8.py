@@ -16,6 +16,7 @@ from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
 from jaxbert.errors import UserError
+from jaxbert.models.attention.base import Hardware
 from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassificationHead
@@ -115,18 +116,14 @@ def test_the_step_multiplies_in_float8_where_it_is_asked_to():
 
 
 @pytest.mark.parametrize(
-    ("platform", "capability", "fine"), [("gpu", "9.0", True), ("gpu", "8.0", False), ("tpu", None, False)]
+    ("platform", "capability", "fine"), [("gpu", (9, 0), True), ("gpu", (8, 0), False), ("tpu", None, False)]
 )
 def test_which_devices_are_refused(platform, capability, fine):
-    class Device:
-        pass
-
-    device = Device()
-    device.platform, device.compute_capability, device.device_kind = platform, capability, "this one"
+    hardware = Hardware(platform, capability)
     config = make_config(precision__fp8=True).precision
     if fine:
-        check_fp8(config, device)
+        check_fp8(config, hardware, "this one")
     else:
         with pytest.raises(UserError, match="needs an H100 or H200, but this is this one"):
-            check_fp8(config, device)
-    check_fp8(make_config().precision, device)
+            check_fp8(config, hardware, "this one")
+    check_fp8(make_config().precision, hardware, "this one")

@@ -25,8 +25,10 @@ from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.models.layers import (
+    Dense,
     KeyProjection,
     activated_product,
+    add_bias,
     dropout,
     flat_dot_general,
     gelu,
@@ -34,6 +36,7 @@ from jaxbert.models.layers import (
     make_linear,
     product,
     recomputed_product,
+    take_rows,
 )
 
 B, T, D, F = 6, 40, 64, 256
@@ -50,18 +53,18 @@ def loss_and_arguments(kind, flat):
     return lambda params, x: (weights * jnp.tanh(nnx.merge(graphdef, params)(x))).sum(), (params, x)
 
 
-@pytest.mark.parametrize("kind", [nnx.Linear, KeyProjection])
+@pytest.mark.parametrize("kind", [Dense, KeyProjection])
 def test_dense_layers_and_their_gradients_are_those_of_flax(kind):
     results = []
-    for flat in (True, False):
-        loss, arguments = loss_and_arguments(kind, flat)
+    for one, flat in ((kind, True), (nnx.Linear if kind is Dense else kind, False)):
+        loss, arguments = loss_and_arguments(one, flat)
         results.append(jax.tree.leaves(jax.jit(jax.value_and_grad(loss, (0, 1)))(*arguments)))
     for found, expected in zip(*results, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
 def transposed_copies(flat):
-    loss, arguments = loss_and_arguments(nnx.Linear, flat)
+    loss, arguments = loss_and_arguments(Dense, flat)
     text = jax.jit(jax.grad(loss)).lower(*arguments).compile().as_text()
     return len(re.findall(rf"f32\[(?:{F},{B * T}|{D},{B * T}|{F},{B},{T})\]", text))
 
@@ -226,12 +229,27 @@ def test_lookup_and_its_gradient_are_those_of_indexing(table, words):
     np.testing.assert_array_equal(found[1], expected[1])
 
 
-def test_rows_of_a_word_are_added_in_the_format_of_the_table(table):
+def take_from(table, ids, dtype):
+    embed = nnx.Embed(*table.shape, dtype=dtype, rngs=nnx.Rngs(0))
+    embed.embedding[...] = table
+    return take_rows(embed, ids)
+
+
+@pytest.mark.parametrize("take", [lookup, take_from])
+def test_rows_of_a_word_are_added_in_the_format_of_the_table(table, take):
     """A thousand times 1.0 in bfloat16 would stop at 256."""
     ids = jnp.full(1000, 4)
-    grad = jax.grad(lambda t: lookup(t, ids, jnp.bfloat16).astype(jnp.float32).sum())(table)
-    assert lookup(table, ids, jnp.bfloat16).dtype == jnp.bfloat16
+    grad = jax.grad(lambda t: take(t, ids, jnp.bfloat16).astype(jnp.float32).sum())(table)
+    assert take(table, ids, jnp.bfloat16).dtype == jnp.bfloat16
     assert grad[4, 0] == 1000
+
+
+@pytest.mark.parametrize(("narrow", "expected"), [(False, 1001), (True, 1000)])
+def test_the_gradient_of_a_bias_is_float32_unless_it_is_narrow(narrow, expected):
+    """1,001 is no number of bfloat16."""
+    x = jnp.zeros((1, 1001, 8), jnp.bfloat16)
+    grad = jax.grad(lambda bias: add_bias(x, bias, narrow=narrow).astype(jnp.float32).sum())(jnp.zeros(8))
+    assert (grad.dtype, float(grad[0])) == (jnp.float32, expected)
 
 
 def test_lookup_leaves_a_models_gradient():

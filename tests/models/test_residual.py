@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.models.layers import dropout
 from jaxbert.models.residual import NormParams, ResidualNorm
-from jaxbert.train.sharding import ROWS
+from jaxbert.train.sharding import ROWS, batch_spread
 
 KEY = jax.random.key(3)
 KERNELS = ResidualNorm(interpret=True)
@@ -91,7 +92,7 @@ def test_half_precision_keeps_no_float32_copies():
 
 
 def test_the_same_entries_are_dropped_as_by_dropout():
-    """A residual that is so large where entries are dropped shows them."""
+    """An entry that is dropped has a gradient of exactly zero."""
     x, zeros = jnp.ones((2, 5, 24)), jnp.zeros(24)
     params = NormParams(zeros, jnp.ones(24), zeros)
     grad = jax.grad(lambda x: (KERNELS(x, x * 0, params, epsilon=1e-6, rate=0.4, key=KEY)[0] ** 3).sum())(x)
@@ -102,7 +103,7 @@ def test_the_same_entries_are_dropped_as_by_dropout():
 def test_eight_devices_give_the_same(rate):
     mesh = cube()
     arrays, params = inputs((8, 6, 24))
-    spread = ResidualNorm(mesh=mesh, rows=ROWS, interpret=True)
+    spread = ResidualNorm(spread=batch_spread(mesh), interpret=True)
     by_rows, everywhere = NamedSharding(mesh, PartitionSpec(ROWS)), NamedSharding(mesh, PartitionSpec())
     compute = jax.jit(
         results_and_gradients, static_argnums=(0, 3), in_shardings=([by_rows] * 4, NormParams(*[everywhere] * 3))
@@ -111,6 +112,23 @@ def test_eight_devices_give_the_same(rate):
     assert found[0][0].sharding.is_equivalent_to(by_rows, 3)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=5e-6 * max(1, np.abs(other).max()))
+
+
+def test_devices_exchange_parameters_gradients_alone():
+    """Hidden states stay where they are, also where an axis of the mesh holds copies of them."""
+    mesh = cube()
+    arrays, params = inputs((8, 6, 24))
+    by_rows, everywhere = NamedSharding(mesh, PartitionSpec(ROWS)), NamedSharding(mesh, PartitionSpec())
+    norm = ResidualNorm(spread=batch_spread(mesh), interpret=True)
+
+    def gradients(arrays, params):
+        return results_and_gradients(norm, arrays, params, 0.3)
+
+    shardings = ([by_rows] * 4, NormParams(*[everywhere] * 3))
+    text = jax.jit(gradients, in_shardings=shardings).lower(arrays, params).compile().as_text()
+    exchanged = re.findall(r"= \(?(\w+\[[\d,]*\]).* (?:all-reduce|all-gather|all-to-all|collective-permute)\(", text)
+    assert exchanged
+    assert not [shape for shape in exchanged if "6,24" in shape]
 
 
 def test_kernels_run_on_gpus_alone():

@@ -72,12 +72,18 @@ def test_prices_follow_the_bounds():
 
 def test_between_the_bounds_lies_a_prediction():
     """Products at 72% and memory at 85% of the peaks, and the collectives, one after the other."""
-    found = bounds(50.0, 2.0, (SUM,), Peaks(100.0, 10.0, TORUS, (4, 8)), 0.5, compiled=True)
+    found = bounds(50.0, 1.0, (SUM,), Peaks(100.0, 10.0, TORUS, (4, 8)), 0.5, moved=2.0)
     assert found.predicted_seconds == pytest.approx(0.5 / 0.72 + 0.2 / 0.85 + found.slow_interconnect_seconds)
     assert found.lower_seconds < found.predicted_seconds < found.upper_seconds
     assert predicted_rate(found, 10) == pytest.approx(10 / found.predicted_seconds)
 
 
+def test_what_a_cache_may_hold_is_not_in_the_lower_bound():
+    found = bounds(1.0, 2.0, (), Peaks(100.0, 10.0, TORUS), 0.5, moved=7.0)
+    assert (found.bound, found.lower_seconds, found.memory_seconds) == ("memory", 0.2, 0.7)
+    assert found.upper_seconds == pytest.approx((0.01 + 0.7) / 0.5)
+
+
 def test_without_compiled_bytes_or_a_peak_nothing_is_predicted():
     assert predicted_rate(bounds_of(), 10) is None
-    assert bounds(50.0, 2.0, (SUM,), Peaks(100.0, 10.0, None), 0.5, compiled=True).predicted_seconds is None
+    assert bounds(50.0, 2.0, (SUM,), Peaks(100.0, 10.0, None), 0.5, moved=2.0).predicted_seconds is None

@@ -26,7 +26,7 @@ MOST_BYTES = 178_000
 
 def compiled(layers: int) -> CompiledStep:
     """Compile a step of layers of BERT-base for an H100: 64 rows of 512 tokens, bfloat16, dropout, layers unrolled."""
-    config = make_config(model__scan_layers=False, model__dropout=None, precision__compute="bfloat16")
+    config = make_config(model__scan_layers=None, model__dropout=None, precision__compute="bfloat16")
     bert_config = small_config(
         vocab_size=500,
         hidden_size=768,
@@ -37,6 +37,7 @@ def compiled(layers: int) -> CompiledStep:
     )
     mesh = make_mesh(config.mesh, gpu_devices("H100 SXM", 1))
     program = Program.of(config, mesh, bert_config, Classification(LABELS), 10)
+    assert program.call.recompute_activation
     return compile_step(program, Layout(TOKENS, (ROWS,), 32))
 
 

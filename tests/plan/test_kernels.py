@@ -162,6 +162,25 @@ def test_a_kernel_writes_its_part_of_a_fused_array(name, share):
     assert kernel.written_bytes == int(fused * share) + 2 * 2 * 16 * 4
 
 
+def test_both_branches_of_a_conditional_count():
+    """Those of a boolean have names of their own."""
+    branches = """%then (p: bf16[8,64]) -> bf16[8,64] {
+  %p = bf16[8,64]{1,0} parameter(0)
+  ROOT %twice = bf16[8,64]{1,0} add(%p, %p)
+}
+
+%otherwise (o: bf16[8,64]) -> bf16[8,64] {
+  %o = bf16[8,64]{1,0} parameter(0)
+  ROOT %minus = bf16[8,64]{1,0} negate(%o)
+}
+"""
+    lines = (
+        "  %t = pred[] constant(true)\n"
+        "  ROOT %y = bf16[8,64]{1,0} conditional(%t, %x, %x), true_computation=%then, false_computation=%otherwise"
+    )
+    assert [kernel.name for kernel in read_kernels(entry(lines, branches))] == ["twice", "minus"]
+
+
 LOOP = """%round (state: (s32[], bf16[8,64])) -> (s32[], bf16[8,64]) {
   %state = (s32[], bf16[8,64]{1,0}) parameter(0)
   %n = s32[] get-tuple-element(%state), index=0

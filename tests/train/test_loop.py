@@ -23,6 +23,7 @@ from jaxbert.errors import StoppedError, UserError
 from jaxbert.runs.checkpoint import Checkpoints
 from jaxbert.train.callbacks import NOTHING
 from jaxbert.train.programs import Compiled
+from jaxbert.train.run import Run
 from jaxbert.train.step import make_group_step
 from jaxbert.train.trainable import Backward
 from jaxbert.train.trainer import Progress, Trainer
@@ -79,7 +80,7 @@ def first_state():
     return {"step": jnp.int32(0), "params": {"w": jnp.zeros(4)}}
 
 
-def feed(epoch, first_step, bad=()):
+def feed(epoch, first_step=0, bad=()):
     for step in range(first_step, STEPS_PER_EPOCH):
         tokens = np.ones((EXAMPLES, 2), np.int32)
         yield {
@@ -126,6 +127,7 @@ def make_loop(folder, scores=None, total_steps=10, first=None, bad=(), **config)
         best_metric=config.best_metric or "accuracy",
         additions=NOTHING,
     )
+    run.batches_from = partial(Run.batches_from, run)
     checkpoints = Checkpoints(folder, config.keep_checkpoints)
     state, progress = first or (first_state(), Progress())
     return Trainer(run, state, progress, checkpoints), checkpoints
@@ -185,8 +187,9 @@ def test_steps_that_are_dispatched_together_change_nothing_else(tmp_path, togeth
 
 def test_steps_are_dispatched_together(tmp_path):
     loop, report, _ = run(tmp_path, total_steps=12, checkpoint_every=12, eval_every=12, steps_per_dispatch=2)
-    assert report.compiled == [EXAMPLES] * 2
-    assert [program.count for program in loop.programs] == [1, 1]
+    # Two by two, across the end of an epoch too: one program.
+    assert report.compiled == [EXAMPLES]
+    assert [program.count for program in loop.programs] == [0, 1]
 
 
 def test_a_line_is_the_mean_since_the_last_one(tmp_path):
@@ -381,13 +384,29 @@ def test_the_next_epoch_is_prepared_before_this_one_ends(tmp_path):
 def test_an_error_of_the_data_ends_the_run(tmp_path):
     loop, checkpoints = make_loop(tmp_path)
 
-    def broken(epoch, first_step):
+    def broken(epoch, first_step=0):
         yield from feed(epoch, 3)
         raise OSError("the disk is gone")
 
     loop.run.epoch_batches = broken
     with checkpoints, pytest.raises(OSError, match="the disk is gone"):
         loop.train(Recorder())
+
+
+def test_an_error_of_the_next_epoch_comes_after_this_one(tmp_path):
+    """Its batches are prepared ahead: what the steps before it did is kept."""
+    loop, checkpoints = make_loop(tmp_path)
+
+    def broken(epoch, first_step=0):
+        if epoch == 1:
+            raise OSError("the disk is gone")
+        yield from feed(epoch, first_step)
+
+    loop.run.epoch_batches = broken
+    report = Recorder()
+    with checkpoints, pytest.raises(OSError, match="the disk is gone"):
+        loop.train(report)
+    assert report.steps == list(range(1, STEPS_PER_EPOCH + 1))
 
 
 def test_a_save_that_fails_in_the_background_ends_the_run(tmp_path, monkeypatch):

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import jax
 from jax import Array
+from jax.sharding import Mesh
 
 
 class Attend(Protocol):
@@ -74,7 +76,8 @@ class Hardware:
         """Return the reason if this is no NVIDIA GPU of at least this compute capability, else None."""
         needed = f"an NVIDIA GPU of compute capability {capability[0]}.{capability[1]} or later"
         if self.capability is None:
-            return f"it needs {needed}, and the devices are {self.platform.upper()}s"
+            are = "no NVIDIA GPUs" if self.platform == "gpu" else f"{self.platform.upper()}s"
+            return f"it needs {needed}, and the devices are {are}"
         found = "{}.{}".format(*self.capability)
         return None if self.capability >= capability else f"it needs {needed}, and the devices have {found}"
 
@@ -86,6 +89,49 @@ class Origin(NamedTuple):
     head: Array | int
     heads: int
     """H over all devices."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The sharding of a batch over the devices of a mesh; by default one device has all of it."""
+
+    mesh: Mesh | None = None
+    rows: tuple[str, ...] = ()
+    """The mesh axes over which rows are sharded."""
+    heads: str | None = None
+    """The mesh axis over which heads are sharded; they are replicated if it does not divide their number."""
+
+    @property
+    def row_axes(self) -> tuple[str, ...]:
+        """The axes over which rows are really sharded."""
+        return tuple(axis for axis in self.rows if self._size(axis) > 1)
+
+    @property
+    def parts_of_heads(self) -> int:
+        """The number of devices among which heads are divided."""
+        return 1 if self.heads is None else self._size(self.heads)
+
+    def head_axis(self, heads: int) -> str | None:
+        """Return the axis over which so many heads are sharded, or None if every device has all of them."""
+        return self.heads if self.parts_of_heads > 1 and heads % self.parts_of_heads == 0 else None
+
+    def run(self, kernel: Callable[..., Any], arrays: tuple, in_specs: tuple, out_specs: Any) -> Any:
+        """Run a kernel, which XLA cannot partition, on each device's own part of the arrays.
+
+        Inside, `first` says where the part begins.
+        """
+        if self.mesh is None or self.mesh.size == 1:
+            return kernel(*arrays)
+        # The kernels' outputs do not declare the axes over which they vary, so that check is off.
+        return jax.shard_map(kernel, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)(*arrays)
+
+    @staticmethod
+    def first(axes: tuple[str, ...] | str | None, own: int) -> Array | int:
+        """Return the index of a device's first row or head among all, if each device has `own` of them."""
+        return jax.lax.axis_index(axes) * own if axes else 0
+
+    def _size(self, axis: str) -> int:
+        return 1 if self.mesh is None else self.mesh.shape[axis]
 
 
 @dataclass(frozen=True)

@@ -348,11 +348,13 @@ def _dot(a: Array, b: Array, *, transposed: bool = False) -> Array:
 def _matrices(plan: _Plan, seed_ref: Any) -> list[Matrix | None]:
     """Describe the matrix of weights of each head of this block."""
     row, first = pl.program_id(0), pl.program_id(1) * plan.group
-    return [matrix_of(plan, seed_ref, row, first + head, query_axis=1) for head in range(plan.group)]
+    return [
+        matrix_of(plan, seed_ref, row, first + head, (plan.tile, plan.tile), query_axis=1) for head in range(plan.group)
+    ]
 
 
 def _keep(plan: _Plan, matrix: Matrix | None, query_tile: Array, key_tile: Array) -> Array | None:
-    return None if matrix is None else kept(plan, matrix, query_tile, key_tile)
+    return None if matrix is None else kept(plan, matrix, query_tile * plan.tile, key_tile * plan.tile)
 
 
 def _drop(x: Array, keep: Array | None) -> Array:

@@ -1,9 +1,6 @@
 """Attention within packed rows as Pallas kernels for NVIDIA GPUs (Triton): no [T, T] array, no work across segments.
 
-A row is cut into tiles. Since segments are contiguous, the tiles that share a segment with a given tile form a range, which
-is computed from the segment ids before the kernels start. Each kernel loops only over this range, so a row costs the sum of
-its segments' squares (in whole tiles) and not the square of the row. Sums, softmax and the gradients of the weights are
-float32. Dropout hashes an entry's index exactly as `layers.dropout` does: the same key drops the same weights.
+The tiles that a kernel visits, and dropout, are those of `tiles`. Sums, softmax and the weights' gradients are float32.
 
 The backward pass follows FlashAttention-2 (Dao, 2023): weights are recomputed from the saved log-sum-exp, once for the
 queries of a tile and once for its keys and values.
@@ -23,8 +20,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
-from jaxbert.models.attention.tiles import MASKED, dropout_seed, neighbours, tile_padding
-from jaxbert.models.layers import hash_index, threshold
+from jaxbert.models.attention.tiles import MASKED, Matrix, dropout_seed, kept, matrix_of, neighbours, tile_padding
 
 _TILES = ((128, 64), (256, 32))
 """The bytes of one head of a token, up to which a tile has so many tokens. COMPILED (jax 0.10.2) and UNMEASURED: the largest
@@ -125,7 +121,7 @@ def pallas_fused_attention(
     like = jax.eval_shape(lambda x: x[:, :, 0], kvq_BTCHK)
     plan = _plan(like, dropout_rate, key, origin, interpret=interpret, tile=tile, fused=True)
     widen = _columns(plan.width) - plan.width
-    bias_CHK = jnp.pad(bias_CHK.astype(kvq_BTCHK.dtype), ((0, 0), (0, 0), (0, widen)))
+    bias_CHK = jnp.pad(bias_CHK, ((0, 0), (0, 0), (0, widen)))
     return _run(plan, (_fit(plan, kvq_BTCHK),), bias_CHK, segment_ids_BT, key, origin)
 
 
@@ -226,18 +222,13 @@ def _backward(plan: _Plan, saved: tuple[Any, ...], grad_out: Array) -> tuple[Any
     inputs = [*blocks.queries_keys_values("key"), *blocks.biases(bias), *whole, *blocks.side(side)]
     if bias is None:
         dk, dv = blocks.call(_key_kernel, inputs, [(shapes[1], blocks.tile()), (shapes[2], blocks.tile())])
-        return (dq, dk, dv), None, _no_gradient(side)
+        return (dq, dk, dv), None, None
     # The kernel for keys and values writes its two parts into the array that has the queries' part.
     d_kvq, dv_sums = blocks.call(
         _key_kernel, [*inputs, (dq, blocks.keys_and_values())], [(shapes[0], blocks.keys_and_values()), *summed], into=0
     )
     d_values, d_queries = dv_sums.sum((0, 1)), dq_sums[0].sum((0, 1))
-    d_bias = jnp.stack([jnp.zeros_like(d_values), d_values, d_queries]).astype(bias.dtype)
-    return (d_kvq,), d_bias, _no_gradient(side)
-
-
-def _no_gradient(side: _Side) -> _Side:
-    return _Side(None, None, None)  # type: ignore[arg-type]
+    return (d_kvq,), jnp.stack([jnp.zeros_like(d_values), d_values, d_queries]), None
 
 
 _attention.defvjp(_forward, _backward)
@@ -332,7 +323,7 @@ def _triton_options(stages: int = 2) -> Any:
 def _forward_kernel(plan: _Plan, q_ref, k_ref, v_ref, *refs) -> None:
     """Compute the mixed values of one tile of queries, with a running maximum and sum (base 2)."""
     bias_refs, (ids_ref, bounds_ref, seed_ref, out_ref, lse_ref) = _split_biases(plan, refs)
-    here, matrix = pl.program_id(0), _matrix(plan, seed_ref)
+    here, matrix = pl.program_id(0), _matrix(plan, seed_ref, (plan.tile, plan.tile))
     add_query_bias, add_value_bias = _adders(bias_refs)
     q = add_query_bias(q_ref[...])
     mine = ids_ref[_span(plan, here)]
@@ -360,7 +351,7 @@ def _query_kernel(plan: _Plan, q_ref, k_ref, v_ref, *refs) -> None:
     """Compute the gradient of one tile of queries, and for each query the sum of its output times the output's gradient."""
     bias_refs, refs = _split_biases(plan, refs)
     grad_ref, out_ref, lse_ref, ids_ref, bounds_ref, seed_ref, dq_ref, delta_ref, *sum_refs = refs
-    here, matrix = pl.program_id(0), _matrix(plan, seed_ref)
+    here, matrix = pl.program_id(0), _matrix(plan, seed_ref, (plan.tile, plan.tile))
     add_query_bias, add_value_bias = _adders(bias_refs)
     q, grad, lse = add_query_bias(q_ref[...]), grad_ref[...], lse_ref[...]
     # The sum over keys of weight times its gradient; right with dropout too, since both have the same mask.
@@ -387,10 +378,11 @@ def _key_kernel(plan: _Plan, q_ref, k_ref, v_ref, *refs) -> None:
     """Compute the gradients of one tile of keys and values; "shares a segment" is symmetric, so the ranges are the same."""
     bias_refs, refs = _split_biases(plan, refs)
     grad_ref, lse_ref, delta_ref, ids_ref, bounds_ref, seed_ref, *outputs = refs
-    here, matrix = pl.program_id(0), _matrix(plan, seed_ref)
+    here, visited = pl.program_id(0), min(_VISITED, plan.tile)
+    matrix = _matrix(plan, seed_ref, (plan.tile, visited), query_axis=1)
     add_query_bias, add_value_bias = _adders(bias_refs)
     k, v = k_ref[...], add_value_bias(v_ref[...])
-    mine, visited = ids_ref[_span(plan, here)], min(_VISITED, plan.tile)
+    mine = ids_ref[_span(plan, here)]
 
     def visit(there: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         dk, dv = carry
@@ -400,8 +392,8 @@ def _key_kernel(plan: _Plan, q_ref, k_ref, v_ref, *refs) -> None:
         # A row for each key: then no product needs a transposed copy of the weights.
         weights = jnp.where(same, jnp.exp2(_logits(plan, k, q) - lse_ref[span][None, :]), 0.0)
         begins = there * visited, here * plan.tile
-        dv += _dot(_drop(plan, weights, matrix, *begins, by_key=True).astype(grad.dtype), grad)
-        d_weights = _drop(plan, _dot(v, grad.T), matrix, *begins, by_key=True)
+        dv += _dot(_drop(plan, weights, matrix, *begins).astype(grad.dtype), grad)
+        d_weights = _drop(plan, _dot(v, grad.T), matrix, *begins)
         d_logits = weights * (d_weights - delta_ref[span][None, :])
         return dk + _dot(d_logits.astype(q.dtype), q), dv
 
@@ -426,7 +418,7 @@ def _adders(bias_refs: Sequence[Any]) -> list[Callable[[Array], Array]]:
     """Return the functions that add the biases of queries and of values to a tile; without biases they add nothing."""
 
     def adder(ref: Any) -> Callable[[Array], Array]:
-        return lambda x: x + ref[...][None, :]
+        return lambda x: x + ref[...][None, :].astype(x.dtype)
 
     return [adder(ref) for ref in bias_refs] or [lambda x: x] * 2
 
@@ -444,35 +436,15 @@ def _logits(plan: _Plan, q: Array, k: Array) -> Array:
     return _dot(q, k.T) * (plan.scale * math.log2(math.e))
 
 
-def _matrix(plan: _Plan, seed_ref: Any) -> tuple[Array, Array, Array] | None:
-    """Return the key's two words and the index of this [T, T] matrix among all rows and heads (read before a loop)."""
-    if not plan.rate:
-        return None
-    row = seed_ref[2] + pl.program_id(2).astype(jnp.uint32)
-    head = seed_ref[3] + pl.program_id(1).astype(jnp.uint32)
-    return seed_ref[0], seed_ref[1], row * jnp.uint32(plan.heads) + head
+def _matrix(plan: _Plan, seed_ref: Any, shape: tuple[int, int], query_axis: int = 0) -> Matrix | None:
+    return matrix_of(plan, seed_ref, pl.program_id(2), pl.program_id(1), shape, query_axis)
 
 
-def _drop(
-    plan: _Plan,
-    x: Array,
-    matrix: tuple[Array, Array, Array] | None,
-    first_query: Array,
-    first_key: Array,
-    *,
-    by_key: bool = False,
-) -> Array:
-    """Drop entries of a tile of [B, H, T, T] by their index in the whole array; with `by_key` a row of the tile is a key."""
+def _drop(plan: _Plan, x: Array, matrix: Matrix | None, first_query: Array, first_key: Array) -> Array:
+    """Drop entries of a tile of weights, and scale the others up."""
     if matrix is None:
         return x
-    first, second, number = matrix
-
-    def positions(begin: Array, axis: int) -> Array:
-        return (begin + jax.lax.broadcasted_iota(jnp.int32, x.shape, axis)).astype(jnp.uint32)
-
-    T = jnp.uint32(plan.tokens)
-    index = (number * T + positions(first_query, int(by_key))) * T + positions(first_key, int(not by_key))
-    return jnp.where(hash_index(index, first, second) >= threshold(plan.rate), x * (1 / (1 - plan.rate)), 0.0)
+    return jnp.where(kept(plan, matrix, first_query, first_key), x * (1 / (1 - plan.rate)), 0.0)
 
 
 KERNEL = Kernel(refuses, pallas_attention)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-import jax
 from jax import Array
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 
 from jaxbert.models.attention import cudnn, mosaic, pallas, splash
-from jaxbert.models.attention.base import Attend, Hardware, Kernel, Origin, Request
+from jaxbert.models.attention.base import Attend, Hardware, Kernel, Origin, Request, Spread
 from jaxbert.models.attention.xla import xla_attention
 
 Name = Literal["auto", "xla", "cudnn", "pallas", "mosaic", "splash"]
@@ -30,7 +29,7 @@ LONG_ROW = 256
 """Tokens per row from which `auto` takes the Pallas kernel on a GPU. UNMEASURED; an estimate of memory traffic: plain
 products move about 20 bytes per pair of tokens and head (logits and weights, forward and backward). For rows of 256 with 12
 heads that is 60 kB per token, as much as all other activations of a layer of BERT-base. For shorter rows, XLA's matrix
-products are at least as good as padded tiles of 64."""
+products are at least as good as padded tiles."""
 
 _Arrays = tuple[Array, Array, Array, Array]
 """Queries, keys, values and segment ids."""
@@ -39,23 +38,12 @@ logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True)
-class Spread:
-    """The sharding of a batch over several devices."""
-
-    mesh: Mesh
-    rows: tuple[str, ...]
-    """The mesh axes over which rows are sharded."""
-    heads: str
-    """The mesh axis over which heads are sharded; they are replicated if it does not divide their number."""
-
-
-@dataclass(frozen=True)
 class Attention:
     """An `Attend` that chooses its backend when it is traced. If a backend is unusable, it logs that once and uses `xla`."""
 
     name: Name = "auto"
     hardware: Hardware = Hardware()  # noqa: RUF009 (frozen)
-    spread: Spread | None = None
+    spread: Spread = Spread()  # noqa: RUF009 (frozen)
     interpret: bool = False
     """Whether to run kernels in the interpreter on any hardware (for tests)."""
     _said: set[str] = field(default_factory=set, compare=False, repr=False)
@@ -83,38 +71,22 @@ class Attention:
 
     def fuses(self, request: Request) -> bool:
         """Return whether `attend_fused` computes the call: queries, keys and values of all heads come from one product."""
-        split = self.spread is not None and self.spread.mesh.shape[self.spread.heads] > 1
-        return not split and self.choose(request)[0] == "pallas"
+        return self.spread.parts_of_heads == 1 and self.choose(request)[0] == "pallas"
 
     def attend_fused(
         self, kvq_BTCHK: Array, bias_CHK: Array, segment_ids_BT: Array, *, dropout_rate: float, key: Array | None
     ) -> Array:
         """Compute attention from keys, values and queries in one array (C, in this order), without their biases."""
-        H = kvq_BTCHK.shape[3]
+        rows = self.spread.row_axes
+        rest: dict[str, Any] = {"dropout_rate": dropout_rate, "interpret": self.interpret}
 
-        def attend(kvq: Array, bias: Array, segment_ids: Array, key: Array | None, first_row: Array | int) -> Array:
-            return pallas.pallas_fused_attention(
-                kvq,
-                bias,
-                segment_ids,
-                dropout_rate=dropout_rate,
-                key=key,
-                origin=Origin(first_row, 0, H),
-                interpret=self.interpret,
-            )
+        def attend(kvq: Array, bias: Array, segment_ids: Array, key: Array | None) -> Array:
+            origin = Origin(self.spread.first(rows, len(kvq)), 0, kvq.shape[3])
+            return pallas.pallas_fused_attention(kvq, bias, segment_ids, key=key, origin=origin, **rest)
 
-        if self.spread is None or self.spread.mesh.size == 1:
-            return attend(kvq_BTCHK, bias_CHK, segment_ids_BT, key, 0)
-        mesh = self.spread.mesh
-        rows = tuple(axis for axis in self.spread.rows if mesh.shape[axis] > 1)
-        by_rows = PartitionSpec(rows or None)
-
-        def attend_part(kvq: Array, bias: Array, segment_ids: Array, key: Array | None) -> Array:
-            return attend(kvq, bias, segment_ids, key, jax.lax.axis_index(rows) * kvq.shape[0] if rows else 0)
-
-        in_specs = (by_rows, PartitionSpec(), by_rows, PartitionSpec())
-        sharded = jax.shard_map(attend_part, mesh=mesh, in_specs=in_specs, out_specs=by_rows, check_vma=False)
-        return sharded(kvq_BTCHK, bias_CHK, segment_ids_BT, key)
+        own = PartitionSpec(rows or None)
+        arrays = kvq_BTCHK, bias_CHK, segment_ids_BT, key
+        return self.spread.run(attend, arrays, (own, PartitionSpec(), own, PartitionSpec()), own)
 
     def choose(self, request: Request) -> tuple[str, str | None]:
         """Return the backend's name, and a line with the reason if it is not the requested one."""
@@ -125,24 +97,18 @@ class Attention:
         return "xla", f"attention is computed by xla and not by {wanted}: {reason}"
 
     def _run(self, kernel: Kernel, arrays: _Arrays, dropout_rate: float, key: Array | None, slots: int | None) -> Array:
-        """Run a kernel, on each device's own rows and heads if there are several devices: XLA cannot partition a kernel."""
+        """Run a kernel on each device's own rows and heads."""
         H = arrays[0].shape[2]
-        rest = {"dropout_rate": dropout_rate, "slots": slots, "interpret": self.interpret}
-        if self.spread is None or self.spread.mesh.size == 1:
-            return kernel.attend(*arrays, key=key, origin=Origin(0, 0, H), **rest)
-        mesh = self.spread.mesh
-        rows = tuple(axis for axis in self.spread.rows if mesh.shape[axis] > 1)
-        heads = self.spread.heads if H % mesh.shape[self.spread.heads] == 0 else None
+        rows, heads = self.spread.row_axes, self.spread.head_axis(H)
+        rest: dict[str, Any] = {"dropout_rate": dropout_rate, "slots": slots, "interpret": self.interpret}
+
+        def attend(q: Array, k: Array, v: Array, segment_ids: Array, key: Array | None) -> Array:
+            origin = Origin(self.spread.first(rows, q.shape[0]), self.spread.first(heads, q.shape[2]), H)
+            return kernel.attend(q, k, v, segment_ids, key=key, origin=origin, **rest)
+
         whole = PartitionSpec(rows or None, None, heads)
-
-        def attend_part(q: Array, k: Array, v: Array, segment_ids: Array, key: Array | None) -> Array:
-            first_row = jax.lax.axis_index(rows) * q.shape[0] if rows else 0
-            first_head = jax.lax.axis_index(heads) * q.shape[2] if heads else 0
-            return kernel.attend(q, k, v, segment_ids, key=key, origin=Origin(first_row, first_head, H), **rest)
-
         in_specs = (whole, whole, whole, PartitionSpec(rows or None), PartitionSpec())
-        # The kernels' outputs do not declare the axes over which they vary, so that check is off.
-        return jax.shard_map(attend_part, mesh=mesh, in_specs=in_specs, out_specs=whole, check_vma=False)(*arrays, key)
+        return self.spread.run(attend, (*arrays, key), in_specs, whole)
 
 
 def backend_of(attend: Attend, request: Request) -> str:

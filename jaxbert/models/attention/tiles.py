@@ -26,10 +26,6 @@ class TilePlan(Protocol):
     """Constants of a kernel on which its dropout depends."""
 
     @property
-    def tile(self) -> int:
-        """Tokens per tile."""
-
-    @property
     def tokens(self) -> int:
         """T before rows were padded to whole tiles: the stride of the dropout index."""
 
@@ -78,10 +74,12 @@ class Matrix(NamedTuple):
     number: Array
     """The index of this matrix among all rows and heads."""
     offsets: Array
-    """The index of a tile's entries from its first entry on, uint32 [tile, tile]."""
+    """The index of a tile's entries from its first entry on, uint32."""
 
 
-def matrix_of(plan: TilePlan, seed: Any, row: Array, head: Array, query_axis: int = 0) -> Matrix | None:
+def matrix_of(
+    plan: TilePlan, seed: Any, row: Array, head: Array, shape: tuple[int, int], query_axis: int = 0
+) -> Matrix | None:
     """Describe the weights of a row and a head before a kernel's loop; None if nothing is dropped.
 
     Args:
@@ -89,19 +87,19 @@ def matrix_of(plan: TilePlan, seed: Any, row: Array, head: Array, query_axis: in
       seed: the result of `dropout_seed`, or a reference to it.
       row: the index among the rows of this part, int32.
       head: the index among the heads of this part, int32.
+      shape: the sizes of the tiles of weights that the loop computes.
       query_axis: the axis of a tile along which its queries lie.
     """
     if not plan.rate:
         return None
     number = (seed[2] + row.astype(jnp.uint32)) * jnp.uint32(plan.heads) + seed[3] + head.astype(jnp.uint32)
-    shape = plan.tile, plan.tile
     query, key = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (query_axis, 1 - query_axis))
     return Matrix(seed[0], seed[1], number, (query * plan.tokens + key).astype(jnp.uint32))
 
 
-def kept(plan: TilePlan, matrix: Matrix, query_tile: Array, key_tile: Array) -> Array:
+def kept(plan: TilePlan, matrix: Matrix, first_query: Array, first_key: Array) -> Array:
     """Return which entries of a tile of weights are kept, by their index in the whole [B, H, T, T] array."""
     T = jnp.uint32(plan.tokens)
-    query, key = ((tile * plan.tile).astype(jnp.uint32) for tile in (query_tile, key_tile))
+    query, key = first_query.astype(jnp.uint32), first_key.astype(jnp.uint32)
     index = (matrix.number * T + query) * T + key + matrix.offsets
     return hash_index(index, matrix.first, matrix.second) >= threshold(plan.rate)

@@ -19,11 +19,12 @@ from attention_cases import (
 )
 
 from jaxbert.data.batches import computed_pairs
+from jaxbert.models.attention.pallas import pallas_fused_attention
 from jaxbert.models.attention.tiles import neighbours, tile_padding
 from jaxbert.models.attention.xla import attend_with_weights
 
 KERNELS = pytest.mark.parametrize("name", [name for name in BACKENDS if name != "xla"])
-OURS = pytest.mark.parametrize("name", ["pallas", "mosaic"])
+OURS = pytest.mark.parametrize("name", ["pallas", "fused", "mosaic"])
 ALL = pytest.mark.parametrize("name", BACKENDS)
 
 
@@ -135,6 +136,35 @@ def test_gradients_with_dropout(name):
     *arrays, segments = case(name)
     found, expected = (value_and_grads(one, *arrays, segments, 0.3, jax.random.key(4)) for one in (name, "xla"))
     assert_close(found, expected, segments)
+
+
+@pytest.mark.parametrize("name", ["pallas", "fused"])
+def test_keys_read_their_tiles_in_parts(name, monkeypatch):
+    """As in a run, where a tile of 64 reads 32 queries at a time."""
+    monkeypatch.setattr("jaxbert.models.attention.pallas._VISITED", TILE // 2)
+    *arrays, segments = case(name)
+    compute = jax.jit(
+        value_and_grads.__wrapped__, static_argnames=("name", "rate")
+    )  # compiled without the other tests'
+    found = compute(name, *arrays, segments, 0.3, jax.random.key(4))
+    assert_close(found, value_and_grads("xla", *arrays, segments, 0.3, jax.random.key(4)), segments)
+
+
+def test_the_gradient_of_a_fused_bias_is_float32():
+    """Each device's part would else be rounded before the parts are summed."""
+    q, k, v, weight = random_arrays((2, 40, HEADS, WIDTH), dtype=jnp.bfloat16)
+    bias = jnp.zeros((3, HEADS, WIDTH), jnp.float32)
+    segments = packed_segments(2, 40)
+
+    def loss(bias):
+        out = pallas_fused_attention(jnp.stack([k, v, q], 2), bias, segments, interpret=True, tile=TILE)
+        return (out * weight).astype(jnp.float32).sum()
+
+    grad = jax.grad(loss)(bias)
+    assert grad.dtype == jnp.float32
+    rounded = grad.astype(jnp.bfloat16).astype(jnp.float32)
+    assert (grad[1:] != rounded[1:]).mean() > 0.5
+    assert not grad[0].any()
 
 
 @pytest.mark.parametrize(("heads", "width"), [(3, 64), (5, 32), (2, 128), (1, 80)])

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from attention_cases import cube, packed_segments
 
-from jaxbert.models.attention.base import Hardware
+from jaxbert.models.attention.base import Hardware, Spread
 from jaxbert.models.attention.cudnn import compiling_for, segment_spans
 from jaxbert.models.attention.select import Attention
 from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.families import sized_config
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassificationHead
-from jaxbert.train.sharding import attention_spread
+from jaxbert.train.sharding import batch_spread
 
 
 def runs_of(row):
@@ -70,7 +70,7 @@ def test_jax_asks_the_hardware_of_the_program(capability, answers):
 @pytest.mark.parametrize("devices", [1, 8])
 def test_a_training_step_lowers_for_cuda(hopper, devices):
     """Forward and backward call cuDNN without dropout, and with as many segments as a row has slots, and one for padding."""
-    spread = attention_spread(cube()) if devices > 1 else None
+    spread = batch_spread(cube()) if devices > 1 else Spread()
     config = sized_config("tiny", 100, hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.0)
     model = make_model(SequenceClassificationHead, config, jnp.bfloat16)
     ids = jax.ShapeDtypeStruct((8, 64), jnp.int32)

@@ -1,4 +1,4 @@
-"""All kernels as XLA, Triton and ptxas compile them for GPUs that are not here: their registers suffice, and nothing waits.
+"""The kernels of a layer as XLA, Triton and ptxas compile them for GPUs that are not here: enough registers, no waits.
 
 Whether they compute the right values, tests with the interpreter say (test_backends.py); how fast they are, no test does.
 """

@@ -60,7 +60,7 @@ CHOICES = [
     ("cudnn", HOPPER, request(), "cudnn", None),
     ("cudnn", CPU, request(), "xla", "the devices are CPUs"),
     ("cudnn", AMPERE, request(), "xla", "the devices have 8.0"),
-    ("cudnn", AMD, request(), "xla", "the devices are GPUs"),
+    ("cudnn", AMD, request(), "xla", "the devices are no NVIDIA GPUs"),
     ("cudnn", HOPPER, request(dropout_rate=0.1), "xla", "the same attention weights at every step"),
     ("cudnn", HOPPER, request("float32"), "xla", "computes in 16 bits"),
     ("cudnn", HOPPER, request(head_width=20), "xla", "multiple of 8"),
