@@ -32,6 +32,10 @@ BELOW = {
         *("runs", "tasks", "interop", "models", "data", "processes", "terminal", "hardware", "versions"),
         *("config", "bucket", "plain", "errors"),
     },
+    "understand": {
+        *("train", "runs", "tasks", "interop", "models", "data", "processes", "terminal", "settings"),
+        *("config", "bucket", "plain", "errors"),
+    },
     "plan": {"ranges", "train", "tasks", "interop", "models", "data", "hardware", "versions", "config", "errors"},
     "bench": {
         *("ranges", "plan", "train", "runs", "tasks", "interop", "models", "data", "hardware", "versions"),
@@ -41,6 +45,7 @@ BELOW = {
     "settings": {"tasks", "config", "ranges", "plain", "errors"},
     "api": {
         *(
+            "understand",
             "launch",
             "train",
             "runs",
@@ -57,6 +62,7 @@ BELOW = {
     "cli": {
         *(
             "api",
+            "understand",
             "plan",
             "bench",
             "launch",

@@ -165,9 +165,9 @@ def _prepare(config: Config) -> None:
 
 
 def _train(config: Config, additions: Additions) -> dict[str, Any]:
-    summary = run_training(config, additions)
-    print_summary(summary, RunFolder(config.train.output_dir))
-    return summary
+    finished = run_training(config, additions)
+    print_summary(finished.summary, RunFolder(config.train.output_dir))
+    return finished.summary
 
 
 def new_run_folder(name: str) -> str:

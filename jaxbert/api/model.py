@@ -106,7 +106,7 @@ class Model:
         """
         reading = self._reading(columns)
         with ExitStack() as stack:
-            return self._trained.evaluate(name_source(stack, data, "data"), reading)
+            return self._trained.evaluate(name_source(stack, data, "data"), reading).metrics
 
     def export(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model as a Hugging Face folder, which PyTorch reads too.

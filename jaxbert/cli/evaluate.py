@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> int:
     from jaxbert.train.report import print_metrics
 
     model = open_model(values, values.data)
-    metrics = model.evaluate(values.data, data)
+    metrics = model.evaluate(values.data, data).metrics
     if is_main():
         print_metrics(metrics, values.data, "the JSON below" if values.output == "-" else values.output)
         write_text(values.output, to_json(metrics) + "\n")

@@ -67,7 +67,10 @@ _WASTE = 2
 
 @dataclass
 class Ladder:
-    """Choose layouts for slices of a data set; at most ten programs are compiled, seldom more than three."""
+    """Choose layouts for slices of a data set; seldom more than three programs are compiled.
+
+    There are two layouts for small slices and at most `_MOST_LARGE` for others. Each row count is one program.
+    """
 
     batch_size: int
     """Examples of one step."""

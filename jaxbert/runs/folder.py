@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from etils import epath
 
-from jaxbert.bucket import copy, in_bucket, scratch_folder, to_path, write_whole
+from jaxbert.bucket import copy, fetched, in_bucket, scratch_folder, staged, to_path, write_whole
 from jaxbert.config import COLUMN_KEYS, FILE_KEYS, OPTIMIZERS, Config
 from jaxbert.errors import UserError, foreign_errors
 from jaxbert.plain import flat, read_yaml, shown, to_json
@@ -44,6 +45,8 @@ class RunFolder:
         self.summary = self.path / "summary.json"
         self.confusion = self.path / "confusion.json"
         """With many labels: how often one label was predicted instead of another."""
+        self.predictions = self.path / "predictions.npz"
+        """The predictions of the exported parameters for each validation and test set, by the name of the set."""
         self.checkpoints = self.path / "checkpoints"
         self.export = self.path / "export"
         self.start = self.path / "start"
@@ -145,6 +148,18 @@ class RunFolder:
             write_whole(self.metrics, "".join(kept))
         if in_bucket(self.metrics):
             self._kept = kept
+
+    def write_predictions(self, predictions: Mapping[str, np.ndarray]) -> None:
+        """Write the predictions of the exported parameters, [N, ...] for each set by its name."""
+        with self.writing(), staged(self.path) as folder:
+            np.savez(folder / self.predictions.name, **predictions)  # type: ignore[arg-type]
+
+    def read_predictions(self) -> dict[str, np.ndarray]:
+        """Return the predictions by the name of the set; empty for a run that is not complete or of an older version."""
+        if not self.predictions.exists():
+            return {}
+        with np.load(fetched(self.predictions), allow_pickle=False) as content:
+            return dict(content)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write `summary.json` and the pairs of confused labels: the run is complete."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -151,6 +152,13 @@ class Task:
         """Return a tally that computes the same metrics from slices of the predictions; by default it gathers all."""
         return GatheredTally(self, examples)
 
+    def probabilities(self, predictions: np.ndarray, examples: Examples) -> np.ndarray | None:
+        """Return the probability of each label for each example, float64 [N, C]; None for a task without them.
+
+        In single-label tasks a row sums to 1. For choices that differ in number, the columns after the last one are 0.
+        """
+        return None
+
     def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[Any, Any]:
         """Return the labels and the answers of a set in the form in which a metric of the user's program gets them.
 
@@ -241,13 +249,13 @@ class Gathered:
     """Gathers slices of the predictions in one array."""
 
     def __init__(self, count: int) -> None:
-        self._count = count
+        self.count = count
         self._rows: np.ndarray | None = None
 
     def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
         """Store the predictions with these indices."""
         if self._rows is None:
-            self._rows = np.zeros((self._count, *predictions.shape[1:]), predictions.dtype)
+            self._rows = np.zeros((self.count, *predictions.shape[1:]), predictions.dtype)
         self._rows[ids] = predictions
 
     @property
@@ -278,6 +286,50 @@ def metrics_of(tally: Tally, predictions: np.ndarray) -> dict[str, Any]:
 def count_predictions(task: Task, examples: Examples) -> int:
     """Return the number of predictions for a set: one for each segment, or for each token."""
     return len(examples.tokens.ids) if task.per_token else len(examples.tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A model's predictions for the examples of one labelled set.
+
+    Reports, calibration, the search for wrong labels and comparisons all read it, so there is one evaluation.
+    """
+
+    task: Task
+    """The task of the predictions, with the settings that it has learned."""
+    examples: Examples
+    predictions: np.ndarray
+    """[N, ...] in the order of the segments, or aligned with `examples.tokens.ids`, as `Predictor` returns them."""
+
+    def __post_init__(self) -> None:
+        assert len(self.predictions) == count_predictions(self.task, self.examples), "predictions of other examples"
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @cached_property
+    def probabilities(self) -> np.ndarray | None:
+        """The probability of each label for each example, float64 [N, C]; None for a task without them."""
+        return self.task.probabilities(self.predictions, self.examples)
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """All metrics by name."""
+        return metrics_of(self.task.tally(self.examples), self.predictions)
+
+    def answers(self, first: int = 0, last: int | None = None) -> list[dict[str, Any]]:
+        """Return the answers of `jaxbert predict` for examples `first` to `last - 1`."""
+        return self.task.answers(self.predictions, self.examples, first, len(self) if last is None else last)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of one or several sets, and the outcome of each."""
+
+    metrics: dict[str, Any]
+    """All metrics by name; of several sets their means, with the metrics of each in `sets`."""
+    outcomes: Mapping[str, Outcome]
+    """The outcomes by the names of the sets. A set with more predictions than fit in memory has none."""
 
 
 def list_names(names: Sequence[str]) -> str:

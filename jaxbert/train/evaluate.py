@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -20,7 +21,7 @@ from jaxbert.data.examples import Examples
 from jaxbert.data.packing import WINDOW, Ladder, Layout, choose_layout
 from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import FunctionalModel, Params
-from jaxbert.tasks.base import Gathered, Task, count_predictions
+from jaxbert.tasks.base import Evaluation, Gathered, Outcome, Task, count_predictions
 from jaxbert.tasks.direction import value_of
 from jaxbert.tasks.exported import COMPUTATION, SETTINGS, settings_of
 from jaxbert.train.prefetch import Prefetcher
@@ -120,18 +121,25 @@ class Predictor:
             gathered.add(ids, predictions)
         return gathered.rows
 
-    def metrics(self, params: Params, sets: Mapping[str, Examples], task: Task | None = None) -> dict[str, Any]:
+    def evaluate(self, params: Params, sets: Mapping[str, Examples], task: Task | None = None) -> Evaluation:
         """Evaluate one or several sets, with the metrics of `task` if it has learned more since.
 
-        Predictions are not kept: with many labels they may not fit in memory.
+        The predictions of a set are kept up to 2**25 values: with many labels they may not fit in memory.
         """
+        task = task or self.task
         found: dict[str, dict[str, Any]] = {}
+        kept: dict[str, Gathered] = {}
         for name, examples in sets.items():
-            tally = (task or self.task).tally(examples)
+            tally, gathered = task.tally(examples), Gathered(count_predictions(task, examples))
             for ids, predictions in self.pieces(params, examples):
                 tally.add(ids, predictions)
+                if gathered.count * math.prod(predictions.shape[1:]) <= _MOST_VALUES:
+                    gathered.add(ids, predictions)
+                    kept[name] = gathered
             found[name] = tally.metrics()
-        return average_metrics(found)
+        metrics = average_metrics(found)
+        learned = task.learned(metrics)
+        return Evaluation(metrics, {name: Outcome(learned, sets[name], part.rows) for name, part in kept.items()})
 
     def pieces(self, params: Params, examples: Examples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield predictions as they are computed: the indices of examples or of tokens, and a prediction for each."""

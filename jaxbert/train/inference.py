@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from jaxbert.config import DataConfig, InferenceOptions, MeshConfig, ModelConfig, PrecisionConfig
+from jaxbert.config import Config, DataConfig, InferenceOptions, MeshConfig, ModelConfig, PrecisionConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Ladder
 from jaxbert.data.tokens import Tokens
@@ -19,8 +19,9 @@ from jaxbert.interop.load import load_params
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.families import longest_input
 from jaxbert.models.functional import Params, make_model
+from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks import say_guess, task_of_model
-from jaxbert.tasks.base import AnswerPart, Task, TaskInputs
+from jaxbert.tasks.base import AnswerPart, Evaluation, Inputs, Outcome, Task, TaskInputs
 from jaxbert.tasks.exported import COMPUTATION, settings_of
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.tasks.top_k import with_top_k
@@ -49,8 +50,8 @@ class TrainedModel:
     predictor: Predictor
     max_length: int
 
-    def evaluate(self, spec: str, data: DataConfig) -> dict[str, Any]:
-        """Return all metrics over a source of labelled examples.
+    def evaluate(self, spec: str, data: DataConfig) -> Evaluation:
+        """Evaluate a source of labelled examples; its only set has the name "".
 
         Raises:
           UserError: if the source has a mistake, or a label that the model does not know.
@@ -60,7 +61,7 @@ class TrainedModel:
                 "label_map and label_format are for labels of texts, which this model does not give: leave them out"
             )
         examples = self.task.read_for(spec, data, self.tokenizer, self.max_length)
-        return self.predictor.metrics(self.params, {"": examples})
+        return self.predictor.evaluate(self.params, {"": examples})
 
     def open_inputs(self, spec: str, data: DataConfig, kept: tuple[str, ...] = ()) -> TaskInputs:
         """Open a source for prediction; the columns `kept` are copied into the answers.
@@ -114,6 +115,20 @@ class TrainedModel:
                 examples = Examples(Tokens.from_lengths(np.zeros(length, np.int32), lengths, lengths))
                 chunk = Chunk(examples, *ladder.choose(lengths))
                 next(self.predictor.over(self.params, iter([chunk])))
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A complete run: its data, its exported model, and the predictions of that model for the held-out sets."""
+
+    config: Config
+    folder: RunFolder
+    inputs: Inputs
+    model: TrainedModel
+    outcomes: Mapping[str, Outcome]
+    """The outcome of each validation and test set, by its name in the data table: `validation`, `validation.en`, `test`."""
+    summary: dict[str, Any]
+    """The content of `summary.json`."""
 
 
 def _started(feed: TaskInputs) -> Iterator[AnswerPart]:

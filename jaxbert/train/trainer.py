@@ -26,10 +26,13 @@ from jaxbert.runs.export import save_start
 from jaxbert.runs.folder import RunFolder
 from jaxbert.runs.identity import Identity, go_on, identify, known_labels
 from jaxbert.runs.lock import RunLock, owned
+from jaxbert.tasks.base import Evaluation, Outcome
 from jaxbert.tasks.direction import falls, improves, merit, value_of
+from jaxbert.tasks.reading import set_name
 from jaxbert.terminal import console
 from jaxbert.train.callbacks import NOTHING, Additions
 from jaxbert.train.evaluate import numbers_of, with_details
+from jaxbert.train.inference import Finished, TrainedModel
 from jaxbert.train.prefetch import Prefetcher
 from jaxbert.train.programs import CompileLog, group_batches
 from jaxbert.train.report import Report, data_notes, data_table, metrics_headline
@@ -94,8 +97,8 @@ class Trainer:
         self.speed = Speed(run.program.model.config, run.program.trainable.backward)
         self.programs = run.program.step_programs()
         """The single step, and several steps as one program."""
-        self.details: dict[int, dict[str, Any]] = {}
-        """All metrics of the best and of the last evaluation by step, if this start made them."""
+        self.details: dict[int, Evaluation] = {}
+        """The best and the last evaluation by step, if this start made them."""
         self._config = run.config.train
         self._callbacks = run.additions.callbacks
         self._base_key = run.program.base_key
@@ -261,7 +264,8 @@ class Trainer:
         """Evaluate; return whether the result is the best so far."""
         assert self.run.inputs.validation
         progress, name = self.progress, self.run.best_metric
-        metrics = self.run.predictor.metrics(self.state["params"], self.run.inputs.validation)
+        evaluation = self.run.predictor.evaluate(self.state["params"], self.run.inputs.validation)
+        metrics = evaluation.metrics
         progress.evaluation = numbers_of(metrics)
         report.log(progress.step, {f"eval_{k}": v for k, v in progress.evaluation.items()})
         value, best = value_of(metrics, name), progress.best_value
@@ -273,7 +277,7 @@ class Trainer:
             progress.best_step, progress.best_value = progress.step, merit(name, value)
         progress.evaluations_since_best = 0 if improved else progress.evaluations_since_best + 1
         self.details = {step: kept for step, kept in self.details.items() if step == progress.best_step}
-        self.details[progress.step] = metrics
+        self.details[progress.step] = evaluation
         report.say(f"step {progress.step}: {metrics_headline(metrics, name)}{'  (best so far)' if improved else ''}")
         self._callbacks.tell("evaluate", progress.step, metrics)
         return improved
@@ -296,7 +300,7 @@ class Trainer:
         self._checkpoints.wait()
         raise StoppedError(self.progress.step)
 
-    def finish(self, log: CompileLog) -> dict[str, Any]:
+    def finish(self, log: CompileLog) -> Finished:
         """Export the best parameters (the last ones if those are lost), evaluate the test set, and write the summary."""
         run, progress = self.run, self.progress
         exported, evaluation = progress.step, progress.evaluation
@@ -306,10 +310,15 @@ class Trainer:
             self.state, remembered = self._checkpoints.restore(exported, run.program.state_target)
             evaluation = numbers_of(remembered["evaluation"])
         params = self.state["params"]
+        outcomes: dict[str, Outcome] = {}
         if run.inputs.validation:
-            metrics = self.details.get(exported) or run.predictor.metrics(params, run.inputs.validation)
-            evaluation = with_details(evaluation, metrics)
+            last = self.details.get(exported) or run.predictor.evaluate(params, run.inputs.validation)
+            evaluation = with_details(evaluation, last.metrics)
+            outcomes |= {set_name("validation", name): outcome for name, outcome in last.outcomes.items()}
         task = run.export(params, evaluation)
+        tested = run.predictor.evaluate(params, run.inputs.test, task) if run.inputs.test else None
+        if tested is not None:
+            outcomes |= {set_name("test", name): outcome for name, outcome in tested.outcomes.items()}
         summary = {
             "steps": progress.step,
             "epochs": round(progress.step / run.steps_per_epoch, 4),
@@ -319,7 +328,7 @@ class Trainer:
             "trained_parameters": run.program.trainable.count(),
             "exported_step": exported,
             "eval": evaluation,
-            "test": run.predictor.metrics(params, run.inputs.test, task) if run.inputs.test else None,
+            "test": tested.metrics if tested is not None else None,
             **self.speed.summary(),
             "compile_seconds": round(log.seconds, 2),
             "compilations": log.count,
@@ -328,12 +337,15 @@ class Trainer:
             "data": run.inputs.overview.to_dict(),
         }
         if is_main():
+            run.folder.write_predictions({name: outcome.predictions for name, outcome in outcomes.items()})
             run.folder.write_summary(summary)
-        return summary
+        length = run.pretrained.tokenizer.model_max_length
+        model = TrainedModel(task, run.pretrained.tokenizer, params, run.predictor, length)
+        return Finished(run.config, run.folder, run.inputs, model, outcomes, summary)
 
 
-def run_training(config: Config, additions: Additions = NOTHING) -> dict[str, Any]:
-    """Train as `config` says, resume where an earlier start stopped, and return the content of `summary.json`.
+def run_training(config: Config, additions: Additions = NOTHING) -> Finished:
+    """Train as `config` says, or resume where an earlier start stopped.
 
     `additions` are the additions of a Python program.
 
@@ -373,7 +385,7 @@ def run_training(config: Config, additions: Additions = NOTHING) -> dict[str, An
                 return _train(run, checkpoints, state, log, lock)
 
 
-def _train(run: Run, checkpoints: Checkpoints, state: State | None, log: CompileLog, lock: RunLock) -> dict[str, Any]:
+def _train(run: Run, checkpoints: Checkpoints, state: State | None, log: CompileLog, lock: RunLock) -> Finished:
     """Take the run from its last checkpoint to its end.
 
     Without a checkpoint it begins with `state`, the first one, which is made here if it is None.

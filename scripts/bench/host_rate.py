@@ -115,7 +115,10 @@ def compute_waits(seconds: Sequence[float], tokens: Sequence[int], rate: float, 
     """Return the shares of the time in which the loop waits and the device is idle, if batches take these processor seconds.
 
     The same as `consume` on a core that no other program uses, computed and not measured, with a Prefetcher of this depth.
+    With a single batch both are 0: there is nothing to wait for.
     """
+    if len(seconds) < 2:
+        return 0.0, 0.0
     taken = [seconds[0]]
     produced, waited, idle = seconds[0], 0.0, 0.0
     before, end = taken[0], taken[0] + tokens[0] / rate
@@ -244,11 +247,13 @@ def _worker(work: Work, start: Any, results: Any) -> None:
 def play(works: list[Work]) -> list[tuple[int, dict[str, float], dict[str, float]]]:
     """Run workers at once; return what each found."""
     context = multiprocessing.get_context("spawn")
-    start, results = context.Barrier(len(works)), context.Queue()
-    running = [context.Process(target=_worker, args=(work, start, results)) for work in works]
+    most = 60 + 10 * works[0].seconds
+    start, results = context.Barrier(len(works), timeout=most), context.Queue()
+    # Daemons, so that none is left over if one of them fails.
+    running = [context.Process(target=_worker, args=(work, start, results), daemon=True) for work in works]
     for process in running:
         process.start()
-    found = [results.get(timeout=60 + 10 * works[0].seconds) for _ in running]
+    found = [results.get(timeout=most) for _ in running]
     for process in running:
         process.join()
     return sorted(found, key=lambda one: one[0])
@@ -319,6 +324,10 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=6e6, help="real tokens a second, all devices together")
     parser.add_argument("--seconds", type=float, default=10.0)
     values = parser.parse_args()
+    if values.data is not None and values.model is None:
+        parser.error("--data needs --model, a folder with a tokenizer")
+    if values.at_once < 1:
+        parser.error("--at_once must be at least 1")
     lengths = _stored(values).tokens.lengths
     about = {
         "processor": f"{os.cpu_count()} cores of {cpu_name()}",

@@ -47,6 +47,19 @@ def test_the_waits_that_are_computed(needed, waited, idle):
     np.testing.assert_allclose(computed, (waited, idle), atol=0.003)
 
 
+def test_a_single_batch_waits_for_nothing():
+    assert host_rate.compute_waits([0.5], [TOKENS], 1000.0) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("wrong", [["--data", "train.tsv"], ["--at_once", "0"]])
+def test_a_wrong_option_is_one_line(tmp_path, monkeypatch, capsys, wrong):
+    monkeypatch.setattr("sys.argv", ["host_rate.py", "--cache", str(tmp_path), *wrong])
+    with pytest.raises(SystemExit) as stopped:
+        host_rate.main()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("host_rate.py: error: --")
+
+
 @pytest.mark.parametrize(("long", "idle"), [(0.35, 0.0), (0.45, 0.0), (2.0, 1.5 / 41)])
 def test_a_batch_that_takes_long_is_hidden_by_those_that_are_ready(long, idle):
     """Three are in the queue and one waits for room, while one or two steps run."""

@@ -21,6 +21,7 @@ from jaxbert.config import Config, TrainConfig
 from jaxbert.data.batches import batch_size_of
 from jaxbert.errors import StoppedError, UserError
 from jaxbert.runs.checkpoint import Checkpoints
+from jaxbert.tasks.base import Evaluation
 from jaxbert.train.callbacks import NOTHING
 from jaxbert.train.programs import Compiled
 from jaxbert.train.run import Run
@@ -121,7 +122,9 @@ def make_loop(folder, scores=None, total_steps=10, first=None, bad=(), **config)
         config=Config(train=config),
         program=program,
         inputs=SimpleNamespace(train=examples, validation={} if scores is None else {"validation": None}),
-        predictor=SimpleNamespace(metrics=lambda params, sets: measured(next(left), float(params["w"][0]))),
+        predictor=SimpleNamespace(
+            evaluate=lambda params, sets: Evaluation(measured(next(left), float(params["w"][0])), {})
+        ),
         epoch_batches=partial(feed, bad=bad),
         steps_per_epoch=STEPS_PER_EPOCH,
         best_metric=config.best_metric or "accuracy",
@@ -306,7 +309,7 @@ def test_lines_and_checkpoints_hold_single_numbers(tmp_path):
     assert loop.progress.evaluation == numbers
     (line,) = (values for _, values in report.lines if "eval_loss" in values)
     assert line == {f"eval_{name}": value for name, value in numbers.items()}
-    assert set(loop.details[2]) == {*numbers, "per_class", "confusion_matrix"}
+    assert set(loop.details[2].metrics) == {*numbers, "per_class", "confusion_matrix"}
 
 
 def test_early_stopping(tmp_path):

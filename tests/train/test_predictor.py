@@ -95,12 +95,25 @@ def test_many_labels_make_smaller_steps(monkeypatch, windows, size):
     assert predictor.examples_a_step(Examples(random_tokens(100), windows=windows)) == size
 
 
+def test_an_evaluation_keeps_few_predictions_and_never_many(monkeypatch):
+    model = FunctionalModel(small_config(), SequenceClassificationHead, {}, sums_of_ids)
+    predictor = Predictor(model, TASK, make_mesh(MeshConfig()), ForwardOptions(), 8)
+    few, many = (Examples(random_tokens(count), np.zeros(count, np.int32)) for count in (50, 51))
+    params = {"scale": jnp.float32(1 / 2000)}
+    monkeypatch.setattr("jaxbert.train.evaluate._MOST_VALUES", 100)
+    evaluation = predictor.evaluate(params, {"few": few, "many": many})
+    assert evaluation.metrics["sets"].keys() == {"few", "many"}
+    assert evaluation.outcomes.keys() == {"few"}
+    np.testing.assert_array_equal(evaluation.outcomes["few"].predictions, predictor(params, few))
+    assert evaluation.outcomes["few"].metrics == evaluation.metrics["sets"]["few"]
+
+
 def test_metrics_are_made_of_pieces(monkeypatch):
-    """An evaluation keeps no predictions of a whole set."""
+    """An evaluation needs no predictions of a whole set."""
     model = FunctionalModel(small_config(), SequenceClassificationHead, {}, sums_of_ids)
     predictor = Predictor(model, TASK, make_mesh(MeshConfig()), ForwardOptions(), 8)
     labels = np.random.default_rng(0).integers(0, 2, 100).astype(np.int32)
     examples, params = Examples(random_tokens(100), labels), {"scale": jnp.float32(1 / 2000)}
     expected = TASK.metrics(predictor(params, examples), examples)
     monkeypatch.setattr(Predictor, "__call__", lambda *args: pytest.fail("all predictions were kept"))
-    assert predictor.metrics(params, {"": examples}) == expected
+    assert predictor.evaluate(params, {"": examples}).metrics == expected

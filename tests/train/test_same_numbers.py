@@ -61,10 +61,10 @@ def start(folder: Path, name: str, run: Path) -> tuple[Config, Run]:
 def test_evaluate_gives_the_numbers_of_the_run(folder, tmp_path, name):
     config, session = start(folder, name, tmp_path)
     params = session.first_params()
-    evaluation = session.predictor.metrics(params, session.inputs.validation)
+    evaluation = session.predictor.evaluate(params, session.inputs.validation).metrics
     session.export(params, evaluation)
     model = open_trained(str(tmp_path / "export"))
-    assert model.evaluate(str(config.data.validation), config.data) == evaluation
+    assert model.evaluate(str(config.data.validation), config.data).metrics == evaluation
     assert model.predictor.batch_size == config.train.eval_batch_size
     assert model.predictor.call.scan_layers is True
     assert model.max_length == RUNS[name]["data__max_length"]

@@ -144,11 +144,17 @@ class Classification(LabelTask):
         """Return log-probabilities of pooled outputs, [N, C]; `predictions` returns logits if windows are pooled."""
         return pooled if self.reading.pooling is None else log_softmax(pooled, axis=-1)
 
+    def probabilities(
+        self, predictions: np.ndarray, examples: Examples, first: int = 0, last: int | None = None
+    ) -> np.ndarray:
+        """Return the probability of each label for examples `first` to `last - 1`, float64 [N, C]."""
+        pooled = pool_windows(predictions, examples, self.reading.pooling, first, last)
+        return np.exp(self.of_logits(pooled).astype(np.float64))
+
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
         """Return `label`, `score` (its probability) and `probabilities` by label name, limited by `top_k`."""
         answers = []
-        pooled = pool_windows(predictions, examples, self.reading.pooling, first, last)
-        for row in np.exp(self.of_logits(pooled).astype(np.float64)):
+        for row in self.probabilities(predictions, examples, first, last):
             best = int(row.argmax())
             answers.append(
                 {

@@ -123,6 +123,12 @@ class MultiLabel(LabelTask):
         """Return log-odds [B, S, C], float32."""
         return outputs["logits"].astype(jnp.float32)
 
+    def probabilities(
+        self, predictions: np.ndarray, examples: Examples, first: int = 0, last: int | None = None
+    ) -> np.ndarray:
+        """Return the probability of each label for examples `first` to `last - 1`, float64 [N, C]."""
+        return expit(pool_windows(predictions, examples, self.reading.pooling, first, last).astype(np.float64))
+
     def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         """Return the true and the predicted labels as 0 and 1, int32 [N, C]."""
         probabilities = expit(pool_windows(predictions, examples, self.reading.pooling))

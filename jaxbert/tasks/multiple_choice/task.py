@@ -161,6 +161,14 @@ class MultipleChoice(Task):
             "examples": len(examples),
         }
 
+    def probabilities(self, predictions: np.ndarray, examples: Examples) -> np.ndarray:
+        """Return the probability of each choice, float64 [N, C]; columns after a question's last choice are 0."""
+        parts = _by_question(predictions, examples)
+        found = np.zeros((len(parts), max(map(len, parts))))
+        for number, scores in enumerate(parts):
+            found[number, : len(scores)] = np.exp(scores)
+        return found
+
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
         """Return `choice` (its index, from 0), its `text`, `score` (its probability), and the `probabilities` of all."""
         questions: ChoiceQuestions = examples.extra

@@ -1,0 +1,59 @@
+"""Open a complete run again, with its data and the predictions of its exported model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxbert.data.examples import Examples
+from jaxbert.data.labels import Head
+from jaxbert.errors import UserError
+from jaxbert.plain import read_json
+from jaxbert.processes import is_main
+from jaxbert.runs.folder import RunFolder
+from jaxbert.settings import make_config
+from jaxbert.tasks.base import Outcome, count_predictions
+from jaxbert.tasks.reading import set_name
+from jaxbert.train.inference import Finished, TrainedModel, open_trained
+
+
+def reopen(path: str | os.PathLike[str]) -> Finished:
+    """Open a complete run: read its data again, from the token cache if it is there, and its predictions.
+
+    Predictions that the folder does not hold (of an older version, or of data that have changed) are computed and kept.
+
+    Raises:
+      UserError: if the folder is not a complete run, or its data are not there any more.
+    """
+    folder = RunFolder(path)
+    if not folder.config.exists():
+        raise UserError(f"{folder.path} is no run folder: it has no config.yaml")
+    if not folder.summary.exists():
+        raise UserError(f"{folder.path} is a run that has not finished: run the same command again to finish it")
+    model = open_trained(os.fspath(path))
+    config = make_config(os.fspath(folder.config), {"train": {"output_dir": os.fspath(folder.path)}})
+    head = Head(model.task.output_names, folder.path.name) if model.task.label_names_in_head else None
+    inputs = type(model.task).read(config, model.tokenizer, model.max_length, head)
+    sets = {set_name("validation", name): examples for name, examples in inputs.validation.items()}
+    sets |= {set_name("test", name): examples for name, examples in inputs.test.items()}
+    summary = read_json(folder.summary)
+    return Finished(config, folder, inputs, model, outcomes_of(folder, model, sets), summary)
+
+
+def outcomes_of(folder: RunFolder, model: TrainedModel, sets: Mapping[str, Examples]) -> dict[str, Outcome]:
+    """Return the outcome of each set, from the run folder or computed; those that are computed are kept there."""
+    kept = folder.read_predictions()
+    found: dict[str, np.ndarray] = {
+        name: kept[name]
+        for name, examples in sets.items()
+        if name in kept and len(kept[name]) == count_predictions(model.task, examples)
+    }
+    missing = {name: examples for name, examples in sets.items() if name not in found}
+    if missing:
+        evaluation = model.predictor.evaluate(model.params, missing, model.task)
+        found |= {name: outcome.predictions for name, outcome in evaluation.outcomes.items()}
+        if is_main():
+            folder.write_predictions(found)
+    return {name: Outcome(model.task, sets[name], rows) for name, rows in found.items()}
