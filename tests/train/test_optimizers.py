@@ -79,11 +79,10 @@ class Walk:
     def __init__(self, name):
         self.program = program_of(name, 8, **MESH, optimizer__freeze=FEW)
         self.step = self.program.train_step()
-        self.first = jax.device_get(self.program.first_state(random_params(self.program.model)))
 
     def take(self, *steps):
         """Take steps from the first state; return the last state and the sums of all steps."""
-        state, sums = jax.device_put(self.first, self.program.state_shardings), []
+        state, sums = self.program.first_state(random_params(self.program.model)), []
         for batch in steps:
             state, of_step = self.step(state, self.program.put(batch), self.program.base_key)
             sums.append(jax.device_get(of_step))

@@ -185,8 +185,8 @@ def test_the_resolved_configuration_is_in_the_folder(problem, undisturbed):
     assert content["data"]["train"] == str(problem.folder / "train.csv")
 
 
-LONG = {"train__epochs": 4, "train__checkpoint_every": 3}
-"""28 steps with a save at every third one and behind each epoch: long enough to be met by a signal."""
+LONG = {"train__epochs": 5, "train__checkpoint_every": 2}
+"""35 steps with a save every other one: long enough to be met by a signal."""
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +220,7 @@ def test_a_signal_changes_no_bit(problem, undisturbed_command, number, expected)
     assert "going on after step" in err
     assert weights(run) == weights(undisturbed_command)
     assert whole_losses(run) == whole_losses(undisturbed_command)
-    assert len(whole_losses(run)) == 28
+    assert len(whole_losses(run)) == 35
 
 
 def wait_for_lines(path, count: int, process) -> None:
