@@ -15,5 +15,8 @@ make_environment() {
 
 install() { # install REQUIREMENT...
   echo "installing: $*"
-  "$VENV/bin/python" -m pip install --quiet "$@"
+  # Python compiles what it imports and keeps it: pip would compile all 340 MB of sources first, a minute and a half of a core.
+  local compile=--no-compile
+  if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then compile=--compile; fi # here nothing that is imported is kept
+  "$VENV/bin/python" -m pip install --quiet "$compile" "$@"
 }

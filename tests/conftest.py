@@ -17,6 +17,7 @@ from pathlib import Path
 
 import long_variants
 from quick import lowering
+from shared_programs import shared_programs as shared_programs
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {lowering()}".strip()

@@ -10,6 +10,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,23 @@ def small_config(**changes: Any) -> BertConfig:
     return BertConfig(**(settings | changes))
 
 
+_MODELS: dict[str, dict[str, bytes]] = {}
+"""The files of the models that were written."""
+
+
 def write_model(folder: Path, **changes: Any) -> Path:
-    """Write a whole small classifier with its tokenizer."""
+    """Write a whole small classifier with its tokenizer; each is made once and then copied."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
-    model = make_model(SequenceClassificationHead, small_config(**changes))
-    save_folder(folder, random_params(model), model.config, BertTokenizer(vocab=str(folder / "vocab.txt")))
+    identity = repr(sorted(changes.items()))
+    if identity not in _MODELS:
+        with tempfile.TemporaryDirectory() as made:
+            vocab = Path(made, "vocab.txt")
+            vocab.write_text("\n".join(VOCAB) + "\n")
+            model = make_model(SequenceClassificationHead, small_config(**changes))
+            save_folder(Path(made), random_params(model), model.config, BertTokenizer(vocab=str(vocab)))
+            _MODELS[identity] = {path.name: path.read_bytes() for path in Path(made).iterdir()}
+    for name, content in _MODELS[identity].items():
+        (folder / name).write_bytes(content)
     return folder
 
 

@@ -220,6 +220,15 @@ def test_numpys_numbers_are_numbers():
     assert make_config(made, {}).train.batch_size == 3
 
 
+def test_a_configuration_takes_nothing_from_the_one_before():
+    """One parser makes them all."""
+    changed = {"task": "multi_label", "data": {"label": ["a", "b"], "limit": 3}, "optimizer": {"freeze": ["head"]}}
+    assert make_config(None, changed).data.label == ["a", "b"]
+    with pytest.raises(UserError):
+        make_config(None, {"train": {"epochs": "many"}})
+    assert make_config(None, {}) == jaxbert.Config()
+
+
 def test_a_key_is_given_once():
     assert refusal(place_keys, {"train": {"epochs": 3}, "epochs": 4}) == "key train.epochs is given twice: give it once"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 
 from jsonargparse import Namespace
@@ -47,6 +48,7 @@ def run(arguments: list[str]) -> int:
     return _run_once(to_config(values), options, values)
 
 
+@functools.cache
 def _make_parser() -> Parser:
     parser = make_parser("bench", "Time training and prediction of a configuration.", _USAGE, _MAIN_KEYS)
     add_config(parser)

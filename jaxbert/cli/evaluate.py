@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 from jaxbert.cli.inference_options import LABEL_OPTIONS, add_options, data_config, open_model
 from jaxbert.cli.output import check_output, write_text
-from jaxbert.cli.parsing import make_parser, parse
+from jaxbert.cli.parsing import Parser, make_parser, parse
 from jaxbert.config import DataConfig
 from jaxbert.settings import add_fields
 
@@ -21,14 +23,7 @@ _MAIN_KEYS = (
 
 def run(arguments: list[str]) -> int:
     """Evaluate a model; print a table, and write all metrics as JSON."""
-    parser = make_parser("evaluate", "Measure a model on labelled examples.", _USAGE, _MAIN_KEYS)
-    add_options(parser)
-    parser.add_argument("--data", type=str, required=True, help="The labelled examples: a file, hf:NAME or tfds:NAME.")
-    add_fields(parser, DataConfig, LABEL_OPTIONS)
-    parser.add_argument(
-        "--output", type=str, default="-", help="File for all metrics as JSON, or - for standard output."
-    )
-    values = parse(parser, arguments)
+    values = parse(_make_parser(), arguments)
     data = data_config(values)
     check_output(values.output, source=values.data)
     from jaxbert.plain import to_json
@@ -41,3 +36,15 @@ def run(arguments: list[str]) -> int:
         print_metrics(metrics, values.data, "the JSON below" if values.output == "-" else values.output)
         write_text(values.output, to_json(metrics) + "\n")
     return 0
+
+
+@functools.cache
+def _make_parser() -> Parser:
+    parser = make_parser("evaluate", "Measure a model on labelled examples.", _USAGE, _MAIN_KEYS)
+    add_options(parser)
+    parser.add_argument("--data", type=str, required=True, help="The labelled examples: a file, hf:NAME or tfds:NAME.")
+    add_fields(parser, DataConfig, LABEL_OPTIONS)
+    parser.add_argument(
+        "--output", type=str, default="-", help="File for all metrics as JSON, or - for standard output."
+    )
+    return parser

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from jaxbert.cli.output import check_output, write_numbers
-from jaxbert.cli.parsing import make_parser, parse
+from jaxbert.cli.parsing import Parser, make_parser, parse
 from jaxbert.settings import add_config, to_config
 
 _NAMED = 5
@@ -22,12 +23,7 @@ _MAIN_KEYS = (
 
 def run(arguments: list[str]) -> int:
     """Inspect the data; print a table, and write everything as JSON if `--output` names a file."""
-    parser = make_parser("inspect", "Show how the data of a run are read, without training.", _USAGE, _MAIN_KEYS)
-    add_config(parser)
-    parser.add_argument(
-        "--output", type=str | None, default=None, help="File for the results as JSON, or - for standard output."
-    )
-    values = parse(parser, arguments)
+    values = parse(_make_parser(), arguments)
     config = to_config(values)
     if values.output is not None:
         check_output(values.output)
@@ -39,6 +35,16 @@ def run(arguments: list[str]) -> int:
     _show(result)
     write_numbers(result, values.output)
     return 0
+
+
+@functools.cache
+def _make_parser() -> Parser:
+    parser = make_parser("inspect", "Show how the data of a run are read, without training.", _USAGE, _MAIN_KEYS)
+    add_config(parser)
+    parser.add_argument(
+        "--output", type=str | None, default=None, help="File for the results as JSON, or - for standard output."
+    )
+    return parser
 
 
 def _show(result: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
@@ -46,6 +47,7 @@ def run(arguments: list[str]) -> int:
     return _plan(config, target, options, values)
 
 
+@functools.cache
 def _make_parser() -> Parser:
     parser = make_parser(
         "plan", "Say whether a run fits devices, and how long a step takes and costs there.", _USAGE, _MAIN_KEYS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -64,6 +65,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+@functools.cache
 def _make_parser() -> Parser:
     parser = make_parser("predict", "Let a model answer for each text, in input order.", _USAGE, _MAIN_KEYS)
     add_options(parser, batch_size=TrainConfig.eval_batch_size)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from jaxbert.cli.parsing import make_parser, parse
+import functools
+
+from jaxbert.cli.parsing import Parser, make_parser, parse
 from jaxbert.cli.train import train
 from jaxbert.config import Config
 from jaxbert.errors import UserError
@@ -23,10 +25,15 @@ _MAIN_KEYS = (
 
 def run(arguments: list[str]) -> int:
     """Pretrain; exit with 75 if a signal stopped the run after saving."""
-    parser = make_parser("pretrain", "Pretrain BERT on raw text and export it for fine-tuning.", _USAGE, _MAIN_KEYS)
-    add_config(parser)
-    values = parse(parser, arguments)
+    values = parse(_make_parser(), arguments)
     if values.task not in (Config.task, "pretraining"):
         raise UserError(f"task is {values.task}, but `jaxbert pretrain` has its own: leave the key out")
     values.task = "pretraining"
     return train(to_config(values))
+
+
+@functools.cache
+def _make_parser() -> Parser:
+    parser = make_parser("pretrain", "Pretrain BERT on raw text and export it for fine-tuning.", _USAGE, _MAIN_KEYS)
+    add_config(parser)
+    return parser

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from jaxbert.cli.parsing import make_parser, parse
+import functools
+
+from jaxbert.cli.parsing import Parser, make_parser, parse
 from jaxbert.config import Config
 from jaxbert.settings import add_config, to_config
 
@@ -21,9 +23,14 @@ _MAIN_KEYS = (
 
 def run(arguments: list[str]) -> int:
     """Train; exit with 75 if a signal stopped the run after saving."""
+    return train(to_config(parse(_make_parser(), arguments)))
+
+
+@functools.cache
+def _make_parser() -> Parser:
     parser = make_parser("train", "Fine-tune BERT for a task (--task) and export it.", _USAGE, _MAIN_KEYS)
     add_config(parser)
-    return train(to_config(parse(parser, arguments)))
+    return parser
 
 
 def train(config: Config) -> int:

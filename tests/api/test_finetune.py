@@ -20,6 +20,8 @@ from jaxbert.cli.main import main
 from jaxbert.processes import Interrupt
 from jaxbert.train import callbacks
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 def finetune(run, train=None, **keys):
     """Train on the rows of the session's run, in another folder."""

@@ -12,6 +12,8 @@ from sklearn import metrics as sk
 
 from jaxbert.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 @pytest.fixture(scope="module")
 def problem(tmp_path_factory):

@@ -12,6 +12,8 @@ from runs import FILLERS, LABELS, TELLING, Problem, random_rows, read_metrics, w
 
 from jaxbert.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 @pytest.fixture(scope="module")
 def problem(tmp_path_factory):

@@ -16,6 +16,8 @@ from jaxbert.tasks.question_answering.squad_scores import parts
 from jaxbert.tasks.token_classification.read import read_tagged_texts
 from jaxbert.tasks.token_classification.scheme import spans_of
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 def trained(folder, task, **changes):
     """Train for some epochs, with windows of 16 tokens, and return the folder."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import finish, python
 
 pytestmark = [
     pytest.mark.slow,
@@ -111,11 +110,9 @@ print(json.dumps(peaks))
 
 def measure(folder: Path, count: int, code: str = _MEASURE, *more: str) -> Any:
     """Return the megabytes that reading needed at its peak, and what was held after each quarter of an epoch."""
-    code = [sys.executable, "-c", code, str(folder / "rows.csv"), str(count), *more]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(code, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    code, out, err = finish(python("-c", code, str(folder / "rows.csv"), str(count), *more))
+    assert code == 0, err
+    return json.loads(out)
 
 
 def test_memory_is_flat(tmp_path, capsys):

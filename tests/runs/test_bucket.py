@@ -28,7 +28,10 @@ from jaxbert.runs.checkpoint import Checkpoints
 from jaxbert.runs.folder import RunFolder
 from jaxbert.runs.lock import STALE_SECONDS, Clock, Owner, RunLock
 
-pytestmark = pytest.mark.filterwarnings("default")  # other people's sockets and event loops
+pytestmark = [
+    pytest.mark.usefixtures("shared_programs"),
+    pytest.mark.filterwarnings("default"),  # other people's sockets and event loops
+]
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ from jaxbert.runs.checkpoint import Checkpoints, find_damage, write_manifest
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.train.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 SAVED = (2, 4, 6)
 
 

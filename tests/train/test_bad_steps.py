@@ -25,7 +25,7 @@ RUNS = {
 
 @pytest.fixture(scope="module", params=RUNS)
 def bench(request):
-    """A program of eight steps on two devices, its first parameters, with one poisoned token, and batches without it."""
+    """A program of eight steps on two devices and its step, parameters with one poisoned token, and batches without it."""
     config = make_config(train__batch_size=8, **RUNS[request.param])
     program = make_program(config, small_config(), 8, devices=2)
     params = random_params(program.model)
@@ -36,7 +36,7 @@ def bench(request):
     tokens = random_tokens(64, vocab=POISONED)
     layout = training_layout(config, tokens.lengths, program.mesh)
     batches = list(feed(program, layout, Examples(tokens, np.arange(64) % 2)))
-    return program, params, batches
+    return program, program.train_step(), params, batches
 
 
 def poison(batch):
@@ -45,8 +45,8 @@ def poison(batch):
     return batch | {"input_ids": input_ids}
 
 
-def take(program, params, batches):
-    state, step, all_sums = program.first_state(params), program.train_step(), []
+def take(program, step, params, batches):
+    state, all_sums = program.first_state(params), []
     for batch in batches:
         state, sums = step(state, program.put(batch), program.base_key)
         all_sums.append(jax.device_get(sums))
@@ -60,9 +60,9 @@ def assert_same_bits(found, expected):
 
 
 def test_it_changes_nothing_but_the_count_of_steps(bench):
-    program, params, batches = bench
-    before, good = take(program, params, batches[:3])
-    after, sums = take(program, params, [*batches[:3], poison(batches[3])])
+    *program, params, batches = bench
+    before, good = take(*program, params, batches[:3])
+    after, sums = take(*program, params, [*batches[:3], poison(batches[3])])
     assert [bool(s["bad"]) for s in (*good, *sums)] == [False] * 6 + [True]
     assert (int(before["step"]), int(after["step"])) == (3, 4)
     assert_same_bits(after["params"], before["params"])
@@ -71,9 +71,9 @@ def test_it_changes_nothing_but_the_count_of_steps(bench):
 
 def test_the_steps_after_it_are_those_of_a_run_without_it(bench):
     """Moments, their correction and the learning rate included: the optimizer never saw it."""
-    program, params, batches = bench
-    with_it, sums = take(program, params, [batches[0], poison(batches[3]), *batches[1:3]])
-    without, expected = take(program, params, batches[:3])
+    *program, params, batches = bench
+    with_it, sums = take(*program, params, [batches[0], poison(batches[3]), *batches[1:3]])
+    without, expected = take(*program, params, batches[:3])
     assert [float(s["learning_rate"]) for s in sums[2:]] == [float(s["learning_rate"]) for s in expected[1:]]
     assert_same_bits(with_it["params"], without["params"])
     assert_same_bits(with_it["opt_state"], without["opt_state"])

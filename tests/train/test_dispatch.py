@@ -12,6 +12,8 @@ from safetensors.numpy import load_file
 from jaxbert.train.programs import Compiled, group_batches
 from jaxbert.train.trainer import Trainer
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 def grouped(shapes: str, most: int, ends=(), first_step: int = 0) -> list[str]:
     """Group batches that have one shape a letter, and say which went together."""

@@ -25,6 +25,8 @@ from jaxbert.train.pretrained import load_pretrained
 from jaxbert.train.programs import Program, training_layout
 from jaxbert.train.sharding import make_mesh
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 def write_text(path: Path, documents: int, seed: int = 0) -> Path:
     """Write documents, each with words of its own, so that next sentences can be told."""

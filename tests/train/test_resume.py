@@ -14,6 +14,8 @@ from safetensors.numpy import load_file
 
 from jaxbert.runs.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 STEPS_PER_EPOCH = 7
 
 

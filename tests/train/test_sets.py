@@ -16,6 +16,8 @@ from jaxbert.cli.main import main
 from jaxbert.runs.folder import RunFolder
 from jaxbert.train.evaluate import average_metrics, numbers_of
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 OTHER = {"good": "bad", "bad": "good"}
 ODD = "[/turned]"
 """A name that rich would take for markup."""
