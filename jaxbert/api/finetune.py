@@ -31,6 +31,7 @@ from jaxbert.train.report import print_summary
 from jaxbert.train.run import NOTHING
 from jaxbert.train.runtime import prepare_process
 from jaxbert.train.trainer import run_training
+from jaxbert.understand.folds import run_folds
 
 _CALLBACKS = Callback | Function | list[Callback | Function] | tuple[Callback | Function, ...]
 
@@ -80,7 +81,8 @@ def finetune(
         wrap it in `jaxbert.Metric`.
       loss: your own training loss: a function `(outputs, batch)` that returns a loss for each of the S example slots of
         the B rows, [B, S].
-      **keys: any key of the configuration, by its name (`epochs=2`) or with its section (`train__epochs=2`). Without
+      **keys: any key of the configuration, by its name (`epochs=2`) or with its section (`train__epochs=2`). `folds=5`
+        trains in folds; their metrics are `summary["folds"]` of the result. Without
         `output_dir` each call begins a new run in a new folder. With `output_dir` a stopped run is resumed.
 
     Returns:
@@ -165,7 +167,7 @@ def _prepare(config: Config) -> None:
 
 
 def _train(config: Config, additions: Additions) -> dict[str, Any]:
-    finished = run_training(config, additions)
+    finished = run_training(config, additions) if config.train.folds is None else run_folds(config, additions)
     print_summary(finished.summary, RunFolder(config.train.output_dir))
     return finished.summary
 

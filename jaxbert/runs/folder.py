@@ -57,6 +57,8 @@ class RunFolder:
         """The folder of the lock, which names the process that writes here; see `lock`."""
         self.vocabulary = self.path / "vocab.txt"
         """The trained vocabulary of a new model; written before any other file."""
+        self.folds = self.path / "folds"
+        """The folders of the folds, by their numbers from 0."""
         self._kept: list[str] | None = None
         """The lines of metrics if the folder is in a bucket, whose files can only be written whole."""
 
@@ -89,6 +91,33 @@ class RunFolder:
             )
         if self.summary.name in names:
             raise UserError(f"the run in {self.path} is complete: see {self.summary}{self.way_out()}")
+
+    def fold(self, number: int) -> RunFolder:
+        """Return the folder of a fold; it has no configuration of its own."""
+        return RunFolder(self.folds / str(number))
+
+    def parts(self) -> list[RunFolder]:
+        """Return the folders of the folds that have begun."""
+        names = [path.name for path in self.folds.iterdir()] if self.folds.exists() else []
+        return [self.fold(number) for number in sorted(int(name) for name in names if name.isdigit())]
+
+    def members(self) -> list[epath.Path]:
+        """Return the exports of the folds if the run is an ensemble of them, else an empty list."""
+        if self.export.exists() or not self.summary.exists():
+            return []
+        return [part.export for part in self.parts() if part.export.exists()]
+
+    def check_one_model(self) -> None:
+        """Check that the run is not an ensemble.
+
+        Raises:
+          UserError: if it is one.
+        """
+        if members := self.members():
+            raise UserError(
+                f"{self.path} is an ensemble of {len(members)} models, and one model is needed here: name one of them, "
+                f"such as {members[0]}, or train with train.folds_final"
+            )
 
     def way_out(self) -> str:
         """Return the advice that ends an error message: how another run starts from the weights of this one."""

@@ -162,16 +162,26 @@ def print_summary(summary: dict[str, Any], folder: RunFolder) -> None:
             print_sets(summary[part]["sets"], f"{name} set")
         if summary.get(part):
             table.add_row(f"{name}, mean" if several else name, metrics_headline(summary[part]))
-    table.add_row(
-        "steps", f"{summary['steps']} ({summary['epochs']:g} epochs), exported: step {summary['exported_step']}"
-    )
+    if "folds" in summary:
+        table.add_row(f"{summary['folds']['count']} folds, mean ± std", _spread_headline(summary["folds"]))
+    exported = "" if summary["exported_step"] is None else f", exported: step {summary['exported_step']}"
+    table.add_row("steps", f"{summary['steps']} ({summary['epochs']:g} epochs){exported}")
     rates = ("examples_per_second", "real_tokens_per_second")
     speed = [f"{summary[name]:,.0f} {name.split('_per')[0].replace('_', ' ')}/s" for name in rates if summary[name]]
     table.add_row("speed", ", ".join([*speed, f"compiled in {summary['compile_seconds']:.1f} s"]))
     if summary["packing_efficiency"]:
         table.add_row("packing", f"{summary['packing_efficiency']:.1%} of the tokens are real, the others are padding")
     console.print(table, highlight=False)
-    console.print(f"export: {folder.export}", highlight=False, soft_wrap=True)
+    made = (
+        f"ensemble of the models in {folder.folds}" if summary["exported_step"] is None else f"export: {folder.export}"
+    )
+    console.print(made, highlight=False, soft_wrap=True)
+
+
+def _spread_headline(folds: dict[str, Any]) -> str:
+    """Return mean and standard deviation over the folds of the first few metrics, on one line."""
+    mean, std = folds["mean"], folds["std"]
+    return "  ".join(f"{name} {mean[name]:.4f} ± {std[name]:.4f}" for name in [*mean][:_HEADLINE])
 
 
 def data_table(overview: Content) -> Table:
