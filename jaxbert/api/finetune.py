@@ -27,10 +27,11 @@ from jaxbert.runs.folder import RunFolder
 from jaxbert.settings import make_config, place_keys
 from jaxbert.terminal import console
 from jaxbert.train.callbacks import Additions, Callback, Function
-from jaxbert.train.report import print_summary
+from jaxbert.train.report import print_curve, print_summary
 from jaxbert.train.run import NOTHING
 from jaxbert.train.runtime import prepare_process
 from jaxbert.train.trainer import run_training
+from jaxbert.understand.curve import read_shares, run_curve
 from jaxbert.understand.folds import run_folds
 
 _CALLBACKS = Callback | Function | list[Callback | Function] | tuple[Callback | Function, ...]
@@ -159,6 +160,20 @@ def start_run(config: Config, additions: Additions = NOTHING) -> dict[str, Any]:
     """
     _prepare(config)
     return _train(config, additions)
+
+
+def start_curve(config: Config, fractions: str) -> dict[str, Any]:
+    """Train at growing shares of the training rows; show a table and a sentence, and return the numbers.
+
+    Raises:
+      UserError: for anything wrong in configuration, fractions, data or model.
+      StoppedError: if a signal ended the run after its state was saved.
+    """
+    shares = read_shares(fractions)
+    _prepare(config)
+    result = run_curve(config, shares)
+    print_curve(result, RunFolder(config.train.output_dir))
+    return result
 
 
 def _prepare(config: Config) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from itertools import dropwhile
+from statistics import mean, stdev
 from typing import Any
 
 from rich.markup import escape
@@ -178,10 +179,24 @@ def print_summary(summary: dict[str, Any], folder: RunFolder) -> None:
     console.print(made, highlight=False, soft_wrap=True)
 
 
+def print_curve(result: Content, folder: RunFolder) -> None:
+    """Print the table of a learning curve, and the sentence about it."""
+    names = [*result["points"][0]["each"][0]]
+    names = list(dict.fromkeys([result["metric"], *names[:_HEADLINE]]))
+    table = Table("share", "rows", *names, title=f"mean ± standard deviation over {result['folds']} folds")
+    for point in result["points"]:
+        values = [[of_fold[name] for of_fold in point["each"]] for name in names]
+        cells = (f"{mean(found):.4f} ± {stdev(found):.4f}" for found in values)
+        table.add_row(point["fraction"], f"{point['rows']:,.0f}", *cells)
+    console.print(table, highlight=False)
+    console.print(result["verdict"]["sentence"], highlight=False, soft_wrap=True)
+    console.print(f"curve.json and curve.png: {folder.path}", highlight=False, soft_wrap=True)
+
+
 def _spread_headline(folds: dict[str, Any]) -> str:
     """Return mean and standard deviation over the folds of the first few metrics, on one line."""
-    mean, std = folds["mean"], folds["std"]
-    return "  ".join(f"{name} {mean[name]:.4f} ± {std[name]:.4f}" for name in [*mean][:_HEADLINE])
+    means, deviations = folds["mean"], folds["std"]
+    return "  ".join(f"{name} {means[name]:.4f} ± {deviations[name]:.4f}" for name in [*means][:_HEADLINE])
 
 
 def data_table(overview: Content) -> Table:

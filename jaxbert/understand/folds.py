@@ -152,18 +152,18 @@ def run_folds(config: Config, additions: Additions = NOTHING) -> Finished:
       UserError: for a mistake in configuration, data or model, before the first step.
       StoppedError: if a signal ended the run after saving.
     """
-    count, folds = config.train.folds, np.zeros(0, np.int32)
-    assert count is not None
+    division: Division | None = None
 
-    def divide(run: Run) -> None:
-        nonlocal folds
-        folds = choose_folds(config, run.inputs, count)
+    def prepare(run: Run) -> None:
+        nonlocal division
+        division = divide(config, run.inputs)
 
-    with start_training(config, additions, divide) as started:
-        run = started.run
+    with start_training(config, additions, prepare) as started:
+        assert division is not None
+        run, count = started.run, division.count
         show_data(run)
         parts = [
-            Part(f"fold {k + 1} of {count}", run.folder.fold(k), np.flatnonzero(folds != k), np.flatnonzero(folds == k))
+            Part(f"fold {k + 1} of {count}", run.folder.fold(k), division.learned(k), division.held_out(k))
             for k in range(count)
         ]
         trainings = Trainings(started, parts)
@@ -171,7 +171,7 @@ def run_folds(config: Config, additions: Additions = NOTHING) -> Finished:
         together = gather(run.inputs.task, run.inputs.train, measured)
         if is_main():
             with run.folder.writing():
-                write_out_of_fold(run.folder.path, _out_of_fold(together, folds))
+                write_out_of_fold(run.folder.path, _out_of_fold(together, division.folds))
         task = run.inputs.task.learned(together.metrics)
         inputs = dataclasses.replace(run.inputs, task=task)
         summary = summarize(measured, together)
@@ -219,13 +219,36 @@ def _finish_ensemble(run: Run, started: Started, measured: Sequence[Measured], f
     return Finished(run.config, folder, inputs, model, outcomes, summary)
 
 
-def choose_folds(config: Config, inputs: Inputs, count: int) -> np.ndarray:
-    """Return the fold of each training example, int32 [N]: by label in classification, by group where there are groups.
+@dataclass(frozen=True, eq=False)
+class Division:
+    """How N training examples are divided into folds."""
+
+    count: int
+    """The number of folds."""
+    folds: np.ndarray
+    """The fold of each example, int32 [N]."""
+    strata: np.ndarray
+    """The label of each example in classification, else 0, int32 [N]."""
+    groups: np.ndarray | None
+    """The group of each example, whose examples are all in one fold, [N]; None if each example stands alone."""
+
+    def learned(self, fold: int) -> np.ndarray:
+        """Return the examples from which the model of a fold learns, int64, rising."""
+        return np.flatnonzero(self.folds != fold)
+
+    def held_out(self, fold: int) -> np.ndarray:
+        """Return the examples that the model of a fold does not see, int64, rising."""
+        return np.flatnonzero(self.folds == fold)
+
+
+def divide(config: Config, inputs: Inputs) -> Division:
+    """Divide the training examples: by label in classification, by group where there are groups, else at random.
 
     Raises:
       UserError: if there are too few rows or groups, or a row has no group.
     """
-    train, task = inputs.train, inputs.task
+    train, task, count = inputs.train, inputs.task, config.train.folds
+    assert count is not None
     strata = np.zeros(len(train), np.int32)
     if task.name == "classification":
         strata = np.asarray(train.labels)
@@ -234,7 +257,8 @@ def choose_folds(config: Config, inputs: Inputs, count: int) -> np.ndarray:
         if rare:
             message = "%d labels have fewer training rows than folds (%d), so some folds have none of them: %s"
             logger.warning(message, len(rare), count, quoted(rare, _NAMED))
-    return make_folds(count, strata, config.train.seed, _groups(config, task, train))
+    groups = _groups(config, task, train)
+    return Division(count, make_folds(count, strata, config.train.seed, groups), strata, groups)
 
 
 def _groups(config: Config, task: Task, train: Examples) -> np.ndarray | None:
