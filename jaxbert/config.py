@@ -35,6 +35,8 @@ Devices = Annotated[int, Range(least=1, also=(-1, "for all that remain"))]
 ComputeFormat = Literal["auto", "float32", "bfloat16"]
 FOLD_TASKS = ("classification", "multi_label", "regression", "multiple_choice")
 """The tasks that can be trained in folds (`train.folds`)."""
+CURVE_FOLDS, FRACTIONS = 5, "1/16,1/8,1/4,1/2,1"
+"""The number of folds and the shares of the training rows of a learning curve (`jaxbert curve`), if none are given."""
 COMPUTE_FORMATS: tuple[str, ...] = typing.get_args(ComputeFormat)
 
 OPTIMIZERS: dict[str, dict[str, float]] = {

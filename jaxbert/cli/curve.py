@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from jaxbert.cli.parsing import make_parser, parse
+from jaxbert.config import CURVE_FOLDS, FRACTIONS
 from jaxbert.settings import add_config, to_config
 
 _USAGE = """\
@@ -16,18 +17,16 @@ _MAIN_KEYS = (
     *("fractions", "task", "model.name_or_path", "data.train", "data.text", "data.label", "data.group"),
     *("train.output_dir", "train.folds", "train.epochs", "train.batch_size", "optimizer.learning_rate"),
 )
-_FRACTIONS = "1/16,1/8,1/4,1/2,1"
-_DEFAULT_FOLDS = 5
 
 
 def run(arguments: list[str]) -> int:
     """Train at growing shares; exit with 75 if a signal stopped it after saving."""
     parser = make_parser("curve", "Measure a model at growing shares of the training rows.", _USAGE, _MAIN_KEYS)
     parser.add_argument(
-        "--fractions", type=str, default=_FRACTIONS, help="Shares of the training rows, at least two: 1/4,1/2,1."
+        "--fractions", type=str, default=FRACTIONS, help="Shares of the training rows, at least two: 1/4,1/2,1."
     )
     add_config(parser)
-    parser.set_defaults({"train.folds": _DEFAULT_FOLDS})
+    parser.set_defaults({"train.folds": CURVE_FOLDS})
     values = parse(parser, arguments)
     config = to_config(values)
     from jaxbert.tasks.reading import training_spec

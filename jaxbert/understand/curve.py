@@ -8,7 +8,6 @@ is a straight line over the logarithm of the number of rows, fitted to the last 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -29,8 +28,6 @@ from jaxbert.train.run import Run
 from jaxbert.train.trainer import show_data, start_training
 from jaxbert.understand.folds import Division, Part, Trainings, divide
 
-FOLDS = 5
-"""The number of folds if `train.folds` is not set."""
 FILES = ("curve.json", "curve.png")
 """The numbers and the chart, in the run folder."""
 _CERTAIN = 0.95
@@ -69,7 +66,6 @@ def run_curve(config: Config, shares: Sequence[Fraction], additions: Additions =
       UserError: for a mistake in configuration, data or model, before the first step.
       StoppedError: if a signal ended the run after saving.
     """
-    config = dataclasses.replace(config, train=dataclasses.replace(config.train, folds=config.train.folds or FOLDS))
     division: Division | None = None
 
     def prepare(run: Run) -> None:
