@@ -141,8 +141,8 @@ def curve(
 
     Returns:
       The content of `curve.json`: `metric`; `points`, for each share its mean number of `rows` and the metrics of `each`
-      fold; `verdict`, with the last `gain`, its 95% `interval`, the `forecast` for twice the rows, whether more labels would help
-      (`helps`), and a `sentence`.
+      fold; `verdict`, with the last `gain`, its 95% `interval`, the `forecast` for twice the rows, whether more labels would
+      help (`helps`), and a `sentence`.
 
     Raises:
       UserError: for anything wrong in configuration, data or model.
