@@ -262,7 +262,7 @@ class Program:
         if not self.any_length:
             return self.base_key
         span = Span.of(self.config.optimizer, self.total_steps)
-        return self.base_key, Span(*(jax.device_put(np.int32(n), self.state_shardings["step"]) for n in span))
+        return self.base_key, Span(*(place(np.int32(steps), self.state_shardings["step"]) for steps in span))
 
     @property
     def key_target(self) -> jax.ShapeDtypeStruct:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,8 +78,8 @@ class Measured:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics on the rows that were held out, those that are single numbers."""
-        return {name: value for name, value in self.summary["test"].items() if isinstance(value, float)}
+        """The metrics on the rows that were held out, those that are single numbers; NaN for one that is not finite."""
+        return numbers_in(self.summary["test"])
 
 
 class Trainings:
@@ -320,6 +321,12 @@ def _out_of_fold(together: Outcome, folds: np.ndarray) -> OutOfFold:
     )
 
 
+def numbers_in(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics that are single numbers, the number of examples left out; None, as JSON has it, is NaN."""
+    found = {name: math.nan if value is None else value for name, value in metrics.items() if name != "examples"}
+    return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+
+
 def summarize(measured: Sequence[Measured], together: Outcome) -> dict[str, Any]:
     """Return the entry `folds` of a summary: mean and sample standard deviation of each metric over the folds, and more."""
     each = [found.metrics for found in measured]
@@ -328,7 +335,7 @@ def summarize(measured: Sequence[Measured], together: Outcome) -> dict[str, Any]
         "count": len(measured),
         "mean": {name: float(np.mean(found)) for name, found in values.items()},
         "std": {name: float(np.std(found, ddof=1)) for name, found in values.items()},
-        "out_of_fold": {name: value for name, value in together.metrics.items() if isinstance(value, float)},
+        "out_of_fold": numbers_in(together.metrics),
         "each": each,
         "rows": [len(found.part.held_out) for found in measured],
         "steps": [found.summary["steps"] for found in measured],
