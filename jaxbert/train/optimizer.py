@@ -65,12 +65,12 @@ def make_schedule(config: OptimizerConfig, total_steps: int | Span) -> optax.Sch
         begin = jnp.maximum(span.warmup, 1)
         warming = peak - peak * (1 - jnp.clip(step, 0, begin) / begin)
         done = jnp.clip(step - span.warmup, 0, span.rest)
-        after = {
+        after: dict[str, Callable[[], Any]] = {
             "linear": lambda: peak * (1 - done / span.rest),
             "cosine": lambda: peak * (0.5 * (1 + jnp.cos(jnp.pi * done / span.rest))),
             "constant": lambda: peak,
-        }[config.schedule]()
-        return jnp.where(step < span.warmup, warming, after)
+        }
+        return jnp.where(step < span.warmup, warming, after[config.schedule]())
 
     return schedule
 

@@ -20,7 +20,6 @@ import numpy as np
 from jaxbert.bucket import fetched
 from jaxbert.config import Config
 from jaxbert.data.examples import Examples
-from jaxbert.data.overview import TRAIN
 from jaxbert.data.sources import open_source
 from jaxbert.data.split import make_folds
 from jaxbert.data.table import Facts, Row, at_row, is_missing, quoted
@@ -188,7 +187,7 @@ def _finish_ensemble(run: Run, started: Started, measured: Sequence[Measured], f
     task, folder, inputs, log = run.inputs.task, run.folder, run.inputs, started.log
     predictor, shardings = Ensemble.of(run.predictor), run.program.state_shardings["params"]
     exports = [fetched(found.part.folder.export) for found in measured]
-    params = [place(load_params(export, predictor.model)[0], shardings) for export in exports]
+    params: Any = [place(load_params(export, predictor.model)[0], shardings) for export in exports]
     found: dict[str, Any] = {}
     outcomes: dict[str, Outcome] = {}
     learned = folds["out_of_fold"]
@@ -256,8 +255,8 @@ def divide(config: Config, inputs: Inputs) -> Division:
         counts = np.bincount(strata, minlength=len(task.output_names))
         rare = [task.output_names[label] for label in np.flatnonzero((counts > 0) & (counts < count))]
         if rare:
-            message = "%d labels have fewer training rows than folds (%d), so some folds have none of them: %s"
-            logger.warning(message, len(rare), count, quoted(rare, _NAMED))
+            message = "labels with fewer training rows than folds (%d), of which some folds have none: %s"
+            logger.warning(message, count, quoted(rare, _NAMED))
     groups = _groups(config, task, train)
     return Division(count, make_folds(count, strata, config.train.seed, groups), strata, groups)
 
@@ -283,11 +282,11 @@ def _read_column(config: Config, task: Task, column: str) -> tuple[list[Any], li
     spec = training_spec(data)
     if isinstance(task, TextTask):
         source = open_source(
-            spec, data, role=TRAIN, labelled=True, limit=data.limit, labels=task.label_kind, kept=(column,)
+            spec, data, role="train", labelled=True, limit=data.limit, labels=task.label_kind, kept=(column,)
         )
         parts = list(source.parts())
         return [v for part in parts for v in part.kept[column]], [row for part in parts for row in part.rows]
-    items = list(open_choice_questions(spec, data, role=TRAIN, limit=data.limit, kept=(column,)).stream(Facts()))
+    items = list(open_choice_questions(spec, data, role="train", limit=data.limit, kept=(column,)).stream(Facts()))
     return [item.kept[column] for item in items], [item.row for item in items]
 
 
