@@ -39,7 +39,7 @@ class Optimizer:
     trainable: Trainable
 
 
-class Span(NamedTuple):
+class ScheduleSteps(NamedTuple):
     """The steps of a schedule: numbers, or int32 arrays where runs of different lengths share their programs."""
 
     warmup: int | Array
@@ -47,18 +47,18 @@ class Span(NamedTuple):
     """The steps after the warmup, at least 1."""
 
     @classmethod
-    def of(cls, config: OptimizerConfig, total_steps: int) -> Span:
+    def of(cls, config: OptimizerConfig, total_steps: int) -> ScheduleSteps:
         """Divide `total_steps` into warmup and rest."""
         warmup = round(config.warmup_ratio * total_steps)
         return cls(warmup, max(total_steps - warmup, 1))
 
 
-def make_schedule(config: OptimizerConfig, total_steps: int | Span) -> optax.Schedule:
+def make_schedule(config: OptimizerConfig, total_steps: int | ScheduleSteps) -> optax.Schedule:
     """Return step -> learning rate: a linear warmup, then the schedule down to 0 at `total_steps`.
 
     The formulas are those of optax's schedules, whose lengths must be numbers and not arrays.
     """
-    span = total_steps if isinstance(total_steps, Span) else Span.of(config, total_steps)
+    span = total_steps if isinstance(total_steps, ScheduleSteps) else ScheduleSteps.of(config, total_steps)
     peak = config.learning_rate
 
     def schedule(step: Any) -> Array:
@@ -82,7 +82,7 @@ def decay_mask(params: Params) -> Params:
 
 
 def make_optimizer(
-    config: OptimizerConfig, total_steps: int | Span, scales: Params | None = None
+    config: OptimizerConfig, total_steps: int | ScheduleSteps, scales: Params | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Return clipping by global norm followed by the optimizer; the whole update is multiplied by `scales`.
 

@@ -31,7 +31,7 @@ from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import FunctionalModel, Params, make_model
 from jaxbert.models.residual import ResidualNorm
 from jaxbert.tasks.base import Sums, Task
-from jaxbert.train.optimizer import Optimizer, Span, make_optimizer, make_schedule
+from jaxbert.train.optimizer import Optimizer, ScheduleSteps, make_optimizer, make_schedule
 from jaxbert.train.sharding import (
     batch_spread,
     make_key,
@@ -189,9 +189,9 @@ class Program:
     @cached_property
     def optimizer(self) -> Optimizer:
         """The optimizer of the trainable part."""
-        return self._optimizer_of(Span.of(self.config.optimizer, self.total_steps))
+        return self._optimizer_of(ScheduleSteps.of(self.config.optimizer, self.total_steps))
 
-    def _optimizer_of(self, span: Span) -> Optimizer:
+    def _optimizer_of(self, span: ScheduleSteps) -> Optimizer:
         config = self.config.optimizer
         scales = None if config.layer_decay is None else layer_lr_scales(config.layer_decay, self.trainable)
         return Optimizer(make_optimizer(config, span, scales), make_schedule(config, span), self.trainable)
@@ -261,8 +261,8 @@ class Program:
         """The last argument of the step: the key, with the length of the schedule if that is an argument."""
         if not self.any_length:
             return self.base_key
-        span = Span.of(self.config.optimizer, self.total_steps)
-        return self.base_key, Span(*(place(np.int32(steps), self.state_shardings["step"]) for steps in span))
+        span = ScheduleSteps.of(self.config.optimizer, self.total_steps)
+        return self.base_key, ScheduleSteps(*(place(np.int32(steps), self.state_shardings["step"]) for steps in span))
 
     @property
     def key_target(self) -> jax.ShapeDtypeStruct:
