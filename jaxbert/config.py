@@ -162,8 +162,8 @@ class DataConfig:
     bad_rows: Literal["error", "skip"] = "error"
     """Malformed or empty rows: stop at the first one (error), or leave all of them out and count them (skip)."""
     group: str | None = None
-    """Folds (`train.folds`): column of a person, document or other origin of several rows, which all stay in one fold. If
-    not set, each row stands alone; in multiple choice, the questions of a context stay together."""
+    """Folds (`train.folds`): column whose rows with the same value (a person, a document) all stay in one fold. If not set,
+    each row stands alone; in multiple choice, the questions of a context stay together."""
     label_names: list[str] | None = None
     """Names for integer labels, in order from 0. Token classification: all tags, needed if no training text has some of them
     or if a column holds their numbers."""

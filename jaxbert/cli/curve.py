@@ -14,8 +14,8 @@ Results:  a table and a sentence; in the folder --train.output_dir: curve.json w
           curve.png, a chart.
 Resume:   run the same command again; other --fractions are added."""
 _MAIN_KEYS = (
-    *("fractions", "task", "model.name_or_path", "data.train", "data.text", "data.label", "data.group"),
-    *("train.output_dir", "train.folds", "train.epochs", "train.batch_size", "optimizer.learning_rate"),
+    *("fractions", "task", "model.name_or_path", "data.train", "data.text", "data.label"),
+    *("train.output_dir", "train.folds", "train.epochs", "optimizer.learning_rate"),
 )
 
 

@@ -35,7 +35,7 @@ def test_shares_grow_and_the_programs_are_those_of_the_first(problem, capsys):
     steps = [json.loads(path.read_text())["steps"] for path in sorted(folder.glob("shares/1-2/*/summary.json"))]
     assert steps == [2, 2]  # 25 rows in batches of 16
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert content["verdict"]["sentence"] in " ".join(said.split())
     first = content["compilations"]
 
