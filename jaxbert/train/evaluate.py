@@ -235,23 +235,27 @@ class Predictor:
     def layout(self, examples: Examples) -> Layout:
         """Choose the layout of a data set once, so that evaluations of the same set share their programs."""
         if examples not in self.layouts:
-            self.layouts[examples] = self._choose(examples, self.examples_a_step(examples))
+            self.layouts[examples] = self._choose(examples.tokens.lengths, self.examples_a_step(examples))
         return self.layouts[examples]
 
-    def share_layout(self, whole: Examples, parts: Sequence[Examples]) -> None:
-        """Give parts of a set one layout, which is chosen from all of its lengths, so that they share their programs."""
-        size = min(self.examples_a_step(whole), max(len(part.tokens) for part in parts))
-        layout = self._choose(whole, size)
+    def share_layout(self, parts: Sequence[Examples]) -> None:
+        """Give several sets one layout, so that they share their programs."""
+        lengths = np.concatenate([part.tokens.lengths for part in parts])
+        ends = np.cumsum([len(part.tokens) for part in parts])
+        size = min(self.examples_a_step(part) for part in parts)
+        places = [np.arange(end - len(part.tokens), end) for part, end in zip(parts, ends, strict=True)]
+        layout = self._choose(lengths, size, places)
         for part in parts:
             self.layouts[part], self.sizes[part] = layout, size
 
-    def _choose(self, examples: Examples, size: int) -> Layout:
+    def _choose(self, lengths: np.ndarray, size: int, parts: Sequence[np.ndarray] | None = None) -> Layout:
         return choose_layout(
-            examples.tokens.lengths,
+            lengths,
             size,
             row_multiple=row_devices(self.mesh),
             alignment=row_alignment(self.mesh),
             seed=None,
+            parts=parts,
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -362,11 +362,17 @@ def count_steps(config: TrainConfig, examples: int) -> int:
 
 
 def training_layout(
-    config: Config, lengths: np.ndarray, mesh: Mesh, alignment: int | None = None, windows: Windows | None = None
+    config: Config,
+    lengths: np.ndarray,
+    mesh: Mesh,
+    alignment: int | None = None,
+    windows: Windows | None = None,
+    parts: Sequence[np.ndarray] | None = None,
 ) -> Layout:
     """Choose row length, row counts and slots for training examples of these lengths.
 
-    Row lengths are a multiple of `alignment`; by default the mesh's devices decide it.
+    Row lengths are a multiple of `alignment`; by default the mesh's devices decide it. With `parts`, the examples of several
+    runs, one row count holds the steps of all of them.
     """
     batch_size = config.train.batch_size
     row_multiple = row_devices(mesh) * config.train.accumulation_steps
@@ -380,4 +386,7 @@ def training_layout(
         alignment=alignment or row_alignment(mesh),
         seed=config.train.seed,
         windows=windows,
+        parts=parts,
+        epochs=1 if parts is None else config.train.epochs,
+        most_counts=2 if parts is None else 1,
     )

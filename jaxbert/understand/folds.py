@@ -40,7 +40,7 @@ from jaxbert.terminal import console
 from jaxbert.train.callbacks import NOTHING, Additions
 from jaxbert.train.evaluate import Ensemble
 from jaxbert.train.inference import Finished, TrainedModel
-from jaxbert.train.programs import count_steps
+from jaxbert.train.programs import count_steps, training_layout
 from jaxbert.train.report import metrics_headline
 from jaxbert.train.run import Run, SharedPrograms
 from jaxbert.train.sharding import place
@@ -91,10 +91,14 @@ class Trainings:
         started.params = None
         program = dataclasses.replace(whole.program, any_length=True)
         shared = SharedPrograms(program.step_programs(), whole.predictor)
-        self.whole = dataclasses.replace(whole, program=program, shared=shared)
+        train = whole.inputs.train
+        learned = [*(part.learned for part in parts), np.arange(len(train))]
+        layout = training_layout(whole.config, train.tokens.lengths, program.mesh, windows=train.windows, parts=learned)
+        self.whole = dataclasses.replace(whole, program=program, layout=layout, shared=shared)
         """The run on all rows."""
-        self._held_out = {part.name: whole.inputs.train.take(part.held_out) for part in parts}
-        whole.predictor.share_layout(whole.inputs.train, [*self._held_out.values()])
+        distinct = {part.held_out.tobytes(): part.held_out for part in parts}
+        self._held_out = {key: train.take(held_out) for key, held_out in distinct.items()}
+        whole.predictor.share_layout([*self._held_out.values()])
 
     def measure(self, part: Part) -> Measured:
         """Train on a part and measure the model, unless that was done before."""
@@ -102,7 +106,7 @@ class Trainings:
             found = self._read(part)
         else:
             main_decides(lambda: part.folder.path.mkdir(parents=True, exist_ok=True))
-            held_out = self._held_out[part.name]
+            held_out = self._held_out[part.held_out.tobytes()]
             inputs = self.whole.inputs
             inputs = dataclasses.replace(inputs, train=inputs.train.take(part.learned), test={_HELD_OUT: held_out})
             finished = self.train(inputs, part.folder, part.name)
@@ -136,7 +140,7 @@ class Trainings:
     def _read(self, part: Part) -> Measured:
         """Read the result of a training that is complete."""
         summary, predictions = read_json(part.folder.summary), part.folder.read_predictions()
-        task, held_out = self.whole.inputs.task, self._held_out[part.name]
+        task, held_out = self.whole.inputs.task, self._held_out[part.held_out.tobytes()]
         found = predictions.get(f"test.{_HELD_OUT}")
         if found is None or len(found) != count_predictions(task, held_out):
             raise UserError(f"{part.folder.path} has lost its predictions: remove this folder, and run again")

@@ -186,9 +186,11 @@ def write_choices(path: Path, count: int) -> Path:
         writer = csv.writer(file)
         writer.writerow(["context", "question", "a", "b", "c", "label"])
         for number in range(count):
-            choices = [rng.choice(TELLING["bad"]) for _ in range(2 - number % 2)] + [rng.choice(TELLING["good"])]
+            choices = [rng.choice(TELLING["bad"]) for _ in range(2 - number % 2)]
+            place = number % (len(choices) + 1)
+            choices.insert(place, rng.choice(TELLING["good"]))
             context = f"{FILLERS[number // 2]} {FILLERS[-1 - number // 2]}"
-            writer.writerow([context, FILLERS[number], *choices, *[""] * (3 - len(choices)), len(choices) - 1])
+            writer.writerow([context, FILLERS[number], *choices, *[""] * (3 - len(choices)), place])
     return path
 
 
