@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxbert.api.finetune import Result, finetune, pretrain
+    from jaxbert.api.finetune import Result, curve, finetune, pretrain
     from jaxbert.api.flax.auto import (
         FLAX_MODEL_FOR_CAUSAL_LM_MAPPING,
         FLAX_MODEL_FOR_MASKED_LM_MAPPING,
@@ -88,6 +88,7 @@ __all__ = [
     "StoppedError",
     "UserError",
     "__version__",
+    "curve",
     "finetune",
     "load",
     "pretrain",
@@ -101,6 +102,7 @@ _HOMES = {
     "Result": "jaxbert.api.finetune",
     "StoppedError": "jaxbert.errors",
     "UserError": "jaxbert.errors",
+    "curve": "jaxbert.api.finetune",
     "finetune": "jaxbert.api.finetune",
     "load": "jaxbert.api.model",
     "pretrain": "jaxbert.api.finetune",

@@ -33,6 +33,10 @@ OptimizerName = Literal["adamw", "lamb", "lion", "adafactor", "sgd", "muon"]
 MaxLength = Annotated[int, Range(least=3)]
 Devices = Annotated[int, Range(least=1, also=(-1, "for all that remain"))]
 ComputeFormat = Literal["auto", "float32", "bfloat16"]
+FOLD_TASKS = ("classification", "multi_label", "regression", "multiple_choice")
+"""The tasks that can be trained in folds (`train.folds`)."""
+CURVE_FOLDS, FRACTIONS = 5, "1/16,1/8,1/4,1/2,1"
+"""The number of folds and the shares of the training rows of a learning curve (`jaxbert curve`), if none are given."""
 COMPUTE_FORMATS: tuple[str, ...] = typing.get_args(ComputeFormat)
 
 OPTIMIZERS: dict[str, dict[str, float]] = {
@@ -157,6 +161,9 @@ class DataConfig:
     decides, else UTF-8."""
     bad_rows: Literal["error", "skip"] = "error"
     """Malformed or empty rows: stop at the first one (error), or leave all of them out and count them (skip)."""
+    group: str | None = None
+    """Folds (`train.folds`): column whose rows with the same value (a person, a document) all stay in one fold. If not set,
+    each row stands alone; in multiple choice, the questions of a context stay together."""
     label_names: list[str] | None = None
     """Names for integer labels, in order from 0. Token classification: all tags, needed if no training text has some of them
     or if a column holds their numbers."""
@@ -312,6 +319,12 @@ class TrainConfig:
     """Fraction of the target probability that is spread over all labels."""
     class_weights: ClassWeights = "none"
     """Weight of each label in the loss: none, balanced (higher for rare labels), or a list of numbers in label order."""
+    folds: Annotated[int, Range(least=2)] | None = None
+    """Number K of parts into which the training rows are divided: K models are trained, each on K - 1 parts, and answer for
+    the part that they did not see (cross-validation). If not set, there are no folds."""
+    folds_final: bool = True
+    """Folds: whether a last model is trained on all rows and exported. If false, the run is an ensemble: one model whose
+    probabilities are the mean of those of the folds."""
     accept_changed_data: bool = False
     """Whether a run may resume although its data have changed, if the label names are the same; the changes are printed. If
     false, such a run is refused."""
@@ -515,8 +528,28 @@ class Config:
         check_fields(self, "{}".format)
         _check_labels(self)
         self._check_windows()
+        self._check_folds()
         if self.pretrain.vocab_size and self.model.vocab:
             raise UserError("pretrain.vocab_size and model.vocab are both set: train a vocabulary, or give one")
+
+    def _check_folds(self) -> None:
+        group, train = self.data.group, self.train
+        if train.folds is None:
+            if group is not None or not train.folds_final:
+                key = "train.folds_final is false" if group is None else "data.group is set"
+                raise UserError(f"{key}, which is for folds: set train.folds, or leave it out")
+            return
+        if self.task not in FOLD_TASKS and ":" not in self.task:
+            raise UserError(
+                f"train.folds does not work with task {self.task}, only with {', '.join(FOLD_TASKS)}: leave it out"
+            )
+        if group is not None and self.data.validation_fraction:
+            raise UserError(
+                "data.group and data.validation_fraction are both set, but groups are kept together in folds alone: give "
+                "data.validation, or no validation set"
+            )
+        if train.accept_changed_data:
+            raise UserError("train.accept_changed_data does not work with train.folds: other data have other folds")
 
     def _check_windows(self) -> None:
         data = self.data

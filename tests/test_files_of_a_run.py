@@ -1,7 +1,7 @@
 """A run passes no more files and functions than it did: a ceiling goes up only for a capability that is worth it.
 
-The last one that was: kernels at the end of each half layer on GPUs (models/residual.py), and float32 gradients of
-parameters in narrower formats (models/layers.py): from 67 files and 571 functions.
+The last one that was: runs that share their compiled programs, whatever their lengths (train/trainer.py, train/programs.py),
+for folds: from 596 functions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def test_few_files_and_functions():
     code, out, err = finish(python(str(ROOT / "scripts" / "files_of_a_run.py"), anew=True))
     assert code == 0, err
     passed = dict(line.split(": ", 1) for line in out.splitlines())
-    for name, (files, functions) in {"run": (68, 596), "read": (21, 151)}.items():
+    for name, (files, functions) in {"run": (68, 610), "read": (21, 151)}.items():
         counted = [int(part.split()[0]) for part in passed[name].split(", ")]
         assert counted[0] <= files, f"{name}: {counted[0]} files"
         assert counted[1] <= functions, f"{name}: {counted[1]} functions"

@@ -8,9 +8,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from jaxbert.api.model import Model, as_path, load
 from jaxbert.api.own import LossFunction, Metric, MetricFunction, make_additions
 from jaxbert.api.rows import Data, name_sources
 from jaxbert.bucket import to_path
-from jaxbert.config import Config, TrainConfig
+from jaxbert.config import CURVE_FOLDS, FRACTIONS, Config, TrainConfig
 from jaxbert.errors import StoppedError, UserError
 from jaxbert.launch.start import start
 from jaxbert.processes import is_alone
@@ -27,10 +28,12 @@ from jaxbert.runs.folder import RunFolder
 from jaxbert.settings import make_config, place_keys
 from jaxbert.terminal import console
 from jaxbert.train.callbacks import Additions, Callback, Function
-from jaxbert.train.report import print_summary
+from jaxbert.train.report import print_curve, print_summary
 from jaxbert.train.run import NOTHING
 from jaxbert.train.runtime import prepare_process
 from jaxbert.train.trainer import run_training
+from jaxbert.understand.curve import read_shares, run_curve
+from jaxbert.understand.folds import run_folds
 
 _CALLBACKS = Callback | Function | list[Callback | Function] | tuple[Callback | Function, ...]
 
@@ -80,7 +83,8 @@ def finetune(
         wrap it in `jaxbert.Metric`.
       loss: your own training loss: a function `(outputs, batch)` that returns a loss for each of the S example slots of
         the B rows, [B, S].
-      **keys: any key of the configuration, by its name (`epochs=2`) or with its section (`train__epochs=2`). Without
+      **keys: any key of the configuration, by its name (`epochs=2`) or with its section (`train__epochs=2`). `folds=5`
+        trains in folds; their metrics are `summary["folds"]` of the result. Without
         `output_dir` each call begins a new run in a new folder. With `output_dir` a stopped run is resumed.
 
     Returns:
@@ -91,18 +95,64 @@ def finetune(
       StoppedError: if Ctrl-C or a signal ended the run after its state was saved.
     """
     with ExitStack() as stack:
-        changes = place_keys(keys)
         sources = {"train": train, "validation": validation, "test": test}
-        named = {key: name_sources(stack, data, key) for key, data in sources.items() if data is not None}
-        changes["data"] = changes.get("data", {}) | named
-        if model is not None:
-            name = model.name if isinstance(model, Model) else model
-            changes["model"] = changes.get("model", {}) | {"name_or_path": name}
-        if task is not None:
-            changes["task"] = task
+        changes = _changes(stack, place_keys(keys), sources, model, task)
         whole = make_config(config, changes)
         additions = make_additions(callbacks, metrics or {}, loss, whole.train.best_metric)
         return _run(whole, additions, named="output_dir" in changes.get("train", {}))
+
+
+def _changes(
+    stack: ExitStack,
+    changes: dict[str, Any],
+    sources: Mapping[str, Any],
+    model: str | os.PathLike[str] | Model | None,
+    task: str | None,
+) -> dict[str, Any]:
+    """Return the changes of a configuration, by section, with the sources (held while the stack is open), model and task."""
+    named = {key: name_sources(stack, data, key) for key, data in sources.items() if data is not None}
+    changes["data"] = changes.get("data", {}) | named
+    if model is not None:
+        name = model.name if isinstance(model, Model) else model
+        changes["model"] = changes.get("model", {}) | {"name_or_path": name}
+    return changes if task is None else changes | {"task": task}
+
+
+def curve(
+    train: Data | None = None,
+    model: str | os.PathLike[str] | Model | None = None,
+    fractions: str = FRACTIONS,
+    *,
+    task: str | None = None,
+    config: Config | str | os.PathLike[str] | None = None,
+    folds: int = CURVE_FOLDS,
+    **keys: Any,
+) -> dict[str, Any]:
+    """Train at growing shares of the training rows, as `jaxbert curve` does, to see whether more labels would help.
+
+    Args:
+      train: training examples, as for `finetune`.
+      model: as for `finetune`.
+      fractions: the shares of the training rows, at least two, such as `"1/4,1/2,1"`.
+      task: as for `finetune`.
+      config: as for `finetune`.
+      folds: the number of folds.
+      **keys: any key of the configuration, as for `finetune`.
+
+    Returns:
+      The content of `curve.json`: `metric`; `points`, for each share its mean number of `rows` and the metrics of `each`
+      fold; `verdict`, with the last `gain`, its 95% `interval`, the `forecast` for twice the rows, whether more labels would
+      help (`helps`), and a `sentence`.
+
+    Raises:
+      UserError: for anything wrong in configuration, data or model.
+      StoppedError: if Ctrl-C or a signal ended the run after its state was saved.
+    """
+    with ExitStack() as stack:
+        changes = _changes(stack, place_keys(keys | {"train__folds": folds}), {"train": train}, model, task)
+        whole, shares = make_config(config, changes), read_shares(fractions)
+        _prepare(whole)
+        return _curve(whole if "output_dir" in changes["train"] else _in_new_folder(whole), shares)
 
 
 def pretrain(
@@ -137,15 +187,21 @@ def pretrain(
 def _run(config: Config, additions: Additions, *, named: bool) -> Result:
     """Run, in a new folder if none is named."""
     _prepare(config)
-    if not named and config.train.output_dir == TrainConfig.output_dir:
-        folder = new_run_folder(config.train.output_dir)
-        config = dataclasses.replace(config, train=dataclasses.replace(config.train, output_dir=folder))
+    config = config if named else _in_new_folder(config)
     folder = config.train.output_dir
     try:
         summary = _train(config, additions)
     except StoppedError as stop:
         raise StoppedError(stop.step, f"call it again with output_dir={folder!r} to go on") from None
     return Result(as_path(folder), summary["eval"], summary)
+
+
+def _in_new_folder(config: Config) -> Config:
+    """Return the configuration with a new folder, unless it names one itself."""
+    if config.train.output_dir != TrainConfig.output_dir:
+        return config
+    folder = new_run_folder(config.train.output_dir)
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, output_dir=folder))
 
 
 def start_run(config: Config, additions: Additions = NOTHING) -> dict[str, Any]:
@@ -159,13 +215,31 @@ def start_run(config: Config, additions: Additions = NOTHING) -> dict[str, Any]:
     return _train(config, additions)
 
 
+def start_curve(config: Config, fractions: str) -> dict[str, Any]:
+    """Train at growing shares of the training rows; show a table and a sentence, and return the numbers.
+
+    Raises:
+      UserError: for anything wrong in configuration, fractions, data or model.
+      StoppedError: if a signal ended the run after its state was saved.
+    """
+    shares = read_shares(fractions)
+    _prepare(config)
+    return _curve(config, shares)
+
+
+def _curve(config: Config, shares: Sequence[Fraction]) -> dict[str, Any]:
+    result = run_curve(config, shares)
+    print_curve(result, RunFolder(config.train.output_dir))
+    return result
+
+
 def _prepare(config: Config) -> None:
     prepare_process(config.precision.compute)
     start(config.launch)
 
 
 def _train(config: Config, additions: Additions) -> dict[str, Any]:
-    finished = run_training(config, additions)
+    finished = run_training(config, additions) if config.train.folds is None else run_folds(config, additions)
     print_summary(finished.summary, RunFolder(config.train.output_dir))
     return finished.summary
 

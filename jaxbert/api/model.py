@@ -120,6 +120,7 @@ class Model:
         Raises:
           UserError: if the folder holds other files.
         """
+        RunFolder(self.name).check_one_model()
         target, trained = check_target(folder, "folder"), self._trained
         export_params(
             RunFolder(self.name),

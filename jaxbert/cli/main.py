@@ -22,6 +22,7 @@ from jaxbert.launch.start import end, lost
 VERBS = {
     "train": "fine-tune BERT for a task and export it",
     "pretrain": "pretrain BERT on raw text, to fine-tune it later",
+    "curve": "tell whether more labels would help: train at growing shares of the rows",
     "inspect": "show how the data of a run are read, without training",
     "evaluate": "measure a model on labelled examples",
     "predict": "let a model answer for texts from a file or standard input",

@@ -17,7 +17,7 @@ Nothing here reads tokens; `batches` fills the rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -361,6 +361,9 @@ def choose_layout(
     alignment: int = 8,
     seed: int | None = 0,
     windows: Windows | None = None,
+    parts: Sequence[np.ndarray] | None = None,
+    epochs: int = 1,
+    most_counts: int = 2,
 ) -> Layout:
     """Choose row length, row counts and slots by planning a sample of steps with several row lengths.
 
@@ -372,6 +375,9 @@ def choose_layout(
       alignment: row lengths are multiples of it.
       seed: as for `plan_epoch`.
       windows: which segments are one example; None where each is one.
+      parts: the examples of each run that uses the layout; None for one run on all.
+      epochs: the epochs of each part to plan; fewer if there are many examples.
+      most_counts: the most row counts that the planned steps use, 1 or 2.
 
     Returns:
       A layout with at most four row counts. The last one holds any step of these lengths, and is compiled only if needed.
@@ -380,12 +386,23 @@ def choose_layout(
     row_length = _checked_row_length(row_length, longest)
     candidates = [row_length] if row_length else sorted({round_up(int(longest * f), alignment) for f in _ROW_FACTORS})
     totals = _totals(lengths, windows)
-    sampled = _sample(len(totals), batch_size, seed)
-    steps = [sampled[ids] for ids in EpochOrder(totals[sampled], batch_size, seed, 0).steps()]
+    steps = _sample_steps(totals, batch_size, seed, [np.arange(len(totals))] if parts is None else parts, epochs)
     placed = [lengths[ids if windows is None else windows.members(ids)[0]] for ids in steps]
     most = _most_examples(lengths, batch_size, windows)
-    layouts = [_fit_layout(placed, most, longest, length, row_multiple) for length in candidates]
+    layouts = [_fit_layout(placed, most, longest, length, row_multiple, most_counts) for length in candidates]
     return min(layouts, key=lambda scored: scored[0])[1]
+
+
+def _sample_steps(
+    totals: np.ndarray, batch_size: int, seed: int | None, parts: Sequence[np.ndarray], epochs: int
+) -> list[np.ndarray]:
+    """Return the examples of each step of some parts, or of a sample of each that is large enough to choose a layout."""
+    steps = []
+    for part in parts:
+        sampled = part[_sample(len(part), batch_size, seed)]
+        for epoch in range(max(1, min(epochs, _SAMPLE_EXAMPLES // sum(map(len, parts))))):
+            steps += [sampled[ids] for ids in EpochOrder(totals[sampled], batch_size, seed, epoch).steps()]
+    return steps
 
 
 def _sample(count: int, batch_size: int, seed: int | None) -> np.ndarray:
@@ -397,13 +414,13 @@ def _sample(count: int, batch_size: int, seed: int | None) -> np.ndarray:
 
 
 def _fit_layout(
-    steps: list[np.ndarray], largest: int, longest: int, row_length: int, row_multiple: int
+    steps: list[np.ndarray], largest: int, longest: int, row_length: int, row_multiple: int, most_counts: int
 ) -> tuple[float, Layout]:
     """Return the cost of the sampled steps at this row length, and their layout."""
     placed = [best_fit(step, row_length, row_length) for step in steps]
     slots = round_up(max(int(slot.max()) + 1 for _, slot, _, _ in placed), 4)
     needed = np.array([round_up(num_rows, row_multiple) for *_, num_rows in placed])
-    counts = _cheapest_counts(needed, 2)
+    counts = _cheapest_counts(needed, most_counts)
     # All but the last row of a group hold as many segments as always fit.
     worst = round_up(-(-largest // min(row_length // longest, slots)) + largest // GROUP, row_multiple)
     spare = [round_up(-(-counts[-1] * 21 // 20), row_multiple)]

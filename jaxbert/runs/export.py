@@ -68,6 +68,7 @@ def export_run(run: str | Path, step: str, output: str | Path) -> epath.Path:
     folder = RunFolder(run)
     if not folder.config.exists():
         raise UserError(f"{folder.path} is no run folder: it has no config.yaml")
+    folder.check_one_model()
     if not folder.checkpoints.is_dir():
         raise UserError(f"{folder.path} has no checkpoints yet: train first")
     target = check_target(output, "--output")

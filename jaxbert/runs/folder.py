@@ -57,6 +57,10 @@ class RunFolder:
         """The folder of the lock, which names the process that writes here; see `lock`."""
         self.vocabulary = self.path / "vocab.txt"
         """The trained vocabulary of a new model; written before any other file."""
+        self.folds = self.path / "folds"
+        """The folders of the folds, by their numbers from 0."""
+        self.shares = self.path / "shares"
+        """The folders of the folds of a learning curve, by the share of the rows and then by their numbers."""
         self._kept: list[str] | None = None
         """The lines of metrics if the folder is in a bucket, whose files can only be written whole."""
 
@@ -89,6 +93,37 @@ class RunFolder:
             )
         if self.summary.name in names:
             raise UserError(f"the run in {self.path} is complete: see {self.summary}{self.way_out()}")
+
+    def fold(self, number: int) -> RunFolder:
+        """Return the folder of a fold; it has no configuration of its own."""
+        return RunFolder(self.folds / str(number))
+
+    def share(self, name: str, number: int) -> RunFolder:
+        """Return the folder of a fold of a learning curve, for the share of the rows with this name."""
+        return RunFolder(self.shares / name / str(number))
+
+    def parts(self) -> list[RunFolder]:
+        """Return the folders of the folds that have begun, in their order, then those of smaller shares of the rows."""
+        shares = sorted(self.shares.iterdir()) if self.shares.exists() else []
+        return [RunFolder(path) for folder in (self.folds, *shares) for path in _numbered(folder)]
+
+    def members(self) -> list[epath.Path]:
+        """Return the exports of the folds if the run is an ensemble of them, else an empty list."""
+        if self.export.exists() or not self.summary.exists():
+            return []
+        return [path / self.export.name for path in _numbered(self.folds)]
+
+    def check_one_model(self) -> None:
+        """Check that the run is not an ensemble.
+
+        Raises:
+          UserError: if it is one.
+        """
+        if members := self.members():
+            raise UserError(
+                f"{self.path} is an ensemble of {len(members)} models, and one model is needed here: name one of them, "
+                f"such as {members[0]}, or train with train.folds_final"
+            )
 
     def way_out(self) -> str:
         """Return the advice that ends an error message: how another run starts from the weights of this one."""
@@ -172,6 +207,12 @@ class RunFolder:
         if confused:
             write_whole(self.confusion, to_json(confused) + "\n")
         write_whole(self.summary, to_json(kept) + "\n")
+
+
+def _numbered(folder: epath.Path) -> list[epath.Path]:
+    """Return the folders in a folder whose names are numbers, in the order of the numbers."""
+    found = [path for path in folder.iterdir() if path.name.isdigit()] if folder.exists() else []
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def _set_confusion_aside(metrics: dict[str, Any], name: str) -> tuple[dict[str, Any], Any]:

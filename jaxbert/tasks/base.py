@@ -159,6 +159,18 @@ class Task:
         """
         return None
 
+    def average(self, parts: Sequence[np.ndarray], examples: Examples) -> np.ndarray:
+        """Return predictions whose probabilities, or scores, are the mean of those of several models.
+
+        Args:
+          parts: the predictions of each model, [N, ...] in the order of the segments.
+          examples: the examples.
+
+        Raises:
+          NotImplementedError: if the answers of the task have no mean.
+        """
+        raise NotImplementedError
+
     def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[Any, Any]:
         """Return the labels and the answers of a set in the form in which a metric of the user's program gets them.
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from scipy.special import logsumexp
 
 from jaxbert.data.examples import Examples
 from jaxbert.data.tokens import Pooling
@@ -53,6 +57,17 @@ def _pool(rows: np.ndarray, counts: np.ndarray, how: Pooling) -> np.ndarray:
     if how == "max":
         return np.maximum.reduceat(rows, places)
     return np.add.reduceat(rows, places) / counts.reshape(-1, *[1] * (rows.ndim - 1)).astype(rows.dtype)
+
+
+def mean_of_logs(logs: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the logarithms of the mean of some arrays of probabilities, which are given as logarithms; float64."""
+    return logsumexp(np.stack(logs).astype(np.float64), axis=0) - math.log(len(logs))
+
+
+def spread_over_windows(values: np.ndarray, examples: Examples, how: Pooling | None) -> np.ndarray:
+    """Give each window the value of its example, float32 [W, ...]: pooled, they are the values of the examples again."""
+    whole = values.astype(np.float32)
+    return whole if how is None or examples.windows is None else np.repeat(whole, examples.windows.counts, axis=0)
 
 
 class WholeExamples:

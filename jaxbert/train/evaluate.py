@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from typing import Any, get_args, get_type_hints
 from weakref import WeakKeyDictionary
@@ -105,6 +105,8 @@ class Predictor:
     collate: Callable[[Batch, int | None], Batch] | None = None
     """A function that is applied to each batch before it is sent."""
     layouts: MutableMapping[Examples, Layout] = field(default_factory=WeakKeyDictionary)
+    sizes: MutableMapping[Examples, int] = field(default_factory=WeakKeyDictionary)
+    """The examples of a step, for sets that share a layout."""
 
     def __post_init__(self) -> None:
         step = make_predict_step(self.model, self.task, self.call)
@@ -219,6 +221,8 @@ class Predictor:
 
     def examples_a_step(self, examples: Examples) -> int:
         """Return `batch_size`, or fewer if their attention or their predictions would not fit in memory."""
+        if examples in self.sizes:
+            return self.sizes[examples]
         longest = int(examples.tokens.lengths.max())
         values = self.model.config.num_labels or 1
         if self.task.per_token:
@@ -231,14 +235,61 @@ class Predictor:
     def layout(self, examples: Examples) -> Layout:
         """Choose the layout of a data set once, so that evaluations of the same set share their programs."""
         if examples not in self.layouts:
-            self.layouts[examples] = choose_layout(
-                examples.tokens.lengths,
-                self.examples_a_step(examples),
-                row_multiple=row_devices(self.mesh),
-                alignment=row_alignment(self.mesh),
-                seed=None,
-            )
+            self.layouts[examples] = self._choose(examples.tokens.lengths, self.examples_a_step(examples))
         return self.layouts[examples]
+
+    def share_layout(self, parts: Sequence[Examples]) -> None:
+        """Give several sets one layout, so that they share their programs."""
+        lengths = np.concatenate([part.tokens.lengths for part in parts])
+        ends = np.cumsum([len(part.tokens) for part in parts])
+        size = min(self.examples_a_step(part) for part in parts)
+        places = [np.arange(end - len(part.tokens), end) for part, end in zip(parts, ends, strict=True)]
+        layout = self._choose(lengths, size, places)
+        for part in parts:
+            self.layouts[part], self.sizes[part] = layout, size
+
+    def _choose(self, lengths: np.ndarray, size: int, parts: Sequence[np.ndarray] | None = None) -> Layout:
+        return choose_layout(
+            lengths,
+            size,
+            row_multiple=row_devices(self.mesh),
+            alignment=row_alignment(self.mesh),
+            seed=None,
+            parts=parts,
+        )
+
+
+class Ensemble(Predictor):
+    """Several models as one: it takes the parameters of all, and its probabilities are the mean of theirs.
+
+    Its parameters are a list. The models run one after the other, for all examples that are predicted together.
+    """
+
+    @classmethod
+    def of(cls, predictor: Predictor) -> Ensemble:
+        """Return an ensemble of models like the one of a predictor; it uses the same compiled programs and layouts."""
+        found = cls(**{part.name: getattr(predictor, part.name) for part in fields(predictor)})
+        found.step = predictor.step
+        return found
+
+    def pieces(self, params: Any, examples: Examples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the predictions of all examples at once."""
+        parts = []
+        for of_one in params:
+            gathered = Gathered(count_predictions(self.task, examples))
+            for ids, predictions in super().pieces(of_one, examples):
+                gathered.add(ids, predictions)
+            parts.append(gathered.rows)
+        yield np.arange(len(parts[0])), self.task.average(parts, examples)
+
+    def over(
+        self, params: Any, chunks: Iterator[Chunk], stop: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[Chunk, np.ndarray]]:
+        """Yield each chunk with its predictions."""
+        one_model = super().over
+        for chunk in chunks:
+            parts = [predictions for of_one in params for _, predictions in one_model(of_one, iter([chunk]))]
+            yield chunk, self.task.average(parts, chunk.examples)
 
 
 def _token_places(batch: Batch, examples: Examples) -> tuple[np.ndarray, np.ndarray]:

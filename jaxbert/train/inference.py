@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxbert.bucket import fetched
 from jaxbert.config import Config, DataConfig, InferenceOptions, MeshConfig, ModelConfig, PrecisionConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Ladder
@@ -18,14 +20,15 @@ from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.load import load_params
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.families import longest_input
-from jaxbert.models.functional import Params, make_model
+from jaxbert.models.functional import make_model
+from jaxbert.plain import read_json
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks import say_guess, task_of_model
 from jaxbert.tasks.base import AnswerPart, Evaluation, Inputs, Outcome, Task, TaskInputs
 from jaxbert.tasks.exported import COMPUTATION, settings_of
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.tasks.top_k import with_top_k
-from jaxbert.train.evaluate import Chunk, ComputeSettings, Predictor
+from jaxbert.train.evaluate import Chunk, ComputeSettings, Ensemble, Predictor
 from jaxbert.train.prefetch import Prefetcher
 from jaxbert.train.pretrained import model_folder
 from jaxbert.train.programs import compute_dtype, layer_call
@@ -46,7 +49,8 @@ class TrainedModel:
 
     task: Task
     tokenizer: Any
-    params: Params
+    params: Any
+    """The parameters (`Params`); of an `Ensemble` the list of those of all models."""
     predictor: Predictor
     max_length: int
 
@@ -161,17 +165,37 @@ def _arrived(lines: Prefetcher, most: int) -> Iterator[list[AnswerPart]]:
 
 
 def open_trained(name: str, options: InferenceOptions | None = None) -> TrainedModel:
-    """Open an exported folder, a run folder (its export) or a Hub name.
+    """Open an exported folder, a run folder (its export, or its folds if it is an ensemble) or a Hub name.
 
     The model computes and reads with the settings of its training, where those are known and `options` has no others.
 
     Raises:
       UserError: if there is no such model, its head was not trained, or its answers have no probabilities for `top_k`.
     """
-    options = options or InferenceOptions()
-    folder = model_folder(name)
+    options, run = options or InferenceOptions(), RunFolder(name)
+    members = run.members()
+    if not members:
+        return _open_models(name, [model_folder(name)], options)
+    summary = read_json(run.summary)
+    learned = summary["eval"] or summary["folds"]["out_of_fold"]
+    return _open_models(name, [fetched(member) for member in members], options, learned)
+
+
+def _open_models(
+    name: str, folders: Sequence[Path], options: InferenceOptions, learned: dict[str, Any] | None = None
+) -> TrainedModel:
+    """Open the model in a folder, or several of one task and one shape as an ensemble.
+
+    Args:
+      name: the name of the model in messages.
+      folders: the exported folders.
+      options: the options that the user gave.
+      learned: the evaluation that has tuned the settings of the task; None: they are those of the first folder.
+    """
+    folder = folders[0]
     config = read_config(folder)
-    task = with_top_k(task_of_model(config).reopen(config), options.top_k)
+    task = task_of_model(config).reopen(config)
+    task = with_top_k(task if learned is None else task.learned(learned), options.top_k)
     say_guess(name, config)
     mesh = make_mesh(MeshConfig())
     kept = ComputeSettings.of(settings_of(config).get(COMPUTATION), mesh)
@@ -179,12 +203,14 @@ def open_trained(name: str, options: InferenceOptions | None = None) -> TrainedM
     if options.precision == "auto" and kept.platform != "cpu":
         multiply_in(kept.precision)
     model = make_model(task.head, config, compute_dtype(precision, mesh))
-    params, _ = load_params(folder, model)
+    shardings = param_shardings(mesh, model.abstract_params)
+    params = [place(load_params(each, model)[0], shardings) for each in folders]
     call = layer_call(ModelConfig(attention=kept.attention, scan_layers=kept.scan_layers), mesh)
+    kind = Predictor if len(params) == 1 else Ensemble
     return TrainedModel(
         task=task,
         tokenizer=load_tokenizer(folder, config, options.lower_case),
-        params=place(params, param_shardings(mesh, model.abstract_params)),
-        predictor=Predictor(model, task, mesh, call, options.batch_size or kept.batch_size),
+        params=params[0] if len(params) == 1 else params,
+        predictor=kind(model, task, mesh, call, options.batch_size or kept.batch_size),
         max_length=resolve_max_length(options.max_length or task.reading_length, longest_input(config)),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,17 +39,40 @@ class Optimizer:
     trainable: Trainable
 
 
-def make_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """Return step -> learning rate: a linear warmup, then the schedule down to 0 at `total_steps`."""
-    warmup = round(config.warmup_ratio * total_steps)
-    rest = max(total_steps - warmup, 1)
+class ScheduleSteps(NamedTuple):
+    """The steps of a schedule: numbers, or int32 arrays where runs of different lengths share their programs."""
+
+    warmup: int | Array
+    rest: int | Array
+    """The steps after the warmup, at least 1."""
+
+    @classmethod
+    def of(cls, config: OptimizerConfig, total_steps: int) -> ScheduleSteps:
+        """Divide `total_steps` into warmup and rest."""
+        warmup = round(config.warmup_ratio * total_steps)
+        return cls(warmup, max(total_steps - warmup, 1))
+
+
+def make_schedule(config: OptimizerConfig, total_steps: int | ScheduleSteps) -> optax.Schedule:
+    """Return step -> learning rate: a linear warmup, then the schedule down to 0 at `total_steps`.
+
+    The formulas are those of optax's schedules, whose lengths must be numbers and not arrays.
+    """
+    span = total_steps if isinstance(total_steps, ScheduleSteps) else ScheduleSteps.of(config, total_steps)
     peak = config.learning_rate
-    after = {
-        "linear": lambda: optax.linear_schedule(peak, 0.0, rest),
-        "cosine": lambda: optax.cosine_decay_schedule(peak, rest),
-        "constant": lambda: optax.constant_schedule(peak),
-    }[config.schedule]()
-    return optax.join_schedules([optax.linear_schedule(0.0, peak, max(warmup, 1)), after], [warmup])
+
+    def schedule(step: Any) -> Array:
+        begin = jnp.maximum(span.warmup, 1)
+        warming = peak - peak * (1 - jnp.clip(step, 0, begin) / begin)
+        done = jnp.clip(step - span.warmup, 0, span.rest)
+        after: dict[str, Callable[[], Any]] = {
+            "linear": lambda: peak * (1 - done / span.rest),
+            "cosine": lambda: peak * (0.5 * (1 + jnp.cos(jnp.pi * done / span.rest))),
+            "constant": lambda: peak,
+        }
+        return jnp.where(step < span.warmup, warming, after[config.schedule]())
+
+    return schedule
 
 
 def decay_mask(params: Params) -> Params:
@@ -59,7 +82,7 @@ def decay_mask(params: Params) -> Params:
 
 
 def make_optimizer(
-    config: OptimizerConfig, total_steps: int, scales: Params | None = None
+    config: OptimizerConfig, total_steps: int | ScheduleSteps, scales: Params | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Return clipping by global norm followed by the optimizer; the whole update is multiplied by `scales`.
 

@@ -136,6 +136,7 @@ def model_folder(name: str) -> Path:
     run = RunFolder(name)
     if not run.config.exists():
         return resolve(fetched(run.path) if in_bucket(run.path) else name)
+    run.check_one_model()
     if not run.export.is_dir():
         raise UserError(
             f"{name} is a run that has not finished: run it again, or export a checkpoint with "

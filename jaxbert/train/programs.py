@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -30,8 +30,8 @@ from jaxbert.models.attention.select import Attention, visited_tile
 from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import FunctionalModel, Params, make_model
 from jaxbert.models.residual import ResidualNorm
-from jaxbert.tasks.base import Task
-from jaxbert.train.optimizer import Optimizer, make_optimizer, make_schedule
+from jaxbert.tasks.base import Sums, Task
+from jaxbert.train.optimizer import Optimizer, ScheduleSteps, make_optimizer, make_schedule
 from jaxbert.train.sharding import (
     batch_spread,
     make_key,
@@ -160,6 +160,8 @@ class Program:
     task: Task
     total_steps: int
     """The optimizer steps of the whole learning-rate schedule."""
+    any_length: bool = False
+    """Whether the length of the schedule is an argument of the step, so that runs of different lengths share programs."""
 
     @classmethod
     def of(cls, config: Config, mesh: Mesh, bert_config: BertConfig, task: Task, total_steps: int) -> Program:
@@ -187,10 +189,12 @@ class Program:
     @cached_property
     def optimizer(self) -> Optimizer:
         """The optimizer of the trainable part."""
+        return self._optimizer_of(ScheduleSteps.of(self.config.optimizer, self.total_steps))
+
+    def _optimizer_of(self, span: ScheduleSteps) -> Optimizer:
         config = self.config.optimizer
         scales = None if config.layer_decay is None else layer_lr_scales(config.layer_decay, self.trainable)
-        schedule = make_schedule(config, self.total_steps)
-        return Optimizer(make_optimizer(config, self.total_steps, scales), schedule, self.trainable)
+        return Optimizer(make_optimizer(config, span, scales), make_schedule(config, span), self.trainable)
 
     @cached_property
     def state_shardings(self) -> State:
@@ -214,21 +218,27 @@ class Program:
     def _abstract_state(self) -> State:
         return jax.eval_shape(partial(init_state, optimizer=self.optimizer), self.model.abstract_params)
 
+    @cached_property
+    def _init_state(self) -> Callable[[Params], State]:
+        return jax.jit(partial(init_state, optimizer=self.optimizer), out_shardings=self.state_shardings)
+
     def first_state(self, params: Params) -> State:
         """Send the first parameters to the devices and make the state from them."""
-        shardings = self.state_shardings
-        placed = place(params, shardings["params"])
-        return jax.jit(partial(init_state, optimizer=self.optimizer), out_shardings=shardings)(placed)
+        return self._init_state(place(params, self.state_shardings["params"]))
 
     def train_step(self) -> Compiled:
-        """Return the step, `(state, batch, base_key) -> (state, sums)`; it is not compiled yet."""
+        """Return the step, `(state, batch, step_key) -> (state, sums)`; it is not compiled yet."""
         return self.step_programs()[0]
 
     def step_programs(self) -> tuple[Compiled, Compiled]:
         """Return the step, and a function of several steps in a loop; nothing is compiled yet."""
         slices = self.config.train.accumulation_steps
         call = replace(self.call, fp8=self.config.precision.fp8, frozen_layers=self.trainable.frozen_layers)
-        step = make_train_step(self.model, self.task, self.optimizer, call, slices)
+
+        def train_step(state: State, batch: DeviceBatch, key: Any) -> tuple[State, Sums]:
+            base_key, optimizer = (key[0], self._optimizer_of(key[1])) if self.any_length else (key, self.optimizer)
+            return make_train_step(self.model, self.task, optimizer, call, slices)(state, batch, base_key)
+
         shardings, sums = self.state_shardings, replicated(self.mesh)
         one, several = (
             Compiled(
@@ -237,7 +247,7 @@ class Program:
                 in_shardings=(shardings, row_sharding(self.mesh, stacked=stacked), None),
                 out_shardings=(shardings, sums),
             )
-            for fn, stacked in ((step, False), (make_group_step(step), True))
+            for fn, stacked in ((train_step, False), (make_group_step(train_step), True))
         )
         return one, several
 
@@ -245,6 +255,14 @@ class Program:
     def base_key(self) -> Array:
         """The key from which every step derives its own by `fold_in`, replicated over the mesh."""
         return make_key(self.config.train.seed, self.state_shardings["step"])
+
+    @property
+    def step_key(self) -> Any:
+        """The last argument of the step: the key, with the length of the schedule if that is an argument."""
+        if not self.any_length:
+            return self.base_key
+        span = ScheduleSteps.of(self.config.optimizer, self.total_steps)
+        return self.base_key, ScheduleSteps(*(place(np.int32(steps), self.state_shardings["step"]) for steps in span))
 
     @property
     def key_target(self) -> jax.ShapeDtypeStruct:
@@ -344,11 +362,17 @@ def count_steps(config: TrainConfig, examples: int) -> int:
 
 
 def training_layout(
-    config: Config, lengths: np.ndarray, mesh: Mesh, alignment: int | None = None, windows: Windows | None = None
+    config: Config,
+    lengths: np.ndarray,
+    mesh: Mesh,
+    alignment: int | None = None,
+    windows: Windows | None = None,
+    parts: Sequence[np.ndarray] | None = None,
 ) -> Layout:
     """Choose row length, row counts and slots for training examples of these lengths.
 
-    Row lengths are a multiple of `alignment`; by default the mesh's devices decide it.
+    Row lengths are a multiple of `alignment`; by default the mesh's devices decide it. With `parts`, the examples of several
+    runs, one row count holds the steps of all of them.
     """
     batch_size = config.train.batch_size
     row_multiple = row_devices(mesh) * config.train.accumulation_steps
@@ -362,4 +386,7 @@ def training_layout(
         alignment=alignment or row_alignment(mesh),
         seed=config.train.seed,
         windows=windows,
+        parts=parts,
+        epochs=1 if parts is None else config.train.epochs,
+        most_counts=2 if parts is None else 1,
     )

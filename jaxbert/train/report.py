@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from itertools import dropwhile
+from statistics import mean, stdev
 from typing import Any
 
 from rich.markup import escape
@@ -162,16 +163,40 @@ def print_summary(summary: dict[str, Any], folder: RunFolder) -> None:
             print_sets(summary[part]["sets"], f"{name} set")
         if summary.get(part):
             table.add_row(f"{name}, mean" if several else name, metrics_headline(summary[part]))
-    table.add_row(
-        "steps", f"{summary['steps']} ({summary['epochs']:g} epochs), exported: step {summary['exported_step']}"
-    )
+    if "folds" in summary:
+        table.add_row(f"{summary['folds']['count']} folds, mean ± std", _spread_headline(summary["folds"]))
+    exported = "" if summary["exported_step"] is None else f", exported: step {summary['exported_step']}"
+    table.add_row("steps", f"{summary['steps']} ({summary['epochs']:g} epochs){exported}")
     rates = ("examples_per_second", "real_tokens_per_second")
     speed = [f"{summary[name]:,.0f} {name.split('_per')[0].replace('_', ' ')}/s" for name in rates if summary[name]]
     table.add_row("speed", ", ".join([*speed, f"compiled in {summary['compile_seconds']:.1f} s"]))
     if summary["packing_efficiency"]:
         table.add_row("packing", f"{summary['packing_efficiency']:.1%} of the tokens are real, the others are padding")
     console.print(table, highlight=False)
-    console.print(f"export: {folder.export}", highlight=False, soft_wrap=True)
+    made = (
+        f"ensemble of the models in {folder.folds}" if summary["exported_step"] is None else f"export: {folder.export}"
+    )
+    console.print(made, highlight=False, soft_wrap=True)
+
+
+def print_curve(result: Content, folder: RunFolder) -> None:
+    """Print the table of a learning curve, and the sentence about it."""
+    names = [*result["points"][0]["each"][0]]
+    names = list(dict.fromkeys([result["metric"], *names[:_HEADLINE]]))
+    table = Table("share", "rows", *names, title=f"mean ± standard deviation over {result['folds']} folds")
+    for point in result["points"]:
+        values = [[of_fold[name] for of_fold in point["each"]] for name in names]
+        cells = (f"{mean(found):.4f} ± {stdev(found):.4f}" for found in values)
+        table.add_row(point["fraction"], f"{point['rows']:,.0f}", *cells)
+    console.print(table, highlight=False)
+    console.print(result["verdict"]["sentence"], highlight=False, soft_wrap=True)
+    console.print(f"curve.json and curve.png: {folder.path}", highlight=False, soft_wrap=True)
+
+
+def _spread_headline(folds: dict[str, Any]) -> str:
+    """Return mean and standard deviation over the folds of the first few metrics, on one line."""
+    means, deviations = folds["mean"], folds["std"]
+    return "  ".join(f"{name} {means[name]:.4f} ± {deviations[name]:.4f}" for name in [*means][:_HEADLINE])
 
 
 def data_table(overview: Content) -> Table:

@@ -33,13 +33,22 @@ from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.train.callbacks import NOTHING, Additions
 from jaxbert.train.evaluate import Predictor, keep_compute_settings
 from jaxbert.train.pretrained import Pretrained, load_pretrained, with_vocabulary
-from jaxbert.train.programs import Program, count_steps, training_layout
+from jaxbert.train.programs import Compiled, Program, count_steps, training_layout
 from jaxbert.train.sharding import make_mesh, own_rows
 
 _PLACES = 1000
 """The most rows that `inspect_data` names for duplicates, for leaks and for empty texts, each."""
 
 logger = logging.getLogger("jaxbert")
+
+
+@dataclass(frozen=True)
+class SharedPrograms:
+    """The compiled functions that several runs of one model, task and layout share."""
+
+    steps: tuple[Compiled, Compiled]
+    """The single step, and several steps as one program, of a `Program` with `any_length`."""
+    predictor: Predictor
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,8 @@ class Run:
     program: Program
     layout: Layout
     additions: Additions = NOTHING
+    shared: SharedPrograms | None = None
+    """The compiled functions of other runs, which this one uses too; None for its own."""
 
     @property
     def bert_config(self) -> BertConfig:
@@ -73,8 +84,14 @@ class Run:
     @cached_property
     def predictor(self) -> Predictor:
         """A predictor for any parameters of this run."""
+        if self.shared is not None:
+            return self.shared.predictor
         program, batch_size = self.program, self.config.train.eval_batch_size
         return Predictor(program.model, program.task, program.mesh, program.call, batch_size, self.inputs.collate)
+
+    def step_programs(self) -> tuple[Compiled, Compiled]:
+        """Return the single step, and several steps as one program."""
+        return self.program.step_programs() if self.shared is None else self.shared.steps
 
     def epoch_batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, starting with step `first_step`."""

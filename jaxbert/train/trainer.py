@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from jax import Array
 from jaxbert.config import Config
 from jaxbert.data.batches import Batch, BatchSize
 from jaxbert.errors import StoppedError, UserError
+from jaxbert.models.functional import Params
 from jaxbert.processes import Interrupt, all_alike, is_main, main_decides, wait_for_all
 from jaxbert.runs.checkpoint import Checkpoints, committed_steps
 from jaxbert.runs.export import save_start
@@ -95,13 +97,13 @@ class Trainer:
         self.state = state
         self.progress = progress
         self.speed = Speed(run.program.model.config, run.program.trainable.backward)
-        self.programs = run.program.step_programs()
+        self.programs = run.step_programs()
         """The single step, and several steps as one program."""
         self.details: dict[int, Evaluation] = {}
         """The best and the last evaluation by step, if this start made them."""
         self._config = run.config.train
         self._callbacks = run.additions.callbacks
-        self._base_key = run.program.base_key
+        self._step_key = run.program.step_key
         self._checkpoints = checkpoints
         self._before_saving = before_saving
         self._dispatched = progress.step
@@ -166,11 +168,11 @@ class Trainer:
             self._flush(report)
             self.speed.pause()
             report.compiling(batch["input_ids"].shape[-2])
-            program.compile(self.state, batch, self._base_key)
+            program.compile(self.state, batch, self._step_key)
             self.speed.resume()
         self.speed.add(sizes, waited)
         with jax.transfer_guard("disallow"):
-            self.state, sums = program(self.state, batch, self._base_key)
+            self.state, sums = program(self.state, batch, self._step_key)
         previous, self._pending = self._pending, (example_ids, sums)
         self._dispatched += len(sizes)
         if previous is not None:
@@ -300,8 +302,11 @@ class Trainer:
         self._checkpoints.wait()
         raise StoppedError(self.progress.step)
 
-    def finish(self, log: CompileLog) -> Finished:
-        """Export the best parameters (the last ones if those are lost), evaluate the test set, and write the summary."""
+    def finish(self, log: CompileLog, more: Callable[[], dict[str, Any]] = dict) -> Finished:
+        """Export the best parameters (the last ones if those are lost), evaluate the test set, and write the summary.
+
+        `more` returns further entries of the summary.
+        """
         run, progress = self.run, self.progress
         exported, evaluation = progress.step, progress.evaluation
         best = progress.best_step
@@ -335,6 +340,7 @@ class Trainer:
             "compilations_from_cache": log.from_cache,
             "step_programs": sum(step.count for step in (*self.programs, run.predictor.step)),
             "data": run.inputs.overview.to_dict(),
+            **more(),
         }
         if is_main():
             run.folder.write_predictions({name: outcome.predictions for name, outcome in outcomes.items()})
@@ -342,6 +348,65 @@ class Trainer:
         length = run.pretrained.tokenizer.model_max_length
         model = TrainedModel(task, run.pretrained.tokenizer, params, run.predictor, length)
         return Finished(run.config, run.folder, run.inputs, model, outcomes, summary)
+
+
+@dataclass
+class Started:
+    """A run whose folder is made and owned by this process, before its first step."""
+
+    run: Run
+    params: Params | None
+    """The first parameters, if the folder is new: a damaged model must not leave a folder."""
+    log: CompileLog
+    lock: RunLock
+
+
+@contextmanager
+def start_training(
+    config: Config, additions: Additions = NOTHING, check: Callable[[Run], None] = lambda run: None
+) -> Iterator[Started]:
+    """Open the run that `config` describes, own its folder while entered, and make the folder if it is new.
+
+    `check` is called with the run before its folder is made, and may raise a UserError.
+
+    Raises:
+      UserError: for a mistake in configuration, data or model, or a folder that holds something else.
+    """
+    folder = RunFolder(config.train.output_dir)
+    folder.check(config)
+    say_untested()
+    with owned(folder) as lock:
+        folder.check(config)  # the process that held the lock before may have ended the run
+        learned, before = _has_learned(folder), Identity.read(folder.data)
+        run = open_run(config, folder, known_labels(folder, before) if learned else (), additions)
+        check(run)
+        pretrained = run.pretrained
+        steps = run.program.total_steps
+        now = identify(config, pretrained.bert_config, pretrained.tokenizer, pretrained.folder, run.inputs, steps)
+        now = replace(now, loss=additions.loss)
+        if not all_alike(now.checksum):
+            raise UserError("the processes of this run have read different data: give all of them the same files")
+        kept = go_on(folder, before, now, learned=learned, accepts=config.train.accept_changed_data)
+        begun = folder.config.exists()
+        wait_for_all("the run folder is looked at")
+        with CompileLog() as log:
+            started = Started(run, None if begun else run.first_params(), log, lock)
+
+            def make_folder() -> None:
+                with folder.writing():
+                    if not learned:
+                        save_start(folder, run.bert_config, run.pretrained.tokenizer)
+                    kept.write(folder.data)
+                folder.create(config)
+
+            main_decides(make_folder)
+            yield started
+
+
+def _has_learned(folder: RunFolder) -> bool:
+    """Return whether the run, or one of its folds, has a checkpoint or is complete."""
+    parts = [folder, *folder.parts()]
+    return any(part.summary.exists() or committed_steps(part.checkpoints) for part in parts)
 
 
 def run_training(config: Config, additions: Additions = NOTHING) -> Finished:
@@ -353,69 +418,55 @@ def run_training(config: Config, additions: Additions = NOTHING) -> Finished:
       UserError: for a mistake in configuration, data or model, before the first step.
       StoppedError: if a signal ended the run after saving.
     """
-    folder = RunFolder(config.train.output_dir)
-    folder.check(config)
-    say_untested()
-    with owned(folder) as lock:
-        folder.check(config)  # the process that held the lock before may have ended the run
-        learned, before = bool(committed_steps(folder.checkpoints)), Identity.read(folder.data)
-        run = open_run(config, folder, known_labels(folder, before) if learned else (), additions)
-        started = run.pretrained
-        steps = run.program.total_steps
-        now = identify(config, started.bert_config, started.tokenizer, started.folder, run.inputs, steps)
-        now = replace(now, loss=additions.loss)
-        if not all_alike(now.checksum):
-            raise UserError("the processes of this run have read different data: give all of them the same files")
-        kept = go_on(folder, before, now, learned=learned, accepts=config.train.accept_changed_data)
-        begun = folder.config.exists()
-        wait_for_all("the run folder is looked at")
-        with CompileLog() as log:
-            # A damaged model must not leave a run folder.
-            state = None if begun else run.program.first_state(run.first_params())
+    with start_training(config, additions) as started:
+        run = started.run
 
-            def make_folder() -> None:
-                with folder.writing():
-                    if not learned:
-                        save_start(folder, run.bert_config, run.pretrained.tokenizer)
-                    kept.write(folder.data)
-                folder.create(config)
+        def first_state() -> State:
+            params, started.params = started.params, None
+            return run.program.first_state(run.first_params() if params is None else params)
 
-            main_decides(make_folder)
-            with Checkpoints(folder.checkpoints, config.train.keep_checkpoints) as checkpoints:
-                return _train(run, checkpoints, state, log, lock)
+        return train_run(run, first_state, started.log, started.lock, announce)
 
 
-def _train(run: Run, checkpoints: Checkpoints, state: State | None, log: CompileLog, lock: RunLock) -> Finished:
-    """Take the run from its last checkpoint to its end.
+def train_run(
+    run: Run,
+    first_state: Callable[[], State],
+    log: CompileLog,
+    lock: RunLock,
+    announce: Callable[[Run, int], None],
+    more: Callable[[], dict[str, Any]] = dict,
+) -> Finished:
+    """Take a run, whose folder this process owns, from its last checkpoint to its end.
 
-    Without a checkpoint it begins with `state`, the first one, which is made here if it is None.
+    Args:
+      run: the run.
+      first_state: returns the state before the first step, if there is no checkpoint.
+      log: the log of compilations, for the summary.
+      lock: the lock of the folder.
+      announce: prints a few lines before the first step, given the run and the number of steps taken before.
+      more: returns further entries of the summary, when the run is complete.
     """
-    if checkpoints.steps:
-        state, remembered = checkpoints.restore(checkpoints.steps[-1], run.program.state_target)
-        progress = Progress.of(remembered, run.best_metric)
-    else:
-        state, progress = state or run.program.first_state(run.first_params()), Progress()
-    if is_main():
-        run.folder.rewind(progress.step)
-    trainer = Trainer(run, state, progress, checkpoints, lock.check)
-    del state  # the trainer alone holds it, and may free it
-    _announce(run, progress.step)
-    with Report(run.folder, run.program.total_steps, progress.step, writes=is_main()) as report:
-        trainer.train(report)
-    lock.check()
-    return trainer.finish(log)
+    with Checkpoints(run.folder.checkpoints, run.config.train.keep_checkpoints) as checkpoints:
+        if checkpoints.steps:
+            state, remembered = checkpoints.restore(checkpoints.steps[-1], run.program.state_target)
+            progress = Progress.of(remembered, run.best_metric)
+        else:
+            state, progress = first_state(), Progress()
+        if is_main():
+            run.folder.rewind(progress.step)
+        trainer = Trainer(run, state, progress, checkpoints, lock.check)
+        del state  # the trainer alone holds it, and may free it
+        announce(run, progress.step)
+        with Report(run.folder, run.program.total_steps, progress.step, writes=is_main()) as report:
+            trainer.train(report)
+        lock.check()
+        return trainer.finish(log, more)
 
 
-def _announce(run: Run, step: int) -> None:
-    """Print a few lines about the work that starts after `step`."""
-    inputs, program, devices = run.inputs, run.program, jax.devices()
-    overview = inputs.overview.to_dict()
-    console.print(data_table(overview))
-    held_out = sum(map(len, inputs.validation.values()))
-    examples = "examples" if run.config.data.text_pair is None else "pairs of texts"
-    counted = f"{len(inputs.train):,} training and {held_out:,} validation {examples}, {inputs.task.describe()}"
-    for line in (*data_notes(overview), counted):
-        console.print(line, highlight=False, soft_wrap=True)
+def announce(run: Run, step: int) -> None:
+    """Print a few lines about the data and the work that starts after `step`."""
+    show_data(run)
+    program, devices = run.program, jax.devices()
     if not program.trainable.everything:
         console.print(
             f"{program.trainable.count():,} of {program.parameters:,} parameters are trained, the others are frozen",
@@ -427,3 +478,15 @@ def _announce(run: Run, step: int) -> None:
         f"{begin}, rows of {run.layout.row_length} tokens ({kind}), {len(devices)} x {devices[0].device_kind}",
         highlight=False,
     )
+
+
+def show_data(run: Run) -> None:
+    """Print the table of the data sets, and the number of examples."""
+    inputs = run.inputs
+    overview = inputs.overview.to_dict()
+    console.print(data_table(overview))
+    held_out = sum(map(len, inputs.validation.values()))
+    examples = "examples" if run.config.data.text_pair is None else "pairs of texts"
+    counted = f"{len(inputs.train):,} training and {held_out:,} validation {examples}, {inputs.task.describe()}"
+    for line in (*data_notes(overview), counted):
+        console.print(line, highlight=False, soft_wrap=True)

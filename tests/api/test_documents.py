@@ -32,14 +32,14 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
     for seed, name in enumerate(("reviews.csv", "validation.csv", "test.csv")):
         write_csv(tmp_path / name, random_rows(60, seed))
     namespace: dict[str, object] = {}
-    assert len(blocks()) == 8
+    assert len(blocks()) == 9
     for block in blocks():
         exec(block, namespace)
     said = capsys.readouterr().out
     for line in re.findall(r"print\(error\)(?:  # |\n# )(.+)$", PAGE, re.MULTILINE):
         assert line in said.splitlines()
     assert {"step", "evaluate", "save"} == set(namespace["seen"])
-    assert (tmp_path / "runs" / "classifier-3" / "export" / "model.safetensors").is_file()
+    assert (tmp_path / "runs" / "classifier-4" / "export" / "model.safetensors").is_file()
     assert (tmp_path / "my-classifier" / "model.safetensors").is_file()
 
 

@@ -73,6 +73,7 @@ def test_help_all_explains_every_key_with_its_range_and_default(capsys):
 MAIN_KEYS = {
     "train": ["task", "model.name_or_path", "data.train", "train.epochs", "optimizer.learning_rate"],
     "pretrain": ["model.vocab", "pretrain.vocab_size", "train.max_steps"],
+    "curve": ["fractions", "data.train", "train.folds"],
     "inspect": ["data.train", "data.label", "output"],
     "evaluate": ["model", "data", "label", "output"],
     "predict": ["model", "input", "output", "keep", "top_k"],

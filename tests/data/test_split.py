@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxbert.data.split import split_groups, stratified_split
+from jaxbert.data.split import make_folds, split_groups, stratified_split
 from jaxbert.errors import UserError
 
 
@@ -71,3 +71,47 @@ def test_groups_stay_whole(seed):
 def test_groups_that_leave_a_part_empty(groups, fraction):
     with pytest.raises(UserError, match=r"leaves one part of \d rows in \d groups empty"):
         split_groups(np.array(groups), fraction, seed=0)
+
+
+def spread(counts):
+    return max(counts) - min(counts)
+
+
+@pytest.mark.parametrize(("sizes", "count"), [((50, 50), 5), ((83, 17, 3), 5), ((7, 7, 7, 7), 3), ((1, 1, 1, 2), 4)])
+def test_folds_have_equal_sizes_and_equal_shares_of_each_label(sizes, count):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)), sizes)).astype(np.int32)
+    folds = make_folds(count, labels, seed=3)
+    assert folds.dtype == np.int32
+    assert spread(np.bincount(folds, minlength=count)) <= 1
+    for label in range(len(sizes)):
+        assert spread(np.bincount(folds[labels == label], minlength=count)) <= 1
+    np.testing.assert_array_equal(folds, make_folds(count, labels, seed=3))
+    if len(labels) > 20:
+        assert (folds != make_folds(count, labels, seed=4)).any()
+
+
+def test_folds_keep_groups_together_and_even():
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(np.repeat(np.arange(60), rng.integers(1, 9, 60))) * 7  # numbers may have gaps
+    labels = (groups // 7 % 3 == 0).astype(np.int32)  # all rows of a group have one label
+    folds = make_folds(5, labels, 0, groups)
+    for group in np.unique(groups):
+        assert len(set(folds[groups == group])) == 1
+    sizes = np.bincount(folds, minlength=5)
+    assert spread(sizes) <= 16
+    for label in (0, 1):
+        assert spread(np.bincount(folds[labels == label], minlength=5)) <= 8
+
+
+def test_no_fold_is_empty_though_one_group_is_most_of_the_rows():
+    groups = np.array([0] * 50 + [1, 2, 3, 4])
+    for seed in range(5):
+        folds = make_folds(5, (groups > 0).astype(np.int32), seed, groups)
+        assert sorted(np.bincount(folds, minlength=5)) == [1, 1, 1, 1, 50]
+
+
+def test_more_folds_than_rows_or_groups_are_refused():
+    with pytest.raises(UserError, match=r"train\.folds is 4, but there are only 3 training rows"):
+        make_folds(4, np.zeros(3, np.int32), 0)
+    with pytest.raises(UserError, match=r"train\.folds is 3, but there are only 2 groups of training rows"):
+        make_folds(3, np.zeros(9, np.int32), 0, np.arange(9) % 2)

@@ -112,15 +112,15 @@ def make_loop(folder, scores=None, total_steps=10, first=None, bad=(), **config)
         model=SimpleNamespace(config=small_config()),
         trainable=SimpleNamespace(backward=Backward()),
         total_steps=total_steps,
-        step_programs=lambda: steps,
         put=put,
         count=batch_size_of,
-        base_key=jax.random.key(0),
+        step_key=jax.random.key(0),
     )
     examples = SimpleNamespace(examples_of=lambda ids: ids, source_rows=lambda documents: documents + 100)
     run = SimpleNamespace(
         config=Config(train=config),
         program=program,
+        step_programs=lambda: steps,
         inputs=SimpleNamespace(train=examples, validation={} if scores is None else {"validation": None}),
         predictor=SimpleNamespace(
             evaluate=lambda params, sets: Evaluation(measured(next(left), float(params["w"][0])), {})

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from jaxbert.errors import UserError
 from jaxbert.tasks.base import Batch, Sums, Tally, list_names, metrics_of
 from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings
 from jaxbert.tasks.label_scores import LabelScores
-from jaxbert.tasks.pooling import WholeExamples, pool_examples, pool_windows
+from jaxbert.tasks.pooling import WholeExamples, mean_of_logs, pool_examples, pool_windows, spread_over_windows
 from jaxbert.tasks.text import LabelTask
 from jaxbert.tasks.top_k import shown_probabilities
 
@@ -150,6 +151,12 @@ class Classification(LabelTask):
         """Return the probability of each label for examples `first` to `last - 1`, float64 [N, C]."""
         pooled = pool_windows(predictions, examples, self.reading.pooling, first, last)
         return np.exp(self.of_logits(pooled).astype(np.float64))
+
+    def average(self, parts: Sequence[np.ndarray], examples: Examples) -> np.ndarray:
+        """Return predictions whose probabilities are the mean of those of several models."""
+        how = self.reading.pooling
+        logs = [self.of_logits(pool_windows(part, examples, how)) for part in parts]
+        return spread_over_windows(mean_of_logs(logs), examples, how)
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
         """Return `label`, `score` (its probability) and `probabilities` by label name, limited by `top_k`."""

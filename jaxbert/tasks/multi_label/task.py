@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from scipy.special import expit
+from scipy.special import expit, log_expit
 from transformers import BertConfig
 
 from jaxbert.config import Config, TrainConfig
@@ -27,7 +28,7 @@ from jaxbert.tasks.base import Batch, Sums, Tally, list_names, metrics_of
 from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings
 from jaxbert.tasks.label_scores import LabelScores
 from jaxbert.tasks.multi_label.threshold import UNTUNED, Given, ThresholdSearch, given_from
-from jaxbert.tasks.pooling import WholeExamples, pool_examples, pool_windows
+from jaxbert.tasks.pooling import WholeExamples, mean_of_logs, pool_examples, pool_windows, spread_over_windows
 from jaxbert.tasks.text import LabelTask
 from jaxbert.tasks.top_k import shown_probabilities
 
@@ -128,6 +129,13 @@ class MultiLabel(LabelTask):
     ) -> np.ndarray:
         """Return the probability of each label for examples `first` to `last - 1`, float64 [N, C]."""
         return expit(pool_windows(predictions, examples, self.reading.pooling, first, last).astype(np.float64))
+
+    def average(self, parts: Sequence[np.ndarray], examples: Examples) -> np.ndarray:
+        """Return log-odds of probabilities that are the mean of those of several models."""
+        how = self.reading.pooling
+        odds = [pool_windows(part, examples, how).astype(np.float64) for part in parts]
+        present, absent = (mean_of_logs([log_expit(sign * found) for found in odds]) for sign in (1, -1))
+        return spread_over_windows(present - absent, examples, how)
 
     def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         """Return the true and the predicted labels as 0 and 1, int32 [N, C]."""

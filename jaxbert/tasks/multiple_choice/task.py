@@ -43,6 +43,7 @@ from jaxbert.tasks.multiple_choice.read import (
     read_choice_questions,
     right_choices,
 )
+from jaxbert.tasks.pooling import mean_of_logs
 from jaxbert.tasks.reading import ItemInputs, encode_shown, read_items, refuse
 
 logger = logging.getLogger("jaxbert")
@@ -168,6 +169,10 @@ class MultipleChoice(Task):
         for number, scores in enumerate(parts):
             found[number, : len(scores)] = np.exp(scores)
         return found
+
+    def average(self, parts: Sequence[np.ndarray], examples: Examples) -> np.ndarray:
+        """Return scores of choices whose probabilities are the mean of those of several models."""
+        return mean_of_logs([np.concatenate(_by_question(part, examples)) for part in parts]).astype(np.float32)
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
         """Return `choice` (its index, from 0), its `text`, `score` (its probability), and the `probabilities` of all."""

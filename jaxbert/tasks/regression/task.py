@@ -23,7 +23,7 @@ from jaxbert.errors import UserError
 from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.tasks.base import Batch, Sums
 from jaxbert.tasks.exported import settings_of, with_labels, with_settings
-from jaxbert.tasks.pooling import pool_examples, pool_windows
+from jaxbert.tasks.pooling import pool_examples, pool_windows, spread_over_windows
 from jaxbert.tasks.text import TextTask
 
 LABEL = "score"
@@ -102,6 +102,13 @@ class Regression(TextTask):
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
         """Return scores [B, S], float32."""
         return outputs["logits"][..., 0].astype(jnp.float32)
+
+    def average(self, parts: Sequence[np.ndarray], examples: Examples) -> np.ndarray:
+        """Return the mean scores of several models."""
+        how = self.reading.pooling
+        return spread_over_windows(
+            np.mean([pool_windows(part, examples, how) for part in parts], axis=0), examples, how
+        )
 
     def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         """Return the true and the predicted scores, [N]."""

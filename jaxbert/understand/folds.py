@@ -1,0 +1,346 @@
+"""Folds: models that are each trained on a part of the training rows and answer for rows that they did not see.
+
+All trainings are in one run folder and share the tokens, the first parameters, one layout and the compiled programs. Each
+has a folder of its own (`RUN/folds/0`, ...) with its checkpoints, and one that is complete is not trained again. `Trainings`
+takes any parts of the rows; `run_folds` makes K parts, gathers the out-of-fold predictions, and trains the last model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxbert.bucket import fetched
+from jaxbert.config import Config
+from jaxbert.data.examples import Examples
+from jaxbert.data.sources import open_source
+from jaxbert.data.split import make_folds
+from jaxbert.data.table import Facts, Row, at_row, is_missing, quoted
+from jaxbert.errors import UserError
+from jaxbert.interop.load import load_params
+from jaxbert.plain import read_json
+from jaxbert.processes import is_main, main_decides, on_host
+from jaxbert.runs.export import save_start
+from jaxbert.runs.folder import RunFolder
+from jaxbert.runs.out_of_fold import OutOfFold, write_out_of_fold
+from jaxbert.tasks.base import Inputs, Outcome, Task, count_predictions
+from jaxbert.tasks.multiple_choice.read import open_choice_questions
+from jaxbert.tasks.multiple_choice.task import MultipleChoice
+from jaxbert.tasks.reading import set_name, training_spec
+from jaxbert.tasks.regression.task import Regression
+from jaxbert.tasks.text import TextTask
+from jaxbert.terminal import console
+from jaxbert.train.callbacks import NOTHING, Additions
+from jaxbert.train.evaluate import Ensemble
+from jaxbert.train.inference import Finished, TrainedModel
+from jaxbert.train.programs import count_steps, training_layout
+from jaxbert.train.report import metrics_headline
+from jaxbert.train.run import Run, SharedPrograms
+from jaxbert.train.sharding import place
+from jaxbert.train.trainer import Started, show_data, start_training, train_run
+
+_HELD_OUT = "held_out"
+_NAMED = 10
+
+logger = logging.getLogger("jaxbert")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One training: the rows to learn from, and the rows on which the model is measured."""
+
+    name: str
+    """Its name in messages, such as `fold 1 of 5`."""
+    folder: RunFolder
+    learned: np.ndarray
+    """The examples of the training set to learn from, int64, rising."""
+    held_out: np.ndarray
+    """The examples that the model does not see, int64, rising."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The result of one training."""
+
+    part: Part
+    outcome: Outcome
+    """The predictions for the rows that were held out."""
+    summary: dict[str, Any]
+    """The content of its `summary.json`."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics on the rows that were held out, those that are single numbers; NaN for one that is not finite."""
+        return numbers_in(self.summary["test"])
+
+
+class Trainings:
+    """Trains one model on several parts of the rows; all trainings share what is read, loaded and compiled."""
+
+    def __init__(self, started: Started, parts: Sequence[Part]) -> None:
+        whole = started.run
+        self._log, self._lock = started.log, started.lock
+        self._first_params = on_host(whole.first_params() if started.params is None else started.params)
+        started.params = None
+        program = dataclasses.replace(whole.program, any_length=True)
+        shared = SharedPrograms(program.step_programs(), whole.predictor)
+        train = whole.inputs.train
+        learned = [*(part.learned for part in parts), np.arange(len(train))]
+        layout = training_layout(whole.config, train.tokens.lengths, program.mesh, windows=train.windows, parts=learned)
+        self.whole = dataclasses.replace(whole, program=program, layout=layout, shared=shared)
+        """The run on all rows."""
+        distinct = {part.held_out.tobytes(): part.held_out for part in parts}
+        self._held_out = {key: train.take(held_out) for key, held_out in distinct.items()}
+        whole.predictor.share_layout([*self._held_out.values()])
+
+    def measure(self, part: Part) -> Measured:
+        """Train on a part and measure the model, unless that was done before."""
+        if part.folder.summary.exists():
+            found = self._read(part)
+        else:
+            main_decides(lambda: part.folder.path.mkdir(parents=True, exist_ok=True))
+            held_out = self._held_out[part.held_out.tobytes()]
+            inputs = self.whole.inputs
+            inputs = dataclasses.replace(inputs, train=inputs.train.take(part.learned), test={_HELD_OUT: held_out})
+            finished = self.train(inputs, part.folder, part.name)
+            found = Measured(part, finished.outcomes[f"test.{_HELD_OUT}"], finished.summary)
+        main_decides(lambda: part.folder.checkpoints.rmtree(missing_ok=True))
+        console.print(f"{part.name}: {metrics_headline(found.metrics)}", highlight=False, soft_wrap=True)
+        return found
+
+    def train(self, inputs: Inputs, folder: RunFolder, name: str, more: dict[str, Any] | None = None) -> Finished:
+        """Train on the training examples of `inputs`; `more` are further entries of the summary."""
+        whole, begin = self.whole, time.perf_counter()
+        whole.additions.callbacks.stop = False  # asked for in the training before
+        steps = count_steps(whole.config.train, len(inputs.train))
+        program = dataclasses.replace(whole.program, total_steps=steps)
+
+        def announce(run: Run, step: int) -> None:
+            begins = f"going on after step {step} of {steps}" if step else f"{steps} steps"
+            console.print(
+                f"{name}: {len(inputs.train):,} rows to learn from, {begins}", highlight=False, soft_wrap=True
+            )
+
+        return train_run(
+            dataclasses.replace(whole, folder=folder, inputs=inputs, program=program),
+            lambda: whole.program.first_state(self._first_params),
+            self._log,
+            self._lock,
+            announce,
+            lambda: {"seconds": round(time.perf_counter() - begin, 2), **(more or {})},
+        )
+
+    def _read(self, part: Part) -> Measured:
+        """Read the result of a training that is complete."""
+        summary, predictions = read_json(part.folder.summary), part.folder.read_predictions()
+        task, held_out = self.whole.inputs.task, self._held_out[part.held_out.tobytes()]
+        found = predictions.get(f"test.{_HELD_OUT}")
+        if found is None or len(found) != count_predictions(task, held_out):
+            raise UserError(f"{part.folder.path} has lost its predictions: remove this folder, and run again")
+        return Measured(part, Outcome(task.learned(summary["test"]), held_out, found), summary)
+
+
+def run_folds(config: Config, additions: Additions = NOTHING) -> Finished:
+    """Train in folds as `config` says, then the last model; or resume where an earlier start stopped.
+
+    `additions` are the additions of a Python program.
+
+    Raises:
+      UserError: for a mistake in configuration, data or model, before the first step.
+      StoppedError: if a signal ended the run after saving.
+    """
+    division: Division | None = None
+
+    def prepare(run: Run) -> None:
+        nonlocal division
+        division = divide(config, run.inputs)
+
+    with start_training(config, additions, prepare) as started:
+        assert division is not None
+        run, count = started.run, division.count
+        show_data(run)
+        parts = [
+            Part(f"fold {k + 1} of {count}", run.folder.fold(k), division.learned(k), division.held_out(k))
+            for k in range(count)
+        ]
+        trainings = Trainings(started, parts)
+        measured = [trainings.measure(part) for part in parts]
+        together = gather(run.inputs.task, run.inputs.train, measured)
+        if is_main():
+            with run.folder.writing():
+                write_out_of_fold(run.folder.path, _out_of_fold(together, division.folds))
+        task = run.inputs.task.learned(together.metrics)
+        inputs = dataclasses.replace(run.inputs, task=task)
+        summary = summarize(measured, together)
+        if not config.train.folds_final:
+            return _finish_ensemble(run, started, measured, summary)
+        if is_main():  # also a checkpoint that is exported later has what the folds have tuned
+            save_start(run.folder, dataclasses.replace(run, inputs=inputs).bert_config, run.pretrained.tokenizer)
+        return trainings.train(inputs, run.folder, "all rows", {"folds": summary})
+
+
+def _finish_ensemble(run: Run, started: Started, measured: Sequence[Measured], folds: dict[str, Any]) -> Finished:
+    """Evaluate the models of the folds as one on validation and test sets, and write the summary."""
+    task, folder, inputs, log = run.inputs.task, run.folder, run.inputs, started.log
+    predictor, shardings = Ensemble.of(run.predictor), run.program.state_shardings["params"]
+    exports = [fetched(found.part.folder.export) for found in measured]
+    params: Any = [place(load_params(export, predictor.model)[0], shardings) for export in exports]
+    found: dict[str, Any] = {}
+    outcomes: dict[str, Outcome] = {}
+    learned = folds["out_of_fold"]
+    for key, role, sets in (("eval", "validation", inputs.validation), ("test", "test", inputs.test)):
+        evaluation = predictor.evaluate(params, sets, task.learned(learned) if found else task) if sets else None
+        found[key] = {} if evaluation is None else evaluation.metrics
+        outcomes |= {} if evaluation is None else {set_name(role, name): o for name, o in evaluation.outcomes.items()}
+        learned = found["eval"] or learned
+    whole = [each.summary for each in measured]
+    losses = [each["train_loss"] for each in whole if each["train_loss"] is not None]
+    summary = whole[-1] | {
+        "steps": sum(each["steps"] for each in whole),
+        "train_loss": float(np.mean(losses)) if losses else None,
+        "bad_steps": sum(each["bad_steps"] for each in whole),
+        "exported_step": None,
+        "eval": found["eval"],
+        "test": found["test"] or None,
+        "compile_seconds": round(log.seconds, 2),
+        "compilations": log.count,
+        "compilations_from_cache": log.from_cache,
+        "seconds": round(sum(folds["seconds"]), 2),
+        "folds": folds,
+    }
+    tokenizer = run.pretrained.tokenizer
+    model = TrainedModel(task.learned(learned), tokenizer, params, predictor, tokenizer.model_max_length)
+    if is_main():
+        folder.write_predictions({name: outcome.predictions for name, outcome in outcomes.items()})
+        folder.write_summary(summary)
+    return Finished(run.config, folder, inputs, model, outcomes, summary)
+
+
+@dataclass(frozen=True, eq=False)
+class Division:
+    """How N training examples are divided into folds."""
+
+    count: int
+    """The number of folds."""
+    folds: np.ndarray
+    """The fold of each example, int32 [N]."""
+    strata: np.ndarray
+    """The label of each example in classification, else 0, int32 [N]."""
+    groups: np.ndarray | None
+    """The group of each example, whose examples are all in one fold, [N]; None if each example stands alone."""
+
+    def learned(self, fold: int) -> np.ndarray:
+        """Return the examples from which the model of a fold learns, int64, rising."""
+        return np.flatnonzero(self.folds != fold)
+
+    def held_out(self, fold: int) -> np.ndarray:
+        """Return the examples that the model of a fold does not see, int64, rising."""
+        return np.flatnonzero(self.folds == fold)
+
+
+def divide(config: Config, inputs: Inputs) -> Division:
+    """Divide the training examples: by label in classification, by group where there are groups, else at random.
+
+    Raises:
+      UserError: if there are too few rows or groups, or a row has no group.
+    """
+    train, task, count = inputs.train, inputs.task, config.train.folds
+    assert count is not None
+    strata = np.zeros(len(train), np.int32)
+    if task.name == "classification":
+        strata = np.asarray(train.labels)
+        counts = np.bincount(strata, minlength=len(task.output_names))
+        rare = [task.output_names[label] for label in np.flatnonzero((counts > 0) & (counts < count))]
+        if rare:
+            message = "labels with fewer training rows than folds (%d), of which some folds have none: %s"
+            logger.warning(message, count, quoted(rare, _NAMED))
+    groups = _groups(config, task, train)
+    return Division(count, make_folds(count, strata, config.train.seed, groups), strata, groups)
+
+
+def _groups(config: Config, task: Task, train: Examples) -> np.ndarray | None:
+    """Return the group of each training example, numbered from 0; None if each is on its own."""
+    column = config.data.group
+    if column is None:
+        return train.extra.group_numbers() if isinstance(task, MultipleChoice) and train.extra is not None else None
+    values, rows = _read_column(config, task, column)
+    for value, row in zip(values, rows, strict=True):
+        if is_missing(value):
+            raise UserError(
+                f"{at_row(training_spec(config.data), row)}: column {column!r} (data.group) is empty: fill it in"
+            )
+    _, numbers = np.unique([str(value) for value in values], return_inverse=True)
+    return numbers[train.source_rows(np.arange(len(train)))]
+
+
+def _read_column(config: Config, task: Task, column: str) -> tuple[list[Any], list[Row]]:
+    """Read a column of the training data, and the number of each record in messages."""
+    data = config.data
+    spec = training_spec(data)
+    if isinstance(task, TextTask):
+        source = open_source(
+            spec, data, role="train", labelled=True, limit=data.limit, labels=task.label_kind, kept=(column,)
+        )
+        parts = list(source.parts())
+        return [v for part in parts for v in part.kept[column]], [row for part in parts for row in part.rows]
+    items = list(open_choice_questions(spec, data, role="train", limit=data.limit, kept=(column,)).stream(Facts()))
+    return [item.kept[column] for item in items], [item.row for item in items]
+
+
+def gather(task: Task, train: Examples, measured: Sequence[Measured]) -> Outcome:
+    """Return the predictions for all training examples, each by the model that did not see it."""
+    rows: np.ndarray | None = None
+    for found in measured:
+        held_out, predictions = found.part.held_out, found.outcome.predictions
+        members = held_out if train.windows is None else train.windows.members(held_out)[0]
+        if rows is None:
+            rows = np.zeros((count_predictions(task, train), *predictions.shape[1:]), predictions.dtype)
+        rows[members] = predictions
+    assert rows is not None
+    return Outcome(task, train, rows)
+
+
+def _out_of_fold(together: Outcome, folds: np.ndarray) -> OutOfFold:
+    task, train = together.task, together.examples
+    scores = None
+    if isinstance(task, Regression):
+        scores = np.asarray(task.labels_and_answers(together.predictions, train)[1], np.float32)
+    probabilities = together.probabilities
+    return OutOfFold(
+        task=task.name,
+        names=tuple(task.output_names) if probabilities is not None else (),
+        rows=np.asarray(train.source_rows(np.arange(len(train))), np.int64),
+        folds=folds,
+        labels=np.asarray(train.labels),
+        probabilities=None if probabilities is None else probabilities.astype(np.float32),
+        scores=scores,
+    )
+
+
+def numbers_in(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics that are single numbers, the number of examples left out; None, as JSON has it, is NaN."""
+    found = {name: math.nan if value is None else value for name, value in metrics.items() if name != "examples"}
+    return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
+
+
+def summarize(measured: Sequence[Measured], together: Outcome) -> dict[str, Any]:
+    """Return the entry `folds` of a summary: mean and sample standard deviation of each metric over the folds, and more."""
+    each = [found.metrics for found in measured]
+    values = {name: [metrics[name] for metrics in each] for name in each[0]}
+    return {
+        "count": len(measured),
+        "mean": {name: float(np.mean(found)) for name, found in values.items()},
+        "std": {name: float(np.std(found, ddof=1)) for name, found in values.items()},
+        "out_of_fold": numbers_in(together.metrics),
+        "each": each,
+        "rows": [len(found.part.held_out) for found in measured],
+        "steps": [found.summary["steps"] for found in measured],
+        "seconds": [found.summary["seconds"] for found in measured],
+    }
