@@ -24,6 +24,7 @@ VERBS = {
     "pretrain": "pretrain BERT on raw text, to fine-tune it later",
     "inspect": "show how the data of a run are read, without training",
     "evaluate": "measure a model on labelled examples",
+    "calibrate": "calibrate a model's probabilities, and choose thresholds, on held-out rows",
     "predict": "let a model answer for texts from a file or standard input",
     "export": "write a checkpoint of a run as a Hugging Face folder",
     "bench": "time training and prediction",

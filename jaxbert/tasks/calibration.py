@@ -68,16 +68,16 @@ def brier_scores(probabilities_NC: np.ndarray, labels_N: np.ndarray) -> np.ndarr
       probabilities_NC: the probability of each label, [N, C].
       labels_N: the index of the true label, [N].
     """
-    differences_NC = np.array(probabilities_NC, np.float64)
+    differences_NC = np.array(probabilities_NC)
     differences_NC[np.arange(len(differences_NC)), labels_N] -= 1.0
-    return (differences_NC**2).sum(-1)
+    return (differences_NC**2).sum(-1, dtype=np.float64)
 
 
 class ForecastCounts:
     """Counts any number of forecasts in slices, in memory that does not grow with them.
 
     Forecasts whose log-odds are equal as float16 are counted together, so a bin may end a little earlier or later than in
-    `reliability_bins`; the means in the bins are exact.
+    `reliability_bins`. Probabilities are rounded to 2**-24, so that their sums do not depend on the order of the slices.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class ForecastCounts:
         cells = np.where(bits < 2**15, bits + 2**15, 2**16 - 1 - bits)
         for total, weights in (
             (self._counts, None),
-            (self._confidence, probabilities.ravel()),
+            (self._confidence, np.round(probabilities.ravel() * 2.0**24)),
             (self._hits, present.ravel()),
         ):
             total += np.bincount(cells, weights=weights, minlength=2**16)
@@ -99,7 +99,8 @@ class ForecastCounts:
     def bins(self, bins: int = BINS) -> ReliabilityBins:
         """Return the bins of all forecasts."""
         used = self._counts > 0
-        return _joined_to(bins, self._counts[used].astype(np.int64), self._confidence[used], self._hits[used])
+        confidence = self._confidence[used] / 2**24
+        return _joined_to(bins, self._counts[used].astype(np.int64), confidence, self._hits[used])
 
 
 def _joined_to(bins: int, counts: np.ndarray, confidence: np.ndarray, hits: np.ndarray) -> ReliabilityBins:
