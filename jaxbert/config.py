@@ -24,6 +24,7 @@ from jaxbert.ranges import (
     PositiveNumber,
     Range,
     Share,
+    ThresholdRule,
     check_fields,
     listed_choices,
 )
@@ -325,12 +326,26 @@ class TrainConfig:
     folds_final: bool = True
     """Folds: whether a last model is trained on all rows and exported. If false, the run is an ensemble: one model whose
     probabilities are the mean of those of the folds."""
+    calibration: Literal["none", "temperature"] = "none"
+    """Whether the probabilities of the export are calibrated after the last step. temperature: the logits are divided by the
+    number that gives the smallest loss on the validation set; it is folded into the last layer."""
+    threshold: str | None = None
+    """Two labels: how the threshold of the positive label is chosen on the validation set: f_beta=1 (largest F-beta),
+    precision=0.9 or recall=0.95 (at least this, with the best of the other), cost=1:5 (of a false positive and a false
+    negative). If not set, the more probable label is the answer."""
+    positive_label: str | None = None
+    """The label that `threshold` is for. It may be left out if the names tell it: 1 and not 0, yes and not no, ..."""
+    thresholds: Literal["one", "per_label"] = "one"
+    """multi_label: the thresholds that are chosen on the validation set: one for all labels (largest micro F1), or one for
+    each (per_label: the largest F1 of the label)."""
     accept_changed_data: bool = False
     """Whether a run may resume although its data have changed, if the label names are the same; the changes are printed. If
     false, such a run is refused."""
 
     def __post_init__(self) -> None:
         check_fields(self, "train.{}".format)
+        if self.threshold is not None:
+            ThresholdRule.parse(self.threshold, "train.threshold")
         weights = self.class_weights
         if isinstance(weights, list):
             numeric = all(isinstance(w, numbers.Real) and w >= 0 and math.isfinite(w) for w in weights)
@@ -501,6 +516,12 @@ class InferenceOptions:
     top_k: Positive | None = None
     """Number of labels whose probabilities an answer shows, the best first. If not set, all labels if there are up to 20,
     else 5."""
+    abstain_below: Annotated[float, Range(above=0, most=1)] | None = None
+    """Least score of an answer: below it the label is null. summary.json of a run says how many answers are left at some
+    scores, and how many of them are right."""
+    coverage: Annotated[float, Range(above=0, below=1)] | None = None
+    """Share of the texts whose true label is to be in `label_set`, which is added to each answer: all labels that are not
+    ruled out at this share."""
 
     def __post_init__(self) -> None:
         check_fields(self, "{}".format)

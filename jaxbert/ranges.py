@@ -1,4 +1,4 @@
-"""The allowed ranges of numeric settings, which are part of the fields' types, beside the defaults.
+"""The allowed ranges of numeric settings, which are part of the fields' types, beside the defaults; rules for thresholds.
 
 `batch_size: Positive = 32` is an integer with the range "at least 1". `check_fields` checks every field of a dataclass of
 settings against its type; the dataclass itself checks rules between fields.
@@ -140,3 +140,37 @@ def check_fields(settings: Any, spell: Callable[[str], str]) -> None:
 def listed_choices(choices: tuple[Any, ...]) -> str:
     """Return choices as text for a message."""
     return str(choices[0]) if len(choices) == 1 else f"one of {', '.join(map(str, choices))}"
+
+
+@dataclass(frozen=True)
+class ThresholdRule:
+    """What the best threshold of a binary classifier is: `f_beta=B`, `precision=P`, `recall=R` or `cost=FP:FN`."""
+
+    kind: str
+    """`f_beta`, `precision`, `recall` or `cost`."""
+    value: float
+    """Beta, the least precision, the least recall, or the cost of a false positive."""
+    other: float = 0.0
+    """The cost of a false negative."""
+
+    @classmethod
+    def parse(cls, text: str, name: str) -> ThresholdRule:
+        """Read a rule; messages call the setting `name`.
+
+        Raises:
+          UserError: if it is none, or a number is out of range.
+        """
+        kind, _, rest = text.replace(" ", "").partition("=")
+        try:
+            given = [float(part) for part in rest.split(":")]
+        except ValueError:
+            given = []
+        wanted = {"f_beta": 1, "precision": 1, "recall": 1, "cost": 2}.get(kind)
+        most = 1.0 if kind in ("precision", "recall") else math.inf
+        if len(given) != wanted or not all(0 < n <= most and math.isfinite(n) for n in given):
+            raise UserError(
+                f"{name} is {text!r}, but it must be f_beta=BETA, precision=SHARE, recall=SHARE or "
+                "cost=FALSE_POSITIVE:FALSE_NEGATIVE, with numbers above 0 (shares up to 1): for instance f_beta=1, "
+                "precision=0.9 or cost=1:5"
+            )
+        return cls(kind, *given)

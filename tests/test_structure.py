@@ -26,7 +26,7 @@ BELOW = {
     "models": set(),
     "interop": {"models", "plain", "errors"},
     "processes": {"data", "errors"},
-    "tasks": {"models", "data", "processes", "terminal", "config", "bucket", "errors"},
+    "tasks": {"models", "data", "processes", "terminal", "config", "ranges", "bucket", "errors"},
     "runs": {"tasks", "interop", "data", "processes", "config", "bucket", "plain", "errors"},
     "train": {
         *("runs", "tasks", "interop", "models", "data", "processes", "terminal", "hardware", "versions"),

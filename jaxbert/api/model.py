@@ -19,6 +19,7 @@ from jaxbert.plain import read_yaml
 from jaxbert.runs.export import check_target, export_params
 from jaxbert.runs.folder import RunFolder
 from jaxbert.settings import make_data_config, place_keys
+from jaxbert.tasks.decision import Tuning
 from jaxbert.train.inference import TrainedModel, open_trained
 from jaxbert.train.runtime import prepare_process
 
@@ -108,6 +109,41 @@ class Model:
         with ExitStack() as stack:
             return self._trained.evaluate(name_source(stack, data, "data"), reading).metrics
 
+    def calibrate(
+        self,
+        data: Data,
+        /,
+        *,
+        calibration: str = "temperature",
+        threshold: str | None = None,
+        positive_label: str | None = None,
+        thresholds: str = "one",
+        **columns: Any,
+    ) -> dict[str, Any]:
+        """Calibrate this model on rows that it was not trained on, as `jaxbert calibrate` does; `export` writes it.
+
+        Args:
+          data: labelled examples, as for `evaluate`.
+          calibration: `temperature`, or `none` to choose thresholds only.
+          threshold: for two labels, how the threshold of the positive one is chosen: `f_beta=1`, `precision=0.9`,
+            `recall=0.95` or `cost=1:5` (of a false positive and a false negative).
+          positive_label: the label that `threshold` is for, if the names do not tell it.
+          thresholds: for several labels of a text, `one` for all or `per_label`.
+          **columns: names of columns, as for `evaluate`.
+
+        Returns:
+          What was changed: `calibration` with the temperature and the metrics `before` and `after`, `threshold` or
+          `thresholds`, and `abstaining`.
+
+        Raises:
+          UserError: if a row is wrong, the task has no such settings, or no threshold reaches what is asked.
+        """
+        tuning = Tuning.make(calibration, threshold, positive_label, thresholds, "{}".format)
+        with ExitStack() as stack:
+            spec = name_source(stack, data, "data")
+            self._trained, record = self._trained.calibrated(spec, self._reading(columns), tuning)
+        return record
+
     def export(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model as a Hugging Face folder, which PyTorch reads too.
 
@@ -124,7 +160,7 @@ class Model:
         target, trained = check_target(folder, "folder"), self._trained
         export_params(
             RunFolder(self.name),
-            trained.predictor.model.config,
+            trained.config,
             trained.tokenizer,
             trained.params,
             trained.task.architecture,
@@ -189,6 +225,8 @@ def load(
     lower_case: bool | None = None,
     precision: str = "auto",
     top_k: int | None = None,
+    abstain_below: float | None = None,
+    coverage: float | None = None,
 ) -> Model:
     """Open a trained model.
 
@@ -200,6 +238,8 @@ def load(
       precision: `float32`, `bfloat16` or `auto`. auto: as in the run of the model if that was on a device of the same kind;
         else bfloat16 on GPU and TPU, and float32 on CPU.
       top_k: how many labels the probabilities of an answer include; None: all if there are up to 20, else 5.
+      abstain_below: the least score of an answer; below it its label is None.
+      coverage: the share of the texts whose true label is to be in `label_set`, which is added to answers.
 
     Returns:
       The model.
@@ -207,7 +247,15 @@ def load(
     Raises:
       UserError: if there is no such model, or its head was not trained.
     """
-    options = InferenceOptions(max_length, lower_case, batch_size, precision, top_k)  # type: ignore[arg-type]
+    options = InferenceOptions(
+        max_length,
+        lower_case,
+        batch_size,
+        precision,  # type: ignore[arg-type]
+        top_k,
+        abstain_below,
+        coverage,
+    )
     prepare_process(precision)
     start(LaunchConfig())
     trained = open_trained(os.fspath(name), options)

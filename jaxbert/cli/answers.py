@@ -158,9 +158,9 @@ def _columns(task: Task, separator: str) -> dict[str, Callable[[Answer], Any]]:
     names: tuple[str, ...] = getattr(task, "label_names", ())
     columns: dict[str, Callable[[Answer], Any]] = {}
     for key in task.answer_keys:
-        if key == "labels":
+        if key in ("labels", "label_set"):
             _check_separator(names, separator)
-            columns[key] = partial(_joined, separator)
+            columns[key] = partial(_joined, separator, key)
         elif key != "probabilities":
             columns[key] = itemgetter(key)
     if "probabilities" not in task.answer_keys:
@@ -179,8 +179,8 @@ def _columns(task: Task, separator: str) -> dict[str, Callable[[Answer], Any]]:
     return columns
 
 
-def _joined(separator: str, answer: Answer) -> str:
-    return separator.join(answer["labels"])
+def _joined(separator: str, key: str, answer: Answer) -> str:
+    return separator.join(answer[key])
 
 
 def _probability(label: str, answer: Answer) -> float:

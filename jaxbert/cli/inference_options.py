@@ -21,6 +21,8 @@ READING_OPTIONS = tuple(key for key in (*COLUMN_KEYS, *FILE_KEYS) if key not in 
 """Keys about reading a source."""
 COMPUTING_OPTIONS = ("max_length", "lower_case", "batch_size", "precision")
 """Keys about the computation of a model."""
+ANSWER_OPTIONS = ("top_k", "abstain_below", "coverage")
+"""Keys about the form of answers; only `predict` has them."""
 
 
 def add_options(parser: ArgumentParser, **other_defaults: Any) -> None:
@@ -50,7 +52,9 @@ def data_config(values: Namespace) -> DataConfig:
 
 def open_model(values: Namespace, source: str) -> TrainedModel:
     """Check the sizes, and that `source` can be read; then open the model."""
-    options = InferenceOptions(**{name: values[name] for name in (*COMPUTING_OPTIONS, "top_k") if name in values})
+    options = InferenceOptions(
+        **{name: values[name] for name in (*COMPUTING_OPTIONS, *ANSWER_OPTIONS) if name in values}
+    )
     from jaxbert.data.sources import STDIN, check_source
 
     check_source(source)

@@ -25,6 +25,7 @@ VERBS = {
     "curve": "tell whether more labels would help: train at growing shares of the rows",
     "inspect": "show how the data of a run are read, without training",
     "evaluate": "measure a model on labelled examples",
+    "calibrate": "calibrate a model's probabilities, and choose thresholds, on held-out rows",
     "predict": "let a model answer for texts from a file or standard input",
     "export": "write a checkpoint of a run as a Hugging Face folder",
     "bench": "time training and prediction",

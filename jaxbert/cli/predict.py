@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from jaxbert.cli.answers import Answer, make_writer, parse_keep
-from jaxbert.cli.inference_options import add_options, data_config, open_model
+from jaxbert.cli.inference_options import ANSWER_OPTIONS, add_options, data_config, open_model
 from jaxbert.cli.output import check_output, write_text
 from jaxbert.cli.parsing import Parser, make_parser, parse
 from jaxbert.config import InferenceOptions, TrainConfig
@@ -30,9 +30,7 @@ Model:    a run folder, an exported folder or a name on the Hugging Face Hub.
 Input:    a file (csv, tsv, jsonl, parquet, or txt with one text per line), hf:ORG/NAME, tfds:NAME,
           or - for standard input.
 Results:  one JSON object per text in the file --output, or on standard output; a table in .csv and .tsv."""
-_MAIN_KEYS = (
-    *("model", "input", "output", "text", "text_pair", "keep", "top_k", "max_length", "batch_size", "precision"),
-)
+_MAIN_KEYS = ("model", "input", "output", "text", "keep", *ANSWER_OPTIONS, "max_length", "precision")
 
 
 def run(arguments: list[str]) -> int:
@@ -89,7 +87,7 @@ def _make_parser() -> Parser:
         metavar="COLUMN,...",
         help="Columns of the input to copy into the answers; COLUMN=NAME renames one there.",
     )
-    add_fields(parser, InferenceOptions, ["top_k"])
+    add_fields(parser, InferenceOptions, ANSWER_OPTIONS)
     return parser
 
 

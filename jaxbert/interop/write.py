@@ -90,7 +90,7 @@ def save_tensors(
         with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
             staged = Path(scratch)
             content = config_dict(config, architecture, tensors)
-            (staged / "config.json").write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            (staged / "config.json").write_text(_legible(content) + "\n", "utf-8")
             _write_weights(staged, SAFETENSORS, tensors, max_shard_size, _write_safetensors)
             if flax_tree is not None:
                 flat = traverse_util.flatten_dict(flax_tree, sep="/")
@@ -101,6 +101,13 @@ def save_tensors(
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from error
     return folder
+
+
+def _legible(content: dict[str, Any]) -> str:
+    """Return indented JSON in which a list of numbers is one line."""
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    numbers = re.compile(r"\[\n\s*([-+\d.eE]+(?:,\n\s*[-+\d.eE]+)*)\n\s*\]")  # in a string there is no line feed
+    return numbers.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
 def parse_size(size: int | str) -> int:

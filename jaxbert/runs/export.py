@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
 from etils import epath
 from transformers import BertConfig
 
@@ -14,10 +16,13 @@ from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.interop.write import save_folder
+from jaxbert.plain import read_json
 from jaxbert.processes import is_main, on_host, wait_for_all
 from jaxbert.runs.checkpoint import Checkpoints, choose_step
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks import task_of_model
+from jaxbert.tasks.decision import temperature_of
+from jaxbert.tasks.exported import settings_of
 
 
 def save_start(folder: RunFolder, config: BertConfig, tokenizer: Any) -> None:
@@ -47,6 +52,12 @@ def export_params(
     return target
 
 
+def fold_temperature(params: Any, layer: str, temperature: float) -> Any:
+    """Return parameters with kernel and bias of a layer divided by a temperature."""
+    divide = jax.jit(lambda tensors, by: jax.tree.map(lambda tensor: tensor / by, tensors))
+    return {**params, layer: divide(params[layer], np.float32(temperature))}
+
+
 def check_target(output: str | os.PathLike[str], key: str) -> epath.Path:
     """Return the path of a folder to which a model may be written; error messages call it `key`.
 
@@ -61,6 +72,8 @@ def check_target(output: str | os.PathLike[str], key: str) -> epath.Path:
 
 def export_run(run: str | Path, step: str, output: str | Path) -> epath.Path:
     """Export a checkpoint of a run: `last`, `best` or a step number.
+
+    The checkpoint that the run exported itself gets the calibration and thresholds of that export.
 
     Raises:
       UserError: if the folder is not a run, the run has no such checkpoint, or the output folder holds other files.
@@ -78,5 +91,15 @@ def export_run(run: str | Path, step: str, output: str | Path) -> epath.Path:
         chosen = choose_step(checkpoints, step)
         params, evaluation = checkpoints.restore_params(chosen), checkpoints.progress(chosen)["evaluation"]
     task = task_of_model(config).reopen(config).learned(evaluation)
+    if task.last_layer is not None and (kept := _own_export(folder, chosen)) is not None:
+        params = fold_temperature(params, task.last_layer, temperature_of(settings_of(kept)))
+        task = type(task).reopen(kept)
     config = task.configure(config)
     return export_params(folder, config, load_tokenizer(start, config), params, task.architecture, target)
+
+
+def _own_export(folder: RunFolder, step: int) -> BertConfig | None:
+    """Return the configuration of the run's own export, if it is of this step."""
+    if not folder.summary.exists() or read_json(folder.summary).get("exported_step") != step:
+        return None
+    return read_config(fetched(folder.export)) if (folder.export / "config.json").exists() else None

@@ -23,6 +23,7 @@ from jaxbert.plain import flat, read_yaml, shown, to_json
 _FREE = {
     *("train.output_dir", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.max_bad_steps"),
     *("train.accept_changed_data", "train.eval_batch_size", "train.accumulation_steps", "train.steps_per_dispatch"),
+    *("train.calibration", "train.threshold", "train.positive_label", "train.thresholds"),
     *("model.scan_layers", "model.attention", "model.remat", "data.cache_dir"),
     *("mesh", "launch"),
 }

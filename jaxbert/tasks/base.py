@@ -21,6 +21,7 @@ from jaxbert.data.batches import Batch as HostBatch
 from jaxbert.data.examples import Examples
 from jaxbert.data.labels import Head
 from jaxbert.data.overview import Overview
+from jaxbert.tasks.decision import Tuning
 
 Batch = dict[str, Array]
 Sums = dict[str, Array]
@@ -39,8 +40,8 @@ class Task:
     """Whether each output of the head has the name of a label, kept as `id2label` in the configuration."""
     has_text_labels: ClassVar[bool] = False
     """Whether texts have labels, to which `data.label_map` and `data.label_format` apply."""
-    answer_keys: tuple[str, ...]
-    """The keys of an answer, in order."""
+    last_layer: ClassVar[str | None] = None
+    """The name of the layer that makes the logits, if its outputs divided by a temperature are calibrated probabilities."""
     per_token: bool = False
     """Whether there is a prediction for each token, [B, T, ...], and not for each segment, [B, S, ...]."""
     default_metric: str
@@ -111,7 +112,44 @@ class Task:
         """Return the task with settings that an evaluation on the validation set has tuned; most tasks tune none."""
         return self
 
+    def check_tuning(self, tuning: Tuning) -> None:
+        """Check that this task has what is to be chosen on held-out examples.
+
+        Raises:
+          UserError: for a setting without a meaning for it.
+        """
+        tuning.refuse(f"task {self.name}")
+
+    def at_temperature(self, temperature: float) -> Self:
+        """Return the task for logits that are divided by `temperature`; only tasks with a `last_layer` have it."""
+        raise NotImplementedError
+
+    def loss_at(self, temperature: float, predictions: np.ndarray, examples: Examples) -> float:
+        """Return the mean loss of the examples if their logits were divided by `temperature`, in float64."""
+        raise NotImplementedError
+
+    def untuned(self) -> Self:
+        """Return the task without the settings that `learned` tunes, to tune them on other examples."""
+        return self
+
+    def tuned(self, outcomes: Sequence[Outcome], tuning: Tuning) -> tuple[Self, dict[str, Any]]:
+        """Return the task with what is chosen on held-out examples, and the choices for `summary.json`.
+
+        Args:
+          outcomes: the predictions for these examples, of one or several sets.
+          tuning: what is chosen.
+
+        Raises:
+          UserError: if no choice reaches what `tuning` asks.
+        """
+        return self, {}
+
     # Computing.
+
+    @property
+    def answer_keys(self) -> tuple[str, ...]:
+        """The keys of an answer, in order."""
+        raise NotImplementedError
 
     @property
     def output_names(self) -> tuple[str, ...]:

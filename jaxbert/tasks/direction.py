@@ -11,7 +11,7 @@ from typing import Any
 
 _FALLING_ENDS = ("loss", "error", "perplexity")
 """Endings of metrics that are better if smaller: nsp_loss, calibration_error."""
-_FALLING = {"mse", "mae"}
+_FALLING = {"mse", "mae", "brier"}
 _RISING = {
     *("accuracy", "exact_match", "f1", "mcc", "pearson", "precision", "r2", "recall", "spearman"),
     *("answered_f1", "unanswered_accuracy", "masked_accuracy", "nsp_accuracy"),

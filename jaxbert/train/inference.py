@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import BertConfig
 
 from jaxbert.bucket import fetched
 from jaxbert.config import Config, DataConfig, InferenceOptions, MeshConfig, ModelConfig, PrecisionConfig
@@ -25,6 +26,7 @@ from jaxbert.plain import read_json
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks import say_guess, task_of_model
 from jaxbert.tasks.base import AnswerPart, Evaluation, Inputs, Outcome, Task, TaskInputs
+from jaxbert.tasks.decision import Tuning, with_answer_options
 from jaxbert.tasks.exported import COMPUTATION, settings_of
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.tasks.top_k import with_top_k
@@ -34,6 +36,7 @@ from jaxbert.train.pretrained import model_folder
 from jaxbert.train.programs import compute_dtype, layer_call
 from jaxbert.train.runtime import multiply_in
 from jaxbert.train.sharding import make_mesh, param_shardings, place
+from jaxbert.train.tune import tune
 
 _PARTS_AHEAD = 1024
 """Parts of a pipe that are read ahead; most parts are one line, or the lines that were waiting."""
@@ -65,7 +68,26 @@ class TrainedModel:
                 "label_map and label_format are for labels of texts, which this model does not give: leave them out"
             )
         examples = self.task.read_for(spec, data, self.tokenizer, self.max_length)
-        return self.predictor.evaluate(self.params, {"": examples})
+        return self.predictor.evaluate(self.params, {"": examples}, self.task)
+
+    @property
+    def config(self) -> BertConfig:
+        """The model's configuration, with what was tuned since it was opened."""
+        kept = self.predictor.model.config
+        return kept if self.task is self.predictor.task else self.task.configure(kept)
+
+    def calibrated(self, spec: str, data: DataConfig, tuning: Tuning) -> tuple[TrainedModel, dict[str, Any]]:
+        """Calibrate on a source of labelled examples that were not trained on; return the model and a record of the changes.
+
+        Raises:
+          UserError: if the source has a mistake, the task has not what `tuning` asks for, or no threshold reaches it.
+        """
+        self.task.check_tuning(tuning)
+        examples = self.task.read_for(spec, data, self.tokenizer, self.max_length)
+        tuned = tune(self.predictor, self.params, self.task, {spec: examples}, tuning)
+        if note := tuned.record.get("threshold", {}).get("note"):
+            raise UserError(f"{tuning.spell('threshold')}: {note.partition(':')[0]}: ask for less, or give more rows")
+        return replace(self, task=tuned.task, params=tuned.params), tuned.record
 
     def open_inputs(self, spec: str, data: DataConfig, kept: tuple[str, ...] = ()) -> TaskInputs:
         """Open a source for prediction; the columns `kept` are copied into the answers.
@@ -196,6 +218,7 @@ def _open_models(
     config = read_config(folder)
     task = task_of_model(config).reopen(config)
     task = with_top_k(task if learned is None else task.learned(learned), options.top_k)
+    task = with_answer_options(task, options.abstain_below, options.coverage)
     say_guess(name, config)
     mesh = make_mesh(MeshConfig())
     kept = ComputeSettings.of(settings_of(config).get(COMPUTATION), mesh)

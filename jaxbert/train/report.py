@@ -172,6 +172,8 @@ def print_summary(summary: dict[str, Any], folder: RunFolder) -> None:
     table.add_row("speed", ", ".join([*speed, f"compiled in {summary['compile_seconds']:.1f} s"]))
     if summary["packing_efficiency"]:
         table.add_row("packing", f"{summary['packing_efficiency']:.1%} of the tokens are real, the others are padding")
+    for name, line in tuning_lines(summary).items():
+        table.add_row(name, Text(line))
     console.print(table, highlight=False)
     made = (
         f"ensemble of the models in {folder.folds}" if summary["exported_step"] is None else f"export: {folder.export}"
@@ -197,6 +199,23 @@ def _spread_headline(folds: dict[str, Any]) -> str:
     """Return mean and standard deviation over the folds of the first few metrics, on one line."""
     means, deviations = folds["mean"], folds["std"]
     return "  ".join(f"{name} {means[name]:.4f} ± {deviations[name]:.4f}" for name in [*means][:_HEADLINE])
+
+
+def tuning_lines(record: dict[str, Any]) -> dict[str, str]:
+    """Return what was chosen on held-out examples (`train.tune`), a line for each kind; empty if nothing was asked for."""
+    lines: dict[str, str] = {}
+    if calibration := record.get("calibration"):
+        before, after = calibration.get("before", {}), calibration.get("after", {})
+        moved = ", ".join(f"{name} {value:.4f} -> {after[name]:.4f}" for name, value in before.items())
+        fitted = f"temperature {calibration.get('temperature', 1):.4f} on {calibration.get('examples', 0):,} examples: "
+        lines["calibration"] = calibration.get("note") or fitted + moved
+    if threshold := record.get("threshold"):
+        numbers = "  ".join(f"{name} {value:.4f}" for name, value in threshold.items() if isinstance(value, float))
+        lines["threshold"] = threshold.get("note") or f"{threshold['positive_label']}: {numbers}"
+    if thresholds := record.get("thresholds"):
+        lowest, highest = min(thresholds.values()), max(thresholds.values())
+        lines["thresholds"] = f"one for each of {len(thresholds):,} labels, from {lowest:.4f} to {highest:.4f}"
+    return lines
 
 
 def data_table(overview: Content) -> Table:

@@ -28,6 +28,7 @@ from jaxbert.runs.export import export_params
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks import say_other_head, task_class
 from jaxbert.tasks.base import Inputs, Task
+from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.exported import settings_of
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.train.callbacks import NOTHING, Additions
@@ -121,9 +122,12 @@ class Run:
         shardings = program.state_shardings["params"]
         return pretrained.params(program.model, self.config.train.seed, shardings, program.base_key, new_head=new)
 
-    def export(self, params: Params, evaluation: dict[str, Any]) -> Task:
-        """Write the export of these parameters with their `evaluation`; return the task as changed by the evaluation."""
-        task = self.inputs.task.learned(evaluation)
+    def export(self, params: Params, evaluation: dict[str, Any], task: Task | None = None) -> Task:
+        """Write the export of these parameters with their `evaluation`; return the task as changed by the evaluation.
+
+        `task` is the run's task as it was tuned; None if it was not.
+        """
+        task = (task or self.inputs.task).learned(evaluation)
         bert_config = task.configure(self.bert_config)
         export_params(self.folder, bert_config, self.pretrained.tokenizer, params, task.architecture)
         return task
@@ -147,6 +151,13 @@ def open_run(config: Config, folder: RunFolder, known: Sequence[str] = (), addit
     best = config.train.best_metric
     if inputs.validation and best is not None and best not in (names := inputs.task.metric_names()):
         raise UserError(f"train.best_metric is {best!r}, but it must be one of {', '.join(names)}")
+    tuning = Tuning.of(config.train)
+    inputs.task.check_tuning(tuning)
+    if tuning.anything and not inputs.validation:
+        raise UserError(
+            "train.calibration, train.threshold and train.thresholds need a validation set: give data.validation or "
+            "data.validation_fraction"
+        )
     bert_config = inputs.task.configure(pretrained.bert_config)
     if pretrained.folder is not None:
         labels = len(bert_config.id2label or ())

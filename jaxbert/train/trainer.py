@@ -29,6 +29,7 @@ from jaxbert.runs.folder import RunFolder
 from jaxbert.runs.identity import Identity, go_on, identify, known_labels
 from jaxbert.runs.lock import RunLock, owned
 from jaxbert.tasks.base import Evaluation, Outcome
+from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.direction import falls, improves, merit, value_of
 from jaxbert.tasks.reading import set_name
 from jaxbert.terminal import console
@@ -41,6 +42,7 @@ from jaxbert.train.report import Report, data_notes, data_table, metrics_headlin
 from jaxbert.train.run import Run, open_run
 from jaxbert.train.speed import Speed
 from jaxbert.train.step import DeviceBatch, State
+from jaxbert.train.tune import Tuned, tune
 from jaxbert.versions import say_untested
 
 logger = logging.getLogger("jaxbert")
@@ -302,6 +304,12 @@ class Trainer:
         self._checkpoints.wait()
         raise StoppedError(self.progress.step)
 
+    def _tune(self, params: Params, evaluation: Evaluation | None) -> Tuned:
+        """Choose temperature and thresholds on the validation set, as far as the configuration asks for them."""
+        run = self.run
+        tuning = Tuning.of(self._config)
+        return tune(run.predictor, params, run.inputs.task, run.inputs.validation, tuning, evaluation)
+
     def finish(self, log: CompileLog, more: Callable[[], dict[str, Any]] = dict) -> Finished:
         """Export the best parameters (the last ones if those are lost), evaluate the test set, and write the summary.
 
@@ -314,13 +322,16 @@ class Trainer:
             exported, self.state = best, {}  # the devices need not hold two states
             self.state, remembered = self._checkpoints.restore(exported, run.program.state_target)
             evaluation = numbers_of(remembered["evaluation"])
-        params = self.state["params"]
+        params, task, record = self.state["params"], run.inputs.task, dict[str, Any]()
         outcomes: dict[str, Outcome] = {}
         if run.inputs.validation:
-            last = self.details.get(exported) or run.predictor.evaluate(params, run.inputs.validation)
-            evaluation = with_details(evaluation, last.metrics)
-            outcomes |= {set_name("validation", name): outcome for name, outcome in last.outcomes.items()}
-        task = run.export(params, evaluation)
+            tuned = self._tune(params, self.details.get(exported))
+            params, task, record = tuned.params, tuned.task, tuned.record
+            # Calibration and thresholds change the metrics; else those of the checkpoint stay.
+            changed = Tuning.of(self._config).anything
+            evaluation = tuned.evaluation.metrics if changed else with_details(evaluation, tuned.evaluation.metrics)
+            outcomes |= {set_name("validation", name): outcome for name, outcome in tuned.evaluation.outcomes.items()}
+        task = run.export(params, evaluation, task)
         tested = run.predictor.evaluate(params, run.inputs.test, task) if run.inputs.test else None
         if tested is not None:
             outcomes |= {set_name("test", name): outcome for name, outcome in tested.outcomes.items()}
@@ -334,6 +345,7 @@ class Trainer:
             "exported_step": exported,
             "eval": evaluation,
             "test": tested.metrics if tested is not None else None,
+            **record,
             **self.speed.summary(),
             "compile_seconds": round(log.seconds, 2),
             "compilations": log.count,

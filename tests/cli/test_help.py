@@ -76,7 +76,8 @@ MAIN_KEYS = {
     "curve": ["fractions", "data.train", "train.folds"],
     "inspect": ["data.train", "data.label", "output"],
     "evaluate": ["model", "data", "label", "output"],
-    "predict": ["model", "input", "output", "keep", "top_k"],
+    "predict": ["model", "input", "output", "keep", "top_k", "abstain_below", "coverage"],
+    "calibrate": ["model", "data", "output", "threshold", "positive_label", "thresholds", "label"],
     "bench": ["lengths", "bench.steps", "sweep", "peak_tflops"],
     "plan": ["topology", "lengths", "mesh.fsdp", "cost_per_hour"],
 }

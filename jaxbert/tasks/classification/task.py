@@ -24,7 +24,17 @@ from jaxbert.data.labels import Head, IntegerLabels, count_labels, encode, fit_l
 from jaxbert.data.overview import Labelling
 from jaxbert.data.tokens import AS_IT_IS, Reading
 from jaxbert.errors import UserError
-from jaxbert.tasks.base import Batch, Sums, Tally, list_names, metrics_of
+from jaxbert.tasks.base import Batch, Outcome, Sums, Tally, list_names, metrics_of
+from jaxbert.tasks.calibration import brier_scores, calibration_error
+from jaxbert.tasks.decision import (
+    MOST_PROBABLE,
+    Conformity,
+    Decision,
+    Tuning,
+    choose_threshold,
+    describe_cut,
+    selective_accuracy,
+)
 from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings
 from jaxbert.tasks.label_scores import LabelScores
 from jaxbert.tasks.pooling import WholeExamples, mean_of_logs, pool_examples, pool_windows, spread_over_windows
@@ -41,7 +51,7 @@ class Classification(LabelTask):
 
     name = "classification"
     assumes = "each text has one label"
-    answer_keys = ("label", "score", "probabilities")
+    last_layer = "classifier"
     default_metric = "accuracy"
 
     label_names: tuple[str, ...]
@@ -54,6 +64,14 @@ class Classification(LabelTask):
     """How long texts are read."""
     top_k: int | None = None
     """The number of labels whose probabilities an answer shows; None: all of up to 20, else the best 5."""
+    decision: Decision = MOST_PROBABLE
+    """How a label follows from the probabilities."""
+
+    @property
+    def answer_keys(self) -> tuple[str, ...]:
+        """The keys of an answer; `label_set` only if a coverage is asked for."""
+        own = ("label_set",) if self.decision.coverage is not None else ()
+        return ("label", "score", *own, "probabilities")
 
     @classmethod
     def fit(
@@ -80,16 +98,53 @@ class Classification(LabelTask):
         return Labelling(meaning, counts, keys=encoded, named=lambda i: names[encoded[i]])
 
     def configure(self, bert_config: BertConfig) -> BertConfig:
-        """Add the label names."""
+        """Add the label names and how labels are decided."""
         named = with_labels(bert_config, self.label_names, "single_label_classification")
-        return with_settings(named, self.name, integers=self.integers, reading=self.reading.to_dict())
+        decided = self.decision.settings(self.label_names)
+        return with_settings(named, self.name, integers=self.integers, reading=self.reading.to_dict(), **decided)
 
     @classmethod
     def reopen(cls, bert_config: BertConfig) -> Classification:
-        """Return the task with the label names of an export."""
-        settings = settings_of(bert_config)
-        reading = Reading.of(settings.get("reading"))
-        return cls(label_names(bert_config), integers=integers_of(settings), reading=reading)
+        """Return the task with the label names of an export, and its way to decide."""
+        settings, names = settings_of(bert_config), label_names(bert_config)
+        reading, decision = Reading.of(settings.get("reading")), Decision.read(settings, names)
+        return cls(names, integers=integers_of(settings), reading=reading, decision=decision)
+
+    def check_tuning(self, tuning: Tuning) -> None:
+        """Check that a threshold is for one of two labels."""
+        tuning.refuse("task classification", temperature=True, threshold=True)
+        if tuning.threshold is not None:
+            tuning.positive_of(self.label_names)
+
+    def at_temperature(self, temperature: float) -> Classification:
+        """Return the task for logits that are divided by `temperature`; a threshold gives the same labels as before."""
+        return dataclasses.replace(self, decision=self.decision.at_temperature(temperature))
+
+    def loss_at(self, temperature: float, predictions: np.ndarray, examples: Examples) -> float:
+        """Return the mean cross-entropy."""
+        assert examples.labels is not None
+        logits = pool_windows(predictions, examples, self.reading.pooling).astype(np.float64)
+        own = log_softmax(logits / temperature, axis=-1)[np.arange(len(examples)), examples.labels]
+        return -float(own.mean())
+
+    def tuned(self, outcomes: Sequence[Outcome], tuning: Tuning) -> tuple[Classification, dict[str, Any]]:
+        """Choose the threshold of the positive label; keep conformity scores; tell what abstaining buys."""
+        probabilities = np.concatenate([self.probabilities(o.predictions, o.examples) for o in outcomes])
+        labels = np.concatenate([np.asarray(o.examples.labels) for o in outcomes])
+        if not np.isfinite(probabilities).all():  # a diverged model
+            return self, {}
+        every = np.arange(len(labels))
+        decision = dataclasses.replace(self.decision, conformity=Conformity.of(probabilities[every, labels]))
+        told: dict[str, Any] = {}
+        if tuning.threshold is not None:
+            positive = tuning.positive_of(self.label_names)
+            cut = choose_threshold(probabilities[:, positive], labels == positive, tuning.threshold)
+            told["threshold"] = {"positive_label": self.label_names[positive], **describe_cut(cut)}
+            if cut is not None:
+                decision = dataclasses.replace(decision, positive=positive, threshold=cut.threshold)
+        chosen = decision.choose(probabilities)
+        told["abstaining"] = selective_accuracy(probabilities[every, chosen], chosen == labels)
+        return dataclasses.replace(self, decision=decision), told
 
     def describe(self) -> str:
         """Return the label names on one line."""
@@ -120,25 +175,26 @@ class Classification(LabelTask):
     def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[list[str], list[str]]:
         """Return the names of the true and of the predicted labels."""
         assert examples.labels is not None
-        chosen = pool_windows(predictions, examples, self.reading.pooling).argmax(-1)
+        chosen = self.decision.choose(self.probabilities(predictions, examples))
         return [self.label_names[i] for i in examples.labels], [self.label_names[i] for i in chosen]
 
     def metric_names(self) -> list[str]:
         """Return the names of the metrics that are single numbers."""
         means = [f"{score}_{mean}" for mean in ("macro", "weighted") for score in ("f1", "precision", "recall")]
         mcc = ["mcc"] if len(self.label_names) == 2 else []
-        return ["accuracy", "f1_macro", "f1_macro_present", *mcc, "loss", *means[1:]]
+        return ["accuracy", "f1_macro", "f1_macro_present", *mcc, "loss", *means[1:], "calibration_error", "brier"]
 
     def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
         """Compute accuracy, loss, and precision, recall and F1 by class, macro and weighted; the headline ones first.
 
         A class that is neither predicted nor present counts as 0 in the macro means, as in scikit-learn with all labels
-        given; `f1_macro_present` leaves it out.
+        given; `f1_macro_present` leaves it out. `calibration_error` is that of the most probable label, `brier` the Brier
+        score, 0 to 2.
         """
         return metrics_of(self.tally(examples), predictions)
 
     def tally(self, examples: Examples) -> Tally:
-        """Return a tally that keeps each example's most probable label, and the log-probability of its true label."""
+        """Return a tally that keeps each example's label, the log-probability of its true label, and its calibration."""
         return _Tally(self, examples)
 
     def of_logits(self, pooled: np.ndarray) -> np.ndarray:
@@ -159,17 +215,21 @@ class Classification(LabelTask):
         return spread_over_windows(mean_of_logs(logs), examples, how)
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
-        """Return `label`, `score` (its probability) and `probabilities` by label name, limited by `top_k`."""
-        answers = []
-        for row in self.probabilities(predictions, examples, first, last):
-            best = int(row.argmax())
-            answers.append(
-                {
-                    "label": self.label_names[best],
-                    "score": round(float(row[best]), 6),
-                    "probabilities": shown_probabilities(self.label_names, row, self.top_k),
-                }
-            )
+        """Return `label`, `score` (its probability) and `probabilities` by label name, limited by `top_k`.
+
+        With a least score, `label` is None below it. With a coverage there is `label_set` too, most probable first.
+        """
+        names, decision, answers = self.label_names, self.decision, []
+        rows = self.probabilities(predictions, examples, first, last)
+        for row, chosen in zip(rows, decision.choose(rows).tolist(), strict=True):
+            score = float(row[chosen])
+            answer: dict[str, Any] = {
+                "label": None if decision.abstains(score) else names[chosen],
+                "score": round(score, 6),
+            }
+            if decision.coverage is not None:
+                answer["label_set"] = [names[i] for i in decision.label_set(row)]
+            answers.append(answer | {"probabilities": shown_probabilities(names, row, self.top_k)})
         return answers
 
 
@@ -184,13 +244,23 @@ class _Tally:
         self._predicted = np.zeros(len(examples), np.int32)
         self._own = np.zeros(len(examples), np.float32)
         """The log-probability of each example's true label."""
+        self._confidence = np.zeros(len(examples), np.float32)
+        """The probability of each example's most probable label."""
+        self._sure = np.zeros(len(examples), bool)
+        """Whether the most probable label is the true one."""
+        self._brier = np.zeros(len(examples))
 
     def add(self, ids: np.ndarray, predictions: np.ndarray) -> None:
         """Add the predictions of some segments."""
         documents, pooled = self._documents.add(ids, predictions)
         rows = self._task.of_logits(pooled)
-        self._predicted[documents] = rows.argmax(-1)
-        self._own[documents] = rows[np.arange(len(rows)), self._labels[documents]]
+        probabilities, labels, most = np.exp(rows), self._labels[documents], rows.argmax(-1)
+        decided = self._task.decision.threshold is not None
+        self._predicted[documents] = self._task.decision.choose(np.exp(rows, dtype=np.float64)) if decided else most
+        self._own[documents] = rows[np.arange(len(rows)), labels]
+        self._confidence[documents] = probabilities.max(-1)
+        self._sure[documents] = most == labels
+        self._brier[documents] = brier_scores(probabilities, labels)
 
     def metrics(self) -> dict[str, Any]:
         """Return the metrics of all examples."""
@@ -212,6 +282,8 @@ class _Tally:
             "f1_weighted": scores.mean("f1", weighted=True),
             "precision_weighted": scores.mean("precision", weighted=True),
             "recall_weighted": scores.mean("recall", weighted=True),
+            "calibration_error": calibration_error(self._confidence, self._sure),
+            "brier": float(self._brier.mean()),
             "examples": len(labels),
             "macro_over": scores.macro_over(),
             "per_class": scores.by_label(names),

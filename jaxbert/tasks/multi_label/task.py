@@ -1,4 +1,4 @@
-"""Multi-label text classification: a sigmoid for each label, and one threshold that is tuned on the validation set.
+"""Multi-label text classification: a sigmoid for each label, and thresholds that are tuned on the validation set.
 
 `tasks.text` reads the texts, `data.label_lists` decides the labels, and `threshold` finds the threshold."""
 
@@ -24,7 +24,9 @@ from jaxbert.data.labels import Head, IntegerLabels, count_labels, meaning_of
 from jaxbert.data.overview import Labelling
 from jaxbert.data.tokens import AS_IT_IS, Reading, hash_rows
 from jaxbert.errors import UserError
-from jaxbert.tasks.base import Batch, Sums, Tally, list_names, metrics_of
+from jaxbert.tasks.base import Batch, Outcome, Sums, Tally, list_names, metrics_of
+from jaxbert.tasks.calibration import ForecastCounts
+from jaxbert.tasks.decision import Tuning, are_numbers, label_thresholds, temperature_of, temperature_setting
 from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings
 from jaxbert.tasks.label_scores import LabelScores
 from jaxbert.tasks.multi_label.threshold import UNTUNED, Given, ThresholdSearch, given_from
@@ -40,6 +42,7 @@ class MultiLabel(LabelTask):
     name = "multi_label"
     assumes = "a label is given from a probability of 0.5"
     label_kind = "list"
+    last_layer = "classifier"
     answer_keys = ("labels", "probabilities")
     default_metric = "f1_micro"
 
@@ -51,6 +54,10 @@ class MultiLabel(LabelTask):
     """The meaning of an integer in a label column."""
     threshold: float | None = None
     """The least probability of a given label; None: the best for the evaluated examples."""
+    thresholds: tuple[float, ...] | None = None
+    """The least probability of each label, in label order; None: `threshold` for all."""
+    temperature: float = 1.0
+    """The number by which the logits were divided; the last layer has it already."""
     reading: Reading = AS_IT_IS
     """How long texts are read."""
     top_k: int | None = None
@@ -85,23 +92,67 @@ class MultiLabel(LabelTask):
         return Labelling(meaning_of(labels, self.label_set), count_labels(encoded, names), keys=keys, named=named)
 
     def configure(self, bert_config: BertConfig) -> BertConfig:
-        """Add the label names and the threshold."""
+        """Add the label names and the thresholds."""
         named = with_labels(bert_config, self.label_names, "multi_label_classification")
-        return with_settings(
-            named, self.name, integers=self.integers, threshold=self.threshold, reading=self.reading.to_dict()
-        )
+        own: dict[str, Any] = {**temperature_setting(self.temperature)}
+        if self.thresholds is not None:
+            own |= {"thresholds": list(self.thresholds)}
+        reading = self.reading.to_dict()
+        return with_settings(named, self.name, integers=self.integers, threshold=self.threshold, reading=reading, **own)
 
     @classmethod
     def reopen(cls, bert_config: BertConfig) -> MultiLabel:
-        """Return the task with the label names and the threshold of an export; 0.5 for a model of another program."""
-        settings = settings_of(bert_config)
-        threshold = settings.get("threshold")
+        """Return the task with the label names and the thresholds of an export; 0.5 for a model of another program."""
+        settings, names = settings_of(bert_config), label_names(bert_config)
+        threshold, thresholds = settings.get("threshold"), settings.get("thresholds")
+        if thresholds is not None and not are_numbers(thresholds, len(names)):
+            raise UserError(f"config.json: `thresholds` has not one number for each of {len(names)} labels")
         return cls(
-            label_names(bert_config),
+            names,
             integers=integers_of(settings),
             reading=Reading.of(settings.get("reading")),
             threshold=float(threshold) if isinstance(threshold, int | float) else 0.5,
+            thresholds=None if thresholds is None else tuple(map(float, thresholds)),
+            temperature=temperature_of(settings),
         )
+
+    @property
+    def cuts(self) -> float | np.ndarray:
+        """The least probability of a given label: one for all, or float64 [C]."""
+        if self.thresholds is not None:
+            return np.array(self.thresholds)
+        return UNTUNED if self.threshold is None else self.threshold
+
+    def check_tuning(self, tuning: Tuning) -> None:
+        """Check that there is no threshold for one of two labels."""
+        tuning.refuse("task multi_label", temperature=True, per_label=True)
+
+    def at_temperature(self, temperature: float) -> MultiLabel:
+        """Return the task for logits that are divided by `temperature`; the next evaluation tunes the threshold."""
+        return dataclasses.replace(self.untuned(), temperature=self.temperature * temperature)
+
+    def loss_at(self, temperature: float, predictions: np.ndarray, examples: Examples) -> float:
+        """Return the mean binary cross-entropy over labels and examples."""
+        assert examples.labels is not None
+        log_odds = pool_windows(predictions, examples, self.reading.pooling).astype(np.float64) / temperature
+        return float((np.logaddexp(0, log_odds) - examples.labels * log_odds).mean())
+
+    def untuned(self) -> MultiLabel:
+        """Return the task without thresholds."""
+        return dataclasses.replace(self, threshold=None, thresholds=None)
+
+    def tuned(self, outcomes: Sequence[Outcome], tuning: Tuning) -> tuple[MultiLabel, dict[str, Any]]:
+        """Choose a threshold for each label, if it is asked for; `learned` has the one for all."""
+        if not tuning.per_label:
+            return self, {}
+        probabilities = np.concatenate([self.probabilities(o.predictions, o.examples) for o in outcomes])
+        labels = np.concatenate([np.asarray(o.examples.labels) for o in outcomes])
+        if not np.isfinite(probabilities).all():  # a diverged model
+            return self, {}
+        otherwise = UNTUNED if self.threshold is None else self.threshold
+        found = label_thresholds(probabilities, labels, otherwise)
+        told = {"thresholds": dict(zip(self.label_names, found, strict=True))}
+        return dataclasses.replace(self, thresholds=found), told
 
     def describe(self) -> str:
         """Return the label names on one line."""
@@ -140,19 +191,23 @@ class MultiLabel(LabelTask):
     def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         """Return the true and the predicted labels as 0 and 1, int32 [N, C]."""
         probabilities = expit(pool_windows(predictions, examples, self.reading.pooling))
-        given = probabilities >= (UNTUNED if self.threshold is None else self.threshold)
+        given = probabilities >= self.cuts
         return np.asarray(examples.labels).astype(np.int32), given.astype(np.int32)
 
     def metric_names(self) -> list[str]:
         """Return the names of the metrics that are single numbers."""
         means = [f"{score}_{mean}" for mean in ("micro", "macro") for score in ("precision", "recall")]
-        return ["f1_micro", "f1_macro", "f1_macro_present", "loss", *means, "exact_match"]
+        return [
+            *("f1_micro", "f1_macro", "f1_macro_present", "loss", *means, "exact_match"),
+            *("calibration_error", "brier"),
+        ]
 
     def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
         """Compute F1, precision and recall, micro, macro and by label, at the threshold; the headline ones first.
 
         A score whose divisor is 0 is 0: the precision of a label that is never given, the recall of a label that no example
-        has. `f1_macro_present` leaves out labels for which both are true.
+        has. `f1_macro_present` leaves out labels for which both are true. `calibration_error` and `brier` (the mean squared
+        difference of probability and truth, 0 to 1) are those of all pairs of example and label.
         """
         return metrics_of(self.tally(examples), predictions)
 
@@ -166,10 +221,10 @@ class MultiLabel(LabelTask):
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
         """Return `labels` (at or above the threshold, most probable first) and `probabilities`, limited by `top_k`."""
-        threshold = UNTUNED if self.threshold is None else self.threshold
+        cuts = self.cuts
         answers = []
         for row in expit(pool_windows(predictions, examples, self.reading.pooling, first, last)):
-            given = np.flatnonzero(row >= threshold)
+            given = np.flatnonzero(row >= cuts)
             answers.append(
                 {
                     "labels": [self.label_names[i] for i in given[np.argsort(-row[given], kind="stable")]],
@@ -190,7 +245,10 @@ class _Tally:
         self._documents = WholeExamples(examples, task.reading.pooling)
         self._losses = np.zeros(count)
         self._threshold = task.threshold if expected or task.threshold is not None else UNTUNED
-        self._search = ThresholdSearch(expected) if self._threshold is None else None
+        self._cuts = None if task.thresholds is None else task.cuts
+        """The least probability of each label, if they differ."""
+        self._search = ThresholdSearch(expected) if self._threshold is None and self._cuts is None else None
+        self._forecasts, self._brier = ForecastCounts(), np.zeros(count)
         self._hits, self._given = (np.zeros(len(task.label_names), np.int64) for _ in range(2))
         self._right, self._wrong = (np.zeros(count, np.int64) for _ in range(2))
         """For each example, the numbers of correctly and wrongly given labels."""
@@ -203,10 +261,13 @@ class _Tally:
             losses = np.logaddexp(0, log_odds.astype(np.float64)) - labels * log_odds
         self._losses[documents] = losses.mean(-1)
         probabilities = expit(log_odds)
+        self._forecasts.add(log_odds, probabilities, labels)
+        self._brier[documents] = ((probabilities - labels) ** 2).mean(-1)
+        cuts = self._threshold if self._cuts is None else self._cuts
         if self._search is not None:
             self._search.add(probabilities, documents, labels)
-        elif self._threshold is not None:
-            self._count(given_from(probabilities, self._threshold, documents, labels))
+        elif cuts is not None:
+            self._count(given_from(probabilities, cuts, documents, labels))
 
     def _count(self, given: Given) -> None:
         present, absent = given.where(given.present), given.where(~given.present)
@@ -220,23 +281,28 @@ class _Tally:
         if self._search is not None:
             self._threshold, given = self._search.finish()
             self._count(given)
-        assert self._threshold is not None
+        names = self._task.label_names
+        threshold: dict[str, Any] = {"threshold": self._threshold}
+        if self._cuts is not None:
+            threshold = {"thresholds": dict(zip(names, np.asarray(self._cuts).tolist(), strict=True))}
         scores = LabelScores(self._hits, self._given, self._labels.sum(0))
         of_all = scores.total()
         exact = (self._wrong == 0) & (self._right == self._labels.sum(1))
         return {
             "f1_micro": of_all.mean("f1"),
             **scores.f1_macro(),
-            "threshold": float(self._threshold),
+            **threshold,
             "loss": float(self._losses.mean()),
             "precision_micro": of_all.mean("precision"),
             "recall_micro": of_all.mean("recall"),
             "precision_macro": scores.mean("precision"),
             "recall_macro": scores.mean("recall"),
             "exact_match": float(exact.mean()),
+            "calibration_error": self._forecasts.bins().error(),
+            "brier": float(self._brier.mean()),
             "examples": len(self._losses),
             "macro_over": scores.macro_over(),
-            "per_class": scores.by_label(self._task.label_names),
+            "per_class": scores.by_label(names),
         }
 
 

@@ -23,12 +23,14 @@ class Given(NamedTuple):
         return Given(self.documents[mask], self.labels[mask], self.present[mask])
 
 
-def given_from(probabilities: np.ndarray, least: float, documents: np.ndarray, labels: np.ndarray) -> Given:
+def given_from(
+    probabilities: np.ndarray, least: float | np.ndarray, documents: np.ndarray, labels: np.ndarray
+) -> Given:
     """Return the labels whose probabilities are at or above a threshold.
 
     Args:
       probabilities: [n, C].
-      least: the threshold.
+      least: the threshold, or that of each label, [C].
       documents: the indices of the examples, [n].
       labels: whether each example has each label, bool [n, C].
     """

@@ -32,7 +32,9 @@ from jaxbert.data.store import Stored, StoredColumn, cache_folder
 from jaxbert.data.table import Place, Table
 from jaxbert.data.tokens import Encoded, LongTexts, hash_texts, joined
 from jaxbert.models import heads
-from jaxbert.tasks.base import Batch, Inputs, Sums, Task
+from jaxbert.tasks.base import Batch, Inputs, Outcome, Sums, Task
+from jaxbert.tasks.calibration import brier_scores, calibration_error
+from jaxbert.tasks.decision import MOST_PROBABLE, Conformity, Decision, Tuning, selective_accuracy
 from jaxbert.tasks.exported import settings_of, with_settings
 from jaxbert.tasks.multiple_choice.read import (
     MEANINGS,
@@ -57,12 +59,20 @@ class MultipleChoice(Task):
     assumes = "a label is the number of the right choice from 0"
     head = heads.MultipleChoiceHead
     architecture = "ForMultipleChoice"
-    answer_keys = ("choice", "text", "score", "probabilities")
+    last_layer = "classifier"
     default_metric = "accuracy"
     meaning: Meaning = "number from 0"
     """The meaning of a label."""
     max_length: int | None = None
     """The longest choice in training, in tokens, with its question and context."""
+    decision: Decision = MOST_PROBABLE
+    """How a choice follows from the probabilities."""
+
+    @property
+    def answer_keys(self) -> tuple[str, ...]:
+        """The keys of an answer; `choice_set` only if a coverage is asked for."""
+        own = ("choice_set",) if self.decision.coverage is not None else ()
+        return ("choice", "text", "score", *own, "probabilities")
 
     @property
     def reading_length(self) -> int | None:
@@ -106,8 +116,9 @@ class MultipleChoice(Task):
         return encode_shown(questions, encoder, tokenizer, max_length, folder)
 
     def configure(self, bert_config: BertConfig) -> BertConfig:
-        """Return a copy with the meaning of a label and the longest choice."""
-        return with_settings(bert_config, self.name, meaning=self.meaning, max_length=self.max_length)
+        """Return a copy with the meaning of a label, the longest choice, and how choices are decided."""
+        decided = self.decision.settings()
+        return with_settings(bert_config, self.name, meaning=self.meaning, max_length=self.max_length, **decided)
 
     @classmethod
     def reopen(cls, bert_config: BertConfig) -> MultipleChoice:
@@ -117,6 +128,7 @@ class MultipleChoice(Task):
         return cls(
             MEANINGS.get(str(settings.get("meaning")), "number from 0"),
             longest if type(longest) is int and longest > 2 else None,
+            Decision.read(settings),
         )
 
     def describe(self) -> str:
@@ -150,17 +162,46 @@ class MultipleChoice(Task):
 
     def metric_names(self) -> list[str]:
         """Return the names of the metrics that are single numbers."""
-        return ["accuracy", "loss"]
+        return ["accuracy", "loss", "calibration_error", "brier"]
 
     def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
-        """Compute accuracy, and the mean loss of questions."""
+        """Compute accuracy, the mean loss of questions, and the calibration of the probabilities of choices."""
         assert examples.labels is not None
-        scores, labels = _by_question(predictions, examples), examples.labels.tolist()
+        probabilities, labels = self.probabilities(predictions, examples), examples.labels
+        right = probabilities.argmax(-1) == labels
         return {
-            "accuracy": float(np.mean([found.argmax() == label for found, label in zip(scores, labels, strict=True)])),
-            "loss": -float(np.mean([found[label] for found, label in zip(scores, labels, strict=True)])),
+            "accuracy": float(right.mean()),
+            "loss": self.loss_at(1.0, predictions, examples),
+            "calibration_error": calibration_error(probabilities.max(-1), right),
+            "brier": float(brier_scores(probabilities, labels).mean()),
             "examples": len(examples),
         }
+
+    def check_tuning(self, tuning: Tuning) -> None:
+        """Check that there are no thresholds."""
+        tuning.refuse("task multiple_choice", temperature=True)
+
+    def at_temperature(self, temperature: float) -> MultipleChoice:
+        """Return the task for scores that are divided by `temperature`."""
+        return dataclasses.replace(self, decision=self.decision.at_temperature(temperature))
+
+    def loss_at(self, temperature: float, predictions: np.ndarray, examples: Examples) -> float:
+        """Return the mean loss of questions."""
+        assert examples.labels is not None
+        parts = _by_question(predictions.astype(np.float64) / temperature, examples)
+        return -float(np.mean([found[label] for found, label in zip(parts, examples.labels.tolist(), strict=True)]))
+
+    def tuned(self, outcomes: Sequence[Outcome], tuning: Tuning) -> tuple[MultipleChoice, dict[str, Any]]:
+        """Keep conformity scores; tell what abstaining buys."""
+        parts = [self.probabilities(o.predictions, o.examples) for o in outcomes]
+        labels = [np.asarray(o.examples.labels) for o in outcomes]
+        if not all(np.isfinite(part).all() for part in parts):  # a diverged model
+            return self, {}
+        own = [part[np.arange(len(part)), right] for part, right in zip(parts, labels, strict=True)]
+        right = np.concatenate([part.argmax(-1) == labels for part, labels in zip(parts, labels, strict=True)])
+        decision = dataclasses.replace(self.decision, conformity=Conformity.of(np.concatenate(own)))
+        told = {"abstaining": selective_accuracy(np.concatenate([part.max(-1) for part in parts]), right)}
+        return dataclasses.replace(self, decision=decision), told
 
     def probabilities(self, predictions: np.ndarray, examples: Examples) -> np.ndarray:
         """Return the probability of each choice, float64 [N, C]; columns after a question's last choice are 0."""
@@ -175,19 +216,24 @@ class MultipleChoice(Task):
         return mean_of_logs([np.concatenate(_by_question(part, examples)) for part in parts]).astype(np.float32)
 
     def answers(self, predictions: np.ndarray, examples: Examples, first: int, last: int) -> list[dict[str, Any]]:
-        """Return `choice` (its index, from 0), its `text`, `score` (its probability), and the `probabilities` of all."""
+        """Return `choice` (its index, from 0), its `text`, `score` (its probability), and the `probabilities` of all.
+
+        With a least score, `choice` and `text` are None below it. With a coverage there is `choice_set` too, most probable
+        first.
+        """
         questions: ChoiceQuestions = examples.extra
         answers = []
         for number, scores in enumerate(_by_question(predictions, examples, first, last), first):
             shares, best = np.exp(scores), int(scores.argmax())
-            answers.append(
-                {
-                    "choice": best,
-                    "text": questions.items[number].choices[best],
-                    "score": round(float(shares[best]), 6),
-                    "probabilities": [round(float(share), 6) for share in shares],
-                }
-            )
+            score, none = float(shares[best]), self.decision.abstains(float(shares[best]))
+            answer: dict[str, Any] = {
+                "choice": None if none else best,
+                "text": None if none else questions.items[number].choices[best],
+                "score": round(score, 6),
+            }
+            if self.decision.coverage is not None:
+                answer["choice_set"] = self.decision.label_set(shares)
+            answers.append(answer | {"probabilities": [round(float(share), 6) for share in shares]})
         return answers
 
 

@@ -1,0 +1,41 @@
+"""Write a calibrated model: to a folder of its own, or in place of the model that it was made of."""
+
+from __future__ import annotations
+
+import os
+
+from etils import epath
+
+from jaxbert.bucket import to_path
+from jaxbert.errors import UserError
+from jaxbert.processes import is_main
+from jaxbert.runs.export import check_target, export_params
+from jaxbert.runs.folder import RunFolder
+from jaxbert.train.inference import TrainedModel
+
+
+def target_of(name: str, output: str | os.PathLike[str] | None) -> epath.Path:
+    """Return the folder for the calibrated model: `output`, else the folder of the model `name`, for a run its export.
+
+    Raises:
+      UserError: if `output` holds other files, or the model is on the Hub and there is no `output`.
+    """
+    if output is not None:
+        return check_target(output, "--output")
+    run = RunFolder(name)
+    if run.config.exists():
+        return run.export
+    if to_path(name).exists():
+        return to_path(name)
+    raise UserError(f"--model {name} is no folder here: name the folder for the calibrated model with --output")
+
+
+def write_calibrated(model: TrainedModel, name: str, target: epath.Path) -> None:
+    """Write a model to a folder; the predictions that a run keeps of its export go if the export is another one now.
+
+    All processes call it, and the main one writes.
+    """
+    run = RunFolder(name)
+    export_params(run, model.config, model.tokenizer, model.params, model.task.architecture, target)
+    if target == run.export and run.predictions.exists() and is_main():
+        run.predictions.unlink()
