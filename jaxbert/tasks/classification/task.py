@@ -42,6 +42,7 @@ class Classification(LabelTask):
     assumes = "each text has one label"
     answer_keys = ("label", "score", "probabilities")
     default_metric = "accuracy"
+    explains = "log_odds"
 
     label_names: tuple[str, ...]
     class_weights: tuple[float, ...] | None = None
@@ -115,6 +116,14 @@ class Classification(LabelTask):
         """Return log-probabilities [B, S, C], float32; logits if windows are pooled later."""
         logits_BSC = outputs["logits"].astype(jnp.float32)
         return jax.nn.log_softmax(logits_BSC) if self.reading.pooling is None else logits_BSC
+
+    def explained(self, outputs: dict[str, Any], batch: Batch) -> Array:
+        """Return the log-odds of the label `labels` against all others, of each example."""
+        logits_BSC, batch = pool_examples(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
+        own_BSC = jax.nn.one_hot(batch["labels"], len(self.label_names), dtype=bool)
+        of_others_BS = jax.nn.logsumexp(jnp.where(own_BSC, jnp.finfo(jnp.float32).min, logits_BSC), axis=-1)
+        of_own_BS = jnp.where(own_BSC, logits_BSC, 0.0).sum(-1)
+        return jnp.where(batch["example_mask"], of_own_BS - of_others_BS, 0.0)
 
     def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[list[str], list[str]]:
         """Return the names of the true and of the predicted labels."""

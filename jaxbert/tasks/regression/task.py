@@ -41,6 +41,7 @@ class Regression(TextTask):
     architecture = "ForSequenceClassification"
     answer_keys = ("score",)
     default_metric = "pearson"
+    explains = "score"
 
     reading: Reading = AS_IT_IS
     """How long texts are read."""
@@ -102,6 +103,11 @@ class Regression(TextTask):
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
         """Return scores [B, S], float32."""
         return outputs["logits"][..., 0].astype(jnp.float32)
+
+    def explained(self, outputs: dict[str, Any], batch: Batch) -> Array:
+        """Return the score of each example."""
+        scores_BSC, batch = pool_examples(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
+        return jnp.where(batch["example_mask"], scores_BSC[..., 0], 0.0)
 
     def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         """Return the true and the predicted scores, [N]."""
