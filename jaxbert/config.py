@@ -508,8 +508,8 @@ class ExplainOptions:
     """What stands in place of a word that is taken away: the embedding of the padding token or of the mask token, or zeros.
     gradient_x_input always takes zeros. The special tokens stay."""
     unit: Literal["log_odds", "probability"] = "log_odds"
-    """What the weights add up to: a change of the label's log-odds, ln(p / (1 - p)), or of its probability p. A model that
-    gives scores is explained in its scores."""
+    """What the weights add up to: a change of the label's log-odds, ln(p / (1 - p)), or of its probability p. The answer to
+    a question is explained in ln p instead of log-odds, a score in its own unit."""
     neighbours: Annotated[int, Range(least=0, most=1000)] = 0
     """Number of training examples to show that are nearest to each text; the model must be a run folder with its data."""
 

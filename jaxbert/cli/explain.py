@@ -95,6 +95,6 @@ def _counted(
 ) -> Iterator[Explanation]:
     """Yield explanations; their words are added to `effects`, and `count` gets the number of them."""
     for explanation in explanations:
-        effects.add(explanation.answer)
+        effects.add(explanation)
         yield explanation
         count(1)

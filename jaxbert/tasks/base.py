@@ -24,8 +24,8 @@ from jaxbert.data.overview import Overview
 
 Batch = dict[str, Array]
 Sums = dict[str, Array]
-Explained = Literal["log_odds", "score"]
-"""What an explanation divides among words: the logarithm of p / (1 - p) for a label's probability p, or a score itself."""
+Explained = Literal["log_odds", "log_probability", "score"]
+"""What an explanation divides among words: ln(p / (1 - p)) or ln(p) of an output's probability p, or a score itself."""
 _LISTED = 20
 _FIRST = 5
 

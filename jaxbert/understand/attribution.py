@@ -109,7 +109,7 @@ class Attributor:
     baseline: int | None
     """The token whose embedding is the baseline; None for zeros."""
     probability: bool
-    """Whether the explained value is the probability of its log-odds."""
+    """Whether the explained value is a probability, and not its log-odds or its logarithm."""
     longest: int
     """The most tokens of a segment."""
     ladder: Ladder = field(init=False)
@@ -127,8 +127,8 @@ class Attributor:
 
         Args:
           params: the parameters of the model.
-          examples: the texts; `labels` are the outputs to explain, int32 [D], and `token_labels` the number of each token's
-            word, -1 for none.
+          examples: the texts; `labels` are the outputs to explain, as the task's `explained` takes them, and `token_labels`
+            the number of each token's word, -1 for none.
           words: int64 [D + 1]; the words of text d have the numbers words[d] to words[d + 1] - 1.
           options: the method and its steps.
         """
@@ -231,7 +231,8 @@ class Attributor:
                 vectors_BTD = own_BT1 * words_BTD + (1 - own_BT1) * base_D[None, None]
                 outputs = model.apply(params, batch | {"word_vectors": vectors_BTD}, None, call)
                 values = task.explained(outputs, batch)
-                values = jax.nn.sigmoid(values) if self.probability else values
+                if self.probability:
+                    values = jax.nn.sigmoid(values) if task.explains == "log_odds" else jnp.exp(values)
                 return values.sum(), values
 
             if not gradients:

@@ -10,36 +10,46 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from jaxbert.config import DataConfig, ExplainOptions
 from jaxbert.data.examples import Examples
-from jaxbert.data.table import Table, concatenate_tables, nearest, quoted
+from jaxbert.data.table import Table, concatenate_tables
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Outcome, Task, TaskInputs
 from jaxbert.tasks.text import TextTask
+from jaxbert.tasks.token_classification.task import TokenClassification
 from jaxbert.train.inference import TrainedModel
 from jaxbert.understand.attribution import Attributions, Attributor
+from jaxbert.understand.items import DIGITS, find_label, items_of
 from jaxbert.understand.neighbours import TrainingExamples
-from jaxbert.understand.words import Words, words_of_texts
+from jaxbert.understand.words import Items, Text
 
-_TEXTS = 256
-"""Texts that are explained together."""
-_DIGITS = 6
+_ITEMS = 256
+"""Answers that are explained together."""
 _LISTED = 100
 """The most words of a label in a summary, for it and against it."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A text, or a pair of texts, with its explained answer."""
+    """A text, or a pair of texts, with its explained answers."""
 
-    texts: tuple[str, ...]
-    answer: dict[str, Any]
-    """`label` (None for a score), `score` as in `predict`, `value` and `baseline_value` (the explained value of the text,
-    and without its words), `words` with their `weight`, `completeness_error`, and `neighbours` if asked for."""
+    texts: tuple[Text, ...]
+    answers: list[dict[str, Any]]
+    """One explained answer, or one for each word that has a tag. Each has `label` (None for a score), `score` as in
+    `predict`, `value` and `baseline_value` (the explained value of the text, and without its words), `words` with their
+    `weight`, `completeness_error`, and `neighbours` if asked for."""
+    several: bool = False
+    """Whether there may be any number of answers."""
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        """The only answer, or all of them as `tags`."""
+        return {"tags": self.answers} if self.several else self.answers[0]
 
 
 @dataclass
@@ -57,22 +67,24 @@ class Explainer:
         Raises:
           UserError: if the task's answers cannot be explained, the label is unknown, or the source cannot be read.
         """
-        task = self.model.task
-        if task.explains is None or not isinstance(task, TextTask):
+        model, task = self.model, self.model.task
+        if task.explains is None:
             raise UserError(
-                f"this model's task is {task.name}, and only answers to whole texts can be explained: those of "
-                "classification, multi_label and regression"
+                f"this model's task is {task.name}, whose answers cannot be explained: those of classification, "
+                "multi_label, regression, token_classification and question_answering can"
             )
-        target = None if options.label is None else _find_label(task, options.label)
+        target = None if options.label is None else find_label(task, options.label)
         attributor = self._attributor(options)
-        feed = _Remembering(self.model.open_inputs(spec, data))
+        feed = _Remembering(model.open_inputs(spec, data), isinstance(task, TextTask))
 
         def explanations() -> Iterator[Explanation]:
-            with closing(self.model.predict(feed)) as predictions:
+            with closing(model.predict(feed)) as predictions:
                 for chunk, values in predictions:
                     outcome = Outcome(task, chunk.examples, values)
-                    words = self._words(chunk.examples)
-                    yield from self._explain(outcome, words, _targets(outcome, target), attributor, options)
+                    items = items_of(outcome, model.tokenizer, model.max_length, target)
+                    answers = self._explain(items, attributor, options)
+                    for texts, count in zip(items.texts, items.counts, strict=True):
+                        yield Explanation(texts, list(islice(answers, count)), isinstance(task, TokenClassification))
 
         return explanations()
 
@@ -89,27 +101,17 @@ class Explainer:
             self._attributors[key] = Attributor(model.predictor, *key, model.max_length)
         return self._attributors[key]
 
-    def _words(self, examples: Examples) -> Words:
-        model = self.model
-        assert isinstance(model.task, TextTask)
-        long_texts = model.task.reading.long_texts
-        return words_of_texts(examples.extra, examples, model.tokenizer, long_texts, model.max_length)
-
-    def _explain(
-        self, outcome: Outcome, words: Words, targets: np.ndarray, attributor: Attributor, options: ExplainOptions
-    ) -> Iterator[Explanation]:
-        examples, count = outcome.examples, len(outcome)
-        labelled = dataclasses.replace(examples, labels=targets, token_labels=words.of_tokens, extra=None)
-        for first in range(0, count, _TEXTS):
-            chosen = np.arange(first, min(first + _TEXTS, count))
-            part = labelled.take(chosen)
-            found = attributor(self.model.params, part, words.first[first : chosen[-1] + 2], options)
+    def _explain(self, items: Items, attributor: Attributor, options: ExplainOptions) -> Iterator[dict[str, Any]]:
+        """Yield the explained answer of each item."""
+        for first in range(0, len(items), _ITEMS):
+            chosen = np.arange(first, min(first + _ITEMS, len(items)))
+            part = items.examples.take(chosen)
+            found = attributor(self.model.params, part, items.first[first : chosen[-1] + 2], options)
             near = self._neighbours(part, options.neighbours)
-            for place, example in enumerate(chosen.tolist()):
-                answer = _scored(outcome, example, int(targets[example]))
-                answer |= _weighted(words, found, example, place, int(words.first[first]))
+            for place, item in enumerate(chosen.tolist()):
+                answer = items.heads[item] | _weighted(items, found, item, place, int(items.first[first]))
                 extra = {} if near is None else {"neighbours": near[place]}
-                yield Explanation(words.texts[example], answer | extra)
+                yield answer | extra
 
     def _neighbours(self, examples: Examples, count: int) -> list[list[dict[str, Any]]] | None:
         """Return the nearest training examples of each text, if asked for."""
@@ -120,57 +122,34 @@ class Explainer:
 
 
 def unit_of(task: Task, options: ExplainOptions) -> str:
-    """Return what the weights add up to: `log_odds`, `probability` or, for a model that gives scores, `score`."""
-    return "score" if task.explains == "score" else options.unit
+    """Return what the weights add up to: `log_odds`, `log_probability`, `probability` or `score`."""
+    if task.explains == "score" or options.unit == "log_odds":
+        return str(task.explains)
+    return options.unit
 
 
-def _targets(outcome: Outcome, target: int | None) -> np.ndarray:
-    """Return the output that is explained for each example: the given one, else the most probable one; int32 [D]."""
-    probabilities = outcome.probabilities
-    if target is not None or probabilities is None:
-        return np.full(len(outcome), target or 0, np.int32)
-    return probabilities.argmax(-1).astype(np.int32)
-
-
-def _scored(outcome: Outcome, example: int, target: int) -> dict[str, Any]:
-    """Return `label` and `score`: the label's probability, or the score that the model gives."""
-    if outcome.probabilities is None:
-        return {"label": None, "score": outcome.answers(example, example + 1)[0]["score"]}
-    score = round(float(outcome.probabilities[example, target]), _DIGITS)
-    return {"label": outcome.task.output_names[target], "score": score}
-
-
-def _find_label(task: Task, label: str) -> int:
-    if task.explains == "score":
-        raise UserError(f"label is {label!r}, but this model gives a score and no labels: leave it out")
-    if label not in task.output_names:
-        near = nearest(label, task.output_names)
-        hint = f"; did you mean {near!r}?" if near else ""
-        raise UserError(f"label {label!r} is none of the model's labels: {quoted(task.output_names)}{hint}")
-    return task.output_names.index(label)
-
-
-def _weighted(words: Words, found: Attributions, example: int, place: int, base: int) -> dict[str, Any]:
-    """Return the values, the words and the completeness error of an example, the one at `place` of `found`."""
-    weights = found.weights[words.first[example] - base : words.first[example + 1] - base]
+def _weighted(items: Items, found: Attributions, item: int, place: int, base: int) -> dict[str, Any]:
+    """Return the values, the words and the completeness error of an item, the one at `place` of `found`."""
+    weights = found.weights[items.first[item] - base : items.first[item + 1] - base]
     value, baseline = float(found.values[place]), float(found.baselines[place])
     missed = abs(float(weights.sum()) - (value - baseline))
     return {
-        "value": round(value, _DIGITS),
-        "baseline_value": round(baseline, _DIGITS),
+        "value": round(value, DIGITS),
+        "baseline_value": round(baseline, DIGITS),
         "words": [
-            word | {"weight": round(weight, _DIGITS)}
-            for word, weight in zip(words.of_example(example), weights.tolist(), strict=True)
+            word | {"weight": round(weight, DIGITS)}
+            for word, weight in zip(items.words[item], weights.tolist(), strict=True)
         ],
-        "completeness_error": round(missed / max(abs(value - baseline), 1e-9), _DIGITS) if missed else 0.0,
+        "completeness_error": round(missed / max(abs(value - baseline), 1e-9), DIGITS) if missed else 0.0,
     }
 
 
 @dataclass(frozen=True)
 class _Remembering:
-    """Inputs whose examples keep the texts that they were made of."""
+    """Inputs whose examples keep the texts that they were made of, if they are `tables`; other examples keep them anyway."""
 
     inputs: TaskInputs
+    tables: bool
 
     @property
     def name(self) -> str:
@@ -181,6 +160,9 @@ class _Remembering:
 
     @property
     def tokenize(self) -> Callable[[list[Any]], Examples]:
+        if not self.tables:
+            return self.inputs.tokenize
+
         def tokenize(parts: list[Table]) -> Examples:
             return dataclasses.replace(self.inputs.tokenize(parts), extra=concatenate_tables(parts))
 
@@ -200,8 +182,12 @@ class WordEffects:
         self._sums: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(lambda: [0, 0.0]))
         self._texts: dict[str, int] = defaultdict(int)
 
-    def add(self, answer: Mapping[str, Any]) -> None:
-        """Add the words of one explanation; words that differ only in case are one."""
+    def add(self, explanation: Explanation) -> None:
+        """Add the words of all answers for a text; words that differ only in case are one."""
+        for answer in explanation.answers:
+            self._add(answer)
+
+    def _add(self, answer: Mapping[str, Any]) -> None:
         label = answer["label"] or "score"
         self._texts[label] += 1
         for word in answer["words"]:
@@ -224,6 +210,6 @@ def _first(sums: Mapping[str, Sequence[float]], sign: int) -> list[dict[str, Any
     """Return the words whose weights add up to the largest sums of this sign."""
     chosen = sorted((-sign * total, word) for word, (_, total) in sums.items() if sign * total > 0)
     return [
-        {"word": word, "count": int(sums[word][0]), "mean_weight": round(sums[word][1] / sums[word][0], _DIGITS)}
+        {"word": word, "count": int(sums[word][0]), "mean_weight": round(sums[word][1] / sums[word][0], DIGITS)}
         for _, word in chosen[:_LISTED]
     ]

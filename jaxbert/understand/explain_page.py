@@ -5,12 +5,13 @@ A word's colour says for or against the label; a line below the word says the sa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Any
 
 from jaxbert.config import ExplainOptions
 from jaxbert.understand.explain import Explanation
+from jaxbert.understand.words import Text
 
 MOST_SHOWN = 1000
 """The most texts on a page: a browser needs long for more."""
@@ -21,7 +22,12 @@ _METHODS = {
     "gradient_x_input": "gradient times input",
     "occlusion": "occlusion by the baseline {baseline}",
 }
-_UNITS = {"log_odds": "log-odds of the label", "probability": "probability of the label", "score": "score"}
+_UNITS = {
+    "log_odds": "log-odds of the label",
+    "log_probability": "logarithm of the answer's probability",
+    "probability": "probability of the answer",
+    "score": "score",
+}
 _STYLE = """\
 :root { color-scheme: light dark; --ink: #1b1b1f; --paper: #ffffff; --soft: #55555e; --line: #d5d5dc;
   --for: 22, 132, 60; --against: 200, 40, 60; --deepest: 0.42; }
@@ -68,36 +74,51 @@ def page_pieces(explanations: Iterable[Explanation], options: ExplainOptions, un
 
 
 def _article(number: int, explanation: Explanation) -> str:
-    answer, facts = explanation.answer, []
-    label = "score" if answer["label"] is None else answer["label"]
-    facts.append(f"from {answer['baseline_value']:.3g} to {answer['value']:.3g}")
-    facts.append(f"completeness error {answer['completeness_error']:.2%}")
-    largest = max((abs(word["weight"]) for word in answer["words"]), default=0.0)
-    lines = [
-        f"<p>{_coloured(text, [word for word in answer['words'] if word.get('pair', 0) == which], largest)}</p>"
-        for which, text in enumerate(explanation.texts)
-    ]
+    shown = [_answer(explanation.texts, answer, number) for answer in explanation.answers]
     return (
-        f'<article>\n<div><strong>{escape(str(label))}</strong> {answer["score"]:.4g} <span class="facts">'
-        f"text {number}; {'; '.join(facts)}</span></div>\n" + "\n".join(lines) + _neighbours(answer) + "\n</article>\n"
+        "<article>\n"
+        + ("\n".join(shown) or f'<p class="facts">text {number}: nothing is marked</p>')
+        + "\n</article>\n"
     )
 
 
-def _coloured(text: str, words: list[dict[str, Any]], largest: float) -> str:
+def _answer(texts: Sequence[Text], answer: dict[str, Any], number: int) -> str:
+    label = "score" if answer["label"] is None else answer["label"] or "no answer"
+    of_word = f" for {escape(answer['text'])}" if "text" in answer else ""
+    facts = (
+        f"text {number}; from {answer['baseline_value']:.3g} to {answer['value']:.3g}; completeness error "
+        f"{answer['completeness_error']:.2%}"
+    )
+    largest = max((abs(word["weight"]) for word in answer["words"]), default=0.0)
+    lines = [
+        f"<p>{_coloured(text, [word for word in answer['words'] if word.get('pair', 0) == which], largest)}</p>"
+        for which, text in enumerate(texts)
+    ]
+    return (
+        f"<div><strong>{escape(str(label))}</strong>{of_word} {answer['score']:.4g} "
+        f'<span class="facts">{facts}</span></div>\n' + "\n".join(lines) + _neighbours(answer)
+    )
+
+
+def _coloured(text: Text, words: list[dict[str, Any]], largest: float) -> str:
     """Return the text with a span around each word that has a weight worth a colour."""
+    if isinstance(text, list):
+        weights = {word["start"]: word["weight"] for word in words}
+        return " ".join(_span(part, weights.get(place, 0.0), largest) for place, part in enumerate(text))
     parts, end = [], 0
     for word in sorted(words, key=lambda word: word["start"]):
         parts.append(escape(text[end : word["start"]]))
-        shown, share = escape(text[word["start"] : word["end"]]), abs(word["weight"]) / largest if largest else 0.0
-        if share < _FAINTEST:
-            parts.append(shown)
-        else:
-            kind = "f" if word["weight"] > 0 else "g"
-            parts.append(
-                f'<span class="w {kind}" style="--a: {share:.2f}" title="{word["weight"]:+.4g}">{shown}</span>'
-            )
+        parts.append(_span(text[word["start"] : word["end"]], word["weight"], largest))
         end = word["end"]
     return "".join(parts) + escape(text[end:])
+
+
+def _span(word: str, weight: float, largest: float) -> str:
+    share = abs(weight) / largest if largest else 0.0
+    if share < _FAINTEST:
+        return escape(word)
+    kind = "f" if weight > 0 else "g"
+    return f'<span class="w {kind}" style="--a: {share:.2f}" title="{weight:+.4g}">{escape(word)}</span>'
 
 
 def _neighbours(answer: dict[str, Any]) -> str:

@@ -1,52 +1,140 @@
-"""Which tokens of a text make a word, and where the word stands in the text.
+"""Which words an explained answer was read from: the tokens of each word, and where the word stands in the text.
 
 A word is what the tokenizer splits a text into before it looks at its vocabulary: a run of letters and digits, a punctuation
-mark, a Chinese character. `attribution` gives weights to words by their numbers.
+mark, a Chinese character; or a word that was given. `attribution` gives weights to words by their numbers, `items` says
+which answers are explained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxbert.data.examples import Examples
-from jaxbert.data.offsets import Located, locate_tokens
-from jaxbert.data.table import Table, at_row
-from jaxbert.data.tokens import LongTexts, Tokens
+from jaxbert.data.examples import Examples, Windows
+from jaxbert.data.offsets import Located
+from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 
 NO_WORD = -1
 """The number of a token that belongs to no word."""
+Text = str | list[str]
+"""A text, or a list of words."""
+
+
+class Piece(NamedTuple):
+    """The tokens of one text that stand in a segment, one after the other."""
+
+    begin: int
+    """The place of the first of them in the segment."""
+    tokens: np.ndarray
+    """int64 [n]: their places among all tokens of the text, ascending."""
+
+
+class Segment(NamedTuple):
+    """A segment as the model reads it, with the piece of each text."""
+
+    ids: np.ndarray
+    first_length: int
+    """Its tokens of type 0."""
+    pieces: Sequence[Piece]
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
-    """The U words of D texts, or pairs of texts, that the model reads, numbered from 0."""
+class Items:
+    """K answers that are explained, with the U words that they were read from."""
 
-    texts: Sequence[tuple[str, ...]]
-    """The text, or both texts of a pair, of each example."""
+    examples: Examples
+    """`labels` are the outputs to explain, `token_labels` the number of each token's word, -1 for none."""
     first: np.ndarray
-    """int64 [D + 1]: words of example d are first[d] to first[d + 1] - 1."""
-    which: np.ndarray
-    """int32 [U]: 0 for a word of the first text, 1 for one of the second."""
-    starts: np.ndarray
-    """int32 [U]: the first character of the word in its text."""
-    ends: np.ndarray
-    """int32 [U]: one after its last character."""
-    of_tokens: np.ndarray
-    """int32, aligned with `tokens.ids`: the word of each token, -1 for special tokens."""
+    """int64 [K + 1]: words of item k are first[k] to first[k + 1] - 1."""
+    words: Sequence[list[dict[str, Any]]]
+    """The words of each item: `text`, `start` and `end` in characters, or given words; of two texts `pair`, 0 or 1."""
+    heads: Sequence[dict[str, Any]]
+    """What each answer says beside the weights: `label`, `score` and more."""
+    texts: Sequence[tuple[Text, ...]]
+    """The texts of each of the D inputs."""
+    counts: Sequence[int]
+    """The number of items of each input, [D]; items of one input follow each other."""
 
-    def of_example(self, example: int) -> list[dict[str, Any]]:
-        """Return the words of an example: `text`, `start`, `end`, and for pairs `pair`, 0 or 1."""
-        texts, found = self.texts[example], []
-        for word in range(int(self.first[example]), int(self.first[example + 1])):
-            which, start, end = int(self.which[word]), int(self.starts[word]), int(self.ends[word])
-            entry: dict[str, Any] = {"pair": which} if len(texts) == 2 else {}
-            found.append(entry | {"text": texts[which][start:end], "start": start, "end": end})
-        return found
+    def __len__(self) -> int:
+        return len(self.heads)
+
+
+class ItemBuilder:
+    """Collects items one after the other."""
+
+    def __init__(self) -> None:
+        self._ids: list[np.ndarray] = []
+        self._first_lengths: list[int] = []
+        self._of_tokens: list[np.ndarray] = []
+        self._segments: list[int] = []
+        self._labels: list[Any] = []
+        self._first = [0]
+        self._words: list[list[dict[str, Any]]] = []
+        self._heads: list[dict[str, Any]] = []
+        self._texts: list[tuple[Text, ...]] = []
+        self._counts: list[int] = []
+        self._located: Sequence[tuple[Text, Located]] = ()
+
+    def begin(self, texts: Sequence[tuple[Text, Located]]) -> None:
+        """Begin the next input: its texts, with their tokens."""
+        self._located = texts
+        self._texts.append(tuple(text for text, _ in texts))
+        self._counts.append(0)
+
+    def add(self, segments: Sequence[Segment], label: Any, head: dict[str, Any]) -> None:
+        """Add an answer for the input.
+
+        Args:
+          segments: the segments that the model reads; words outside of them are left out.
+          label: the output, as the task's `explained` takes it.
+          head: what the answer says beside the weights.
+
+        Raises:
+          UserError: if the tokens of a segment are not those of its texts.
+        """
+        base, words = self._first[-1], list[dict[str, Any]]()
+        of_tokens = [np.full(len(segment.ids), NO_WORD, np.int32) for segment in segments]
+        for which, (text, located) in enumerate(self._located):
+            pieces = [segment.pieces[which] for segment in segments]
+            found = _Numbered.of(located, np.unique(np.concatenate([piece.tokens for piece in pieces])))
+            for segment, numbers, piece in zip(segments, of_tokens, pieces, strict=True):
+                at = slice(piece.begin, piece.begin + len(piece.tokens))
+                if not np.array_equal(segment.ids[at], located.ids[piece.tokens]):
+                    raise UserError(
+                        f"the tokenizer does not say which words the tokens of {str(text)[:40]!r} come from"
+                    )
+                own = found.word_of(piece.tokens)
+                numbers[at] = np.where(own >= 0, own + base + len(words), NO_WORD)
+            pair = {"pair": which} if len(self._located) == 2 else {}
+            words += [pair | word for word in found.describe(text)]
+        self._ids += [segment.ids for segment in segments]
+        self._first_lengths += [segment.first_length for segment in segments]
+        self._of_tokens += of_tokens
+        self._segments.append(len(segments))
+        self._labels.append(label)
+        self._first.append(base + len(words))
+        self._words.append(words)
+        self._heads.append(head)
+        self._counts[-1] += 1
+
+    def finish(self) -> Items:
+        """Return all items."""
+        nothing = np.zeros(0, np.int32)
+        lengths = np.array([len(ids) for ids in self._ids], np.int32)
+        ids = np.concatenate([nothing, *self._ids]).astype(np.int32)
+        tokens = Tokens.from_lengths(ids, lengths, np.array(self._first_lengths, np.int32))
+        several = len(lengths) > len(self._labels)
+        examples = Examples(
+            tokens,
+            np.array(self._labels, np.int32),
+            token_labels=np.concatenate([nothing, *self._of_tokens]),
+            windows=Windows.of_counts(np.array(self._segments)) if several else None,
+        )
+        return Items(examples, np.array(self._first, np.int64), self._words, self._heads, self._texts, self._counts)
 
 
 @dataclass
@@ -57,74 +145,26 @@ class _Numbered:
     """int64 [n]: the tokens that are read, ascending."""
     of_tokens: np.ndarray
     """int64 [n]: the word of each of them, from 0; -1 for none."""
+    given: np.ndarray
+    """int32 [U]: the number that the tokenizer gives to each word."""
     starts: np.ndarray
     ends: np.ndarray
 
     @classmethod
     def of(cls, located: Located, tokens: np.ndarray) -> _Numbered:
         words, offsets = located.words[tokens], located.offsets[tokens]
-        begins = np.diff(words, prepend=-1) != 0
-        begins &= words >= 0
-        ends = np.diff(words, append=-1) != 0
-        ends &= words >= 0
+        begins = (np.diff(words, prepend=-1) != 0) & (words >= 0)
+        ends = (np.diff(words, append=-1) != 0) & (words >= 0)
         of_tokens = np.where(words >= 0, np.cumsum(begins) - 1, NO_WORD)
-        return cls(tokens, of_tokens, offsets[begins, 0], offsets[ends, 1])
+        return cls(tokens, of_tokens, words[begins], offsets[begins, 0], offsets[ends, 1])
 
     def word_of(self, tokens: np.ndarray) -> np.ndarray:
         """Return the words of some of the tokens that are read."""
         return self.of_tokens[np.searchsorted(self.tokens, tokens)]
 
-
-def words_of_texts(table: Table, examples: Examples, tokenizer: Any, long_texts: LongTexts, max_length: int) -> Words:
-    """Find the words of texts that were tokenized as `examples`, whose segments follow each other in `tokens.ids`.
-
-    Words that are cut off are left out.
-
-    Raises:
-      UserError: if the tokenizer cannot say where tokens come from, or changes the text around special tokens.
-    """
-    both = [table.texts] if table.pairs is None else [table.texts, table.pairs]
-    located = [list(locate_tokens(tokenizer, texts, table.source)) for texts in both]
-    tokens, windows = examples.tokens, examples.windows
-    firsts = np.arange(len(tokens) + 1) if windows is None else windows.first
-    of_tokens = np.full(len(tokens.ids), NO_WORD, np.int32)
-    first, which, starts, ends = [0], [], [], []
-    for example in range(len(examples)):
-        texts = [part[example] for part in located]
-        segments = range(int(firsts[example]), int(firsts[example + 1]))
-        pieces = _pieces(texts, tokens, segments, long_texts, max_length)
-        base = first[-1]
-        for number, text in enumerate(texts):
-            read = [piece[number] for piece in pieces]
-            found = _Numbered.of(text, np.unique(np.concatenate(read)))
-            for segment, own in zip(segments, read, strict=True):
-                skipped = 1 if number == 0 else int(tokens.first_lengths[segment])
-                begin = int(tokens.begins[segment]) + skipped
-                known = not len(own) or own[-1] < len(text.ids)
-                if not known or not np.array_equal(tokens.ids[begin : begin + len(own)], text.ids[own]):
-                    where = at_row(table.source, table.row(example))
-                    raise UserError(
-                        f"{where}: the tokenizer does not say which word each token of this text belongs to"
-                    )
-                numbers = found.word_of(own)
-                of_tokens[begin : begin + len(own)] = np.where(numbers >= 0, numbers + base, NO_WORD)
-            which.append(np.full(len(found.starts), number, np.int32))
-            starts.append(found.starts)
-            ends.append(found.ends)
-            base += len(found.starts)
-        first.append(base)
-    nothing = np.zeros(0, np.int32)
-    joined = (np.concatenate([nothing, *part]) for part in (which, starts, ends))
-    texts_of = list(zip(*both, strict=True))
-    return Words(texts_of, np.array(first, np.int64), *joined, of_tokens)
-
-
-def _pieces(
-    texts: list[Located], tokens: Tokens, segments: range, long_texts: LongTexts, max_length: int
-) -> list[list[np.ndarray]]:
-    """Return for each segment of an example the tokens of each of its texts that the segment holds, int64."""
-    count = len(texts[0].ids)
-    if len(texts) == 1 and long_texts.how != "cut" and count + 2 > max_length:
-        return [[np.array(piece[1:-1], int)] for piece in long_texts.cut([-1, *range(count), -1], max_length)]
-    length, first = int(tokens.lengths[segments[0]]), int(tokens.first_lengths[segments[0]])
-    return [[np.arange(kept) for kept in (first - 2, length - first - 1)[: len(texts)]]]
+    def describe(self, text: Text) -> list[dict[str, Any]]:
+        """Return text, start and end of each word."""
+        if isinstance(text, list):
+            return [{"text": text[i], "start": i, "end": i + 1} for i in self.given.tolist()]
+        places = zip(self.starts.tolist(), self.ends.tolist(), strict=True)
+        return [{"text": text[start:end], "start": start, "end": end} for start, end in places]

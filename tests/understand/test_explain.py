@@ -22,13 +22,15 @@ from jaxbert.data.tokens import LongTexts, Reading, Tokens, encode_texts
 from jaxbert.errors import UserError
 from jaxbert.interop.write import save_folder
 from jaxbert.models.functional import make_model
-from jaxbert.tasks.base import Task
+from jaxbert.tasks.base import Outcome, Task
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.multi_label.task import MultiLabel
 from jaxbert.tasks.regression.task import Regression
-from jaxbert.understand.words import words_of_texts
+from jaxbert.understand.items import items_of
+from jaxbert.understand.words import Items
 
 TEXTS = [text for text, _ in random_rows(9, seed=5)]
+CUT = LongTexts()
 
 
 def log_odds(probability: float) -> float:
@@ -224,10 +226,10 @@ CHARACTERS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "这", "电", "影",
 def test_words_are_those_of_the_tokenizer(text, words, tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(CHARACTERS) + "\n", "utf-8")
     tokenizer = BertTokenizer(vocab=str(tmp_path / "vocab.txt"))
-    found = _words(tokenizer, [text], None, 32)
-    assert [word["text"] for word in found.of_example(0)] == words
-    assert (found.of_tokens[[0, -1]] == -1).all()
-    assert set(found.of_tokens[1:-1]) == set(range(len(words)))
+    found = _items(tokenizer, [text], None, 32)
+    assert [word["text"] for word in found.words[0]] == words
+    assert (found.examples.token_labels[[0, -1]] == -1).all()
+    assert set(found.examples.token_labels[1:-1]) == set(range(len(words)))
 
 
 @pytest.mark.parametrize("how", ["cut", "head_tail", "windows"])
@@ -235,29 +237,29 @@ def test_words_that_are_not_read_are_left_out(how, tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
     tokenizer = BertTokenizer(vocab=str(tmp_path / "vocab.txt"))
     text = " ".join(f"w{i}" for i in range(20))
-    found = _words(tokenizer, [text, "w1"], None, 10, LongTexts(how, 4))
+    found = _items(tokenizer, [text, "w1"], None, 10, LongTexts(how, 4))
     read = {"cut": range(8), "head_tail": [0, 1, *range(14, 20)], "windows": range(20)}[how]
-    assert [word["text"] for word in found.of_example(0)] == [f"w{i}" for i in read]
-    assert [word["text"] for word in found.of_example(1)] == ["w1"]
+    assert [word["text"] for word in found.words[0]] == [f"w{i}" for i in read]
+    assert [word["text"] for word in found.words[1]] == ["w1"]
 
 
 def test_both_texts_of_a_pair_are_cut(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
     tokenizer = BertTokenizer(vocab=str(tmp_path / "vocab.txt"))
     texts = [" ".join(f"w{i}" for i in range(count)) for count in (9, 4)]
-    found = _words(tokenizer, texts[:1], texts[1:], 11)
-    words = found.of_example(0)
+    found = _items(tokenizer, texts[:1], texts[1:], 11)
+    words = found.words[0]
     assert [(word["pair"], word["text"]) for word in words] == [(k, f"w{i}") for k in (0, 1) for i in range(4)]
 
 
-def _words(
-    tokenizer: Any, texts: list[str], pairs: list[str] | None, longest: int, how: LongTexts = LongTexts()
-) -> Any:
+def _items(tokenizer: Any, texts: list[str], pairs: list[str] | None, longest: int, how: LongTexts = CUT) -> Items:
     encoded = encode_texts(tokenizer, texts, pairs, longest, how)
     tokens = Tokens.from_lengths(encoded.ids, encoded.lengths, encoded.first_lengths)
     windows = Windows.of_counts(encoded.windows) if len(encoded.windows) else None
     table = Table(texts, pairs, None, None, "texts", range(1, len(texts) + 1))
-    return words_of_texts(table, Examples(tokens, windows=windows), tokenizer, how, longest)
+    task = Classification(LABELS, reading=Reading(how))
+    predictions = np.log(np.full((len(tokens), 2), 0.5))
+    return items_of(Outcome(task, Examples(tokens, windows=windows, extra=table), predictions), tokenizer, longest, 1)
 
 
 def test_no_program_is_compiled_for_a_further_label(model):

@@ -26,7 +26,7 @@ from jaxbert.errors import UserError
 from jaxbert.tasks.base import Batch, Sums, Tally, list_names, metrics_of
 from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings
 from jaxbert.tasks.label_scores import LabelScores
-from jaxbert.tasks.pooling import WholeExamples, pool_examples, pool_windows
+from jaxbert.tasks.pooling import WholeExamples, log_odds, pool_examples, pool_windows
 from jaxbert.tasks.text import LabelTask
 from jaxbert.tasks.top_k import shown_probabilities
 
@@ -120,10 +120,7 @@ class Classification(LabelTask):
     def explained(self, outputs: dict[str, Any], batch: Batch) -> Array:
         """Return the log-odds of the label `labels` against all others, of each example."""
         logits_BSC, batch = pool_examples(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
-        own_BSC = jax.nn.one_hot(batch["labels"], len(self.label_names), dtype=bool)
-        of_others_BS = jax.nn.logsumexp(jnp.where(own_BSC, jnp.finfo(jnp.float32).min, logits_BSC), axis=-1)
-        of_own_BS = jnp.where(own_BSC, logits_BSC, 0.0).sum(-1)
-        return jnp.where(batch["example_mask"], of_own_BS - of_others_BS, 0.0)
+        return jnp.where(batch["example_mask"], log_odds(logits_BSC, batch["labels"]), 0.0)
 
     def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[list[str], list[str]]:
         """Return the names of the true and of the predicted labels."""
