@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from jaxbert.cli.inference_options import add_options, data_config, open_model
+from jaxbert.cli.inference_options import READING_OPTIONS, add_options, open_model
 from jaxbert.cli.output import check_output, write_text
 from jaxbert.cli.parsing import Parser, make_parser, parse
-from jaxbert.config import ExplainOptions, TrainConfig
+from jaxbert.config import DataConfig, ExplainOptions, TrainConfig
 from jaxbert.settings import add_fields
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ _PAGES = (".html", ".htm")
 def run(arguments: list[str]) -> int:
     """Explain answers; write one JSON line for each text, or a page."""
     values = parse(_make_parser(), arguments)
-    options, data = ExplainOptions(**{name: values[name] for name in _OPTIONS}), data_config(values)
+    options = ExplainOptions(**{name: values[name] for name in _OPTIONS})
+    data = DataConfig(**{name: values[name] for name in READING_OPTIONS})  # `label` is the label to explain
     check_output(values.output, source=values.input)
     if values.summary is not None:
         check_output(values.summary, "--summary", source=values.input)

@@ -7,8 +7,8 @@
 `faithful` prints comprehensiveness and sufficiency as ERASER defines them (DeYoung et al., 2020): what the probability of
 the predicted label loses without the words of the largest weights (more is better), and with these words alone (less is
 better); the mean over the largest 5%, 10%, 20% and 50% of the words, at least one. Beside the methods of jaxbert it has a
-random order and the attention of the first token in the last layer. `speed` needs PyTorch and captum for the side captum, and
-prints the texts a second of each repeat after one that compiles.
+random order and the attention of the first token in the last layer. `speed` needs PyTorch and captum for the side captum,
+and prints the texts a second of each repeat after one that compiles.
 """
 
 from __future__ import annotations

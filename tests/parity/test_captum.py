@@ -49,8 +49,7 @@ def value_of(model: Any, label: int, unit: str) -> Callable[..., Any]:
     return value
 
 
-@pytest.mark.parametrize("unit", ["log_odds", "probability"])
-@pytest.mark.parametrize("baseline", ["pad", "mask"])
+@pytest.mark.parametrize(("unit", "baseline"), [("log_odds", "pad"), ("probability", "mask")])
 def test_integrated_gradients(ours, theirs, unit, baseline):
     model, tokenizer = theirs
     gradients = attr.LayerIntegratedGradients(value_of(model, 1, unit), model.bert.embeddings.word_embeddings)

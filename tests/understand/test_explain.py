@@ -25,7 +25,10 @@ from jaxbert.models.functional import make_model
 from jaxbert.tasks.base import Outcome, Task
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.multi_label.task import MultiLabel
+from jaxbert.tasks.multiple_choice.task import MultipleChoice
+from jaxbert.tasks.question_answering.task import QuestionAnswering
 from jaxbert.tasks.regression.task import Regression
+from jaxbert.tasks.token_classification.task import PlainTags
 from jaxbert.understand.items import items_of
 from jaxbert.understand.words import Items
 
@@ -44,7 +47,8 @@ def write_task(folder: Path, task: Task, outputs: int = 2) -> jaxbert.Model:
     names = task.output_names or tuple(f"LABEL_{i}" for i in range(outputs))
     config = task.configure(small_config(id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)}))
     model = make_model(task.head, config)
-    save_folder(folder, random_params(model, seed=3), model.config, BertTokenizer(vocab=str(folder / "vocab.txt")))
+    tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"))
+    save_folder(folder, random_params(model, seed=3), model.config, tokenizer, architecture=task.architecture)
     return jaxbert.load(folder)
 
 
@@ -80,15 +84,7 @@ def test_the_other_label_has_the_opposite_weights(model):
         assert abs(word["weight"]) > 1e-4
 
 
-def test_the_probability_can_be_explained(model):
-    found = model.explain(TEXTS[0], unit="probability", steps=64)
-    assert found["value"] == pytest.approx(found["score"], abs=2e-6)
-    assert sum(word["weight"] for word in found["words"]) == pytest.approx(
-        found["score"] - found["baseline_value"], abs=5e-3
-    )
-
-
-@pytest.mark.parametrize("method", ["integrated_gradients", "gradient_x_input", "occlusion"])
+@pytest.mark.parametrize("method", ["integrated_gradients", "occlusion"])
 def test_what_a_text_is_packed_with_changes_nothing(model, method):
     """Also a leak test: the gradient of one segment must not touch the words of another in its row."""
     together = model.explain(TEXTS, method=method, steps=4)
@@ -140,7 +136,7 @@ def test_scores_labels_and_pairs(tmp_path):
     shorter = [{"text": "w1 great w2", "text_pair": "w3 [PAD]"}]
     lost = found[0]["value"] - score.predict(shorter, text_pair="text_pair")[0]["score"]
     assert found[0]["words"][4]["weight"] == pytest.approx(lost, abs=1e-5)
-    with pytest.raises(UserError, match="gives a score and no labels"):
+    with pytest.raises(UserError, match="have no labels: leave it out"):
         score.explain(rows, text_pair="text_pair", label="good")
 
     several = write_task(tmp_path / "several", MultiLabel(("a", "b", "c")))
@@ -154,7 +150,7 @@ def test_scores_labels_and_pairs(tmp_path):
 def test_mistakes_are_named(model):
     with pytest.raises(UserError, match="label 'goood' is none of the model's labels: 'bad', 'good'; did you mean"):
         model.explain(TEXTS, label="goood")
-    with pytest.raises(UserError, match="neighbours"):
+    with pytest.raises(UserError, match="is no run folder"):
         model.explain(TEXTS[:1], neighbours=1)
     with pytest.raises(UserError, match="steps is 0, but it must be at least 1"):
         model.explain(TEXTS, steps=0)
@@ -163,7 +159,7 @@ def test_mistakes_are_named(model):
 
 def test_neighbours_are_training_examples(run):
     rows = rows_of(100)
-    found = run.model.explain([rows[3]["text"], TEXTS[0]], method="gradient_x_input", neighbours=3)
+    found = run.model.explain([rows[3]["text"], TEXTS[0]], steps=4, neighbours=3)
     nearest = found[0]["neighbours"]
     assert (nearest[0]["text"], nearest[0]["label"], nearest[0]["row"]) == (rows[3]["text"], rows[3]["label"], 5)
     assert nearest[0]["similarity"] == pytest.approx(1, abs=1e-5)
@@ -203,12 +199,51 @@ def _counts(answers: list[dict[str, Any]]) -> dict[str, int]:
     return {label: labels.count(label) for label in sorted(set(labels))}
 
 
-def test_a_model_of_another_task_is_refused(tmp_path):
-    from jaxbert.tasks.token_classification.task import PlainTags
+def test_the_tag_of_each_word_is_explained(tmp_path):
+    model = write_task(
+        tmp_path / "tags", PlainTags(("A", "O"), "word", 0.0, Reading(LongTexts("windows", 4), None, 12))
+    )
+    text = " ".join(TEXTS[:3])
+    words, tags = text.split(), model.predict(text)["tags"]
+    found = model.explain(text, method="occlusion")["tags"]
+    keys = ("text", "label", "start", "end", "score")
+    marked = [{key: tag[key] for key in keys} for tag in tags if tag["label"] == "A"]
+    assert 0 < len(marked) < len(tags)
+    assert [{key: tag[key] for key in keys} for tag in found] == marked
+    for explained in (found[0], found[-1]):
+        assert explained["value"] == pytest.approx(log_odds(explained["score"]), abs=1e-3)
+        word = max(explained["words"], key=lambda word: abs(word["weight"]))
+        place = len(text[: word["start"]].split())
+        own = len(text[: explained["start"]].split())
+        shorter = model.predict([[*words[:place], "[PAD]", *words[place + 1 :]]])[0]["tags"][own]
+        score = shorter["score"] if shorter["label"] == "A" else 1 - shorter["score"]
+        assert word["weight"] == pytest.approx(log_odds(explained["score"]) - log_odds(score), abs=2e-3)
+    given = model.explain([words, ["w1"]], method="occlusion", label="O")
+    assert [word["text"] for word in given[0]["tags"][0]["words"]] == words[: len(given[0]["tags"][0]["words"])]
+    assert {tag["label"] for answer in given for tag in answer["tags"]} == {"O"}
 
-    tags = write_task(tmp_path / "tags", PlainTags(("A", "O")))
-    with pytest.raises(UserError, match="task is token_classification, and only answers to whole texts"):
-        tags.explain("w1 w2")
+
+def test_the_answer_to_a_question_is_explained(tmp_path):
+    reading = Reading(LongTexts("windows", 4), None, 16)
+    model = write_task(tmp_path / "answers", QuestionAnswering(reading=reading))
+    pairs = [("w1 great", " ".join(TEXTS[:3])), ("w2", "w3 bad w4")]
+    for pair, found, answer in zip(pairs, model.explain(pairs, steps=64), model.predict(pairs), strict=True):
+        assert [found[key] for key in ("label", "start", "end", "score")] == [
+            answer[key] for key in ("text", "start", "end", "score")
+        ]
+        assert found["value"] == pytest.approx(np.log(found["score"]), abs=1e-2 * abs(found["value"]))
+        assert found["completeness_error"] < 0.01
+        words = [word for word in found["words"] if word["pair"] == 0]
+        assert " ".join(word["text"] for word in words) == pair[0]
+        context = [word for word in found["words"] if word["pair"] == 1]
+        assert all(pair[1][word["start"] : word["end"]] == word["text"] for word in context)
+        assert context[0]["start"] <= found["start"] < found["end"] <= context[-1]["end"]
+
+
+def test_choices_are_refused(tmp_path):
+    choices = write_task(tmp_path / "choices", MultipleChoice())
+    with pytest.raises(UserError, match="task is multiple_choice, whose answers cannot be explained"):
+        choices.explain([{"question": "w1", "choices": ["w2", "w3"]}])
 
 
 CHARACTERS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "这", "电", "影", "好", "play", "##ing", "great", "!", "e")
