@@ -37,7 +37,7 @@ body { font: 16px/1.6 system-ui, sans-serif; color: var(--ink); background: var(
   max-width: 52rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.4rem; } header p, .facts { color: var(--soft); font-size: 0.9rem; }
 article { border-top: 1px solid var(--line); padding: 0.8rem 0; } article p { margin: 0.3rem 0; white-space: pre-wrap; }
-.w { border-radius: 0.2em; padding: 0.1em 0; border-bottom: 2px solid transparent; }
+.w { color: var(--ink); border-radius: 0.2em; padding: 0.1em 0; border-bottom: 2px solid transparent; }
 .f { background: rgba(var(--for), calc(var(--a) * var(--deepest))); border-bottom: 2px solid rgb(var(--for)); }
 .g { background: rgba(var(--against), calc(var(--a) * var(--deepest))); border-bottom: 2px dashed rgb(var(--against)); }
 details { font-size: 0.9rem; } @media print { article { break-inside: avoid; } }

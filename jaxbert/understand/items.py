@@ -164,7 +164,8 @@ def _tag_items(outcome: Outcome, tokenizer: Any, max_length: int, target: int | 
     overlap = min(shared_tokens(task.reading, max_length), room // 2)
     for number, document in enumerate(marks.documents.items):
         text: Text = document.words if document.words is not None else document.text or ""
-        (located,) = locate_tokens(tokenizer, [text], marks.documents.source)  # type: ignore[list-item]
+        one: Any = [text]
+        (located,) = locate_tokens(tokenizer, one, marks.documents.source)
         builder.begin([(text, located)])
         found = find_units(located, document, task.by)
         windows = cut_windows(len(located.ids), room, overlap, found.tokens)

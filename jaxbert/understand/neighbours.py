@@ -77,8 +77,9 @@ class TrainingExamples:
         wanted, places = np.unique(chosen, return_inverse=True)
         records = read_records(self.finished.config, task, TRAIN, train, wanted)
         labels = [_label(task, train, int(index)) for index in wanted]
-        found = []
-        for example, own in enumerate(places.reshape(chosen.shape).tolist()):
+        found: list[list[dict[str, Any]]] = []
+        rows: list[list[int]] = np.reshape(places, chosen.shape).tolist()
+        for example, own in enumerate(rows):
             entries = []
             for place in own:
                 record = records[place]

@@ -80,13 +80,13 @@ def measure_faithfulness(values: argparse.Namespace) -> None:
     model, texts = jaxbert.load(values.model), read_texts(values)
     rng = np.random.default_rng(0)
     for method in METHODS:
-        for baseline in ("pad", "mask", "zero") if method != "gradient_x_input" else ("zero",):
+        for baseline in ("zero",) if method == "gradient_x_input" else values.baselines.split(","):
             explained = model.explain(texts, method=method, baseline=baseline, steps=values.steps)
             orders = [np.argsort([-word["weight"] for word in answer["words"]], kind="stable") for answer in explained]
             errors = [answer["completeness_error"] for answer in explained]
             result = faithfulness(model, explained, orders)
             worst = {"completeness_median": float(np.median(errors)), "completeness_worst": max(errors)}
-            print(json.dumps({"method": method, "baseline": baseline, **result, **worst}))
+            print(json.dumps({"method": method, "baseline": baseline, **result, **worst}), flush=True)
     print(
         json.dumps({"method": "random", **faithfulness(model, explained, map(rng.permutation, map(_words, explained)))})
     )
@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--text", default="sentence", help="its column of texts")
     parser.add_argument("--count", type=int, default=200, help="texts")
     parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--baselines", default="pad,mask,zero", help="baselines of `faithful`")
     parser.add_argument("--side", choices=("jaxbert", "captum"), default="jaxbert")
     parser.add_argument("--repeats", type=int, default=3)
     values = parser.parse_args()
