@@ -23,10 +23,7 @@ Model:    a run folder, an exported folder or a name on the Hugging Face Hub, fo
 Input:    as for `jaxbert predict`.
 Results:  one JSON object per text: label, score, and the weight of each word for the label; a page
           with coloured words if the name of --output ends in .html."""
-_MAIN_KEYS = (
-    *("model", "input", "output", "method", "label", "steps", "baseline", "unit", "neighbours", "summary"),
-    *("text", "text_pair", "batch_size", "precision"),
-)
+_MAIN_KEYS = (*("model", "input", "output", "text", "method", "label", "steps", "baseline", "neighbours", "summary"),)
 _OPTIONS = ("method", "label", "steps", "baseline", "unit", "neighbours")
 _PAGES = (".html", ".htm")
 

@@ -76,6 +76,7 @@ MAIN_KEYS = {
     "inspect": ["data.train", "data.label", "output"],
     "evaluate": ["model", "data", "label", "output"],
     "predict": ["model", "input", "output", "keep", "top_k"],
+    "explain": ["model", "input", "output", "method", "label", "summary"],
     "bench": ["lengths", "bench.steps", "sweep", "peak_tflops"],
     "plan": ["topology", "lengths", "mesh.fsdp", "cost_per_hour"],
 }
