@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePath
@@ -65,6 +66,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+@functools.cache
 def _make_parser() -> Parser:
     parser = make_parser("explain", "Tell which words of a text an answer comes from.", _USAGE, _MAIN_KEYS)
     add_options(parser, batch_size=TrainConfig.eval_batch_size)
