@@ -74,11 +74,12 @@ class TrainingExamples:
         chosen = np.argpartition(-similar, count - 1, axis=1)[:, :count]
         order = np.argsort(-np.take_along_axis(similar, chosen, axis=1), axis=1, kind="stable")
         chosen = np.take_along_axis(chosen, order, axis=1)
-        wanted, places = np.unique(chosen, return_inverse=True)
+        unique: Any = np.unique(chosen, return_inverse=True)
+        wanted, places = unique
         records = read_records(self.finished.config, task, TRAIN, train, wanted)
         labels = [_label(task, train, int(index)) for index in wanted]
         found: list[list[dict[str, Any]]] = []
-        rows: list[list[int]] = np.reshape(places, chosen.shape).tolist()
+        rows: list[list[int]] = places.reshape(chosen.shape).tolist()
         for example, own in enumerate(rows):
             entries = []
             for place in own:
