@@ -528,6 +528,30 @@ class InferenceOptions:
 
 
 @dataclass(frozen=True)
+class ExplainOptions:
+    """How an answer is explained (`jaxbert explain`, `Model.explain`)."""
+
+    method: Literal["integrated_gradients", "gradient_x_input", "occlusion"] = "integrated_gradients"
+    """How words get their weights. integrated_gradients: the mean gradient on the way from the baseline to the text;
+    gradient_x_input: the gradient at the text, one step, rough; occlusion: what is lost if the word is replaced."""
+    label: str | None = None
+    """The label to explain. If not set, the label that the model gives (the most probable one)."""
+    steps: Annotated[int, Range(least=1, most=1000)] = 32
+    """Number of points on the way from the baseline to the text; only for integrated_gradients."""
+    baseline: Literal["pad", "mask", "zero"] = "pad"
+    """What stands in place of a word that is taken away: the embedding of the padding token or of the mask token, or zeros.
+    gradient_x_input always takes zeros. The special tokens stay."""
+    unit: Literal["log_odds", "probability"] = "log_odds"
+    """What the weights add up to: a change of the label's log-odds, ln(p / (1 - p)), or of its probability p. The answer to
+    a question is explained in ln p instead of log-odds, a score in its own unit."""
+    neighbours: Annotated[int, Range(least=0, most=1000)] = 0
+    """Number of training examples to show that are nearest to each text; the model must be a run folder with its data."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "{}".format)
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run."""
 

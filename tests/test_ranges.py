@@ -88,6 +88,8 @@ OPTIONS = {
     (config.InferenceOptions, "max_length"): ("max_length", ("at least 3", [3], [2, 0])),
     (config.InferenceOptions, "batch_size"): ("batch_size", ONE_UP),
     (config.InferenceOptions, "top_k"): ("top_k", ONE_UP),
+    (config.ExplainOptions, "steps"): ("steps", ("at least 1 and at most 1000", [1, 1000], [0, 1001])),
+    (config.ExplainOptions, "neighbours"): ("neighbours", ("at least 0 and at most 1000", [0, 1000], [-1, 1001])),
 }
 
 
@@ -101,7 +103,7 @@ def test_no_range_is_without_a_row_here():
 
 def test_every_number_has_a_range():
     """One without bounds is finite at least."""
-    for section in (*SECTIONS.values(), BenchOptions, PlanOptions, config.InferenceOptions):
+    for section in (*SECTIONS.values(), BenchOptions, PlanOptions, config.InferenceOptions, config.ExplainOptions):
         hints = typing.get_type_hints(section, include_extras=True)
         for field in dataclasses.fields(section):
             hint = hints[field.name]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, overload
 
 from jaxbert.api.rows import Data, name_source
 from jaxbert.bucket import in_bucket, to_path
-from jaxbert.config import COLUMN_KEYS, DataConfig, InferenceOptions, LaunchConfig
+from jaxbert.config import COLUMN_KEYS, DataConfig, ExplainOptions, InferenceOptions, LaunchConfig
 from jaxbert.data.memory import hold
 from jaxbert.errors import UserError
 from jaxbert.launch.start import start
@@ -22,6 +22,8 @@ from jaxbert.settings import make_data_config, place_keys
 from jaxbert.tasks.decision import Tuning
 from jaxbert.train.inference import TrainedModel, open_trained
 from jaxbert.train.runtime import prepare_process
+from jaxbert.understand.explain import Explainer
+from jaxbert.understand.neighbours import TrainingExamples
 
 Answer = dict[str, Any]
 
@@ -39,6 +41,7 @@ class Model:
         """
         self._trained = trained
         self._data = data
+        self._explainer = Explainer(trained)
         self.name = name
         """Its folder, or its name on the Hub."""
 
@@ -78,17 +81,71 @@ class Model:
         Raises:
           UserError: if a text is missing or is not a text; the message names its row.
         """
+        return self._answers(texts, columns, self._predict)
+
+    @overload
+    def explain(self, texts: str | Mapping[str, Any], /, **options: Any) -> Answer: ...
+
+    @overload
+    def explain(self, texts: Data | Sequence[Any], /, **options: Any) -> list[Answer]: ...
+
+    def explain(
+        self,
+        texts: Any,
+        /,
+        *,
+        method: str = "integrated_gradients",
+        label: str | None = None,
+        steps: int = ExplainOptions.steps,
+        baseline: str = "pad",
+        unit: str = "log_odds",
+        neighbours: int = 0,
+        **columns: Any,
+    ) -> Answer | list[Answer]:
+        """Tell which words an answer comes from, as `jaxbert explain` does, for models that label or score whole texts.
+
+        Args:
+          texts: as for `predict`.
+          method: `integrated_gradients`, `gradient_x_input` or `occlusion`.
+          label: the label to explain; None: the most probable one.
+          steps: points on the way from the baseline to the text, for integrated gradients.
+          baseline: what stands in place of a word that is taken away: `pad`, `mask` or `zero`.
+          unit: what the weights add up to: a change of the label's `log_odds` or of its `probability`.
+          neighbours: how many of the nearest training examples to add; the model must be a run folder.
+          **columns: as for `predict`.
+
+        Returns:
+          A dictionary for one text or row, else a list of dictionaries, with the keys `label`, `score`, `value`,
+          `baseline_value`, `words` (each with `text`, `start`, `end`, `weight`, and for pairs `pair`) and
+          `completeness_error`.
+
+        Raises:
+          UserError: if a text is missing, the label is unknown, or the model's answers cannot be explained.
+        """
+        options = ExplainOptions(method, label, steps, baseline, unit, neighbours)  # type: ignore[arg-type]
+        if neighbours and self._explainer.training is None:
+            self._explainer.training = TrainingExamples.of(self.name, self._trained)
+
+        def explain(spec: str, data: DataConfig) -> list[Answer]:
+            return [found.answer for found in self._explainer(spec, data, options)]
+
+        return self._answers(texts, columns, explain)
+
+    def _answers(
+        self, texts: Any, columns: Mapping[str, Any], ask: Callable[[str, DataConfig], list[Answer]]
+    ) -> Answer | list[Answer]:
+        """Return the answers of `ask` to texts in any form."""
         data = self._reading(columns)
         if isinstance(texts, str | Mapping) or self._is_one_pair(texts):
-            return self._predict_rows(*self._rows([texts], data))[0]
+            return self._ask_rows(*self._rows([texts], data), ask)[0]
         if isinstance(texts, os.PathLike):
-            return self._predict(os.fspath(texts), data)
+            return ask(os.fspath(texts), data)
         if hasattr(texts, "tolist"):  # an array of NumPy or a column of pandas
             texts = texts.tolist()
         if isinstance(texts, list | tuple):
-            return self._predict_rows(*self._rows(texts, data)) if len(texts) else []
+            return self._ask_rows(*self._rows(texts, data), ask) if len(texts) else []
         with hold(texts, "texts") as spec:
-            return self._predict(spec, data)
+            return ask(spec, data)
 
     def evaluate(self, data: Data, /, **columns: Any) -> dict[str, Any]:
         """Return the same metrics that `jaxbert evaluate` writes.
@@ -205,9 +262,12 @@ class Model:
         paired = dataclasses.replace(data, text_pair=data.text_pair or "text_pair")
         return [{paired.text: first, paired.text_pair: second} for first, second in items], paired
 
-    def _predict_rows(self, rows: Sequence[Any], data: DataConfig) -> list[Answer]:
+    @staticmethod
+    def _ask_rows(
+        rows: Sequence[Any], data: DataConfig, ask: Callable[[str, DataConfig], list[Answer]]
+    ) -> list[Answer]:
         with hold(rows, "texts", "texts") as spec:
-            return self._predict(spec, data)
+            return ask(spec, data)
 
     def _predict(self, spec: str, data: DataConfig) -> list[Answer]:
         trained, answers = self._trained, list[Answer]()

@@ -132,12 +132,22 @@ class BertEmbeddings(nnx.Module):
         self.rate = config.hidden_dropout_prob
 
     def __call__(
-        self, input_ids: Array, token_type_ids: Array, position_ids: Array, key: Array | None, call: ForwardOptions
+        self,
+        input_ids: Array,
+        token_type_ids: Array,
+        position_ids: Array,
+        key: Array | None,
+        call: ForwardOptions,
+        words_BTD: Array | None = None,
     ) -> Array:
+        """Embed tokens; `words_BTD`, if given, are taken as their word embeddings instead of the table's rows."""
         words = self.word_embeddings
-        x_BTD = (
-            lookup(words.embedding[...], input_ids, words.dtype) if call.fuse_lookup else take_rows(words, input_ids)
-        )
+        if words_BTD is not None:
+            x_BTD = words_BTD.astype(words.dtype)
+        elif call.fuse_lookup:
+            x_BTD = lookup(words.embedding[...], input_ids, words.dtype)
+        else:
+            x_BTD = take_rows(words, input_ids)
         x_BTD = call.place_words(x_BTD)
         x_BTD += take_rows(self.position_embeddings, position_ids) + take_rows(
             self.token_type_embeddings, token_type_ids
@@ -353,12 +363,16 @@ class BertModule(nnx.Module):
     ) -> EncoderOutput:
         """Run embeddings and layers over packed rows (keys as in the packed batch).
 
+        If the batch has `word_vectors` [B, T, D], they replace the word embeddings of `input_ids`: gradients with respect to
+        them say how the outputs depend on each token.
+
         With `positions_BP`, the last layer computes only these positions: a head that reads one token of an example then
         pays for queries, output and feed-forward block only there. The values are those of the complete layer.
         """
         call = dataclasses.replace(call, slots=batch["cls_positions"].shape[1]) if "cls_positions" in batch else call
         embed_key, layers_key = (None, None) if key is None else jax.random.split(key)
-        x_BTD = self.embeddings(batch["input_ids"], batch["token_type_ids"], batch["position_ids"], embed_key, call)
+        tokens = batch["input_ids"], batch["token_type_ids"], batch["position_ids"]
+        x_BTD = self.embeddings(*tokens, embed_key, call, batch.get("word_vectors"))
         return self.encoder(x_BTD, batch["segment_ids"], layers_key, head_mask_NH, call, positions_BP)
 
     def encode_positions(

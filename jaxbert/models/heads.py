@@ -71,11 +71,12 @@ class _PooledScores(nnx.Module):
     def __call__(
         self, batch: Batch, key: Array | None, call: ForwardOptions, head_mask_NH: Array | None = None
     ) -> dict[str, Any]:
-        """Return `logits` [B, S, C] and the encoder's output."""
+        """Return `logits` [B, S, C], the `pooled` vectors [B, S, D] and the encoder's output."""
         encoder_key, head_key = _split(key)
         first_BSD, encoded = self.base.encode_positions(batch, batch["cls_positions"], encoder_key, call, head_mask_NH)
         pooled_BSD = self.base.pooler(first_BSD)
-        return {"logits": self.classifier(dropout(pooled_BSD, self.rate, head_key)), "encoded": encoded}
+        logits_BSC = self.classifier(dropout(pooled_BSD, self.rate, head_key))
+        return {"logits": logits_BSC, "pooled": pooled_BSD, "encoded": encoded}
 
 
 class SequenceClassificationHead(_PooledScores):

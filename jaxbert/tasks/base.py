@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 from flax import nnx
@@ -25,6 +25,8 @@ from jaxbert.tasks.decision import Tuning
 
 Batch = dict[str, Array]
 Sums = dict[str, Array]
+Explained = Literal["log_odds", "log_probability", "score"]
+"""What an explanation divides among words: ln(p / (1 - p)) or ln(p) of an output's probability p, or a score itself."""
 _LISTED = 20
 _FIRST = 5
 
@@ -46,6 +48,8 @@ class Task:
     """Whether there is a prediction for each token, [B, T, ...], and not for each segment, [B, S, ...]."""
     default_metric: str
     """The metric that chooses the best checkpoint if the user names none."""
+    explains: ClassVar[Explained | None] = None
+    """The value of an output that explanations divide among words; None for a task whose answers cannot be explained."""
 
     @property
     def head(self) -> type[nnx.Module]:
@@ -173,6 +177,17 @@ class Task:
 
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
         """Return the predictions for evaluation, one for each segment, [B, S, ...], or for each token, [B, T, ...]."""
+        raise NotImplementedError
+
+    def explained(self, outputs: dict[str, Any], batch: Batch) -> Array:
+        """Return the value that is explained, in any shape: for each example, that of the output `batch["labels"]`.
+
+        The values are in the order of the batch's slots, or of the examples of the step where their windows are pooled. They
+        are differentiable, and 0 in unused slots.
+
+        Raises:
+          NotImplementedError: for a task whose answers cannot be explained.
+        """
         raise NotImplementedError
 
     # Metrics and answers. No JAX.

@@ -1,4 +1,4 @@
-"""Pool the windows of an example: one output, one loss and one prediction for each example."""
+"""Pool the windows of an example, to one output, one loss and one prediction for each example; and log-odds of outputs."""
 
 from __future__ import annotations
 
@@ -38,6 +38,13 @@ def pool_examples(logits_BSC: Array, batch: Batch, how: Pooling | None) -> tuple
     labels_W = labels.reshape(windows, *labels.shape[2:])
     labels_D = jnp.zeros_like(labels_W).at[example_W].set(labels_W, mode="drop")
     return pooled_DC[None], {"labels": labels_D[None], "example_mask": (count_D > 0)[None]}
+
+
+def log_odds(logits_BSC: Array, labels_BS: Array) -> Array:
+    """Return the log-odds of one label against all others for each example, from float32 logits, [B, S]."""
+    own_BSC = jax.nn.one_hot(labels_BS, logits_BSC.shape[-1], dtype=bool)
+    of_others_BS = jax.nn.logsumexp(jnp.where(own_BSC, jnp.finfo(jnp.float32).min, logits_BSC), axis=-1)
+    return jnp.where(own_BSC, logits_BSC, 0.0).sum(-1) - of_others_BS
 
 
 def pool_windows(

@@ -167,7 +167,7 @@ class Predictor:
     def _placed(self, step: _Step, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the indices of a step's examples or tokens, and a prediction for each."""
         if self.task.per_token:
-            places, targets = _token_places(step.batch, step.chunk.examples)
+            places, targets = token_places(step.batch, step.chunk.examples)
             return targets, values.reshape(-1, *values.shape[2:])[places]
         real = step.batch["example_mask"]
         return step.batch["example_ids"][real], values[real]
@@ -292,7 +292,7 @@ class Ensemble(Predictor):
             yield chunk, self.task.average(parts, chunk.examples)
 
 
-def _token_places(batch: Batch, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+def token_places(batch: Batch, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
     """Return the positions of the real tokens in a batch of B rows of T, counted in B * T, and in `examples.tokens.ids`.
 
     They follow from arrays that every process has completely: rows of other processes have no tokens here, but predictions.

@@ -123,14 +123,14 @@ def sliced_example_gradient(
 ) -> tuple[Params, Sums]:
     """Return the result of `whole_gradient`, slice by slice, for losses of examples whose rows may lie in different slices.
 
-    First a forward pass computes the outputs of all slices and keeps nothing else (not the hidden states, `encoded`). The
+    First a forward pass computes the outputs of all slices and keeps nothing else (no vectors, `encoded` and `pooled`). The
     gradient of the loss with respect to the outputs then goes back through each slice, whose forward pass is computed
     again with the same dropout.
     """
     xs = _cut(batch, slices), jax.random.split(key, slices)
 
     def outputs_of(part: Params, piece: DeviceBatch, key: Array) -> Outputs:
-        return {name: value for name, value in forward(part, piece, key).items() if name != "encoded"}
+        return {name: value for name, value in forward(part, piece, key).items() if name not in ("encoded", "pooled")}
 
     outputs = _join(jax.lax.map(lambda x: outputs_of(part, *x), xs))
     towards_outputs, sums = jax.grad(loss, has_aux=True)(outputs, batch)

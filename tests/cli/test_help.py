@@ -78,6 +78,7 @@ MAIN_KEYS = {
     "evaluate": ["model", "data", "label", "output"],
     "predict": ["model", "input", "output", "keep", "top_k", "abstain_below", "coverage"],
     "calibrate": ["model", "data", "output", "threshold", "positive_label", "thresholds", "label"],
+    "explain": ["model", "input", "output", "method", "label", "summary"],
     "bench": ["lengths", "bench.steps", "sweep", "peak_tflops"],
     "plan": ["topology", "lengths", "mesh.fsdp", "cost_per_hour"],
 }

@@ -89,6 +89,7 @@ class _Programs:
     ) -> dict[str, Any]:
         fields = self.model.apply(self.from_legacy(params), batch, key, call, head_mask)
         encoded = fields.pop("encoded")
+        fields.pop("pooled", None)  # no output of the legacy classes
         if not packed:
             fields |= {name: fields[name][:, 0] for name in self.slot_fields if name in fields}
         if self.joins_choices:

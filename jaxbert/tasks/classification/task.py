@@ -37,7 +37,14 @@ from jaxbert.tasks.decision import (
 )
 from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings
 from jaxbert.tasks.label_scores import LabelScores
-from jaxbert.tasks.pooling import WholeExamples, mean_of_logs, pool_examples, pool_windows, spread_over_windows
+from jaxbert.tasks.pooling import (
+    WholeExamples,
+    log_odds,
+    mean_of_logs,
+    pool_examples,
+    pool_windows,
+    spread_over_windows,
+)
 from jaxbert.tasks.text import LabelTask
 from jaxbert.tasks.top_k import shown_probabilities
 
@@ -53,6 +60,7 @@ class Classification(LabelTask):
     assumes = "each text has one label"
     last_layer = "classifier"
     default_metric = "accuracy"
+    explains = "log_odds"
 
     label_names: tuple[str, ...]
     class_weights: tuple[float, ...] | None = None
@@ -171,6 +179,11 @@ class Classification(LabelTask):
         """Return log-probabilities [B, S, C], float32; logits if windows are pooled later."""
         logits_BSC = outputs["logits"].astype(jnp.float32)
         return jax.nn.log_softmax(logits_BSC) if self.reading.pooling is None else logits_BSC
+
+    def explained(self, outputs: dict[str, Any], batch: Batch) -> Array:
+        """Return the log-odds of the label `labels` against all others, of each example."""
+        logits_BSC, batch = pool_examples(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
+        return jnp.where(batch["example_mask"], log_odds(logits_BSC, batch["labels"]), 0.0)
 
     def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[list[str], list[str]]:
         """Return the names of the true and of the predicted labels."""

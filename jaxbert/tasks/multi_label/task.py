@@ -45,6 +45,7 @@ class MultiLabel(LabelTask):
     last_layer = "classifier"
     answer_keys = ("labels", "probabilities")
     default_metric = "f1_micro"
+    explains = "log_odds"
 
     label_names: tuple[str, ...]
     positive_weights: tuple[float, ...] | None = None
@@ -174,6 +175,12 @@ class MultiLabel(LabelTask):
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
         """Return log-odds [B, S, C], float32."""
         return outputs["logits"].astype(jnp.float32)
+
+    def explained(self, outputs: dict[str, Any], batch: Batch) -> Array:
+        """Return the log-odds of the label `labels` of each example."""
+        logits_BSC, batch = pool_examples(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
+        own_BS = jnp.take_along_axis(logits_BSC, batch["labels"][..., None], axis=-1)[..., 0]
+        return jnp.where(batch["example_mask"], own_BS, 0.0)
 
     def probabilities(
         self, predictions: np.ndarray, examples: Examples, first: int = 0, last: int | None = None

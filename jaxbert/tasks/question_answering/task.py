@@ -48,6 +48,7 @@ class QuestionAnswering(Task):
     answer_keys = ("id", "text", "start", "end", "score", "n_best")
     per_token = True
     default_metric = "f1"
+    explains = "log_probability"
 
     unanswered: bool = False
     """Whether a question may have no answer."""
@@ -123,13 +124,15 @@ class QuestionAnswering(Task):
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
         """Sum the losses of windows, each the mean of the losses of start and end, in float32."""
-        real_BS = batch["example_mask"]
-        loss_BS = jnp.zeros(real_BS.shape, jnp.float32)
+        return {"loss": -self.explained(outputs, batch).sum() / 2, "examples": batch["example_mask"].sum()}
+
+    def explained(self, outputs: dict[str, Any], batch: Batch) -> Array:
+        """Return the log-probability of the start plus that of the end, the tokens `labels` of each window, [B, S]."""
+        found_BS = jnp.zeros(batch["example_mask"].shape, jnp.float32)
         for place, scores_BT in enumerate(_scores_of(outputs)):
-            total_BS = _log_totals(scores_BT, batch)
             targets_BS = batch["cls_positions"] + batch["labels"][..., place]
-            loss_BS += (total_BS - jnp.take_along_axis(scores_BT, targets_BS, axis=1)) / 2
-        return {"loss": jnp.where(real_BS, loss_BS, 0.0).sum(), "examples": real_BS.sum()}
+            found_BS += jnp.take_along_axis(scores_BT, targets_BS, axis=1) - _log_totals(scores_BT, batch)
+        return jnp.where(batch["example_mask"], found_BS, 0.0)
 
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
         """Return each token's log-probability as the first and as the last of its window's answer, [B, T, 2], float32."""

@@ -41,6 +41,7 @@ class Regression(TextTask):
     architecture = "ForSequenceClassification"
     answer_keys = ("score",)
     default_metric = "pearson"
+    explains = "score"
 
     reading: Reading = AS_IT_IS
     """How long texts are read."""
@@ -109,6 +110,11 @@ class Regression(TextTask):
         return spread_over_windows(
             np.mean([pool_windows(part, examples, how) for part in parts], axis=0), examples, how
         )
+
+    def explained(self, outputs: dict[str, Any], batch: Batch) -> Array:
+        """Return the score of each example."""
+        scores_BSC, batch = pool_examples(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
+        return jnp.where(batch["example_mask"], scores_BSC[..., 0], 0.0)
 
     def labels_and_answers(self, predictions: np.ndarray, examples: Examples) -> tuple[np.ndarray, np.ndarray]:
         """Return the true and the predicted scores, [N]."""

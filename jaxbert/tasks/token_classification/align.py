@@ -78,7 +78,7 @@ class Aligned:
 
 
 @dataclass(frozen=True)
-class _Found:
+class FoundUnits:
     """The units of one text: the first token of each (if it has one), its index, and its start and end."""
 
     tokens: np.ndarray
@@ -102,10 +102,10 @@ def align(documents: TaggedTexts, tokenizer: Any, max_length: int, *, stride: in
     begin, end = (np.array([token], np.int32) for token in (tokenizer.cls_token_id, tokenizer.sep_token_id))
     ids: list[np.ndarray] = []
     speaks: list[np.ndarray] = []
-    found_units: list[_Found] = []
+    found_units: list[FoundUnits] = []
     first_windows, first_units, whole = [0], [0], []
     for document, located in zip(documents.items, _located(documents, tokenizer), strict=True):
-        found = _units(located, document, by)
+        found = find_units(located, document, by)
         whole.append(len(located.ids) + 2)
         windows = cut_windows(len(located.ids), room, overlap, found.tokens)
         owners = _owners(found.tokens, windows)
@@ -141,7 +141,8 @@ def _located(documents: TaggedTexts, tokenizer: Any) -> list[Located]:
     return [results[i] for i in range(len(items))]
 
 
-def _units(located: Located, document: TaggedText, by: By) -> _Found:
+def find_units(located: Located, document: TaggedText, by: By) -> FoundUnits:
+    """Return the units of one text from its tokens."""
     if document.words is None and by == "token":
         begins = np.arange(len(located.ids))
     else:
@@ -149,9 +150,9 @@ def _units(located: Located, document: TaggedText, by: By) -> _Found:
         begins = changes[located.words[changes] >= 0]
     if document.words is not None:
         places = np.arange(len(document.words))
-        return _Found(begins, located.words[begins], places, places + 1)
+        return FoundUnits(begins, located.words[begins], places, places + 1)
     lasts = np.append(begins[1:], [len(located.ids)] * (len(begins) > 0)).astype(np.int64) - 1
-    return _Found(begins, np.arange(len(begins)), located.offsets[begins, 0], located.offsets[lasts, 1])
+    return FoundUnits(begins, np.arange(len(begins)), located.offsets[begins, 0], located.offsets[lasts, 1])
 
 
 def _owners(begins: np.ndarray, windows: list[tuple[int, int]]) -> np.ndarray:

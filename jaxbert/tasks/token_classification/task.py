@@ -31,6 +31,7 @@ from jaxbert.data.tokens import AS_IT_IS, Reading
 from jaxbert.models import heads
 from jaxbert.tasks.base import Batch, Inputs, Sums, Tally, Task, count_examples, list_names, metrics_of
 from jaxbert.tasks.exported import label_names, settings_of, with_labels, with_settings
+from jaxbert.tasks.pooling import log_odds
 from jaxbert.tasks.reading import ItemInputs, encode_shown, read_items, reading_of, refuse, shared_tokens
 from jaxbert.tasks.token_classification.align import By
 from jaxbert.tasks.token_classification.examples import (
@@ -63,6 +64,7 @@ class TokenClassification(Task):
     answer_keys = ("entities",)
     per_token = True
     default_metric = "f1"
+    explains = "log_odds"
 
     tag_names: tuple[str, ...]
     by: By = "word"
@@ -190,6 +192,12 @@ class TokenClassification(Task):
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
         """Return log-probabilities [B, T, C], float32."""
         return jax.nn.log_softmax(outputs["logits"].astype(jnp.float32))
+
+    def explained(self, outputs: dict[str, Any], batch: Batch) -> Array:
+        """Return the log-odds of a tag of one token of each segment; `labels` [B, S, 2] are its place there, and the tag."""
+        places_BS, tags_BS = batch["cls_positions"] + batch["labels"][..., 0], batch["labels"][..., 1]
+        logits_BSC = jnp.take_along_axis(outputs["logits"].astype(jnp.float32), places_BS[..., None], axis=1)
+        return jnp.where(batch["example_mask"], log_odds(logits_BSC, tags_BS), 0.0)
 
     def tally(self, examples: Examples) -> Tally:
         """Return a tally that keeps each token's most probable tag, and the log-probability of its true tag."""

@@ -1,0 +1,104 @@
+"""The training examples that are nearest to a text: cosine of the pooled vectors."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jax import Array
+
+from jaxbert.data.examples import Examples
+from jaxbert.data.overview import TRAIN
+from jaxbert.errors import UserError
+from jaxbert.tasks.base import Batch, Task
+from jaxbert.tasks.pooling import pool_windows
+from jaxbert.tasks.text import TextTask
+from jaxbert.train.evaluate import Predictor
+from jaxbert.train.inference import Finished, TrainedModel
+from jaxbert.understand.records import read_records
+from jaxbert.understand.reopen import reopen
+
+_DIGITS = 6
+
+
+class _Vectors(Task):
+    """Predicts nothing: its predictions are the pooled vectors."""
+
+    name = "vectors"
+
+    def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
+        """Return the pooled vectors, [B, S, D]."""
+        return outputs["pooled"].astype("float32")
+
+
+@dataclass
+class TrainingExamples:
+    """The training examples of a run with their vectors, of length 1, float32 [N, D]."""
+
+    finished: Finished
+    predictor: Predictor
+    vectors: np.ndarray = field(init=False)
+
+    @classmethod
+    def of(cls, run: str | os.PathLike[str], model: TrainedModel) -> TrainingExamples:
+        """Read the training data of a run again, and compute their vectors with its model.
+
+        Raises:
+          UserError: if the folder is not a complete run, its data are gone, or its texts have no pooled vectors.
+        """
+        if not isinstance(model.task, TextTask):
+            raise UserError("neighbours are found for texts with labels or scores only: leave the option out")
+        known = model.predictor
+        predictor = Predictor(known.model, _Vectors(), known.mesh, known.call, known.batch_size)
+        return cls(reopen(run), predictor)
+
+    def __post_init__(self) -> None:
+        self.vectors = self._vectors_of(self.finished.inputs.train)
+
+    def _vectors_of(self, examples: Examples) -> np.ndarray:
+        rows = self.predictor(self.finished.model.params, Examples(examples.tokens))
+        rows = pool_windows(rows, examples, "mean")
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+
+    def nearest(self, examples: Examples, count: int) -> list[list[dict[str, Any]]]:
+        """Return for each example the `count` nearest training examples, the nearest first.
+
+        Each has `row` (its number in the source), `text`, for pairs `text_pair`, `label` and `similarity`, the cosine.
+        """
+        train, task = self.finished.inputs.train, self.finished.model.task
+        assert isinstance(task, TextTask)
+        count = min(count, len(train))
+        similar = self._vectors_of(examples) @ self.vectors.T
+        chosen = np.argpartition(-similar, count - 1, axis=1)[:, :count]
+        order = np.argsort(-np.take_along_axis(similar, chosen, axis=1), axis=1, kind="stable")
+        chosen = np.take_along_axis(chosen, order, axis=1)
+        unique: Any = np.unique(chosen, return_inverse=True)
+        wanted, places = unique
+        records = read_records(self.finished.config, task, TRAIN, train, wanted)
+        labels = [_label(task, train, int(index)) for index in wanted]
+        found: list[list[dict[str, Any]]] = []
+        rows: list[list[int]] = places.reshape(chosen.shape).tolist()
+        for example, own in enumerate(rows):
+            entries = []
+            for place in own:
+                record = records[place]
+                pair = {} if record.pair is None else {"text_pair": record.pair}
+                similarity = round(float(similar[example, wanted[place]]), _DIGITS)
+                row = record.row if isinstance(record.row, int) else str(record.row)
+                entry = {"row": row, "text": record.text, **pair, "label": labels[place]}
+                entries.append(entry | {"similarity": similarity})
+            found.append(entries)
+        return found
+
+
+def _label(task: TextTask, examples: Examples, index: int) -> Any:
+    """Return the label of a training example: a name, a list of names, or a score."""
+    assert examples.labels is not None
+    label = examples.labels[index]
+    if not task.output_names:
+        return round(float(label), _DIGITS)
+    if label.ndim:
+        return [task.output_names[number] for number in np.flatnonzero(label)]
+    return task.output_names[int(label)]
