@@ -105,7 +105,9 @@ def read_out_of_fold(folder: epath.Path) -> OutOfFold:
             rows=columns["row"].to_numpy(),
             folds=columns["fold"].to_numpy(),
             labels=_labels(written, names),
-            probabilities=None if probabilities is None else probabilities.flatten().to_numpy().reshape(len(written), -1),
+            probabilities=None
+            if probabilities is None
+            else probabilities.flatten().to_numpy().reshape(len(written), -1),
             scores=None if scores is None else scores.to_numpy(),
         )
 
