@@ -85,8 +85,9 @@ def main() -> None:
     suspects = [s for s in jaxbert.audit(run, rank_by=values.rank_by).suspects if "label" in s["reasons"]]
     wrong, listed = set(flipped.tolist()), [s["record"] for s in suspects]
     folds = read_out_of_fold(RunFolder(run).path)
+    place = dict(zip((changed[row] for row in folds.rows), folds.labels.tolist(), strict=True))
     right = [
-        folds.names[best] == labels[row] for row, best in zip(folds.rows, folds.probabilities.argmax(1), strict=True)
+        best == place[labels[row]] for row, best in zip(folds.rows, folds.probabilities.argmax(1), strict=True)
     ]
     result = {
         "rows": len(texts),

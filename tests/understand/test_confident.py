@@ -54,8 +54,9 @@ def test_a_label_without_examples_is_nobodys():
 
 
 def test_of_each_label_one_example_is_left():
-    labels, probabilities = np.array([0, 0, 1, 1]), np.array([[0.05, 0.95], [0.1, 0.9], [0.04, 0.96], [0.03, 0.97]])
-    assert find_contradicted(labels, probabilities).tolist() == [True, False, False, False]
+    probabilities = np.array([[0.1, 0.99], [0.1, 0.98], [0.03, 0.97], [0.05, 0.95]])
+    assert find_contradicted(np.array([0, 0, 1, 1]), probabilities).tolist() == [True, False, False, False]
+    assert not find_contradicted(np.array([0, 1, 1, 1]), probabilities).any()
 
 
 @pytest.mark.parametrize("seed", range(12))
