@@ -239,6 +239,10 @@ def _judge(task: Task, labels: np.ndarray, sets: Sequence[_Set], rank_by: RankBy
     """Judge the labels of the examples with predictions, all together."""
     nobody = np.zeros(0, np.int64)
     found = [one for one in sets if len(one.judged)]
+    if not all(
+        np.isfinite(part).all() for one in found for part in (one.probabilities, one.scores) if part is not None
+    ):
+        raise UserError("some predictions are no finite numbers, so the model has diverged: train with a lower rate")
     if labels.dtype.kind == "f":
         scores = np.concatenate([one.scores for one in found if one.scores is not None]).astype(np.float64)
         wrong, quality = score_quality(labels.astype(np.float64) - scores)
@@ -249,8 +253,9 @@ def _judge(task: Task, labels: np.ndarray, sets: Sequence[_Set], rank_by: RankBy
     probabilities = np.concatenate([np.pad(part, ((0, 0), (0, widest - part.shape[1]))) for part in parts])
     if labels.ndim == 2:
         marks, quality = find_contradicted_sets(labels, probabilities), set_quality(labels, probabilities)
-        score = np.where(marks.any(1), np.where(marks, quality, 1).min(1), quality.min(1))
-        return _Judgement(marks.any(1), score, labels ^ marks, nobody, score)
+        wrong = np.asarray(marks.any(1))
+        score = np.where(wrong, np.where(marks, quality, 1).min(1), quality.min(1))
+        return _Judgement(wrong, score, labels ^ marks, nobody, score)
     score = label_quality(labels, probabilities, rank_by)
     best = probabilities.argmax(1)
     if not task.label_names_in_head:

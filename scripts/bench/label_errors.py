@@ -86,9 +86,7 @@ def main() -> None:
     wrong, listed = set(flipped.tolist()), [s["record"] for s in suspects]
     folds = read_out_of_fold(RunFolder(run).path)
     place = dict(zip((changed[row] for row in folds.rows), folds.labels.tolist(), strict=True))
-    right = [
-        best == place[labels[row]] for row, best in zip(folds.rows, folds.probabilities.argmax(1), strict=True)
-    ]
+    right = [best == place[labels[row]] for row, best in zip(folds.rows, folds.probabilities.argmax(1), strict=True)]
     result = {
         "rows": len(texts),
         "flipped": len(wrong),

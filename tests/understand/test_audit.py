@@ -75,7 +75,7 @@ def test_folds_judge_the_training_rows(tmp_path, files):
     add_folds(finished, probabilities, labels=1 - np.asarray(finished.inputs.train.labels))
     with pytest.raises(UserError, match="training data have changed"):
         audit_finished(finished)
-    add_folds(finished, probabilities, rows=np.arange(1, 31))
+    add_folds(finished, probabilities, rows=np.append(np.arange(29), 99))
     with pytest.raises(UserError, match="training data have changed"):
         audit_finished(finished)
 
@@ -183,6 +183,13 @@ def test_tasks_without_labels_of_texts_are_refused(tmp_path, task, row):
 def test_a_run_without_evidence_is_refused(tmp_path, files):
     with pytest.raises(UserError, match=r"neither folds nor a validation or test set.*--train.folds 5"):
         audit_finished(hand_made(tmp_path, "classification", None, train=files["train"]))
+
+
+def test_a_model_that_has_diverged_is_refused(tmp_path, files):
+    predictions = sure(RIGHT[30:], 2)
+    predictions[3] = np.nan
+    with pytest.raises(UserError, match="the model has diverged"):
+        audit_finished(hand_made(tmp_path, "classification", predictions, **files))
 
 
 def test_from_a_run_to_its_corrections(tmp_path, capsys):

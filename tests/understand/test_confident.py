@@ -59,6 +59,13 @@ def test_of_each_label_one_example_is_left():
     assert not find_contradicted(np.array([0, 1, 1, 1]), probabilities).any()
 
 
+def test_few_confident_examples_stand_for_all_of_a_label_and_one_for_being_right():
+    labels = np.repeat([0, 1], [10, 2])
+    probabilities = np.array([[0.5, 0.99]] * 2 + [[0.4, 0.5]] * 8 + [[0.1, 0.9]] * 2)
+    assert likely_labels(labels, probabilities).tolist() == [1] * 2 + [-1] * 8 + [1] * 2
+    assert confident_joint(labels, probabilities).tolist() == [[3, 7], [0, 2]]
+
+
 @pytest.mark.parametrize("seed", range(12))
 @pytest.mark.parametrize("rank_by", ["self_confidence", "normalized_margin"])
 def test_lists_are_those_of_cleanlab(seed, rank_by):

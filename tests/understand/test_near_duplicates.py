@@ -67,12 +67,22 @@ def test_every_planted_pair_is_found_and_nothing_else(block, monkeypatch):
     words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=rng.randint(3, 9))) for _ in range(800)]
     texts = [" ".join(rng.choices(words, k=rng.randint(12, 30))) for _ in range(400)]
     planted = [(i, len(texts) + place) for place, i in enumerate(range(0, 400, 20))]
-    copies = [texts[i].replace(texts[i].split()[3], "changed", 1) for i, _ in planted]
+    copies = [texts[i].replace(texts[i].split()[0], "changed", 1) for i, _ in planted]
     assert all(
         similarity(texts[i], copy) >= near_duplicates.SIMILAR for (i, _), copy in zip(planted, copies, strict=True)
     )
     found = {tuple(members.tolist()) for members in find_similar([*texts, *copies]).groups()}
     assert found == set(planted)
+
+
+def test_texts_that_share_a_little_more_than_half_are_not_similar():
+    rng = random.Random(1)
+    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(800)]
+    texts = [rng.choices(words, k=16) for _ in range(30)]
+    others = [" ".join([*text[:13], *rng.choices(words, k=3)]) for text in texts]
+    pairs = list(zip((" ".join(text) for text in texts), others, strict=True))
+    assert all(0.55 < similarity(*pair) < near_duplicates.SIMILAR for pair in pairs)
+    assert find_similar([text for pair in pairs for text in pair]).groups() == []
 
 
 @pytest.mark.long
