@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxbert.api.audit import audit
     from jaxbert.api.finetune import Result, curve, finetune, pretrain
     from jaxbert.api.flax.auto import (
         FLAX_MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from jaxbert.config import Config
     from jaxbert.errors import StoppedError, UserError
     from jaxbert.train.callbacks import STOP, Callback
+    from jaxbert.understand.audit import Audit
 
 __version__ = "0.1.0.dev0"
 
@@ -61,6 +63,7 @@ __all__ = [
     "FLAX_MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING",
     "FLAX_MODEL_MAPPING",
     "STOP",
+    "Audit",
     "Callback",
     "Config",
     "FlaxAutoModel",
@@ -88,6 +91,7 @@ __all__ = [
     "StoppedError",
     "UserError",
     "__version__",
+    "audit",
     "curve",
     "finetune",
     "load",
@@ -95,6 +99,7 @@ __all__ = [
 ]
 _HOMES = {
     "STOP": "jaxbert.train.callbacks",
+    "Audit": "jaxbert.understand.audit",
     "Callback": "jaxbert.train.callbacks",
     "Config": "jaxbert.config",
     "Metric": "jaxbert.api.own",
@@ -103,6 +108,7 @@ _HOMES = {
     "StoppedError": "jaxbert.errors",
     "UserError": "jaxbert.errors",
     "curve": "jaxbert.api.finetune",
+    "audit": "jaxbert.api.audit",
     "finetune": "jaxbert.api.finetune",
     "load": "jaxbert.api.model",
     "pretrain": "jaxbert.api.finetune",

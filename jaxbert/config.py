@@ -178,6 +178,9 @@ class DataConfig:
     128."""
     limit: Positive | None = None
     """Use only the first N training rows."""
+    corrections: str | list[str] | None = None
+    """Corrections of labels: a CSV file, or several that are applied one after another. `jaxbert audit RUN --output
+    FILE.csv` writes such a file, and a person sets its actions (keep, relabel, drop)."""
     packing: bool = True
     """Whether to pack several examples into one row of tokens."""
     row_length: Positive | None = None

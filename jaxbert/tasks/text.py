@@ -6,17 +6,18 @@ Each task defines its labels from the training labels, encodes them as numbers, 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from jaxbert.config import Config, DataConfig
+from jaxbert.data.corrections import Correction, check_corrected_sets, correct, read_corrections, written_labels
 from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.label_column import LabelRules, Labels, check_map
 from jaxbert.data.labels import Head, IntegerLabels, LabelSet, all_written
-from jaxbert.data.overview import Labelling, Overview, View, lower_cases, vanished_texts, view_texts
+from jaxbert.data.overview import TRAIN, Labelling, Overview, View, lower_cases, vanished_texts, view_texts
 from jaxbert.data.prepare import encode_part, say_cut
 from jaxbert.data.sources import Source, open_source
 from jaxbert.data.store import Stored
@@ -91,14 +92,24 @@ class TextTask(Task):
     def read(cls, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
         """Read all data sets of a run."""
         reading, rules = _reading(config, max_length), LabelRules.of(config.data)
+        files = read_corrections(config.data.corrections)
         stored = read_stored(config, tokenizer, max_length, cls.label_kind, reading.long_texts)
         assert stored.train.labels is not None
         task, new_head = cls.fit(stored.train.labels, config, rules, head, reading)
         task.check_map(rules, [stored.train, *stored.validation.values(), *stored.test.values()])
-        train, held_out = split_off(task._labelled(stored.train, rules), config)
-        assert train.labels is not None
+        whole = task._labelled(stored.train, rules)
+        train, held_out = split_off(whole, config)
         validation = {name: task._labelled(s, rules) for name, s in stored.validation.items()}
         test = {name: task._labelled(s, rules) for name, s in stored.test.items()}
+        if files:
+            sources = {TRAIN: (stored.train, whole)}
+            sources |= {set_name("validation", name): (s, validation[name]) for name, s in stored.validation.items()}
+            sources |= {set_name("test", name): (s, test[name]) for name, s in stored.test.items()}
+            apply = task._corrector(files, sources, rules)
+            train, held_out = apply(TRAIN, train), {name: apply(TRAIN, part) for name, part in held_out.items()}
+            validation = {name: apply(set_name("validation", name), part) for name, part in validation.items()}
+            test = {name: apply(set_name("test", name), part) for name, part in test.items()}
+        assert train.labels is not None
 
         def view(name: str, stored: Stored, examples: Examples) -> View:
             assert stored.labels is not None
@@ -136,6 +147,32 @@ class TextTask(Task):
         _check_pairs(self.reading, data)
         source = open_source(spec, data, role="predict", labelled=False, kept=kept)
         return TextInputs(source, tokenizer, max_length, self.reading.long_texts)
+
+    def _corrector(
+        self, files: list[list[Correction]], sources: Mapping[str, tuple[Stored, Examples]], rules: LabelRules
+    ) -> Callable[[str, Examples], Examples]:
+        """Return a function that corrects examples, given the set of whose source they are; `sources` are those by set."""
+        by_name = self.label_kind == "list" and getattr(self, "integers", None) == "position"
+        rules = rules._replace(map={}, format="names" if by_name else "auto")
+
+        def encode(texts: Sequence[str], places: Sequence[str]) -> np.ndarray:
+            labels = written_labels(texts, places, self.label_kind, rules.separator)
+            if self.label_kind == "number":  # `encode` would say what is odd about a whole column
+                return np.asarray(labels.codes).view(np.float32)
+            return self.encode(labels, rules)
+
+        check_corrected_sets(files, list(sources))
+        found = {}
+        for name, (stored, whole) in sources.items():
+            assert stored.seen is not None
+            assert whole.labels is not None
+            found[name] = correct(name, whole.labels, stored.seen, files, encode)
+
+        def apply(name: str, examples: Examples) -> Examples:
+            change = found[name]
+            return examples if change is None else change.apply(examples)
+
+        return apply
 
     def _labelled(self, stored: Stored, rules: LabelRules) -> Examples:
         labels = None if stored.labels is None else self.encode(stored.labels, rules)

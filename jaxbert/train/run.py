@@ -143,6 +143,7 @@ def open_run(config: Config, folder: RunFolder, known: Sequence[str] = (), addit
     max_length = resolve_max_length(config.data.max_length, longest_input(pretrained.bert_config))
     _set_length(config, pretrained, max_length)
     chosen = task_class(config.task)
+    _check_corrections(config, chosen)
     inputs = chosen.read(config, pretrained.tokenizer, max_length, pretrained.trained_head(chosen, config.model))
     learned = inputs.task.output_names
     if tuple(known) != tuple(learned) and sorted(known) == sorted(learned):
@@ -174,6 +175,14 @@ def open_run(config: Config, folder: RunFolder, known: Sequence[str] = (), addit
     )
 
 
+def _check_corrections(config: Config, task: type[Task]) -> None:
+    """Raise `UserError` if labels are to be corrected that are not those of texts."""
+    if config.data.corrections and not task.has_text_labels:
+        raise UserError(
+            f"data.corrections changes labels of texts, but task {config.task} has none: correct the data themselves"
+        )
+
+
 def _set_length(config: Config, pretrained: Pretrained, max_length: int) -> None:
     """Set the tokenizer's maximum length for later users, and warn if the checkpoint was trained with another length."""
     trained = Reading.of(settings_of(pretrained.bert_config).get("reading")).max_length
@@ -200,6 +209,7 @@ def inspect_data(config: Config) -> dict[str, Any]:
     positions = longest_input(pretrained.bert_config)
     max_length = resolve_max_length(config.data.max_length, positions)
     task = task_class(config.task)
+    _check_corrections(config, task)
     overview = task.read(config, pretrained.tokenizer, max_length, pretrained.trained_head(task, config.model)).overview
     result = overview.to_dict(_PLACES)
     train = overview.train

@@ -59,14 +59,15 @@ def read_records(
         labels=task.label_kind,
         kept=tuple(columns),
     )
-    missing, found, first = set(wanted), dict[int, Record](), 0
+    rising, found, first = np.unique(wanted), dict[int, Record](), 0
     for part in source.parts():
         kept = part.kept_rows()
-        for place in sorted(row - first for row in missing if first <= row < first + len(part)):
+        low, high = np.searchsorted(rising, [first, first + len(part)])
+        for place in (rising[low:high] - first).tolist():
             pair = None if part.pairs is None else part.pairs[place]
             found[first + place] = Record(part.row(place), part.texts[place], pair, kept[place])
         first += len(part)
-    if len(found) < len(missing):
+    if len(found) < len(rising):
         raise UserError(f"{source.name}: has {first:,} rows, fewer than in the run: give the same data")
     return [found[row] for row in wanted]
 
