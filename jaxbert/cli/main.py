@@ -23,6 +23,7 @@ VERBS = {
     "train": "fine-tune BERT for a task and export it",
     "pretrain": "pretrain BERT on raw text, to fine-tune it later",
     "inspect": "show how the data of a run are read, without training",
+    "report": "write the page about a finished run: where it is wrong, and how far to trust it",
     "evaluate": "measure a model on labelled examples",
     "predict": "let a model answer for texts from a file or standard input",
     "export": "write a checkpoint of a run as a Hugging Face folder",
