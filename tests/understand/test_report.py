@@ -16,10 +16,11 @@ from reports import Parsed, made_up_run, seconds_of, tokenizer_of
 from runs import FILLERS, Problem, random_rows, write_csv
 from sklearn.metrics import f1_score, precision_recall_curve
 
-import jaxbert.api.finetune
+from jaxbert.api import finetune
 from jaxbert.cli.main import main
 from jaxbert.config import Config, DataConfig, ReportConfig, TrainConfig
 from jaxbert.errors import UserError
+from jaxbert.understand.reopen import reopen
 from jaxbert.understand.report.judged import HeldOut
 from jaxbert.understand.report.page import Html, element, escaped, marked_text, table
 from jaxbert.understand.report.scores import group_values, number_groups
@@ -27,7 +28,7 @@ from jaxbert.understand.report.trust import threshold_curve
 from jaxbert.understand.report.whole_run import command_of
 from jaxbert.understand.report.write import report_page, write_report
 
-NASTY = '<script>alert(1)</script><img src=x onerror="alert(2)">\' & \x00\x1b\ud800 </td></table>'
+NASTY = '<script>alert(1)</script><img src=x onerror="alert(2)">\' & \x00\x1b </td></table>'
 TIMES = re.compile(r'<data class="time">.*?</data>')
 
 
@@ -38,7 +39,7 @@ def run(tmp_path_factory) -> Path:
     rows = [(*row, "zh" if i % 3 else "en") for i, row in enumerate(random_rows(37, seed=1))]
     dev = write_csv(problem.folder / "dev.csv", rows, ("text", "label", "language"))
     sets = {"data__validation": dev, "data__test": problem.folder / "train.csv"}
-    assert problem.train(**sets, train__epochs=1) == 0
+    assert problem.train(**sets, train__epochs=1, report__at_end=None) == 0
     return problem.folder / "run"
 
 
@@ -65,7 +66,10 @@ def test_two_runs_of_one_seed_differ_in_times_alone(run, tmp_path):
     moved = run.rename(tmp_path / "first")
     try:
         options = Problem(run.parent).arguments(
-            data__validation=run.parent / "dev.csv", data__test=run.parent / "train.csv", train__epochs=1
+            data__validation=run.parent / "dev.csv",
+            data__test=run.parent / "train.csv",
+            train__epochs=1,
+            report__at_end=None,
         )
         assert main(options) == 0
         again = (run / "report.html").read_text()
@@ -79,8 +83,6 @@ def test_two_runs_of_one_seed_differ_in_times_alone(run, tmp_path):
 def test_scores_by_column_are_those_of_the_rows(run, capsys):
     assert main(["report", str(run), "--slices", "[language]"]) == 0
     page = (run / "report.html").read_text()
-    from jaxbert.understand.reopen import reopen
-
     outcome = reopen(run).outcomes["validation"]
     right = outcome.probabilities.argmax(-1) == outcome.examples.labels
     english = np.arange(37) % 3 == 0
@@ -100,32 +102,37 @@ def test_a_missing_column_is_told_before_the_first_step(run, capsys, tmp_path):
         ReportConfig(slices=["a", "a"])
 
 
-def test_a_report_that_fails_leaves_the_run_complete_and_says_so(run, capsys, tmp_path, monkeypatch):
+def test_a_report_that_fails_leaves_the_run_complete_and_says_so(run, capsys, caplog, tmp_path, monkeypatch):
     def fail(_: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(jaxbert.api.finetune, "write_report", fail)
-    options = Problem(run.parent).arguments(train__output_dir=tmp_path / "run", train__max_steps=1)
-    assert main(options) == 0
-    assert (tmp_path / "run" / "summary.json").exists()
-    said = capsys.readouterr().err
-    assert (
-        f"its report is not written (ZeroDivisionError: a bug): `jaxbert report {tmp_path / 'run'}` tries again" in said
-    )
-    monkeypatch.undo()
-    assert main(["report", str(tmp_path / "run")]) == 0
-    assert "There is no validation or test set" in (tmp_path / "run" / "report.html").read_text()
+    finished = reopen(shutil.copytree(run, tmp_path / "run"))
+    monkeypatch.setattr(finetune, "run_training", lambda *_: finished)
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "write_report", fail)
+        assert finetune.start_run(finished.config) == finished.summary
+    said = f"its report is not written (ZeroDivisionError: a bug): `jaxbert report {tmp_path / 'run'}` tries again"
+    assert said in caplog.text
+    assert "report: " not in capsys.readouterr().err
+    assert finetune.start_run(finished.config) == finished.summary
+    assert f"report: {tmp_path / 'run' / 'report.html'}" in capsys.readouterr().err
 
 
-def test_a_run_writes_no_report_where_it_is_not_wanted(run, tmp_path):
-    options = Problem(run.parent).arguments(
-        train__output_dir=tmp_path / "run", train__max_steps=1, report__at_end=False
-    )
-    assert main(options) == 0
-    assert not (tmp_path / "run" / "report.html").exists()
-    result = jaxbert.api.finetune.Result(tmp_path / "run", {}, {})
-    assert result.report == tmp_path / "run" / "report.html"
-    assert "</html>" in result.report.read_text()
+def test_a_run_writes_no_report_where_it_is_not_wanted(run, tmp_path, monkeypatch):
+    finished = reopen(shutil.copytree(run, tmp_path / "run"))
+    path = tmp_path / "run" / "report.html"
+    path.unlink()
+    config = dataclasses.replace(finished.config, report=ReportConfig(at_end=False))
+    monkeypatch.setattr(finetune, "run_training", lambda *_: dataclasses.replace(finished, config=config))
+    finetune.start_run(config)
+    assert not path.exists()
+    assert finetune.Result(tmp_path / "run", {}, {}).report == path
+    assert "</html>" in path.read_text()
+
+
+def test_a_run_without_a_held_out_set_has_a_page(run):
+    finished = dataclasses.replace(reopen(run), outcomes={})
+    assert "There is no validation or test set" in report_page(finished)
 
 
 def test_a_folder_that_is_no_complete_run_is_refused(tmp_path, capsys):

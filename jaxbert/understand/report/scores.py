@@ -132,8 +132,8 @@ def _slices(title: str, groups: Sequence[tuple[str, np.ndarray]], judged: Judged
 
 def number_groups(values: np.ndarray, most: int) -> list[tuple[str, np.ndarray]]:
     """Return at most `most` groups of nearly equal size by ascending values: the range of each, and its indices."""
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, most + 1), method="inverted_cdf"))
-    group = np.minimum(np.searchsorted(edges[1:], values), max(0, len(edges) - 2))
+    last = np.unique(np.quantile(values, np.linspace(0, 1, most + 1)[1:], method="inverted_cdf"))
+    group = np.searchsorted(last, values)
     found = []
     for number in np.unique(group):
         chosen = np.flatnonzero(group == number)
