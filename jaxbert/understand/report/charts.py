@@ -24,7 +24,7 @@ _COLOURS = {
     _THIRD: "var(--good)",
 }
 """The colours that matplotlib draws with, and those of the page that take their place, light or dark."""
-_SETTINGS: dict[str, Any] = {
+_SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "jaxbert",
     "font.family": ["DejaVu Sans"],
@@ -68,7 +68,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Frame:
+class Plane:
     """What surrounds the points of a chart."""
 
     x_name: str
@@ -83,7 +83,7 @@ class Frame:
     """Whether the values of x are whole numbers, such as steps."""
 
 
-def draw(series: Sequence[Series], frame: Frame) -> Html:
+def draw(series: Sequence[Series], plane: Plane) -> Html:
     """Return a chart as an SVG element that is as wide as its place on the page."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -103,20 +103,20 @@ def draw(series: Sequence[Series], frame: Frame) -> Html:
                 axes.plot(
                     one.x, one.y, marker=dots, markersize=3.5, linewidth=1.4, color=colour, label=one.name or None
                 )
-        if frame.diagonal:
-            axes.axline((0, 0), slope=1, color=_LINE, linewidth=1.2, zorder=1)
-        if frame.upright is not None:
-            axes.axvline(frame.upright, color=_INK, linewidth=1, linestyle=":")
+        if plane.diagonal:
+            axes.axline((0, 0), slope=1, color=_INK, linewidth=0.8, linestyle="--", zorder=1)
+        if plane.upright is not None:
+            axes.axvline(plane.upright, color=_INK, linewidth=1, linestyle=":")
         if any(one.name for one in series):
             axes.legend(loc="best", fontsize=8)
-        axes.set(xlabel=frame.x_name, ylabel=frame.y_name, xlim=frame.x_limits, ylim=frame.y_limits)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=frame.whole))
+        axes.set(xlabel=plane.x_name, ylabel=plane.y_name, xlim=plane.x_limits, ylim=plane.y_limits)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=plane.whole))
         axes.yaxis.set_major_locator(MaxNLocator(5))
-        if not frame.y_limits:
+        if not plane.y_limits:
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=False)
         file = io.StringIO()
         canvas.print_svg(file, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return _themed(file.getvalue(), f"{frame.y_name} by {frame.x_name}")
+    return _themed(file.getvalue(), f"{plane.y_name} by {plane.x_name}")
 
 
 def _themed(svg: str, label: str) -> Html:

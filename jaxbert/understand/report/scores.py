@@ -12,7 +12,7 @@ from jaxbert.errors import UserError
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.regression.task import Regression
 from jaxbert.understand.records import read_columns
-from jaxbert.understand.report.charts import Frame, Series, draw, picked
+from jaxbert.understand.report.charts import Plane, Series, draw, picked
 from jaxbert.understand.report.judged import HeldOut, Judged, labels_of, scores_of_set
 from jaxbert.understand.report.page import (
     Html,
@@ -78,9 +78,9 @@ def confusion_section(held_out: HeldOut) -> Html | None:
         ]
         for p in first
     ]
-    note = f"The {len(first)} most frequent of {len(wrong):,} kinds of confusion."
+    caption = f"The {len(first)} most frequent of {len(wrong):,} kinds of confusion."
     head = ["true label", "predicted instead", "examples", "share of the true label"]
-    return subsection("What is taken for what", table(head, rows, sortable=True, caption=note))
+    return subsection("What is taken for what", table(head, rows, sortable=True, caption=caption))
 
 
 def _share(part: Any, whole: Any) -> Html:
@@ -96,7 +96,7 @@ def scatter_section(held_out: HeldOut) -> Html | None:
         return None
     shown = picked(len(labels), _MOST_POINTS)
     chart = draw(
-        [Series(labels[shown], found[shown], kind="cloud")], Frame("true score", "predicted score", diagonal=True)
+        [Series(labels[shown], found[shown], kind="cloud")], Plane("true score", "predicted score", diagonal=True)
     )
     part = f" {len(shown):,} of {len(labels):,} examples, evenly picked." if len(shown) < len(labels) else ""
     caption = f"True against predicted scores; right answers are on the line.{part}"

@@ -61,6 +61,11 @@ mark b { font-size: .7rem; font-weight: 600; color: var(--faint); margin-left: .
 pre { background: var(--soft); padding: .7rem; white-space: pre-wrap; }
 .item { border-left: 3px solid var(--line); padding: .1rem 0 .1rem .7rem; margin: .8rem 0; }
 .item p { margin: .1rem 0; }
+@media (max-width: 32rem) {
+  th, td { padding-right: .45rem; }
+  table { font-size: .8rem; }
+  .bar { width: 4rem; }
+}
 @media print {
   body { max-width: none; font-size: 10pt; }
   nav { display: none; }

@@ -9,7 +9,7 @@ from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.multi_label.task import MultiLabel
 from jaxbert.tasks.multi_label.threshold import UNTUNED
 from jaxbert.tasks.token_classification.task import TokenClassification
-from jaxbert.understand.report.charts import Frame, Series, draw, picked
+from jaxbert.understand.report.charts import Plane, Series, draw, picked
 from jaxbert.understand.report.judged import HeldOut, labels_of
 from jaxbert.understand.report.page import Html, element, figure, shown_number, subsection
 
@@ -53,14 +53,14 @@ def _reliability(held_out: HeldOut) -> Html | None:
     about, sure, right = found
     bins = reliability_bins(sure, right)
     points = Series(bins.confidence, bins.accuracy, kind="dots")
-    frame = Frame("mean probability", "share that is right", _SHARE, _SHARE, diagonal=True)
+    plane = Plane("mean probability", "share that is right", _SHARE, _SHARE, diagonal=True)
     gap = float(bins.accuracy.dot(bins.counts) - bins.confidence.dot(bins.counts)) / float(bins.counts.sum())
     meaning = "too sure" if gap < 0 else "too unsure"
     caption = (
         f"Reliability: {about}, in {len(bins.counts)} groups of equal size. Expected calibration error {bins.error():.4f}: "
         f"the mean distance to the line; 0 is best. On the whole the model is {meaning} by {abs(gap):.4f}."
     )
-    return figure(draw([points], frame), caption)
+    return figure(draw([points], plane), caption)
 
 
 def _coverage(held_out: HeldOut) -> Html | None:
@@ -71,7 +71,7 @@ def _coverage(held_out: HeldOut) -> Html | None:
     scores = np.cumsum(judged.gained[order]) / np.cumsum(judged.possible[order])
     covered = np.arange(1, len(order) + 1) / len(order)
     shown = picked(len(order))
-    chart = draw([Series(covered[shown], scores[shown])], Frame("share that is answered", judged.measure, _SHARE))
+    chart = draw([Series(covered[shown], scores[shown])], Plane("share that is answered", judged.measure, _SHARE))
     parts = []
     for share in _COVERED:
         last = max(1, round(share * len(order))) - 1
@@ -106,7 +106,7 @@ def _thresholds(held_out: HeldOut) -> Html | None:
         f"Thresholds: precision, recall and F1 of {about} if it is given from this probability on. "
         f"In use: {shown_number(float(used))} (dotted). Largest F1: {f1[best]:.4f} from {least[best]:.4f}."
     )
-    return figure(draw(series, Frame("least probability", "score", _SHARE, (0.0, 1.02), upright=used)), caption)
+    return figure(draw(series, Plane("least probability", "score", _SHARE, (0.0, 1.02), upright=used)), caption)
 
 
 def threshold_curve(sure: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

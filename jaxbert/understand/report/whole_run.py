@@ -17,7 +17,7 @@ from jaxbert.tasks.direction import falls
 from jaxbert.train.inference import Finished
 from jaxbert.train.programs import training_layout
 from jaxbert.train.report import data_lines, data_notes
-from jaxbert.understand.report.charts import Frame, Series, draw, thinned
+from jaxbert.understand.report.charts import Plane, Series, draw, thinned
 from jaxbert.understand.report.page import (
     Html,
     element,
@@ -104,7 +104,7 @@ def curve_section(finished: Finished) -> Html | None:
         "Norm of the gradient, before clipping": (series("grad_norm"), "norm"),
     }
     drawn = [
-        figure(draw(points, Frame("step", y_name, whole=True)), caption)
+        figure(draw(points, Plane("step", y_name, whole=True)), caption)
         for caption, (points, y_name) in charts.items()
         if points
     ]
