@@ -28,12 +28,14 @@ from jaxbert.understand.report.trust import threshold_curve
 from jaxbert.understand.report.whole_run import command_of
 from jaxbert.understand.report.write import report_page, write_report
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 NASTY = '<script>alert(1)</script><img src=x onerror="alert(2)">\' & \x00\x1b </td></table>'
 TIMES = re.compile(r'<data class="time">.*?</data>')
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def run(tmp_path_factory, shared_programs) -> Path:
     """A run with a validation set in two languages, whose report has slices."""
     problem = Problem.write(tmp_path_factory.mktemp("problem"))
     rows = [(*row, "zh" if i % 3 else "en") for i, row in enumerate(random_rows(37, seed=1))]
