@@ -463,6 +463,22 @@ class MeshConfig:
 
 
 @dataclass(frozen=True)
+class ReportConfig:
+    """The page `report.html` about a finished run. It does not change the run."""
+
+    at_end: bool = True
+    """Whether to write the page at the end of a run. `jaxbert report RUN` writes it at any time."""
+    slices: list[str] | None = None
+    """Columns of the validation and test data by whose values the scores are shown, such as source or language."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "report.{}".format)
+        _require(
+            len(set(self.slices or ())) == len(self.slices or ()), "report.slices", self.slices, "different columns"
+        )
+
+
+@dataclass(frozen=True)
 class LaunchConfig:
     """How the processes of a run on several machines find each other. It does not change the results."""
 
@@ -570,6 +586,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
     def __post_init__(self) -> None:

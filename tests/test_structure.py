@@ -33,7 +33,7 @@ BELOW = {
         *("config", "bucket", "plain", "errors"),
     },
     "understand": {
-        *("train", "runs", "tasks", "interop", "models", "data", "processes", "terminal", "settings"),
+        *("train", "runs", "tasks", "interop", "models", "data", "processes", "terminal", "settings", "versions"),
         *("config", "bucket", "plain", "errors"),
     },
     "plan": {"ranges", "train", "tasks", "interop", "models", "data", "hardware", "versions", "config", "errors"},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -21,19 +22,24 @@ from jaxbert.api.own import LossFunction, Metric, MetricFunction, make_additions
 from jaxbert.api.rows import Data, name_sources
 from jaxbert.bucket import to_path
 from jaxbert.config import CURVE_FOLDS, FRACTIONS, Config, TrainConfig
-from jaxbert.errors import StoppedError, UserError
+from jaxbert.errors import StoppedError, UserError, one_line
 from jaxbert.launch.start import start
-from jaxbert.processes import is_alone
+from jaxbert.processes import is_alone, is_main
 from jaxbert.runs.folder import RunFolder
 from jaxbert.settings import make_config, place_keys
 from jaxbert.terminal import console
 from jaxbert.train.callbacks import Additions, Callback, Function
+from jaxbert.train.inference import Finished
 from jaxbert.train.report import print_curve, print_summary
 from jaxbert.train.run import NOTHING
 from jaxbert.train.runtime import prepare_process
 from jaxbert.train.trainer import run_training
 from jaxbert.understand.curve import read_shares, run_curve
 from jaxbert.understand.folds import run_folds
+from jaxbert.understand.reopen import reopen
+from jaxbert.understand.report.write import write_report
+
+logger = logging.getLogger("jaxbert")
 
 _CALLBACKS = Callback | Function | list[Callback | Function] | tuple[Callback | Function, ...]
 
@@ -53,6 +59,12 @@ class Result:
     def model(self) -> Model:
         """The exported model; it is opened at the first use."""
         return load(self.folder)
+
+    @property
+    def report(self) -> Path:
+        """The page about the run, a file of HTML; written now if the run has not done so (`report.at_end`)."""
+        path = RunFolder(self.folder).report
+        return as_path(path if path.exists() else write_report(reopen(self.folder)))
 
 
 def finetune(
@@ -240,8 +252,20 @@ def _prepare(config: Config) -> None:
 
 def _train(config: Config, additions: Additions) -> dict[str, Any]:
     finished = run_training(config, additions) if config.train.folds is None else run_folds(config, additions)
-    print_summary(finished.summary, RunFolder(config.train.output_dir))
+    print_summary(finished.summary, finished.folder)
+    if is_main() and config.report.at_end:
+        _report(finished)
     return finished.summary
+
+
+def _report(finished: Finished) -> None:
+    """Write the report of a run; the run is complete, so whatever fails here is said and ends nothing."""
+    try:
+        console.print(f"report: {write_report(finished)}", highlight=False, soft_wrap=True)
+    except Exception as error:
+        said = "the run is complete, but its report is not written (%s: %s): `jaxbert report %s` tries again"
+        logger.warning(said, type(error).__name__, one_line(error), finished.folder.path)
+        logger.debug("the report", exc_info=error)
 
 
 def new_run_folder(name: str) -> str:

@@ -24,6 +24,7 @@ VERBS = {
     "pretrain": "pretrain BERT on raw text, to fine-tune it later",
     "curve": "tell whether more labels would help: train at growing shares of the rows",
     "inspect": "show how the data of a run are read, without training",
+    "report": "write the page about a finished run: where it is wrong, and how far to trust it",
     "evaluate": "measure a model on labelled examples",
     "calibrate": "calibrate a model's probabilities, and choose thresholds, on held-out rows",
     "predict": "let a model answer for texts from a file or standard input",

@@ -25,7 +25,7 @@ _FREE = {
     *("train.accept_changed_data", "train.eval_batch_size", "train.accumulation_steps", "train.steps_per_dispatch"),
     *("train.calibration", "train.threshold", "train.positive_label", "train.thresholds"),
     *("model.scan_layers", "model.attention", "model.remat", "data.cache_dir"),
-    *("mesh", "launch"),
+    *("mesh", "report", "launch"),
 }
 """Keys and whole sections that may change when a run resumes: they do not affect what it learns, except by rounding and by
 the numbers that dropout draws."""
@@ -49,6 +49,8 @@ class RunFolder:
         """With many labels: how often one label was predicted instead of another."""
         self.predictions = self.path / "predictions.npz"
         """The predictions of the exported parameters for each validation and test set, by the name of the set."""
+        self.report = self.path / "report.html"
+        """The page about the run; see `understand.report`."""
         self.checkpoints = self.path / "checkpoints"
         self.export = self.path / "export"
         self.start = self.path / "start"
@@ -161,6 +163,13 @@ class RunFolder:
             return
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(line)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the lines of `metrics.jsonl`, without a last one that was cut off."""
+        if not self.metrics.exists():
+            return []
+        with self.metrics.open("rb") as file:
+            return [json.loads(line) for line in file if _logged_step(line) is not None]
 
     def flush(self) -> None:
         """Write the metrics and the files of `board` that exist only on this machine."""

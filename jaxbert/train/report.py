@@ -219,10 +219,18 @@ def tuning_lines(record: dict[str, Any]) -> dict[str, str]:
 
 
 def data_table(overview: Content) -> Table:
-    """Return the table for `Overview.to_dict`: one column per set, one line per property."""
+    """Return the table of `data_lines` for the terminal."""
+    shown, lines = data_lines(overview)
+    table = Table("data", *map(escape, shown))
+    for title, cells in lines:
+        table.add_row(title, *map(Text, cells))
+    return table
+
+
+def data_lines(overview: Content) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Return the names of the sets of `Overview.to_dict`, the first four, and each property with its text for each set."""
     sources: dict[str, Content] = overview["sources"]
     shown = list(sources)[:_SETS]
-    table = Table("data", *map(escape, shown))
     leaks = {leak["sets"][1]: leak for leak in overview["leaks"]}
     lines = {
         "read from": _origin,
@@ -237,11 +245,8 @@ def data_table(overview: Content) -> Table:
         "repeated texts": lambda name, s: _twice(s["duplicates"]),
         "also in train": lambda name, s: _leak(leaks.get(name)),
     }
-    for title, tell in lines.items():
-        cells = [tell(name, sources[name]) for name in shown]
-        if any(cells):
-            table.add_row(title, *map(Text, cells))
-    return table
+    told = [(title, [tell(name, sources[name]) for name in shown]) for title, tell in lines.items()]
+    return shown, [(title, cells) for title, cells in told if any(cells)]
 
 
 def data_notes(overview: Content) -> list[str]:

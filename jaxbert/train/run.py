@@ -17,7 +17,7 @@ from transformers import BertConfig
 from jaxbert.config import Config
 from jaxbert.data.batches import Batch, batches
 from jaxbert.data.labels import Head
-from jaxbert.data.overview import DOCUMENTS
+from jaxbert.data.overview import DOCUMENTS, TRAIN
 from jaxbert.data.packing import Layout
 from jaxbert.data.proposal import describe_choice, propose
 from jaxbert.data.tokens import Reading
@@ -149,6 +149,7 @@ def open_run(config: Config, folder: RunFolder, known: Sequence[str] = (), addit
     if tuple(known) != tuple(learned) and sorted(known) == sorted(learned):
         inputs = chosen.read(config, pretrained.tokenizer, max_length, Head(tuple(known), folder.path.name))
     inputs = replace(inputs, task=additions.change_task(inputs.task))
+    _check_slices(config, inputs)
     best = config.train.best_metric
     if inputs.validation and best is not None and best not in (names := inputs.task.metric_names()):
         raise UserError(f"train.best_metric is {best!r}, but it must be one of {', '.join(names)}")
@@ -181,6 +182,21 @@ def _check_corrections(config: Config, task: type[Task]) -> None:
         raise UserError(
             f"data.corrections changes labels of texts, but task {config.task} has none: correct the data themselves"
         )
+
+
+def _check_slices(config: Config, inputs: Inputs) -> None:
+    """Check before the first step that the held-out sets have the columns that the report asks for.
+
+    Raises:
+      UserError: if one lacks a column.
+    """
+    held_out = [view for view in inputs.overview.views if view.name != TRAIN] if config.report.slices else []
+    for view in held_out:
+        columns = view.seen.facts.columns
+        for name in config.report.slices or ():
+            if name not in columns:
+                has = f"it has {', '.join(columns)}" if columns else "it has no named columns"
+                raise UserError(f"report.slices names {name!r}, but {view.name} has no such column: {has}")
 
 
 def _set_length(config: Config, pretrained: Pretrained, max_length: int) -> None:

@@ -115,6 +115,7 @@ class Speed:
             "data_wait_fraction": round(self.wait_seconds / seconds, 5) if seconds else None,
             "tflops_per_second": round(self.flops / seconds / 1e12, 4) if seconds else None,
             "mfu": round(self.flops / seconds / peak / len(jax.devices()), 4) if seconds and peak else None,
+            "peak_memory_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use"),
             "device": device.device_kind,
             "devices": len(jax.devices()),
             "jax_version": jax.__version__,

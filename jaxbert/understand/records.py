@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from jaxbert.data.table import Row
 from jaxbert.errors import UserError
 from jaxbert.tasks.reading import named_sets, set_name, training_spec
 from jaxbert.tasks.text import TextTask
+from jaxbert.train.inference import Finished
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,32 @@ def read_records(
     if len(found) < len(rising):
         raise UserError(f"{source.name}: has {first:,} rows, fewer than in the run: give the same data")
     return [found[row] for row in wanted]
+
+
+def read_columns(finished: Finished, name: str, examples: Examples, columns: Sequence[str]) -> dict[str, list[Any]]:
+    """Read columns of all examples of a run's set, of any task: for each column a value for each example.
+
+    Raises:
+      UserError: if the source is not there any more, has other rows, or lacks a column.
+    """
+    config, model = finished.config, finished.model
+    if isinstance(model.task, TextTask):
+        records = read_records(config, model.task, name, examples, np.arange(len(examples)), columns)
+        return {column: [record.columns[column] for record in records] for column in columns}
+    _, spec = _source_of(config, name)
+    found: dict[Row, Mapping[str, Any]] = {}
+    for part in model.open_inputs(spec, config.data, tuple(columns)).parts():
+        found |= zip((item.row for item in part.items), part.kept_rows(), strict=True)
+    items = items_of(examples)
+    if any(item.row not in found for item in items):
+        raise UserError(f"{spec}: rows of the run are not there any more: give the same data")
+    return {column: [found[item.row][column] for item in items] for column in columns}
+
+
+def items_of(examples: Examples) -> Sequence[Any]:
+    """Return the tagged texts, questions or choices behind examples, as their task read them."""
+    extra = examples.extra
+    return getattr(extra, "documents", getattr(extra, "questions", extra)).items
 
 
 def _source_of(config: Config, name: str) -> tuple[Role, str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxbert.bucket import fetched
 from jaxbert.data.examples import Examples
 from jaxbert.data.labels import Head
 from jaxbert.errors import UserError
@@ -33,7 +34,7 @@ def reopen(path: str | os.PathLike[str]) -> Finished:
     if not folder.summary.exists():
         raise UserError(f"{folder.path} is a run that has not finished: run the same command again to finish it")
     model = open_trained(os.fspath(path))
-    config = make_config(os.fspath(folder.config), {"train": {"output_dir": os.fspath(folder.path)}})
+    config = make_config(os.fspath(fetched(folder.config)), {"train": {"output_dir": os.fspath(folder.path)}})
     head = Head(model.task.output_names, folder.path.name) if model.task.label_names_in_head else None
     inputs = type(model.task).read(config, model.tokenizer, model.max_length, head)
     sets = {set_name("validation", name): examples for name, examples in inputs.validation.items()}

@@ -19,7 +19,7 @@ import pytest
 from etils import epath
 from runs import LABELS, ROOT, CrashError, Problem, crash_before, python, read_metrics, weights, whole_losses
 
-from jaxbert.bucket import create, fetched, in_bucket
+from jaxbert.bucket import copy, create, fetched, in_bucket
 from jaxbert.cli.main import main
 from jaxbert.cli.output import check_output
 from jaxbert.data.places import find_files
@@ -141,6 +141,18 @@ def test_a_crash_changes_no_bit(problem, storage, local_run, monkeypatch, tmp_pa
     exported = f"{storage}/exports/last"
     assert main(["export", "--run", run, "--step", "last", "--output", exported]) == 0
     assert main(["evaluate", "--model", exported, "--data", data]) == 0
+
+
+def test_the_report_of_a_run_is_written_there(storage, local_run, capsys):
+    run = epath.Path(f"{storage}/runs/reported")
+    for name in ("config.yaml", "summary.json", "metrics.jsonl", "predictions.npz", "export"):
+        copy(epath.Path(local_run) / name, run / name)
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr().out == f"{run}/report.html\n"
+    page = (run / "report.html").read_text()
+    assert "Set: validation" in page
+    assert f"--train.output_dir {run}" in page
+    assert page.count("<svg ") == 7  # curves were read there too
 
 
 @pytest.mark.slow

@@ -1,0 +1,232 @@
+"""The worst answers of a set with their texts: confident errors, wrong entities, wrong answers to questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxbert.errors import UserError
+from jaxbert.tasks.base import Task
+from jaxbert.tasks.classification.task import Classification
+from jaxbert.tasks.multi_label.task import MultiLabel
+from jaxbert.tasks.multiple_choice.task import MultipleChoice
+from jaxbert.tasks.question_answering.task import QuestionAnswering
+from jaxbert.tasks.regression.task import Regression
+from jaxbert.tasks.text import TextTask
+from jaxbert.tasks.token_classification.marks import join_words
+from jaxbert.tasks.token_classification.task import PlainTags, TokenClassification
+from jaxbert.understand.records import Record, read_records
+from jaxbert.understand.report.judged import HeldOut, given_labels, labels_of, scores_of_set
+from jaxbert.understand.report.page import Html, element, joined_html, marked_text, shortened, shown_number, subsection
+
+_MOST = 20
+_BEFORE, _SHOWN = 150, 600
+"""Characters of a long text before the first error, and in all."""
+Mark = tuple[int, int, str, str]
+
+
+def mistake_section(held_out: HeldOut) -> Html | None:
+    """Return the worst answers of a set; None for a task without answers."""
+    for kind, (title, explain) in _SHOWN_BY.items():
+        if isinstance(held_out.task, kind):
+            items = explain(held_out)
+            return subsection(title, joined_html(items) if items else element("p", "There are none."))
+    return None
+
+
+def _item(row: object, said: Sequence[object], *texts: object) -> Html:
+    first = element("p", *([f"row {row}: "] if row is not None else []), *said, kind="note")
+    return element("div", first, *(element("p", text, kind="text", dir="auto") for text in texts if text), kind="item")
+
+
+def _label(name: object) -> Html:
+    return element("b", name, dir="auto")
+
+
+def _with_texts(held_out: HeldOut, chosen: np.ndarray, said: Sequence[Sequence[object]]) -> list[Html]:
+    """Return an item for each chosen example: what is said of it, and its text. Weights of words would be marks here."""
+    assert isinstance(held_out.task, TextTask)
+    records: list[Record] = []
+    note = []
+    if len(chosen):
+        try:
+            records = read_records(
+                held_out.finished.config, held_out.task, held_out.name, held_out.outcome.examples, chosen
+            )
+        except UserError as error:
+            note = [element("p", f"Without texts: {error}", kind="note")]
+    if not records:
+        return [*note, *(_item(None, parts) for parts in said)]
+    return [
+        _item(record.row, parts, shortened(record.text), record.pair and shortened(record.pair))
+        for record, parts in zip(records, said, strict=True)
+    ]
+
+
+def _worst(badness: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Return the indices of the worst of the wrong answers, the worst first."""
+    places = np.flatnonzero(wrong)
+    return places[np.argsort(-badness[places], kind="stable")][:_MOST]
+
+
+def _confident_errors(held_out: HeldOut) -> list[Html]:
+    judged, task, probabilities = held_out.judged, held_out.task, held_out.outcome.probabilities
+    assert isinstance(task, Classification)
+    assert judged is not None
+    assert judged.correct is not None
+    assert probabilities is not None
+    labels, found, sure = labels_of(held_out), probabilities.argmax(-1), probabilities.max(-1)
+    chosen = _worst(sure, ~judged.correct)
+    said = [
+        [
+            _label(task.label_names[found[i]]),
+            f" with probability {sure[i]:.4f}, labelled ",
+            _label(task.label_names[labels[i]]),
+        ]
+        for i in chosen
+    ]
+    return _with_texts(held_out, chosen, said)
+
+
+def _label_errors(held_out: HeldOut) -> list[Html]:
+    task, probabilities = held_out.task, held_out.outcome.probabilities
+    assert isinstance(task, MultiLabel)
+    assert probabilities is not None
+    labels, given = given_labels(held_out)
+    distance = np.where(labels != given, np.abs(probabilities - labels), 0.0)
+    chosen = _worst(distance.max(-1), (labels != given).any(-1))
+    said = []
+    for i in chosen:
+        worst = int(distance[i].argmax())
+        parts: list[object] = [
+            _label(task.label_names[worst]),
+            f" has probability {probabilities[i, worst]:.4f}; labelled ",
+        ]
+        for names in (labels[i], given[i]):
+            parts += [_label(", ".join(task.label_names[j] for j in np.flatnonzero(names)) or "nothing"), "; given "]
+        said.append(parts[:-1])
+    return _with_texts(held_out, chosen, said)
+
+
+def _score_errors(held_out: HeldOut) -> list[Html]:
+    labels, found = scores_of_set(held_out)
+    chosen = _worst(np.abs(found - labels), found != labels)
+    said = [[f"predicted {shown_number(float(found[i]))}, labelled {shown_number(float(labels[i]))}"] for i in chosen]
+    return _with_texts(held_out, chosen, said)
+
+
+def _choice_errors(held_out: HeldOut) -> list[Html]:
+    judged, probabilities, labels = held_out.judged, held_out.outcome.probabilities, labels_of(held_out)
+    assert judged is not None
+    assert judged.correct is not None
+    assert probabilities is not None
+    items = []
+    for i in _worst(probabilities.max(-1), ~judged.correct):
+        question, chosen = held_out.outcome.examples.extra.items[i], int(probabilities[i].argmax())
+        kinds = {int(labels[i]): ("true", "right"), chosen: ("wrong", f"chosen, {probabilities[i, chosen]:.4f}")}
+        lines = [
+            marked_text(shortened(choice), [(0, len(shortened(choice)), *kinds[place])] if place in kinds else [])
+            for place, choice in enumerate(question.choices)
+        ]
+        context = question.context and shortened(question.context)
+        items.append(_item(question.row, [], context, element("b", shortened(question.question)), *lines))
+    return items
+
+
+def _answer_errors(held_out: HeldOut) -> list[Html]:
+    judged = held_out.judged
+    assert judged is not None
+    assert judged.confidence is not None
+    order = np.lexsort((-judged.confidence, judged.gained))
+    items = []
+    for i in [i for i in order[:_MOST] if judged.gained[i] < 1]:
+        question, answer = held_out.outcome.examples.extra.questions.items[i], held_out.answers[i]
+        gold = question.answers[0] if question.answers else None
+        marks: list[Mark] = []
+        if answer["text"]:
+            marks.append((answer["start"], answer["end"], "wrong", "answered"))
+        if gold is not None:
+            marks.append((gold.start, gold.start + len(gold.text), "missed", "expected"))
+        said = [f"F1 {judged.gained[i]:.4f}, probability {judged.confidence[i]:.4f}: answered "]
+        said += [_label(answer["text"] or "no answer"), ", expected ", _label(gold.text if gold else "no answer")]
+        items.append(_item(question.row, said, element("b", question.question), excerpt(question.context, marks)))
+    return items
+
+
+def _entity_errors(held_out: HeldOut) -> list[Html]:
+    judged, examples = held_out.judged, held_out.outcome.examples
+    assert judged is not None
+    legend = element(
+        *("p", element("mark", "right", kind="true"), " ", element("mark", "wrong", kind="wrong"), " "),
+        element("mark", "missed", kind="missed"),
+        kind="note",
+    )
+    items = [legend]
+    for i in _worst(judged.possible - judged.gained, judged.gained < judged.possible):
+        document = examples.extra.documents.items[i]
+        found = {(part["start"], part["end"], part["label"]) for part in held_out.answers[i]["entities"]}
+        gold = {tuple(span) for span in examples.extra.spans[i]}
+        kinds = {**dict.fromkeys(gold - found, "missed"), **dict.fromkeys(found - gold, "wrong")}
+        kinds |= dict.fromkeys(found & gold, "true")
+        text, places = _characters(document)
+        marks = [(places(start)[0], places(end - 1)[1], kind, label) for (start, end, label), kind in kinds.items()]
+        said = [f"{len(found & gold)} right, {len(found - gold)} wrong, {len(gold - found)} missed"]
+        items.append(_item(document.row, said, excerpt(text, marks)))
+    return items if len(items) > 1 else []
+
+
+def _tag_errors(held_out: HeldOut) -> list[Html]:
+    judged, examples, task = held_out.judged, held_out.outcome.examples, held_out.task
+    assert judged is not None
+    assert isinstance(task, PlainTags)
+    marks_of_set = examples.extra
+    gold = list(marks_of_set.units.by_text(marks_of_set.tags, 0, len(examples)))
+    items = []
+    for i in _worst(judged.possible - judged.gained, judged.gained < judged.possible):
+        document = marks_of_set.documents.items[i]
+        text, places = _characters(document)
+        marks = []
+        for number, tag in zip(gold[i], held_out.answers[i]["tags"], strict=True):
+            if number >= 0 and task.tag_names[number] != tag["label"]:
+                name = f"{tag['label']}, not {task.tag_names[number]}"
+                marks.append((places(tag["start"])[0], places(tag["end"] - 1)[1], "wrong", name))
+        items.append(_item(document.row, [f"{len(marks)} of {len(gold[i])} words wrong"], excerpt(text, marks)))
+    return items
+
+
+def _characters(document: Any) -> tuple[str, Callable[[int], tuple[int, int]]]:
+    """Return a tagged text, and the function from a place, in characters or words, to its first and last character."""
+    if document.text is not None:
+        return document.text, lambda place: (place, place + 1)
+    words = document.words or []
+
+    def of_word(place: int) -> tuple[int, int]:
+        end = len(join_words(words[: place + 1]))
+        return end - len(words[place]), end
+
+    return join_words(words), of_word
+
+
+def excerpt(text: str, marks: Sequence[Mark]) -> Html:
+    """Return a text with its marks; of a long text, the part that begins shortly before the first error."""
+    if len(text) <= _SHOWN:
+        return marked_text(text, marks)
+    first = min((start for start, _, kind, _ in marks if kind != "true"), default=0)
+    begin = max(0, first - _BEFORE)
+    end = begin + _SHOWN
+    kept = [(s - begin, min(e, end) - begin, kind, name) for s, e, kind, name in marks if begin <= s < end]
+    return joined_html(["… " if begin else "", marked_text(text[begin:end], kept), " …" if end < len(text) else ""])
+
+
+_SHOWN_BY: dict[type[Task], tuple[str, Callable[[HeldOut], list[Html]]]] = {
+    Classification: ("The most confident errors", _confident_errors),
+    MultiLabel: ("The most confident errors", _label_errors),
+    Regression: ("The largest errors", _score_errors),
+    MultipleChoice: ("The most confident errors", _choice_errors),
+    PlainTags: ("The texts with the most errors", _tag_errors),
+    TokenClassification: ("The texts with the most errors", _entity_errors),
+    QuestionAnswering: ("The worst answers", _answer_errors),
+}
+"""By the class of a task, a more special one first."""

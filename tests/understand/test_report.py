@@ -1,0 +1,393 @@
+"""The report of a run: the same page at the end and by command, safe with any text, for every task, fast and small."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reports import Parsed, made_up_run, seconds_of, tokenizer_of
+from runs import FILLERS, Problem, random_rows, write_csv
+from sklearn.metrics import f1_score, precision_recall_curve
+
+from jaxbert.api import finetune
+from jaxbert.cli.main import main
+from jaxbert.config import Config, DataConfig, ReportConfig, TrainConfig
+from jaxbert.errors import UserError
+from jaxbert.understand.reopen import reopen
+from jaxbert.understand.report.judged import HeldOut
+from jaxbert.understand.report.page import Html, element, escaped, marked_text, table
+from jaxbert.understand.report.scores import group_values, number_groups
+from jaxbert.understand.report.trust import threshold_curve
+from jaxbert.understand.report.whole_run import command_of
+from jaxbert.understand.report.write import report_page, write_report
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
+NASTY = '<script>alert(1)</script><img src=x onerror="alert(2)">\' & \x00\x1b </td></table>'
+TIMES = re.compile(r'<data class="time">.*?</data>')
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, shared_programs) -> Path:
+    """A run with a validation set in two languages, whose report has slices."""
+    problem = Problem.write(tmp_path_factory.mktemp("problem"))
+    rows = [(*row, "zh" if i % 3 else "en") for i, row in enumerate(random_rows(37, seed=1))]
+    dev = write_csv(problem.folder / "dev.csv", rows, ("text", "label", "language"))
+    sets = {"data__validation": dev, "data__test": problem.folder / "train.csv"}
+    assert problem.train(**sets, train__epochs=1, report__at_end=None) == 0
+    return problem.folder / "run"
+
+
+def test_a_run_writes_its_report_and_the_command_writes_the_same(run, capsys):
+    path = run / "report.html"
+    written = path.read_bytes()
+    path.unlink()
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr().out == f"{path}\n"
+    assert path.read_bytes() == written
+    found = Parsed(written.decode())
+    summary = json.loads((run / "summary.json").read_text())
+    for part in ("eval", "test"):
+        assert f"{summary[part]['accuracy']:.4f}" in found.text
+    for title in ("Result", "Data", "Training", "Set: validation", "Set: test", "Packed rows", "The same run again"):
+        assert title in found.texts
+    assert "always answering" in found.text
+    assert found.tags.count("svg") == 4 + 2 * 3  # curves; reliability, coverage and thresholds of each set
+    assert f"--data.train {run.parent / 'train.csv'}" in found.text
+
+
+def test_two_runs_of_one_seed_differ_in_times_alone(run, tmp_path):
+    first = (run / "report.html").read_text()
+    moved = run.rename(tmp_path / "first")
+    try:
+        options = Problem(run.parent).arguments(
+            data__validation=run.parent / "dev.csv",
+            data__test=run.parent / "train.csv",
+            train__epochs=1,
+            report__at_end=None,
+        )
+        assert main(options) == 0
+        again = (run / "report.html").read_text()
+    finally:
+        shutil.rmtree(run, ignore_errors=True)
+        moved.rename(run)
+    assert first != again
+    assert TIMES.sub("", first) == TIMES.sub("", again)
+
+
+def test_scores_by_column_are_those_of_the_rows(run, capsys):
+    assert main(["report", str(run), "--slices", "[language]"]) == 0
+    page = (run / "report.html").read_text()
+    outcome = reopen(run).outcomes["validation"]
+    right = outcome.probabilities.argmax(-1) == outcome.examples.labels
+    english = np.arange(37) % 3 == 0
+    for name, chosen in (("en", english), ("zh", ~english)):
+        counted = f'dir="auto">{name}</td><td class="number">{chosen.sum()}</td>'
+        assert f'{counted}<td class="number">{right[chosen].mean():.4f}</td>' in page
+    assert "Not shown by language: " in page  # the test set has no such column
+
+
+def test_a_missing_column_is_told_before_the_first_step(run, capsys, tmp_path):
+    options = Problem(run.parent).arguments(data__validation=run.parent / "dev.csv", train__output_dir=tmp_path / "new")
+    assert main([*options, "--report.slices=[langauge]"]) == 2
+    error = capsys.readouterr().err
+    assert "report.slices names 'langauge', but validation has no such column: it has text, label, language" in error
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(UserError, match="different columns"):
+        ReportConfig(slices=["a", "a"])
+
+
+def test_a_report_that_fails_leaves_the_run_complete_and_says_so(run, capsys, caplog, tmp_path, monkeypatch):
+    def fail(_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    finished = reopen(shutil.copytree(run, tmp_path / "run"))
+    monkeypatch.setattr(finetune, "run_training", lambda *_: finished)
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "write_report", fail)
+        assert finetune.start_run(finished.config) == finished.summary
+    said = f"its report is not written (ZeroDivisionError: a bug): `jaxbert report {tmp_path / 'run'}` tries again"
+    assert said in caplog.text
+    assert "report: " not in capsys.readouterr().err
+    assert finetune.start_run(finished.config) == finished.summary
+    assert f"report: {tmp_path / 'run' / 'report.html'}" in capsys.readouterr().err
+
+
+def test_a_run_writes_no_report_where_it_is_not_wanted(run, tmp_path, monkeypatch):
+    finished = reopen(shutil.copytree(run, tmp_path / "run"))
+    path = tmp_path / "run" / "report.html"
+    path.unlink()
+    config = dataclasses.replace(finished.config, report=ReportConfig(at_end=False))
+    monkeypatch.setattr(finetune, "run_training", lambda *_: dataclasses.replace(finished, config=config))
+    finetune.start_run(config)
+    assert not path.exists()
+    assert finetune.Result(tmp_path / "run", {}, {}).report == path
+    assert "</html>" in path.read_text()
+
+
+def test_a_run_without_a_held_out_set_has_a_page(run):
+    finished = dataclasses.replace(reopen(run), outcomes={})
+    assert "There is no validation or test set" in report_page(finished)
+
+
+def test_a_folder_that_is_no_complete_run_is_refused(tmp_path, capsys):
+    assert main(["report", str(tmp_path)]) == 2
+    assert "is no run folder" in capsys.readouterr().err
+
+
+ROWS = {
+    "classification": [{"text": f"good w{i} 很好", "label": "好" if i % 2 else NASTY} for i in range(12)],
+    "multi_label": [{"text": f"w{i} {NASTY}", "label": ["a", NASTY][: i % 3]} for i in range(12)],
+    "regression": [{"text": f"w{i} {NASTY}", "label": i / 2} for i in range(12)],
+    "multiple_choice": [
+        {"question": f"w{i} 什么", "choices": ["good", NASTY, "w2"][: 2 + i % 2], "label": "A" if i % 2 else "B"}
+        for i in range(12)
+    ],
+    "token_classification": [
+        {"tokens": ["good", f"w{i}", NASTY, "北", "京"], "tags": ["B-x", "O", "O", "B-城", "I-城"]} for i in range(12)
+    ],
+    "plain_tags": [{"tokens": ["good", f"w{i}", NASTY], "tags": ["ADJ", "NOUN", "X"]} for i in range(12)],
+    "question_answering": [
+        {
+            "question": NASTY,
+            "context": f"w{i} 北京很好 {NASTY}",
+            "answers": {"text": ["北京"], "answer_start": [2 + len(str(i))]},
+        }
+        for i in range(12)
+    ],
+    "pretraining": [{"text": f"good w{i}. w2 w3.\nw4 w5."} for i in range(12)],
+}
+SHOWN = {
+    "classification": ["The most confident errors", "What is taken for what", "Reliability", "Coverage", "Thresholds"],
+    "multi_label": ["The most confident errors", "Each label", "Reliability", "Thresholds", "micro F1"],
+    "regression": ["The largest errors", "Scores", "always answering the mean", "Mean absolute error of parts"],
+    "multiple_choice": ["The most confident errors", "choosing by chance", "Coverage"],
+    "token_classification": ["The texts with the most errors", "F1 of entities", "Reliability"],
+    "plain_tags": ["The texts with the most errors", "of 3 words wrong", "Each label"],
+    "question_answering": ["The worst answers", "exactly as expected", "Coverage"],
+    "pretraining": ["perplexity is"],
+}
+EVERYWHERE = ["Learning rate", "Packed rows", "3.0 MiB", "The same run again", "Texts that are in two sets"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return tokenizer_of(
+        tmp_path_factory.mktemp("words"), ["good", *FILLERS, *"很好什么北京城", "script", "<", ">", "##x"]
+    )
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_every_task_has_a_page_that_shows_any_text_as_it_is(task, tokenizer, tmp_path):
+    name = "token_classification" if task == "plain_tags" else task
+    slices = {"report__slices": ["group"]} if task != "pretraining" else {}
+    rows = [row | {"group": NASTY if i % 2 else "第一"} for i, row in enumerate(ROWS[task])]
+    with made_up_run(tmp_path / "run", name, rows, tokenizer, **slices) as finished:
+        content = write_report(finished).read_text("utf-8")
+    found = Parsed(content)
+    assert not found.open, "all elements are closed"
+    assert found.tags.count("script") == 1
+    assert {"img", "iframe", "link", "object"}.isdisjoint(found.tags)
+    assert not [name for name, _ in found.attributes if name.startswith("on") or name in ("src", "srcset", "action")]
+    linked = [value for name, value in found.attributes if name.endswith("href")]
+    assert all(value.startswith("#") for value in linked)
+    assert "url(http" not in content
+    for text in [*SHOWN[task], *EVERYWHERE][: None if task != "pretraining" else -1]:
+        assert text in found.text, text
+    if task not in ("pretraining",):
+        assert "第一" in found.texts
+        assert "<script>alert(1)</script>" in found.text
+        assert "Not shown" not in found.text
+
+
+def test_hostile_texts_stay_texts():
+    rng = random.Random(0)
+    pieces = [
+        "<",
+        ">",
+        "&",
+        '"',
+        "'",
+        "<!--",
+        "]]>",
+        "</td>",
+        "<b>",
+        "&lt;",
+        "\x00",
+        "\ud8ff",
+        "好",
+        " ",
+        "a",
+        "<svg/onload=1>",
+    ]
+    for _ in range(300):
+        text = "".join(rng.choices(pieces, k=rng.randint(1, 12)))
+        clean = "".join("\ufffd" if c in "\x00\ud8ff" else c for c in text)
+        found = Parsed(element("p", text, title=text, data_of=text))
+        assert (found.tags, found.text) == (["p"], clean)
+        assert set(dict(found.attributes).values()) == {clean.replace("\ufffd", "")}
+        found = Parsed(table([text], [[text], [text]], sortable=True, caption=text))
+        assert found.text == clean * 4
+        marks = [(s := rng.randrange(len(text)), rng.randint(s + 1, len(text)), "wrong", text) for _ in range(2)]
+        assert set(Parsed(marked_text(text, marks)).tags) <= {"mark", "b", "br"}
+    assert escaped(Html("<b>")) == "<b>"
+
+
+def test_marks_keep_the_text():
+    text = "In Berlin und 北京."
+    content = marked_text(text, [(14, 16, "true", ""), (3, 9, "missed", "")])
+    assert Parsed(content).text == text
+    assert content == 'In <mark class="missed">Berlin</mark> und <mark class="true">北京</mark>.'
+    both = marked_text(text, [(3, 9, "missed", "city"), (6, 9, "wrong", "x")])
+    assert Parsed(both).text.startswith("In Berlincity und 北京.also: ")
+
+
+def test_the_page_of_10_000_rows_takes_two_seconds_and_less_than_1_mb(tokenizer, tmp_path):
+    rng = random.Random(0)
+    labels = [f"label {i}" for i in range(14)]
+    rows = [(" ".join(rng.choices(FILLERS, k=30)), rng.choice(labels), rng.choice("abc")) for _ in range(10_000)]
+    path = write_csv(tmp_path / "dev.csv", rows, ("text", "label", "source"))
+    train = [{"text": "w1", "label": label, "source": "a"} for label in labels]
+    settings = {"data__validation": str(path), "report__slices": ["source"]}
+    with made_up_run(tmp_path / "run", "classification", train, tokenizer, **settings) as finished:
+        pages = []
+        seconds = seconds_of(lambda: pages.append(report_page(finished)))
+    assert len(pages[0].encode()) < 1_000_000
+    assert "10,000" in pages[0]
+    assert seconds < 2, f"{seconds:.2f} s"
+
+
+def test_many_labels_have_their_largest_confusions(tokenizer, tmp_path):
+    rows = [{"text": f"w{i % 50}", "label": f"label {i}"} for i in range(240)]
+    with made_up_run(tmp_path / "run", "classification", rows, tokenizer) as finished:
+        text = Parsed(report_page(finished)).text
+    assert "The 200 labels with the lowest F1; 40 others are in summary.json." in text
+    assert "The 30 most frequent of" in text
+    assert "true \\ predicted" not in text
+
+
+def test_a_diverged_model_has_a_page(tokenizer, tmp_path):
+    with made_up_run(tmp_path / "run", "classification", ROWS["classification"], tokenizer) as finished:
+        outcome = finished.outcomes["validation"]
+        broken = dataclasses.replace(outcome, predictions=np.full_like(outcome.predictions, np.nan))
+        text = Parsed(report_page(dataclasses.replace(finished, outcomes={"validation": broken}))).text
+    assert "Reliability" not in text
+    assert "The most confident errors" in text
+
+
+def test_data_that_are_gone_leave_a_page_without_texts(tokenizer, tmp_path):
+    with made_up_run(tmp_path / "run", "classification", ROWS["classification"], tokenizer) as finished:
+        pass
+    text = Parsed(report_page(finished)).text
+    assert "Without texts: memory:train stands for rows in the memory" in text
+
+
+def test_several_sets_have_their_own_scores(tokenizer, tmp_path):
+    rows = ROWS["regression"]
+    with made_up_run(
+        tmp_path / "run", "regression", rows, tokenizer, data__validation={"en": "memory:train", "zh": "memory:train"}
+    ) as finished:
+        sets = [HeldOut(finished, name, outcome) for name, outcome in finished.outcomes.items()]
+        assert [one.metrics["mae"] for one in sets] == [one.judged.score() for one in sets]
+        found = Parsed(report_page(finished))
+    assert {"Set: validation.en", "Set: validation.zh"} <= set(found.texts)
+
+
+def test_judgements_add_up_to_the_metrics(tokenizer, tmp_path):
+    names = {
+        "multi_label": "f1_micro",
+        "token_classification": "f1",
+        "plain_tags": "accuracy",
+        "question_answering": "f1",
+    }
+    for task, metric in names.items():
+        name = "token_classification" if task == "plain_tags" else task
+        with made_up_run(tmp_path / task, name, ROWS[task], tokenizer) as finished:
+            held_out = HeldOut(finished, "validation", finished.outcomes["validation"])
+            score = held_out.judged.score()
+        assert score == pytest.approx(held_out.metrics[metric], rel=1e-9), task
+
+
+def test_the_threshold_curve_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    sure, right = rng.random(200).round(2), rng.random(200) < 0.3
+    least, precision, recall, f1 = threshold_curve(sure, right)
+    expected = precision_recall_curve(right, sure)
+    np.testing.assert_allclose(least, expected[2])
+    np.testing.assert_allclose(precision, expected[0][:-1])
+    np.testing.assert_allclose(recall, expected[1][:-1])
+    best = int(f1.argmax())
+    assert f1[best] == pytest.approx(f1_score(right, sure >= least[best]))
+
+
+def test_groups_of_numbers_and_of_values_are_all_rows_once():
+    values = np.array([1, 1, 1, 1, 2, 3, 50, 60, 70, 1000], float)
+    groups = number_groups(values, 4)
+    assert sorted(np.concatenate([chosen for _, chosen in groups]).tolist()) == [*range(10)]
+    assert groups[0][0] == "1"
+    assert groups[-1][0].endswith("1,000")
+    written = [str(i) for i in range(100)]
+    assert group_values(written)[0][0] == "0 to 16"
+    many = [f"v{i % 30}" for i in range(61)]
+    grouped = group_values(many)
+    assert (grouped[0][0], len(grouped[0][1]), grouped[-1][0]) == ("v0", 3, "10 other values")
+    assert sum(len(chosen) for _, chosen in grouped) == 61
+    assert group_values([None, "", 3])[0][0] == "(empty)"
+
+
+def test_the_command_has_every_key_that_is_not_the_default():
+    config = Config(
+        task="regression",
+        data=DataConfig(train="my rows.csv", validation={"en": "a.csv"}, packing=False),
+        train=TrainConfig(epochs=5),
+    )
+    assert command_of(config).replace(" \\\n ", "") == (
+        "jaxbert train --task regression --data.train 'my rows.csv' --data.validation '{\"en\": \"a.csv\"}' "
+        "--data.packing false --train.epochs 5"
+    )
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("no Chromium is installed, which shows pages as pictures")
+    return found
+
+
+@pytest.mark.slow
+def test_a_browser_shows_the_page_light_and_dark_and_narrow(chromium, tokenizer, tmp_path):
+    from matplotlib.image import imread
+
+    with made_up_run(tmp_path / "run", "classification", ROWS["classification"], tokenizer) as finished:
+        path = write_report(finished)
+    frame = tmp_path / "frame.html"
+    frame.write_text(f'<body style="margin:0"><iframe src="{path}" width="400" height="900" style="border:0"></iframe>')
+    papers = []
+    for scheme, name, shown in ((1, "light", path), (0, "dark", frame)):
+        picture = tmp_path / f"{name}.png"
+        options = [
+            f"--screenshot={picture}",
+            "--window-size=1000,900",
+            f"--blink-settings=preferredColorScheme={scheme}",
+        ]
+        settings = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            f"--user-data-dir={tmp_path / name}",
+        ]
+        subprocess.run([chromium, *settings, *options, f"file://{shown}"], check=True, capture_output=True, timeout=60)
+        pixels = imread(picture)[:, :, :3]
+        papers.append(pixels[5, 5].mean())
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50, "charts and texts are painted"
+    assert papers[0] > 0.9
+    assert papers[1] < 0.2
