@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxbert.api.compare import compare
     from jaxbert.api.finetune import Result, finetune, pretrain
     from jaxbert.api.flax.auto import (
         FLAX_MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -88,6 +89,7 @@ __all__ = [
     "StoppedError",
     "UserError",
     "__version__",
+    "compare",
     "finetune",
     "load",
     "pretrain",
@@ -101,6 +103,7 @@ _HOMES = {
     "Result": "jaxbert.api.finetune",
     "StoppedError": "jaxbert.errors",
     "UserError": "jaxbert.errors",
+    "compare": "jaxbert.api.compare",
     "finetune": "jaxbert.api.finetune",
     "load": "jaxbert.api.model",
     "pretrain": "jaxbert.api.finetune",

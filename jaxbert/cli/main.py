@@ -25,6 +25,7 @@ VERBS = {
     "inspect": "show how the data of a run are read, without training",
     "evaluate": "measure a model on labelled examples",
     "predict": "let a model answer for texts from a file or standard input",
+    "compare": "compare runs on the held-out set that they have in common",
     "export": "write a checkpoint of a run as a Hugging Face folder",
     "bench": "time training and prediction",
     "plan": "tell whether a run fits other devices, and how long a step takes and costs there",
