@@ -1,7 +1,7 @@
 """A run passes no more files and functions than it did: a ceiling goes up only for a capability that is worth it.
 
-The last one that was: kernels at the end of each half layer on GPUs (models/residual.py), and float32 gradients of
-parameters in narrower formats (models/layers.py): from 67 files and 571 functions.
+The last ones that were: settings that were measured on the device (train/tuned.py) and the model card of an export
+(runs/card.py): from 68 files and 596 functions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ def test_few_files_and_functions():
     code, out, err = finish(python(str(ROOT / "scripts" / "files_of_a_run.py"), anew=True))
     assert code == 0, err
     passed = dict(line.split(": ", 1) for line in out.splitlines())
-    for name, (files, functions) in {"run": (68, 596), "read": (21, 151)}.items():
+    for name, (files, functions) in {"run": (70, 618), "read": (21, 151)}.items():
         counted = [int(part.split()[0]) for part in passed[name].split(", ")]
         assert counted[0] <= files, f"{name}: {counted[0]} files"
         assert counted[1] <= functions, f"{name}: {counted[1]} functions"

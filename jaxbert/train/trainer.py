@@ -21,6 +21,7 @@ from jaxbert.config import Config
 from jaxbert.data.batches import Batch, BatchSize
 from jaxbert.errors import StoppedError, UserError
 from jaxbert.processes import Interrupt, all_alike, is_main, main_decides, wait_for_all
+from jaxbert.runs.card import model_card, write_card
 from jaxbert.runs.checkpoint import Checkpoints, committed_steps
 from jaxbert.runs.export import save_start
 from jaxbert.runs.folder import RunFolder
@@ -136,7 +137,7 @@ class Trainer:
             return [*map(program.count, batches)], example_ids, program.put(*batches)
 
         feed = itertools.islice(self.run.batches_from(self._dispatched), program.total_steps - self._dispatched)
-        groups = group_batches(feed, self._config.steps_per_dispatch, self._dispatched, self._is_milestone)
+        groups = group_batches(feed, program.steps_per_dispatch, self._dispatched, self._is_milestone)
         with Prefetcher(groups, prepare) as loader:
             self.speed.resume()
             try:
@@ -337,6 +338,7 @@ class Trainer:
             "data": run.inputs.overview.to_dict(),
         }
         if is_main():
+            write_card(run.folder.export, model_card(run.config, task, summary, run.folder.path.name))
             run.folder.write_predictions({name: outcome.predictions for name, outcome in outcomes.items()})
             run.folder.write_summary(summary)
         length = run.pretrained.tokenizer.model_max_length
