@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxbert.api.audit import audit
+    from jaxbert.api.compare import compare
     from jaxbert.api.finetune import Result, curve, finetune, pretrain
     from jaxbert.api.flax.auto import (
         FLAX_MODEL_FOR_CAUSAL_LM_MAPPING,
@@ -92,6 +93,7 @@ __all__ = [
     "UserError",
     "__version__",
     "audit",
+    "compare",
     "curve",
     "finetune",
     "load",
@@ -109,6 +111,7 @@ _HOMES = {
     "UserError": "jaxbert.errors",
     "curve": "jaxbert.api.finetune",
     "audit": "jaxbert.api.audit",
+    "compare": "jaxbert.api.compare",
     "finetune": "jaxbert.api.finetune",
     "load": "jaxbert.api.model",
     "pretrain": "jaxbert.api.finetune",

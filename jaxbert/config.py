@@ -75,7 +75,7 @@ class ModelConfig:
     0."""
     scan_layers: bool | None = None
     """Whether to run the layers as one compiled loop (a small program) instead of unrolled. If not set, the faster one on
-    this device."""
+    this device, by `jaxbert bench --tune` if it has run."""
     attention: Literal["auto", "xla", "cudnn", "pallas", "mosaic", "splash"] = "auto"
     """How attention is computed: xla works everywhere, cudnn and pallas need an NVIDIA GPU, mosaic and splash a TPU; auto
     chooses by device and row length. If the device or another setting does not allow the choice, xla is used and a line says
@@ -291,9 +291,9 @@ class TrainConfig:
     """Number of examples per evaluation step; fewer if they are long."""
     accumulation_steps: Positive = 1
     """Number of parts into which the rows of a step are split; the parts run one after another, to save memory."""
-    steps_per_dispatch: Positive = 1
+    steps_per_dispatch: Positive | None = None
     """Number of steps of one batch shape that are sent to the device at once, which helps if steps are short. The results
-    are the same; a signal waits for all of them."""
+    are the same; a signal waits for all of them. If not set, the number that `jaxbert bench --tune` found, or else 1."""
     epochs: Positive = 3
     """Number of passes over the training examples."""
     max_steps: Positive | None = None

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxbert.config import MeshConfig
 from jaxbert.models.attention.base import Attend
 from jaxbert.models.attention.mosaic import mosaic_attention
-from jaxbert.models.attention.pallas import pallas_attention, pallas_fused_attention
+from jaxbert.models.attention.pallas import KernelSettings, pallas_attention, pallas_fused_attention
 from jaxbert.models.attention.splash import splash_attention
 from jaxbert.models.attention.xla import xla_attention
 from jaxbert.train.sharding import make_mesh
@@ -24,16 +24,23 @@ TILE = 16
 HEADS, WIDTH = 2, 8
 
 
-def fused_attention(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array, **options: Any) -> jax.Array:
+def fused_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segments: jax.Array,
+    settings: KernelSettings = KernelSettings(TILE),  # noqa: B008 (frozen)
+    **options: Any,
+) -> jax.Array:
     """Give the kernels one array without the biases, which they add: the result is that of the arrays as they are."""
     bias = jnp.asarray(np.random.default_rng(5).normal(size=(3, *q.shape[2:])), jnp.float32)
     kvq = jnp.stack([k, v, q], axis=2) - bias.astype(q.dtype)[None, None]
-    return pallas_fused_attention(kvq, bias, segments, interpret=True, tile=TILE, **options)
+    return pallas_fused_attention(kvq, bias, segments, interpret=True, settings=settings, **options)
 
 
 BACKENDS: dict[str, Attend] = {
     "xla": xla_attention,
-    "pallas": partial(pallas_attention, interpret=True, tile=TILE),
+    "pallas": partial(pallas_attention, interpret=True, settings=KernelSettings(TILE)),
     "fused": fused_attention,
     "mosaic": partial(mosaic_attention, interpret=True, tile=TILE),
     "splash": partial(splash_attention, interpret=True),

@@ -1,7 +1,8 @@
 """A run passes no more files and functions than it did: a ceiling goes up only for a capability that is worth it.
 
-The last ones that were: programs that runs of any length share, for folds; calibration, thresholds and conformity scores of the
-export (tasks/calibration.py, tasks/decision.py, train/tune.py).
+The last ones that were: programs that runs of any length share, for folds; calibration, thresholds and conformity scores
+(tasks/calibration.py, tasks/decision.py, train/calibrate.py); settings measured on the device (train/tuned.py); the model
+card (runs/card.py).
 """
 
 from __future__ import annotations

@@ -27,7 +27,9 @@ BELOW = {
     "interop": {"models", "plain", "errors"},
     "processes": {"data", "errors"},
     "tasks": {"models", "data", "processes", "terminal", "config", "ranges", "bucket", "errors"},
-    "runs": {"tasks", "interop", "data", "processes", "config", "bucket", "plain", "errors"},
+    "runs": {
+        *("tasks", "interop", "models", "data", "processes", "versions", "config", "bucket", "plain", "errors"),
+    },
     "train": {
         *("runs", "tasks", "interop", "models", "data", "processes", "terminal", "hardware", "versions"),
         *("config", "bucket", "plain", "errors"),

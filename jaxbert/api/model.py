@@ -16,6 +16,8 @@ from jaxbert.data.memory import hold
 from jaxbert.errors import UserError
 from jaxbert.launch.start import start
 from jaxbert.plain import read_yaml
+from jaxbert.processes import is_main
+from jaxbert.runs.card import copy_card
 from jaxbert.runs.export import check_target, export_params
 from jaxbert.runs.folder import RunFolder
 from jaxbert.settings import make_data_config, place_keys
@@ -223,6 +225,8 @@ class Model:
             trained.task.architecture,
             target,
         )
+        if is_main():
+            copy_card(self.name, target)
         return as_path(target)
 
     def _reading(self, columns: Mapping[str, Any]) -> DataConfig:

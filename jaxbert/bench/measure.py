@@ -91,10 +91,11 @@ def _describe(run: Run, lengths: str) -> dict[str, Any]:
         "batch_size": config.train.batch_size,
         "packing": config.data.packing,
         "precision": jnp.dtype(compute_dtype(config.precision, program.mesh)).name,
-        "attention": backend_of(program.call.attention, program.attention_request(layout.row_length)),
+        "attention": backend_of(program.training_call.attention, program.attention_request(layout.row_length)),
         "row_length": layout.row_length,
         "row_counts": list(layout.row_counts),
         "slots": layout.slots,
+        "tuned": program.tuned.describe() or None,
         "versions": installed(("jax", "jaxlib", "flax", "optax")),
     }
 

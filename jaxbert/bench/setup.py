@@ -26,12 +26,15 @@ from jaxbert.train.pretrained import Pretrained
 from jaxbert.train.programs import Program, training_layout
 from jaxbert.train.run import Run, open_run
 from jaxbert.train.sharding import make_mesh
+from jaxbert.train.tuned import find_tuned
 
 _SYNTHETIC_STEPS = 2 * WINDOW
 
 
-def open_bench(config: Config, lengths: str | None) -> tuple[Run, str]:
+def open_bench(config: Config, lengths: str | None, *, use_tuned: bool = True) -> tuple[Run, str]:
     """Prepare the examples of `data.train`, or synthetic ones if `lengths` is given or there is no data.
+
+    With `use_tuned` the settings that `tune` has kept are used, as in a run.
 
     Returns:
       The run, and the source of its examples' lengths.
@@ -41,10 +44,11 @@ def open_bench(config: Config, lengths: str | None) -> tuple[Run, str]:
     """
     if lengths is None and config.data.train is not None:
         data = dataclasses.replace(config.data, validation=None, test=None, validation_fraction=0.0)
-        run = open_run(dataclasses.replace(config, data=data), RunFolder(config.train.output_dir))
+        folder = RunFolder(config.train.output_dir)
+        run = open_run(dataclasses.replace(config, data=data), folder, use_tuned=use_tuned)
         return run, config.data.train
     lengths = lengths or DEFAULT_LENGTHS
-    return _synthetic(config, lengths), lengths
+    return _synthetic(config, lengths, use_tuned), lengths
 
 
 def new_program(config: Config, mesh: Mesh) -> Program:
@@ -58,20 +62,21 @@ def new_program(config: Config, mesh: Mesh) -> Program:
     return Program.of(config, mesh, with_labels(find_shape(config.model), task.label_names), task, steps)
 
 
-def _synthetic(config: Config, lengths: str) -> Run:
+def _synthetic(config: Config, lengths: str, use_tuned: bool) -> Run:
     program = new_program(config, make_mesh(config.mesh))
     bert_config = program.model.config
     max_length = resolve_max_length(config.data.max_length, longest_input(bert_config))
     count = _SYNTHETIC_STEPS * config.train.batch_size
     drawn = draw_lengths(lengths, count, max_length, config.train.seed)
+    layout = training_layout(config, drawn, program.mesh)
     examples = _random_examples(drawn, bert_config.vocab_size, len(bert_config.id2label or ()), config.train.seed)
     return Run(
         config=config,
         folder=RunFolder(config.train.output_dir),
         pretrained=Pretrained(bert_config, None, None),
         inputs=Inputs(examples, {}, {}, program.task, Overview([])),
-        program=program,
-        layout=training_layout(config, drawn, program.mesh),
+        program=dataclasses.replace(program, tuned=find_tuned(program, layout)) if use_tuned else program,
+        layout=layout,
     )
 
 

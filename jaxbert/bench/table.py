@@ -43,6 +43,18 @@ def sweep_table(rows: list[dict[str, Any]], best: int | None) -> Table:
     return table
 
 
+def tuning_table(rows: list[dict[str, Any]]) -> Table:
+    """Return one line per candidate of `tune`: its time, the ratio to the default's, and an error if it failed."""
+    table = Table("what", "candidate", "median ms", "ratio", "")
+    for row in rows:
+        notes = [word for word in ("default", "best") if row[word]]
+        text = row["error"] or ", ".join(notes)
+        numbers = _number(row["ms"], ",.3f"), _number(row["ratio"], ".3f")
+        style = "red" if row["error"] else "bold green" if row["best"] else None
+        table.add_row(row["part"], row["candidate"], *numbers, text, style=style)
+    return table
+
+
 def _columns(result: dict[str, Any]) -> dict[str, str]:
     return {
         "step ms": _number(result["step_ms_p50"], ".2f"),

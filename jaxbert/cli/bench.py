@@ -21,6 +21,7 @@ _TOP_LEVEL = tuple(field.name for field in dataclasses.fields(BenchOptions) if f
 _USAGE = """\
 Example:  jaxbert bench --model.name_or_path small --lengths sst2 --output bench.json
           jaxbert bench --config run.yaml --sweep train.batch_size=64,128,256
+          jaxbert bench --config run.yaml --tune
 Data:     --data.train as in `jaxbert train`, or random texts whose lengths --lengths names. The
           weights are random.
 Results:  a table on the terminal: examples and tokens per second, memory, MFU. --output FILE adds
@@ -38,6 +39,8 @@ def run(arguments: list[str]) -> int:
     options = _options(values)
     if values.output is not None:
         check_output(values.output)
+    if values.tune:
+        return _tune(to_config(values), options, values)
     if values.sweep:
         from jaxbert.cli.sweep import run_sweep
 
@@ -62,6 +65,12 @@ def _make_parser() -> Parser:
         default=[],
         metavar="KEY=VALUE,VALUE",
         help="Times every value of a key, or of lengths. If given several times, every combination is timed.",
+    )
+    parser.add_argument(
+        "--tune",
+        action="store_true",
+        help="Whether to find the fastest settings of a training step on this device (kernels of attention, layers in a "
+        "loop or unrolled, steps sent at once) and keep them beside the compiled programs. Runs of this kind then use them.",
     )
     parser.add_argument(
         "--plot",
@@ -112,6 +121,42 @@ def _run_once(config: Config, options: BenchOptions, values: Namespace) -> int:
     console.print(f"{headline(result)}; {written}", highlight=False, soft_wrap=True)
     if options.profile is not None:
         console.print(_about_trace(options.profile), highlight=False, soft_wrap=True)
+    return 0
+
+
+def _tune(config: Config, options: BenchOptions, values: Namespace) -> int:
+    """Time the candidates, print a table, and keep the best settings."""
+    for flag, given in (("sweep", values.sweep), ("plot", values.plot), ("profile", options.profile)):
+        if given:
+            raise UserError(f"--tune times its own candidates: leave out --tune or --{flag}")
+    if options.mode == "predict":
+        raise UserError("--tune times training steps, which --mode predict does not run: leave one of them out")
+    from jaxbert.bench.setup import open_bench
+    from jaxbert.bench.table import tuning_table
+    from jaxbert.bench.tune import tune
+    from jaxbert.launch.start import start
+    from jaxbert.processes import is_alone
+    from jaxbert.terminal import Status, console
+    from jaxbert.train.runtime import prepare_process
+    from jaxbert.train.tuned import keep_tuned, tuned_file
+
+    prepare_process(config.precision.compute)
+    start(config.launch)
+    path = tuned_file()
+    if path is None:
+        raise UserError(
+            "--tune keeps its results beside the compiled programs, and none are kept on this machine: name a folder by "
+            "JAX_COMPILATION_CACHE_DIR"
+        )
+    if not is_alone():
+        raise UserError("--tune runs in one process: start it on one machine, with the devices of that machine")
+    with Status("preparing examples") as status:
+        run, lengths = open_bench(config, values.lengths, use_tuned=False)
+        result = {"lengths": lengths, "file": str(path), **tune(run, options, status.say)}
+    console.print(tuning_table(result["rows"]), highlight=False)
+    keep_tuned(path, result.pop("kept"))
+    found = f"kept in {path}: {result['tuned']}" if result["tuned"] else "every setting is given: nothing was tuned"
+    console.print(f"{found}; {write_numbers(result, values.output)}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from etils import epath
 from transformers import BertConfig
 
 from jaxbert.bucket import fetched, staged, to_path
+from jaxbert.config import Config
 from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.interop.write import save_folder
-from jaxbert.plain import read_json
+from jaxbert.plain import read_json, read_yaml
 from jaxbert.processes import is_main, on_host, wait_for_all
+from jaxbert.runs.card import model_card, write_card
 from jaxbert.runs.checkpoint import Checkpoints, choose_step
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks import task_of_model
@@ -95,7 +98,10 @@ def export_run(run: str | Path, step: str, output: str | Path) -> epath.Path:
         params = fold_temperature(params, task.last_layer, temperature_of(settings_of(kept)))
         task = type(task).reopen(kept)
     config = task.configure(config)
-    return export_params(folder, config, load_tokenizer(start, config), params, task.architecture, target)
+    export_params(folder, config, load_tokenizer(start, config), params, task.architecture, target)
+    if is_main():
+        write_card(target, model_card(_config_of(folder), task, _facts(folder, chosen, evaluation), folder.path.name))
+    return target
 
 
 def _own_export(folder: RunFolder, step: int) -> BertConfig | None:
@@ -103,3 +109,24 @@ def _own_export(folder: RunFolder, step: int) -> BertConfig | None:
     if not folder.summary.exists() or read_json(folder.summary).get("exported_step") != step:
         return None
     return read_config(fetched(folder.export)) if (folder.export / "config.json").exists() else None
+
+
+def _facts(folder: RunFolder, step: int, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Return the part of a run's summary that is true of the parameters of a step."""
+    summary = read_json(folder.summary) if folder.summary.exists() else {}
+    if summary.get("exported_step") == step:
+        return summary
+    return {"exported_step": step, "eval": evaluation, "data": summary.get("data")}
+
+
+def _config_of(folder: RunFolder) -> Config:
+    """Return the configuration of a run; keys of other versions are left out."""
+    content = read_yaml(folder.config, str(folder.config))
+    if not isinstance(content, dict):
+        raise UserError(f"{folder.config} is not the configuration of a run")
+    sections = {field.name: field.default_factory for field in dataclasses.fields(Config) if field.name != "task"}
+    values = {}
+    for name, section in sections.items():
+        known = {field.name for field in dataclasses.fields(section)}  # type: ignore[arg-type]
+        values[name] = section(**{key: value for key, value in content.get(name, {}).items() if key in known})  # type: ignore[operator]
+    return Config(task=content.get("task", Config.task), **values)

@@ -25,7 +25,7 @@ from jaxbert.tasks.base import Evaluation, Gathered, Outcome, Task, count_predic
 from jaxbert.tasks.direction import value_of
 from jaxbert.tasks.exported import COMPUTATION, SETTINGS, settings_of
 from jaxbert.train.prefetch import Prefetcher
-from jaxbert.train.programs import Compiled, layer_call
+from jaxbert.train.programs import Compiled
 from jaxbert.train.sharding import own_rows, platform_of, put_batch, replicated, row_alignment, row_devices
 from jaxbert.train.step import make_predict_step
 
@@ -61,11 +61,10 @@ class ComputeSettings:
         return kept if sound and kept.platform == plain.platform else plain
 
 
-def keep_compute_settings(bert_config: BertConfig, config: Config, mesh: Mesh) -> BertConfig:
+def keep_compute_settings(bert_config: BertConfig, config: Config, mesh: Mesh, *, scan_layers: bool) -> BertConfig:
     """Return a model's configuration with the run's compute settings added."""
-    model, scan = config.model, layer_call(config.model, mesh).scan_layers
     batch_size, precision = config.train.eval_batch_size, config.precision.compute
-    kept = ComputeSettings(platform_of(mesh), batch_size, precision, model.attention, scan)
+    kept = ComputeSettings(platform_of(mesh), batch_size, precision, config.model.attention, scan_layers)
     changed = copy.deepcopy(bert_config)
     setattr(changed, SETTINGS, settings_of(bert_config) | {COMPUTATION: dict(sorted(asdict(kept).items()))})
     return changed

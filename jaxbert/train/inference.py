@@ -30,13 +30,13 @@ from jaxbert.tasks.decision import Tuning, with_answer_options
 from jaxbert.tasks.exported import COMPUTATION, settings_of
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.tasks.top_k import with_top_k
+from jaxbert.train.calibrate import calibrate_model
 from jaxbert.train.evaluate import Chunk, ComputeSettings, Ensemble, Predictor
 from jaxbert.train.prefetch import Prefetcher
 from jaxbert.train.pretrained import model_folder
 from jaxbert.train.programs import compute_dtype, layer_call
 from jaxbert.train.runtime import multiply_in
 from jaxbert.train.sharding import make_mesh, param_shardings, place
-from jaxbert.train.tune import tune
 
 _PARTS_AHEAD = 1024
 """Parts of a pipe that are read ahead; most parts are one line, or the lines that were waiting."""
@@ -84,7 +84,7 @@ class TrainedModel:
         """
         self.task.check_tuning(tuning)
         examples = self.task.read_for(spec, data, self.tokenizer, self.max_length)
-        tuned = tune(self.predictor, self.params, self.task, {spec: examples}, tuning)
+        tuned = calibrate_model(self.predictor, self.params, self.task, {spec: examples}, tuning)
         if note := tuned.record.get("threshold", {}).get("note"):
             raise UserError(f"{tuning.spell('threshold')}: {note.partition(':')[0]}: ask for less, or give more rows")
         return replace(self, task=tuned.task, params=tuned.params), tuned.record

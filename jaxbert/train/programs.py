@@ -47,6 +47,7 @@ from jaxbert.train.sharding import (
 )
 from jaxbert.train.step import DeviceBatch, State, init_state, make_group_step, make_train_step
 from jaxbert.train.trainable import Trainable, choose_trainable, layer_lr_scales
+from jaxbert.train.tuned import NOTHING_TUNED, Tuned
 
 _TRACED_OR_COMPILED = "/jax/core/compile/"
 _COMPILED = "/jax/core/compile/backend_compile_duration"
@@ -162,6 +163,8 @@ class Program:
     """The optimizer steps of the whole learning-rate schedule."""
     any_length: bool = False
     """Whether the length of the schedule is an argument of the step, so that runs of different lengths share programs."""
+    tuned: Tuned = NOTHING_TUNED
+    """The settings that were measured for this kind of run, where the configuration has none of its own."""
 
     @classmethod
     def of(cls, config: Config, mesh: Mesh, bert_config: BertConfig, task: Task, total_steps: int) -> Program:
@@ -203,9 +206,24 @@ class Program:
 
     @cached_property
     def call(self) -> ForwardOptions:
-        """The forward options of training and evaluation; one object, so that a fallback is reported only once."""
-        words = word_sharding(self.mesh, self.model.config.hidden_size)
-        return replace(layer_call(self.config.model, self.mesh), words=words)
+        """The forward options of evaluation; one object, so that a fallback is reported only once."""
+        words, model = word_sharding(self.mesh, self.model.config.hidden_size), self.config.model
+        if self.tuned.scan_layers is not None:
+            model = replace(model, scan_layers=self.tuned.scan_layers)
+        return replace(layer_call(model, self.mesh), words=words)
+
+    @cached_property
+    def training_call(self) -> ForwardOptions:
+        """The forward options of a training step. Its kernels alone are tuned: all evaluations have the same digits."""
+        call, kernel = self.call, self.tuned.kernel
+        attention = replace(call.attention, kernel=kernel) if isinstance(call.attention, Attention) else call.attention
+        fp8, frozen = self.config.precision.fp8, self.trainable.frozen_layers
+        return replace(call, attention=attention, fp8=fp8, frozen_layers=frozen)
+
+    @property
+    def steps_per_dispatch(self) -> int:
+        """The number of steps of one batch shape that are sent to the device at once."""
+        return self.config.train.steps_per_dispatch or self.tuned.steps_per_dispatch or 1
 
     @property
     def state_target(self) -> State:
@@ -233,11 +251,10 @@ class Program:
     def step_programs(self) -> tuple[Compiled, Compiled]:
         """Return the step, and a function of several steps in a loop; nothing is compiled yet."""
         slices = self.config.train.accumulation_steps
-        call = replace(self.call, fp8=self.config.precision.fp8, frozen_layers=self.trainable.frozen_layers)
 
         def train_step(state: State, batch: DeviceBatch, key: Any) -> tuple[State, Sums]:
             base_key, optimizer = (key[0], self._optimizer_of(key[1])) if self.any_length else (key, self.optimizer)
-            return make_train_step(self.model, self.task, optimizer, call, slices)(state, batch, base_key)
+            return make_train_step(self.model, self.task, optimizer, self.training_call, slices)(state, batch, base_key)
 
         shardings, sums = self.state_shardings, replicated(self.mesh)
         one, several = (
@@ -289,7 +306,7 @@ class Program:
     def count(self, batch: Batch) -> BatchSize:
         """Count the tokens of a packed batch, and the pairs of tokens for which this program computes attention."""
         request = self.attention_request(batch["segment_ids"].shape[1])
-        return batch_size_of(batch, visited_tile(self.call.attention, request))
+        return batch_size_of(batch, visited_tile(self.training_call.attention, request))
 
     def attention_request(self, row_length: int) -> Request:
         """Return the request of a training step to the attention backends, for rows of this many tokens."""

@@ -202,7 +202,7 @@ def _spread_headline(folds: dict[str, Any]) -> str:
 
 
 def tuning_lines(record: dict[str, Any]) -> dict[str, str]:
-    """Return what was chosen on held-out examples (`train.tune`), a line for each kind; empty if nothing was asked for."""
+    """Return what was chosen on held-out examples (`train.calibrate`), a line for each kind; empty if nothing was."""
     lines: dict[str, str] = {}
     if calibration := record.get("calibration"):
         before, after = calibration.get("before", {}), calibration.get("after", {})

@@ -36,6 +36,7 @@ from jaxbert.train.evaluate import Predictor, keep_compute_settings
 from jaxbert.train.pretrained import Pretrained, load_pretrained, with_vocabulary
 from jaxbert.train.programs import Compiled, Program, count_steps, training_layout
 from jaxbert.train.sharding import make_mesh, own_rows
+from jaxbert.train.tuned import find_tuned
 
 _PLACES = 1000
 """The most rows that `inspect_data` names for duplicates, for leaks and for empty texts, each."""
@@ -70,7 +71,8 @@ class Run:
     def bert_config(self) -> BertConfig:
         """The model's configuration with the task's learned settings and the dropout rates of the checkpoint."""
         configured = self.inputs.task.configure(self.pretrained.bert_config)
-        return keep_compute_settings(configured, self.config, self.program.mesh)
+        program = self.program
+        return keep_compute_settings(configured, self.config, program.mesh, scan_layers=program.call.scan_layers)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -133,10 +135,22 @@ class Run:
         return task
 
 
-def open_run(config: Config, folder: RunFolder, known: Sequence[str] = (), additions: Additions = NOTHING) -> Run:
+def open_run(
+    config: Config,
+    folder: RunFolder,
+    known: Sequence[str] = (),
+    additions: Additions = NOTHING,
+    *,
+    use_tuned: bool = True,
+) -> Run:
     """Read data and model configuration and choose the shapes; only a newly trained vocabulary is written.
 
-    `known` are the label names that the run has learned already.
+    Args:
+      config: the configuration.
+      folder: the run folder.
+      known: the label names that the run has learned already.
+      additions: the additions of a Python program.
+      use_tuned: whether to use the settings that `jaxbert bench --tune` has kept.
     """
     mesh = make_mesh(config.mesh)
     pretrained = load_pretrained(with_vocabulary(config))
@@ -164,14 +178,15 @@ def open_run(config: Config, folder: RunFolder, known: Sequence[str] = (), addit
     if pretrained.folder is not None:
         labels = len(bert_config.id2label or ())
         say_other_head(config.model.name_or_path, pretrained.bert_config, config.task, labels)
-    steps = count_steps(config.train, len(inputs.train))
+    program = Program.of(config, mesh, bert_config, inputs.task, count_steps(config.train, len(inputs.train)))
+    layout = training_layout(config, inputs.train.tokens.lengths, mesh, windows=inputs.train.windows)
     return Run(
         config=config,
         folder=folder,
         pretrained=pretrained,
         inputs=inputs,
-        program=Program.of(config, mesh, bert_config, inputs.task, steps),
-        layout=training_layout(config, inputs.train.tokens.lengths, mesh, windows=inputs.train.windows),
+        program=replace(program, tuned=find_tuned(program, layout)) if use_tuned else program,
+        layout=layout,
         additions=additions,
     )
 

@@ -23,6 +23,7 @@ from jaxbert.data.batches import Batch, BatchSize
 from jaxbert.errors import StoppedError, UserError
 from jaxbert.models.functional import Params
 from jaxbert.processes import Interrupt, all_alike, is_main, main_decides, wait_for_all
+from jaxbert.runs.card import model_card, write_card
 from jaxbert.runs.checkpoint import Checkpoints, committed_steps
 from jaxbert.runs.export import save_start
 from jaxbert.runs.folder import RunFolder
@@ -33,6 +34,7 @@ from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.direction import falls, improves, merit, value_of
 from jaxbert.tasks.reading import set_name
 from jaxbert.terminal import console
+from jaxbert.train.calibrate import Calibrated, calibrate_model
 from jaxbert.train.callbacks import NOTHING, Additions
 from jaxbert.train.evaluate import numbers_of, with_details
 from jaxbert.train.inference import Finished, TrainedModel
@@ -42,7 +44,6 @@ from jaxbert.train.report import Report, data_notes, data_table, metrics_headlin
 from jaxbert.train.run import Run, open_run
 from jaxbert.train.speed import Speed
 from jaxbert.train.step import DeviceBatch, State
-from jaxbert.train.tune import Tuned, tune
 from jaxbert.versions import say_untested
 
 logger = logging.getLogger("jaxbert")
@@ -140,7 +141,7 @@ class Trainer:
             return [*map(program.count, batches)], example_ids, program.put(*batches)
 
         feed = itertools.islice(self.run.batches_from(self._dispatched), program.total_steps - self._dispatched)
-        groups = group_batches(feed, self._config.steps_per_dispatch, self._dispatched, self._is_milestone)
+        groups = group_batches(feed, program.steps_per_dispatch, self._dispatched, self._is_milestone)
         with Prefetcher(groups, prepare) as loader:
             self.speed.resume()
             try:
@@ -304,11 +305,11 @@ class Trainer:
         self._checkpoints.wait()
         raise StoppedError(self.progress.step)
 
-    def _tune(self, params: Params, evaluation: Evaluation | None) -> Tuned:
+    def _tune(self, params: Params, evaluation: Evaluation | None) -> Calibrated:
         """Choose temperature and thresholds on the validation set, as far as the configuration asks for them."""
         run = self.run
         tuning = Tuning.of(self._config)
-        return tune(run.predictor, params, run.inputs.task, run.inputs.validation, tuning, evaluation)
+        return calibrate_model(run.predictor, params, run.inputs.task, run.inputs.validation, tuning, evaluation)
 
     def finish(self, log: CompileLog, more: Callable[[], dict[str, Any]] = dict) -> Finished:
         """Export the best parameters (the last ones if those are lost), evaluate the test set, and write the summary.
@@ -355,6 +356,7 @@ class Trainer:
             **more(),
         }
         if is_main():
+            write_card(run.folder.export, model_card(run.config, task, summary, run.folder.path.name))
             run.folder.write_predictions({name: outcome.predictions for name, outcome in outcomes.items()})
             run.folder.write_summary(summary)
         length = run.pretrained.tokenizer.model_max_length

@@ -61,7 +61,7 @@ def summary(out: Path) -> str:
     parts = {
         "Parts": _parts(out / "parts.tsv"),
         "Kernels on the device": _kernels(_read(out / "kernels.json")),
-        "Tuning": _tuning(_read(out / "tuning.json")),
+        "Tuning": _tuning(_read(out / "tune.json"), _read(out / "tuning.json")),
         "Trace": _trace(_read(out / "trace.json")),
         "Prediction and pretraining": _benches(out),
         "Scenarios": results.read_text("utf-8") if results.is_file() else _NOTHING,
@@ -93,8 +93,12 @@ def _kernels(result: Result) -> str:
     return f"{result['device']}, jax {result['versions']['jax']}; the largest differences\n\n{rows}"
 
 
-def _tuning(result: Result) -> str:
+def _tuning(tuned: Result, result: Result) -> str:
     lines = []
+    for row in tuned.get("rows", []):
+        ratio = "" if row["ratio"] is None else f", {row['ratio']:.3f} of the default's"
+        times = row["error"] or f"{row['ms']:,.3f} ms{ratio}"
+        lines.append(f"- {row['part']}: {row['candidate']}: {times}{', best' if row['best'] else ''}\n")
     for row in result.get("rows", []):
         settings = ", ".join(f"{key} {value}" for key, value in row.get("settings", {}).items())
         rate = row.get("result", {}).get("real_tokens_per_second")

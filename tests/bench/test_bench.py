@@ -43,7 +43,7 @@ KEYS = {
     *("predict_examples", "predict_examples_per_second", "predict_real_tokens_per_second", "predict_row_length"),
     *("predict_compile_seconds", "cost_per_hour", "cost_per_million_examples", "cost_per_million_real_tokens"),
     *("cost_per_million_predictions", "host_load"),
-    "masked_attention_fraction",
+    *("masked_attention_fraction", "tuned"),
 }
 STEPS_ONLY = ("--mode=train", "--bench.measure_compile=false")
 

@@ -33,6 +33,7 @@ case "$1" in
 esac
 echo "$1" >>"$OUT/ran"
 """
+TUNED = {"part": "layers, a step", "candidate": "unrolled", "ms": 12.5, "ratio": 0.8, "error": None, "best": True}
 SMALL = gpu_kernels.Sizes(rows=2, length=24, ragged=20, heads=2, width=8, model="tiny", examples=4, longest=10)
 
 
@@ -238,6 +239,7 @@ def test_the_summary_says_what_is_there(tmp_path):
     check = {"ok": False, "found": {"output": 0.25}, "limits": [0.02]}
     contents = {
         "kernels.json": {"device": "H200", "versions": {"jax": "0.11"}, "checks": {"pallas": check}},
+        "tune.json": {"rows": [TUNED, TUNED | {"ms": None, "ratio": None, "error": "no room", "best": False}]},
         "tuning.json": {"rows": [{"settings": {"a": "1"}, "error": "no memory"}]},
         "trace.json": {"total_ms": 4.0, "kernels": [{"name": "gemm", "calls": 2, "ms": 3.0}]},
         "predict.json": {"predict_real_tokens_per_second": 12_345.0},
@@ -250,6 +252,8 @@ def test_the_summary_says_what_is_there(tmp_path):
     for line in (
         "- kernels: done, 61 s",
         "- pallas: WRONG (output 2.5e-01)",
+        "- layers, a step: unrolled: 12.500 ms, 0.800 of the default's, best",
+        "- layers, a step: unrolled: no room",
         "- a 1: no memory",
         "- 75.0% (3.00 ms, 2 calls) `gemm`",
         "- predict: 12,345 real tokens/s",

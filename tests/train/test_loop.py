@@ -112,6 +112,8 @@ def make_loop(folder, scores=None, total_steps=10, first=None, bad=(), **config)
         model=SimpleNamespace(config=small_config()),
         trainable=SimpleNamespace(backward=Backward()),
         total_steps=total_steps,
+        steps_per_dispatch=config.steps_per_dispatch or 1,
+        step_programs=lambda: steps,
         put=put,
         count=batch_size_of,
         step_key=jax.random.key(0),
@@ -192,6 +194,15 @@ def test_steps_are_dispatched_together(tmp_path):
     loop, report, _ = run(tmp_path, total_steps=12, checkpoint_every=12, eval_every=12, steps_per_dispatch=2)
     # Two by two, across the end of an epoch too: one program.
     assert report.compiled == [EXAMPLES]
+    assert [program.count for program in loop.programs] == [0, 1]
+
+
+def test_tuned_steps_are_dispatched_together(tmp_path):
+    """The program says how many: the configuration has no number of its own."""
+    loop, checkpoints = make_loop(tmp_path, total_steps=12, checkpoint_every=12, eval_every=12)
+    loop.run.program.steps_per_dispatch = 2
+    with checkpoints:
+        loop.train(Recorder())
     assert [program.count for program in loop.programs] == [0, 1]
 
 

@@ -27,8 +27,6 @@ _TILES = ((128, 64), (256, 32))
 tiles whose kernels keep everything in registers on A100, H100 and B200. Registers of a thread, of 255, for forward, queries,
 keys: bfloat16 heads of 64: A100 168, 227, 216; H100 134, 232, 174; B200 147, 128, 96; float32 heads of 64: A100 116, 156,
 223."""
-_VISITED = 32
-"""Queries that the kernel for keys and values reads at a time: with 64, its registers do not suffice on an A100."""
 _WIDEST_HEAD = {"float32": 64, "bfloat16": 128, "float16": 128}
 """Widest head by dtype: tiles of 16 KiB, so that the backward pass fits in the shared memory of small GPUs (99 KiB) too."""
 _KEY, _VALUE, _QUERY = range(3)
@@ -36,10 +34,29 @@ _KEY, _VALUE, _QUERY = range(3)
 
 
 @dataclass(frozen=True)
+class KernelSettings:
+    """How the kernels divide their work; results differ by rounding alone. UNMEASURED: `jaxbert bench --tune` measures."""
+
+    tile: int
+    """Tokens of a tile, a power of two of at least 16."""
+    visited: int = 32
+    """Queries that the kernel for keys and values reads at a time: with 64, its registers do not suffice on an A100."""
+    warps: int = 4
+    """Warps of a program (32 threads each)."""
+    stages: int = 2
+    """Stages of a loop's pipeline."""
+
+
+def usual_settings(dtype: str, width: int) -> KernelSettings:
+    """Return the settings for heads of this width where nothing was tuned."""
+    return KernelSettings(tile_of(dtype, width), stages=1 if dtype == "float32" else 2)
+
+
+@dataclass(frozen=True)
 class _Plan:
     """Constants that are compiled into the kernels."""
 
-    tile: int
+    settings: KernelSettings
     tokens: int
     """T before rows were padded to whole tiles: the stride of the dropout index."""
     heads: int
@@ -50,6 +67,11 @@ class _Plan:
     interpret: bool
     fused: bool
     """Whether keys, values and queries are one array, without their biases."""
+
+    @property
+    def tile(self) -> int:
+        """The tokens of a tile."""
+        return self.settings.tile
 
     @property
     def scale(self) -> float:
@@ -66,7 +88,8 @@ def refuses(request: Request, hardware: Hardware) -> str | None:
         return f"it computes in {', '.join(_WIDEST_HEAD)}, and precision.compute is {request.dtype}"
     if request.head_width > widest:
         return f"heads in {request.dtype} are at most {widest} wide, and the model's are {request.head_width}"
-    return None if _triton_options() is not None else "this version of jax has no Pallas for Triton"
+    usual = usual_settings(request.dtype, request.head_width)
+    return None if _triton_options(usual) is not None else "this version of jax has no Pallas for Triton"
 
 
 def pallas_attention(
@@ -80,7 +103,7 @@ def pallas_attention(
     slots: int | None = None,
     origin: Origin | None = None,
     interpret: bool = False,
-    tile: int | None = None,
+    settings: KernelSettings | None = None,
 ) -> Array:
     """Compute attention; arguments as in `base.Attend`.
 
@@ -94,10 +117,10 @@ def pallas_attention(
       slots: not used.
       origin: the start of these rows and heads, if they are a part of a larger batch.
       interpret: whether to run in the interpreter on any device, for tests.
-      tile: tokens per tile, a power of two of at least 16; by default that of `tile_of`.
+      settings: how the work is divided; by default as in `usual_settings`.
     """
     del slots
-    plan = _plan(q_BTHK, dropout_rate, key, origin, interpret=interpret, tile=tile, fused=False)
+    plan = _plan(q_BTHK, dropout_rate, key, origin, interpret=interpret, settings=settings, fused=False)
     arrays = tuple(_fit(plan, x) for x in (q_BTHK, k_BTHK, v_BTHK))
     return _run(plan, arrays, None, segment_ids_BT, key, origin)
 
@@ -111,7 +134,7 @@ def pallas_fused_attention(
     key: Array | None = None,
     origin: Origin | None = None,
     interpret: bool = False,
-    tile: int | None = None,
+    settings: KernelSettings | None = None,
 ) -> Array:
     """Compute attention from one array of keys, values and queries (C, in this order), without their biases.
 
@@ -119,7 +142,7 @@ def pallas_fused_attention(
     ignores: it is left out, and its gradient is zero. Other arguments as in `pallas_attention`.
     """
     like = jax.eval_shape(lambda x: x[:, :, 0], kvq_BTCHK)
-    plan = _plan(like, dropout_rate, key, origin, interpret=interpret, tile=tile, fused=True)
+    plan = _plan(like, dropout_rate, key, origin, interpret=interpret, settings=settings, fused=True)
     widen = _columns(plan.width) - plan.width
     bias_CHK = jnp.pad(bias_CHK, ((0, 0), (0, 0), (0, widen)))
     return _run(plan, (_fit(plan, kvq_BTCHK),), bias_CHK, segment_ids_BT, key, origin)
@@ -132,13 +155,13 @@ def _plan(
     origin: Origin | None,
     *,
     interpret: bool,
-    tile: int | None,
+    settings: KernelSettings | None,
     fused: bool,
 ) -> _Plan:
     _, tokens, heads, width = like_BTHK.shape
     rate = 0.0 if key is None else dropout_rate
-    tile = tile or tile_of(like_BTHK.dtype.name, width)
-    return _Plan(tile, tokens, origin.heads if origin else heads, width, rate, interpret, fused)
+    settings = settings or usual_settings(like_BTHK.dtype.name, width)
+    return _Plan(settings, tokens, origin.heads if origin else heads, width, rate, interpret, fused)
 
 
 def tile_of(dtype: str, width: int) -> int:
@@ -297,27 +320,27 @@ class _Blocks:
 
     def call(self, kernel: Callable[..., None], inputs: _Blocked, outputs: _Blocked, into: int | None = None) -> tuple:
         """Run a kernel; output `into` is written into the last input's memory, whose other parts stay."""
-        plan, dtype = self._plan, self._arrays[0].dtype
+        plan = self._plan
         return pl.pallas_call(
             partial(kernel, plan),
             grid=(self.T // plan.tile, self.H, self.B),
             in_specs=[block for _, block in inputs],
             out_specs=tuple(block for _, block in outputs),
             out_shape=tuple(jax.ShapeDtypeStruct(like.shape, like.dtype) for like, _ in outputs),
-            compiler_params=None if plan.interpret else _triton_options(1 if dtype == jnp.float32 else 2),
+            compiler_params=None if plan.interpret else _triton_options(plan.settings),
             interpret=plan.interpret,
             input_output_aliases={} if into is None else {len(inputs) - 1: into},
             name=f"packed_attention{kernel.__name__.removesuffix('_kernel')}",
         )(*(array for array, _ in inputs))
 
 
-def _triton_options(stages: int = 2) -> Any:
-    """Return the number of warps and stages (UNMEASURED) for Triton, or None if this jax has no Triton."""
+def _triton_options(settings: KernelSettings) -> Any:
+    """Return the number of warps and stages for Triton, or None if this jax has no Triton."""
     try:
         from jax.experimental.pallas.triton import CompilerParams
     except ImportError:
         return None
-    return CompilerParams(num_warps=4, num_stages=stages)
+    return CompilerParams(num_warps=settings.warps, num_stages=settings.stages)
 
 
 def _forward_kernel(plan: _Plan, q_ref, k_ref, v_ref, *refs) -> None:
@@ -378,7 +401,7 @@ def _key_kernel(plan: _Plan, q_ref, k_ref, v_ref, *refs) -> None:
     """Compute the gradients of one tile of keys and values; "shares a segment" is symmetric, so the ranges are the same."""
     bias_refs, refs = _split_biases(plan, refs)
     grad_ref, lse_ref, delta_ref, ids_ref, bounds_ref, seed_ref, *outputs = refs
-    here, visited = pl.program_id(0), min(_VISITED, plan.tile)
+    here, visited = pl.program_id(0), min(plan.settings.visited, plan.tile)
     matrix = _matrix(plan, seed_ref, (plan.tile, visited), query_axis=1)
     add_query_bias, add_value_bias = _adders(bias_refs)
     k, v = k_ref[...], add_value_bias(v_ref[...])

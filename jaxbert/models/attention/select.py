@@ -46,6 +46,8 @@ class Attention:
     spread: Spread = Spread()  # noqa: RUF009 (frozen)
     interpret: bool = False
     """Whether to run kernels in the interpreter on any hardware (for tests)."""
+    kernel: pallas.KernelSettings | None = None
+    """How the Pallas kernels divide their work; None: as usual for the format and the width of heads."""
     _said: set[str] = field(default_factory=set, compare=False, repr=False)
 
     def __call__(
@@ -78,7 +80,7 @@ class Attention:
     ) -> Array:
         """Compute attention from keys, values and queries in one array (C, in this order), without their biases."""
         rows = self.spread.row_axes
-        rest: dict[str, Any] = {"dropout_rate": dropout_rate, "interpret": self.interpret}
+        rest: dict[str, Any] = {"dropout_rate": dropout_rate, "interpret": self.interpret, "settings": self.kernel}
 
         def attend(kvq: Array, bias: Array, segment_ids: Array, key: Array | None) -> Array:
             origin = Origin(self.spread.first(rows, len(kvq)), 0, kvq.shape[3])
@@ -101,6 +103,8 @@ class Attention:
         H = arrays[0].shape[2]
         rows, heads = self.spread.row_axes, self.spread.head_axis(H)
         rest: dict[str, Any] = {"dropout_rate": dropout_rate, "slots": slots, "interpret": self.interpret}
+        if kernel is pallas.KERNEL:
+            rest["settings"] = self.kernel
 
         def attend(q: Array, k: Array, v: Array, segment_ids: Array, key: Array | None) -> Array:
             origin = Origin(self.spread.first(rows, q.shape[0]), self.spread.first(heads, q.shape[2]), H)
@@ -123,7 +127,8 @@ def visited_tile(attend: Attend, request: Request) -> int | None:
     """
     backend = backend_of(attend, request)
     if backend == "pallas":
-        return pallas.tile_of(request.dtype, request.head_width)
+        assert isinstance(attend, Attention)
+        return (attend.kernel or pallas.usual_settings(request.dtype, request.head_width)).tile
     return {"mosaic": mosaic.TILE, "cudnn": 1}.get(backend)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +21,7 @@ from attention_cases import (
 )
 
 from jaxbert.data.batches import computed_pairs
-from jaxbert.models.attention.pallas import pallas_fused_attention
+from jaxbert.models.attention.pallas import KernelSettings, pallas_fused_attention
 from jaxbert.models.attention.tiles import neighbours, tile_padding
 from jaxbert.models.attention.xla import attend_with_weights
 
@@ -139,9 +141,14 @@ def test_gradients_with_dropout(name):
 
 
 @pytest.mark.parametrize("name", ["pallas", "fused"])
-def test_keys_read_their_tiles_in_parts(name, monkeypatch):
-    """As in a run, where a tile of 64 reads 32 queries at a time."""
-    monkeypatch.setattr("jaxbert.models.attention.pallas._VISITED", TILE // 2)
+@pytest.mark.parametrize(
+    "settings",
+    [KernelSettings(TILE, TILE // 2), KernelSettings(2 * TILE, TILE, warps=8, stages=1)],
+    ids=["parts", "wide"],
+)
+def test_no_setting_of_the_kernels_changes_values_or_what_is_dropped(name, settings, monkeypatch):
+    """Keys read their tiles in parts, as in a run, where a tile of 64 reads 32 queries at a time."""
+    monkeypatch.setitem(BACKENDS, name, partial(BACKENDS[name], settings=settings))
     *arrays, segments = case(name)
     compute = jax.jit(
         value_and_grads.__wrapped__, static_argnames=("name", "rate")
@@ -157,7 +164,9 @@ def test_the_gradient_of_a_fused_bias_is_float32():
     segments = packed_segments(2, 40)
 
     def loss(bias):
-        out = pallas_fused_attention(jnp.stack([k, v, q], 2), bias, segments, interpret=True, tile=TILE)
+        out = pallas_fused_attention(
+            jnp.stack([k, v, q], 2), bias, segments, interpret=True, settings=KernelSettings(TILE)
+        )
         return (out * weight).astype(jnp.float32).sum()
 
     grad = jax.grad(loss)(bias)

@@ -20,9 +20,9 @@ from jaxbert.errors import UserError
 from jaxbert.tasks.base import Evaluation, Outcome, Task
 from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.multi_label.task import MultiLabel
+from jaxbert.train.calibrate import calibrate_model
 from jaxbert.train.evaluate import average_metrics
 from jaxbert.train.inference import open_trained
-from jaxbert.train.tune import tune
 from jaxbert.understand.reopen import reopen
 
 COMPARED = ("loss", "calibration_error", "brier")
@@ -106,7 +106,7 @@ KERNEL = {"classifier": {"kernel": np.ones(1, np.float32)}}
 def test_several_labels_have_one_temperature_and_a_threshold_each():
     log_odds, examples = too_sure()
     task = MultiLabel(("a", "b", "c"), threshold=0.9)
-    tuned = tune(Scaled(log_odds), KERNEL, task, {"dev": examples}, Tuning(temperature=True, per_label=True))
+    tuned = calibrate_model(Scaled(log_odds), KERNEL, task, {"dev": examples}, Tuning(temperature=True, per_label=True))
     temperature = tuned.record["calibration"]["temperature"]
     assert temperature == pytest.approx(3, rel=0.1)
     assert float(tuned.params["classifier"]["kernel"][0]) == pytest.approx(1 / temperature)
@@ -114,7 +114,7 @@ def test_several_labels_have_one_temperature_and_a_threshold_each():
     assert tuned.record["thresholds"] == tuned.evaluation.metrics["thresholds"]
     assert tuned.task.thresholds == tuple(tuned.record["thresholds"].values())
     assert (tuned.task.temperature, tuned.task.threshold != 0.9) == (temperature, True)
-    one = tune(Scaled(log_odds), KERNEL, task, {"dev": examples}, Tuning(temperature=True))
+    one = calibrate_model(Scaled(log_odds), KERNEL, task, {"dev": examples}, Tuning(temperature=True))
     assert one.task.thresholds is None
     assert one.evaluation.metrics["threshold"] == one.task.threshold
     assert tuned.evaluation.metrics["f1_macro"] >= one.evaluation.metrics["f1_macro"]
@@ -122,9 +122,9 @@ def test_several_labels_have_one_temperature_and_a_threshold_each():
 
 def test_what_is_worse_is_not_folded(monkeypatch, caplog):
     log_odds, examples = too_sure()
-    monkeypatch.setattr("jaxbert.train.tune.fit_temperature", lambda *_: 0.2)
+    monkeypatch.setattr("jaxbert.train.calibrate.fit_temperature", lambda *_: 0.2)
     task = MultiLabel(("a", "b", "c"))
-    tuned = tune(Scaled(log_odds), KERNEL, task, {"dev": examples}, Tuning(temperature=True))
+    tuned = calibrate_model(Scaled(log_odds), KERNEL, task, {"dev": examples}, Tuning(temperature=True))
     calibration = tuned.record["calibration"]
     assert (tuned.params, tuned.task.temperature, calibration["temperature"]) == (KERNEL, 1.0, 1.0)
     assert calibration["after"]["loss"] > calibration["before"]["loss"] == tuned.evaluation.metrics["loss"]

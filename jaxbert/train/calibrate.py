@@ -30,7 +30,7 @@ _COMPARED = ("loss", "calibration_error", "brier")
 
 
 @dataclass(frozen=True)
-class Tuned:
+class Calibrated:
     """A model as it was tuned."""
 
     params: Params
@@ -41,14 +41,14 @@ class Tuned:
     """What was chosen, for `summary.json`: `calibration`, `threshold` or `thresholds`, `abstaining`."""
 
 
-def tune(
+def calibrate_model(
     predictor: Predictor,
     params: Params,
     task: Task,
     sets: Mapping[str, Examples],
     tuning: Tuning,
     evaluation: Evaluation | None = None,
-) -> Tuned:
+) -> Calibrated:
     """Tune a model on one or several sets of examples.
 
     Args:
@@ -64,7 +64,7 @@ def tune(
     if len(evaluation.outcomes) < len(sets):
         note = {"calibration": {"note": "too many held-out rows and labels to tune on: nothing was changed"}}
         record = note if tuning.anything else {}
-        return _said(Tuned(params, base.learned(evaluation.metrics), evaluation, record), tuning)
+        return _said(Calibrated(params, base.learned(evaluation.metrics), evaluation, record), tuning)
     if tuning.temperature:
         params, base, evaluation, record["calibration"] = _calibrate(predictor, params, base, sets, evaluation)
     learned = base.learned(evaluation.metrics)
@@ -73,10 +73,10 @@ def tune(
     metrics = evaluation.metrics
     if tuning.threshold is not None or tuning.per_label:
         metrics = average_metrics({name: outcome.metrics for name, outcome in outcomes.items()})
-    return _said(Tuned(params, decided, Evaluation(metrics, outcomes), record | chosen), tuning)
+    return _said(Calibrated(params, decided, Evaluation(metrics, outcomes), record | chosen), tuning)
 
 
-def _said(tuned: Tuned, tuning: Tuning) -> Tuned:
+def _said(tuned: Calibrated, tuning: Tuning) -> Calibrated:
     """Warn of what was asked for and could not be done."""
     for part in ("calibration", "threshold") if tuning.anything else ():
         if note := tuned.record.get(part, {}).get("note"):
