@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from jaxbert.cli.parsing import make_parser, parse
+import functools
+
+from jaxbert.cli.parsing import Parser, make_parser, parse
 from jaxbert.config import CURVE_FOLDS, FRACTIONS
 from jaxbert.settings import add_config, to_config
 
@@ -21,13 +23,7 @@ _MAIN_KEYS = (
 
 def run(arguments: list[str]) -> int:
     """Train at growing shares; exit with 75 if a signal stopped it after saving."""
-    parser = make_parser("curve", "Measure a model at growing shares of the training rows.", _USAGE, _MAIN_KEYS)
-    parser.add_argument(
-        "--fractions", type=str, default=FRACTIONS, help="Shares of the training rows, at least two: 1/4,1/2,1."
-    )
-    add_config(parser)
-    parser.set_defaults({"train.folds": CURVE_FOLDS})
-    values = parse(parser, arguments)
+    values = parse(_make_parser(), arguments)
     config = to_config(values)
     from jaxbert.tasks.reading import training_spec
 
@@ -42,3 +38,14 @@ def run(arguments: list[str]) -> int:
         console.print(str(stop), highlight=False, soft_wrap=True)
         return STOPPED_EXIT_CODE
     return 0
+
+
+@functools.cache
+def _make_parser() -> Parser:
+    parser = make_parser("curve", "Measure a model at growing shares of the training rows.", _USAGE, _MAIN_KEYS)
+    parser.add_argument(
+        "--fractions", type=str, default=FRACTIONS, help="Shares of the training rows, at least two: 1/4,1/2,1."
+    )
+    add_config(parser)
+    parser.set_defaults({"train.folds": CURVE_FOLDS})
+    return parser
