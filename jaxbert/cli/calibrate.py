@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from jaxbert.cli.inference_options import LABEL_OPTIONS, add_options, data_config, open_model
 from jaxbert.cli.output import write_out
 from jaxbert.cli.parsing import Parser, make_parser, parse
@@ -40,6 +42,7 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+@functools.cache
 def _make_parser() -> Parser:
     parser = make_parser(
         "calibrate", "Calibrate a model's probabilities, and choose its thresholds.", _USAGE, _MAIN_KEYS

@@ -138,10 +138,9 @@ class Conformity:
         """
         if content is None:
             return None
-        examples, scores = (
-            (content.get(key) for key in ("examples", "scores")) if isinstance(content, dict) else (0, [])
-        )
-        if type(examples) is not int or not are_numbers(scores, min(examples, _KEPT_SCORES)) or not scores:
+        kept: dict[str, Any] = content if isinstance(content, dict) else {}
+        examples, scores = kept.get("examples"), kept.get("scores")
+        if type(examples) is not int or not scores or not are_numbers(scores, min(examples, _KEPT_SCORES)):
             raise UserError("config.json: `conformity` is damaged: remove it, or calibrate the model again")
         return cls(examples, tuple(map(float, scores)))
 
