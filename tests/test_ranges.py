@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxbert
-from jaxbert import config
+from jaxbert import config, options
 from jaxbert.bench.options import BenchOptions
 from jaxbert.errors import UserError
 from jaxbert.plan.options import PlanOptions
@@ -39,6 +39,7 @@ SECTION_RANGES = {
     "train.steps_per_dispatch": ONE_UP,
     "train.epochs": ONE_UP,
     "train.max_steps": ONE_UP,
+    "train.folds": ("at least 2", [2], [1, 0]),
     "train.seed": ZERO_UP,
     "train.log_every": ONE_UP,
     "train.eval_every": ONE_UP,
@@ -85,11 +86,13 @@ OPTIONS = {
     (PlanOptions, "peak_tflops"): ("--peak_tflops", ABOVE_ZERO),
     (PlanOptions, "peak_bandwidth"): ("--peak_bandwidth", ABOVE_ZERO),
     (PlanOptions, "link_bandwidth"): ("--link_bandwidth", ABOVE_ZERO),
-    (config.InferenceOptions, "max_length"): ("max_length", ("at least 3", [3], [2, 0])),
-    (config.InferenceOptions, "batch_size"): ("batch_size", ONE_UP),
-    (config.InferenceOptions, "top_k"): ("top_k", ONE_UP),
-    (config.ExplainOptions, "steps"): ("steps", ("at least 1 and at most 1000", [1, 1000], [0, 1001])),
-    (config.ExplainOptions, "neighbours"): ("neighbours", ("at least 0 and at most 1000", [0, 1000], [-1, 1001])),
+    (options.InferenceOptions, "max_length"): ("max_length", ("at least 3", [3], [2, 0])),
+    (options.InferenceOptions, "batch_size"): ("batch_size", ONE_UP),
+    (options.InferenceOptions, "top_k"): ("top_k", ONE_UP),
+    (options.InferenceOptions, "abstain_below"): ("abstain_below", ("above 0 and at most 1", [0.01, 1.0], [0, 1.01])),
+    (options.InferenceOptions, "coverage"): ("coverage", ("above 0 and below 1", [0.01, 0.99], [0, 1])),
+    (options.ExplainOptions, "steps"): ("steps", ("at least 1 and at most 1000", [1, 1000], [0, 1001])),
+    (options.ExplainOptions, "neighbours"): ("neighbours", ("at least 0 and at most 1000", [0, 1000], [-1, 1001])),
 }
 
 
@@ -103,7 +106,7 @@ def test_no_range_is_without_a_row_here():
 
 def test_every_number_has_a_range():
     """One without bounds is finite at least."""
-    for section in (*SECTIONS.values(), BenchOptions, PlanOptions, config.InferenceOptions, config.ExplainOptions):
+    for section in (*SECTIONS.values(), BenchOptions, PlanOptions, options.InferenceOptions, options.ExplainOptions):
         hints = typing.get_type_hints(section, include_extras=True)
         for field in dataclasses.fields(section):
             hint = hints[field.name]
@@ -214,7 +217,7 @@ def test_types_of_fields_without_a_range():
     assert refusal(config.OptimizerConfig, freeze=[1]).startswith("optimizer.freeze: 1 is not a regular expression")
     assert refusal(config.TrainConfig, keep_best="no").endswith("but it must be of type bool")
     assert refusal(config.TrainConfig, class_weights=["a"]).startswith("train.class_weights is ['a']")
-    assert refusal(config.InferenceOptions, lower_case="no").endswith("but it must be of type bool")
+    assert refusal(options.InferenceOptions, lower_case="no").endswith("but it must be of type bool")
 
 
 def test_numpys_numbers_are_numbers():

@@ -19,6 +19,7 @@ BELOW = {
     "bucket": {"errors"},
     "ranges": {"errors"},
     "config": {"ranges", "errors"},
+    "options": {"config", "ranges", "errors"},
     "versions": set(),
     "terminal": set(),
     "hardware": set(),
@@ -32,11 +33,11 @@ BELOW = {
     },
     "train": {
         *("runs", "tasks", "interop", "models", "data", "processes", "terminal", "hardware", "versions"),
-        *("config", "bucket", "plain", "errors"),
+        *("options", "config", "bucket", "plain", "errors"),
     },
     "understand": {
         *("train", "runs", "tasks", "interop", "models", "data", "processes", "terminal", "settings", "versions"),
-        *("config", "bucket", "plain", "errors"),
+        *("options", "config", "bucket", "plain", "errors"),
     },
     "plan": {"ranges", "train", "tasks", "interop", "models", "data", "hardware", "versions", "config", "errors"},
     "bench": {
@@ -59,7 +60,7 @@ BELOW = {
             "terminal",
             "settings",
         ),
-        *("config", "bucket", "plain", "errors"),
+        *("options", "config", "bucket", "plain", "errors"),
     },
     "cli": {
         *(
@@ -76,7 +77,7 @@ BELOW = {
             "terminal",
             "versions",
         ),
-        *("settings", "config", "bucket", "plain", "errors"),
+        *("settings", "options", "config", "bucket", "plain", "errors"),
     },
 }
 """What each part may import besides itself."""

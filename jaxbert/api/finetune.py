@@ -21,9 +21,10 @@ from jaxbert.api.model import Model, as_path, load
 from jaxbert.api.own import LossFunction, Metric, MetricFunction, make_additions
 from jaxbert.api.rows import Data, name_sources
 from jaxbert.bucket import to_path
-from jaxbert.config import CURVE_FOLDS, FRACTIONS, Config, TrainConfig
+from jaxbert.config import Config, TrainConfig
 from jaxbert.errors import StoppedError, UserError, one_line
 from jaxbert.launch.start import start
+from jaxbert.options import CURVE_FOLDS, FRACTIONS
 from jaxbert.processes import is_alone, is_main
 from jaxbert.runs.folder import RunFolder
 from jaxbert.settings import make_config, place_keys

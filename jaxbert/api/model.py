@@ -11,10 +11,11 @@ from typing import Any, overload
 
 from jaxbert.api.rows import Data, name_source
 from jaxbert.bucket import in_bucket, to_path
-from jaxbert.config import COLUMN_KEYS, DataConfig, ExplainOptions, InferenceOptions, LaunchConfig
+from jaxbert.config import COLUMN_KEYS, DataConfig, LaunchConfig
 from jaxbert.data.memory import hold
 from jaxbert.errors import UserError
 from jaxbert.launch.start import start
+from jaxbert.options import ExplainOptions, InferenceOptions
 from jaxbert.plain import read_yaml
 from jaxbert.processes import is_main
 from jaxbert.runs.card import copy_card

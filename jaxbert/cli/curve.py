@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from jaxbert.cli.parsing import Parser, make_parser, parse
-from jaxbert.config import CURVE_FOLDS, FRACTIONS
+from jaxbert.options import CURVE_FOLDS, FRACTIONS
 from jaxbert.settings import add_config, to_config
 
 _USAGE = """\

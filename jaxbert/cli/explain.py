@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from jaxbert.cli.inference_options import READING_OPTIONS, add_options, open_model
 from jaxbert.cli.output import check_output, write_text
 from jaxbert.cli.parsing import Parser, make_parser, parse
-from jaxbert.config import DataConfig, ExplainOptions, TrainConfig
+from jaxbert.config import DataConfig, TrainConfig
+from jaxbert.options import ExplainOptions
 from jaxbert.settings import add_fields
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from jaxbert.config import COLUMN_KEYS, FILE_KEYS, DataConfig, InferenceOptions, LaunchConfig
+from jaxbert.config import COLUMN_KEYS, FILE_KEYS, DataConfig, LaunchConfig
 from jaxbert.errors import UserError
+from jaxbert.options import InferenceOptions
 from jaxbert.settings import add_fields, add_section
 from jaxbert.tasks import task_class
 

@@ -73,8 +73,10 @@ class Parser(ArgumentParser):
 
 
 def _is_value(action: argparse.Action, actions: Iterable[argparse.Action]) -> bool:
-    """Return whether an option is a key, and not a help, `--print_config` or a whole section."""
+    """Return whether an option is a key, and not a help, `--print_config`, a whole section, or one that the parser hides."""
     if not action.option_strings or action.dest in ("help", "help_all", "print_config"):
+        return False
+    if action.help == argparse.SUPPRESS:
         return False
     return not any(other.dest.startswith(f"{action.dest}.") for other in actions)
 

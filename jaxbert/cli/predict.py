@@ -12,7 +12,8 @@ from jaxbert.cli.answers import Answer, make_writer, parse_keep
 from jaxbert.cli.inference_options import ANSWER_OPTIONS, add_options, data_config, open_model
 from jaxbert.cli.output import check_output, write_text
 from jaxbert.cli.parsing import Parser, make_parser, parse
-from jaxbert.config import InferenceOptions, TrainConfig
+from jaxbert.config import TrainConfig
+from jaxbert.options import InferenceOptions
 from jaxbert.settings import add_fields
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 from transformers import BertConfig
 
 from jaxbert.bucket import fetched
-from jaxbert.config import Config, DataConfig, InferenceOptions, MeshConfig, ModelConfig, PrecisionConfig
+from jaxbert.config import Config, DataConfig, MeshConfig, ModelConfig, PrecisionConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Ladder
 from jaxbert.data.tokens import Tokens
@@ -22,6 +22,7 @@ from jaxbert.interop.load import load_params
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.families import longest_input
 from jaxbert.models.functional import make_model
+from jaxbert.options import InferenceOptions
 from jaxbert.plain import read_json
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks import say_guess, task_of_model

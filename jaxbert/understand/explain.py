@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.config import DataConfig, ExplainOptions
+from jaxbert.config import DataConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.table import Table, concatenate_tables
 from jaxbert.errors import UserError
+from jaxbert.options import ExplainOptions
 from jaxbert.tasks.base import Outcome, Task, TaskInputs
 from jaxbert.tasks.text import TextTask
 from jaxbert.tasks.token_classification.task import TokenClassification

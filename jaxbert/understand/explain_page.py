@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from typing import Any
 
-from jaxbert.config import ExplainOptions
+from jaxbert.options import ExplainOptions
 from jaxbert.understand.explain import Explanation
 from jaxbert.understand.words import Text
 

@@ -87,13 +87,13 @@ def read_columns(finished: Finished, name: str, examples: Examples, columns: Seq
     found: dict[Row, Mapping[str, Any]] = {}
     for part in model.open_inputs(spec, config.data, tuple(columns)).parts():
         found |= zip((item.row for item in part.items), part.kept_rows(), strict=True)
-    items = items_of(examples)
+    items = items_in(examples)
     if any(item.row not in found for item in items):
         raise UserError(f"{spec}: rows of the run are not there any more: give the same data")
     return {column: [found[item.row][column] for item in items] for column in columns}
 
 
-def items_of(examples: Examples) -> Sequence[Any]:
+def items_in(examples: Examples) -> Sequence[Any]:
     """Return the tagged texts, questions or choices behind examples, as their task read them."""
     extra = examples.extra
     return getattr(extra, "documents", getattr(extra, "questions", extra)).items

@@ -24,7 +24,7 @@ from jaxbert.train.inference import Finished
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class Gains:
     """How good each answer is. The score of some examples is the sum of `gained` divided by the sum of `possible`."""
 
     measure: str
@@ -80,7 +80,7 @@ class HeldOut:
         return lengths if examples.windows is None else examples.windows.sum(lengths)
 
     @cached_property
-    def judged(self) -> Judged | None:
+    def judged(self) -> Gains | None:
         """The judgement of each example; None for a task without answers, or of another package."""
         for kind, judge in _JUDGES.items():
             if isinstance(self.task, kind):
@@ -95,21 +95,21 @@ def labels_of(held_out: HeldOut) -> np.ndarray:
     return np.asarray(labels)
 
 
-def _one_label(held_out: HeldOut) -> Judged:
+def _one_label(held_out: HeldOut) -> Gains:
     probabilities, labels = held_out.outcome.probabilities, labels_of(held_out)
     assert probabilities is not None
     right = probabilities.argmax(-1) == labels
     return _of_right("accuracy", right, probabilities.max(-1))
 
 
-def _of_right(measure: str, right: np.ndarray, confidence: np.ndarray) -> Judged:
+def _of_right(measure: str, right: np.ndarray, confidence: np.ndarray) -> Gains:
     known = confidence if np.isfinite(confidence).all() else None  # a diverged model has none
-    return Judged(measure, right.astype(np.float64), np.ones(len(right)), known, right)
+    return Gains(measure, right.astype(np.float64), np.ones(len(right)), known, right)
 
 
-def _labels(held_out: HeldOut) -> Judged:
+def _labels(held_out: HeldOut) -> Gains:
     labels, given = given_labels(held_out)
-    return Judged("micro F1", 2.0 * (labels & given).sum(1), (labels.sum(1) + given.sum(1)).astype(np.float64))
+    return Gains("micro F1", 2.0 * (labels & given).sum(1), (labels.sum(1) + given.sum(1)).astype(np.float64))
 
 
 def given_labels(held_out: HeldOut) -> tuple[np.ndarray, np.ndarray]:
@@ -126,38 +126,38 @@ def scores_of_set(held_out: HeldOut) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(labels, np.float64), np.asarray(found, np.float64)
 
 
-def _score(held_out: HeldOut) -> Judged:
+def _score(held_out: HeldOut) -> Gains:
     labels, found = scores_of_set(held_out)
-    return Judged("mean absolute error", np.abs(found - labels), np.ones(len(labels)), is_error=True)
+    return Gains("mean absolute error", np.abs(found - labels), np.ones(len(labels)), is_error=True)
 
 
-def _tags(held_out: HeldOut) -> Judged:
+def _tags(held_out: HeldOut) -> Gains:
     outcome = held_out.outcome
     pairs = zip(*outcome.task.labels_and_answers(outcome.predictions, outcome.examples), strict=True)
     right = [(sum(a == b for a, b in zip(gold, found, strict=True)), len(gold)) for gold, found in pairs]
     gained, possible = np.array(right, np.float64).reshape(-1, 2).T
-    return Judged("accuracy of words", gained, possible)
+    return Gains("accuracy of words", gained, possible)
 
 
-def _entities(held_out: HeldOut) -> Judged:
+def _entities(held_out: HeldOut) -> Gains:
     counts = []
     for gold, answer in zip(held_out.outcome.examples.extra.spans, held_out.answers, strict=True):
         found = {(part["start"], part["end"], part["label"]) for part in answer["entities"]}
         counts.append((2 * len(found & {tuple(span) for span in gold}), len(found) + len(set(gold))))
     gained, possible = np.array(counts, np.float64).reshape(-1, 2).T
-    return Judged("F1 of entities", gained, possible)
+    return Gains("F1 of entities", gained, possible)
 
 
-def _answered(held_out: HeldOut) -> Judged:
+def _answered(held_out: HeldOut) -> Gains:
     rows = []
     for question, answer in zip(held_out.outcome.examples.extra.questions.items, held_out.answers, strict=True):
         gold = [right.text for right in question.answers]
         rows.append((*exact_and_f1(answer["text"], gold, has_chinese(question.context)), answer["score"]))
     exact, f1, confidence = np.array(rows, np.float64).reshape(-1, 3).T
-    return Judged("F1", f1, np.ones(len(f1)), confidence, exact > 0)
+    return Gains("F1", f1, np.ones(len(f1)), confidence, exact > 0)
 
 
-_JUDGES: dict[type[Task], Callable[[HeldOut], Judged]] = {
+_JUDGES: dict[type[Task], Callable[[HeldOut], Gains]] = {
     Classification: _one_label,
     MultipleChoice: _one_label,
     MultiLabel: _labels,

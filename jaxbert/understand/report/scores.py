@@ -13,7 +13,7 @@ from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.regression.task import Regression
 from jaxbert.understand.records import read_columns
 from jaxbert.understand.report.charts import Plane, Series, draw, picked
-from jaxbert.understand.report.judged import HeldOut, Judged, labels_of, scores_of_set
+from jaxbert.understand.report.judged import Gains, HeldOut, labels_of, scores_of_set
 from jaxbert.understand.report.page import (
     Html,
     bar,
@@ -120,7 +120,7 @@ def slice_section(held_out: HeldOut) -> Html | None:
     return subsection(f"{judged.measure[0].upper()}{judged.measure[1:]} of parts of the set", joined_html(parts))
 
 
-def _slices(title: str, groups: Sequence[tuple[str, np.ndarray]], judged: Judged) -> Html:
+def _slices(title: str, groups: Sequence[tuple[str, np.ndarray]], judged: Gains) -> Html:
     scores = [judged.score(chosen) for _, chosen in groups]
     highest = 1.0 if not judged.is_error else max([score for score in scores if score is not None], default=1.0) or 1.0
     rows = [

@@ -1,0 +1,66 @@
+"""Options of verbs that are not part of a run's configuration: how a model answers, explains, and is measured at shares.
+
+A field's docstring is its help text, as in `config`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from jaxbert.config import ComputeFormat, MaxLength
+from jaxbert.ranges import Positive, Range, check_fields
+
+CURVE_FOLDS, FRACTIONS = 5, "1/16,1/8,1/4,1/2,1"
+"""The number of folds and the shares of the training rows of a learning curve (`jaxbert curve`), if none are given."""
+
+
+@dataclass(frozen=True)
+class InferenceOptions:
+    """How a trained model computes its answers (`jaxbert predict`, `jaxbert evaluate`, `jaxbert.load`)."""
+
+    max_length: MaxLength | None = None
+    """Length limit of an example in tokens. If not set, the limit that the model was trained with."""
+    lower_case: bool | None = None
+    """Whether to change texts to lower case, for a model whose folder does not say so."""
+    batch_size: Positive | None = None
+    """Number of examples per step; fewer if they are long. null: as in the model's run, or 256 if that is not known."""
+    precision: ComputeFormat = "auto"
+    """Number format of the matrix products. auto: the setting of the model's run if the device is of the same kind, else
+    bfloat16 on GPU and TPU and float32 on CPU."""
+    top_k: Positive | None = None
+    """Number of labels whose probabilities an answer shows, the best first. If not set, all labels if there are up to 20,
+    else 5."""
+    abstain_below: Annotated[float, Range(above=0, most=1)] | None = None
+    """Least score of an answer: below it the label is null. summary.json of a run says how many answers are left at some
+    scores, and how many of them are right."""
+    coverage: Annotated[float, Range(above=0, below=1)] | None = None
+    """Share of the texts whose true label is to be in `label_set`, which is added to each answer: all labels that are not
+    ruled out at this share."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "{}".format)
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """How an answer is explained (`jaxbert explain`, `Model.explain`)."""
+
+    method: Literal["integrated_gradients", "gradient_x_input", "occlusion"] = "integrated_gradients"
+    """How words get their weights. integrated_gradients: the mean gradient on the way from the baseline to the text;
+    gradient_x_input: the gradient at the text, one step, rough; occlusion: what is lost if the word is replaced."""
+    label: str | None = None
+    """The label to explain. If not set, the label that the model gives (the most probable one)."""
+    steps: Annotated[int, Range(least=1, most=1000)] = 32
+    """Number of points on the way from the baseline to the text; only for integrated_gradients."""
+    baseline: Literal["pad", "mask", "zero"] = "pad"
+    """What stands in place of a word that is taken away: the embedding of the padding token or of the mask token, or zeros.
+    gradient_x_input always takes zeros. The special tokens stay."""
+    unit: Literal["log_odds", "probability"] = "log_odds"
+    """What the weights add up to: a change of the label's log-odds, ln(p / (1 - p)), or of its probability p. The answer to
+    a question is explained in ln p instead of log-odds, a score in its own unit."""
+    neighbours: Annotated[int, Range(least=0, most=1000)] = 0
+    """Number of training examples to show that are nearest to each text; the model must be a run folder with its data."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "{}".format)
