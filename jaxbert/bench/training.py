@@ -29,7 +29,7 @@ from jaxbert.train.prefetch import Prefetcher
 from jaxbert.train.programs import Compiled, Program, compute_dtype
 from jaxbert.train.run import Run
 from jaxbert.train.sharding import platform_of, row_devices
-from jaxbert.train.speed import Speed, training_flops
+from jaxbert.train.speed import Speed, peak_memory_bytes, training_flops
 from jaxbert.train.step import DeviceBatch
 
 TRAINING_NUMBERS = (
@@ -114,13 +114,6 @@ def step_memory_bytes(executable: Any) -> int | None:
         return None
     shared = plan.alias_size_in_bytes
     return plan.argument_size_in_bytes + plan.output_size_in_bytes - shared + plan.temp_size_in_bytes
-
-
-def peak_memory_bytes() -> int | None:
-    """Return the most bytes that any device of this process has held, or None if devices do not report it."""
-    stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
-    return max(peaks, default=None)
 
 
 class Stopwatch:

@@ -115,8 +115,15 @@ class Speed:
             "data_wait_fraction": round(self.wait_seconds / seconds, 5) if seconds else None,
             "tflops_per_second": round(self.flops / seconds / 1e12, 4) if seconds else None,
             "mfu": round(self.flops / seconds / peak / len(jax.devices()), 4) if seconds and peak else None,
-            "peak_memory_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use"),
+            "peak_memory_bytes": peak_memory_bytes(),
             "device": device.device_kind,
             "devices": len(jax.devices()),
             "jax_version": jax.__version__,
         }
+
+
+def peak_memory_bytes() -> int | None:
+    """Return the most bytes that any device of this process has held, or None if devices do not report it."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
+    return max(peaks, default=None)

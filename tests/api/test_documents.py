@@ -32,7 +32,7 @@ def test_the_page_runs(tmp_path, monkeypatch, capsys):
     for seed, name in enumerate(("reviews.csv", "validation.csv", "test.csv")):
         write_csv(tmp_path / name, random_rows(60, seed))
     namespace: dict[str, object] = {}
-    assert len(blocks()) == 9
+    assert len(blocks()) == 11
     for block in blocks():
         exec(block, namespace)
     said = capsys.readouterr().out

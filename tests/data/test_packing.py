@@ -324,14 +324,14 @@ def test_the_plan_takes_no_more_memory_for_more_data():
 def test_a_shape_that_saves_next_to_nothing_is_left_out():
     """Steps of 140 and of 141 rows share a program; those of 100 and of 141 do not."""
     alike, unlike = [np.full(n, 8) for n in (140, 141) * 4], [np.full(n, 8) for n in (100, 141) * 4]
-    counts = [packing._fit_layout(steps, 141, 8, 8, 1)[1].row_counts for steps in (alike, unlike)]
+    counts = [packing._fit_layout(steps, 141, 8, 8, 1, 2)[1].row_counts for steps in (alike, unlike)]
     assert counts == [(141,), (100, 141)]
 
 
 def test_a_step_that_is_a_little_larger_than_those_of_the_sample_needs_few_rows_more():
     """The mean length of other windows is a little larger; the next row count was 5% above."""
     steps = [typical_lengths(4000)] * 32
-    layout = packing._fit_layout(steps, 4000, 60, 128, 1)[1]
+    layout = packing._fit_layout(steps, 4000, 60, 128, 1, 2)[1]
     *_, needed = best_fit(steps[0], 128, layout.slots)
     assert layout.row_counts[0] == needed
     assert needed < layout.rows_for(needed + 1) < 1.02 * needed

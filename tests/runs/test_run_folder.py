@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 
 def test_the_keys_are_there():
-    assert {*KEYS} | {"mesh", "launch"} >= _FREE | _COMPARED
+    assert {*KEYS} | {"mesh", "launch", "report"} >= _FREE | _COMPARED
     assert not _FREE & _COMPARED
 
 
