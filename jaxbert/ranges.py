@@ -174,3 +174,13 @@ class ThresholdRule:
                 "precision=0.9 or cost=1:5"
             )
         return cls(kind, *given)
+
+
+def insist_on(ok: bool, key: str, value: object, expected: str) -> None:
+    """Check that a setting is `ok`.
+
+    Raises:
+      UserError: if it is not; the message has the `key`, its `value` and what is `expected`.
+    """
+    if not ok:
+        raise UserError(f"{key} is {value!r}, but it must be {expected}")

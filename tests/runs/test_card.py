@@ -47,11 +47,9 @@ def test_the_hub_reads_what_the_run_knows():
     files = {"data__train": "/home/me/secret/train.csv", "data__validation": "/home/me/secret/dev.jsonl"}
     card = read(make_config(**files, data__test="hf:ORG/NAME/zh:held_out", model__name_or_path="bert-base-chinese"))
     data = card.data
-    assert (data.base_model, data.library_name, data.pipeline_tag) == (
-        "bert-base-chinese",
-        "transformers",
-        "text-classification",
-    )
+    header = data.to_dict()
+    names = {"base_model": "bert-base-chinese", "library_name": "transformers", "pipeline_tag": "text-classification"}
+    assert {key: header[key] for key in names} == names
     assert (data.model_name, data.metrics, data.language) == ("reviews", ["accuracy", "f1"], None)
     assert results(card) == [
         ("json", "dev.jsonl", None, "validation", "accuracy", "accuracy", 0.9),
