@@ -9,6 +9,7 @@ that the configuration has is not varied. `train.tuned` keeps the best settings,
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -55,6 +56,8 @@ Prepare = Callable[[], Callable[[], None]]
 """Compiles a candidate; the function that it returns does a fixed amount of work and waits for its end."""
 Clock = Callable[[], float]
 Say = Callable[[str], None]
+
+logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True)
@@ -179,20 +182,17 @@ def tune(run: Run, options: BenchOptions, say: Say = lambda _: None, clock: Cloc
     program = _tune_kernels(run.program, batch, race, rows, kept, say)
     steps = _Steps(program, batch)
     settings: dict[str, Any] = {}
+    place = step_place(run.program, run.layout)
     program = _tune_layers(program, steps, race, rows, settings, say)
     program = _tune_dispatch(program, steps, race, rows, settings, say)
     if settings:
         own = [row for row in rows if row["part"] != _KERNELS]
-        kept["steps"].append({"place": step_place(run.program, run.layout), "settings": settings, "candidates": own})
-    place = step_place(run.program, run.layout)
-    return {"place": place, "tuned": program.tuned.describe(), "rows": rows, "kept": kept, "versions": _versions()}
+        kept["steps"].append({"place": place, "settings": settings, "candidates": own})
+    versions = installed(("jax", "jaxlib", "flax", "optax"))
+    return {"place": place, "tuned": program.tuned.describe(), "rows": rows, "kept": kept, "versions": versions}
 
 
 _KERNELS, _LAYERS, _DISPATCH = "attention kernels, a layer", "layers, a step", "steps sent at once, a step"
-
-
-def _versions() -> dict[str, str]:
-    return installed(("jax", "jaxlib", "flax", "optax"))
 
 
 def _with(program: Program, **settings: Any) -> Program:
@@ -205,7 +205,7 @@ def _tune_layers(
 ) -> Program:
     model = program.config.model
     if model.scan_layers is not None or model.remat != "none":
-        say("layers are not tuned: model.scan_layers or model.remat is set")
+        logger.warning("layers are not tuned: model.scan_layers or model.remat is set")
         return program
     names = {True: "as one compiled loop", False: "unrolled"}
     usual = program.call.scan_layers
@@ -223,15 +223,17 @@ def _tune_dispatch(
     program: Program, steps: _Steps, race: Race, rows: list[Row], settings: dict[str, Any], say: Say
 ) -> Program:
     if program.config.train.steps_per_dispatch is not None:
-        say("the steps sent at once are not tuned: train.steps_per_dispatch is set")
+        logger.warning("the steps sent at once are not tuned: train.steps_per_dispatch is set")
         return program
     most = TOGETHER[-1]
     short = dataclasses.replace(race, rounds=max(3, race.rounds // most), warmup=1)
     layers = [row["ms"] for row in rows if row["part"] == _LAYERS and row["best"]]
     alone = layers[0] if layers else short.time({"1": partial(steps.prepare, program, 1, most)}, most)["1"]
     if isinstance(alone, float) and alone >= LONG_STEP_MS:
-        say(
-            f"a step takes {alone:.0f} ms, and to send several at once cannot save {LEAST_GAIN:.0%}: they are sent alone"
+        logger.warning(
+            "the steps sent at once are not tuned: a step takes %.0f ms, and sending it less than %.0f%% of that",
+            alone,
+            100 * LEAST_GAIN,
         )
         return program
     say(f"compiling and timing {', '.join(map(str, TOGETHER))} steps sent at once")
@@ -248,7 +250,7 @@ def _tune_kernels(program: Program, batch: Batch, race: Race, rows: list[Row], k
         return program
     assert isinstance(attention, Attention)
     if not attention.fuses(request):
-        say("the kernels of attention are not tuned where heads are divided among devices")
+        logger.warning("the kernels of attention are not tuned where heads are divided among devices")
         return program
     say("compiling and timing the kernels of attention")
     best, own = tune_kernels(make_kernel_pass(program, attention, batch), request.dtype, request.head_width, race)

@@ -153,10 +153,14 @@ def _tune(config: Config, options: BenchOptions, values: Namespace) -> int:
     with Status("preparing examples") as status:
         run, lengths = open_bench(config, values.lengths, use_tuned=False)
         result = {"lengths": lengths, "file": str(path), **tune(run, options, status.say)}
-    console.print(tuning_table(result["rows"]), highlight=False)
-    keep_tuned(path, result.pop("kept"))
-    found = f"kept in {path}: {result['tuned']}" if result["tuned"] else "every setting is given: nothing was tuned"
-    console.print(f"{found}; {write_numbers(result, values.output)}", highlight=False, soft_wrap=True)
+    kept = result.pop("kept")
+    if result["rows"]:
+        console.print(tuning_table(result["rows"]), highlight=False)
+    written = write_numbers(result, values.output)
+    if result["tuned"]:
+        keep_tuned(path, kept)
+    found = f"kept in {path}: {result['tuned']}" if result["tuned"] else f"nothing was tuned, {path} is as before"
+    console.print(f"{found}; {written}", highlight=False, soft_wrap=True)
     return 0
 
 

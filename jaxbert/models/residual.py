@@ -18,7 +18,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.sharding import PartitionSpec
 
-from jaxbert.models.attention.base import Hardware, Spread
+from jaxbert.models.attention.base import Hardware, Spread, triton_options
 from jaxbert.models.layers import add_bias, dropout, hash_index, layer_norm, seed_words, threshold
 
 _ROWS = 2
@@ -167,12 +167,7 @@ def _call(plan: _Plan, name: str, kernel: Any, programs: int, args: tuple, outpu
 
 
 def _options() -> Any:
-    """Return the options for Triton, or None if this jax has no Triton."""
-    try:
-        from jax.experimental.pallas.triton import CompilerParams
-    except ImportError:
-        return None
-    return CompilerParams(num_warps=4, num_stages=1)
+    return triton_options(warps=4, stages=1)
 
 
 def _forward_kernel(

@@ -37,11 +37,13 @@ class Bounds:
 
     compute_seconds: float | None
     memory_seconds: float | None
+    """Seconds for the bytes of the compiled kernels, which a cache may make less; without them for the least bytes."""
     interconnect_seconds: float | None
     """Seconds at the peak of all links of a device."""
     slow_interconnect_seconds: float | None
     """Seconds along one dimension of the torus, or also over the network, with delays."""
     lower_seconds: float | None
+    """The longest of the times at the peaks, with the least bytes that any program moves."""
     predicted_seconds: float | None
     """Seconds at `PRODUCTS` and `BANDWIDTH`, nothing overlapping; None if the bytes are not those of a compiled program."""
     upper_seconds: float | None

@@ -8,12 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from jaxbert.plan.hlo import Instruction, closing, count_runs, parse_hlo
-from jaxbert.plan.hlo_flops import flops_of, sizes_of
+from jaxbert.plan.hlo import Instruction, arrays_of, closing, count_runs, parse_hlo
+from jaxbert.plan.hlo_flops import flops_of
 
 COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
-
-_ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\]")
 
 
 @dataclass(frozen=True)
@@ -110,11 +108,5 @@ def _result_bytes(instruction: Instruction) -> int:
             results = shape[1 + closing(shape[1:]) :]
             shape = results[: closing(results)]
         else:
-            return _bytes(*_ARRAY.findall(shape)[1])
-    return sum(_bytes(*array) for array in _ARRAY.findall(shape))
-
-
-def _bytes(dtype: str, sizes: str) -> int:
-    """Return the bytes of an array; a type's name contains its bits (bf16, f32, s8, f8e4m3fn), except for booleans."""
-    width = re.search(r"\d+", dtype)
-    return math.prod(sizes_of(sizes)) * (int(width.group()) if width else 8) // 8
+            return arrays_of(shape)[1].bytes
+    return sum(array.bytes for array in arrays_of(shape))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from jaxbert.plan.hlo import Computation, Instruction
+from jaxbert.plan.hlo import Computation, Instruction, arrays_of, sizes_of
 
 _Table = dict[str, tuple[int, int]]
 _SPLASH: _Table = {"splash_mha_fwd": (2, -2), "splash_mha_dkv": (5, -2)}
@@ -22,7 +22,6 @@ _TRITON: _Table = {
 _CUBLAS = ("__cublas$gemm", "__cublas$lt$matmul", "__cublas$lt$matmul$f8")
 _WITHOUT_PRODUCTS = re.compile(r"[A-Z]\w*|annotate_device_placement|cu_threefry2x32_ffi|__cub\$.*")
 """Targets of custom calls that multiply nothing: XLA's marks and simple operations have names in capitals, such as TopK."""
-_ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\]")
 
 
 def flops_of(name: str, instruction: Instruction, computation: Computation) -> float | None:
@@ -33,11 +32,6 @@ def flops_of(name: str, instruction: Instruction, computation: Computation) -> f
         contracted = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.rest)
         return _product_flops(instruction, computation, contracted.group(1) if contracted else "")
     return _call_flops(name, instruction, computation) if instruction.opcode == "custom-call" else 0.0
-
-
-def sizes_of(text: str) -> list[int]:
-    """Return the sizes of an array's axes, as `8,512`."""
-    return [int(size) for size in text.split(",") if size]
 
 
 def _call_flops(name: str, instruction: Instruction, computation: Computation) -> float | None:
@@ -73,7 +67,7 @@ def _attention_flops(kernel: str, table: _Table, instruction: Instruction, compu
     queries = next((shape for shape in shapes if re.match(r"(bf|f)\d", shape)), None)  # of one row or more
     if products is None or queries is None:
         return None
-    sizes = sizes_of(_ARRAY.findall(queries)[0][1])
+    sizes = list(arrays_of(queries)[0].sizes)
     if len(sizes) == 5:  # keys, values and queries in one array, [B, T, 3, H, K]
         del sizes[2]
     return 2.0 * products * math.prod(sizes) * sizes[axis]
@@ -88,15 +82,15 @@ def _cudnn_flops(products: int, instruction: Instruction, computation: Computati
     return 2.0 * products * math.prod(sizes_of(weights.group(1).replace('"', ""))) * queries[-1]
 
 
-def _result_sizes(instruction: Instruction) -> list[int]:
-    return sizes_of(_ARRAY.findall(instruction.shape)[0][1])
+def _result_sizes(instruction: Instruction) -> tuple[int, ...]:
+    return arrays_of(instruction.shape)[0].sizes
 
 
-def _operand_sizes(instruction: Instruction, computation: Computation) -> list[list[int]]:
+def _operand_sizes(instruction: Instruction, computation: Computation) -> list[tuple[int, ...]]:
     return [_result_sizes(computation.instructions[name]) for name in instruction.operands[:2]]
 
 
-def _convolution_flops(instruction: Instruction, left_sizes: list[int], right_sizes: list[int]) -> float:
+def _convolution_flops(instruction: Instruction, left_sizes: tuple[int, ...], right_sizes: tuple[int, ...]) -> float:
     """Return the FLOPs of a convolution without the products of padding and holes.
 
     On TPU every matrix product is a convolution, and one with batch axes is spread so far that most positions are empty.

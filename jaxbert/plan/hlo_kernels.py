@@ -9,14 +9,13 @@ kernel before it wrote, nor that it reads an operand several times. Arrays in a 
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from jaxbert.plan.hlo import Computation, Instruction, Program, called_by, count_runs, parse_hlo
-from jaxbert.plan.hlo_flops import flops_of, sizes_of
+from jaxbert.plan.hlo import Computation, Instruction, Program, arrays_of, called_by, count_runs, parse_hlo
+from jaxbert.plan.hlo_flops import flops_of
 
 _NO_KERNEL = frozenset(
     ("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "partition-id", "replica-id")
@@ -28,12 +27,9 @@ _SLICING = frozenset(("dynamic-slice", "slice", "gather"))
 _RENAMING = frozenset(("bitcast", "reshape", "transpose", "get-tuple-element"))
 _PASSING = _RENAMING | {"convert", "copy"}
 """Instructions inside a fusion that compute only what is read of their result: an operand passes through to a slice."""
-_ARRAY = re.compile(r"\b([a-z][a-z0-9]*)\[([\d,]*)\](?:\{([^}]*)\})?")
 _WRITTEN_PARTS = {"packed_attention_query": Fraction(1, 3), "packed_attention_key": Fraction(2, 3)}
 """The kernels of jaxbert that write a part of their first result, [B, T, 3, H, K], and leave the others as they are."""
 _FUSED_AXES = 5
-_ON_CHIP = re.compile(r"S\([1-4]\)")
-"""The memory space of an array in a TPU's vector or scalar memory; 5 is the host's."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +153,8 @@ def _traffic(instruction: Instruction, computation: Computation, program: Progra
         inside = _fused(instruction, program)
         return sum(_fused_reads(inside, operands, program)), _fused_writes(inside, result, program)
     if opcode == "slice-start":  # (operand, result, ...), each perhaps a tuple
-        result, opcode = "{}[{}]{{{}}}".format(*_ARRAY.findall(result)[1]), "slice"
+        part = arrays_of(result)[1]
+        return _part_bytes(operands[0], part.count), part.main_bytes()
     if opcode in _SLICING:
         return _part_bytes(operands[0], _count(result)), _size(result)
     if opcode in ("dynamic-update-slice", "scatter"):
@@ -177,11 +174,11 @@ def _call_traffic(instruction: Instruction, computation: Computation) -> tuple[i
     aliases = instruction.rest[begin : instruction.rest.find("}, ", begin)] if begin >= 0 else ""
     updated = {int(number) for number in re.findall(r": \((\d+),", aliases)}
     read = {name for number, name in enumerate(instruction.operands) if number not in updated}
-    written = _ARRAY.findall(_without_workspace(instruction))
+    written = arrays_of(_without_workspace(instruction))
     kernel = re.search(r'\bname = "([^"]*)"', instruction.rest)
     parts = _WRITTEN_PARTS.get(kernel.group(1) if kernel else "", 1)
-    sizes = [_size(f"{dtype}[{axes}]{{{layout}}}") for dtype, axes, layout in written]
-    if written and len(sizes_of(written[0][1])) == _FUSED_AXES:
+    sizes = [array.main_bytes() for array in written]
+    if written and len(written[0].sizes) == _FUSED_AXES:
         sizes[0] = int(sizes[0] * parts)
     return sum(_size(computation.instructions[name].shape) for name in read), sum(sizes)
 
@@ -249,15 +246,12 @@ def _fused_writes(inside: Computation, shape: str, program: Program) -> int:
     """Return the bytes that a fusion with a result of this type writes: of a buffer updated in place, the new part."""
     root = inside.instructions[inside.root]
     results = root.operands if root.opcode == "tuple" else (inside.root,)
-    arrays = _ARRAY.findall(shape)
+    arrays = arrays_of(shape)
     if len(arrays) != len(results):
         return _size(shape)
-    total = 0
-    for name, (dtype, sizes, layout) in zip(results, arrays, strict=True):
-        whole = f"{dtype}[{sizes}]{{{layout}}}"
-        updated = _updated_count(inside, name, program)
-        total += _size(whole) if updated is None else _part_bytes(whole, updated)
-    return total
+    return sum(
+        array.main_bytes(_updated_count(inside, name, program)) for name, array in zip(results, arrays, strict=True)
+    )
 
 
 def _updated_count(inside: Computation, name: str, program: Program) -> int | None:
@@ -279,32 +273,17 @@ def _updated_count(inside: Computation, name: str, program: Program) -> int | No
 
 def _size(shape: str) -> int:
     """Return the bytes of all arrays of a type that lie in the device's main memory."""
-    return sum(
-        _elements(sizes) * _bits(dtype) // 8
-        for dtype, sizes, layout in _ARRAY.findall(shape)
-        if not _ON_CHIP.search(layout)
-    )
+    return sum(array.main_bytes() for array in arrays_of(shape))
 
 
 def _part_bytes(shape: str, count: int) -> int:
     """Return the bytes of so many numbers of an array, if it lies in the device's main memory."""
-    dtype, _, layout = _ARRAY.findall(shape)[0]
-    return 0 if _ON_CHIP.search(layout) else count * _bits(dtype) // 8
+    return arrays_of(shape)[0].main_bytes(count)
 
 
 def _count(shape: str) -> int:
     """Return the number of entries of an array."""
-    return _elements(_ARRAY.findall(shape)[0][1])
-
-
-def _elements(sizes: str) -> int:
-    return math.prod(int(size) for size in sizes.split(",") if size)
-
-
-def _bits(dtype: str) -> int:
-    """Return the bits of a number; a type's name contains them (bf16, f32, s8, f8e4m3fn), except for booleans."""
-    width = re.search(r"\d+", dtype)
-    return int(width.group()) if width else 0 if dtype in ("token", "opaque") else 8
+    return arrays_of(shape)[0].count
 
 
 class _Places:

@@ -271,6 +271,8 @@ def assumptions(planner: Planner, found: dict[str, Any] | None) -> list[str]:
         lines += _gpu_assumptions(target)
     if compute_name(planner) == "float32" and target.platform != "cpu":
         lines.append("the peak is that of bfloat16 products: float32 cannot come near the lower bound")
+    if planner.config.precision.fp8 and planner.options.peak_tflops is None:
+        lines.append("the peak is that of float8, twice that of bfloat16, in which a part of the products stays")
     if link is not None:
         lines.append(f"links: {link.sent_gbs:g} GB/s sent by a device ({link.source})")
         each = "hop of a collective" if link.axes else "collective"

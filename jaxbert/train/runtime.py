@@ -94,7 +94,7 @@ def gpu_attached(root: Path = Path("/")) -> bool:
     if any(map(importlib.util.find_spec, _CUDA_PLUGINS)):
         if _can_load(_CUDA_DRIVER):
             return True
-        if (root / "dev/nvidia0").exists():
+        if any(root.glob("dev/nvidia[0-9]*")):
             logger.warning(
                 "this machine has an NVIDIA GPU, but its driver (%s) cannot be loaded: the CPU is used", _CUDA_DRIVER
             )

@@ -6,11 +6,14 @@ opens; `bench.tune` measures and writes.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -152,17 +155,16 @@ def _settings(entries: list[dict[str, Any]], place: Place) -> dict[str, Any]:
     return next((entry["settings"] for entry in entries if entry["place"] == place), {})
 
 
-def _read(path: epath.Path) -> Content:
-    """Return the content of the file, empty if there is none; a damaged one is ignored, with a line."""
+def _read(path: epath.Path, then: str = "ignored: remove it, or run `jaxbert bench --tune` again") -> Content:
+    """Return the content of the file, empty if there is none or it is damaged; a line then says what happens to it."""
     if not path.exists():
         return _nothing()
-    try:
+    with contextlib.suppress(UserError, OSError, KeyError, TypeError):
         content = read_json(path)
-        assert all(_is_sound(part, entry) for part in _PARTS for entry in content[part])
-    except (UserError, OSError, AssertionError, KeyError, TypeError):
-        logger.warning("%s is damaged and is ignored: remove it, or run `jaxbert bench --tune` again", path)
-        return _nothing()
-    return content
+        if all(_is_sound(part, entry) for part in _PARTS for entry in content[part]):
+            return content
+    logger.warning("%s is damaged and is %s", path, then)
+    return _nothing()
 
 
 def _nothing() -> Content:
@@ -178,7 +180,8 @@ def _is_sound(part: str, entry: Any) -> bool:
         if settings.keys() != {field.name for field in dataclasses.fields(KernelSettings)}:
             return False
         known = settings["tile"] in _TILES and settings["visited"] in _TILES and settings["warps"] in _WARPS
-        return known and _is_count(settings["stages"], _MOST_STAGES)
+        whole = all(type(value) is int for value in settings.values())
+        return whole and known and _is_count(settings["stages"], _MOST_STAGES)
     return settings.get("scan_layers") in (True, False, None) and (
         settings.get("steps_per_dispatch") is None or _is_count(settings["steps_per_dispatch"], _MOST_STEPS)
     )
@@ -191,15 +194,29 @@ def _is_count(value: Any, most: int) -> bool:
 def keep_tuned(path: epath.Path, new: Content) -> None:
     """Write entries to the file, whole or not at all; they replace those of the same place, and others stay.
 
+    Processes that do this at once wait for each other: on a cluster, machines with different devices share a home folder.
+
     Raises:
       UserError: if it cannot be written.
     """
-    content = _read(path)
-    for part in _PARTS:
-        places = [entry["place"] for entry in new[part]]
-        content[part] = [entry for entry in content[part] if entry["place"] not in places] + new[part]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(content, indent=1) + "\n")
+        with _locked(Path(path.with_name(f"{path.name}.lock"))):
+            content = _read(path, "replaced")
+            for part in _PARTS:
+                places = [entry["place"] for entry in new[part]]
+                content[part] = [entry for entry in content[part] if entry["place"] not in places] + new[part]
+            write_whole(path, json.dumps(content, indent=1) + "\n")
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold a file's lock, which ends with the process; where the system or the file system has no locks, go on without."""
+    with path.open("a") as file:
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

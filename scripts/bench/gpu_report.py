@@ -93,19 +93,19 @@ def _kernels(result: Result) -> str:
     return f"{result['device']}, jax {result['versions']['jax']}; the largest differences\n\n{rows}"
 
 
-def _tuning(tuned: Result, result: Result) -> str:
+def _tuning(tuned: Result, sweep: Result) -> str:
     lines = []
     for row in tuned.get("rows", []):
         ratio = "" if row["ratio"] is None else f", {row['ratio']:.3f} of the default's"
         times = row["error"] or f"{row['ms']:,.3f} ms{ratio}"
         lines.append(f"- {row['part']}: {row['candidate']}: {times}{', best' if row['best'] else ''}\n")
-    for row in result.get("rows", []):
+    for row in sweep.get("rows", []):
         settings = ", ".join(f"{key} {value}" for key, value in row.get("settings", {}).items())
         rate = row.get("result", {}).get("real_tokens_per_second")
         lines.append(
             f"- {settings}: {row.get('error', 'UNMEASURED') if rate is None else f'{rate:,.0f} real tokens/s'}\n"
         )
-    return "".join(lines) or (f"see tuning.json, {len(result)} entries\n" if result else _NOTHING)
+    return "".join(lines) or _NOTHING
 
 
 def _trace(result: Result) -> str:

@@ -115,14 +115,23 @@ def test_kernels_are_varied_one_setting_after_another():
     assert len(rows) < math.prod(map(len, KERNEL_AXES.values())) / 3
 
 
-def test_the_pass_of_a_kernel_runs_in_the_interpreter():
+def test_the_pass_of_a_kernel_runs_with_its_settings(monkeypatch):
     config = make_config(train__batch_size=4, precision__compute="bfloat16")
     program = make_program(config, small_config(), steps=2, devices=1)
     tokens = random_tokens(4)
     (batch,) = batches(Examples(tokens), choose_layout(tokens.lengths, 4, row_length=24), 4, seed=None)
     prepare = make_kernel_pass(program, Attention("pallas", interpret=True), batch)
-    prepare(KernelSettings(16, 16))()
-    prepare(usual_settings("bfloat16", 16))()
+    attend, used = Attention.attend_fused, []
+
+    def attend_and_note(self, *args, **options):
+        used.append(self.kernel)
+        return attend(self, *args, **options)
+
+    monkeypatch.setattr(Attention, "attend_fused", attend_and_note)
+    candidates = [KernelSettings(16, 16), usual_settings("bfloat16", 16)]
+    for settings in candidates:
+        prepare(settings)()
+    assert used == candidates
 
 
 @pytest.fixture(scope="module")
@@ -184,8 +193,9 @@ def test_what_is_given_is_not_varied(folder, kept, capsys):
     captured = capsys.readouterr()
     result = json.loads(captured.out)
     assert (result["rows"], result["tuned"]) == ([], "")
-    assert "every setting is given: nothing was tuned" in captured.err
-    assert "layers are not tuned: model.scan_layers or model.remat is set" in captured.err
+    assert f"nothing was tuned, {kept} is as before" in captured.err
+    assert "note: layers are not tuned: model.scan_layers or model.remat is set" in captured.err
+    assert not kept.exists()
 
 
 def test_long_steps_are_sent_alone(folder, kept, capsys, monkeypatch):
@@ -193,7 +203,7 @@ def test_long_steps_are_sent_alone(folder, kept, capsys, monkeypatch):
     assert main(arguments(folder, "--tune", "--model.scan_layers=true")) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["rows"] == []
-    assert "they are sent alone" in captured.err
+    assert "note: the steps sent at once are not tuned: a step takes" in captured.err
 
 
 @pytest.mark.parametrize(
@@ -207,6 +217,14 @@ def test_long_steps_are_sent_alone(folder, kept, capsys, monkeypatch):
 def test_a_mistake_is_one_line(folder, kept, capsys, more, message):
     assert main(arguments(folder, "--tune", *more)) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_was_timed_is_written_also_where_it_cannot_be_kept(folder, kept, capsys, monkeypatch):
+    kept.parent.write_text("a file, not a folder")
+    assert main(arguments(folder, "--tune", "--train.steps_per_dispatch=1")) == 2
+    captured = capsys.readouterr()
+    assert "tuned.json cannot be written" in captured.err.splitlines()[-1]
+    assert len(json.loads(captured.out)["rows"]) == 2
 
 
 def test_without_a_folder_nothing_is_timed(folder, capsys, monkeypatch):

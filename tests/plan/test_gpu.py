@@ -18,6 +18,9 @@ from jaxbert.models.attention.select import backend_of
 from jaxbert.plan import gpu
 from jaxbert.plan.compile import CompiledStep, compile_step
 from jaxbert.plan.gpu import GPUS, cuda_folder, gpu_devices, lacks_compiler, target_text
+from jaxbert.plan.options import PlanOptions
+from jaxbert.plan.planner import Planner, assumptions
+from jaxbert.plan.target import parse_target
 from jaxbert.plan.topology import hbm_bytes
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.train.programs import Program
@@ -187,6 +190,14 @@ def test_a_plan_tells_what_the_compiler_made(folder, capsys):
     assert not any("ESTIMATE" in line for line in result["assumptions"])
     assert "largest kernels by bytes" in captured.err
     assert "h200:2: fits, " in captured.err
+
+
+@compiler
+@pytest.mark.parametrize(("fp8", "peak"), [(True, None), (True, 900.0), (False, None)])
+def test_the_peak_of_float8_is_told(fp8, peak):
+    config, options = make_config(precision__fp8=fp8), PlanOptions(peak_tflops=peak)
+    lines = assumptions(Planner(config, parse_target("h200:1"), options), None)
+    assert any("twice that of bfloat16" in line for line in lines) == (fp8 and peak is None)
 
 
 @compiler

@@ -90,6 +90,19 @@ def test_the_driver_says_whether_there_is_a_gpu(monkeypatch, root):
     assert runtime.gpu_attached(root)
 
 
+@pytest.mark.parametrize("file", ["dev/nvidia0", "dev/nvidia3"])
+def test_a_gpu_without_its_driver_is_told(monkeypatch, tmp_path, caplog, file):
+    """A container may have any of the machine's GPUs."""
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: name if "cuda" in name else None)
+    monkeypatch.setattr(runtime, "_can_load", lambda _: False)
+    assert not runtime.gpu_attached(tmp_path)
+    assert not caplog.messages
+    (tmp_path / file).parent.mkdir()
+    (tmp_path / file).touch()
+    assert not runtime.gpu_attached(tmp_path)
+    assert "its driver (libcuda.so.1) cannot be loaded: the CPU is used" in caplog.text
+
+
 def test_jax_looks_for_no_accelerator_where_none_is():
     """With libtpu or a plugin for GPUs JAX would load it, and it would complain that it finds none."""
     if not any(map(importlib.util.find_spec, ("libtpu", "jax_cuda13_plugin"))):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -139,6 +142,7 @@ def test_sizes_of_one_class_share_their_settings(file):
         lambda content: json.dumps(content).replace('"steps_per_dispatch": 4', '"steps_per_dispatch": "many"'),
         lambda content: json.dumps(content).replace('"scan_layers": true', '"scan_layers": "yes"'),
         lambda content: json.dumps(content).replace('"tile": 32', '"tile": 33'),
+        lambda content: json.dumps(content).replace('"tile": 32', '"tile": 32.0'),
         lambda content: json.dumps(content).replace('"stages": 3', '"stages": -1'),
         lambda content: json.dumps(content).replace('"warps": 8', '"warp": 8'),
         lambda content: json.dumps(content | {"steps": [7]}),
@@ -153,6 +157,7 @@ def test_a_damaged_file_is_ignored_with_a_line(file, damage, caplog):
     assert find_tuned(program, layout) == NOTHING_TUNED
     assert "is damaged and is ignored" in caplog.text
     keep(file, program, layout)
+    assert "is damaged and is replaced" in caplog.text
     assert find_tuned(program, layout).steps_per_dispatch == 4
 
 
@@ -166,7 +171,25 @@ def test_entries_of_one_place_are_replaced_and_others_stay(file):
     assert (len(content["kernels"]), len(content["steps"])) == (1, 2)
     assert find_tuned(program, layout) == Tuned(None, 8)
     assert find_tuned(program, other) == Tuned(True, 4)
-    assert [path.name for path in file.parent.iterdir()] == ["tuned.json"]
+    assert sorted(path.name for path in file.parent.iterdir()) == ["tuned.json", "tuned.json.lock"]
+
+
+def test_two_machines_that_keep_settings_at_once_lose_none(file, monkeypatch):
+    """They may share a home folder: each reads what the other has written."""
+    read, inside = tuned._read, threading.Barrier(2)
+
+    def read_together(*args):
+        content = read(*args)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            inside.wait(0.2)
+        return content
+
+    monkeypatch.setattr(tuned, "_read", read_together)
+    entries = [{"place": {"device": name}, "settings": {"scan_layers": True}, "candidates": []} for name in "ab"]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda entry: keep_tuned(file, {"kernels": [], "steps": [entry]}), entries))
+    kept = json.loads(file.read_text())["steps"]
+    assert sorted(entry["place"]["device"] for entry in kept) == ["a", "b"]
 
 
 def test_processes_that_found_different_settings_use_none(file, monkeypatch, caplog):

@@ -134,6 +134,20 @@ class Spread:
         return 1 if self.mesh is None else self.mesh.shape[axis]
 
 
+def triton_options(warps: int, stages: int) -> Any:
+    """Return how a Pallas kernel is compiled by Triton, or None if this jax has no Triton.
+
+    Args:
+      warps: warps of a program (32 threads each).
+      stages: stages of a loop's pipeline.
+    """
+    try:
+        from jax.experimental.pallas.triton import CompilerParams
+    except ImportError:
+        return None
+    return CompilerParams(num_warps=warps, num_stages=stages)
+
+
 @dataclass(frozen=True)
 class Kernel:
     """A backend that XLA cannot partition and that does not support every call."""

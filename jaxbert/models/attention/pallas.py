@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
 
-from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
+from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request, triton_options
 from jaxbert.models.attention.tiles import MASKED, Matrix, dropout_seed, kept, matrix_of, neighbours, tile_padding
 
 _TILES = ((128, 64), (256, 32))
@@ -45,6 +45,11 @@ class KernelSettings:
     """Warps of a program (32 threads each)."""
     stages: int = 2
     """Stages of a loop's pipeline."""
+
+    @property
+    def triton(self) -> Any:
+        """The options for Triton, or None if this jax has no Triton."""
+        return triton_options(self.warps, self.stages)
 
 
 def usual_settings(dtype: str, width: int) -> KernelSettings:
@@ -89,7 +94,7 @@ def refuses(request: Request, hardware: Hardware) -> str | None:
     if request.head_width > widest:
         return f"heads in {request.dtype} are at most {widest} wide, and the model's are {request.head_width}"
     usual = usual_settings(request.dtype, request.head_width)
-    return None if _triton_options(usual) is not None else "this version of jax has no Pallas for Triton"
+    return None if usual.triton is not None else "this version of jax has no Pallas for Triton"
 
 
 def pallas_attention(
@@ -327,20 +332,11 @@ class _Blocks:
             in_specs=[block for _, block in inputs],
             out_specs=tuple(block for _, block in outputs),
             out_shape=tuple(jax.ShapeDtypeStruct(like.shape, like.dtype) for like, _ in outputs),
-            compiler_params=None if plan.interpret else _triton_options(plan.settings),
+            compiler_params=None if plan.interpret else plan.settings.triton,
             interpret=plan.interpret,
             input_output_aliases={} if into is None else {len(inputs) - 1: into},
             name=f"packed_attention{kernel.__name__.removesuffix('_kernel')}",
         )(*(array for array, _ in inputs))
-
-
-def _triton_options(settings: KernelSettings) -> Any:
-    """Return the number of warps and stages for Triton, or None if this jax has no Triton."""
-    try:
-        from jax.experimental.pallas.triton import CompilerParams
-    except ImportError:
-        return None
-    return CompilerParams(num_warps=settings.warps, num_stages=settings.stages)
 
 
 def _forward_kernel(plan: _Plan, q_ref, k_ref, v_ref, *refs) -> None:

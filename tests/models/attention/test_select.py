@@ -92,7 +92,7 @@ def test_a_jax_without_the_parts_falls_back(monkeypatch):
     monkeypatch.delattr(fused, "dot_product_attention")
     assert "does not have it" in Attention("cudnn", HOPPER).choose(request())[1]
     monkeypatch.setattr(fused, "check_cudnn_version", lambda: (_ for _ in ()).throw(RuntimeError("not detected")))
-    monkeypatch.setattr(pallas, "_triton_options", lambda _: None)
+    monkeypatch.setattr(pallas, "triton_options", lambda *_: None)
     assert "no Pallas" in Attention("pallas", HOPPER).choose(request())[1]
     for backend in (mosaic, splash):
         monkeypatch.setattr(backend, "_PACKAGE", "jax.no_such_package")
