@@ -41,7 +41,7 @@ set_loader("yaml", _load, (yaml.YAMLError,))
 FIELDS: dict[str, Any] = typing.get_type_hints(Config)
 SECTIONS: dict[str, type[Any]] = {name: hint for name, hint in FIELDS.items() if name != "task"}
 KEYS = [f"{name}.{field.name}" for name, section in SECTIONS.items() for field in dataclasses.fields(section)]
-_PARSING = threading.Lock()
+_ONE_AT_A_TIME = threading.Lock()
 _RANGE = "jaxbert_range"
 """The attribute of an option that holds its range in words."""
 
@@ -182,12 +182,12 @@ def make_config(config: Config | str | os.PathLike[str] | None, changes: Mapping
         content = _plain((config or Config()).to_dict())
     else:
         check_keys(os.fspath(config))
-        with _explained():
+        with _parsing():
             content = parser.parse_args([f"--config={os.fspath(config)}"]).as_dict()
         del content["config"]
     for section, values in changes.items():
         content[section] = content[section] | _plain(values) if isinstance(values, Mapping) else values
-    with _explained():
+    with _parsing():
         parsed = parser.parse_object(content)
     return to_config(parsed)
 
@@ -198,7 +198,7 @@ def make_data_config(data: DataConfig, changes: Mapping[str, Any]) -> DataConfig
     Raises:
       UserError: for a wrong value.
     """
-    with _explained():
+    with _parsing():
         parsed = _config_parser().parse_object({"data": _plain(dataclasses.asdict(data) | dict(changes))})
     return DataConfig(**parsed.data.as_dict())
 
@@ -212,10 +212,10 @@ def _config_parser() -> ArgumentParser:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
-    """Let one thread at a time use the parser, and turn its errors into a UserError."""
+def _parsing() -> Iterator[None]:
+    """Let one thread at a time use the cached parser, and turn its errors into a UserError."""
     try:
-        with _PARSING:
+        with _ONE_AT_A_TIME:
             yield
     except ArgumentError as error:
         raise UserError(explain(error)) from error

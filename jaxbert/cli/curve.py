@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from jaxbert.cli.parsing import Parser, make_parser, parse
+from jaxbert.cli.train import train
 from jaxbert.options import CURVE_FOLDS, FRACTIONS
 from jaxbert.settings import add_config, to_config
 
@@ -24,20 +25,7 @@ _MAIN_KEYS = (
 def run(arguments: list[str]) -> int:
     """Train at growing shares; exit with 75 if a signal stopped it after saving."""
     values = parse(_make_parser(), arguments)
-    config = to_config(values)
-    from jaxbert.tasks.reading import training_spec
-
-    training_spec(config.data)  # before a model is downloaded from the Hub
-    from jaxbert.api.finetune import start_curve
-    from jaxbert.errors import STOPPED_EXIT_CODE, StoppedError
-    from jaxbert.terminal import console
-
-    try:
-        start_curve(config, values.fractions)
-    except StoppedError as stop:
-        console.print(str(stop), highlight=False, soft_wrap=True)
-        return STOPPED_EXIT_CODE
-    return 0
+    return train(to_config(values), values.fractions)
 
 
 @functools.cache

@@ -33,17 +33,20 @@ def _make_parser() -> Parser:
     return parser
 
 
-def train(config: Config) -> int:
-    """Run the configuration, and return the exit code."""
+def train(config: Config, fractions: str | None = None) -> int:
+    """Run the configuration, or its curve at these shares of the rows, and return the exit code."""
     from jaxbert.tasks.reading import training_spec
 
     training_spec(config.data)  # before a model is downloaded from the Hub
-    from jaxbert.api.finetune import start_run
+    from jaxbert.api.finetune import start_curve, start_run
     from jaxbert.errors import STOPPED_EXIT_CODE, StoppedError
     from jaxbert.terminal import console
 
     try:
-        start_run(config)
+        if fractions is None:
+            start_run(config)
+        else:
+            start_curve(config, fractions)
     except StoppedError as stop:
         console.print(str(stop), highlight=False, soft_wrap=True)
         return STOPPED_EXIT_CODE

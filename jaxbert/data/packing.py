@@ -397,10 +397,10 @@ def _sample_steps(
     totals: np.ndarray, batch_size: int, seed: int | None, parts: Sequence[np.ndarray], epochs: int
 ) -> list[np.ndarray]:
     """Return the examples of each step of some parts, or of a sample of each that is large enough to choose a layout."""
-    steps = []
+    steps, planned = [], max(1, min(epochs, _SAMPLE_EXAMPLES // sum(map(len, parts))))
     for part in parts:
         sampled = part[_sample(len(part), batch_size, seed)]
-        for epoch in range(max(1, min(epochs, _SAMPLE_EXAMPLES // sum(map(len, parts))))):
+        for epoch in range(planned):
             steps += [sampled[ids] for ids in EpochOrder(totals[sampled], batch_size, seed, epoch).steps()]
     return steps
 

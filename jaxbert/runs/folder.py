@@ -139,10 +139,15 @@ class RunFolder:
             return ", or choose a new train.output_dir"
         return f"; to train its weights further, begin a new run: {first}--model.name_or_path {model} --train.output_dir NEW"
 
-    def create(self, config: Config) -> None:
-        """Make the folder and write the resolved configuration, which marks the folder as a run."""
+    def make(self) -> None:
+        """Make the folder, unless it exists."""
         with self.writing():
             self.path.mkdir(parents=True, exist_ok=True)
+
+    def create(self, config: Config) -> None:
+        """Make the folder and write the resolved configuration, which marks the folder as a run."""
+        self.make()
+        with self.writing():
             write_whole(self.config, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
 
     @contextmanager

@@ -119,7 +119,7 @@ def task_of_model(bert_config: BertConfig) -> type[Task]:
             f"the model is of task {named!r}, which is not installed: install the package that has it, or name its class "
             "with --task package.module:Class"
         )
-    if architecture == "NextSentencePrediction":
+    if named is None and architecture == "NextSentencePrediction":
         kind = family_of(bert_config).class_of(f"For{architecture}")
         raise UserError(f"the model is a {kind}, which no task has: there are {', '.join(task_names())}")
     return task_class(_trained_task(bert_config) or "classification")

@@ -125,7 +125,7 @@ class Predictor:
     def evaluate(self, params: Params, sets: Mapping[str, Examples], task: Task | None = None) -> Evaluation:
         """Evaluate one or several sets, with the metrics of `task` if it has learned more since.
 
-        The predictions of a set are kept up to 2**25 values: with many labels they may not fit in memory.
+        The predictions of a set are kept up to `most_kept` numbers: with many labels they may not fit in memory.
         """
         task = task or self.task
         found: dict[str, dict[str, Any]] = {}
@@ -134,13 +134,22 @@ class Predictor:
             tally, gathered = task.tally(examples), Gathered(count_predictions(task, examples))
             for ids, predictions in self.pieces(params, examples):
                 tally.add(ids, predictions)
-                if gathered.count * math.prod(predictions.shape[1:]) <= _MOST_VALUES:
+                if gathered.count * math.prod(predictions.shape[1:]) <= self.most_kept:
                     gathered.add(ids, predictions)
                     kept[name] = gathered
             found[name] = tally.metrics()
         metrics = average_metrics(found)
         learned = task.learned(metrics)
         return Evaluation(metrics, {name: Outcome(learned, sets[name], part.rows) for name, part in kept.items()})
+
+    @property
+    def most_kept(self) -> int:
+        """The most numbers in the predictions of a set that an evaluation keeps."""
+        return _MOST_VALUES
+
+    def keeps(self, examples: Examples) -> bool:
+        """Return whether an evaluation keeps the predictions of a set: a number for each output of each example."""
+        return count_predictions(self.task, examples) * (self.model.config.num_labels or 1) <= self.most_kept
 
     def pieces(self, params: Params, examples: Examples) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield predictions as they are computed: the indices of examples or of tokens, and a prediction for each."""

@@ -23,7 +23,6 @@ from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.families import longest_input
 from jaxbert.models.functional import make_model
 from jaxbert.options import InferenceOptions
-from jaxbert.plain import read_json
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks import say_guess, task_of_model
 from jaxbert.tasks.base import AnswerPart, Evaluation, Inputs, Outcome, Task, TaskInputs
@@ -196,29 +195,23 @@ def open_trained(name: str, options: InferenceOptions | None = None) -> TrainedM
       UserError: if there is no such model, its head was not trained, or its answers have no probabilities for `top_k`.
     """
     options, run = options or InferenceOptions(), RunFolder(name)
-    members = run.members()
-    if not members:
-        return _open_models(name, [model_folder(name)], options)
-    summary = read_json(run.summary)
-    learned = summary["eval"] or summary["folds"]["out_of_fold"]
-    return _open_models(name, [fetched(member) for member in members], options, learned)
+    if members := run.members():
+        return _open_models(name, fetched(run.start), [fetched(member) for member in members], options)
+    folder = model_folder(name)
+    return _open_models(name, folder, [folder], options)
 
 
-def _open_models(
-    name: str, folders: Sequence[Path], options: InferenceOptions, learned: dict[str, Any] | None = None
-) -> TrainedModel:
-    """Open the model in a folder, or several of one task and one shape as an ensemble.
+def _open_models(name: str, folder: Path, members: Sequence[Path], options: InferenceOptions) -> TrainedModel:
+    """Open one model, or several of one task and one shape as an ensemble.
 
     Args:
-      name: the name of the model in messages.
-      folders: the exported folders.
+      name: its name in messages.
+      folder: the folder of its configuration and tokenizer.
+      members: the folders of its weights, one for each model.
       options: the options that the user gave.
-      learned: the evaluation that has tuned the settings of the task; None: they are those of the first folder.
     """
-    folder = folders[0]
     config = read_config(folder)
-    task = task_of_model(config).reopen(config)
-    task = with_top_k(task if learned is None else task.learned(learned), options.top_k)
+    task = with_top_k(task_of_model(config).reopen(config), options.top_k)
     task = with_answer_options(task, options.abstain_below, options.coverage)
     say_guess(name, config)
     mesh = make_mesh(MeshConfig())
@@ -228,7 +221,7 @@ def _open_models(
         multiply_in(kept.precision)
     model = make_model(task.head, config, compute_dtype(precision, mesh))
     shardings = param_shardings(mesh, model.abstract_params)
-    params = [place(load_params(each, model)[0], shardings) for each in folders]
+    params = [place(load_params(each, model)[0], shardings) for each in members]
     call = layer_call(ModelConfig(attention=kept.attention, scan_layers=kept.scan_layers), mesh)
     kind = Predictor if len(params) == 1 else Ensemble
     return TrainedModel(

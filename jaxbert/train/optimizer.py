@@ -56,23 +56,19 @@ class ScheduleSteps(NamedTuple):
 def make_schedule(config: OptimizerConfig, total_steps: int | ScheduleSteps) -> optax.Schedule:
     """Return step -> learning rate: a linear warmup, then the schedule down to 0 at `total_steps`.
 
-    The formulas are those of optax's schedules, whose lengths must be numbers and not arrays.
+    optax wants lengths that are numbers. Here they may be arrays: its schedules have length 1, and steps are divided.
     """
     span = total_steps if isinstance(total_steps, ScheduleSteps) else ScheduleSteps.of(config, total_steps)
     peak = config.learning_rate
-
-    def schedule(step: Any) -> Array:
-        begin = jnp.maximum(span.warmup, 1)
-        warming = peak - peak * (1 - jnp.clip(step, 0, begin) / begin)
-        done = jnp.clip(step - span.warmup, 0, span.rest)
-        after: dict[str, Callable[[], Any]] = {
-            "linear": lambda: peak * (1 - done / span.rest),
-            "cosine": lambda: peak * (0.5 * (1 + jnp.cos(jnp.pi * done / span.rest))),
-            "constant": lambda: peak,
-        }
-        return jnp.where(step < span.warmup, warming, after[config.schedule]())
-
-    return schedule
+    rising = optax.linear_schedule(0.0, peak, 1)
+    falling = {
+        "linear": optax.linear_schedule(peak, 0.0, 1),
+        "cosine": optax.cosine_decay_schedule(peak, 1),
+        "constant": optax.constant_schedule(peak),
+    }[config.schedule]
+    return optax.join_schedules(
+        [lambda step: rising(step / jnp.maximum(span.warmup, 1)), lambda step: falling(step / span.rest)], [span.warmup]
+    )
 
 
 def decay_mask(params: Params) -> Params:

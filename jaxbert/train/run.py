@@ -165,7 +165,7 @@ def open_run(
     inputs = replace(inputs, task=additions.change_task(inputs.task))
     _check_slices(config, inputs)
     best = config.train.best_metric
-    if inputs.validation and best is not None and best not in (names := inputs.task.metric_names()):
+    if best is not None and best not in (names := inputs.task.metric_names()):
         raise UserError(f"train.best_metric is {best!r}, but it must be one of {', '.join(names)}")
     tuning = Tuning.of(config.train)
     inputs.task.check_tuning(tuning)

@@ -25,8 +25,7 @@ from jaxbert.processes import is_main
 from jaxbert.tasks.direction import falls
 from jaxbert.train.callbacks import NOTHING, Additions
 from jaxbert.train.run import Run
-from jaxbert.train.trainer import show_data, start_training
-from jaxbert.understand.folds import Division, Part, Trainings, divide
+from jaxbert.understand.folds import Division, Part, Trainings, start_divided
 
 FILES = ("curve.json", "curve.png")
 """The numbers and the chart, in the run folder."""
@@ -66,11 +65,8 @@ def run_curve(config: Config, shares: Sequence[Fraction], additions: Additions =
       UserError: for a mistake in configuration, data or model, before the first step.
       StoppedError: if a signal ended the run after saving.
     """
-    division: Division | None = None
 
-    def prepare(run: Run) -> None:
-        nonlocal division
-        division = divide(config, run.inputs)
+    def check(run: Run, division: Division) -> None:
         smallest = math.floor(shares[0] * min(len(division.learned(k)) for k in range(division.count)))
         if smallest < config.train.batch_size:
             raise UserError(
@@ -78,11 +74,12 @@ def run_curve(config: Config, shares: Sequence[Fraction], additions: Additions =
                 f"({config.train.batch_size}): leave the smallest shares out, or lower it"
             )
 
-    with start_training(config, additions, prepare) as started:
-        assert division is not None
+    if config.train.folds is None:
+        raise UserError("train.folds is null, but a curve is measured in folds: leave it out, or give a number")
+    with start_divided(config, additions, check) as (started, division):
         run = started.run
-        show_data(run)
-        parts = {share: _parts(config, run, division, share) for share in shares}
+        order = make_order(division.strata, config.train.seed, division.groups)
+        parts = {share: _parts(run, division, np.argsort(order), share) for share in shares}
         trainings = Trainings(started, [part for of_share in parts.values() for part in of_share])
         points = []
         for share, of_share in parts.items():
@@ -104,16 +101,19 @@ def run_curve(config: Config, shares: Sequence[Fraction], additions: Additions =
         return result
 
 
-def _parts(config: Config, run: Run, division: Division, share: Fraction) -> list[Part]:
-    """Return one training for each fold with this share of its rows; the smaller shares are parts of the larger ones."""
-    place = np.argsort(make_order(division.strata, config.train.seed, division.groups))
+def _parts(run: Run, division: Division, place: np.ndarray, share: Fraction) -> list[Part]:
+    """Return one training for each fold with this share of its rows; the smaller shares are parts of the larger ones.
+
+    `place` is the place of each example in an order, whose first examples are taken, [N].
+    """
     name = f"{share.numerator}-{share.denominator}"
+    shown = "all rows" if share == 1 else f"{share} of the rows"
     found = []
     for fold in range(division.count):
         learned = division.learned(fold)
         taken = np.sort(learned[np.argsort(place[learned])][: math.floor(share * len(learned))])
         folder = run.folder.fold(fold) if share == 1 else run.folder.share(name, fold)
-        found.append(Part(f"{share} of the rows, fold {fold + 1}", folder, taken, division.held_out(fold)))
+        found.append(Part(f"{shown}, fold {fold + 1} of {division.count}", folder, taken, division.held_out(fold)))
     return found
 
 
@@ -138,7 +138,9 @@ def verdict(points: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
     better, worse = gain * sign - width > 0, gain * sign + width < 0
     moved = f"from {rows[-2]:,.0f} to {rows[-1]:,.0f} rows {metric} changed by {gain:+.4f} ± {width:.4f}"
     rule = f"(mean over {count} folds and its 95% interval)"
-    if better:
+    if not np.isfinite(values).all():
+        said = f"the curve says nothing: {metric} is not a number in some of the trainings"
+    elif better:
         ahead = f"at twice the rows the line through the last shares has {forecast:.4f}"
         said = f"more labels would help: {moved} {rule}; {ahead}"
     elif worse:

@@ -11,7 +11,8 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,12 +32,14 @@ from jaxbert.runs.export import save_start
 from jaxbert.runs.folder import RunFolder
 from jaxbert.runs.out_of_fold import OutOfFold, write_out_of_fold
 from jaxbert.tasks.base import Inputs, Outcome, Task, count_predictions
+from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.multiple_choice.read import open_choice_questions
 from jaxbert.tasks.multiple_choice.task import MultipleChoice
 from jaxbert.tasks.reading import set_name, training_spec
 from jaxbert.tasks.regression.task import Regression
 from jaxbert.tasks.text import TextTask
 from jaxbert.terminal import console
+from jaxbert.train.calibrate import calibrate_model
 from jaxbert.train.callbacks import NOTHING, Additions
 from jaxbert.train.evaluate import Ensemble
 from jaxbert.train.inference import Finished, TrainedModel
@@ -48,6 +51,8 @@ from jaxbert.train.trainer import Started, show_data, start_training, train_run
 
 _HELD_OUT = "held_out"
 _NAMED = 10
+_OF_ONE_MODEL = ("calibration", "threshold", "thresholds", "abstaining")
+"""The entries of a summary about what was chosen for its model on held-out examples."""
 
 logger = logging.getLogger("jaxbert")
 
@@ -105,7 +110,7 @@ class Trainings:
         if part.folder.summary.exists():
             found = self._read(part)
         else:
-            main_decides(lambda: part.folder.path.mkdir(parents=True, exist_ok=True))
+            main_decides(part.folder.make)
             held_out = self._held_out[part.held_out.tobytes()]
             inputs = self.whole.inputs
             inputs = dataclasses.replace(inputs, train=inputs.train.take(part.learned), test={_HELD_OUT: held_out})
@@ -147,6 +152,34 @@ class Trainings:
         return Measured(part, Outcome(task.learned(summary["test"]), held_out, found), summary)
 
 
+@contextmanager
+def start_divided(
+    config: Config, additions: Additions = NOTHING, check: Callable[[Run, Division], None] = lambda run, division: None
+) -> Iterator[tuple[Started, Division]]:
+    """Open a run as `start_training` does, with its training examples divided into folds, and show its data.
+
+    `check` is called before the folder is made, and may raise a UserError.
+
+    Raises:
+      UserError: for a mistake in configuration, data or model, or a folder that holds something else.
+    """
+    found: list[Division] = []
+
+    def prepare(run: Run) -> None:
+        found.append(division := divide(config, run.inputs))
+        most = division.held_out(int(np.bincount(division.folds).argmax()))
+        if not run.predictor.keeps(run.inputs.train.take(most)):
+            raise UserError(
+                f"train.folds is {division.count}: the {len(most):,} rows of a fold have more than "
+                f"{run.predictor.most_kept:,} predictions, which are not kept: raise it"
+            )
+        check(run, division)
+
+    with start_training(config, additions, prepare) as started:
+        show_data(started.run)
+        yield started, found[0]
+
+
 def run_folds(config: Config, additions: Additions = NOTHING) -> Finished:
     """Train in folds as `config` says, then the last model; or resume where an earlier start stopped.
 
@@ -156,16 +189,8 @@ def run_folds(config: Config, additions: Additions = NOTHING) -> Finished:
       UserError: for a mistake in configuration, data or model, before the first step.
       StoppedError: if a signal ended the run after saving.
     """
-    division: Division | None = None
-
-    def prepare(run: Run) -> None:
-        nonlocal division
-        division = divide(config, run.inputs)
-
-    with start_training(config, additions, prepare) as started:
-        assert division is not None
+    with start_divided(config, additions) as (started, division):
         run, count = started.run, division.count
-        show_data(run)
         parts = [
             Part(f"fold {k + 1} of {count}", run.folder.fold(k), division.learned(k), division.held_out(k))
             for k in range(count)
@@ -176,51 +201,62 @@ def run_folds(config: Config, additions: Additions = NOTHING) -> Finished:
         if is_main():
             with run.folder.writing():
                 write_out_of_fold(run.folder.path, _out_of_fold(together, division.folds))
-        task = run.inputs.task.learned(together.metrics)
-        inputs = dataclasses.replace(run.inputs, task=task)
         summary = summarize(measured, together)
         if not config.train.folds_final:
             return _finish_ensemble(run, started, measured, summary)
+        last = _with_task(run, run.inputs.task.learned(together.metrics))
         if is_main():  # also a checkpoint that is exported later has what the folds have tuned
-            save_start(run.folder, dataclasses.replace(run, inputs=inputs).bert_config, run.pretrained.tokenizer)
-        return trainings.train(inputs, run.folder, "all rows", {"folds": summary})
+            save_start(run.folder, last.bert_config, run.pretrained.tokenizer)
+        return trainings.train(last.inputs, run.folder, "all rows", {"folds": summary})
 
 
 def _finish_ensemble(run: Run, started: Started, measured: Sequence[Measured], folds: dict[str, Any]) -> Finished:
-    """Evaluate the models of the folds as one on validation and test sets, and write the summary."""
-    task, folder, inputs, log = run.inputs.task, run.folder, run.inputs, started.log
+    """Tune and evaluate the models of the folds as one model, and write its settings and the summary."""
+    folder, inputs, log, tokenizer = run.folder, run.inputs, started.log, run.pretrained.tokenizer
     predictor, shardings = Ensemble.of(run.predictor), run.program.state_shardings["params"]
     exports = [fetched(found.part.folder.export) for found in measured]
     params: Any = [place(load_params(export, predictor.model)[0], shardings) for export in exports]
-    found: dict[str, Any] = {}
-    outcomes: dict[str, Outcome] = {}
-    learned = folds["out_of_fold"]
-    for key, role, sets in (("eval", "validation", inputs.validation), ("test", "test", inputs.test)):
-        evaluation = predictor.evaluate(params, sets, task.learned(learned) if found else task) if sets else None
-        found[key] = {} if evaluation is None else evaluation.metrics
-        outcomes |= {} if evaluation is None else {set_name(role, name): o for name, o in evaluation.outcomes.items()}
-        learned = found["eval"] or learned
-    whole = [each.summary for each in measured]
+    task, outcomes = inputs.task.learned(folds["out_of_fold"]), dict[str, Outcome]()
+    summary = _sum_up(measured, folds) | {"eval": {}, "test": None}
+    if inputs.validation:
+        tuning = dataclasses.replace(Tuning.of(run.config.train), temperature=False)  # each model has its own
+        tuned = calibrate_model(predictor, params, inputs.task, inputs.validation, tuning)
+        task = tuned.task
+        summary |= {"eval": tuned.evaluation.metrics, **tuned.record}
+        outcomes |= {set_name("validation", name): outcome for name, outcome in tuned.evaluation.outcomes.items()}
+    if inputs.test:
+        tested = predictor.evaluate(params, inputs.test, task)
+        summary["test"] = tested.metrics
+        outcomes |= {set_name("test", name): outcome for name, outcome in tested.outcomes.items()}
+    summary |= {
+        "compile_seconds": round(log.seconds, 2),
+        "compilations": log.count,
+        "compilations_from_cache": log.from_cache,
+    }
+    if is_main():
+        save_start(folder, _with_task(run, task).bert_config, tokenizer)
+        folder.write_predictions({name: outcome.predictions for name, outcome in outcomes.items()})
+        folder.write_summary(summary)
+    model = TrainedModel(task, tokenizer, params, predictor, tokenizer.model_max_length)
+    return Finished(run.config, folder, inputs, model, outcomes, summary)
+
+
+def _sum_up(measured: Sequence[Measured], folds: dict[str, Any]) -> dict[str, Any]:
+    """Return the summary of all trainings together. Rates are those of the last one."""
+    whole = [found.summary for found in measured]
     losses = [each["train_loss"] for each in whole if each["train_loss"] is not None]
-    summary = whole[-1] | {
+    return {name: value for name, value in whole[-1].items() if name not in _OF_ONE_MODEL} | {
         "steps": sum(each["steps"] for each in whole),
         "train_loss": float(np.mean(losses)) if losses else None,
         "bad_steps": sum(each["bad_steps"] for each in whole),
         "exported_step": None,
-        "eval": found["eval"],
-        "test": found["test"] or None,
-        "compile_seconds": round(log.seconds, 2),
-        "compilations": log.count,
-        "compilations_from_cache": log.from_cache,
         "seconds": round(sum(folds["seconds"]), 2),
         "folds": folds,
     }
-    tokenizer = run.pretrained.tokenizer
-    model = TrainedModel(task.learned(learned), tokenizer, params, predictor, tokenizer.model_max_length)
-    if is_main():
-        folder.write_predictions({name: outcome.predictions for name, outcome in outcomes.items()})
-        folder.write_summary(summary)
-    return Finished(run.config, folder, inputs, model, outcomes, summary)
+
+
+def _with_task(run: Run, task: Task) -> Run:
+    return dataclasses.replace(run, inputs=dataclasses.replace(run.inputs, task=task))
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,6 +47,7 @@ def test_what_a_model_is_taken_for_is_said(caplog, config, task, said):
 def test_a_head_of_no_task_is_refused(head):
     with pytest.raises(UserError, match=f"the model is a BertFor{head}, which no task has"):
         task_of_model(config_of(head))
+    assert task_of_model(config_of(head, **OURS)).name == OURS["jaxbert"]["task"]  # its checkpoint had that head
 
 
 @pytest.mark.parametrize(

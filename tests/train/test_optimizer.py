@@ -17,7 +17,7 @@ from tiny import random_params
 from jaxbert.config import OptimizerConfig
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassificationHead
-from jaxbert.train.optimizer import bias_correction, decay_mask, make_optimizer, make_schedule
+from jaxbert.train.optimizer import ScheduleSteps, bias_correction, decay_mask, make_optimizer, make_schedule
 
 BASE = OptimizerConfig(learning_rate=0.1, warmup_ratio=0.2)
 
@@ -31,9 +31,12 @@ BASE = OptimizerConfig(learning_rate=0.1, warmup_ratio=0.2)
     ],
 )
 def test_rates_at_steps(schedule, rates):
-    rate_at = make_schedule(dataclasses.replace(BASE, schedule=schedule), 10)
+    """The length may be an argument of a compiled program."""
+    config = dataclasses.replace(BASE, schedule=schedule)
+    traced = jax.jit(lambda step, warmup, rest: make_schedule(config, ScheduleSteps(warmup, rest))(step))
     for step, rate in rates.items():
-        assert float(rate_at(step)) == pytest.approx(rate, abs=1e-8), step
+        assert float(make_schedule(config, 10)(step)) == pytest.approx(rate, abs=1e-8), step
+        assert float(traced(step, 2, 8)) == pytest.approx(rate, abs=1e-8), step
 
 
 @pytest.mark.parametrize("total_steps", [1, 2, 3, 10])

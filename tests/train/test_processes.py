@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cluster import Cluster, kill, losses, wait_for
+from etils import epath
 from runs import Problem, finish, random_rows, read_metrics, write_csv
 from safetensors.numpy import load_file
 
 from jaxbert.data.packing import GROUP
+from jaxbert.runs.out_of_fold import read_out_of_fold
 
 pytestmark = pytest.mark.slow
 
@@ -85,6 +88,26 @@ def test_the_course_is_that_of_one_device(problem, one_device, cluster, meshes):
         assert_same_course(problem.folder / name / "run", one_device)
     assert said[0].count("export: ") == len(runs)
     assert all(speaks_of_its_place_alone(err) for err in said[1:]), said
+
+
+def test_folds_of_two_processes_are_those_of_one(problem):
+    """The models of the folds, their ensemble, and the numbers about both."""
+    changes = {"train__folds": 2, "train__folds_final": False, "train__epochs": 1, "train__checkpoint_every": 1}
+    found = []
+    for processes in (1, 2):
+        name = f"folds-{processes}"
+        said = Cluster(processes, 1).run(keys(problem, name, **changes))
+        run = problem.folder / name / "run"
+        summary = json.loads((run / "summary.json").read_text())
+        found.append(
+            (read_out_of_fold(epath.Path(run)).probabilities, summary["folds"]["out_of_fold"], summary["eval"])
+        )
+        assert not list(run.glob("folds/*/checkpoints"))
+    assert speaks_of_its_place_alone(said[1]), said
+    np.testing.assert_allclose(found[1][0], found[0][0], atol=1e-5)
+    for metrics, expected in zip(found[1][1:], found[0][1:], strict=True):
+        assert metrics["accuracy"] == expected["accuracy"]
+        assert metrics["loss"] == pytest.approx(expected["loss"], rel=RELATIVE)
 
 
 @pytest.mark.long

@@ -74,6 +74,20 @@ def test_a_share_that_is_less_than_a_batch_leaves_no_folder(problem, capsys):
     assert not (problem.folder / "no" / "config.yaml").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.folds": "null"}, "train.folds is null, but a curve is measured in folds"),
+        ({"train.best_metric": "acuracy"}, "train.best_metric is 'acuracy', but it must be one of accuracy"),
+    ],
+)
+def test_a_curve_that_cannot_be_measured_is_refused_before_the_first_step(problem, changes, message, capsys):
+    words = [f"--{key}={value}" for key, value in changes.items()]
+    assert main([*arguments(problem, "1/2,1"), *words, f"--train.output_dir={problem.folder / 'no'}"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (problem.folder / "no" / "config.yaml").exists()
+
+
 def points(*values: list[float]) -> list[dict]:
     return [{"rows": 100.0 * 2**i, "each": [{"accuracy": v, "loss": 1 - v} for v in of]} for i, of in enumerate(values)]
 
@@ -93,6 +107,8 @@ def test_the_sentence_follows_the_rule():
     assert flat["sentence"].startswith("no sign that more labels would help")
     falling = verdict(points([0.9, 0.9, 0.9], [0.80, 0.80, 0.81]), "accuracy")
     assert falling["sentence"].startswith("more rows made it worse: from 100 to 200 rows")
+    unknown = verdict(points([0.6, float("nan"), 0.6], [0.70, 0.72, 0.71], [0.81, 0.80, 0.84]), "accuracy")
+    assert unknown["sentence"] == "the curve says nothing: accuracy is not a number in some of the trainings"
 
 
 def test_every_beginning_of_the_order_has_the_shares_of_the_labels():

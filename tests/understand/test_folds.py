@@ -16,8 +16,10 @@ from runs import FILLERS, TELLING, CrashError, Problem, random_rows, read_metric
 
 import jaxbert
 from jaxbert.cli.main import main
-from jaxbert.config import Config
+from jaxbert.config import Config, DataConfig
 from jaxbert.runs.out_of_fold import read_out_of_fold
+from jaxbert.train import evaluate
+from jaxbert.train.inference import open_trained
 from jaxbert.train.trainer import Trainer
 
 FOLDS = 3
@@ -177,6 +179,42 @@ def test_an_ensemble_is_one_model_whose_probabilities_are_the_mean(problem, run,
     with pytest.raises(jaxbert.UserError, match="is an ensemble"):
         model.export(tmp_path / "one")
     assert main(["export", f"--run={run}", "--step=last", "--output", str(tmp_path / "last")]) == 0
+
+
+def test_an_ensemble_has_a_threshold_of_its_own(problem):
+    """It is chosen by the mean probabilities; the thresholds and the temperature of single models are not those of all."""
+    folder, dev = problem.folder / "decided", problem.folder / "dev.csv"
+    changes = KEYS | {
+        "data__validation": dev,
+        "data__test": dev,
+        "train__output_dir": folder,
+        "train__folds_final": False,
+        "train__threshold": "recall=0.9",
+        "train__positive_label": "good",
+        "train__calibration": "temperature",
+    }
+    assert problem.train(**changes) == 0
+    summary = summary_of(folder)
+    chosen = summary["threshold"]["threshold"]
+    assert chosen not in [summary_of(folder / "folds" / str(fold))["threshold"]["threshold"] for fold in range(FOLDS)]
+    assert "calibration" not in summary
+    model = open_trained(str(folder))
+    assert model.task.decision.threshold == chosen
+    validation = model.evaluate(str(dev), DataConfig())
+    given = np.exp(validation.outcomes[""].predictions[:, list(model.task.label_names).index("good")])
+    rows = [label == "good" for _, label in random_rows(37, seed=1)]
+    assert summary["threshold"]["recall"] == pytest.approx(np.mean(given[rows] >= chosen))
+    for found in (validation.metrics, summary["eval"]):
+        assert found["accuracy"] == summary["test"]["accuracy"]
+
+
+def test_more_predictions_than_are_kept_are_refused_before_the_first_step(problem, capsys, monkeypatch):
+    monkeypatch.setattr(evaluate, "_MOST_VALUES", 66)
+    changes = KEYS | {"train__output_dir": problem.folder / "many"}
+    assert problem.train(**changes) == 2
+    assert "train.folds is 3: the 34 rows of a fold have more than 66 predictions" in capsys.readouterr().err
+    assert not (problem.folder / "many" / "config.yaml").exists()
+    assert problem.train(**changes | {"train__folds": 4, "train__max_steps": 1}) == 0
 
 
 def write_choices(path: Path, count: int) -> Path:
