@@ -105,12 +105,12 @@ class Model:
         neighbours: int = 0,
         **columns: Any,
     ) -> Answer | list[Answer]:
-        """Tell which words an answer comes from, as `jaxbert explain` does, for models that label or score whole texts.
+        """Tell which words an answer comes from, as `jaxbert explain` does, for models of any task but multiple choice.
 
         Args:
           texts: as for `predict`.
           method: `integrated_gradients`, `gradient_x_input` or `occlusion`.
-          label: the label to explain; None: the most probable one.
+          label: the label to explain; None: the one that `predict` gives, of several the most probable one.
           steps: points on the way from the baseline to the text, for integrated gradients.
           baseline: what stands in place of a word that is taken away: `pad`, `mask` or `zero`.
           unit: what the weights add up to: a change of the label's `log_odds` or of its `probability`.
@@ -123,8 +123,10 @@ class Model:
           `completeness_error`.
 
         Raises:
-          UserError: if a text is missing, the label is unknown, or the model's answers cannot be explained.
+          UserError: if a text is missing, the label is unknown, the model's answers cannot be explained, or the model is an
+            ensemble.
         """
+        RunFolder(self.name).check_one_model()
         options = ExplainOptions(method, label, steps, baseline, unit, neighbours)  # type: ignore[arg-type]
         if neighbours and self._explainer.training is None:
             self._explainer.training = TrainingExamples.of(self.name, self._trained)
@@ -196,12 +198,15 @@ class Model:
           `thresholds`, and `abstaining`.
 
         Raises:
-          UserError: if a row is wrong, the task has no such settings, or no threshold reaches what is asked.
+          UserError: if a row is wrong, the task has no such settings, no threshold reaches what is asked, or the model is an
+            ensemble.
         """
+        RunFolder(self.name).check_one_model()
         tuning = Tuning.make(calibration, threshold, positive_label, thresholds, "{}".format)
         with ExitStack() as stack:
             spec = name_source(stack, data, "data")
             self._trained, record = self._trained.calibrated(spec, self._reading(columns), tuning)
+        self._explainer.model = self._trained
         return record
 
     def export(self, folder: str | os.PathLike[str]) -> Path:

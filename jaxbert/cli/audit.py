@@ -29,8 +29,8 @@ def run(arguments: list[str]) -> int:
         "--rank_by",
         type=Literal["self_confidence", "normalized_margin"],
         default="self_confidence",
-        help="The score of a label: its probability (self_confidence), or that minus the largest probability of another "
-        "label (normalized_margin).",
+        help="The score of a label, where each text has one: its probability (self_confidence), or that minus the largest "
+        "probability of another label (normalized_margin).",
     )
     values = parse(parser, arguments)
     if values.output is not None:

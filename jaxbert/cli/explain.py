@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from jaxbert.cli.inference_options import READING_OPTIONS, add_options, open_model
-from jaxbert.cli.output import check_output, write_text
+from jaxbert.cli.inference_options import READING_OPTIONS, add_options, add_texts, open_model
+from jaxbert.cli.output import check_output, write_pieces, write_text
 from jaxbert.cli.parsing import Parser, make_parser, parse
 from jaxbert.config import DataConfig, TrainConfig
+from jaxbert.errors import UserError
 from jaxbert.options import ExplainOptions
 from jaxbert.settings import add_fields
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 _USAGE = """\
 Example:  jaxbert explain --model runs/reviews --input new.csv --output why.jsonl
           jaxbert explain --model runs/reviews --input new.csv --output why.html --summary words.json
-Model:    a run folder, an exported folder or a name on the Hugging Face Hub, for whole texts.
+Model:    a run folder, an exported folder or a name on the Hugging Face Hub; of any task but multiple_choice.
 Input:    as for `jaxbert predict`.
 Results:  one JSON object per text: label, score, and the weight of each word for the label; a page
           with coloured words if the name of --output ends in .html."""
@@ -38,12 +39,16 @@ def run(arguments: list[str]) -> int:
     check_output(values.output, source=values.input)
     if values.summary is not None:
         check_output(values.summary, "--summary", source=values.input)
+        if values.summary == values.output:
+            raise UserError(f"--summary and --output both name {values.output}: choose another place for one of them")
     from jaxbert.data.sources import check_rows
     from jaxbert.plain import to_json
     from jaxbert.processes import is_main
+    from jaxbert.runs.folder import RunFolder
     from jaxbert.terminal import ReadingProgress
 
     check_rows("predict", data)
+    RunFolder(values.model).check_one_model()
     model = open_model(values, values.input)
     from jaxbert.understand.explain import Explainer, WordEffects, unit_of
     from jaxbert.understand.explain_page import page_pieces
@@ -57,11 +62,7 @@ def run(arguments: list[str]) -> int:
             pieces = page_pieces(explanations, options, unit_of(model.task, options), PurePath(values.model).name)
         else:
             pieces = (json.dumps(found.answer, ensure_ascii=False) + "\n" for found in explanations)
-        if is_main():
-            write_text(values.output, pieces)
-        else:
-            for _ in pieces:  # every process computes its part
-                pass
+        write_pieces(values.output, pieces)
     if values.summary is not None and is_main():
         write_text(values.summary, to_json(effects.to_dict()) + "\n")
     return 0
@@ -71,15 +72,8 @@ def run(arguments: list[str]) -> int:
 def _make_parser() -> Parser:
     parser = make_parser("explain", "Tell which words of a text an answer comes from.", _USAGE, _MAIN_KEYS)
     add_options(parser, batch_size=TrainConfig.eval_batch_size)
-    parser.add_argument(
-        "--input", type=str, required=True, help="The texts: a file, hf:NAME, tfds:NAME, or - for lines."
-    )
-    parser.add_argument(
-        "--output",
-        type=str,
-        default="-",
-        help="File for the explanations as JSON lines, also in a bucket, or - for standard output. A name that ends in "
-        ".html gets a page with coloured words.",
+    add_texts(
+        parser, "standard input", "A name that ends in .html gets a page with coloured words, any other JSON lines."
     )
     add_fields(parser, ExplainOptions, _OPTIONS)
     parser.add_argument(

@@ -42,6 +42,22 @@ def add_options(parser: ArgumentParser, **other_defaults: Any) -> None:
     add_section(parser, LaunchConfig, "launch")
 
 
+def add_texts(parser: ArgumentParser, standard_input: str, written: str) -> None:
+    """Add `--input` and `--output`; the help says more of standard input, and in which form results are `written`."""
+    parser.add_argument(
+        "--input",
+        type=str,
+        required=True,
+        help=f"The texts: a file, hf:NAME, tfds:NAME, or - for {standard_input}.",
+    )
+    parser.add_argument(
+        "--output",
+        type=str,
+        default="-",
+        help=f"File for the answers, also in a bucket, or - for standard output. {written}",
+    )
+
+
 def data_config(values: Namespace) -> DataConfig:
     """Return the options about reading a file.
 

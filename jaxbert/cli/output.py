@@ -187,6 +187,17 @@ def write_text(output: str, text: str | Iterable[str], *, live: bool = False) ->
                 file.flush()
 
 
+def write_pieces(output: str, pieces: Iterable[str], *, live: bool = False) -> None:
+    """Write pieces as `write_text` does; every process computes its part of them, and the main one writes."""
+    from jaxbert.processes import is_main
+
+    if is_main():
+        write_text(output, pieces, live=live)
+    else:
+        for _ in pieces:
+            pass
+
+
 def write_numbers(result: Any, output: str | None) -> str:
     """Write a result as JSON if an output is named; return a clause for the user about the place of the numbers."""
     if output is None:

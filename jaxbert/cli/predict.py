@@ -9,8 +9,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from jaxbert.cli.answers import Answer, make_writer, parse_keep
-from jaxbert.cli.inference_options import ANSWER_OPTIONS, add_options, data_config, open_model
-from jaxbert.cli.output import check_output, write_text
+from jaxbert.cli.inference_options import ANSWER_OPTIONS, add_options, add_texts, data_config, open_model
+from jaxbert.cli.output import check_output, write_pieces
 from jaxbert.cli.parsing import Parser, make_parser, parse
 from jaxbert.config import TrainConfig
 from jaxbert.options import InferenceOptions
@@ -40,7 +40,6 @@ def run(arguments: list[str]) -> int:
     data, kept = data_config(values), parse_keep(values.keep)
     check_output(values.output, tables=True, source=values.input)
     from jaxbert.data.sources import STDIN, check_rows, stdin_waits
-    from jaxbert.processes import is_main
     from jaxbert.terminal import ReadingProgress
 
     check_rows("predict", data)
@@ -53,11 +52,7 @@ def run(arguments: list[str]) -> int:
     with counted, closing(model.predict(feed, may_wait=live)) as predictions:
         pieces = _texts(predictions, model.task, write, counted.add)
         try:
-            if is_main():
-                write_text(values.output, pieces, live=live)
-            else:
-                for _ in pieces:  # every process computes its part
-                    pass
+            write_pieces(values.output, pieces, live=live)
         except KeyboardInterrupt as stop:
             what = "the answers so far are written" if live else "not all texts were answered"
             raise KeyboardInterrupt(f"interrupted; {what}") from stop
@@ -68,18 +63,10 @@ def run(arguments: list[str]) -> int:
 def _make_parser() -> Parser:
     parser = make_parser("predict", "Let a model answer for each text, in input order.", _USAGE, _MAIN_KEYS)
     add_options(parser, batch_size=TrainConfig.eval_batch_size)
-    parser.add_argument(
-        "--input",
-        type=str,
-        required=True,
-        help="The texts: a file, hf:NAME, tfds:NAME, or - for standard input, whose lines are answered as they arrive.",
-    )
-    parser.add_argument(
-        "--output",
-        type=str,
-        default="-",
-        help="File for the answers, also in a bucket, or - for standard output. A name that ends in .csv or .tsv gets a "
-        "table, any other JSON lines.",
+    add_texts(
+        parser,
+        "standard input, whose lines are answered as they arrive",
+        "A name that ends in .csv or .tsv gets a table, any other JSON lines.",
     )
     parser.add_argument(
         "--keep",

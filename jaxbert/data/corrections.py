@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
@@ -24,8 +24,8 @@ from jaxbert.data.table import LabelKind, Table, Wanted, nearest, quoted, shorte
 from jaxbert.data.tokens import Seen
 from jaxbert.errors import UserError
 
-ACTIONS = ("keep", "relabel", "drop")
 Action = Literal["keep", "relabel", "drop"]
+ACTIONS = get_args(Action)
 _NEEDED = ("row", "action", "label", "text_hash")
 _FURTHER = ("set", "given")
 _HASH = "t{:016x}"

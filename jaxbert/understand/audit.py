@@ -26,18 +26,7 @@ from jaxbert.runs.out_of_fold import FILE, OutOfFold, read_out_of_fold
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.text import TextTask
 from jaxbert.train.inference import Finished
-from jaxbert.understand.confident import (
-    UNUSUAL_DEVIATIONS,
-    RankBy,
-    find_contradicted,
-    find_contradicted_sets,
-    find_wrong_choices,
-    label_quality,
-    likely_labels,
-    residual_spread,
-    score_quality,
-    set_quality,
-)
+from jaxbert.understand import confident
 from jaxbert.understand.near_duplicates import find_similar
 from jaxbert.understand.records import read_records
 from jaxbert.understand.reopen import reopen
@@ -48,20 +37,18 @@ OUTLIER_SHARE = 0.01
 _MOST_LIKE = 10
 """The most similar rows that one row names."""
 _COLUMNS = (
-    *(
-        "action",
-        "label",
-        "given",
-        "suggested",
-        "score",
-        "text",
-        "text_pair",
-        "reasons",
-        "set",
-        "row",
-        "like",
-        "text_hash",
-    ),
+    "action",
+    "label",
+    "given",
+    "suggested",
+    "score",
+    "text",
+    "text_pair",
+    "reasons",
+    "set",
+    "row",
+    "like",
+    "text_hash",
 )
 _HOW = "train again with --train.folds 5, which judges every training row"
 
@@ -141,7 +128,7 @@ class _Judgement:
     """float64 [N]: the smallest is the worst."""
 
 
-def audit_run(path: str | os.PathLike[str], rank_by: RankBy = "self_confidence") -> Audit:
+def audit_run(path: str | os.PathLike[str], rank_by: confident.RankBy = "self_confidence") -> Audit:
     """Audit the labels of a complete run.
 
     Args:
@@ -155,7 +142,7 @@ def audit_run(path: str | os.PathLike[str], rank_by: RankBy = "self_confidence")
     return audit_finished(reopen(path), rank_by)
 
 
-def audit_finished(finished: Finished, rank_by: RankBy = "self_confidence") -> Audit:
+def audit_finished(finished: Finished, rank_by: confident.RankBy = "self_confidence") -> Audit:
     """Audit the labels of a run that is open; arguments and errors are those of `audit_run`."""
     task = finished.model.task
     _check_task(task, finished.inputs.train)
@@ -235,7 +222,7 @@ def _with_folds(task: Task, examples: Examples, view: View, folds: OutOfFold) ->
     return _Set(view, TRAIN, examples, at, probabilities, folds.scores)
 
 
-def _judge(task: Task, labels: np.ndarray, sets: Sequence[_Set], rank_by: RankBy) -> _Judgement:
+def _judge(task: Task, labels: np.ndarray, sets: Sequence[_Set], rank_by: confident.RankBy) -> _Judgement:
     """Judge the labels of the examples with predictions, all together."""
     nobody = np.zeros(0, np.int64)
     found = [one for one in sets if len(one.judged)]
@@ -245,25 +232,27 @@ def _judge(task: Task, labels: np.ndarray, sets: Sequence[_Set], rank_by: RankBy
         raise UserError("some predictions are no finite numbers, so the model has diverged: train with a lower rate")
     if labels.dtype.kind == "f":
         scores = np.concatenate([one.scores for one in found if one.scores is not None]).astype(np.float64)
-        wrong, quality = score_quality(labels.astype(np.float64) - scores)
-        middle, _ = residual_spread(labels - scores)
-        return _Judgement(wrong, quality, scores, nobody, -np.abs(labels - scores - middle))
+        residuals = labels - scores
+        wrong, quality = confident.score_quality(residuals)
+        middle, _ = confident.residual_spread(residuals)
+        return _Judgement(wrong, quality, scores, nobody, -np.abs(residuals - middle))
     widest = max(one.probabilities.shape[1] for one in found if one.probabilities is not None)
     parts = [one.probabilities for one in found if one.probabilities is not None]
     probabilities = np.concatenate([np.pad(part, ((0, 0), (0, widest - part.shape[1]))) for part in parts])
     if labels.ndim == 2:
-        marks, quality = find_contradicted_sets(labels, probabilities), set_quality(labels, probabilities)
+        marks = confident.find_contradicted_sets(labels, probabilities)
+        quality = confident.set_quality(labels, probabilities)
         wrong = np.asarray(marks.any(1))
         score = np.where(wrong, np.where(marks, quality, 1).min(1), quality.min(1))
         return _Judgement(wrong, score, labels ^ marks, nobody, score)
-    score = label_quality(labels, probabilities, rank_by)
+    score = confident.label_quality(labels, probabilities, rank_by)
     best = probabilities.argmax(1)
     if not task.label_names_in_head:
-        return _Judgement(find_wrong_choices(labels, probabilities), score, best, nobody, score)
-    undecided = np.flatnonzero(likely_labels(labels, probabilities) < 0)
+        return _Judgement(confident.find_wrong_choices(labels, probabilities), score, best, nobody, score)
+    undecided = np.flatnonzero(confident.likely_labels(labels, probabilities) < 0)
     certainty = probabilities[undecided].max(1)
     undecided = undecided[np.argsort(certainty, kind="stable")][: int(OUTLIER_SHARE * len(labels))]
-    return _Judgement(find_contradicted(labels, probabilities), score, best, undecided, score)
+    return _Judgement(confident.find_contradicted(labels, probabilities), score, best, undecided, score)
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,7 +285,7 @@ def _conflicts(
     similar = find_similar(texts.texts, texts.pairs)
     if labels.dtype.kind == "f":
         given = labels[judged].astype(np.float64)
-        limit = UNUSUAL_DEVIATIONS * residual_spread(given - judgement.suggested)[1]
+        limit = confident.UNUSUAL_DEVIATIONS * confident.residual_spread(given - judgement.suggested)[1]
         groups = [members for members in similar.groups() if np.ptp(labels[members]) > limit]
         return {int(i): others[np.abs(labels[others] - labels[i]) > limit] for others in groups for i in others}
     keys = hash_rows(np.packbits(labels, axis=1)) if labels.ndim == 2 else labels
@@ -345,14 +334,13 @@ class _Rows:
             "score": score,
             "reasons": reasons,
             "set": one.source,
+            "record": int(one.examples.source_rows(np.array([within]))[0]),
+            "like": [self._named(int(other), one.source) for other in self.like.get(index, ())[:_MOST_LIKE]],
         }
         if self.texts is not None:
-            row["record"] = int(one.examples.source_rows(np.array([within]))[0])
-            row["like"] = [self._named(int(other), one.source) for other in self.like.get(index, ())[:_MOST_LIKE]]
             row["text"] = self.texts.texts[index]
             if self.texts.pairs is not None:
                 row["text_pair"] = self.texts.pairs[index]
-        row.setdefault("like", [])
         return row | {"text_hash": text_mark(one.view.seen.hashes[within])}
 
     def _place(self, index: int) -> tuple[_Set, int]:

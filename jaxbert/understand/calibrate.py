@@ -18,11 +18,12 @@ def target_of(name: str, output: str | os.PathLike[str] | None) -> epath.Path:
     """Return the folder for the calibrated model: `output`, else the folder of the model `name`, for a run its export.
 
     Raises:
-      UserError: if `output` holds other files, or the model is on the Hub and there is no `output`.
+      UserError: if `output` holds other files, the model is on the Hub and there is no `output`, or it is an ensemble.
     """
+    run = RunFolder(name)
+    run.check_one_model()
     if output is not None:
         return check_target(output, "--output")
-    run = RunFolder(name)
     if run.config.exists():
         return run.export
     if to_path(name).exists():

@@ -141,7 +141,9 @@ def _weighted(items: Items, found: Attributions, item: int, place: int, base: in
             word | {"weight": round(weight, DIGITS)}
             for word, weight in zip(items.words[item], weights.tolist(), strict=True)
         ],
-        "completeness_error": round(missed / max(abs(value - baseline), 1e-9), DIGITS) if missed else 0.0,
+        "completeness_error": round(missed / max(abs(value - baseline), 1e-9), DIGITS)
+        if round(missed, DIGITS)
+        else 0.0,
     }
 
 
@@ -176,6 +178,11 @@ class _Remembering:
         self.inputs.say()
 
 
+def shown_label(answer: Mapping[str, Any]) -> str:
+    """Return the label of an explained answer for a reader: a score has none, and a question may have no answer."""
+    return "score" if answer["label"] is None else answer["label"] or "no answer"
+
+
 class WordEffects:
     """Adds up the weights of words over many explanations, by the label that was explained."""
 
@@ -189,7 +196,7 @@ class WordEffects:
             self._add(answer)
 
     def _add(self, answer: Mapping[str, Any]) -> None:
-        label = answer["label"] or "score"
+        label = shown_label(answer)
         self._texts[label] += 1
         for word in answer["words"]:
             entry = self._sums[label][word["text"].casefold()]

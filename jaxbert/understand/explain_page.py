@@ -6,11 +6,11 @@ A word's colour says for or against the label; a line below the word says the sa
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from html import escape
 from typing import Any
 
 from jaxbert.options import ExplainOptions
-from jaxbert.understand.explain import Explanation
+from jaxbert.understand.explain import Explanation, shown_label
+from jaxbert.understand.report.page import escaped
 from jaxbert.understand.words import Text
 
 MOST_SHOWN = 1000
@@ -50,19 +50,19 @@ def page_pieces(explanations: Iterable[Explanation], options: ExplainOptions, un
     Args:
       explanations: the texts with their explained answers.
       options: how they were explained.
-      unit: what the weights add up to: `log_odds`, `probability` or `score`.
+      unit: what the weights add up to, from `unit_of`.
       model: the name of the model.
     """
     how = _METHODS[options.method].format(steps=options.steps, baseline=options.baseline)
     yield (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Explanations of {escape(model)}</title>\n<style>\n{_STYLE}</style>\n</head>\n<body>\n<header>\n"
-        f"<h1>Why {escape(model)} answers so</h1>\n"
+        f"<title>Explanations of {escaped(model)}</title>\n<style>\n{_STYLE}</style>\n</head>\n<body>\n<header>\n"
+        f"<h1>Why {escaped(model)} answers so</h1>\n"
         f'<p>Words that speak <span class="w f" style="--a: 1">for</span> the answer have a solid line, words '
         f'<span class="w g" style="--a: 1">against</span> it a dashed one; the stronger the colour, the larger the weight '
         f"among the words of the same text. Weights add up to the change of the {_UNITS[unit]} from a text without its "
-        f"words to the whole text. Method: {escape(how)}.</p>\n</header>\n"
+        f"words to the whole text. Method: {escaped(how)}.</p>\n</header>\n"
     )
     number = 0
     for number, explanation in enumerate(explanations, 1):
@@ -83,8 +83,7 @@ def _article(number: int, explanation: Explanation) -> str:
 
 
 def _answer(texts: Sequence[Text], answer: dict[str, Any], number: int) -> str:
-    label = "score" if answer["label"] is None else answer["label"] or "no answer"
-    of_word = f" for {escape(answer['text'])}" if "text" in answer else ""
+    of_word = f" for {escaped(answer['text'])}" if "text" in answer else ""
     facts = (
         f"text {number}; from {answer['baseline_value']:.3g} to {answer['value']:.3g}; completeness error "
         f"{answer['completeness_error']:.2%}"
@@ -95,7 +94,7 @@ def _answer(texts: Sequence[Text], answer: dict[str, Any], number: int) -> str:
         for which, text in enumerate(texts)
     ]
     return (
-        f"<div><strong>{escape(str(label))}</strong>{of_word} {answer['score']:.4g} "
+        f"<div><strong>{escaped(shown_label(answer))}</strong>{of_word} {answer['score']:.4g} "
         f'<span class="facts">{facts}</span></div>\n' + "\n".join(lines) + _neighbours(answer)
     )
 
@@ -107,26 +106,26 @@ def _coloured(text: Text, words: list[dict[str, Any]], largest: float) -> str:
         return " ".join(_span(part, weights.get(place, 0.0), largest) for place, part in enumerate(text))
     parts, end = [], 0
     for word in sorted(words, key=lambda word: word["start"]):
-        parts.append(escape(text[end : word["start"]]))
+        parts.append(escaped(text[end : word["start"]]))
         parts.append(_span(text[word["start"] : word["end"]], word["weight"], largest))
         end = word["end"]
-    return "".join(parts) + escape(text[end:])
+    return "".join(parts) + escaped(text[end:])
 
 
 def _span(word: str, weight: float, largest: float) -> str:
     share = abs(weight) / largest if largest else 0.0
     if share < _FAINTEST:
-        return escape(word)
+        return escaped(word)
     kind = "f" if weight > 0 else "g"
-    return f'<span class="w {kind}" style="--a: {share:.2f}" title="{weight:+.4g}">{escape(word)}</span>'
+    return f'<span class="w {kind}" style="--a: {share:.2f}" title="{weight:+.4g}">{escaped(word)}</span>'
 
 
 def _neighbours(answer: dict[str, Any]) -> str:
     if "neighbours" not in answer:
         return ""
     rows = [
-        f"<li>{escape(str(near['label']))}, cosine {near['similarity']:.3f}, row {escape(str(near['row']))}: "
-        f"{escape(' | '.join(near[key] for key in ('text', 'text_pair') if key in near))}</li>"
+        f"<li>{escaped(str(near['label']))}, cosine {near['similarity']:.3f}, row {escaped(str(near['row']))}: "
+        f"{escaped(' | '.join(near[key] for key in ('text', 'text_pair') if key in near))}</li>"
         for near in answer["neighbours"]
     ]
     return "\n<details>\n<summary>Nearest training examples</summary>\n<ol>\n" + "\n".join(rows) + "\n</ol>\n</details>"

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.data.offsets import Located, cut_windows, locate_tokens
+from jaxbert.data.offsets import Located, locate_tokens
 from jaxbert.data.table import Table, nearest, quoted
 from jaxbert.data.tokens import LongTexts, Tokens
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Outcome, Task
+from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.question_answering.task import QuestionAnswering
 from jaxbert.tasks.question_answering.windows import Asked
 from jaxbert.tasks.reading import shared_tokens
 from jaxbert.tasks.text import TextTask
-from jaxbert.tasks.token_classification.align import find_units
+from jaxbert.tasks.token_classification.align import find_units, locate_documents, windows_of
 from jaxbert.tasks.token_classification.marks import Marks
 from jaxbert.tasks.token_classification.scheme import OUTSIDE
 from jaxbert.tasks.token_classification.task import TokenClassification
@@ -71,6 +72,7 @@ def _text_items(outcome: Outcome, tokenizer: Any, max_length: int, target: int |
     assert isinstance(task, TextTask)
     table: Table = examples.extra
     probabilities, tokens = outcome.probabilities, examples.tokens
+    labels = _labels_of(task, probabilities, len(examples), target)
     both = [table.texts] if table.pairs is None else [table.texts, table.pairs]
     located = [list(locate_tokens(tokenizer, texts, table.source)) for texts in both]
     firsts = np.arange(len(tokens) + 1) if examples.windows is None else examples.windows.first
@@ -79,16 +81,26 @@ def _text_items(outcome: Outcome, tokenizer: Any, max_length: int, target: int |
         texts = [(own[number], found[number]) for own, found in zip(both, located, strict=True)]
         segments = range(int(firsts[number]), int(firsts[number + 1]))
         pieces = _pieces([found for _, found in texts], tokens, segments, task.reading.long_texts, max_length)
+        label = int(labels[number])
         if probabilities is None:
-            label, head = 0, {"label": None, "score": outcome.answers(number, number + 1)[0]["score"]}
+            head = {"label": None, "score": outcome.answers(number, number + 1)[0]["score"]}
         else:
-            label = int(probabilities[number].argmax()) if target is None else target
             score = round(float(probabilities[number, label]), DIGITS)
             head = {"label": task.output_names[label], "score": score}
         read = [_segment(tokens, segment, own) for segment, own in zip(segments, pieces, strict=True)]
         builder.begin(texts)
         builder.add(read, label, head)
     return builder.finish()
+
+
+def _labels_of(task: Task, probabilities: np.ndarray | None, count: int, target: int | None) -> np.ndarray:
+    """Return the output that is explained of each text, [count].
+
+    Without a `target` it is the label that `predict` gives; where a text has any number of labels, the most probable one.
+    """
+    if target is not None or probabilities is None:
+        return np.full(count, target or 0)
+    return task.decision.choose(probabilities) if isinstance(task, Classification) else probabilities.argmax(1)
 
 
 def _pieces(
@@ -160,15 +172,12 @@ def _tag_items(outcome: Outcome, tokenizer: Any, max_length: int, target: int | 
     tokens, units = examples.tokens, marks.units
     tags = outcome.predictions.argmax(-1)
     marking = [name != OUTSIDE for name in task.output_names] if target is None else None
-    room, builder = max_length - 2, ItemBuilder()
-    overlap = min(shared_tokens(task.reading, max_length), room // 2)
-    for number, document in enumerate(marks.documents.items):
+    stride, builder = shared_tokens(task.reading, max_length), ItemBuilder()
+    everywhere = locate_documents(marks.documents, tokenizer)
+    for number, (document, located) in enumerate(zip(marks.documents.items, everywhere, strict=True)):
         text: Text = document.words if document.words is not None else document.text or ""
-        one: Any = [text]
-        (located,) = locate_tokens(tokenizer, one, marks.documents.source)
         builder.begin([(text, located)])
-        found = find_units(located, document, task.by)
-        windows = cut_windows(len(located.ids), room, overlap, found.tokens)
+        windows = windows_of(located, find_units(located, document, task.by), max_length, stride)
         segments = range(int(examples.windows.first[number]), int(examples.windows.first[number + 1]))
         for segment, (low, high) in zip(segments, windows, strict=True):
             begin, length = int(tokens.begins[segment]), int(tokens.lengths[segment])

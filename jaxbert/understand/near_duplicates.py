@@ -66,9 +66,9 @@ def find_similar(texts: Sequence[str], pairs: Sequence[str] | None = None) -> Si
     first_of = np.empty(len(texts), np.int64)
     first_of[equal.order] = np.repeat(equal.order[equal.starts[:-1]], np.diff(equal.starts))
     parent = first_of.copy()
-    distinct = np.flatnonzero(first_of == np.arange(len(texts)))
+    distinct = [index for index, first in enumerate(first_of) if first == index and normal[index]]
     for one, other in _candidates([normal[i] for i in distinct]):
-        a, b = _root(parent, int(distinct[one])), _root(parent, int(distinct[other]))
+        a, b = _root(parent, distinct[one]), _root(parent, distinct[other])
         if a != b and similarity(normal[distinct[one]], normal[distinct[other]]) >= SIMILAR:
             parent[max(a, b)] = min(a, b)
     return Similar(np.array([_root(parent, i) for i in range(len(texts))], np.int64))
@@ -76,7 +76,7 @@ def find_similar(texts: Sequence[str], pairs: Sequence[str] | None = None) -> Si
 
 def normalized(text: str) -> str:
     """Return the first letters and digits of a text in one case and width, with one blank between words."""
-    folded = unicodedata.normalize("NFKC", text[: 2 * MOST_CHARACTERS]).casefold()
+    folded = unicodedata.normalize("NFKC", text.lstrip()[: 2 * MOST_CHARACTERS]).casefold()
     words = folded.translate(_TO_BLANKS).split() or folded.split()
     return " ".join(words)[:MOST_CHARACTERS]
 

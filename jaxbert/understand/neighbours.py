@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from jaxbert.tasks.pooling import pool_windows
 from jaxbert.tasks.text import TextTask
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.inference import Finished, TrainedModel
-from jaxbert.understand.records import read_records
+from jaxbert.understand.records import Record, read_records
 from jaxbert.understand.reopen import reopen
 
 _DIGITS = 6
@@ -67,33 +68,37 @@ class TrainingExamples:
 
         Each has `row` (its number in the source), `text`, for pairs `text_pair`, `label` and `similarity`, the cosine.
         """
-        train, task = self.finished.inputs.train, self.finished.model.task
-        assert isinstance(task, TextTask)
-        count = min(count, len(train))
+        count = min(count, len(self.vectors))
         similar = self._vectors_of(examples) @ self.vectors.T
         chosen = np.argpartition(-similar, count - 1, axis=1)[:, :count]
         order = np.argsort(-np.take_along_axis(similar, chosen, axis=1), axis=1, kind="stable")
         chosen = np.take_along_axis(chosen, order, axis=1)
-        unique: Any = np.unique(chosen, return_inverse=True)
-        wanted, places = unique
-        records = read_records(self.finished.config, task, TRAIN, train, wanted)
-        labels = [_label(task, train, int(index)) for index in wanted]
-        found: list[list[dict[str, Any]]] = []
-        rows: list[list[int]] = places.reshape(chosen.shape).tolist()
-        for example, own in enumerate(rows):
-            entries = []
-            for place in own:
-                record = records[place]
-                pair = {} if record.pair is None else {"text_pair": record.pair}
-                similarity = round(float(similar[example, wanted[place]]), _DIGITS)
-                row = record.row if isinstance(record.row, int) else str(record.row)
-                entry = {"row": row, "text": record.text, **pair, "label": labels[place]}
-                entries.append(entry | {"similarity": similarity})
-            found.append(entries)
-        return found
+        return [
+            [self._entry(int(index), float(similar[example, index])) for index in own]
+            for example, own in enumerate(chosen)
+        ]
+
+    @cached_property
+    def _records(self) -> list[Record]:
+        """The training texts; they take less memory than their vectors."""
+        train, task = self.finished.inputs.train, self.finished.model.task
+        assert isinstance(task, TextTask)
+        return read_records(self.finished.config, task, TRAIN, train, np.arange(len(train)))
+
+    def _entry(self, index: int, similarity: float) -> dict[str, Any]:
+        """Return what is told of a training example."""
+        record, task = self._records[index], self.finished.model.task
+        pair = {} if record.pair is None else {"text_pair": record.pair}
+        return {
+            "row": record.row if isinstance(record.row, int) else str(record.row),
+            "text": record.text,
+            **pair,
+            "label": _label(task, self.finished.inputs.train, index),
+            "similarity": round(similarity, _DIGITS),
+        }
 
 
-def _label(task: TextTask, examples: Examples, index: int) -> Any:
+def _label(task: Task, examples: Examples, index: int) -> Any:
     """Return the label of a training example: a name, a list of names, or a score."""
     assert examples.labels is not None
     label = examples.labels[index]

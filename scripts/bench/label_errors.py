@@ -5,9 +5,10 @@
 
 Takes rows of `data.train` at random, replaces the labels of a tenth of them by another label, each as likely, and trains
 five folds on them as the configuration says; other keys may follow. Prints a JSON object: `precision`, the share of flipped
-rows among the first k suspects, where k is the number of flipped rows; `listed`, the number of all suspects with the reason
-`label`; `recall`, the share of the flipped rows among those; `accuracy`, that of the out-of-fold predictions against the
-labels without flips. Mistakes that the data had before count as none. The seed decides rows and flips.
+rows among the first k suspects, where k is the number of flipped rows; `precision_first`, the same for some smaller k;
+`listed`, the number of all suspects with the reason `label`; `recall`, the share of the flipped rows among those;
+`accuracy`, that of the out-of-fold predictions against the labels without flips. Mistakes that the data had before count as
+none. The seed decides rows and flips.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from jaxbert.data.sources import open_source
 from jaxbert.runs.folder import RunFolder
 from jaxbert.runs.out_of_fold import read_out_of_fold
 from jaxbert.settings import make_config
+
+FIRST = (50, 100, 200, 500)
 
 
 def read_rows(data: DataConfig) -> tuple[list[str], list[str]]:
@@ -91,6 +94,7 @@ def main() -> None:
         "rows": len(texts),
         "flipped": len(wrong),
         "precision": len(wrong & set(listed[: len(wrong)])) / len(wrong),
+        "precision_first": {k: len(wrong & set(listed[:k])) / k for k in FIRST if k < len(wrong)},
         "listed": len(listed),
         "recall": len(wrong & set(listed)) / len(wrong),
         "accuracy": float(np.mean(right)),

@@ -249,6 +249,9 @@ def test_calibrate_in_python(plain, noisy, tmp_path):
     assert record["calibration"]["after"] == pytest.approx({name: after[name] for name in COMPARED})
     assert after["per_class"]["bad"]["precision"] == pytest.approx(record["threshold"]["precision"])
     assert jaxbert.load(model.export(tmp_path / "out")).evaluate(rows) == after
+    texts = [row["text"] for row in rows[:4]]
+    explained = [(found["label"], found["score"]) for found in model.explain(texts, method="gradient_x_input")]
+    assert explained == [(answer["label"], answer["score"]) for answer in model.predict(texts)]
     good = [row for row in rows if row["label"] == "good"]
     with pytest.raises(UserError, match=r"^threshold: no threshold reaches what is asked on these rows"):
         model.calibrate(good, threshold="precision=1", positive_label="bad")

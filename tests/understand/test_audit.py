@@ -15,7 +15,7 @@ from runs import Problem, random_rows, write_csv
 import jaxbert
 from jaxbert.cli.main import main
 from jaxbert.errors import UserError
-from jaxbert.understand.audit import audit_finished
+from jaxbert.understand.audit import Audit, audit_finished
 
 OTHER = {"good": "bad", "bad": "good"}
 
@@ -125,6 +125,22 @@ def test_several_labels(tmp_path):
     assert (table[0]["action"], table[0]["given"], table[0]["label"]) == ("keep", "love", "joy,love")
 
 
+def test_labels_that_hold_the_separator_are_written_as_a_json_list():
+    suspect = {
+        "given": ["a,b"],
+        "suggested": ["a,b", "c"],
+        "score": None,
+        "reasons": ["label", "outlier"],
+        "set": "train",
+    }
+    suspect |= {"row": 2, "record": 0, "like": [3, "test, row 1"], "text": "w1", "text_hash": "t0"}
+    (row,) = csv.DictReader(io.StringIO(Audit([suspect], {}).to_table()))
+    assert (row["given"], row["label"], row["suggested"]) == ('["a,b"]', '["a,b", "c"]', '["a,b", "c"]')
+    assert (row["score"], row["reasons"], row["like"]) == ("", "label outlier", "3; test, row 1")
+    (row,) = csv.DictReader(io.StringIO(Audit([suspect], {}, ";").to_table("\t")), delimiter="\t")
+    assert row["label"] == "a,b;c"
+
+
 def test_scores(tmp_path):
     rows = [{"text": f"w{i} w{i + 7} w{i * 2 % 60}", "label": i / 10} for i in range(40)]
     predictions = np.array([row["label"] for row in rows], np.float32) + np.random.default_rng(0).normal(
@@ -150,7 +166,7 @@ def test_choices(tmp_path):
     path = write_rows(tmp_path / "rows.jsonl", rows)
     finished = hand_made(tmp_path, "multiple_choice", logits.astype("f"), train=path, validation=path)
     (suspect,) = audit_finished(finished).suspects
-    assert (suspect["row"], suspect["given"], suspect["suggested"]) == (7, 1, 0)
+    assert [suspect[key] for key in ("row", "record", "given", "suggested", "like")] == [7, 6, 1, 0, []]
 
 
 def test_the_least_certain_rows_are_outliers(tmp_path, files):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,19 @@ from jaxbert.data.tokens import LongTexts, Reading, Tokens, encode_texts
 from jaxbert.errors import UserError
 from jaxbert.interop.write import save_folder
 from jaxbert.models.functional import make_model
+from jaxbert.options import ExplainOptions
 from jaxbert.tasks.base import Outcome, Task
 from jaxbert.tasks.classification.task import Classification
+from jaxbert.tasks.decision import Decision
 from jaxbert.tasks.multi_label.task import MultiLabel
 from jaxbert.tasks.multiple_choice.task import MultipleChoice
 from jaxbert.tasks.question_answering.task import QuestionAnswering
 from jaxbert.tasks.regression.task import Regression
 from jaxbert.tasks.token_classification.task import PlainTags
+from jaxbert.understand import explain, neighbours
+from jaxbert.understand.attribution import Attributions
+from jaxbert.understand.explain import Explanation, WordEffects
+from jaxbert.understand.explain_page import page_pieces
 from jaxbert.understand.items import items_of
 from jaxbert.understand.words import Items
 
@@ -106,6 +113,22 @@ def test_occlusion_is_what_predict_loses_without_the_word(model, baseline, token
         assert word["weight"] == pytest.approx(log_odds(found["score"]) - log_odds(score), abs=2e-3)
 
 
+def test_the_label_that_a_threshold_gives_is_explained(tmp_path):
+    decided = Classification(LABELS, decision=Decision(positive=LABELS.index("good"), threshold=0.999))
+    model = write_task(tmp_path / "model", decided)
+    answers, found = model.predict(TEXTS), model.explain(TEXTS, method="gradient_x_input")
+    assert any(answer["score"] < 0.5 for answer in answers)
+    assert [(f["label"], f["score"]) for f in found] == [(answer["label"], answer["score"]) for answer in answers]
+
+
+def test_a_text_without_words_misses_nothing(model):
+    found = model.explain([TEXTS[0], "\u200b"], steps=4)[1]
+    assert (found["words"], found["completeness_error"]) == ([], 0.0)
+    nothing: Any = SimpleNamespace(first=[0, 0], words=[[]])
+    rounded = Attributions(np.zeros(0), np.array([0.3 + 3e-7]), np.array([0.3]))
+    assert explain._weighted(nothing, rounded, 0, 0, 0)["completeness_error"] == 0.0
+
+
 def test_windows_are_explained_as_they_are_pooled(tmp_path):
     reading = Reading(LongTexts("windows", 4), "mean", 12)
     model = write_task(tmp_path / "model", Classification(LABELS, reading=reading))
@@ -169,6 +192,49 @@ def test_neighbours_are_training_examples(run):
     assert similar[0] < 1 - 1e-6
 
 
+def test_the_training_texts_are_read_once(run, monkeypatch):
+    calls = []
+    read = neighbours.read_records
+    monkeypatch.setattr(neighbours, "read_records", lambda *given: calls.append(given) or read(*given))
+    monkeypatch.setattr(explain, "_ITEMS", 1)
+    model = jaxbert.load(run.folder)
+    found = model.explain(TEXTS[:3], method="gradient_x_input", neighbours=2)
+    assert [len(answer["neighbours"]) for answer in found] == [2, 2, 2]
+    assert len(calls) == 1
+
+
+def test_a_page_escapes_everything():
+    text = "<i>a</i> \x00"
+    near = {"label": "<i>", "similarity": 1.0, "row": "<i>", "text": "<i>", "text_pair": "<i>"}
+    words = [{"text": "a", "start": 3, "end": 4, "weight": 1.0}, {"text": "<", "start": 4, "end": 5, "weight": -0.01}]
+    answer = {
+        "label": "<i>",
+        "text": "<i>",
+        "score": 1.0,
+        "value": 1.0,
+        "baseline_value": 0.0,
+        "completeness_error": 0.0,
+    }
+    tagged = [answer | {"words": words[:1], "neighbours": [near]}]
+    listed = [answer | {"words": [{"text": "<i>", "start": 0, "end": 1, "weight": 1.0}]}]
+    explanations = [Explanation((text,), tagged), Explanation((["<i>", "<i>"],), listed)]
+    html = "".join(page_pieces(explanations, ExplainOptions(), "log_odds", "<i>"))
+    assert "<i>" not in html
+    assert "\x00" not in html
+    assert html.count("&lt;i&gt;") == 2 + 1 + 2 + 5 + 2 + 1
+
+
+def test_answers_of_one_label_are_summed_up():
+    words = [{"text": "Fine", "weight": 0.5}, {"text": "fine", "weight": 0.25}, {"text": "not", "weight": -1.0}]
+    effects = WordEffects()
+    for label in ("", "a", None, "a"):
+        effects.add(Explanation(("",), [{"label": label, "words": words}]))
+    found = effects.to_dict()
+    assert {label: part["texts"] for label, part in found.items()} == {"a": 2, "no answer": 1, "score": 1}
+    assert found["a"]["for"] == [{"word": "fine", "count": 4, "mean_weight": 0.375}]
+    assert found["a"]["against"] == [{"word": "not", "count": 2, "mean_weight": -1.0}]
+
+
 def test_the_command_writes_lines_a_page_and_a_summary(run, tmp_path, capsys):
     texts = ["great w1 <b>&amp;", 'w2 bad "w3"']
     file = write_csv(tmp_path / "new.csv", [[text] for text in texts], header=("text",))
@@ -192,6 +258,8 @@ def test_the_command_writes_lines_a_page_and_a_summary(run, tmp_path, capsys):
     assert 'class="w ' in html.split("</header>")[1]
     assert main([*common[:2], f"--input={write_csv(tmp_path / 'none.csv', [], ('text',))}"]) == 2
     assert capsys.readouterr().err.count("error: ") == 1
+    assert main([*common, f"--output={page}", f"--summary={page}"]) == 2
+    assert "--summary and --output both name" in capsys.readouterr().err
 
 
 def _counts(answers: list[dict[str, Any]]) -> dict[str, int]:

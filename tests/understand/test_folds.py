@@ -178,6 +178,18 @@ def test_an_ensemble_is_one_model_whose_probabilities_are_the_mean(problem, run,
     assert "is an ensemble of 3 models, and one model is needed here" in capsys.readouterr().err
     with pytest.raises(jaxbert.UserError, match="is an ensemble"):
         model.export(tmp_path / "one")
+    dev = problem.folder / "dev.csv"
+    for verb in (
+        ["calibrate", "--data"],
+        ["calibrate", "--output", str(tmp_path / "new"), "--data"],
+        ["explain", "--input"],
+    ):
+        assert main([*verb, str(dev), "--model", str(folder)]) == 2
+        assert "is an ensemble of 3 models" in capsys.readouterr().err
+    assert not (folder / "export").exists()
+    for ask in (lambda: model.calibrate(rows), lambda: model.explain(texts[:1], neighbours=1)):
+        with pytest.raises(jaxbert.UserError, match="is an ensemble"):
+            ask()
     assert main(["export", f"--run={run}", "--step=last", "--output", str(tmp_path / "last")]) == 0
 
 

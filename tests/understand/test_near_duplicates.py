@@ -38,8 +38,10 @@ def test_similar_texts_are_one_group(texts, groups):
 def test_case_width_and_punctuation_do_not_count():
     assert normalized("  Ｆｉｎｅ，film!! ") == "fine film"
     assert normalized("!?") == "!?"
+    assert normalized(" " * 5000 + "fine") == "fine"
     assert normalized("हिन्दी") == "हिन्दी"  # its marks are no punctuation
     assert find_similar(["fine", "Fine!", "!?", "?!", "\u200b"]).group.tolist() == [0, 0, 2, 3, 4]
+    assert find_similar(["fine", "", " ", "film"]).group.tolist() == [0, 1, 1, 3]
 
 
 def test_similarity_is_the_share_of_common_shingles():

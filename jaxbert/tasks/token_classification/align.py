@@ -97,17 +97,15 @@ def align(documents: TaggedTexts, tokenizer: Any, max_length: int, *, stride: in
       stride: the tokens that two windows of a text share; at most half a window.
       by: the units of plain texts.
     """
-    room = max_length - 2
-    overlap = min(stride, room // 2)
     begin, end = (np.array([token], np.int32) for token in (tokenizer.cls_token_id, tokenizer.sep_token_id))
     ids: list[np.ndarray] = []
     speaks: list[np.ndarray] = []
     found_units: list[FoundUnits] = []
     first_windows, first_units, whole = [0], [0], []
-    for document, located in zip(documents.items, _located(documents, tokenizer), strict=True):
+    for document, located in zip(documents.items, locate_documents(documents, tokenizer), strict=True):
         found = find_units(located, document, by)
         whole.append(len(located.ids) + 2)
-        windows = cut_windows(len(located.ids), room, overlap, found.tokens)
+        windows = windows_of(located, found, max_length, stride)
         owners = _owners(found.tokens, windows)
         for number, (low, high) in enumerate(windows):
             mine = owners == number
@@ -130,7 +128,7 @@ def align(documents: TaggedTexts, tokenizer: Any, max_length: int, *, stride: in
     return Aligned(tokens, np.array(first_windows, np.int64), units, np.array(whole, np.int32))
 
 
-def _located(documents: TaggedTexts, tokenizer: Any) -> list[Located]:
+def locate_documents(documents: TaggedTexts, tokenizer: Any) -> list[Located]:
     """Tokenize all lists of words in one call, and all texts in another."""
     items = documents.items
     results: dict[int, Located] = {}
@@ -153,6 +151,12 @@ def find_units(located: Located, document: TaggedText, by: By) -> FoundUnits:
         return FoundUnits(begins, located.words[begins], places, places + 1)
     lasts = np.append(begins[1:], [len(located.ids)] * (len(begins) > 0)).astype(np.int64) - 1
     return FoundUnits(begins, np.arange(len(begins)), located.offsets[begins, 0], located.offsets[lasts, 1])
+
+
+def windows_of(located: Located, units: FoundUnits, max_length: int, stride: int) -> list[tuple[int, int]]:
+    """Return the first token of each window of a text, and the token after its last one; arguments as for `align`."""
+    room = max_length - 2
+    return cut_windows(len(located.ids), room, min(stride, room // 2), units.tokens)
 
 
 def _owners(begins: np.ndarray, windows: list[tuple[int, int]]) -> np.ndarray:
