@@ -97,8 +97,8 @@ def finetune(
       loss: your own training loss: a function `(outputs, batch)` that returns a loss for each of the S example slots of
         the B rows, [B, S].
       **keys: any key of the configuration, by its name (`epochs=2`) or with its section (`train__epochs=2`). `folds=5`
-        trains in folds; their metrics are `summary["folds"]` of the result. Without
-        `output_dir` each call begins a new run in a new folder. With `output_dir` a stopped run is resumed.
+        trains in folds; their metrics are `summary["folds"]` of the result. Without `output_dir` each call begins a new run
+        in a new folder. With `output_dir` a stopped run is resumed.
 
     Returns:
       The model, its metrics and the run folder.

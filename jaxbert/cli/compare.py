@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> int:
 
         write_text(values.page, comparison_page(comparison))
         written = f"page: {values.page}; {written}"
-    console.print(written, highlight=False, soft_wrap=True)
+    console.print(written, highlight=False, soft_wrap=True, markup=False)
     return 0
 
 
@@ -64,13 +64,12 @@ def _make_parser() -> Parser:
 
 def _show(comparison: Comparison) -> None:
     from jaxbert.terminal import console
-    from jaxbert.understand.compare_page import mcnemar_sentence
 
     console.print(_metrics(comparison), highlight=False)
     for pair in comparison.pairs:
         console.print(_differences(pair), highlight=False)
-        lines = [] if pair.mcnemar is None else [mcnemar_sentence(pair)]
-        lines.append(f"{pair.differing:,} of {comparison.examples:,} answers differ")
+        tested = pair.mcnemar_sentence()
+        lines = [*([] if tested is None else [tested]), f"{pair.differing:,} of {comparison.examples:,} answers differ"]
         for found in pair.shown[:_SHOWN]:
             text = " ".join(found.text.split())[:100]
             lines.append(f"  row {found.row}: {text!r} is {found.expected}; {found.first} and {found.second}")
@@ -95,8 +94,10 @@ def _differences(pair: Pair) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    from jaxbert.understand.paired import LEVEL
+
     table = Table(title=f"{pair.second} minus {pair.first}", title_justify="left")
-    for name in ("metric", "difference", "95% interval", "better"):
+    for name in ("metric", "difference", f"{LEVEL:.0%} interval", "better"):
         table.add_column(name)
     for found in pair.differences:
         interval = f"{found.low:+.4f} to {found.high:+.4f}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from jaxbert.cli.output import write_out
 from jaxbert.cli.parsing import make_parser, parse
 from jaxbert.config import PrecisionConfig, ReportConfig
@@ -18,15 +16,16 @@ def run(arguments: list[str]) -> int:
     values = parse(parser, arguments)
     from jaxbert.config import LaunchConfig
     from jaxbert.launch.start import start
+    from jaxbert.processes import is_main
     from jaxbert.train.runtime import prepare_process
     from jaxbert.understand.reopen import reopen
-    from jaxbert.understand.report.write import write_report
+    from jaxbert.understand.report.write import with_slices, write_report
 
     prepare_process(PrecisionConfig.compute)
     start(LaunchConfig())
     finished = reopen(values.run)
     if values.slices is not None:
-        config = dataclasses.replace(finished.config, report=ReportConfig(slices=values.slices))
-        finished = dataclasses.replace(finished, config=config)
-    write_out(f"{write_report(finished)}\n")
+        finished = with_slices(finished, values.slices)
+    if is_main():
+        write_out(f"{write_report(finished)}\n")
     return 0

@@ -62,7 +62,7 @@ _READERS = {
     ".txt": "text",
 }
 """By the extension of a file, the reader of `datasets` for it: the Hub wants a type for each data set."""
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 logger = logging.getLogger("jaxbert")
 
@@ -111,7 +111,7 @@ def model_card(config: Config, task: Task, summary: Mapping[str, Any], name: str
 def write_card(folder: epath.Path, card: str) -> bool:
     """Write the card of an exported folder, unless a person wrote one there; return whether it was written."""
     path = folder / NAME
-    if path.exists() and MARKER not in path.read_text():
+    if path.exists() and not _is_ours(path):
         logger.warning("%s was not written by jaxbert, and stays as it is", path)
         return False
     try:
@@ -121,14 +121,19 @@ def write_card(folder: epath.Path, card: str) -> bool:
     return True
 
 
+def _is_ours(path: epath.Path) -> bool:
+    """Return whether a card has our marker line; a person's text may have any encoding."""
+    return MARKER.encode() in path.read_bytes()
+
+
 def copy_card(model: str | os.PathLike[str], target: epath.Path) -> None:
     """Copy the card of a run's export, or of an exported folder, to another export of the same parameters."""
     if not to_path(model).exists():
         return
     for folder in (to_path(model) / "export", to_path(model)):
         path = folder / NAME
-        if path.exists() and MARKER in (text := path.read_text()):
-            write_card(target, text)
+        if path.exists() and _is_ours(path):
+            write_card(target, path.read_text("utf-8"))
             return
 
 
@@ -210,6 +215,8 @@ def _data_set(spec: str | None) -> _DataSet:
     kind, _, rest = (spec or "").partition(":")
     if kind in ("hf", "tfds"):
         whole, _, split = rest.partition(":")
+        if kind == "hf" and (whole.startswith(("/", ".", "~")) or os.path.isdir(whole)):  # a folder of this machine
+            return _DataSet("files", PurePath(whole).name, None, split or None)
         parts = whole.split("/")
         name = "/".join(parts[:2]) if kind == "hf" else whole
         return _DataSet(name, whole, parts[2] if kind == "hf" and len(parts) > 2 else None, split or None)

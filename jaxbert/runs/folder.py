@@ -206,10 +206,18 @@ class RunFolder:
             np.savez(folder / self.predictions.name, **predictions)  # type: ignore[arg-type]
 
     def read_predictions(self) -> dict[str, np.ndarray]:
-        """Return the predictions by the name of the set; empty for a run that is not complete or of an older version."""
+        """Return the predictions by the name of the set; empty for a run that is not complete or of an older version.
+
+        Raises:
+          UserError: if the file is damaged.
+        """
         if not self.predictions.exists():
             return {}
-        with np.load(fetched(self.predictions), allow_pickle=False) as content:
+        path = fetched(self.predictions)
+        with (
+            foreign_errors(f"{self.predictions} is damaged, remove it to predict again"),
+            np.load(path, allow_pickle=False) as content,
+        ):
             return dict(content)
 
     def write_summary(self, summary: dict[str, Any]) -> None:

@@ -123,6 +123,17 @@ def identify(
     labels = inputs.task.output_names
     architecture = {key: getattr(bert_config, key, None) for key in _ARCHITECTURE}
     weights = None if model is None else _weights(model)
+    return Identity(
+        labels=list(labels),
+        tokenizer=_tokenizer(tokenizer),
+        model={"name": config.model.name_or_path, "architecture": architecture, "weights": weights},
+        sets=_contents(config, inputs),
+        steps=steps,
+    )
+
+
+def _contents(config: Config, inputs: Inputs) -> dict[str, Content]:
+    """Return the content of each data set by its configuration key."""
     sets = {"data.train": [inputs.train]}
     validation = inputs.validation
     if config.data.validation_fraction:
@@ -130,13 +141,22 @@ def identify(
         validation = {}
     for key, found in (("validation", validation), ("test", inputs.test)):
         sets |= {f"data.{key}" if [name] == [key] else f"data.{key} {name}": [part] for name, part in found.items()}
-    return Identity(
-        labels=list(labels),
-        tokenizer=_tokenizer(tokenizer),
-        model={"name": config.model.name_or_path, "architecture": architecture, "weights": weights},
-        sets={name: content_of(parts, labels) for name, parts in sets.items()},
-        steps=steps,
-    )
+    return {name: content_of(parts, inputs.task.output_names) for name, parts in sets.items()}
+
+
+def check_data(folder: RunFolder, config: Config, inputs: Inputs) -> None:
+    """Check that the data of a complete run, read again, are those that it learned from and was measured on.
+
+    Raises:
+      UserError: if they have changed.
+    """
+    before = Identity.read(folder.data)
+    changes = [] if before is None else _changed_sets(before.sets, _contents(config, inputs))
+    if changes:
+        raise UserError(
+            f"the data of the run in {folder.path} have changed since it ended ({'; '.join(changes)}): give the same data, "
+            "or train again"
+        )
 
 
 def _tokenizer(tokenizer: Any) -> dict[str, Any]:
@@ -202,7 +222,7 @@ def go_on(folder: RunFolder, before: Identity | None, now: Identity, *, learned:
         )
         before = dataclasses.replace(now, labels=now.labels and known_labels(folder, None))
     never = _never_accepted(before, now)
-    changes = [*never, *_changed_sets(before, now, only_counts=bool(never))]
+    changes = [*never, *_changed_sets(before.sets, now.sets, only_counts=bool(never))]
     if changes and not learned:
         logger.warning("%s: no checkpoint was saved yet, so the run begins anew: %s", folder.path, "; ".join(changes))
         return now
@@ -259,10 +279,10 @@ def _changed_values(name: str, before: Mapping[str, Any], now: Mapping[str, Any]
     ]
 
 
-def _changed_sets(before: Identity, now: Identity, *, only_counts: bool) -> list[str]:
+def _changed_sets(before: Mapping[str, Content], now: Mapping[str, Content], *, only_counts: bool = False) -> list[str]:
     found = []
-    for name in dict.fromkeys((*before.sets, *now.sets)):
-        old, new = before.sets.get(name), now.sets.get(name)
+    for name in dict.fromkeys((*before, *now)):
+        old, new = before.get(name), now.get(name)
         if old is None or new is None:
             there = old or new
             assert there is not None

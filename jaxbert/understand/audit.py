@@ -12,7 +12,7 @@ import io
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -144,34 +144,58 @@ def audit_run(path: str | os.PathLike[str], rank_by: confident.RankBy = "self_co
 
 def audit_finished(finished: Finished, rank_by: confident.RankBy = "self_confidence") -> Audit:
     """Audit the labels of a run that is open; arguments and errors are those of `audit_run`."""
-    task = finished.model.task
-    _check_task(task, finished.inputs.train)
-    sets, evidence = _sets_of(finished)
-    labels = np.concatenate([np.asarray(one.examples.labels) for one in sets])
-    ends = np.cumsum([len(one.examples) for one in sets])
-    judged = np.concatenate([one.judged + end - len(one.examples) for one, end in zip(sets, ends, strict=True)])
-    judgement = _judge(task, labels[judged], sets, rank_by)
-    texts = _Texts.of(finished, task, sets)
-    like = _conflicts(task, labels, texts, judgement, judged)
-    rows = _Rows(task, sets, ends, labels, texts, judgement, {int(index): at for at, index in enumerate(judged)}, like)
-    suspects = rows.suspects()
+    rows, evidence = _judged_rows(finished, rank_by)
+    texts = _Texts.of(finished, rows.task, rows.sets)
+    judged = np.fromiter(rows.places, np.int64)
+    like = _conflicts(rows.task, rows.labels, texts, rows.judgement, judged)
+    suspects = replace(rows, texts=texts, like=like).suspects()
     counts = {reason: sum(reason in suspect["reasons"] for suspect in suspects) for reason in REASONS}
-    names = [one.view.name for one in sets if len(one.judged)]
+    names = [one.view.name for one in rows.sets if len(one.judged)]
     note = (
         f"every label of {names[0]} was judged by the fold that did not train on its row"
         if evidence == "out_of_fold"
         else f"only rows of {' and '.join(names)} were judged, which the model did not train on: {_HOW}"
     )
-    summary = {"task": task.name, "evidence": evidence, "sets": names, "rows": len(judged), **counts, "note": note}
+    summary = {"task": rows.task.name, "evidence": evidence, "sets": names, "rows": len(judged), **counts, "note": note}
     return Audit(suspects, summary, finished.config.data.label_separator)
 
 
-def _check_task(task: Task, examples: Examples) -> None:
-    """Raise `UserError` if examples do not have one label, one score or a set of labels each."""
-    labels = examples.labels
-    judged = labels is not None and (labels.ndim == 1 or labels.dtype == bool)
-    if not judged or task.per_token:
+def worst_labels(finished: Finished, most: int) -> tuple[list[dict[str, Any]], int]:
+    """Return the `most` labels that are most probably wrong, as `Audit.suspects` has them, and how many there are in all.
+
+    Similar texts are not searched, and only the texts of these rows are read. Errors are those of `audit_run`.
+    """
+    rows, _ = _judged_rows(finished, "self_confidence")
+    wrong = rows.wrong()
+    suspects = {index: rows.row(index, [LABEL]) for index in wrong[:most]}
+    for one, end in zip(rows.sets, rows.ends.tolist(), strict=True):
+        first = end - len(one.examples)
+        own = [index for index in suspects if first <= index < end]
+        if own and isinstance(rows.task, TextTask):
+            records = read_records(finished.config, rows.task, one.view.name, one.examples, np.array(own) - first)
+            for index, record in zip(own, records, strict=True):
+                pair = {} if record.pair is None else {"text_pair": record.pair}
+                suspects[index] |= {"text": record.text, **pair}
+    return [*suspects.values()], len(wrong)
+
+
+def _judged_rows(finished: Finished, rank_by: RankBy) -> tuple[_Rows, str]:
+    """Judge the labels of a run; return the rows, without their texts, and where the predictions come from."""
+    task = finished.model.task
+    if not has_labels_to_judge(task, finished.inputs.train):
         raise UserError(f"audit judges labels, scores and choices of whole texts; task {task.name} has none")
+    sets, evidence = _sets_of(finished)
+    labels = np.concatenate([np.asarray(one.examples.labels) for one in sets])
+    ends = np.cumsum([len(one.examples) for one in sets])
+    judged = np.concatenate([one.judged + end - len(one.examples) for one, end in zip(sets, ends, strict=True)])
+    judgement = _judge(task, labels[judged], sets, rank_by)
+    return _Rows(task, sets, ends, labels, judgement, {int(index): at for at, index in enumerate(judged)}), evidence
+
+
+def has_labels_to_judge(task: Task, examples: Examples) -> bool:
+    """Return whether examples have one label, one score or a set of labels each."""
+    labels = examples.labels
+    return labels is not None and (labels.ndim == 1 or labels.dtype == bool) and not task.per_token
 
 
 def _sets_of(finished: Finished) -> tuple[list[_Set], str]:
@@ -300,27 +324,30 @@ class _Rows:
     sets: Sequence[_Set]
     ends: np.ndarray
     labels: np.ndarray
-    texts: _Texts | None
     judgement: _Judgement
     places: Mapping[int, int]
     """The place of an example among those that were judged."""
-    like: Mapping[int, np.ndarray]
+    texts: _Texts | None = None
+    like: Mapping[int, np.ndarray] = field(default_factory=dict)
+
+    def wrong(self) -> list[int]:
+        """Return the examples whose labels are probably wrong, the worst first."""
+        judged, found = list(self.places), np.flatnonzero(self.judgement.found)
+        return [judged[at] for at in found[np.argsort(self.judgement.order[found], kind="stable")]]
 
     def suspects(self) -> list[dict[str, Any]]:
         """Return all rows, each once."""
-        reasons: dict[int, list[str]] = {}
+        reasons = {index: [LABEL] for index in self.wrong()}
         judged, judgement = list(self.places), self.judgement
-        wrong = np.flatnonzero(judgement.found)
-        for at in wrong[np.argsort(judgement.order[wrong], kind="stable")]:
-            reasons[judged[at]] = [LABEL]
         for index, others in self.like.items():
             if len(others):
                 reasons.setdefault(index, []).append(NEAR_DUPLICATE)
         for at in judgement.undecided:
             reasons.setdefault(judged[at], []).append(OUTLIER)
-        return [self._row(index, because) for index, because in reasons.items()]
+        return [self.row(index, because) for index, because in reasons.items()]
 
-    def _row(self, index: int, reasons: list[str]) -> dict[str, Any]:
+    def row(self, index: int, reasons: list[str]) -> dict[str, Any]:
+        """Return an example as `Audit.suspects` has it."""
         one, within = self._place(index)
         at, suggested, score = self.places.get(index), None, None
         if at is not None:

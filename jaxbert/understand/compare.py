@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.data.table import shorten
+from jaxbert.data.table import Row, shorten
 from jaxbert.errors import UserError
 from jaxbert.tasks.direction import falls
 from jaxbert.train.inference import Finished
 from jaxbert.understand.judged import Judged, judge
 from jaxbert.understand.paired import LEVEL, RESAMPLES, difference_interval, mcnemar
+from jaxbert.understand.records import read_texts
 from jaxbert.understand.reopen import reopen
 
 MOST_SHOWN = 50
@@ -68,6 +69,14 @@ class Pair:
     shown: list[Differing]
     """Up to `MOST_SHOWN` of them, those first whose answers differ most in quality."""
 
+    def mcnemar_sentence(self) -> str | None:
+        """Return the result of McNemar's test as text; None for numbers."""
+        if self.mcnemar is None:
+            return None
+        first, second = (f"{self.mcnemar[key]:,}" for key in ("only_first_right", "only_second_right"))
+        right = f"Right: {first} examples only for {self.first}, {second} only for {self.second}."
+        return f"{right} McNemar's exact test: p = {self.mcnemar['p_value']:.3g}."
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -103,17 +112,42 @@ def compare_runs(paths: Sequence[str | os.PathLike[str]], set_name: str | None =
             raise UserError(f"{tasks}: compare runs of one task")
     common = [name for name in runs[0].outcomes if all(name in run.outcomes for run in runs)]
     chosen = _choose_set(names, runs, common, set_name)
-    judged = [judge(run, chosen) for run in runs]
-    for name, other in zip(names[1:], judged[1:], strict=True):
-        _check_same(names[0], judged[0], name, other, chosen)
+    sides = [_Side.of(name, run, chosen) for name, run in zip(names, runs, strict=True)]
+    for other in sides[1:]:
+        _check_same(sides[0], other, chosen)
     return Comparison(
         task=runs[0].model.task.name,
         set_name=chosen,
         other_sets=[name for name in common if name != chosen],
-        examples=len(judged[0].rows),
+        examples=len(sides[0].rows),
         metrics={name: _numbers(run, chosen) for name, run in zip(names, runs, strict=True)},
-        pairs=[_pair(names[0], judged[0], name, other) for name, other in zip(names[1:], judged[1:], strict=True)],
+        pairs=[_pair(sides[0], other) for other in sides[1:]],
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Side:
+    """A run with its answers to the N examples of the set."""
+
+    name: str
+    rows: list[Row]
+    """The number of each record in its source, from 1."""
+    texts: list[str]
+    judged: Judged
+
+    @classmethod
+    def of(cls, name: str, run: Finished, chosen: str) -> _Side:
+        """Judge the answers of a run.
+
+        Raises:
+          UserError: if its task has no answers, its model has diverged, or its texts cannot be read again.
+        """
+        judged = judge(run.outcomes[chosen])
+        if judged is None:
+            raise UserError(f"{name} is a run of the task {run.model.task.name}, whose answers cannot be compared")
+        if np.isnan(run.outcomes[chosen].predictions).any():
+            raise UserError(f"{name} has predictions that are no numbers, so its model has diverged: leave it out")
+        return cls(name, *read_texts(run, chosen), judged)
 
 
 def _short_names(paths: list[str]) -> list[str]:
@@ -141,18 +175,19 @@ def _choose_set(names: list[str], runs: list[Finished], common: list[str], wante
     return "test" if "test" in common else common[0]
 
 
-def _check_same(first_name: str, first: Judged, name: str, other: Judged, chosen: str) -> None:
+def _check_same(first: _Side, other: _Side, chosen: str) -> None:
     """Check that two runs were measured on the same records with the same labels, in the same order."""
     way = "compare runs with the same held-out data"
     if len(first.rows) != len(other.rows):
-        counts = f"{len(first.rows):,} examples in {first_name} and {len(other.rows):,} in {name}"
+        counts = f"{len(first.rows):,} examples in {first.name} and {len(other.rows):,} in {other.name}"
         raise UserError(f"the set {chosen} has {counts}: {way}")
-    for kind, ours, theirs in (("text", first.texts, other.texts), ("label", first.expected, other.expected)):
+    labels = first.judged.expected, other.judged.expected
+    for kind, ours, theirs in (("text", first.texts, other.texts), ("label", *labels)):
         place = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), None)
         if place is not None:
             there, here = (shorten(str(values[place])) for values in (ours, theirs))
             where = f"the {kind} of row {first.rows[place]} of the set {chosen}"
-            raise UserError(f"{where} is {there!r} in {first_name} and {here!r} in {name}: {way}")
+            raise UserError(f"{where} is {there!r} in {first.name} and {here!r} in {other.name}: {way}")
 
 
 def _numbers(run: Finished, chosen: str) -> dict[str, float]:
@@ -160,35 +195,36 @@ def _numbers(run: Finished, chosen: str) -> dict[str, float]:
     return {name: float(metrics[name]) for name in run.model.task.metric_names() if name in metrics}
 
 
-def _pair(first_name: str, first: Judged, second_name: str, second: Judged) -> Pair:
-    differences = []
-    for ours, theirs in zip(first.measures, second.measures, strict=False):
-        if ours.name != theirs.name:
-            continue
-        low, high = difference_interval(ours, theirs)
-        better = None
-        if low > 0 or high < 0:
-            better = second_name if (low > 0) != falls(ours.name) else first_name
-        differences.append(Difference(ours.name, theirs.value - ours.value, low, high, better))
-    test = None if first.right is None or second.right is None else mcnemar(first.right, second.right)
-    differing = np.array([a != b for a, b in zip(first.given, second.given, strict=True)])
-    gains = first.distance - second.distance
-    places = np.flatnonzero(differing)
-    places = places[np.argsort(-np.abs(gains[places]), kind="stable")]
-    shown = []
-    for place in places[:MOST_SHOWN].tolist():
-        closer = None if gains[place] == 0 else second_name if gains[place] > 0 else first_name
-        one, other = (None if side.right is None else bool(side.right[place]) for side in (first, second))
-        shown.append(
-            Differing(
-                row=str(first.rows[place]),
-                text=first.texts[place],
-                expected=first.expected[place],
-                first=first.given[place],
-                second=second.given[place],
-                first_right=one,
-                second_right=other,
-                closer=closer,
-            )
+def _pair(first: _Side, second: _Side) -> Pair:
+    ours, theirs = first.judged, second.judged
+    test = None if ours.right is None or theirs.right is None else mcnemar(ours.right, theirs.right)
+    differing = np.flatnonzero([a != b for a, b in zip(ours.given, theirs.given, strict=True)])
+    gains = ours.distance - theirs.distance
+    worst = differing[np.argsort(-np.abs(gains[differing]), kind="stable")][:MOST_SHOWN].tolist()
+    shown = [
+        Differing(
+            row=str(first.rows[place]),
+            text=first.texts[place],
+            expected=ours.expected[place],
+            first=ours.given[place],
+            second=theirs.given[place],
+            first_right=None if ours.right is None else bool(ours.right[place]),
+            second_right=None if theirs.right is None else bool(theirs.right[place]),
+            closer=None if gains[place] == 0 else second.name if gains[place] > 0 else first.name,
         )
-    return Pair(first_name, second_name, differences, test, len(places), shown)
+        for place in worst
+    ]
+    return Pair(first.name, second.name, _differences(first, second), test, len(differing), shown)
+
+
+def _differences(first: _Side, second: _Side) -> list[Difference]:
+    """Return the difference of each metric that both runs have."""
+    found, others = [], second.judged.makers
+    for name, make in first.judged.makers.items():
+        if name in others:
+            ours, theirs, better = make(), others[name](), None
+            low, high = difference_interval(ours, theirs)
+            if low > 0 or high < 0:
+                better = second.name if (low > 0) != falls(name) else first.name
+            found.append(Difference(name, theirs.value - ours.value, low, high, better))
+    return found

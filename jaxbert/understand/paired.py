@@ -41,7 +41,12 @@ class Measure:
 
 def mean_measure(name: str, values: np.ndarray) -> Measure:
     """Return a metric that is the mean of a value of each example, [N]."""
-    parts = np.stack([values, np.ones(len(values))], 1).astype(np.float64)
+    return share_measure(name, values, np.ones(len(values)))
+
+
+def share_measure(name: str, hits: np.ndarray, wholes: np.ndarray) -> Measure:
+    """Return a metric that is a sum over the examples divided by another one, from the two numbers of each, [N]."""
+    parts = np.stack([hits, wholes], 1).astype(np.float64)
     return Measure(name, parts, lambda sums: quotient(sums[..., 0], sums[..., 1]))
 
 

@@ -16,6 +16,7 @@ from jaxbert.data.table import Row
 from jaxbert.errors import UserError
 from jaxbert.tasks.reading import named_sets, set_name, training_spec
 from jaxbert.tasks.text import TextTask
+from jaxbert.tasks.token_classification.task import TokenClassification
 from jaxbert.train.inference import Finished
 
 
@@ -91,6 +92,25 @@ def read_columns(finished: Finished, name: str, examples: Examples, columns: Seq
     if any(item.row not in found for item in items):
         raise UserError(f"{spec}: rows of the run are not there any more: give the same data")
     return {column: [found[item.row][column] for item in items] for column in columns}
+
+
+def read_texts(finished: Finished, name: str) -> tuple[list[Row], list[str]]:
+    """Return the row and the text of each example of a run's set, of any task; the texts of a pair are two lines.
+
+    Raises:
+      UserError: if the source is not there any more, or has fewer rows.
+    """
+    examples, task = finished.outcomes[name].examples, finished.model.task
+    if isinstance(task, TextTask):
+        records = read_records(finished.config, task, name, examples, np.arange(len(examples)))
+        texts = [record.text if record.pair is None else f"{record.text}\n{record.pair}" for record in records]
+        return [record.row for record in records], texts
+    items = items_in(examples)
+    if isinstance(task, TokenClassification):
+        return [item.row for item in items], [
+            " ".join(item.words) if item.text is None else item.text for item in items
+        ]
+    return [item.row for item in items], [item.key().strip("\0").replace("\0", "\n") for item in items]
 
 
 def items_in(examples: Examples) -> Sequence[Any]:

@@ -11,22 +11,24 @@ from jaxbert.bucket import fetched
 from jaxbert.data.examples import Examples
 from jaxbert.data.labels import Head
 from jaxbert.errors import UserError
+from jaxbert.models.families import longest_input
 from jaxbert.plain import read_json
 from jaxbert.processes import is_main
 from jaxbert.runs.folder import RunFolder
+from jaxbert.runs.identity import check_data
 from jaxbert.settings import make_config
 from jaxbert.tasks.base import Outcome, count_predictions
-from jaxbert.tasks.reading import set_name
+from jaxbert.tasks.reading import resolve_max_length, set_name
 from jaxbert.train.inference import Finished, TrainedModel, open_trained
 
 
 def reopen(path: str | os.PathLike[str]) -> Finished:
     """Open a complete run: read its data again, from the token cache if it is there, and its predictions.
 
-    Predictions that the folder does not hold (of an older version, or of data that have changed) are computed and kept.
+    Predictions that the folder does not hold, as a run of an older version, are computed and kept.
 
     Raises:
-      UserError: if the folder is not a complete run, or its data are not there any more.
+      UserError: if the folder is not a complete run, or its data have changed or are not there any more.
     """
     folder = RunFolder(path)
     if not folder.config.exists():
@@ -36,14 +38,16 @@ def reopen(path: str | os.PathLike[str]) -> Finished:
     model = open_trained(os.fspath(path))
     config = make_config(os.fspath(fetched(folder.config)), {"train": {"output_dir": os.fspath(folder.path)}})
     head = Head(model.task.output_names, folder.path.name) if model.task.label_names_in_head else None
-    inputs = type(model.task).read(config, model.tokenizer, model.max_length, head)
+    longest = resolve_max_length(config.data.max_length, longest_input(model.predictor.model.config))  # as in training
+    inputs = type(model.task).read(config, model.tokenizer, longest, head)
+    check_data(folder, config, inputs)
     sets = {set_name("validation", name): examples for name, examples in inputs.validation.items()}
     sets |= {set_name("test", name): examples for name, examples in inputs.test.items()}
     summary = read_json(folder.summary)
-    return Finished(config, folder, inputs, model, outcomes_of(folder, model, sets), summary)
+    return Finished(config, folder, inputs, model, _outcomes_of(folder, model, sets), summary)
 
 
-def outcomes_of(folder: RunFolder, model: TrainedModel, sets: Mapping[str, Examples]) -> dict[str, Outcome]:
+def _outcomes_of(folder: RunFolder, model: TrainedModel, sets: Mapping[str, Examples]) -> dict[str, Outcome]:
     """Return the outcome of each set, from the run folder or computed; those that are computed are kept there."""
     kept = folder.read_predictions()
     found: dict[str, np.ndarray] = {

@@ -70,6 +70,7 @@ def test_the_hub_reads_what_the_run_knows():
         ("tiny", None, "random weights (a new model of the size tiny)"),
         ("org/some-model", "org/some-model", "`org/some-model`"),
         ("LOCAL", None, "a model in a local folder, `mine`"),
+        ("../gone", None, "a model in a local folder, `gone`"),
     ],
 )
 def test_only_a_model_of_the_hub_is_a_base_model(model, base, words, tmp_path):
@@ -96,6 +97,13 @@ def test_several_sets_and_a_split_have_their_own_results():
     assert results(single)[0][:2] == ("text", "en.txt")
 
 
+def test_a_data_set_of_the_hub_in_a_local_folder_is_named_without_its_path():
+    card = read(make_config(data__validation="hf:/home/me/secret/sets:dev", data__train="hf:~/secret/rows"))
+    assert results(card)[0][:4] == ("files", "sets", None, "dev")
+    assert "secret" not in str(card)
+    assert "| training data | rows, 1,234 records |" in str(card)
+
+
 def test_every_task_names_its_use_and_metrics():
     answers = read(make_config("question_answering"), QuestionAnswering(), {"eval": {"f1": 0.5, "exact_match": 0.25}})
     assert (answers.data.pipeline_tag, answers.data.metrics) == ("question-answering", ["exact_match", "f1"])
@@ -115,6 +123,8 @@ def test_a_text_of_a_person_stays(tmp_path, caplog):
     assert write_card(folder, card)
     assert write_card(folder, card.replace("0.9000", "0.9500"))
     assert "0.9500" in (tmp_path / "README.md").read_text()
+    (tmp_path / "README.md").write_bytes("# Più".encode("latin-1"))
+    assert not write_card(folder, card)
     (tmp_path / "README.md").write_text("# Mine, after removing the line\n")
     with caplog.at_level(logging.INFO, logger="jaxbert"):
         assert not write_card(folder, card)

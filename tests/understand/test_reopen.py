@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import Problem, random_rows
+from runs import Problem, random_rows, write_csv
 
+from jaxbert.cli.main import main
 from jaxbert.errors import UserError
 from jaxbert.train.evaluate import Predictor, numbers_of
 from jaxbert.understand.records import read_records
@@ -50,6 +51,39 @@ def test_predictions_that_are_missing_are_computed_and_kept(run, tmp_path):
         numbers_of(finished.summary["test"]), rel=1e-5
     )
     assert np.load(copy / "predictions.npz").files == ["validation", "test"]
+
+
+def test_damaged_predictions_are_an_error(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    whole = (run / "predictions.npz").read_bytes()
+    (copy / "predictions.npz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=r"predictions\.npz is damaged, remove it to predict again"):
+        reopen(copy)
+
+
+@pytest.mark.parametrize("name", ["dev.csv", "train.csv"])
+def test_data_that_have_changed_are_refused(run, tmp_path, name):
+    """As many rows as before: the kept predictions would be of other texts or labels."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    rows = [list(row) for row in random_rows(37 if name == "dev.csv" else 100, seed=int(name == "dev.csv"))]
+    rows[5][1] = "bad" if rows[5][1] == "good" else "good"
+    data = write_csv(tmp_path / name, rows)
+    config = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(config.replace(str(run.parent / name), str(data)))
+    with pytest.raises(UserError, match=r"have changed since it ended .*as before, but other texts or labels"):
+        reopen(copy)
+
+
+def test_a_pretraining_run_is_read_again_at_its_length(run, tmp_path, monkeypatch):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(row for row, _ in random_rows(40)) + "\n")
+    keys = {"model.name_or_path": run.parent / "model", "data.train": text, "data.validation": text}
+    keys |= {"data.max_length": 16, "train.max_steps": 2, "train.output_dir": tmp_path / "run"}
+    assert main(["pretrain", *(f"--{key}={value}" for key, value in keys.items()), "--report.at_end=false"]) == 0
+    monkeypatch.setattr(Predictor, "pieces", lambda *_: pytest.fail("predicted again"))
+    assert reopen(tmp_path / "run").outcomes["validation"].metrics == pytest.approx(
+        json.loads((tmp_path / "run" / "summary.json").read_text())["eval"]
+    )
 
 
 def test_a_run_that_is_not_complete_is_refused(run, tmp_path):

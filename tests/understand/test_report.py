@@ -20,8 +20,9 @@ from jaxbert.api import finetune
 from jaxbert.cli.main import main
 from jaxbert.config import Config, DataConfig, ReportConfig, TrainConfig
 from jaxbert.errors import UserError
+from jaxbert.tasks.decision import Decision
 from jaxbert.understand.reopen import reopen
-from jaxbert.understand.report.judged import HeldOut
+from jaxbert.understand.report.held_out import HeldOut
 from jaxbert.understand.report.page import Html, element, escaped, marked_text, table
 from jaxbert.understand.report.scores import group_values, number_groups
 from jaxbert.understand.report.trust import threshold_curve
@@ -92,6 +93,8 @@ def test_scores_by_column_are_those_of_the_rows(run, capsys):
         counted = f'dir="auto">{name}</td><td class="number">{chosen.sum()}</td>'
         assert f'{counted}<td class="number">{right[chosen].mean():.4f}</td>' in page
     assert "Not shown by language: " in page  # the test set has no such column
+    assert main(["report", str(run), "--slices", "[langauge]"]) == 2
+    assert "validation has text, label, language; test has text, label" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_missing_column_is_told_before_the_first_step(run, capsys, tmp_path):
@@ -134,7 +137,9 @@ def test_a_run_writes_no_report_where_it_is_not_wanted(run, tmp_path, monkeypatc
 
 def test_a_run_without_a_held_out_set_has_a_page(run):
     finished = dataclasses.replace(reopen(run), outcomes={})
-    assert "There is no validation or test set" in report_page(finished)
+    assert "The predictions for the sets did not fit in memory" in report_page(finished)
+    finished = dataclasses.replace(finished, summary=finished.summary | {"eval": {}, "test": None})
+    assert "There is no validation or test set, so nothing is known" in report_page(finished)
 
 
 def test_a_folder_that_is_no_complete_run_is_refused(tmp_path, capsys):
@@ -273,13 +278,74 @@ def test_many_labels_have_their_largest_confusions(tokenizer, tmp_path):
     assert "true \\ predicted" not in text
 
 
-def test_a_diverged_model_has_a_page(tokenizer, tmp_path):
-    with made_up_run(tmp_path / "run", "classification", ROWS["classification"], tokenizer) as finished:
+@pytest.mark.parametrize("task", [task for task in ROWS if task != "pretraining"])
+def test_a_diverged_model_has_a_page(task, tokenizer, tmp_path):
+    name = "token_classification" if task == "plain_tags" else task
+    with made_up_run(tmp_path / "run", name, ROWS[task], tokenizer) as finished:
         outcome = finished.outcomes["validation"]
         broken = dataclasses.replace(outcome, predictions=np.full_like(outcome.predictions, np.nan))
         text = Parsed(report_page(dataclasses.replace(finished, outcomes={"validation": broken}))).text
     assert "Reliability" not in text
-    assert "The most confident errors" in text
+    assert SHOWN[task][0] in text
+    judged = task in ("classification", "multi_label", "regression", "multiple_choice")
+    assert ("Not shown: some predictions are no finite numbers" in text) == judged
+
+
+def test_a_tuned_threshold_decides_the_answers_that_the_page_counts(tokenizer, tmp_path):
+    with made_up_run(tmp_path / "run", "classification", ROWS["classification"], tokenizer) as finished:
+        outcome = finished.outcomes["validation"]
+        sure, labels = outcome.probabilities[:, 0], outcome.examples.labels
+        task = dataclasses.replace(outcome.task, decision=Decision(positive=0, threshold=float(np.sort(sure)[2])))
+        tuned = dataclasses.replace(outcome, task=task)
+        found = Parsed(report_page(dataclasses.replace(finished, outcomes={"validation": tuned})))
+    given = np.where(sure >= task.decision.threshold, 0, 1)
+    right = (given == labels).mean()
+    assert right != (outcome.probabilities.argmax(-1) == labels).mean()
+    assert re.search(rf"\b{right:.1%} are right|it reaches {right:.1%}", found.text)
+    assert f"In use: {task.decision.threshold:.4f} (dotted)" in found.text
+    assert f"F1 of label {task.label_names[0]} if" in found.text
+    cells = [[int(((labels == i) & (given == j)).sum()) for j in range(2)] for i in range(2)]
+    matrix = "".join(f"{task.label_names[i]}{''.join(str(n or '') for n in cells[i])}" for i in range(2))
+    assert matrix in found.text
+    assert f"; all: {right:.4f}." in found.text
+
+
+FOLDS = {"count": 5, "mean": {"accuracy": 0.8125}, "std": {"accuracy": 0.0625}, "out_of_fold": {"accuracy": 0.8046875}}
+
+
+def test_a_run_in_folds_shows_what_they_measured(tokenizer, tmp_path):
+    with made_up_run(tmp_path / "run", "classification", ROWS["classification"], tokenizer) as finished:
+        ensemble = dataclasses.replace(finished, summary=finished.summary | {"folds": FOLDS, "exported_step": None})
+        text = Parsed(report_page(ensemble)).text
+        assert "Metrics of the models of all folds together" in text
+        assert "accuracy0.81250.06250.8047" in text
+        assert "Packed rows" not in text
+        alone = {"eval": {}, "test": None}
+        text = Parsed(report_page(dataclasses.replace(ensemble, outcomes={}, summary=ensemble.summary | alone))).text
+        assert "the folds tell how good such a model is" in text
+        assert "accuracy0.81250.06250.8047" in text
+
+
+def test_labels_that_may_be_wrong_are_shown_with_their_texts(tokenizer, tmp_path):
+    rows = [{"text": f"good w{i}", "label": "好" if i % 2 else NASTY} for i in range(40)]
+    with made_up_run(tmp_path / "run", "classification", rows, tokenizer) as finished:
+        outcome = finished.outcomes["validation"]
+        right = np.array(outcome.examples.labels)
+        right[[7, 20]] = 1 - right[[7, 20]]  # the labels that the model contradicts
+        logs = np.log(np.where(np.eye(2)[right] > 0, 0.95, 0.05)).astype(np.float32)
+        sure = dataclasses.replace(outcome, predictions=logs)
+        found = Parsed(report_page(dataclasses.replace(finished, outcomes={"validation": sure})))
+    whole = found.text[found.text.index("2 labels are probably wrong") :]
+    for i in (7, 20):
+        assert f"good w{i}" in whole
+    assert "labelled 好, suggested <script>alert(1)</script>" in whole
+
+
+def test_a_diverged_pretraining_has_a_page(tokenizer, tmp_path):
+    with made_up_run(tmp_path / "run", "pretraining", ROWS["pretraining"], tokenizer) as finished:
+        evaluation = finished.summary["eval"] | {"perplexity": None}  # as summary.json has it
+        text = Parsed(report_page(dataclasses.replace(finished, summary=finished.summary | {"eval": evaluation}))).text
+    assert "perplexity is not finite: the model has diverged" in text
 
 
 def test_data_that_are_gone_leave_a_page_without_texts(tokenizer, tmp_path):
@@ -295,7 +361,7 @@ def test_several_sets_have_their_own_scores(tokenizer, tmp_path):
         tmp_path / "run", "regression", rows, tokenizer, data__validation={"en": "memory:train", "zh": "memory:train"}
     ) as finished:
         sets = [HeldOut(finished, name, outcome) for name, outcome in finished.outcomes.items()]
-        assert [one.metrics["mae"] for one in sets] == [one.judged.score() for one in sets]
+        assert [one.metrics["mae"] for one in sets] == [one.score.of() for one in sets]
         found = Parsed(report_page(finished))
     assert {"Set: validation.en", "Set: validation.zh"} <= set(found.texts)
 
@@ -311,7 +377,7 @@ def test_judgements_add_up_to_the_metrics(tokenizer, tmp_path):
         name = "token_classification" if task == "plain_tags" else task
         with made_up_run(tmp_path / task, name, ROWS[task], tokenizer) as finished:
             held_out = HeldOut(finished, "validation", finished.outcomes["validation"])
-            score = held_out.judged.score()
+            score = held_out.score.of()
         assert score == pytest.approx(held_out.metrics[metric], rel=1e-9), task
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,8 @@ from jaxbert.tasks.pretraining.task import Pretraining
 from jaxbert.tasks.question_answering.task import QuestionAnswering
 from jaxbert.tasks.regression.task import Regression
 from jaxbert.tasks.token_classification.task import TokenClassification
-from jaxbert.understand.report.judged import HeldOut, labels_of
+from jaxbert.understand.judged import Judged
+from jaxbert.understand.report.held_out import HeldOut, labels_of
 from jaxbert.understand.report.page import Html, element, joined_html, paragraphs, table
 
 _SHOWN = 8
@@ -25,18 +27,43 @@ _SURE = 0.95
 
 def headline_section(sets: list[HeldOut], summary: Mapping[str, Any]) -> Html:
     """Return what each set shows in a sentence, and a table of its metrics."""
+    folds = _folds(summary)
     if not sets:
-        return paragraphs("There is no validation or test set, so nothing is known of how good the model is.")
+        return joined_html([paragraphs(_nothing(summary)), folds])
     lines = [element("p", f"{one.name}: ", *sentence, kind="lead") for one in sets if (sentence := _meaning(one))]
     names = [*dict.fromkeys(name for one in sets for name, value in one.metrics.items() if isinstance(value, float))]
     rows = [
         [element("td", one.name, dir="auto"), len(one.outcome), *(one.metrics.get(name) for name in names[:_SHOWN])]
         for one in sets
     ]
-    exported = f"Metrics of the exported model, of step {summary['exported_step']}; all of them are in summary.json."
+    step = summary["exported_step"]
+    model = "the models of all folds together" if step is None else f"the exported model, of step {step}"
+    exported = f"Metrics of {model}; all of them are in summary.json."
     over = next((one.metrics["macro_over"] for one in sets if "f1_macro_present" in one.metrics), None)
     note = None if over is None else element("p", f"f1_macro is the mean over {over}.", kind="note")
-    return joined_html([*lines, table(["set", "examples", *names[:_SHOWN]], rows, caption=exported), note])
+    return joined_html([*lines, table(["set", "examples", *names[:_SHOWN]], rows, caption=exported), note, folds])
+
+
+def _nothing(summary: Mapping[str, Any]) -> str:
+    """Return why no set is shown."""
+    if summary["eval"] or summary["test"]:
+        return "The predictions for the sets did not fit in memory: their metrics are in summary.json."
+    if "folds" in summary:
+        return "There is no validation or test set: the folds tell how good such a model is."
+    return "There is no validation or test set, so nothing is known of how good the model is."
+
+
+def _folds(summary: Mapping[str, Any]) -> Html | None:
+    """Return the metrics of the folds of a run; None if it has none."""
+    folds = summary.get("folds")
+    if folds is None:
+        return None
+    rows = [[name, mean, folds["std"][name], folds["out_of_fold"].get(name)] for name, mean in folds["mean"].items()]
+    caption = (
+        f"The models of {folds['count']} folds, each measured on the training rows that it did not see. In the last column, "
+        "the metrics of all these predictions together."
+    )
+    return table(["metric", "mean", "standard deviation", "all rows"], rows, caption=caption)
 
 
 def _meaning(held_out: HeldOut) -> list[object]:
@@ -55,12 +82,15 @@ def _against(model: float, baseline: float, what: list[object]) -> list[object]:
     return [f"{model:.1%} are right{fewer} than ", *what, f" ({baseline:.1%})."]
 
 
-def interval(right: int, count: int) -> str:
-    """Return the 95% interval of a share (Wilson 1927): what other examples of the same kind would give."""
+def _with_interval(judged: Judged, baseline: float, what: list[object]) -> list[object]:
+    """Compare the share of right answers, and add its interval (Wilson 1927): what other examples of the kind would give."""
     from scipy.stats import binomtest
 
+    assert judged.right is not None
+    right, count = int(judged.right.sum()), len(judged.right)
     found = binomtest(right, count).proportion_ci(_SURE, method="wilson")
-    return f" With {count:,} examples the share is known from {found.low:.1%} to {found.high:.1%} (95%)."
+    known = f" With {count:,} examples the share is known from {found.low:.1%} to {found.high:.1%} ({_SURE:.0%})."
+    return [*_against(right / count, baseline, what), known]
 
 
 def _classes(held_out: HeldOut) -> list[object]:
@@ -70,8 +100,7 @@ def _classes(held_out: HeldOut) -> list[object]:
     counts = _training_labels(held_out)
     most = max(task.label_names, key=lambda name: counts.get(name, 0))
     baseline = float((labels_of(held_out) == task.label_names.index(most)).mean())
-    said = _against(float(judged.gained.mean()), baseline, ["always answering ", element("b", most, dir="auto")])
-    return [*said, interval(int(judged.gained.sum()), len(judged.gained))]
+    return _with_interval(judged, baseline, ["always answering ", element("b", most, dir="auto")])
 
 
 def _training_labels(held_out: HeldOut) -> dict[str, Any]:
@@ -79,13 +108,13 @@ def _training_labels(held_out: HeldOut) -> dict[str, Any]:
 
 
 def _label_sets(held_out: HeldOut) -> list[object]:
-    task, judged, labels = held_out.task, held_out.judged, labels_of(held_out)
+    task, score, labels = held_out.task, held_out.score, labels_of(held_out)
     assert isinstance(task, MultiLabel)
-    assert judged is not None
+    assert score is not None
     counts = _training_labels(held_out)
     most = max(task.label_names, key=lambda name: counts.get(name, 0))
     right = int(labels[:, task.label_names.index(most)].sum())
-    baseline, model = 2 * right / (len(labels) + int(labels.sum())), judged.score()
+    baseline, model = 2 * right / (len(labels) + int(labels.sum())), score.of()
     if model is None:
         return ["no example has a label, and none is given."]
     better = "more than" if model > baseline else "no more than"
@@ -96,7 +125,7 @@ def _label_sets(held_out: HeldOut) -> list[object]:
 def _scores(held_out: HeldOut) -> list[object]:
     judged, mean = held_out.judged, _training_labels(held_out)["mean"]
     assert judged is not None
-    model, baseline = float(judged.gained.mean()), float(np.abs(labels_of(held_out) - mean).mean())
+    model, baseline = float(judged.distance.mean()), float(np.abs(labels_of(held_out) - mean).mean())
     better = "less than" if model < baseline else "no less than"
     return [
         f"an answer is wrong by {model:.4f} on average, {better} always answering the mean, {mean:.4f} ({baseline:.4f})."
@@ -107,8 +136,7 @@ def _choices(held_out: HeldOut) -> list[object]:
     judged, windows = held_out.judged, held_out.outcome.examples.windows
     assert judged is not None
     assert windows is not None
-    said = _against(float(judged.gained.mean()), float((1 / windows.counts).mean()), ["choosing by chance"])
-    return [*said, interval(int(judged.gained.sum()), len(judged.gained))]
+    return _with_interval(judged, float((1 / windows.counts).mean()), ["choosing by chance"])
 
 
 def _tagging(held_out: HeldOut) -> list[object]:
@@ -133,10 +161,11 @@ def _questions(held_out: HeldOut) -> list[object]:
 
 def _words(held_out: HeldOut) -> list[object]:
     metrics, vocabulary = held_out.metrics, held_out.finished.model.predictor.model.config.vocab_size
-    return [
-        f"{metrics['masked_accuracy']:.1%} of the masked tokens are predicted; perplexity is {metrics['perplexity']:,.1f}: "
-        f"as uncertain as a choice among so many tokens, of {vocabulary:,}."
-    ]
+    said = f"{metrics['masked_accuracy']:.1%} of the masked tokens are predicted; perplexity is "
+    perplexity = metrics["perplexity"]
+    if perplexity is None or not math.isfinite(perplexity):  # null in summary.json
+        return [f"{said}not finite: the model has diverged."]
+    return [f"{said}{perplexity:,.1f}: as uncertain as a choice among so many tokens, of {vocabulary:,}."]
 
 
 _MEANINGS: dict[type[Task], Callable[[HeldOut], list[object]]] = {

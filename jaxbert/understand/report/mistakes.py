@@ -1,8 +1,9 @@
-"""The worst answers of a set with their texts: confident errors, wrong entities, wrong answers to questions."""
+"""The worst answers of a set with their texts (confident errors, wrong entities, wrong answers to questions), and the labels
+of a run that are probably wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,11 @@ from jaxbert.tasks.regression.task import Regression
 from jaxbert.tasks.text import TextTask
 from jaxbert.tasks.token_classification.marks import join_words
 from jaxbert.tasks.token_classification.task import PlainTags, TokenClassification
+from jaxbert.train.inference import Finished
+from jaxbert.understand.audit import has_labels_to_judge, worst_labels
+from jaxbert.understand.judged import Judged, entities_of
 from jaxbert.understand.records import Record, read_records
-from jaxbert.understand.report.judged import HeldOut, given_labels, labels_of, scores_of_set
+from jaxbert.understand.report.held_out import HeldOut, labels_of
 from jaxbert.understand.report.page import Html, element, joined_html, marked_text, shortened, shown_number, subsection
 
 _MOST = 20
@@ -36,6 +40,38 @@ def mistake_section(held_out: HeldOut) -> Html | None:
     return None
 
 
+def suspect_section(finished: Finished) -> Html | None:
+    """Return the labels that the predictions of models that did not train on them contradict; None if none can be judged."""
+    task = finished.model.task
+    if not finished.outcomes and "folds" not in finished.summary:
+        return None
+    if not has_labels_to_judge(task, finished.inputs.train):
+        return None
+    try:
+        suspects, count = worst_labels(finished, _MOST)
+    except UserError as error:
+        return element("p", f"Not shown: {error}", kind="note")
+    if not suspects:
+        return element("p", "None is found.")
+    folder = finished.folder.path
+    said = (
+        f"{count:,} labels are probably wrong (confident learning); these are the worst {len(suspects)}. `jaxbert audit "
+        f"{folder} --output labels.csv` writes all of them, and similar texts with different labels, to correct them."
+    )
+    return joined_html([element("p", said), *map(_suspect, suspects)])
+
+
+def _suspect(suspect: Mapping[str, Any]) -> Html:
+    parts: list[object] = []
+    for said, key in (("labelled ", "given"), (", suggested ", "suggested")):
+        label = suspect[key]
+        written = ", ".join(label) or "nothing" if isinstance(label, list) else label
+        parts += [] if written is None else [said, _label(written)]
+    parts.append(f", score {suspect['score']:.4f}")
+    texts = (shortened(suspect[key]) for key in ("text", "text_pair") if key in suspect)
+    return _item(f"{suspect['row']} of {suspect['set']}", parts, *texts)
+
+
 def _item(row: object, said: Sequence[object], *texts: object) -> Html:
     first = element("p", *([f"row {row}: "] if row is not None else []), *said, kind="note")
     return element("div", first, *(element("p", text, kind="text", dir="auto") for text in texts if text), kind="item")
@@ -45,7 +81,7 @@ def _label(name: object) -> Html:
     return element("b", name, dir="auto")
 
 
-def _with_texts(held_out: HeldOut, chosen: np.ndarray, said: Sequence[Sequence[object]]) -> list[Html]:
+def _with_texts(held_out: HeldOut, chosen: Sequence[int], said: Sequence[Sequence[object]]) -> list[Html]:
     """Return an item for each chosen example: what is said of it, and its text. Weights of words would be marks here."""
     assert isinstance(held_out.task, TextTask)
     records: list[Record] = []
@@ -65,26 +101,30 @@ def _with_texts(held_out: HeldOut, chosen: np.ndarray, said: Sequence[Sequence[o
     ]
 
 
-def _worst(badness: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+def _answer(held_out: HeldOut, index: int) -> dict[str, Any]:
+    """Return the answer of `jaxbert predict` to an example."""
+    return held_out.outcome.answers(index, index + 1)[0]
+
+
+def _confidence(judged: Judged) -> np.ndarray:
+    """Return the probability of each answer; NaN for a diverged model."""
+    return np.full(len(judged.distance), np.nan) if judged.confidence is None else judged.confidence
+
+
+def _worst(badness: np.ndarray, wrong: np.ndarray) -> list[int]:
     """Return the indices of the worst of the wrong answers, the worst first."""
     places = np.flatnonzero(wrong)
-    return places[np.argsort(-badness[places], kind="stable")][:_MOST]
+    return places[np.argsort(-badness[places], kind="stable")][:_MOST].tolist()
 
 
 def _confident_errors(held_out: HeldOut) -> list[Html]:
-    judged, task, probabilities = held_out.judged, held_out.task, held_out.outcome.probabilities
-    assert isinstance(task, Classification)
+    judged = held_out.judged
     assert judged is not None
-    assert judged.correct is not None
-    assert probabilities is not None
-    labels, found, sure = labels_of(held_out), probabilities.argmax(-1), probabilities.max(-1)
-    chosen = _worst(sure, ~judged.correct)
+    assert judged.right is not None
+    sure = _confidence(judged)
+    chosen = _worst(sure, ~judged.right)
     said = [
-        [
-            _label(task.label_names[found[i]]),
-            f" with probability {sure[i]:.4f}, labelled ",
-            _label(task.label_names[labels[i]]),
-        ]
+        [_label(judged.given[i]), f" with probability {sure[i]:.4f}, labelled ", _label(judged.expected[i])]
         for i in chosen
     ]
     return _with_texts(held_out, chosen, said)
@@ -94,7 +134,9 @@ def _label_errors(held_out: HeldOut) -> list[Html]:
     task, probabilities = held_out.task, held_out.outcome.probabilities
     assert isinstance(task, MultiLabel)
     assert probabilities is not None
-    labels, given = given_labels(held_out)
+    labels, given = (
+        part > 0 for part in task.labels_and_answers(held_out.outcome.predictions, held_out.outcome.examples)
+    )
     distance = np.where(labels != given, np.abs(probabilities - labels), 0.0)
     chosen = _worst(distance.max(-1), (labels != given).any(-1))
     said = []
@@ -111,19 +153,20 @@ def _label_errors(held_out: HeldOut) -> list[Html]:
 
 
 def _score_errors(held_out: HeldOut) -> list[Html]:
-    labels, found = scores_of_set(held_out)
-    chosen = _worst(np.abs(found - labels), found != labels)
-    said = [[f"predicted {shown_number(float(found[i]))}, labelled {shown_number(float(labels[i]))}"] for i in chosen]
+    judged = held_out.judged
+    assert judged is not None
+    chosen = _worst(judged.distance, judged.distance != 0)
+    said = [[f"predicted {shown_number(judged.given[i])}, labelled {shown_number(judged.expected[i])}"] for i in chosen]
     return _with_texts(held_out, chosen, said)
 
 
 def _choice_errors(held_out: HeldOut) -> list[Html]:
     judged, probabilities, labels = held_out.judged, held_out.outcome.probabilities, labels_of(held_out)
     assert judged is not None
-    assert judged.correct is not None
+    assert judged.right is not None
     assert probabilities is not None
     items = []
-    for i in _worst(probabilities.max(-1), ~judged.correct):
+    for i in _worst(probabilities.max(-1), ~judged.right):
         question, chosen = held_out.outcome.examples.extra.items[i], int(probabilities[i].argmax())
         kinds = {int(labels[i]): ("true", "right"), chosen: ("wrong", f"chosen, {probabilities[i, chosen]:.4f}")}
         lines = [
@@ -138,35 +181,36 @@ def _choice_errors(held_out: HeldOut) -> list[Html]:
 def _answer_errors(held_out: HeldOut) -> list[Html]:
     judged = held_out.judged
     assert judged is not None
-    assert judged.confidence is not None
-    order = np.lexsort((-judged.confidence, judged.gained))
+    sure = _confidence(judged)
+    order = np.lexsort((-sure, -judged.distance))
     items = []
-    for i in [i for i in order[:_MOST] if judged.gained[i] < 1]:
-        question, answer = held_out.outcome.examples.extra.questions.items[i], held_out.answers[i]
+    for i in [i for i in order[:_MOST].tolist() if judged.distance[i] > 0]:
+        question, answer = held_out.outcome.examples.extra.questions.items[i], _answer(held_out, i)
         gold = question.answers[0] if question.answers else None
         marks: list[Mark] = []
         if answer["text"]:
             marks.append((answer["start"], answer["end"], "wrong", "answered"))
         if gold is not None:
             marks.append((gold.start, gold.start + len(gold.text), "missed", "expected"))
-        said = [f"F1 {judged.gained[i]:.4f}, probability {judged.confidence[i]:.4f}: answered "]
+        said = [f"F1 {1 - judged.distance[i]:.4f}, probability {sure[i]:.4f}: answered "]
         said += [_label(answer["text"] or "no answer"), ", expected ", _label(gold.text if gold else "no answer")]
         items.append(_item(question.row, said, element("b", question.question), excerpt(question.context, marks)))
     return items
 
 
 def _entity_errors(held_out: HeldOut) -> list[Html]:
-    judged, examples = held_out.judged, held_out.outcome.examples
-    assert judged is not None
+    score, examples = held_out.score, held_out.outcome.examples
+    assert score is not None
+    hits, given, expected = score.measure.parts.T
     legend = element(
         *("p", element("mark", "right", kind="true"), " ", element("mark", "wrong", kind="wrong"), " "),
         element("mark", "missed", kind="missed"),
         kind="note",
     )
     items = [legend]
-    for i in _worst(judged.possible - judged.gained, judged.gained < judged.possible):
+    for i in _worst(given + expected - 2 * hits, given + expected > 2 * hits):
         document = examples.extra.documents.items[i]
-        found = {(part["start"], part["end"], part["label"]) for part in held_out.answers[i]["entities"]}
+        found = entities_of(_answer(held_out, i))
         gold = {tuple(span) for span in examples.extra.spans[i]}
         kinds = {**dict.fromkeys(gold - found, "missed"), **dict.fromkeys(found - gold, "wrong")}
         kinds |= dict.fromkeys(found & gold, "true")
@@ -184,11 +228,11 @@ def _tag_errors(held_out: HeldOut) -> list[Html]:
     marks_of_set = examples.extra
     gold = list(marks_of_set.units.by_text(marks_of_set.tags, 0, len(examples)))
     items = []
-    for i in _worst(judged.possible - judged.gained, judged.gained < judged.possible):
+    for i in _worst(judged.distance, judged.distance > 0):
         document = marks_of_set.documents.items[i]
         text, places = _characters(document)
         marks = []
-        for number, tag in zip(gold[i], held_out.answers[i]["tags"], strict=True):
+        for number, tag in zip(gold[i], _answer(held_out, i)["tags"], strict=True):
             if number >= 0 and task.tag_names[number] != tag["label"]:
                 name = f"{tag['label']}, not {task.tag_names[number]}"
                 marks.append((places(tag["start"])[0], places(tag["end"] - 1)[1], "wrong", name))

@@ -13,7 +13,7 @@ from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.regression.task import Regression
 from jaxbert.understand.records import read_columns
 from jaxbert.understand.report.charts import Plane, Series, draw, picked
-from jaxbert.understand.report.judged import Gains, HeldOut, labels_of, scores_of_set
+from jaxbert.understand.report.held_out import HeldOut, Score, labels_of
 from jaxbert.understand.report.page import (
     Html,
     bar,
@@ -56,7 +56,7 @@ def confusion_section(held_out: HeldOut) -> Html | None:
     task, probabilities = held_out.task, held_out.outcome.probabilities
     if not isinstance(task, Classification) or probabilities is None:
         return None
-    names, labels, found = task.label_names, labels_of(held_out), probabilities.argmax(-1)
+    names, labels, found = task.label_names, labels_of(held_out), task.decision.choose(probabilities)
     pairs, counts = np.unique(labels.astype(np.int64) * len(names) + found, return_counts=True)
     if len(names) <= _DENSE_UP_TO:
         matrix = np.zeros(len(names) ** 2, np.int64)
@@ -89,9 +89,10 @@ def _share(part: Any, whole: Any) -> Html:
 
 def scatter_section(held_out: HeldOut) -> Html | None:
     """Return true against predicted scores of a regression."""
-    if not isinstance(held_out.task, Regression):
+    judged = held_out.judged
+    if not isinstance(held_out.task, Regression) or judged is None:
         return None
-    labels, found = scores_of_set(held_out)
+    labels, found = np.array(judged.expected), np.array(judged.given)
     if not np.isfinite(found).all():
         return None
     shown = picked(len(labels), _MOST_POINTS)
@@ -105,29 +106,29 @@ def scatter_section(held_out: HeldOut) -> Html | None:
 
 def slice_section(held_out: HeldOut) -> Html | None:
     """Return the scores by length, and by each column of `report.slices`."""
-    judged = held_out.judged
-    if judged is None:
+    score = held_out.score
+    if score is None:
         return None
     lengths = held_out.lengths
-    parts: list[Html] = [_slices("tokens", number_groups(lengths.astype(np.float64), _LENGTH_GROUPS), judged)]
+    parts: list[Html] = [_slices("tokens", number_groups(lengths.astype(np.float64), _LENGTH_GROUPS), score)]
     columns = held_out.finished.config.report.slices or []
     try:
         found = read_columns(held_out.finished, held_out.name, held_out.outcome.examples, columns) if columns else {}
     except UserError as error:
         parts.append(element("p", f"Not shown by {', '.join(columns)}: {error}", kind="note"))
         found = {}
-    parts += [_slices(name, group_values(values), judged) for name, values in found.items()]
-    return subsection(f"{judged.measure[0].upper()}{judged.measure[1:]} of parts of the set", joined_html(parts))
+    parts += [_slices(name, group_values(values), score) for name, values in found.items()]
+    return subsection(f"{score.title[0].upper()}{score.title[1:]} of parts of the set", joined_html(parts))
 
 
-def _slices(title: str, groups: Sequence[tuple[str, np.ndarray]], judged: Gains) -> Html:
-    scores = [judged.score(chosen) for _, chosen in groups]
-    highest = 1.0 if not judged.is_error else max([score for score in scores if score is not None], default=1.0) or 1.0
+def _slices(title: str, groups: Sequence[tuple[str, np.ndarray]], score: Score) -> Html:
+    scores = [score.of(chosen) for _, chosen in groups]
+    highest = 1.0 if not score.is_error else max([found for found in scores if found is not None], default=1.0) or 1.0
     rows = [
-        [text_cell(name), len(chosen), score, bar((score or 0.0) / highest)]
-        for (name, chosen), score in zip(groups, scores, strict=True)
+        [text_cell(name), len(chosen), found, bar((found or 0.0) / highest)]
+        for (name, chosen), found in zip(groups, scores, strict=True)
     ]
-    return table([title, element("span", "examples"), judged.measure, ""], rows)
+    return table([title, element("span", "examples"), score.title, ""], rows)
 
 
 def number_groups(values: np.ndarray, most: int) -> list[tuple[str, np.ndarray]]:

@@ -42,6 +42,12 @@ td.text { max-width: 34rem; overflow-wrap: anywhere; }
 .charts > figure { max-width: 32rem; }
 figure { margin: 0; }
 svg { display: block; width: 100%; height: auto; }
+.interval { width: 11rem; }
+.interval line { stroke: var(--line); }
+.interval .found { stroke: var(--first); stroke-width: 3; }
+.interval circle { fill: var(--first); }
+td.right { color: var(--good); }
+td.wrong { color: var(--bad); }
 svg text { font-family: inherit !important; }
 .heat th, .heat td { padding: .15rem .35rem; border: 1px solid var(--line); text-align: right; font-size: .8rem; }
 .heat th { font-weight: 400; color: var(--faint); }

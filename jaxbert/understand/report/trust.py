@@ -7,10 +7,9 @@ import numpy as np
 from jaxbert.tasks.calibration import reliability_bins
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.multi_label.task import MultiLabel
-from jaxbert.tasks.multi_label.threshold import UNTUNED
 from jaxbert.tasks.token_classification.task import TokenClassification
 from jaxbert.understand.report.charts import Plane, Series, draw, picked
-from jaxbert.understand.report.judged import HeldOut, labels_of
+from jaxbert.understand.report.held_out import HeldOut, labels_of
 from jaxbert.understand.report.page import Html, element, figure, shown_number, subsection
 
 _SHARE = (0.0, 1.0)
@@ -39,8 +38,11 @@ def forecasts(held_out: HeldOut) -> tuple[str, np.ndarray, np.ndarray] | None:
         chosen = outcome.predictions[tagged]
         sure, right = np.exp(chosen.max(-1).astype(np.float64)), chosen.argmax(-1) == labels[tagged]
         about = "the most probable tag of each word"
-    elif judged is not None and judged.confidence is not None and judged.correct is not None:
-        about, sure, right = "the answer to each example", judged.confidence, judged.correct
+    elif judged is not None and outcome.probabilities is not None:  # as in `calibration_error`
+        sure, right = outcome.probabilities.max(-1), outcome.probabilities.argmax(-1) == labels_of(held_out)
+        about = "the most probable label of each example"
+    elif judged is not None and judged.confidence is not None and judged.right is not None:
+        about, sure, right = "the answer to each example", judged.confidence, judged.right
     else:
         return None
     return (about, sure, right) if len(sure) and np.isfinite(sure).all() else None
@@ -64,20 +66,20 @@ def _reliability(held_out: HeldOut) -> Html | None:
 
 
 def _coverage(held_out: HeldOut) -> Html | None:
-    judged = held_out.judged
-    if judged is None or judged.confidence is None or len(judged.gained) < 2:
+    judged, score = held_out.judged, held_out.score
+    if judged is None or score is None or judged.confidence is None or len(judged.confidence) < 2:
         return None
     order = np.argsort(-judged.confidence, kind="stable")
-    scores = np.cumsum(judged.gained[order]) / np.cumsum(judged.possible[order])
+    scores = score.running(order)
     covered = np.arange(1, len(order) + 1) / len(order)
     shown = picked(len(order))
-    chart = draw([Series(covered[shown], scores[shown])], Plane("share that is answered", judged.measure, _SHARE))
+    chart = draw([Series(covered[shown], scores[shown])], Plane("share that is answered", score.title, _SHARE))
     parts = []
     for share in _COVERED:
         last = max(1, round(share * len(order))) - 1
         parts.append(f"{share:.0%}: {scores[last]:.4f} (probability from {judged.confidence[order[last]]:.4f})")
     caption = (
-        f"Coverage: {judged.measure} if only the surest answers are given. {'; '.join(parts)}; all: {scores[-1]:.4f}."
+        f"Coverage: {score.title} if only the surest answers are given. {'; '.join(parts)}; all: {scores[-1]:.4f}."
     )
     return figure(chart, caption)
 
@@ -87,11 +89,14 @@ def _thresholds(held_out: HeldOut) -> Html | None:
     if probabilities is None or not np.isfinite(probabilities).all():
         return None
     if isinstance(task, MultiLabel):
-        used = UNTUNED if task.threshold is None else task.threshold
+        used = float(task.cuts) if task.thresholds is None else None
         about, sure, right = "labels of all examples together", probabilities.ravel(), labels_of(held_out).ravel() > 0
     elif isinstance(task, Classification) and len(task.label_names) == 2:
-        used, about = _HALVES, f"label {task.label_names[1]}"
-        sure, right = probabilities[:, 1], labels_of(held_out) == 1
+        decision = task.decision
+        positive = 1 if decision.positive is None else decision.positive
+        used = _HALVES if decision.threshold is None else decision.threshold
+        about = f"label {task.label_names[positive]}"
+        sure, right = probabilities[:, positive], labels_of(held_out) == positive
     else:
         return None
     if not right.any():
@@ -104,7 +109,8 @@ def _thresholds(held_out: HeldOut) -> Html | None:
     ]
     caption = (
         f"Thresholds: precision, recall and F1 of {about} if it is given from this probability on. "
-        f"In use: {shown_number(float(used))} (dotted). Largest F1: {f1[best]:.4f} from {least[best]:.4f}."
+        f"In use: {'one for each label' if used is None else f'{shown_number(used)} (dotted)'}. "
+        f"Largest F1: {f1[best]:.4f} from {least[best]:.4f}."
     )
     return figure(draw(series, Plane("least probability", "score", _SHARE, (0.0, 1.02), upright=used)), caption)
 

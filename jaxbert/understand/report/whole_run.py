@@ -113,8 +113,10 @@ def curve_section(finished: Finished) -> Html | None:
     return joined_html([element("div", *drawn, kind="charts"), paragraphs(skipped)]) if drawn else None
 
 
-def packing_section(finished: Finished) -> Html:
-    """Return a drawing of the first rows of the run's first step, and what of them is padding."""
+def packing_section(finished: Finished) -> Html | None:
+    """Return a drawing of the first rows of the run's first step, and what of them is padding; None for a run in folds."""
+    if "folds" in finished.summary:  # each has its own rows
+        return None
     config, train = finished.config, finished.inputs.train
     mesh = finished.model.predictor.mesh
     layout = training_layout(config, train.tokens.lengths, mesh, windows=train.windows)

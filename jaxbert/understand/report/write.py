@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from etils import epath
 
 from jaxbert.bucket import write_whole
+from jaxbert.errors import UserError
 from jaxbert.train.inference import Finished
 from jaxbert.understand.report.headline import headline_section
-from jaxbert.understand.report.judged import HeldOut
-from jaxbert.understand.report.mistakes import mistake_section
+from jaxbert.understand.report.held_out import HeldOut
+from jaxbert.understand.report.mistakes import mistake_section, suspect_section
 from jaxbert.understand.report.page import Html, joined_html, page
 from jaxbert.understand.report.scores import confusion_section, label_section, scatter_section, slice_section
 from jaxbert.understand.report.trust import trust_section
@@ -32,7 +34,7 @@ _OF_A_SET: tuple[Callable[[HeldOut], Html | None], ...] = (
     mistake_section,
     slice_section,
 )
-"""What is shown of each set, in this order. A list of labels that may be wrong would be one more."""
+"""What is shown of each set, in this order."""
 
 
 def write_report(finished: Finished) -> epath.Path:
@@ -45,6 +47,21 @@ def write_report(finished: Finished) -> epath.Path:
     with finished.folder.writing():
         write_whole(path, report_page(finished))
     return path
+
+
+def with_slices(finished: Finished, slices: list[str]) -> Finished:
+    """Return a run whose report shows the scores by the values of these columns.
+
+    Raises:
+      UserError: if no held-out set has one of them.
+    """
+    sets = {v.name: v.seen.facts.columns for v in finished.inputs.overview.views if v.name in finished.outcomes}
+    for name in slices:
+        if sets and not any(name in columns for columns in sets.values()):
+            has = "; ".join(f"{one} has {', '.join(columns) or 'no named columns'}" for one, columns in sets.items())
+            raise UserError(f"--slices names {name!r}, but no held-out set has such a column: {has}")
+    config = dataclasses.replace(finished.config.report, slices=slices)
+    return dataclasses.replace(finished, config=dataclasses.replace(finished.config, report=config))
 
 
 def report_page(finished: Finished) -> str:
@@ -62,6 +79,7 @@ def report_page(finished: Finished) -> str:
     if left:
         sections.append(("Further sets", Html(f"{len(left)} more sets are in the table of results alone.")))
     sections += [
+        ("Labels that may be wrong", suspect_section(finished)),
         ("Packed rows", packing_section(finished)),
         ("Speed", speed_section(summary)),
         ("The same run again", again_section(finished)),
