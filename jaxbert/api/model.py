@@ -45,6 +45,7 @@ class Model:
         self._trained = trained
         self._data = data
         self._explainer = Explainer(trained)
+        self._calibrated = False
         self.name = name
         """Its folder, or its name on the Hub."""
 
@@ -196,12 +197,15 @@ class Model:
           `thresholds`, and `abstaining`.
 
         Raises:
-          UserError: if a row is wrong, the task has no such settings, or no threshold reaches what is asked.
+          UserError: if a row is wrong, the task has no such settings, no threshold reaches what is asked, or the model is an
+            ensemble.
         """
+        RunFolder(self.name).check_one_model()
         tuning = Tuning.make(calibration, threshold, positive_label, thresholds, "{}".format)
         with ExitStack() as stack:
             spec = name_source(stack, data, "data")
             self._trained, record = self._trained.calibrated(spec, self._reading(columns), tuning)
+        self._explainer.model, self._calibrated = self._trained, True
         return record
 
     def export(self, folder: str | os.PathLike[str]) -> Path:
@@ -227,7 +231,7 @@ class Model:
             target,
         )
         if is_main():
-            copy_card(self.name, target)
+            copy_card(self.name, target, calibrated=self._calibrated)
         return as_path(target)
 
     def _reading(self, columns: Mapping[str, Any]) -> DataConfig:

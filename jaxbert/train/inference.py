@@ -23,7 +23,6 @@ from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.families import longest_input
 from jaxbert.models.functional import make_model
 from jaxbert.options import InferenceOptions
-from jaxbert.plain import read_json
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks import say_guess, task_of_model
 from jaxbert.tasks.base import AnswerPart, Evaluation, Inputs, Outcome, Task, TaskInputs
@@ -64,12 +63,15 @@ class TrainedModel:
         Raises:
           UserError: if the source has a mistake, or a label that the model does not know.
         """
+        return self.predictor.evaluate(self.params, {"": self._read(spec, data)}, self.task)
+
+    def _read(self, spec: str, data: DataConfig) -> Examples:
+        """Read a source of labelled examples."""
         if not self.task.has_text_labels and (data.label_map or data.label_format != "auto"):
             raise UserError(
                 "label_map and label_format are for labels of texts, which this model does not give: leave them out"
             )
-        examples = self.task.read_for(spec, data, self.tokenizer, self.max_length)
-        return self.predictor.evaluate(self.params, {"": examples}, self.task)
+        return self.task.read_for(spec, data, self.tokenizer, self.max_length)
 
     @property
     def config(self) -> BertConfig:
@@ -84,8 +86,8 @@ class TrainedModel:
           UserError: if the source has a mistake, the task has not what `tuning` asks for, or no threshold reaches it.
         """
         self.task.check_tuning(tuning)
-        examples = self.task.read_for(spec, data, self.tokenizer, self.max_length)
-        tuned = calibrate_model(self.predictor, self.params, self.task, {spec: examples}, tuning)
+        sets = {spec: self._read(spec, data)}
+        tuned = calibrate_model(self.predictor, self.params, self.task, sets, tuning)
         if note := tuned.record.get("threshold", {}).get("note"):
             raise UserError(f"{tuning.spell('threshold')}: {note.partition(':')[0]}: ask for less, or give more rows")
         return replace(self, task=tuned.task, params=tuned.params), tuned.record
@@ -199,13 +201,11 @@ def open_trained(name: str, options: InferenceOptions | None = None) -> TrainedM
     members = run.members()
     if not members:
         return _open_models(name, [model_folder(name)], options)
-    summary = read_json(run.summary)
-    learned = summary["eval"] or summary["folds"]["out_of_fold"]
-    return _open_models(name, [fetched(member) for member in members], options, learned)
+    return _open_models(name, [fetched(member) for member in members], options, read_config(fetched(run.start)))
 
 
 def _open_models(
-    name: str, folders: Sequence[Path], options: InferenceOptions, learned: dict[str, Any] | None = None
+    name: str, folders: Sequence[Path], options: InferenceOptions, together: BertConfig | None = None
 ) -> TrainedModel:
     """Open the model in a folder, or several of one task and one shape as an ensemble.
 
@@ -213,12 +213,12 @@ def _open_models(
       name: the name of the model in messages.
       folders: the exported folders.
       options: the options that the user gave.
-      learned: the evaluation that has tuned the settings of the task; None: they are those of the first folder.
+      together: the configuration of the ensemble, with what was chosen for it; None: that of the first folder.
     """
     folder = folders[0]
     config = read_config(folder)
-    task = task_of_model(config).reopen(config)
-    task = with_top_k(task if learned is None else task.learned(learned), options.top_k)
+    decided = together or config
+    task = with_top_k(task_of_model(decided).reopen(decided), options.top_k)
     task = with_answer_options(task, options.abstain_below, options.coverage)
     say_guess(name, config)
     mesh = make_mesh(MeshConfig())

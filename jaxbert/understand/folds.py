@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from jaxbert.bucket import fetched
-from jaxbert.config import Config
+from jaxbert.config import TUNING_KEYS, Config
 from jaxbert.data.examples import Examples
 from jaxbert.data.sources import open_source
 from jaxbert.data.split import make_folds
@@ -30,13 +30,15 @@ from jaxbert.processes import is_main, main_decides, on_host
 from jaxbert.runs.export import save_start
 from jaxbert.runs.folder import RunFolder
 from jaxbert.runs.out_of_fold import OutOfFold, write_out_of_fold
-from jaxbert.tasks.base import Inputs, Outcome, Task, count_predictions
+from jaxbert.tasks.base import Evaluation, Inputs, Outcome, Task, count_predictions
+from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.multiple_choice.read import open_choice_questions
 from jaxbert.tasks.multiple_choice.task import MultipleChoice
 from jaxbert.tasks.reading import set_name, training_spec
 from jaxbert.tasks.regression.task import Regression
 from jaxbert.tasks.text import TextTask
 from jaxbert.terminal import console
+from jaxbert.train.calibrate import calibrate_model
 from jaxbert.train.callbacks import NOTHING, Additions
 from jaxbert.train.evaluate import Ensemble
 from jaxbert.train.inference import Finished, TrainedModel
@@ -187,37 +189,45 @@ def run_folds(config: Config, additions: Additions = NOTHING) -> Finished:
 
 
 def _finish_ensemble(run: Run, started: Started, measured: Sequence[Measured], folds: dict[str, Any]) -> Finished:
-    """Evaluate the models of the folds as one on validation and test sets, and write the summary."""
-    task, folder, inputs, log = run.inputs.task, run.folder, run.inputs, started.log
+    """Evaluate the models of the folds as one on validation and test sets, and write the summary.
+
+    Thresholds and conformity scores of the ensemble are chosen by its own predictions for the validation set. They stand in
+    `start`, since an ensemble has no export.
+    """
+    folder, inputs, log, tokenizer = run.folder, run.inputs, started.log, run.pretrained.tokenizer
     predictor, shardings = Ensemble.of(run.predictor), run.program.state_shardings["params"]
     exports = [fetched(found.part.folder.export) for found in measured]
     params: Any = [place(load_params(export, predictor.model)[0], shardings) for export in exports]
-    found: dict[str, Any] = {}
-    outcomes: dict[str, Outcome] = {}
-    learned = folds["out_of_fold"]
-    for key, role, sets in (("eval", "validation", inputs.validation), ("test", "test", inputs.test)):
-        evaluation = predictor.evaluate(params, sets, task.learned(learned) if found else task) if sets else None
-        found[key] = {} if evaluation is None else evaluation.metrics
-        outcomes |= {} if evaluation is None else {set_name(role, name): o for name, o in evaluation.outcomes.items()}
-        learned = found["eval"] or learned
+    task, record = inputs.task.learned(folds["out_of_fold"]), dict[str, Any]()
+    evaluations: dict[str, Evaluation] = {}
+    if inputs.validation:
+        tuning = dataclasses.replace(Tuning.of(run.config.train), temperature=False)  # each model has its own
+        tuned = calibrate_model(predictor, params, inputs.task, inputs.validation, tuning)
+        task, record, evaluations["validation"] = tuned.task, tuned.record, tuned.evaluation
+    if inputs.test:
+        evaluations["test"] = predictor.evaluate(params, inputs.test, task)
+    outcomes = {set_name(role, name): o for role, found in evaluations.items() for name, o in found.outcomes.items()}
+    metrics = {role: found.metrics for role, found in evaluations.items()}
     whole = [each.summary for each in measured]
     losses = [each["train_loss"] for each in whole if each["train_loss"] is not None]
-    summary = whole[-1] | {
+    of_one = {key: value for key, value in whole[-1].items() if key not in ("abstaining", *TUNING_KEYS)}
+    summary = of_one | {
         "steps": sum(each["steps"] for each in whole),
         "train_loss": float(np.mean(losses)) if losses else None,
         "bad_steps": sum(each["bad_steps"] for each in whole),
         "exported_step": None,
-        "eval": found["eval"],
-        "test": found["test"] or None,
+        "eval": metrics.get("validation", {}),
+        "test": metrics.get("test"),
+        **record,
         "compile_seconds": round(log.seconds, 2),
         "compilations": log.count,
         "compilations_from_cache": log.from_cache,
         "seconds": round(sum(folds["seconds"]), 2),
         "folds": folds,
     }
-    tokenizer = run.pretrained.tokenizer
-    model = TrainedModel(task.learned(learned), tokenizer, params, predictor, tokenizer.model_max_length)
+    model = TrainedModel(task, tokenizer, params, predictor, tokenizer.model_max_length)
     if is_main():
+        save_start(folder, task.configure(run.bert_config), tokenizer)
         folder.write_predictions({name: outcome.predictions for name, outcome in outcomes.items()})
         folder.write_summary(summary)
     return Finished(run.config, folder, inputs, model, outcomes, summary)

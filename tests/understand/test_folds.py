@@ -179,6 +179,31 @@ def test_an_ensemble_is_one_model_whose_probabilities_are_the_mean(problem, run,
     assert main(["export", f"--run={run}", "--step=last", "--output", str(tmp_path / "last")]) == 0
 
 
+def test_an_ensemble_decides_by_its_own_probabilities(problem, capsys):
+    """Not by the threshold of one of its models: two labels of chance give each model another one."""
+    labels = random.Random(3).choices(("bad", "good"), k=40)
+    held_out = [(text, label) for (text, _), label in zip(random_rows(40, seed=7), labels, strict=True)]
+    dev, folder = write_csv(problem.folder / "chosen.csv", held_out), problem.folder / "decided"
+    choice = {"train__threshold": "f_beta=1", "train__positive_label": "good", "train__calibration": "temperature"}
+    changes = KEYS | choice | {"data__validation": dev, "data__test": dev, "train__folds_final": False}
+    assert problem.train(**changes, train__output_dir=folder) == 0
+    summary, model = summary_of(folder), jaxbert.load(folder, coverage=0.8)
+    of_one = [summary_of(folder / "folds" / str(fold))["threshold"]["threshold"] for fold in range(FOLDS)]
+    threshold = summary["threshold"]["threshold"]
+    assert threshold not in of_one
+    assert "calibration" not in summary
+    answers = model.predict([text for text, _ in held_out])
+    assert [a["label"] == "good" for a in answers] == [a["probabilities"]["good"] >= threshold for a in answers]
+    right = np.mean([a["label"] == label for a, (_, label) in zip(answers, held_out, strict=True)])
+    assert summary["eval"]["accuracy"] == summary["test"]["accuracy"] == pytest.approx(right)
+    own = sorted(a["probabilities"][label] for a, (_, label) in zip(answers, held_out, strict=True))
+    assert sum(label in a["label_set"] for a, (_, label) in zip(answers, held_out, strict=True)) == 40 - 7, own
+    assert main(["calibrate", "--model", str(folder), "--data", str(dev), "--output", str(folder / "new")]) == 2
+    assert "is an ensemble of 3 models, and one model is needed here" in capsys.readouterr().err
+    with pytest.raises(jaxbert.UserError, match="is an ensemble"):
+        model.calibrate(dev)
+
+
 def write_choices(path: Path, count: int) -> Path:
     """Write questions of two or three choices, two questions to a context."""
     rng = random.Random(0)
