@@ -123,18 +123,27 @@ def check_fields(settings: Any, spell: Callable[[str], str]) -> None:
       UserError: for the first value that its type does not allow.
     """
     section: Any = type(settings)
-    for name, field in _fields(section).items():
-        value = getattr(settings, name)
-        if value is None:
-            if not field.empty:
-                raise UserError(f"{spell(name)} is null, but it must have a value; leave the key out for its default")
-        elif field.range is not None:
-            field.range.check(spell(name), value, whole=field.whole)
-        elif field.choices and not any(value == choice for choice in field.choices):
-            raise UserError(f"{spell(name)} is {value!r}, but it must be {listed_choices(field.choices)}")
-        elif field.kinds and not isinstance(value, field.kinds):
-            kinds = " or ".join(kind.__name__ for kind in field.kinds)
-            raise UserError(f"{spell(name)} is {value!r}, but it must be of type {kinds}")
+    for name in _fields(section):
+        check_field(section, name, getattr(settings, name), spell)
+
+
+def check_field(section: Any, name: str, value: Any, spell: Callable[[str], str]) -> None:
+    """Check a value for one field of `section`, a dataclass of settings, like `check_fields`.
+
+    Raises:
+      UserError: if the field's type does not allow it.
+    """
+    field = _fields(section)[name]
+    if value is None:
+        if not field.empty:
+            raise UserError(f"{spell(name)} is null, but it must have a value; leave the key out for its default")
+    elif field.range is not None:
+        field.range.check(spell(name), value, whole=field.whole)
+    elif field.choices and not any(value == choice for choice in field.choices):
+        raise UserError(f"{spell(name)} is {value!r}, but it must be {listed_choices(field.choices)}")
+    elif field.kinds and not isinstance(value, field.kinds):
+        kinds = " or ".join(kind.__name__ for kind in field.kinds)
+        raise UserError(f"{spell(name)} is {value!r}, but it must be of type {kinds}")
 
 
 def listed_choices(choices: tuple[Any, ...]) -> str:

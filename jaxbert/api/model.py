@@ -45,6 +45,7 @@ class Model:
         self._trained = trained
         self._data = data
         self._explainer = Explainer(trained)
+        self._calibrated = False
         self.name = name
         """Its folder, or its name on the Hub."""
 
@@ -206,7 +207,7 @@ class Model:
         with ExitStack() as stack:
             spec = name_source(stack, data, "data")
             self._trained, record = self._trained.calibrated(spec, self._reading(columns), tuning)
-        self._explainer.model = self._trained
+        self._explainer.model, self._calibrated = self._trained, True
         return record
 
     def export(self, folder: str | os.PathLike[str]) -> Path:
@@ -232,7 +233,7 @@ class Model:
             target,
         )
         if is_main():
-            copy_card(self.name, target)
+            copy_card(self.name, target, calibrated=self._calibrated)
         return as_path(target)
 
     def _reading(self, columns: Mapping[str, Any]) -> DataConfig:

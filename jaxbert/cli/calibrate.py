@@ -7,7 +7,7 @@ import functools
 from jaxbert.cli.inference_options import LABEL_OPTIONS, add_options, data_config, open_model
 from jaxbert.cli.output import write_out
 from jaxbert.cli.parsing import Parser, make_parser, parse
-from jaxbert.config import DataConfig, TrainConfig
+from jaxbert.config import TUNING_KEYS, DataConfig, TrainConfig
 from jaxbert.settings import add_fields
 
 _USAGE = """\
@@ -16,8 +16,7 @@ Example:  jaxbert calibrate --model runs/reviews --data held_out.csv
 Model:    a run folder, an exported folder or a name on the Hugging Face Hub.
 Data:     rows that the model was not trained on, as for `jaxbert evaluate`.
 Results:  the model with calibrated probabilities in the folder --output, or in its own folder."""
-_KEYS = ("calibration", "threshold", "positive_label", "thresholds")
-_MAIN_KEYS = ("model", "data", "output", *_KEYS, "text", "text_pair", "label")
+_MAIN_KEYS = ("model", "data", "output", *TUNING_KEYS, "text", "text_pair", "label")
 
 
 def run(arguments: list[str]) -> int:
@@ -26,7 +25,7 @@ def run(arguments: list[str]) -> int:
     data = data_config(values)
     from jaxbert.tasks.decision import Tuning
 
-    tuning = Tuning.make(**{key: values[key] for key in _KEYS}, spell="--{}".format)
+    tuning = Tuning.make(**{key: values[key] for key in TUNING_KEYS}, spell="--{}".format)
     from jaxbert.processes import is_main
     from jaxbert.terminal import console
     from jaxbert.train.report import tuning_lines
@@ -37,7 +36,8 @@ def run(arguments: list[str]) -> int:
     write_calibrated(model, values.model, target)
     if is_main():
         for name, line in tuning_lines(record).items():
-            console.print(f"{name}: {line}", highlight=False, soft_wrap=True, markup=False)
+            if "note" not in record[name]:  # it was a warning
+                console.print(f"{name}: {line}", highlight=False, soft_wrap=True, markup=False)
         write_out(f"{target}\n")
     return 0
 
@@ -55,7 +55,7 @@ def _make_parser() -> Parser:
         help="Labelled examples that the model was not trained on: a file, hf:NAME or tfds:NAME.",
     )
     add_fields(parser, DataConfig, LABEL_OPTIONS)
-    add_fields(parser, TrainConfig, _KEYS, calibration="temperature")
+    add_fields(parser, TrainConfig, TUNING_KEYS, calibration="temperature")
     parser.add_argument(
         "--output",
         type=str | None,

@@ -38,6 +38,8 @@ Devices = Annotated[int, Range(least=1, also=(-1, "for all that remain"))]
 ComputeFormat = Literal["auto", "float32", "bfloat16"]
 FOLD_TASKS = ("classification", "multi_label", "regression", "multiple_choice")
 """The tasks that can be trained in folds (`train.folds`)."""
+TUNING_KEYS = ("calibration", "threshold", "positive_label", "thresholds")
+"""The keys of the section `train` about what is chosen on held-out examples after training."""
 COMPUTE_FORMATS: tuple[str, ...] = typing.get_args(ComputeFormat)
 
 OPTIMIZERS: dict[str, dict[str, float]] = {
@@ -170,16 +172,16 @@ class TrainConfig:
     """Folds: whether a last model is trained on all rows and exported. If false, the run is an ensemble: one model whose
     probabilities are the mean of those of the folds."""
     calibration: Literal["none", "temperature"] = "none"
-    """Whether the probabilities of the export are calibrated after the last step. temperature: the logits are divided by the
-    number that gives the smallest loss on the validation set; it is folded into the last layer."""
+    """Whether the probabilities of the trained model are calibrated. temperature: the logits are divided by the number that
+    gives the smallest loss on held-out rows (of a run: the validation set); it is folded into the last layer."""
     threshold: str | None = None
-    """Two labels: how the threshold of the positive label is chosen on the validation set: f_beta=1 (largest F-beta),
+    """Two labels: how the threshold of the positive label is chosen on the held-out rows: f_beta=1 (largest F-beta),
     precision=0.9 or recall=0.95 (at least this, with the best of the other), cost=1:5 (of a false positive and a false
     negative). If not set, the more probable label is the answer."""
     positive_label: str | None = None
     """The label that `threshold` is for. It may be left out if the names tell it: 1 and not 0, yes and not no, ..."""
     thresholds: Literal["one", "per_label"] = "one"
-    """multi_label: the thresholds that are chosen on the validation set: one for all labels (largest micro F1), or one for
+    """multi_label: the thresholds that are chosen on the held-out rows: one for all labels (largest micro F1), or one for
     each (per_label: the largest F1 of the label)."""
     accept_changed_data: bool = False
     """Whether a run may resume although its data have changed, if the label names are the same; the changes are printed. If

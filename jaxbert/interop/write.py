@@ -164,11 +164,16 @@ def _write_msgpack(tensors: dict[str, np.ndarray], path: Path) -> None:
 def _publish(staged: Path, folder: Path) -> None:
     """Move the finished files to the folder, the configuration last: a folder with a configuration is complete.
 
-    Weights, shards and `flax_model.msgpack` of an earlier save are removed if no file replaces them, since some readers
-    prefer them.
+    Weights come right before it, so that a stop seldom leaves them with the configuration of others. Weights, shards and
+    `flax_model.msgpack` of an earlier save are removed if no file replaces them, since some readers prefer them.
     """
-    stale = weights_in(folder) - weights_in(staged)
-    for path in sorted(staged.iterdir(), key=lambda path: path.name == "config.json"):
+    weights = weights_in(staged)
+    stale = weights_in(folder) - weights
+    for path in staged.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    for path in sorted(staged.iterdir(), key=lambda path: (path.name == "config.json", path.name in weights)):
         target = folder / path.name
         if path.is_dir():
             shutil.copytree(path, target, dirs_exist_ok=True)
@@ -176,8 +181,6 @@ def _publish(staged: Path, folder: Path) -> None:
         if path.name == "config.json":
             for name in stale:
                 (folder / name).unlink()
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
         path.replace(target)
 
 

@@ -154,7 +154,7 @@ def _traffic(instruction: Instruction, computation: Computation, program: Progra
         return sum(_fused_reads(inside, operands, program)), _fused_writes(inside, result, program)
     if opcode == "slice-start":  # (operand, result, ...), each perhaps a tuple
         part = arrays_of(result)[1]
-        return _part_bytes(operands[0], part.count), part.main_bytes()
+        return _part_bytes(operands[0], part.entries), part.main_bytes()
     if opcode in _SLICING:
         return _part_bytes(operands[0], _count(result)), _size(result)
     if opcode in ("dynamic-update-slice", "scatter"):
@@ -283,7 +283,7 @@ def _part_bytes(shape: str, count: int) -> int:
 
 def _count(shape: str) -> int:
     """Return the number of entries of an array."""
-    return arrays_of(shape)[0].count
+    return arrays_of(shape)[0].entries
 
 
 class _Places:

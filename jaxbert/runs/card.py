@@ -26,6 +26,7 @@ from jaxbert.versions import installed
 _SECTION = "#" * 2
 NAME = "README.md"
 MARKER = "<!-- Written by jaxbert from facts of the run. Remove this line to keep your own text in later exports. -->"
+_CALIBRATED = "This model was calibrated on other rows after training; the results above are those before."
 _PIPELINES = {
     "classification": "text-classification",
     "multi_label": "text-classification",
@@ -126,14 +127,18 @@ def _is_ours(path: epath.Path) -> bool:
     return MARKER.encode() in path.read_bytes()
 
 
-def copy_card(model: str | os.PathLike[str], target: epath.Path) -> None:
-    """Copy the card of a run's export, or of an exported folder, to another export of the same parameters."""
+def copy_card(model: str | os.PathLike[str], target: epath.Path, *, calibrated: bool = False) -> None:
+    """Copy the card of a run's export, or of an exported folder, to another export of the same model.
+
+    With `calibrated`, the card says that the results are those before a calibration.
+    """
     if not to_path(model).exists():
         return
     for folder in (to_path(model) / "export", to_path(model)):
         path = folder / NAME
         if path.exists() and _is_ours(path):
-            write_card(target, path.read_text("utf-8"))
+            text = path.read_text("utf-8")
+            write_card(target, text if not calibrated or _CALIBRATED in text else f"{text.rstrip()}\n\n{_CALIBRATED}\n")
             return
 
 

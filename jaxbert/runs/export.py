@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from jaxbert.runs.card import model_card, write_card
 from jaxbert.runs.checkpoint import Checkpoints, choose_step
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks import task_of_model
-from jaxbert.tasks.decision import temperature_of
+from jaxbert.tasks.decision import Tuning, temperature_of
 from jaxbert.tasks.exported import settings_of
+
+logger = logging.getLogger("jaxbert")
 
 
 def save_start(folder: RunFolder, config: BertConfig, tokenizer: Any) -> None:
@@ -45,10 +48,13 @@ def export_params(
 ) -> epath.Path:
     """Write parameters of a run as a Hugging Face folder, to `output` or else the run's `export`.
 
-    All processes call it, and the main one writes.
+    If that is the export of a run again, the predictions that the run keeps go. All processes call it, the main one writes.
     """
     target, whole = output or folder.export, on_host(params)
     if is_main():
+        owner = RunFolder(target.parent)
+        if target.name == owner.export.name and owner.summary.exists():
+            owner.predictions.unlink(missing_ok=True)
         with staged(target) as local:
             save_folder(local, whole, config, tokenizer, architecture=architecture)
     wait_for_all("export is written")
@@ -97,6 +103,11 @@ def export_run(run: str | Path, step: str, output: str | Path) -> epath.Path:
     if task.last_layer is not None and (kept := _own_export(folder, chosen)) is not None:
         params = fold_temperature(params, task.last_layer, temperature_of(settings_of(kept)))
         task = type(task).reopen(kept)
+    elif Tuning.of(_config_of(folder).train).anything:
+        logger.warning(
+            "step %s has neither calibration nor chosen thresholds: only the step that the run itself exported has them",
+            chosen,
+        )
     config = task.configure(config)
     export_params(folder, config, load_tokenizer(start, config), params, task.architecture, target)
     if is_main():

@@ -140,11 +140,8 @@ class Task:
         """Return the task with what is chosen on held-out examples, and the choices for `summary.json`.
 
         Args:
-          outcomes: the predictions for these examples, of one or several sets.
+          outcomes: the predictions for these examples, all finite, of one or several sets.
           tuning: what is chosen.
-
-        Raises:
-          UserError: if no choice reaches what `tuning` asks.
         """
         return self, {}
 

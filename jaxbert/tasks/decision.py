@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, logit
 
-from jaxbert.config import TrainConfig
+from jaxbert.config import TUNING_KEYS, TrainConfig
 from jaxbert.errors import UserError
-from jaxbert.ranges import ThresholdRule
+from jaxbert.ranges import ThresholdRule, check_field
 
 _KEPT_SCORES = 1000
 """Conformity scores that an export keeps: a coverage is met within 0.1%."""
@@ -27,10 +27,6 @@ _PAIRS = (
     *(("label_0", "label_1"), ("否", "是"), ("假", "真"), ("负面", "正面"), ("消极", "积极")),
 )
 """Pairs of labels, of which the second one is the positive one."""
-
-
-TUNING_KEYS = ("calibration", "threshold", "positive_label", "thresholds")
-"""The keys of the section `train` about what is chosen after training."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +60,13 @@ class Tuning:
         Raises:
           UserError: if one is wrong, or there is a positive label, but no threshold for it.
         """
+        for key, value in zip(TUNING_KEYS, (calibration, threshold, positive_label, thresholds), strict=True):
+            check_field(TrainConfig, key, value, spell)
         rule = None if threshold is None else ThresholdRule.parse(threshold, spell("threshold"))
         if rule is None and positive_label is not None:
             raise UserError(
                 f"{spell('positive_label')} is the label that {spell('threshold')} is for: give that too, or leave both out"
             )
-        TrainConfig(calibration=calibration, thresholds=thresholds)  # type: ignore[arg-type]  # checks the choices
         return cls(calibration == "temperature", rule, positive_label, thresholds == "per_label", spell)
 
     @property
@@ -83,13 +80,13 @@ class Tuning:
         Raises:
           UserError: for the first setting without a meaning.
         """
-        for asked, has, key in (
-            (self.temperature, temperature, "calibration"),
-            (self.threshold is not None, threshold, "threshold"),
-            (self.per_label, per_label, "thresholds"),
+        for asked, has, key, tasks in (
+            (self.temperature, temperature, "calibration", "classification, multi_label and multiple_choice"),
+            (self.threshold is not None, threshold, "threshold", "classification with two labels"),
+            (self.per_label, per_label, "thresholds", "multi_label"),
         ):
             if asked and not has:
-                raise UserError(f"{self.spell(key)} has no meaning for {task}: leave it out")
+                raise UserError(f"{self.spell(key)} has no meaning for {task}: it is for {tasks}")
 
     def positive_of(self, names: Sequence[str]) -> int:
         """Return the index of the positive label of two.
@@ -185,12 +182,21 @@ class Decision:
 
     @classmethod
     def read(cls, settings: dict[str, Any], names: Sequence[str] = ()) -> Decision:
-        """Read the settings of an export."""
+        """Read the settings of an export.
+
+        Raises:
+          UserError: if they are damaged, or are not for the labels `names`.
+        """
         positive, threshold = settings.get("positive_label"), settings.get("threshold")
         conformity, temperature = Conformity.read(settings.get("conformity")), temperature_of(settings)
-        if isinstance(positive, str) and positive in names and isinstance(threshold, int | float):
-            return cls(list(names).index(positive), float(threshold), conformity, temperature)
-        return cls(conformity=conformity, temperature=temperature)
+        if positive is None:
+            return cls(conformity=conformity, temperature=temperature)
+        if len(names) != 2 or positive not in names or threshold is None or not are_numbers([threshold], 1):
+            raise UserError(
+                f"config.json: `positive_label` is {positive!r} with the `threshold` {threshold!r}, which is no threshold "
+                f"for one of the labels {', '.join(names)}: correct it, or remove both"
+            )
+        return cls(list(names).index(positive), float(threshold), conformity, temperature)
 
     def settings(self, names: Sequence[str] = ()) -> dict[str, Any]:
         """Return the settings for an export; only those that differ from the default."""
@@ -232,9 +238,15 @@ MOST_PROBABLE = Decision()
 
 
 def temperature_of(settings: dict[str, Any]) -> float:
-    """Return the temperature that an export's last layer has; 1 if none was fitted."""
-    found = settings.get("temperature")
-    return float(found) if isinstance(found, int | float) else 1.0
+    """Return the temperature that an export's last layer has; 1 if none was fitted.
+
+    Raises:
+      UserError: if it is no number above 0.
+    """
+    found = settings.get("temperature", 1)
+    if not are_numbers([found], 1) or not 0 < found < math.inf:
+        raise UserError(f"config.json: `temperature` is {found!r}, but it must be a number above 0")
+    return float(found)
 
 
 def temperature_setting(temperature: float) -> dict[str, float]:
@@ -321,7 +333,7 @@ def selective_accuracy(scores_N: np.ndarray, correct_N: np.ndarray) -> list[dict
         least = float(ordered[math.ceil(share * len(ordered)) - 1])
         least = math.floor(least * 1e6) / 1e6
         answered = scores_N >= least
-        point = {"abstain_below": least, "coverage": answered.mean(), "accuracy": correct_N[answered].mean()}
+        point = {"abstain_below": least, "answered": answered.mean(), "accuracy": correct_N[answered].mean()}
         curve.append({name: float(value) for name, value in point.items()})
     return curve
 

@@ -61,9 +61,8 @@ def calibrate_model(
     """
     base, record = task.untuned(), dict[str, Any]()
     evaluation = evaluation or predictor.evaluate(params, sets, base)
-    if len(evaluation.outcomes) < len(sets):
-        note = {"calibration": {"note": "too many held-out rows and labels to tune on: nothing was changed"}}
-        record = note if tuning.anything else {}
+    if hindrance := _hindrance(base, evaluation, len(sets)):
+        record = {"calibration": {"note": f"{hindrance}: nothing was changed"}} if tuning.anything else {}
         return _said(Calibrated(params, base.learned(evaluation.metrics), evaluation, record), tuning)
     if tuning.temperature:
         params, base, evaluation, record["calibration"] = _calibrate(predictor, params, base, sets, evaluation)
@@ -74,6 +73,16 @@ def calibrate_model(
     if tuning.threshold is not None or tuning.per_label:
         metrics = average_metrics({name: outcome.metrics for name, outcome in outcomes.items()})
     return _said(Calibrated(params, decided, Evaluation(metrics, outcomes), record | chosen), tuning)
+
+
+def _hindrance(task: Task, evaluation: Evaluation, sets: int) -> str | None:
+    """Return the reason why nothing can be chosen by this evaluation of so many sets; None if there is none."""
+    if len(evaluation.outcomes) < sets:
+        return "too many held-out rows and labels to tune on"
+    outputs = [outcome.predictions for outcome in evaluation.outcomes.values()]
+    if task.last_layer is not None and not all(np.isfinite(part).all() for part in outputs):
+        return "the model has diverged: some of its outputs on these rows are no finite numbers"
+    return None
 
 
 def _said(tuned: Calibrated, tuning: Tuning) -> Calibrated:

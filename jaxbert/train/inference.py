@@ -63,12 +63,15 @@ class TrainedModel:
         Raises:
           UserError: if the source has a mistake, or a label that the model does not know.
         """
+        return self.predictor.evaluate(self.params, {"": self._read(spec, data)}, self.task)
+
+    def _read(self, spec: str, data: DataConfig) -> Examples:
+        """Read a source of labelled examples."""
         if not self.task.has_text_labels and (data.label_map or data.label_format != "auto"):
             raise UserError(
                 "label_map and label_format are for labels of texts, which this model does not give: leave them out"
             )
-        examples = self.task.read_for(spec, data, self.tokenizer, self.max_length)
-        return self.predictor.evaluate(self.params, {"": examples}, self.task)
+        return self.task.read_for(spec, data, self.tokenizer, self.max_length)
 
     @property
     def config(self) -> BertConfig:
@@ -83,8 +86,8 @@ class TrainedModel:
           UserError: if the source has a mistake, the task has not what `tuning` asks for, or no threshold reaches it.
         """
         self.task.check_tuning(tuning)
-        examples = self.task.read_for(spec, data, self.tokenizer, self.max_length)
-        tuned = calibrate_model(self.predictor, self.params, self.task, {spec: examples}, tuning)
+        sets = {spec: self._read(spec, data)}
+        tuned = calibrate_model(self.predictor, self.params, self.task, sets, tuning)
         if note := tuned.record.get("threshold", {}).get("note"):
             raise UserError(f"{tuning.spell('threshold')}: {note.partition(':')[0]}: ask for less, or give more rows")
         return replace(self, task=tuned.task, params=tuned.params), tuned.record

@@ -179,7 +179,7 @@ def worst_labels(finished: Finished, most: int) -> tuple[list[dict[str, Any]], i
     return [*suspects.values()], len(wrong)
 
 
-def _judged_rows(finished: Finished, rank_by: RankBy) -> tuple[_Rows, str]:
+def _judged_rows(finished: Finished, rank_by: confident.RankBy) -> tuple[_Rows, str]:
     """Judge the labels of a run; return the rows, without their texts, and where the predictions come from."""
     task = finished.model.task
     if not has_labels_to_judge(task, finished.inputs.train):

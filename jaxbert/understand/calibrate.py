@@ -9,6 +9,7 @@ from etils import epath
 from jaxbert.bucket import to_path
 from jaxbert.errors import UserError
 from jaxbert.processes import is_main
+from jaxbert.runs.card import copy_card
 from jaxbert.runs.export import check_target, export_params
 from jaxbert.runs.folder import RunFolder
 from jaxbert.train.inference import TrainedModel
@@ -32,11 +33,10 @@ def target_of(name: str, output: str | os.PathLike[str] | None) -> epath.Path:
 
 
 def write_calibrated(model: TrainedModel, name: str, target: epath.Path) -> None:
-    """Write a model to a folder; the predictions that a run keeps of its export go if the export is another one now.
+    """Write a calibrated model to a folder, with the card of the model `name`, which says that it is calibrated.
 
     All processes call it, and the main one writes.
     """
-    run = RunFolder(name)
-    export_params(run, model.config, model.tokenizer, model.params, model.task.architecture, target)
-    if target == run.export and run.predictions.exists() and is_main():
-        run.predictions.unlink()
+    export_params(RunFolder(name), model.config, model.tokenizer, model.params, model.task.architecture, target)
+    if is_main():
+        copy_card(name, target, calibrated=True)

@@ -104,7 +104,8 @@ def _coloured(text: Text, words: list[dict[str, Any]], largest: float) -> str:
     if isinstance(text, list):
         weights = {word["start"]: word["weight"] for word in words}
         return " ".join(_span(part, weights.get(place, 0.0), largest) for place, part in enumerate(text))
-    parts, end = [], 0
+    parts: list[str] = []
+    end = 0
     for word in sorted(words, key=lambda word: word["start"]):
         parts.append(escaped(text[end : word["start"]]))
         parts.append(_span(text[word["start"] : word["end"]], word["weight"], largest))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from jaxbert.bucket import fetched
-from jaxbert.config import Config
+from jaxbert.config import TUNING_KEYS, Config
 from jaxbert.data.examples import Examples
 from jaxbert.data.sources import open_source
 from jaxbert.data.split import make_folds
@@ -51,7 +51,7 @@ from jaxbert.train.trainer import Started, show_data, start_training, train_run
 
 _HELD_OUT = "held_out"
 _NAMED = 10
-_OF_ONE_MODEL = ("calibration", "threshold", "thresholds", "abstaining")
+_OF_ONE_MODEL = (*TUNING_KEYS, "abstaining")
 """The entries of a summary about what was chosen for its model on held-out examples."""
 
 logger = logging.getLogger("jaxbert")

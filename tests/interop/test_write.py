@@ -97,6 +97,22 @@ def test_a_failed_write_leaves_the_old_files(folder, monkeypatch):
     assert_same_tensors(read_tensors(folder), tensors)
 
 
+@pytest.mark.parametrize("file", [1, 2])
+def test_a_stop_while_files_go_to_the_disk_leaves_the_old_ones(folder, monkeypatch, file):
+    """Else new weights would be read with the settings of the old ones, such as a threshold."""
+    tensors, calls = write_tiny(folder), []
+
+    def stop(number):
+        calls.append(number)
+        if len(calls) == file:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxbert.interop.write.os.fsync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_tiny(folder, seed=1)
+    assert_same_tensors(read_tensors(folder), tensors)
+
+
 def test_a_file_in_the_way_is_one_line(folder):
     folder.write_text("")
     with pytest.raises(UserError, match="cannot be written"):

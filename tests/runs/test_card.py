@@ -145,3 +145,8 @@ def test_a_card_goes_with_its_parameters(tmp_path):
     (run / "export" / "README.md").write_text(f"{MARKER}\nours")
     copy_card(str(run), epath.Path(target))
     assert (target / "README.md").read_text() == f"{MARKER}\nours"
+    for _ in range(2):
+        copy_card(str(run), epath.Path(run / "export"), calibrated=True)
+        said = (run / "export" / "README.md").read_text()
+        assert said.startswith(f"{MARKER}\nours\n\nThis model was calibrated")
+        assert said.count("the results above are those before") == 1

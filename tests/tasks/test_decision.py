@@ -112,12 +112,21 @@ def test_the_positive_label_is_named_or_certain():
 
 
 def test_settings_without_a_meaning_are_refused():
-    with pytest.raises(UserError, match=r"train.calibration has no meaning for task regression"):
+    with pytest.raises(
+        UserError, match=r"train.calibration has no meaning for task regression: it is for classification,"
+    ):
         Regression().check_tuning(Tuning(temperature=True))
     with pytest.raises(UserError, match=r"train.thresholds has no meaning for task classification"):
         Classification(NAMES).check_tuning(Tuning(per_label=True))
     with pytest.raises(UserError, match=r"train.threshold has no meaning for task multi_label"):
         MultiLabel(NAMES).check_tuning(Tuning(threshold=rule("f_beta=1")))
+
+
+def test_a_wrong_choice_is_told_by_the_name_that_the_user_gave():
+    with pytest.raises(UserError, match=r"^calibration is 'isotonic', but it must be one of none, temperature$"):
+        Tuning.make("isotonic", None, None, "one", "{}".format)
+    with pytest.raises(UserError, match=r"^positive_label is 1, but it must be of type str$"):
+        Tuning.make("none", "f_beta=1", 1, "one", "{}".format)
 
 
 def test_each_label_has_its_own_threshold():
@@ -194,7 +203,7 @@ def test_answers_with_sets_of_labels_and_without_a_label():
 def test_what_abstaining_buys():
     scores, correct = np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, True])
     curve = {
-        point["abstain_below"]: (point["coverage"], point["accuracy"]) for point in selective_accuracy(scores, correct)
+        point["abstain_below"]: (point["answered"], point["accuracy"]) for point in selective_accuracy(scores, correct)
     }
     assert curve == {0.6: (1.0, 0.75), 0.7: (0.75, pytest.approx(2 / 3)), 0.8: (0.5, 1.0)}
 
@@ -216,6 +225,23 @@ def test_an_export_keeps_the_decision():
         damaged.jaxbert["conformity"] = conformity
         with pytest.raises(UserError, match="`conformity` is damaged"):
             Classification.reopen(damaged)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"positive_label": "eggs"}, "`positive_label` is 'eggs' with the `threshold` 0.25, which is no threshold"),
+        ({"threshold": "high"}, "with the `threshold` 'high', which is no threshold for one of the labels ham, spam"),
+        ({"temperature": 0}, "`temperature` is 0, but it must be a number above 0"),
+        ({"temperature": True}, "`temperature` is True"),
+    ],
+)
+def test_a_damaged_decision_is_no_other_decision(changes, message):
+    task = Classification(NAMES, decision=Decision(1, 0.25, temperature=1.5))
+    damaged = task.configure(BertConfig(id2label=dict(enumerate(NAMES))))
+    damaged.jaxbert |= changes
+    with pytest.raises(UserError, match=message):
+        Classification.reopen(damaged)
 
 
 def test_a_temperature_moves_a_threshold_so_that_labels_stay():
@@ -268,9 +294,3 @@ def test_the_loss_at_a_temperature_is_that_of_pooled_windows(how):
         task, examples = kind(("a", "b", "c"), reading=reading), examples_of(labels, counts)
         expected = task.metrics(logits / 1.7, examples)["loss"]
         assert task.loss_at(1.7, logits, examples) == pytest.approx(expected, rel=1e-6)
-
-
-def test_a_diverged_model_is_not_decided():
-    task, logs = Classification(NAMES), np.full((2, 2), np.nan, np.float32)
-    outcome = Outcome(task, examples_of(np.array([0, 1])), logs)
-    assert task.tuned([outcome], Tuning(threshold=rule("f_beta=1"), positive_label="spam")) == (task, {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from jaxbert.data.examples import Examples
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Evaluation, Outcome, Task
+from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.multi_label.task import MultiLabel
 from jaxbert.train.calibrate import calibrate_model
@@ -131,6 +133,17 @@ def test_what_is_worse_is_not_folded(monkeypatch, caplog):
     assert "nothing was changed" in caplog.text
 
 
+def test_a_diverged_model_is_left_as_it_is(caplog):
+    nothing = np.zeros(2, np.int32)
+    examples = Examples(Tokens.from_lengths(nothing[:0], nothing, nothing), np.array([0, 1]))
+    task, logs = Classification(("ham", "spam")), np.array([[-0.1, -2.4], [np.nan, np.nan]], np.float32)
+    tuning = Tuning.make("temperature", "f_beta=1", "spam", "one")
+    tuned = calibrate_model(Scaled(logs), KERNEL, task, {"dev": examples}, tuning)
+    assert (tuned.params, tuned.task) == (KERNEL, task)
+    assert "the model has diverged: some of its outputs on these rows are no finite numbers" in caplog.text
+    assert calibrate_model(Scaled(logs), KERNEL, task, {"dev": examples}, Tuning()).record == {}
+
+
 def read(run: Path, name: str = "summary.json") -> dict:
     return json.loads((run / name).read_text("utf-8"))
 
@@ -204,6 +217,16 @@ def test_export_of_the_same_step_is_the_same(run, plain, tmp_path):
             assert (out / name).read_bytes() == (folder / "export" / name).read_bytes(), name
 
 
+def test_export_of_another_step_says_that_nothing_was_chosen_for_it(run, plain, tmp_path, caplog):
+    for number, (folder, said) in enumerate(((run, True), (plain, False))):
+        other = shutil.copytree(folder, tmp_path / f"run-{number}")
+        (other / "summary.json").write_text(json.dumps(read(other) | {"exported_step": 99}))
+        assert main(["export", "--run", str(other), "--step", "1", "--output", str(tmp_path / str(number))]) == 0
+        assert ("step 1 has neither calibration nor chosen thresholds" in caplog.text) == said
+        assert "temperature" not in read(tmp_path / str(number), "config.json")["jaxbert"]
+        caplog.clear()
+
+
 def test_answers_with_a_set_and_without_a_label(run, noisy, capsys):
     held_out = noisy.held_out
     plain = predicted(capsys, run, held_out)
@@ -219,7 +242,7 @@ def test_answers_with_a_set_and_without_a_label(run, noisy, capsys):
     truth = [label for _, label in noisy.rows["held_out"]]
     assert np.mean([label in a["label_set"] for a, label in zip(answers, truth, strict=True)]) > 0.6
     curve = read(run)["abstaining"]
-    assert curve[0]["coverage"] == 1.0
+    assert curve[0]["answered"] == 1.0
     assert curve[0]["accuracy"] == pytest.approx(read(run)["eval"]["accuracy"])
 
 
@@ -231,6 +254,7 @@ def test_a_finished_run_is_calibrated_in_place(plain, run, noisy, tmp_path, caps
     assert said.out == f"{copy / 'export'}\n"
     assert "calibration: temperature" in said.err
     assert not (copy / "predictions.npz").exists()
+    assert "calibrated on other rows" in (copy / "export" / "README.md").read_text()
     temperature = read(copy, "export/config.json")["jaxbert"]["temperature"]
     expected = read(run)["calibration"]["temperature"]
     assert temperature == pytest.approx(expected, rel=1e-3)
@@ -238,6 +262,14 @@ def test_a_finished_run_is_calibrated_in_place(plain, run, noisy, tmp_path, caps
     again = tmp_path / "again"
     assert main(["calibrate", "--model", str(copy), "--data", dev, "--output", str(again)]) == 0
     assert open_trained(str(again)).task.decision.temperature == pytest.approx(expected, rel=1e-2)
+
+
+def test_a_run_whose_export_is_named_forgets_its_predictions(plain, noisy, tmp_path):
+    """Else a report would show those of the model before."""
+    copy = shutil.copytree(plain, tmp_path / "run")
+    assert main(["calibrate", "--model", str(copy / "export"), "--data", str(noisy.dev)]) == 0
+    assert not (copy / "predictions.npz").exists()
+    assert reopen(copy).outcomes["validation"].metrics["loss"] < read(plain)["eval"]["loss"]
 
 
 def test_calibrate_in_python(plain, noisy, tmp_path):
@@ -248,10 +280,16 @@ def test_calibrate_in_python(plain, noisy, tmp_path):
     assert record["calibration"]["before"] == pytest.approx({name: before[name] for name in COMPARED})
     assert record["calibration"]["after"] == pytest.approx({name: after[name] for name in COMPARED})
     assert after["per_class"]["bad"]["precision"] == pytest.approx(record["threshold"]["precision"])
-    assert jaxbert.load(model.export(tmp_path / "out")).evaluate(rows) == after
+    answer, explained = (ask(rows[0]["text"]) for ask in (model.predict, functools.partial(model.explain, steps=1)))
+    assert explained["score"] == pytest.approx(answer["probabilities"][explained["label"]], abs=1e-6)
+    odds = explained["score"] / (1 - explained["score"])
+    assert explained["value"] == pytest.approx(np.log(odds), abs=1e-4)
     texts = [row["text"] for row in rows[:4]]
-    explained = [(found["label"], found["score"]) for found in model.explain(texts, method="gradient_x_input")]
-    assert explained == [(answer["label"], answer["score"]) for answer in model.predict(texts)]
+    labels = [found["label"] for found in model.explain(texts, method="gradient_x_input")]
+    assert labels == [given["label"] for given in model.predict(texts)]
+    out = model.export(tmp_path / "out")
+    assert jaxbert.load(out).evaluate(rows) == after
+    assert "results above are those before" in (out / "README.md").read_text()
     good = [row for row in rows if row["label"] == "good"]
     with pytest.raises(UserError, match=r"^threshold: no threshold reaches what is asked on these rows"):
         model.calibrate(good, threshold="precision=1", positive_label="bad")

@@ -16,10 +16,9 @@ from runs import FILLERS, TELLING, CrashError, Problem, random_rows, read_metric
 
 import jaxbert
 from jaxbert.cli.main import main
-from jaxbert.config import Config, DataConfig
+from jaxbert.config import Config
 from jaxbert.runs.out_of_fold import read_out_of_fold
 from jaxbert.train import evaluate
-from jaxbert.train.inference import open_trained
 from jaxbert.train.trainer import Trainer
 
 FOLDS = 3
@@ -193,31 +192,29 @@ def test_an_ensemble_is_one_model_whose_probabilities_are_the_mean(problem, run,
     assert main(["export", f"--run={run}", "--step=last", "--output", str(tmp_path / "last")]) == 0
 
 
-def test_an_ensemble_has_a_threshold_of_its_own(problem):
-    """It is chosen by the mean probabilities; the thresholds and the temperature of single models are not those of all."""
-    folder, dev = problem.folder / "decided", problem.folder / "dev.csv"
-    changes = KEYS | {
-        "data__validation": dev,
-        "data__test": dev,
-        "train__output_dir": folder,
-        "train__folds_final": False,
-        "train__threshold": "recall=0.9",
-        "train__positive_label": "good",
-        "train__calibration": "temperature",
-    }
-    assert problem.train(**changes) == 0
-    summary = summary_of(folder)
-    chosen = summary["threshold"]["threshold"]
-    assert chosen not in [summary_of(folder / "folds" / str(fold))["threshold"]["threshold"] for fold in range(FOLDS)]
+def test_an_ensemble_decides_by_its_own_probabilities(problem, capsys):
+    """Not by the threshold of one of its models: two labels of chance give each model another one."""
+    labels = random.Random(3).choices(("bad", "good"), k=40)
+    held_out = [(text, label) for (text, _), label in zip(random_rows(40, seed=7), labels, strict=True)]
+    dev, folder = write_csv(problem.folder / "chosen.csv", held_out), problem.folder / "decided"
+    choice = {"train__threshold": "f_beta=1", "train__positive_label": "good", "train__calibration": "temperature"}
+    changes = KEYS | choice | {"data__validation": dev, "data__test": dev, "train__folds_final": False}
+    assert problem.train(**changes, train__output_dir=folder) == 0
+    summary, model = summary_of(folder), jaxbert.load(folder, coverage=0.8)
+    of_one = [summary_of(folder / "folds" / str(fold))["threshold"]["threshold"] for fold in range(FOLDS)]
+    threshold = summary["threshold"]["threshold"]
+    assert threshold not in of_one
     assert "calibration" not in summary
-    model = open_trained(str(folder))
-    assert model.task.decision.threshold == chosen
-    validation = model.evaluate(str(dev), DataConfig())
-    given = np.exp(validation.outcomes[""].predictions[:, list(model.task.label_names).index("good")])
-    rows = [label == "good" for _, label in random_rows(37, seed=1)]
-    assert summary["threshold"]["recall"] == pytest.approx(np.mean(given[rows] >= chosen))
-    for found in (validation.metrics, summary["eval"]):
-        assert found["accuracy"] == summary["test"]["accuracy"]
+    answers = model.predict([text for text, _ in held_out])
+    assert [a["label"] == "good" for a in answers] == [a["probabilities"]["good"] >= threshold for a in answers]
+    right = np.mean([a["label"] == label for a, (_, label) in zip(answers, held_out, strict=True)])
+    assert summary["eval"]["accuracy"] == summary["test"]["accuracy"] == pytest.approx(right)
+    own = sorted(a["probabilities"][label] for a, (_, label) in zip(answers, held_out, strict=True))
+    assert sum(label in a["label_set"] for a, (_, label) in zip(answers, held_out, strict=True)) == 40 - 7, own
+    assert main(["calibrate", "--model", str(folder), "--data", str(dev), "--output", str(folder / "new")]) == 2
+    assert "is an ensemble of 3 models, and one model is needed here" in capsys.readouterr().err
+    with pytest.raises(jaxbert.UserError, match="is an ensemble"):
+        model.calibrate(dev)
 
 
 def test_more_predictions_than_are_kept_are_refused_before_the_first_step(problem, capsys, monkeypatch):

@@ -139,8 +139,6 @@ class Classification(LabelTask):
         """Choose the threshold of the positive label; keep conformity scores; tell what abstaining buys."""
         probabilities = np.concatenate([self.probabilities(o.predictions, o.examples) for o in outcomes])
         labels = np.concatenate([np.asarray(o.examples.labels) for o in outcomes])
-        if not np.isfinite(probabilities).all():  # a diverged model
-            return self, {}
         every = np.arange(len(labels))
         decision = dataclasses.replace(self.decision, conformity=Conformity.of(probabilities[every, labels]))
         told: dict[str, Any] = {}

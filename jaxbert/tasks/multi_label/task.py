@@ -148,8 +148,6 @@ class MultiLabel(LabelTask):
             return self, {}
         probabilities = np.concatenate([self.probabilities(o.predictions, o.examples) for o in outcomes])
         labels = np.concatenate([np.asarray(o.examples.labels) for o in outcomes])
-        if not np.isfinite(probabilities).all():  # a diverged model
-            return self, {}
         otherwise = UNTUNED if self.threshold is None else self.threshold
         found = label_thresholds(probabilities, labels, otherwise)
         told = {"thresholds": dict(zip(self.label_names, found, strict=True))}

@@ -195,8 +195,6 @@ class MultipleChoice(Task):
         """Keep conformity scores; tell what abstaining buys."""
         parts = [self.probabilities(o.predictions, o.examples) for o in outcomes]
         labels = [np.asarray(o.examples.labels) for o in outcomes]
-        if not all(np.isfinite(part).all() for part in parts):  # a diverged model
-            return self, {}
         own = [part[np.arange(len(part)), right] for part, right in zip(parts, labels, strict=True)]
         right = np.concatenate([part.argmax(-1) == labels for part, labels in zip(parts, labels, strict=True)])
         decision = dataclasses.replace(self.decision, conformity=Conformity.of(np.concatenate(own)))

@@ -89,7 +89,7 @@ def _with_texts(held_out: HeldOut, chosen: Sequence[int], said: Sequence[Sequenc
     if len(chosen):
         try:
             records = read_records(
-                held_out.finished.config, held_out.task, held_out.name, held_out.outcome.examples, chosen
+                held_out.finished.config, held_out.task, held_out.name, held_out.outcome.examples, np.array(chosen)
             )
         except UserError as error:
             note = [element("p", f"Without texts: {error}", kind="note")]
