@@ -25,6 +25,7 @@ OUTSIDE = {
 }
 """Pages of the site by their paths in the repository."""
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?![a-z]+:|#)([^)#\s]+)(#[^)\s]*)?\)")
+PICTURE = re.compile(r"!\[([^\]]*)\]\(docs/([^)\s]+)\)")
 FENCE = re.compile(r"^(```.*?^```)", re.MULTILINE | re.DOTALL)
 
 
@@ -42,6 +43,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, **_: Any) -> str:
     titles = dict(_titles(config.nav))
     pieces = FENCE.split(markdown)
     pieces[::2] = [LINK.sub(lambda link: _on_site(link, path, titles), text) for text in pieces[::2]]
+    if path in OUTSIDE:  # the site's root is docs/
+        pieces[::2] = [PICTURE.sub(r"![\1](\2)", text) for text in pieces[::2]]
     return "".join(pieces)
 
 
