@@ -213,10 +213,10 @@ class RunFolder:
         """
         if not self.predictions.exists():
             return {}
-        path = fetched(self.predictions)
         with (
+            fetched(self.predictions).open("rb") as file,
             foreign_errors(f"{self.predictions} is damaged, remove it to predict again"),
-            np.load(path, allow_pickle=False) as content,
+            np.load(file, allow_pickle=False) as content,
         ):
             return dict(content)
 

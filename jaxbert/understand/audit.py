@@ -195,7 +195,8 @@ def _judged_rows(finished: Finished, rank_by: confident.RankBy) -> tuple[_Rows, 
 def has_labels_to_judge(task: Task, examples: Examples) -> bool:
     """Return whether examples have one label, one score or a set of labels each."""
     labels = examples.labels
-    return labels is not None and (labels.ndim == 1 or labels.dtype == bool) and not task.per_token
+    answered = task.answer_keys and not task.per_token
+    return bool(answered) and labels is not None and (labels.ndim == 1 or labels.dtype == bool)
 
 
 def _sets_of(finished: Finished) -> tuple[list[_Set], str]:

@@ -217,14 +217,14 @@ def test_export_of_the_same_step_is_the_same(run, plain, tmp_path):
             assert (out / name).read_bytes() == (folder / "export" / name).read_bytes(), name
 
 
-def test_export_of_another_step_says_that_nothing_was_chosen_for_it(run, plain, tmp_path, caplog):
+def test_export_of_another_step_says_that_nothing_was_chosen_for_it(run, plain, tmp_path, capsys):
     for number, (folder, said) in enumerate(((run, True), (plain, False))):
         other = shutil.copytree(folder, tmp_path / f"run-{number}")
         (other / "summary.json").write_text(json.dumps(read(other) | {"exported_step": 99}))
         assert main(["export", "--run", str(other), "--step", "1", "--output", str(tmp_path / str(number))]) == 0
-        assert ("step 1 has neither calibration nor chosen thresholds" in caplog.text) == said
+        told = " ".join(capsys.readouterr().err.split())
+        assert ("step 1 has neither calibration nor chosen thresholds" in told) == said
         assert "temperature" not in read(tmp_path / str(number), "config.json")["jaxbert"]
-        caplog.clear()
 
 
 def test_answers_with_a_set_and_without_a_label(run, noisy, capsys):

@@ -211,13 +211,13 @@ def test_a_model_that_has_diverged_is_refused(tmp_path, files):
 def test_from_a_run_to_its_corrections(tmp_path, capsys):
     """The predictions of the run are replaced by those of a model that knows the right labels."""
     problem, options = Problem.write(tmp_path), {"data__validation": tmp_path / "dev.csv"}
-    assert problem.train(**options, train__epochs=1) == 0
     rows = list(random_rows(37, seed=1))
-    run, table, lines = tmp_path / "run", tmp_path / "suspects.csv", tmp_path / "suspects.jsonl"
-    np.savez(run / "predictions.npz", validation=sure([("bad", "good").index(label) for _, label in rows], 2))
-    right = rows[8][1]
+    known, right = sure([("bad", "good").index(label) for _, label in rows], 2), rows[8][1]
     rows[8] = (rows[8][0], OTHER[right])
     write_csv(tmp_path / "dev.csv", rows)
+    assert problem.train(**options, train__epochs=1) == 0
+    run, table, lines = tmp_path / "run", tmp_path / "suspects.csv", tmp_path / "suspects.jsonl"
+    np.savez(run / "predictions.npz", validation=known)
     capsys.readouterr()
     assert main(["audit", str(run), f"--output={table}"]) == 0
     assert main(["audit", str(run), f"--output={lines}", "--rank_by=normalized_margin"]) == 0

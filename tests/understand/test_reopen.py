@@ -79,7 +79,8 @@ def test_a_pretraining_run_is_read_again_at_its_length(run, tmp_path, monkeypatc
     text.write_text("\n".join(row for row, _ in random_rows(40)) + "\n")
     keys = {"model.name_or_path": run.parent / "model", "data.train": text, "data.validation": text}
     keys |= {"data.max_length": 16, "train.max_steps": 2, "train.output_dir": tmp_path / "run"}
-    assert main(["pretrain", *(f"--{key}={value}" for key, value in keys.items()), "--report.at_end=false"]) == 0
+    keys |= {"report.at_end": "false", "pretrain.next_sentence": "false"}
+    assert main(["pretrain", *(f"--{key}={value}" for key, value in keys.items())]) == 0
     monkeypatch.setattr(Predictor, "pieces", lambda *_: pytest.fail("predicted again"))
     assert reopen(tmp_path / "run").outcomes["validation"].metrics == pytest.approx(
         json.loads((tmp_path / "run" / "summary.json").read_text())["eval"]

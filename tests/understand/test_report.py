@@ -298,14 +298,15 @@ def test_a_tuned_threshold_decides_the_answers_that_the_page_counts(tokenizer, t
         task = dataclasses.replace(outcome.task, decision=Decision(positive=0, threshold=float(np.sort(sure)[2])))
         tuned = dataclasses.replace(outcome, task=task)
         found = Parsed(report_page(dataclasses.replace(finished, outcomes={"validation": tuned})))
+    names = [re.sub("[\x00\x1b]", "\ufffd", name) for name in task.label_names]
     given = np.where(sure >= task.decision.threshold, 0, 1)
     right = (given == labels).mean()
     assert right != (outcome.probabilities.argmax(-1) == labels).mean()
     assert re.search(rf"\b{right:.1%} are right|it reaches {right:.1%}", found.text)
     assert f"In use: {task.decision.threshold:.4f} (dotted)" in found.text
-    assert f"F1 of label {task.label_names[0]} if" in found.text
+    assert f"F1 of label {names[0]} if" in found.text
     cells = [[int(((labels == i) & (given == j)).sum()) for j in range(2)] for i in range(2)]
-    matrix = "".join(f"{task.label_names[i]}{''.join(str(n or '') for n in cells[i])}" for i in range(2))
+    matrix = "".join(f"{names[i]}{''.join(str(n or '') for n in cells[i])}" for i in range(2))
     assert matrix in found.text
     assert f"; all: {right:.4f}." in found.text
 

@@ -43,9 +43,9 @@ def write_report(finished: Finished) -> epath.Path:
     Raises:
       UserError: if the folder cannot be written.
     """
-    path = finished.folder.report
+    path, written = finished.folder.report, report_page(finished)
     with finished.folder.writing():
-        write_whole(path, report_page(finished))
+        write_whole(path, written)
     return path
 
 
