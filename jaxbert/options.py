@@ -1,4 +1,4 @@
-"""Options of verbs that are not part of a run's configuration: how a model answers, explains, and is measured at shares.
+"""Options that are not part of a run's configuration: how a model answers, explains, is served, and is measured at shares.
 
 A field's docstring is its help text, as in `config`.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from jaxbert.config import ComputeFormat, MaxLength
-from jaxbert.ranges import Positive, Range, check_fields
+from jaxbert.ranges import NotNegativeNumber, Positive, PositiveNumber, Range, check_fields
 
 CURVE_FOLDS, FRACTIONS = 5, "1/16,1/8,1/4,1/2,1"
 """The number of folds and the shares of the training rows of a learning curve (`jaxbert curve`), if none are given."""
@@ -61,6 +61,44 @@ class ExplainOptions:
     a question is explained in ln p instead of log-odds, a score in its own unit."""
     neighbours: Annotated[int, Range(least=0, most=1000)] = 0
     """Number of training examples to show that are nearest to each text; the model must be a run folder with its data."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "{}".format)
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """How a server listens, what it accepts, and how it batches (`jaxbert serve`)."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. 127.0.0.1: only this machine; 0.0.0.0: every network of this machine."""
+    port: Annotated[int, Range(least=0, most=65_535)] = 8080
+    """Port to listen on. 0: any free one, which the log tells."""
+    workers: Annotated[int, Range(least=1, most=256)] = 1
+    """Number of processes behind the port; each has its own copy of the models."""
+    api_key: str | None = None
+    """Key that each request must send as `Authorization: Bearer KEY`; /health needs none. If not set, the value of the
+    variable JAXBERT_API_KEY, if it is there."""
+    batch_tokens: Positive | None = None
+    """Most tokens of a batch, padding included. If not set, 512 on CPU and 16384 on each GPU or TPU."""
+    max_queue: Positive = 512
+    """Most requests that wait for a model; others get 429."""
+    max_wait: PositiveNumber = 1.0
+    """Most seconds that a request may be expected to wait for a model, by the speed measured so far; others get 429."""
+    max_texts: Positive = 256
+    """Most texts of a request; more get 413."""
+    max_characters: Positive = 100_000
+    """Most characters of a text; more get 413."""
+    max_tokens: Positive = 32_768
+    """Most tokens of a request; more get 413."""
+    max_body: Positive = 2_000_000
+    """Most bytes of a request; more get 413."""
+    body_seconds: PositiveNumber = 20.0
+    """Most seconds that a request may take to arrive; slower ones get 408."""
+    explain: bool = False
+    """Whether requests may ask for an explanation, which takes as long as some dozens of answers."""
+    drain_seconds: NotNegativeNumber = 0.5
+    """Seconds for which the server still accepts requests after SIGTERM, so that clients learn to go elsewhere."""
 
     def __post_init__(self) -> None:
         check_fields(self, "{}".format)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -11,22 +10,22 @@ from typing import Any, overload
 
 from jaxbert.api.rows import Data, name_source
 from jaxbert.bucket import in_bucket, to_path
-from jaxbert.config import COLUMN_KEYS, DataConfig, LaunchConfig
+from jaxbert.config import DataConfig, LaunchConfig
 from jaxbert.data.memory import hold
-from jaxbert.errors import UserError
 from jaxbert.launch.start import start
 from jaxbert.options import ExplainOptions, InferenceOptions
-from jaxbert.plain import read_yaml
 from jaxbert.processes import is_main
 from jaxbert.runs.card import copy_card
 from jaxbert.runs.export import check_target, export_params
 from jaxbert.runs.folder import RunFolder
 from jaxbert.settings import make_data_config, place_keys
 from jaxbert.tasks.decision import Tuning
+from jaxbert.train.asked import reads_pairs, rows_of_texts
 from jaxbert.train.inference import TrainedModel, open_trained
 from jaxbert.train.runtime import prepare_process
 from jaxbert.understand.explain import Explainer
 from jaxbert.understand.neighbours import TrainingExamples
+from jaxbert.understand.reopen import columns_of
 
 Answer = dict[str, Any]
 
@@ -143,13 +142,14 @@ class Model:
         """Return the answers of `ask` to texts in any form."""
         data = self._reading(columns)
         if isinstance(texts, str | Mapping) or self._is_one_pair(texts):
-            return self._ask_rows(*self._rows([texts], data), ask)[0]
+            return self._ask_rows(*rows_of_texts(self._trained.task, [texts], data), ask)[0]
         if isinstance(texts, os.PathLike):
             return ask(os.fspath(texts), data)
         if hasattr(texts, "tolist"):  # an array of NumPy or a column of pandas
             texts = texts.tolist()
         if isinstance(texts, list | tuple):
-            return self._ask_rows(*self._rows(texts, data), ask) if len(texts) else []
+            rows = (self._trained.task, texts, data)
+            return self._ask_rows(*rows_of_texts(*rows), ask) if len(texts) else []
         with hold(texts, "texts") as spec:
             return ask(spec, data)
 
@@ -242,36 +242,9 @@ class Model:
         changes = place_keys({name if "__" in name else f"data__{name}": value for name, value in columns.items()})
         return make_data_config(self._data, changes.get("data", {}))
 
-    @property
-    def _reads_pairs(self) -> bool:
-        """Whether each input is two texts."""
-        return self.task == "question_answering" or bool(
-            getattr(getattr(self._trained.task, "reading", None), "pairs", False)
-        )
-
     def _is_one_pair(self, texts: Any) -> bool:
         both = isinstance(texts, tuple) and len(texts) == 2 and all(isinstance(text, str) for text in texts)
-        return both and self._reads_pairs
-
-    def _rows(self, items: Sequence[Any], data: DataConfig) -> tuple[Sequence[Any], DataConfig]:
-        """Return the rows with the names of columns added to plain texts."""
-        if all(isinstance(item, Mapping) for item in items):
-            return items, data
-        if any(isinstance(item, Mapping) for item in items):
-            raise UserError("texts: some are texts and some are rows: give one kind")
-        if not any(isinstance(item, list | tuple) for item in items):
-            if self._reads_pairs:
-                raise UserError("this model reads pairs of texts: give each as (FIRST, SECOND)")
-            return [{data.text: item} for item in items], data
-        if self.task == "token_classification":
-            return [{data.tokens: item} for item in items], data
-        for number, item in enumerate(items, 1):
-            if not isinstance(item, list | tuple) or len(item) != 2:
-                raise UserError(f"texts, row {number}: {item!r:.60} is no pair of texts: give each as (FIRST, SECOND)")
-        if self.task == "question_answering":
-            return [{data.question: first, data.context: second} for first, second in items], data
-        paired = dataclasses.replace(data, text_pair=data.text_pair or "text_pair")
-        return [{paired.text: first, paired.text_pair: second} for first, second in items], paired
+        return both and reads_pairs(self._trained.task)
 
     @staticmethod
     def _ask_rows(
@@ -330,18 +303,7 @@ def load(
     prepare_process(precision)
     start(LaunchConfig())
     trained = open_trained(os.fspath(name), options)
-    return Model(trained, os.fspath(name), _columns_of(os.fspath(name)))
-
-
-def _columns_of(name: str) -> DataConfig:
-    """Return the columns that a run has read; for any other model, the default columns."""
-    path = RunFolder(name).config
-    content = read_yaml(path, str(path)) if path.exists() else None
-    data = content.get("data") if isinstance(content, dict) else None
-    if not isinstance(data, dict):
-        return DataConfig()
-    kept = {key: data[key] for key in COLUMN_KEYS if key in data}
-    return make_data_config(DataConfig(), kept)
+    return Model(trained, os.fspath(name), columns_of(os.fspath(name)))
 
 
 def as_path(path: Any) -> Any:

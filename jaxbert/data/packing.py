@@ -139,7 +139,7 @@ GROUP = 4096
 """The fewest segments of a group of a step. With fewer, more of a row's end stays empty."""
 _SAMPLE_EXAMPLES = 65_536
 _ROW_FACTORS = (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 4)
-_MASKED_PAIR_COST = 1 / 2048
+MASKED_PAIR_COST = 1 / 2048
 """Attention's cost for each token of row length, relative to a token's matrix products, at a usual model width."""
 _SHAPE_WORTH = 0.01
 """The share of rows that one more row count must save, since each row count compiles a program of its own."""
@@ -433,7 +433,7 @@ def _fit_layout(
     row_counts = tuple(sorted({*counts, *more}))
     layout = Layout(row_length, row_counts, slots)
     row_tokens = sum(layout.rows_for(int(n)) for n in needed) * row_length
-    return row_tokens * (1 + row_length * _MASKED_PAIR_COST), layout
+    return row_tokens * (1 + row_length * MASKED_PAIR_COST), layout
 
 
 def _cheapest_counts(needed: np.ndarray, how_many: int) -> tuple[int, ...]:

@@ -221,6 +221,11 @@ class TextInputs:
         """The source's name in messages."""
         return self.source.name
 
+    @property
+    def cut(self) -> int:
+        """The number of texts so far that lost their end."""
+        return 0 if self.long_texts.how == "windows" else self._cut
+
     def parts(self) -> Iterator[Table]:
         """Yield the source part by part."""
         return self.source.parts()

@@ -8,15 +8,16 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxbert.bucket import fetched
+from jaxbert.config import COLUMN_KEYS, DataConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.labels import Head
 from jaxbert.errors import UserError
 from jaxbert.models.families import longest_input
-from jaxbert.plain import read_json
+from jaxbert.plain import read_json, read_yaml
 from jaxbert.processes import is_main
 from jaxbert.runs.folder import RunFolder
 from jaxbert.runs.identity import check_data
-from jaxbert.settings import make_config
+from jaxbert.settings import make_config, make_data_config
 from jaxbert.tasks.base import Outcome, count_predictions
 from jaxbert.tasks.reading import resolve_max_length, set_name
 from jaxbert.train.inference import Finished, TrainedModel, open_trained
@@ -62,3 +63,14 @@ def _outcomes_of(folder: RunFolder, model: TrainedModel, sets: Mapping[str, Exam
         if is_main():
             folder.write_predictions(found)
     return {name: Outcome(model.task, sets[name], rows) for name, rows in found.items()}
+
+
+def columns_of(name: str) -> DataConfig:
+    """Return the columns that a run has read; for any other model, the default columns."""
+    path = RunFolder(name).config
+    content = read_yaml(path, str(path)) if path.exists() else None
+    data = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(data, dict):
+        return DataConfig()
+    kept = {key: data[key] for key in COLUMN_KEYS if key in data}
+    return make_data_config(DataConfig(), kept)

@@ -1,0 +1,1 @@
+"""A trained model as a service: requests share packed batches of compiled shapes."""

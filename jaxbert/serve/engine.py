@@ -1,0 +1,403 @@
+"""One model that answers requests: it reads their texts, computes packed batches in a thread, and makes the answers.
+
+All shapes of a batch are compiled by `warm_up`, and none later. While one batch is computed, texts are tokenized in a second
+thread, the answers of the batch before it are made, and the next batch is packed if it is full already.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxbert.config import DataConfig
+from jaxbert.data.batches import Batch, fill_rows
+from jaxbert.data.examples import Examples
+from jaxbert.data.memory import hold
+from jaxbert.data.packing import Layout, StepPlan
+from jaxbert.data.tokens import Tokens
+from jaxbert.errors import UserError
+from jaxbert.options import ServeOptions
+from jaxbert.serve.forms import RefusedError
+from jaxbert.serve.metrics import Metrics
+from jaxbert.serve.scheduler import Packed, Scheduler, Waiting, serving_layouts
+from jaxbert.tasks.base import Gathered, count_predictions
+from jaxbert.train.asked import reads_pairs, rows_of_texts
+from jaxbert.train.evaluate import Ensemble, token_places
+from jaxbert.train.inference import TrainedModel
+from jaxbert.train.sharding import platform_of, put_batch, row_alignment, row_devices
+
+logger = logging.getLogger("jaxbert")
+_CPU_TOKENS, _DEVICE_TOKENS = 512, 16_384
+"""The most tokens of a batch on CPU, where larger ones are hardly faster, and on each other device."""
+_NEWEST = 0.2
+"""The weight of the last full batch in the mean of their seconds."""
+_FULL = 0.5
+"""The least share of the budget that a batch must fill to be timed."""
+_OWN_NAME = "inputs"
+
+
+@dataclass(frozen=True)
+class ReadTexts:
+    """The texts of a request as tokens."""
+
+    examples: Examples | None
+    """The texts that could be read, in their order; None if there is none."""
+    mistakes: dict[int, RefusedError]
+    """The mistake of each other text, by its place in the request."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """The answers of a request's readable texts, in their order, and how long it took."""
+
+    answers: list[dict[str, Any]]
+    raw: np.ndarray | None
+    """float64 [n, C]: log-probabilities, or log-odds of labels that do not exclude each other; None unless asked for."""
+    waited: float
+    """Seconds before the first batch."""
+    computed: float
+    """Seconds from the first batch to the last result."""
+
+
+@dataclass(eq=False)
+class _Asked:
+    """What the engine knows of a request that waits."""
+
+    examples: Examples
+    gathered: list[Gathered]
+    """The predictions so far, for each model of an ensemble."""
+    missing: int
+    """Segments that are not computed yet."""
+    done: Callable[[Computed | Exception], None]
+    raw: bool
+    begun: float = 0.0
+
+
+@dataclass
+class _Batch:
+    """A batch that is ready for the device, or was computed."""
+
+    packed: Packed
+    examples: Examples
+    batch: Batch
+    begun: float = 0.0
+    values: list[np.ndarray] = field(default_factory=list)
+    """Predictions of each model, [B, S, ...] or [B, T, ...]."""
+
+
+class Engine:
+    """Answers requests with one model; every method may be called from any thread."""
+
+    def __init__(self, trained: TrainedModel, data: DataConfig, options: ServeOptions, metrics: Metrics) -> None:
+        """Prepare the shapes; call `warm_up` and `start` before requests.
+
+        Args:
+          trained: the model.
+          data: the columns of rows; texts without names need none.
+          options: the limits.
+          metrics: where batches are counted.
+        """
+        self.trained, self.task = trained, trained.task
+        if reads_pairs(self.task) and data.text_pair is None:
+            data = replace(data, text_pair="text_pair")
+        self._data, self._options, self._metrics = data, options, metrics
+        predictor = trained.predictor
+        self._members = trained.params if isinstance(predictor, Ensemble) else [trained.params]
+        devices = row_devices(predictor.mesh)
+        usual = _CPU_TOKENS if platform_of(predictor.mesh) == "cpu" else _DEVICE_TOKENS * devices
+        self.budget = options.batch_tokens or usual
+        self.layouts = serving_layouts(trained.max_length, self.budget, devices, row_alignment(predictor.mesh))
+        self._scheduler = Scheduler(self.layouts, self.budget)
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.reading: Executor = ThreadPoolExecutor(1, "tokenize")
+        """The thread in which texts are to be read: tokenizers allow one at a time."""
+        self._full_seconds = 0.0
+
+    def warm_up(self) -> int:
+        """Compile all shapes, and time the largest one; return their number."""
+        shapes = [(layout, rows) for layout in self.layouts for rows in layout.row_counts]
+        for layout, rows in shapes:
+            self._compute(_filler(layout, rows))
+        layout, rows = max(shapes, key=lambda shape: shape[0].row_length * shape[1])
+        begin = time.perf_counter()
+        self._compute(_filler(layout, rows))
+        self._full_seconds = (time.perf_counter() - begin) * self.budget / (layout.row_length * rows)
+        return len(shapes)
+
+    def start(self) -> None:
+        """Begin to compute."""
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests are computed."""
+        return self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """The number of requests that wait."""
+        return len(self._scheduler)
+
+    def read(self, items: Sequence[Any], *, truncate: bool = True) -> ReadTexts:
+        """Tokenize the texts of a request as `predict` does; call it in the thread `reading`.
+
+        Args:
+          items: texts, pairs, lists of words or rows.
+          truncate: whether a text may lose its end; if not, it is a mistake.
+        """
+        begin = time.perf_counter()
+        found = self._read_each(items, truncate)
+        self._metrics.observe("te_request_tokenization_duration", time.perf_counter() - begin)
+        if found.examples is not None and (tokens := len(found.examples.tokens.ids)) > self._options.max_tokens:
+            raise RefusedError(
+                f"inputs: {tokens} tokens, but at most {self._options.max_tokens} a request", "too_large"
+            )
+        return found
+
+    def _read_each(self, items: Sequence[Any], truncate: bool) -> ReadTexts:
+        try:
+            return ReadTexts(self._tokenize(items, truncate), {})
+        except RefusedError as error:
+            mistakes = {0: error}
+        if len(items) == 1:
+            return ReadTexts(None, mistakes)
+        mistakes = {}
+        for place, item in enumerate(items):
+            try:
+                self._tokenize([item], truncate)
+            except RefusedError as error:
+                mistakes[place] = error
+        good = [item for place, item in enumerate(items) if place not in mistakes]
+        return ReadTexts(self._tokenize(good, truncate) if good else None, mistakes)
+
+    def _tokenize(self, items: Sequence[Any], truncate: bool) -> Examples:
+        """Return the tokens of some texts.
+
+        Raises:
+          RefusedError: if one of them cannot be read.
+        """
+        try:
+            rows, data = rows_of_texts(self.task, items, self._data)
+            with hold(rows, _OWN_NAME, _OWN_NAME) as spec:
+                feed = self.trained.open_inputs(spec, data)
+                examples = feed.tokenize(list(feed.parts()))
+        except UserError as error:
+            raise RefusedError(str(error), "text") from error
+        if len(examples) != len(items):
+            raise RefusedError(f"{_OWN_NAME}: {len(items)} texts became {len(examples)}", "text")
+        if not truncate and getattr(feed, "cut", 0):
+            message = f"{_OWN_NAME}: longer than {self.trained.max_length} tokens, and truncate is false"
+            raise RefusedError(message, "too_large")
+        return examples
+
+    def submit(self, examples: Examples, done: Callable[[Computed | Exception], None], *, raw: bool = False) -> Waiting:
+        """Let the texts of a request wait for the engine; return a handle, whose `left` ends the wait.
+
+        Args:
+          examples: the texts, from `read`.
+          done: called in the engine's thread, with the answers or an error.
+          raw: whether log-probabilities are wanted too.
+
+        Raises:
+          RefusedError: if too many wait already, or the engine is about to end.
+        """
+        counts = [Gathered(count_predictions(self.task, examples)) for _ in self._members]
+        asked = _Asked(examples, counts, len(examples.tokens), done, raw)
+        request = Waiting(examples.tokens.lengths, asked, time.monotonic())
+        with self._changed:
+            if self._closed or not self.alive:
+                raise RefusedError("the model is not ready", "unhealthy", 1.0)
+            if len(self._scheduler):
+                seconds = self._scheduler.tokens / self.budget * self._full_seconds
+                if len(self._scheduler) >= self._options.max_queue or seconds > self._options.max_wait:
+                    raise RefusedError("the queue is full", "overloaded", seconds)
+            self._scheduler.add(request)
+            self._changed.notify()
+        return request
+
+    def close(self) -> None:
+        """Compute all that waits, then end; returns when it has ended."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self.reading.shutdown(wait=False)
+
+    # The engine's thread.
+
+    def _run(self) -> None:
+        """Compute batches until the engine is closed and nobody waits."""
+        ready: _Batch | None = None
+        finished: _Batch | None = None
+        while True:
+            current = ready or self._next(may_wait=finished is None)
+            if current is None and finished is None:
+                return
+            handles = None if current is None else self._begin(current)
+            if finished is not None:
+                self._deliver(finished)  # while the next batch is computed
+            ready = finished = None
+            if current is not None and handles is not None:
+                ready = self._next_if_full()
+                finished = self._finish(current, handles)
+
+    def _begin(self, batch: _Batch) -> list[Any] | None:
+        """Send a batch to the device; None, after its requests have failed, if there is an error."""
+        batch.begun = time.perf_counter()
+        try:
+            return self._dispatch(batch.batch)
+        except Exception as error:
+            self._fail_requests(batch.packed, error)
+            return None
+
+    def _finish(self, batch: _Batch, handles: list[Any]) -> _Batch | None:
+        """Wait for a batch; None, after its requests have failed, if there is an error."""
+        try:
+            batch.values = [jax.device_get(handle) for handle in handles]
+        except Exception as error:
+            self._fail_requests(batch.packed, error)
+            return None
+        if (share := batch.packed.row_tokens / self.budget) >= _FULL:
+            seconds = (time.perf_counter() - batch.begun) / share
+            self._full_seconds += _NEWEST * (seconds - self._full_seconds)
+        return batch
+
+    def _next(self, *, may_wait: bool) -> _Batch | None:
+        """Return the next batch; None if nobody waits, or, if it `may_wait`, the engine is closed."""
+        while True:
+            with self._changed:
+                while may_wait and not len(self._scheduler) and not self._closed:
+                    self._changed.wait()
+                packed = self._scheduler.take()
+                if packed is None and (self._closed or not may_wait):
+                    return None
+            if packed is not None and (batch := self._fill(packed)) is not None:
+                return batch
+
+    def _next_if_full(self) -> _Batch | None:
+        with self._changed:
+            packed = self._scheduler.take() if self._scheduler.fills_a_batch else None
+        return None if packed is None else self._fill(packed)
+
+    def _fill(self, packed: Packed) -> _Batch | None:
+        """Return the arrays of a batch; None, after its requests have failed, if there is an error."""
+        now = time.monotonic()
+        for piece in packed.pieces:
+            piece.request.content.begun = piece.request.content.begun or now
+        try:
+            examples = Examples(_joined_tokens(packed))
+            batch = fill_rows(packed.plan, packed.layout, examples)
+        except Exception as error:
+            self._fail_requests(packed, error)
+            return None
+        self._metrics.observe("te_batch_next_size", len(packed.pieces))
+        self._metrics.observe("te_batch_next_tokens", int(packed.lengths.sum()))
+        self._metrics.count("jaxbert_real_tokens", int(packed.lengths.sum()))
+        self._metrics.count("jaxbert_row_tokens", packed.row_tokens)
+        return _Batch(packed, examples, batch)
+
+    def _dispatch(self, batch: Batch) -> list[Any]:
+        predictor = self.trained.predictor
+        on_device = put_batch(batch, predictor.mesh)
+        return [predictor.step(params, on_device) for params in self._members]
+
+    def _compute(self, batch: Batch) -> list[np.ndarray]:
+        return [jax.device_get(handle) for handle in self._dispatch(batch)]
+
+    def _deliver(self, batch: _Batch) -> None:
+        """Give each request its predictions, and the complete ones their answers."""
+        parts, low = [_by_segment(values, batch, self.task.per_token) for values in batch.values], 0
+        for piece in batch.packed.pieces:
+            asked: _Asked = piece.request.content
+            tokens, chosen = asked.examples.tokens, slice(piece.first, piece.last)
+            places = np.arange(piece.first, piece.last)
+            if self.task.per_token:
+                places = _ranges(tokens.begins[chosen], tokens.lengths[chosen])
+            for gathered, values in zip(asked.gathered, parts, strict=True):
+                gathered.add(places, values[low : low + len(places)])
+            low += len(places)
+            asked.missing -= len(piece)
+            if not asked.missing and not piece.request.left:
+                self._answer(piece.request)
+
+    def _answer(self, request: Waiting) -> None:
+        """Make the answers of a complete request."""
+        asked: _Asked = request.content
+        try:
+            parts = [gathered.rows for gathered in asked.gathered]
+            whole = parts[0] if len(parts) == 1 else self.task.average(parts, asked.examples)
+            answers = self.task.answers(whole, asked.examples, 0, len(asked.examples))
+            raw = self._raw_scores(whole, asked.examples) if asked.raw else None
+            self._metrics.count("te_embed_count", len(answers))
+            now = time.monotonic()
+            asked.done(Computed(answers, raw, asked.begun - request.arrived, now - asked.begun))
+        except Exception as error:
+            self._fail_request(request, error)
+
+    def _raw_scores(self, predictions: np.ndarray, examples: Examples) -> np.ndarray | None:
+        probabilities = self.task.probabilities(predictions, examples)
+        if probabilities is None:
+            return None
+        shown = np.clip(probabilities, 1e-300, 1.0)
+        exclusive = self.task.name != "multi_label"
+        return np.log(shown) if exclusive else np.log(shown) - np.log(np.clip(1 - probabilities, 1e-300, 1.0))
+
+    def _fail_requests(self, packed: Packed, error: Exception) -> None:
+        """Tell the requests of a batch that it could not be computed."""
+        self._metrics.count("jaxbert_engine_errors")
+        logger.error("a batch could not be computed", exc_info=error)
+        for piece in packed.pieces:
+            self._fail_request(piece.request, error)
+
+    def _fail_request(self, request: Waiting, error: Exception) -> None:
+        if not request.left:
+            request.left = True  # its other segments need not be computed
+            request.content.done(error)
+
+
+def _filler(layout: Layout, rows: int) -> Batch:
+    """Return a batch of a shape with one segment."""
+    nothing = np.zeros(1, np.int32)
+    tokens = Tokens.from_lengths(np.zeros(2, np.int32), nothing + 2, nothing + 2)
+    return fill_rows(StepPlan(nothing, nothing, nothing, nothing, rows), layout, Examples(tokens))
+
+
+def _ranges(begins: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the places begins[i] to begins[i] + lengths[i] - 1 of each i, one after the other."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1]) + np.repeat(begins - (ends - lengths), lengths)
+
+
+def _joined_tokens(packed: Packed) -> Tokens:
+    """Return the tokens of a batch's segments, without gaps."""
+    ids, firsts = [], []
+    for piece in packed.pieces:
+        tokens: Tokens = piece.request.content.examples.tokens
+        chosen = slice(piece.first, piece.last)
+        ids.append(tokens.ids[_ranges(tokens.begins[chosen], tokens.lengths[chosen])])
+        firsts.append(tokens.first_lengths[chosen])
+    return Tokens.from_lengths(np.concatenate(ids), packed.lengths, np.concatenate(firsts))
+
+
+def _by_segment(values: np.ndarray, batch: _Batch, per_token: bool) -> np.ndarray:
+    """Return the predictions of a batch in the order of its segments, or of their tokens."""
+    if per_token:
+        places, targets = token_places(batch.batch, batch.examples)
+        found = values.reshape(-1, *values.shape[2:])[places]
+    else:
+        real = batch.batch["example_mask"]
+        targets, found = batch.batch["example_ids"][real], values[real]
+    ordered = np.empty_like(found)
+    ordered[targets] = found
+    return ordered

@@ -1,0 +1,182 @@
+"""Decide which waiting segments are computed next, and how they share rows. No HTTP, no JAX, no threads, no tokens.
+
+Nothing waits for a timer. Whenever the engine is free, it takes the segments that wait, oldest first, up to a budget of
+tokens; best fit (the trainer's) puts them into rows, and the cheapest of the compiled shapes that holds them is chosen. One
+request may be divided over batches, and a request whose client left is dropped before packing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from jaxbert.data.packing import MASKED_PAIR_COST, Layout, StepPlan, best_fit, round_up
+
+_SHORTEST_ROWS, _MANY_ROWS_FROM, _SMALL_SLOTS = 2, 64, 64
+"""The shortest row in units of the alignment, the row length from which several rows are compiled, and the most slots."""
+
+
+def serving_layouts(longest: int, budget: int, row_multiple: int = 1, alignment: int = 8) -> tuple[Layout, ...]:
+    """Return the shapes that a server compiles: rows of doubling lengths, in doubling numbers up to `budget` tokens.
+
+    Args:
+      longest: the most tokens of a segment; the longest rows hold it.
+      budget: the most tokens of a batch, padding included; one row of each length is compiled even if it has more.
+      row_multiple: row counts are multiples of it (devices).
+      alignment: row lengths are multiples of it.
+    """
+    whole, lengths = round_up(longest, alignment), []
+    length = _SHORTEST_ROWS * alignment
+    while length < whole:
+        lengths.append(length)
+        length *= 2
+    layouts = []
+    for length in (*lengths, whole):
+        most = max(1, budget // (length * row_multiple)) if length >= min(_MANY_ROWS_FROM, whole) else 1
+        counts = tuple(row_multiple * 2**power for power in range(int(math.log2(most)) + 1))
+        layouts.append(Layout(length, counts, min(_SMALL_SLOTS, round_up(max(1, length // 4), 4))))
+    return tuple(layouts)
+
+
+def row_cost(layout: Layout, rows: int) -> float:
+    """Estimate the cost of a batch: its row tokens, with the attention of a row."""
+    return rows * layout.row_length * (1 + layout.row_length * MASKED_PAIR_COST)
+
+
+@dataclass(eq=False)
+class Waiting:
+    """The segments of one request, until all of them are computed."""
+
+    lengths: np.ndarray
+    """int32 [n]: the tokens of each segment, at least one segment."""
+    content: Any = None
+    """Whatever the engine needs to compute them."""
+    arrived: float = 0.0
+    """Seconds, by the caller's clock."""
+    left: bool = False
+    """Whether the client does not wait any more."""
+    taken: int = 0
+    """The number of segments in batches so far."""
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of the segments that are in no batch yet."""
+        return int(self.lengths[self.taken :].sum())
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some segments of a request: `first` to `last - 1`."""
+
+    request: Waiting
+    first: int
+    last: int
+
+    def __len__(self) -> int:
+        return self.last - self.first
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One batch: the segments of its pieces, one after the other, placed in rows of a compiled shape."""
+
+    pieces: list[Piece]
+    lengths: np.ndarray
+    """int32 [n]: the tokens of each segment."""
+    plan: StepPlan
+    layout: Layout
+
+    @property
+    def row_tokens(self) -> int:
+        """Tokens of all rows, padding included."""
+        return self.plan.num_rows * self.layout.row_length
+
+
+@dataclass
+class Scheduler:
+    """The requests that wait, in the order of their arrival. Its caller sees to it that one thread at a time uses it."""
+
+    layouts: Sequence[Layout]
+    """The compiled shapes, by row length."""
+    budget: int
+    """The most real tokens of a batch, but for a single longer segment."""
+    _waiting: deque[Waiting] = field(default_factory=deque)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def tokens(self) -> int:
+        """The tokens that wait, those of clients that left included until the next batch."""
+        return sum(request.tokens for request in self._waiting)
+
+    @property
+    def fills_a_batch(self) -> bool:
+        """Whether the next batch would not change if the engine waited."""
+        total = 0
+        for request in self._waiting:
+            total += 0 if request.left else request.tokens
+            if total >= self.budget:
+                return True
+        return False
+
+    def add(self, request: Waiting) -> None:
+        """Let a request wait behind all others."""
+        self._waiting.append(request)
+
+    def take(self) -> Packed | None:
+        """Return the next batch; None if nobody waits."""
+        self._waiting = deque(request for request in self._waiting if not request.left)
+        pieces = self._oldest()
+        if not pieces:
+            return None
+        lengths = np.concatenate([piece.request.lengths[piece.first : piece.last] for piece in pieces])
+        count = len(lengths)
+        while (found := self._pack(lengths[:count])) is None:
+            count = max(1, count * 3 // 4)  # the newest ones wait for the next batch
+        plan, layout = found
+        kept, left = list[Piece](), count
+        for piece in pieces:
+            size = min(left, len(piece))
+            if size:
+                kept.append(Piece(piece.request, piece.first, piece.first + size))
+                piece.request.taken = piece.first + size
+            left -= size
+        while self._waiting and self._waiting[0].taken == len(self._waiting[0].lengths):
+            self._waiting.popleft()
+        return Packed(kept, lengths[:count], plan, layout)
+
+    def _oldest(self) -> list[Piece]:
+        """Return the oldest segments within the budget, and at least one if there is any."""
+        pieces, left = list[Piece](), self.budget
+        for request in self._waiting:
+            first = request.taken
+            ends = np.cumsum(request.lengths[first:])
+            count = int(np.searchsorted(ends, left, side="right"))
+            count = max(count, 0 if pieces else 1)
+            if count:
+                pieces.append(Piece(request, first, first + count))
+                left -= int(ends[count - 1])
+            if first + count < len(request.lengths) or left <= 0:
+                break
+        return pieces
+
+    def _pack(self, lengths: np.ndarray) -> tuple[StepPlan, Layout] | None:
+        """Place segments in the cheapest shape that holds them; None if no shape does."""
+        longest, best = int(lengths.max()), None
+        for layout in self.layouts:
+            if layout.row_length < longest or layout.row_length * layout.row_counts[-1] < int(lengths.sum()):
+                continue
+            rows, slots, starts, needed = best_fit(lengths, layout.row_length, layout.slots)
+            if needed > layout.row_counts[-1]:
+                continue
+            count = layout.rows_for(needed)
+            cost = row_cost(layout, count)
+            if best is None or cost < best[0]:
+                best = cost, StepPlan(np.arange(len(lengths)), rows, slots, starts, count), layout
+        return best and best[1:]
