@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from jaxbert.config import ComputeFormat, MaxLength
+from jaxbert.errors import UserError
 from jaxbert.ranges import NotNegativeNumber, Positive, PositiveNumber, Range, check_fields
 
+Quantize = Literal["int8", "fp16"]
+"""The number formats of an ONNX graph besides float32."""
 CURVE_FOLDS, FRACTIONS = 5, "1/16,1/8,1/4,1/2,1"
 """The number of folds and the shares of the training rows of a learning curve (`jaxbert curve`), if none are given."""
 
@@ -37,9 +40,20 @@ class InferenceOptions:
     coverage: Annotated[float, Range(above=0, below=1)] | None = None
     """Share of the texts whose true label is to be in `label_set`, which is added to each answer: all labels that are not
     ruled out at this share."""
+    engine: Literal["jax", "onnx"] = "jax"
+    """What computes the model. onnx: onnxruntime on the CPU, by the packed graph in the model's folder, or, if there is
+    none, by one that is made of the weights (pip install 'jaxbert[onnx]')."""
+    quantize: Quantize | None = None
+    """Number format of the graph, only for engine onnx. If not set, float32, also where the folder holds other graphs."""
 
     def __post_init__(self) -> None:
         check_fields(self, "{}".format)
+        if self.engine == "jax" and self.quantize is not None:
+            raise UserError("quantize chooses the graph of engine onnx: set engine to onnx, or leave quantize out")
+        if self.engine == "onnx" and self.precision == "bfloat16":
+            raise UserError(
+                "precision is bfloat16, which engine onnx does not have: leave it out (quantize is its own key)"
+            )
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,19 @@ BELOW = {
     "processes": {"data", "errors"},
     "tasks": {"models", "data", "processes", "terminal", "config", "ranges", "bucket", "errors"},
     "runs": {
-        *("tasks", "interop", "models", "data", "processes", "versions", "config", "bucket", "plain", "errors"),
+        *(
+            "tasks",
+            "interop",
+            "models",
+            "data",
+            "processes",
+            "versions",
+            "options",
+            "config",
+            "bucket",
+            "plain",
+            "errors",
+        ),
     },
     "train": {
         *("runs", "tasks", "interop", "models", "data", "processes", "terminal", "hardware", "versions"),
@@ -38,6 +50,10 @@ BELOW = {
     "understand": {
         *("train", "runs", "tasks", "interop", "models", "data", "processes", "terminal", "settings", "versions"),
         *("options", "config", "bucket", "plain", "errors"),
+    },
+    "serve": {
+        *("understand", "train", "runs", "tasks", "interop", "models", "data", "processes", "versions", "options"),
+        *("config", "bucket", "plain", "errors"),
     },
     "plan": {"ranges", "train", "tasks", "interop", "models", "data", "hardware", "versions", "config", "errors"},
     "bench": {
@@ -49,6 +65,7 @@ BELOW = {
     "api": {
         *(
             "understand",
+            "serve",
             "launch",
             "train",
             "runs",
@@ -66,6 +83,7 @@ BELOW = {
         *(
             "api",
             "understand",
+            "serve",
             "plan",
             "bench",
             "launch",

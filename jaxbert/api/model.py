@@ -6,22 +6,25 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 from jaxbert.api.rows import Data, name_source
 from jaxbert.bucket import in_bucket, to_path
 from jaxbert.config import DataConfig, LaunchConfig
 from jaxbert.data.memory import hold
+from jaxbert.errors import UserError
 from jaxbert.launch.start import start
-from jaxbert.options import ExplainOptions, InferenceOptions
+from jaxbert.options import ExplainOptions, InferenceOptions, Quantize
 from jaxbert.processes import is_main
 from jaxbert.runs.card import copy_card
 from jaxbert.runs.export import check_target, export_params
 from jaxbert.runs.folder import RunFolder
+from jaxbert.serve.onnx_engine import is_onnx, open_engine
+from jaxbert.serve.onnx_export import check_head, require_onnx, write_graphs
 from jaxbert.settings import make_data_config, place_keys
 from jaxbert.tasks.decision import Tuning
 from jaxbert.train.asked import reads_pairs, rows_of_texts
-from jaxbert.train.inference import TrainedModel, open_trained
+from jaxbert.train.inference import TrainedModel
 from jaxbert.train.runtime import prepare_process
 from jaxbert.understand.explain import Explainer
 from jaxbert.understand.neighbours import TrainingExamples
@@ -127,6 +130,7 @@ class Model:
             ensemble.
         """
         RunFolder(self.name).check_one_model()
+        self._check_weights("explain")
         options = ExplainOptions(method, label, steps, baseline, unit, neighbours)  # type: ignore[arg-type]
         if neighbours and self._explainer.training is None:
             self._explainer.training = TrainingExamples.of(self.name, self._trained)
@@ -203,6 +207,7 @@ class Model:
             ensemble.
         """
         RunFolder(self.name).check_one_model()
+        self._check_weights("calibrate")
         tuning = Tuning.make(calibration, threshold, positive_label, thresholds, "{}".format)
         with ExitStack() as stack:
             spec = name_source(stack, data, "data")
@@ -210,20 +215,32 @@ class Model:
         self._explainer.model, self._calibrated = self._trained, True
         return record
 
-    def export(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the model as a Hugging Face folder, which PyTorch reads too.
+    def export(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        format: str = "huggingface",
+        quantize: str | None = None,
+        packed: bool = True,
+    ) -> Path:
+        """Write the model as a Hugging Face folder, which PyTorch reads too, and on request as ONNX graphs in it.
 
         Args:
           folder: a new or empty folder, or the folder of an older export, which is overwritten.
+          format: `huggingface`, or `onnx` for `onnx/model.onnx` and `onnx/model_packed.onnx` beside the other files.
+          quantize: `int8` or `fp16` to write the graphs in this number format too.
+          packed: whether to write the packed graphs.
 
         Returns:
           The path of the folder.
 
         Raises:
-          UserError: if the folder holds other files.
+          UserError: if the folder holds other files, or the model has no graph.
         """
         RunFolder(self.name).check_one_model()
+        self._check_weights("export")
         target, trained = check_target(folder, "folder"), self._trained
+        numbers = _graph_format(format, quantize, trained) if format != "huggingface" or quantize else None
         export_params(
             RunFolder(self.name),
             trained.config,
@@ -234,7 +251,16 @@ class Model:
         )
         if is_main():
             copy_card(self.name, target, calibrated=self._calibrated)
+        if format == "onnx":
+            write_graphs(target, numbers, packed=packed)
         return as_path(target)
+
+    def _check_weights(self, method: str) -> None:
+        """Check that the model has parameters."""
+        if is_onnx(self._trained):
+            raise UserError(
+                f"{method}: this model was opened with engine='onnx', which has answers alone: use engine='jax'"
+            )
 
     def _reading(self, columns: Mapping[str, Any]) -> DataConfig:
         if not columns:
@@ -271,6 +297,8 @@ def load(
     top_k: int | None = None,
     abstain_below: float | None = None,
     coverage: float | None = None,
+    engine: str = "jax",
+    quantize: str | None = None,
 ) -> Model:
     """Open a trained model.
 
@@ -284,6 +312,9 @@ def load(
       top_k: how many labels the probabilities of an answer include; None: all if there are up to 20, else 5.
       abstain_below: the least score of an answer; below it its label is None.
       coverage: the share of the texts whose true label is to be in `label_set`, which is added to answers.
+      engine: `jax`, or `onnx` to compute with onnxruntime, by the packed graph in the folder or one that is made of the
+        weights; such a model predicts and evaluates only.
+      quantize: for engine `onnx`, the number format of the graph: `int8` or `fp16`; None: float32.
 
     Returns:
       The model.
@@ -299,11 +330,29 @@ def load(
         top_k,
         abstain_below,
         coverage,
+        engine,  # type: ignore[arg-type]
+        quantize,  # type: ignore[arg-type]
     )
     prepare_process(precision)
     start(LaunchConfig())
-    trained = open_trained(os.fspath(name), options)
+    trained = open_engine(os.fspath(name), options)
     return Model(trained, os.fspath(name), columns_of(os.fspath(name)))
+
+
+def _graph_format(format: str, quantize: str | None, trained: TrainedModel) -> Quantize | None:
+    """Check, before anything is written, that the graphs can be made; return the number format of the second ones."""
+    known = get_args(Quantize)
+    if format != "onnx":
+        raise UserError(
+            "quantize is for graphs: set format='onnx'"
+            if format == "huggingface"
+            else f"format is {format!r}, but it must be 'huggingface' or 'onnx'"
+        )
+    if quantize is not None and quantize not in known:
+        raise UserError(f"quantize is {quantize!r}, but it must be None or one of {', '.join(map(repr, known))}")
+    require_onnx("onnx")
+    check_head(trained.task.head, trained.task.name)
+    return quantize  # type: ignore[return-value]
 
 
 def as_path(path: Any) -> Any:

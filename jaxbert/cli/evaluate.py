@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 
-from jaxbert.cli.inference_options import LABEL_OPTIONS, add_options, data_config, open_model
+from jaxbert.cli.inference_options import ENGINE_OPTIONS, LABEL_OPTIONS, add_options, data_config, open_model
 from jaxbert.cli.output import check_output, write_text
 from jaxbert.cli.parsing import Parser, make_parser, parse
 from jaxbert.config import DataConfig
+from jaxbert.options import InferenceOptions
 from jaxbert.settings import add_fields
 
 _USAGE = """\
@@ -44,6 +45,7 @@ def _make_parser() -> Parser:
     add_options(parser)
     parser.add_argument("--data", type=str, required=True, help="The labelled examples: a file, hf:NAME or tfds:NAME.")
     add_fields(parser, DataConfig, LABEL_OPTIONS)
+    add_fields(parser, InferenceOptions, ENGINE_OPTIONS)
     parser.add_argument(
         "--output", type=str, default="-", help="File for all metrics as JSON, or - for standard output."
     )

@@ -24,6 +24,8 @@ COMPUTING_OPTIONS = ("max_length", "lower_case", "batch_size", "precision")
 """Keys about the computation of a model."""
 ANSWER_OPTIONS = ("top_k", "abstain_below", "coverage")
 """Keys about the form of answers; only `predict` has them."""
+ENGINE_OPTIONS = ("engine", "quantize")
+"""Keys about what computes a model; the verbs have them that need its answers alone."""
 
 
 def add_options(parser: ArgumentParser, **other_defaults: Any) -> None:
@@ -70,7 +72,7 @@ def data_config(values: Namespace) -> DataConfig:
 def open_model(values: Namespace, source: str) -> TrainedModel:
     """Check the sizes, and that `source` can be read; then open the model."""
     options = InferenceOptions(
-        **{name: values[name] for name in (*COMPUTING_OPTIONS, *ANSWER_OPTIONS) if name in values}
+        **{name: values[name] for name in (*COMPUTING_OPTIONS, *ANSWER_OPTIONS, *ENGINE_OPTIONS) if name in values}
     )
     from jaxbert.data.sources import STDIN, check_source
 
@@ -83,10 +85,10 @@ def open_model(values: Namespace, source: str) -> TrainedModel:
     prepare_process(options.precision)
     start(LaunchConfig(**values.launch.as_dict()))
     from jaxbert.processes import is_alone
-    from jaxbert.train.inference import open_trained
+    from jaxbert.serve.onnx_engine import open_engine
 
     if source == STDIN and not is_alone():
         raise UserError(
             "standard input reaches one process only, but all of them read the texts: name a file instead of -"
         )
-    return open_trained(values.model, options)
+    return open_engine(values.model, options)

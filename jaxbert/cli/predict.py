@@ -9,7 +9,14 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from jaxbert.cli.answers import Answer, make_writer, parse_keep
-from jaxbert.cli.inference_options import ANSWER_OPTIONS, add_options, add_texts, data_config, open_model
+from jaxbert.cli.inference_options import (
+    ANSWER_OPTIONS,
+    ENGINE_OPTIONS,
+    add_options,
+    add_texts,
+    data_config,
+    open_model,
+)
 from jaxbert.cli.output import check_output, write_pieces
 from jaxbert.cli.parsing import Parser, make_parser, parse
 from jaxbert.config import TrainConfig
@@ -75,7 +82,7 @@ def _make_parser() -> Parser:
         metavar="COLUMN,...",
         help="Columns of the input to copy into the answers; COLUMN=NAME renames one there.",
     )
-    add_fields(parser, InferenceOptions, ANSWER_OPTIONS)
+    add_fields(parser, InferenceOptions, (*ANSWER_OPTIONS, *ENGINE_OPTIONS))
     return parser
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
@@ -19,6 +20,7 @@ from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.interop.write import save_folder
+from jaxbert.options import Quantize
 from jaxbert.plain import read_json, read_yaml
 from jaxbert.processes import is_main, on_host, wait_for_all
 from jaxbert.runs.card import model_card, write_card
@@ -28,7 +30,14 @@ from jaxbert.tasks import task_of_model
 from jaxbert.tasks.decision import Tuning, temperature_of
 from jaxbert.tasks.exported import settings_of
 
+GRAPHS = "onnx"
+"""The folder of an export that holds its ONNX graphs."""
 logger = logging.getLogger("jaxbert")
+
+
+def graph_file(*, packed: bool, quantize: Quantize | None) -> str:
+    """Return the name of the file of a graph, as optimum names them."""
+    return f"model{'_packed' * packed}{'' if quantize is None else f'_{quantize}'}.onnx"
 
 
 def save_start(folder: RunFolder, config: BertConfig, tokenizer: Any) -> None:
@@ -48,13 +57,17 @@ def export_params(
 ) -> epath.Path:
     """Write parameters of a run as a Hugging Face folder, to `output` or else the run's `export`.
 
-    If that is the export of a run again, the predictions that the run keeps go. All processes call it, the main one writes.
+    If that is the export of a run again, the predictions that the run keeps go. ONNX graphs of older parameters go too. All
+    processes call it, the main one writes.
     """
     target, whole = output or folder.export, on_host(params)
     if is_main():
         owner = RunFolder(target.parent)
         if target.name == owner.export.name and owner.summary.exists():
             owner.predictions.unlink(missing_ok=True)
+        if (target / GRAPHS).exists():
+            for packed, quantize in itertools.product((False, True), (None, *get_args(Quantize))):
+                (target / GRAPHS / graph_file(packed=packed, quantize=quantize)).unlink(missing_ok=True)
         with staged(target) as local:
             save_folder(local, whole, config, tokenizer, architecture=architecture)
     wait_for_all("export is written")

@@ -1,1 +1,1 @@
-"""A trained model as a service: requests share packed batches of compiled shapes."""
+"""Trained models in production: ONNX graphs, the engine that runs them, and what serves requests."""

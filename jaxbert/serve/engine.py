@@ -32,7 +32,7 @@ from jaxbert.tasks.base import Gathered, count_predictions
 from jaxbert.train.asked import reads_pairs, rows_of_texts
 from jaxbert.train.evaluate import Ensemble, token_places
 from jaxbert.train.inference import TrainedModel
-from jaxbert.train.sharding import platform_of, put_batch, row_alignment, row_devices
+from jaxbert.train.sharding import platform_of, row_alignment, row_devices
 
 logger = logging.getLogger("jaxbert")
 _CPU_TOKENS, _DEVICE_TOKENS = 512, 16_384
@@ -309,7 +309,7 @@ class Engine:
 
     def _dispatch(self, batch: Batch) -> list[Any]:
         predictor = self.trained.predictor
-        on_device = put_batch(batch, predictor.mesh)
+        on_device = predictor.put(batch)
         return [predictor.step(params, on_device) for params in self._members]
 
     def _compute(self, batch: Batch) -> list[np.ndarray]:

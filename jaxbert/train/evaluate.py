@@ -109,7 +109,7 @@ class Predictor:
 
     def __post_init__(self) -> None:
         step = make_predict_step(self.model, self.task, self.call)
-        self.step = Compiled(step, out_shardings=replicated(self.mesh))  # every process sees all predictions
+        self.step: Any = Compiled(step, out_shardings=replicated(self.mesh))  # every process sees all predictions
 
     def __call__(self, params: Params, examples: Examples) -> np.ndarray:
         """Return predictions; every example is computed once.
@@ -194,9 +194,7 @@ class Predictor:
     ) -> Iterator[tuple[_Step, np.ndarray]]:
         """Yield each step with its values one step late, so that the device does not wait for the host."""
         pending: tuple[_Step, jax.Array] | None = None
-        with Prefetcher(
-            self._steps(chunks), lambda step: (step, put_batch(step.batch, self.mesh)), stop=stop
-        ) as loader:
+        with Prefetcher(self._steps(chunks), lambda step: (step, self.put(step.batch)), stop=stop) as loader:
             while True:
                 if pending is not None and not loader.has_next:
                     yield pending[0], jax.device_get(pending[1])
@@ -215,6 +213,10 @@ class Predictor:
                 pending = step, values
         if pending is not None:
             yield pending[0], jax.device_get(pending[1])
+
+    def put(self, batch: Batch) -> Any:
+        """Send a batch to where `step` reads it."""
+        return put_batch(batch, self.mesh)
 
     def ladder(self, longest: int) -> Ladder:
         """Return the layouts for chunks whose longest example has `longest` tokens."""

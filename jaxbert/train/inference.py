@@ -204,6 +204,18 @@ def open_trained(name: str, options: InferenceOptions | None = None) -> TrainedM
     return _open_models(name, folder, [folder], options)
 
 
+def open_task(name: str, config: BertConfig, options: InferenceOptions) -> Task:
+    """Return the task of a model with the form of answers that the options ask for.
+
+    Raises:
+      UserError: if no task has the model's head, or its answers have not what is asked for.
+    """
+    task = with_top_k(task_of_model(config).reopen(config), options.top_k)
+    task = with_answer_options(task, options.abstain_below, options.coverage)
+    say_guess(name, config)
+    return task
+
+
 def _open_models(name: str, folder: Path, members: Sequence[Path], options: InferenceOptions) -> TrainedModel:
     """Open one model, or several of one task and one shape as an ensemble.
 
@@ -214,9 +226,7 @@ def _open_models(name: str, folder: Path, members: Sequence[Path], options: Infe
       options: the options that the user gave.
     """
     config = read_config(folder)
-    task = with_top_k(task_of_model(config).reopen(config), options.top_k)
-    task = with_answer_options(task, options.abstain_below, options.coverage)
-    say_guess(name, config)
+    task = open_task(name, config, options)
     mesh = make_mesh(MeshConfig())
     kept = ComputeSettings.of(settings_of(config).get(COMPUTATION), mesh)
     precision = PrecisionConfig(kept.precision if options.precision == "auto" else options.precision)
