@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ from jaxbert.errors import UserError
 from jaxbert.options import ServeOptions
 from jaxbert.serve.forms import RefusedError
 from jaxbert.serve.metrics import Metrics
+from jaxbert.serve.onnx_engine import is_onnx
 from jaxbert.serve.scheduler import Packed, Scheduler, Waiting, serving_layouts
 from jaxbert.tasks.base import Gathered, count_predictions
 from jaxbert.train.asked import reads_pairs, rows_of_texts
@@ -142,6 +144,26 @@ class Engine:
     def alive(self) -> bool:
         """Whether requests are computed."""
         return self._thread.is_alive()
+
+    @property
+    def programs(self) -> int:
+        """The number of compiled programs."""
+        return int(self.trained.predictor.step.count)
+
+    @property
+    def kind(self) -> str:
+        """What computes: `jax` or `onnx`."""
+        return "onnx" if is_onnx(self.trained) else "jax"
+
+    @cached_property
+    def number_format(self) -> str:
+        """The number format of matrix products, such as `float32`."""
+        if is_onnx(self.trained):
+            return "onnx"
+        predictor, batch = self.trained.predictor, _filler(self.layouts[0], 1)
+        model = predictor.model
+        outputs = jax.eval_shape(lambda p, b: model.apply(p, b, None, predictor.call), model.abstract_params, batch)
+        return str(jax.tree.leaves(outputs["encoded"])[0].dtype)
 
     @property
     def waiting(self) -> int:

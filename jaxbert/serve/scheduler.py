@@ -138,7 +138,7 @@ class Scheduler:
         lengths = np.concatenate([piece.request.lengths[piece.first : piece.last] for piece in pieces])
         count = len(lengths)
         while (found := self._pack(lengths[:count])) is None:
-            count = max(1, count * 3 // 4)  # the newest ones wait for the next batch
+            count = min(count - 1, count * 7 // 8)  # the newest ones wait for the next batch
         plan, layout = found
         kept, left = list[Piece](), count
         for piece in pieces:

@@ -28,19 +28,22 @@ _UNITS = {
     "probability": "probability of the answer",
     "score": "score",
 }
-_STYLE = """\
-:root { color-scheme: light dark; --ink: #1b1b1f; --paper: #ffffff; --soft: #55555e; --line: #d5d5dc;
-  --for: 22, 132, 60; --against: 200, 40, 60; --deepest: 0.42; }
-@media (prefers-color-scheme: dark) { :root { --ink: #ececf1; --paper: #17171b; --soft: #a9a9b4; --line: #3a3a42;
-  --for: 46, 160, 90; --against: 225, 75, 90; --deepest: 0.55; } }
-body { font: 16px/1.6 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto; padding: 1rem;
-  max-width: 52rem; overflow-wrap: anywhere; }
-h1 { font-size: 1.4rem; } header p, .facts { color: var(--soft); font-size: 0.9rem; }
-article { border-top: 1px solid var(--line); padding: 0.8rem 0; } article p { margin: 0.3rem 0; white-space: pre-wrap; }
+WORD_STYLE = """\
+:root { --for: 22, 132, 60; --against: 200, 40, 60; --deepest: 0.42; }
+@media (prefers-color-scheme: dark) { :root { --for: 46, 160, 90; --against: 225, 75, 90; --deepest: 0.55; } }
 .w { color: var(--ink); border-radius: 0.2em; padding: 0.1em 0; border-bottom: 2px solid transparent; }
 .f { background: rgba(var(--for), calc(var(--a) * var(--deepest))); border-bottom: 2px solid rgb(var(--for)); }
 .g { background: rgba(var(--against), calc(var(--a) * var(--deepest))); border-bottom: 2px dashed rgb(var(--against)); }
-details { font-size: 0.9rem; } @media print { article { break-inside: avoid; } }
+"""
+"""The style of coloured words, for a page that has the colour `--ink`."""
+_STYLE = f"""\
+:root {{ color-scheme: light dark; --ink: #1b1b1f; --paper: #ffffff; --soft: #55555e; --line: #d5d5dc; }}
+@media (prefers-color-scheme: dark) {{ :root {{ --ink: #ececf1; --paper: #17171b; --soft: #a9a9b4; --line: #3a3a42; }} }}
+body {{ font: 16px/1.6 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto; padding: 1rem;
+  max-width: 52rem; overflow-wrap: anywhere; }}
+h1 {{ font-size: 1.4rem; }} header p, .facts {{ color: var(--soft); font-size: 0.9rem; }}
+article {{ border-top: 1px solid var(--line); padding: 0.8rem 0; }} article p {{ margin: 0.3rem 0; white-space: pre-wrap; }}
+{WORD_STYLE}details {{ font-size: 0.9rem; }} @media print {{ article {{ break-inside: avoid; }} }}
 """
 
 
@@ -67,13 +70,14 @@ def page_pieces(explanations: Iterable[Explanation], options: ExplainOptions, un
     number = 0
     for number, explanation in enumerate(explanations, 1):
         if number <= MOST_SHOWN:
-            yield _article(number, explanation)
+            yield explained_article(number, explanation)
     if number > MOST_SHOWN:
         yield f"<p>This page shows the first {MOST_SHOWN:,} of {number:,} texts; JSON lines hold all.</p>\n"
     yield "</body>\n</html>\n"
 
 
-def _article(number: int, explanation: Explanation) -> str:
+def explained_article(number: int, explanation: Explanation) -> str:
+    """Return the coloured texts of an explanation as HTML; `number` is the number of the text."""
     shown = [_answer(explanation.texts, answer, number) for answer in explanation.answers]
     return (
         "<article>\n"
