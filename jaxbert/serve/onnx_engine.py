@@ -167,8 +167,7 @@ def _open_onnx(name: str, options: InferenceOptions, threads: int | None) -> Tra
 def _folder_of(name: str) -> Path:
     """Return the folder of a model; one that holds graphs needs no weights."""
     run = RunFolder(name)
-    if run.members():
-        raise UserError(f"{name} is an ensemble of several models, and engine onnx computes one: leave out engine")
+    run.check_one_model()
     if not run.config.exists() and (run.path / GRAPHS).is_dir() and (run.path / "config.json").exists():
         return fetched(run.path)
     return model_folder(name)
