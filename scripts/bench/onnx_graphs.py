@@ -6,7 +6,7 @@
     python scripts/bench/onnx_graphs.py speed --model sst2-onnx --data train.tsv --text sentence --rounds 9
 
 `agree` prints the largest difference of the logits, as log-probabilities, from JAX, the share of texts with the same label,
-and the sizes of the files. `accuracy` evaluates JAX and both number formats. `speed` keeps to one processor and one thread; all
+and the sizes of the files. `accuracy` evaluates JAX and both number formats. `speed` keeps to one processor and thread; all
 modes take the same tokenized texts, 32 at a time, and each round runs all modes, each round in another order. It prints
 milliseconds of processor time a text, the median over the rounds, and refuses to measure beside other work.
 """
