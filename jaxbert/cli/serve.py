@@ -81,7 +81,7 @@ def _make_parser() -> Parser:
         action="append",
         type=str,
         required=True,
-        help="The model: a run folder, an exported folder, a name on the Hub, or NAME=FOLDER. Give it again for more models.",
+        help="The model: a run folder, an exported folder, a name on the Hub, or NAME=FOLDER. Give it again for others.",
     )
     add_fields(parser, ServeOptions, [field.name for field in fields(ServeOptions)])
     add_fields(parser, InferenceOptions, _INFERENCE_KEYS)

@@ -44,7 +44,8 @@ _FOREIGN = {
     "bert_model.ckpt --config bert_config.json --pytorch_dump_output pytorch_model.bin",
     "tf_model.h5": f"TensorFlow's weights: {_ONCE}, AutoModel.from_pretrained(FOLDER, from_tf=True).save_pretrained(FOLDER)",
     "saved_model.pb": "a program of TensorFlow, which is not read: take the checkpoint that it was made of",
-    "*.onnx": "an ONNX graph, which is not read: take the checkpoint that it was made of",
+    "*.onnx": "an ONNX graph: take the checkpoint that it was made of, or, for one that jaxbert wrote into the folder onnx, "
+    "--engine onnx",
     "*.gguf": "a GGUF file, which is not read: take the checkpoint that it was made of",
     "*.ot": "weights for Rust, which are not read: take the checkpoint that they were made of",
     "zero_to_fp32.py": "the parts of a DeepSpeed run: run zero_to_fp32.py there once",

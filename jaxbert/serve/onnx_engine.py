@@ -16,7 +16,7 @@ from transformers import BertConfig
 
 from jaxbert.bucket import fetched
 from jaxbert.config import MeshConfig
-from jaxbert.data.batches import Batch
+from jaxbert.data.batches import HOST_KEYS, Batch
 from jaxbert.errors import UserError, foreign_errors
 from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.load import load_params
@@ -93,7 +93,8 @@ class OnnxStep:
         """Return the predictions, [B, S, ...] or [B, T, ...]; `params` are not used, the graph has its own."""
         del params
         used = np.asarray(batch["example_mask"]).any(axis=1)
-        values = self._session.run(None, {name: np.asarray(batch[name])[used] for name in self._inputs})
+        chosen = slice(None) if used.all() else used
+        values = self._session.run(None, {name: np.asarray(batch[name])[chosen] for name in self._inputs})
         outputs = {name: _spread(value, used) for name, value in zip(self._outputs, values, strict=True)}
         return self._finish(outputs, batch)
 
@@ -118,8 +119,8 @@ class OnnxPredictor(Predictor):
         self.step = OnnxStep(self.session, self.task)
 
     def put(self, batch: Batch) -> Batch:
-        """Return the batch: onnxruntime reads the host's arrays."""
-        return batch
+        """Return the arrays that a step reads, where they are: onnxruntime computes on the host."""
+        return {name: values for name, values in batch.items() if name not in HOST_KEYS}
 
 
 def open_session(graph: Path | bytes, threads: int | None = None) -> Any:
@@ -167,8 +168,7 @@ def _open_onnx(name: str, options: InferenceOptions, threads: int | None) -> Tra
 def _folder_of(name: str) -> Path:
     """Return the folder of a model; one that holds graphs needs no weights."""
     run = RunFolder(name)
-    if run.members():
-        raise UserError(f"{name} is an ensemble of several models, and engine onnx computes one: leave out engine")
+    run.check_one_model()
     if not run.config.exists() and (run.path / GRAPHS).is_dir() and (run.path / "config.json").exists():
         return fetched(run.path)
     return model_folder(name)
