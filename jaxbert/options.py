@@ -108,7 +108,8 @@ class ServeOptions:
     max_body: Positive = 2_000_000
     """Most bytes of a request; more get 413."""
     body_seconds: PositiveNumber = 20.0
-    """Most seconds that a request may take to arrive; slower ones get 408."""
+    """Most seconds that a body may take to arrive; slower ones get 408. Also most seconds that a new connection may take to send
+    the header of its first request."""
     explain: bool = False
     """Whether requests may ask for an explanation, which takes as long as some dozens of answers."""
     drain_seconds: NotNegativeNumber = 0.5

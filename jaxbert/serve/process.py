@@ -120,10 +120,30 @@ def run_server(service: Service, bound: socket.socket) -> int:
         timeout_graceful_shutdown=_LAST_SECONDS,
         ws="none",
     )
+    config.load()
+    config.http_protocol_class = _impatient(config.http_protocol_class, service.options.body_seconds)
     server = Server(config)
     life.stop = lambda: setattr(server, "should_exit", True)
     server.run([bound])
     return life.code
+
+
+def _impatient(kind: Any, seconds: float) -> Any:
+    """Return uvicorn's protocol with a limit of the time in which the first request must begin.
+
+    uvicorn would wait for ever for the end of a header.
+    """
+
+    class Impatient(kind):  # type: ignore[misc]
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(seconds, self._give_up)
+
+        def _give_up(self) -> None:
+            if self.cycle is None:
+                self.transport.close()
+
+    return Impatient
 
 
 class _Life:

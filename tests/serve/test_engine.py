@@ -1,0 +1,201 @@
+"""The engine's answers are `predict`'s, whoever shares the row; every shape is compiled before the first one."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from runs import random_rows
+from served import TASKS, Question, serving, write_export
+
+import jaxbert
+from jaxbert.options import InferenceOptions
+from jaxbert.serve.engine import Engine
+from jaxbert.serve.forms import RefusedError
+from jaxbert.train.evaluate import Ensemble
+from jaxbert.train.programs import CompileLog
+
+TEXTS = [text for text, _ in random_rows(14, seed=5, longest=30)]
+INPUTS: dict[str, list[Any]] = {
+    "pairs": list(zip(TEXTS[::2], TEXTS[1::2], strict=True)),
+    "question_answering": list(zip(TEXTS[::2], TEXTS[1::2], strict=True)),
+    "token_classification": [text.split() for text in TEXTS],
+    "multiple_choice": [{"question": text, "choices": [TEXTS[i], "w1 w2", "good"]} for i, text in enumerate(TEXTS[:6])],
+}
+TOLERANCE = 2e-6
+"""Answers have six digits; another layout adds in another order, so that the last one may differ, as in a pipe."""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    place = tmp_path_factory.mktemp("models")
+    outputs = {"regression": 1, "multiple_choice": 1}
+    return {name: write_export(place / name, task, outputs.get(name, 2)) for name, task in TASKS.items()}
+
+
+@pytest.fixture(scope="module")
+def engine(folders):
+    with serving({"one": folders["classification"]}, max_queue=100_000, max_wait=1000.0) as service:
+        yield service.find().engine
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    """Compare answers: numbers within the tolerance, everything else exactly."""
+    if isinstance(expected, dict):
+        assert list(found) == list(expected)
+        for key in expected:
+            assert_same(found[key], expected[key])
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            assert_same(one, other)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, abs=TOLERANCE)
+    else:
+        assert found == expected
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_answers_are_those_of_predict(name, folders):
+    """Of many texts at once and of each alone, among others that wait, also where one is divided over batches."""
+    items = INPUTS.get(name, TEXTS)
+    top_k = 2 if name == "documents" else None
+    expected = jaxbert.load(folders[name], top_k=top_k).predict(items)
+    assert len({str(answer) for answer in expected}) > len(items) // 2, "the answers differ"
+    with serving({name: folders[name]}, InferenceOptions(top_k=top_k), batch_tokens=128) as service:
+        engine = service.find().engine
+        asked = [Question(engine, items), *(Question(engine, [item]) for item in items), Question(engine, items[::-1])]
+        first, *alone, last = [question.answers() for question in asked]
+    assert_same(first, expected)
+    assert_same([answer for (answer,) in alone], expected)
+    assert_same(last[::-1], expected)
+
+
+def test_an_ensemble_answers_with_the_mean(tmp_path, folders):
+    """As `predict` does, with the folds of a run."""
+    with serving({"one": folders["classification"]}) as service:
+        served = service.find()
+        other = write_export(tmp_path / "other", TASKS["classification"], seed=4)
+        params = [jaxbert.load(place)._trained.params for place in (folders["classification"], other)]
+        trained = replace(served.trained, params=params, predictor=Ensemble.of(served.trained.predictor))
+        both = Engine(trained, served.data, service.options, service.metrics)
+        both.warm_up()
+        both.start()
+        found = Question(both, TEXTS).answers()
+        both.close()
+    one, two = (jaxbert.load(place).predict(TEXTS) for place in (folders["classification"], other))
+    for answer, first, second in zip(found, one, two, strict=True):
+        mean = (first["probabilities"]["good"] + second["probabilities"]["good"]) / 2
+        assert answer["probabilities"]["good"] == pytest.approx(mean, abs=1e-5)
+
+
+def test_no_bit_depends_on_what_the_neighbours_say(engine):
+    """With neighbours of the same lengths and of other words, the same row gives the same bits."""
+    rng = np.random.default_rng(0)
+
+    def beside(word: str) -> np.ndarray:
+        texts = [TEXTS[0], *(" ".join([word] * int(length)) for length in lengths)]
+        raw = Question(engine, texts, raw=True).computed().raw
+        assert raw is not None
+        return raw[0]
+
+    for _ in range(5):
+        lengths = rng.integers(1, 20, 6)
+        first, second = beside("w3"), beside("awful")
+        assert first.tobytes() == second.tobytes()
+
+
+def test_answers_differ_in_the_last_digit_at_most_whoever_shares_the_row(engine):
+    rng = np.random.default_rng(1)
+    expected = Question(engine, [TEXTS[0]]).answers()[0]
+    for _ in range(40):
+        neighbours = [TEXTS[i] for i in rng.integers(0, len(TEXTS), rng.integers(1, 12))]
+        place = int(rng.integers(0, len(neighbours) + 1))
+        found = Question(engine, [*neighbours[:place], TEXTS[0], *neighbours[place:]]).answers()[place]
+        assert_same(found, expected)
+
+
+def test_nothing_is_compiled_after_the_warm_up(engine):
+    """For texts of all lengths, alone and in crowds."""
+    with CompileLog() as log:
+        asked = [
+            Question(engine, [" ".join(["w1"] * length)] * count) for length in (1, 12, 45, 90) for count in (1, 3, 40)
+        ]
+        assert all(question.answers() for question in asked)
+    assert log.count == 0
+    assert engine.programs == sum(len(layout.row_counts) for layout in engine.layouts)
+
+
+def test_raw_scores_are_logarithms_of_the_probabilities(engine):
+    computed = Question(engine, TEXTS, raw=True).computed()
+    assert computed.raw is not None
+    for row, answer in zip(np.exp(computed.raw), computed.answers, strict=True):
+        assert row.tolist() == pytest.approx(list(answer["probabilities"].values()), abs=1e-6)
+
+
+def test_one_bad_text_of_many_is_found(engine):
+    read = engine.read(["w1", {"tokens": 3}, "good"])
+    assert read.examples is None or list(read.mistakes) == [1]
+    read = engine.read(["w1 \ud800", "good"])
+    assert read.examples is not None
+    with pytest.raises(RefusedError, match="at most"):
+        engine.read(["w1 " * 40_000])
+
+
+def test_a_text_may_keep_its_end(engine):
+    long = "w1 " * 60
+    assert engine.read([long]).mistakes == {}
+    assert engine.read([long], truncate=False).mistakes[0].kind == "too_large"
+    assert list(engine.read(["w1", long], truncate=False).mistakes) == [1]
+
+
+def test_an_error_of_the_engine_fails_its_batch_alone(engine, monkeypatch):
+    predictor = engine.trained.predictor
+    step = predictor.step
+
+    def failing(params, batch):
+        if (np.asarray(batch["input_ids"]) == 7).sum() > 20:
+            raise MemoryError("RESOURCE_EXHAUSTED")
+        return step(params, batch)
+
+    monkeypatch.setattr(predictor, "step", failing)
+    before = engine._metrics.value("jaxbert_engine_errors")
+    bad = Question(engine, ["w2 " * 30])  # id 7
+    with pytest.raises(MemoryError):
+        bad.answers()
+    assert engine._metrics.value("jaxbert_engine_errors") == before + 1
+    assert Question(engine, ["good"]).answers()[0]["label"]
+
+
+def test_a_full_queue_refuses_with_a_time(folders, monkeypatch):
+    with serving({"one": folders["classification"]}, max_queue=3) as service:
+        engine = service.find().engine
+        go, step = threading.Event(), engine.trained.predictor.step
+
+        def slow(params, batch):
+            go.wait(30)
+            return step(params, batch)
+
+        monkeypatch.setattr(engine.trained.predictor, "step", slow)
+        asked = [Question(engine, ["good"])]
+        while engine.waiting:
+            pass
+        asked += [Question(engine, ["good"]) for _ in range(3)]
+        with pytest.raises(RefusedError) as caught:
+            Question(engine, ["good"])
+        assert (caught.value.kind, caught.value.status) == ("overloaded", 429)
+        assert caught.value.retry_after is not None
+        go.set()
+        assert all(question.answers() for question in asked)
+
+
+def test_closing_answers_all_that_wait(folders):
+    with serving({"one": folders["classification"]}) as service:
+        engine = service.find().engine
+        asked = [Question(engine, TEXTS) for _ in range(10)]
+    assert all(len(question.answers()) == len(TEXTS) for question in asked)
+    with pytest.raises(RefusedError, match="not ready"):
+        engine.submit(asked[0].read.examples, print)
