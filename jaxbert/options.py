@@ -108,8 +108,8 @@ class ServeOptions:
     max_body: Positive = 2_000_000
     """Most bytes of a request; more get 413."""
     body_seconds: PositiveNumber = 20.0
-    """Most seconds that a body may take to arrive; slower ones get 408. Also most seconds that a new connection may take to send
-    the header of its first request."""
+    """Most seconds that a body may take to arrive; slower ones get 408. A new connection without a request is closed after
+    this time too."""
     explain: bool = False
     """Whether requests may ask for an explanation, which takes as long as some dozens of answers."""
     drain_seconds: NotNegativeNumber = 0.5
