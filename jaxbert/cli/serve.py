@@ -31,7 +31,7 @@ _NAMED = re.compile(r"([\w.-]+)=(.+)")
 
 def run(arguments: list[str]) -> int:
     """Serve until a signal ends the process."""
-    values = parse(_make_parser(), arguments)
+    values = parse(make_serve_parser(), arguments)
     options = ServeOptions(**{field.name: values[field.name] for field in fields(ServeOptions)})
     inference = InferenceOptions(**{name: values[name] for name in _INFERENCE_KEYS})
     sources = parse_models(values.model)
@@ -74,7 +74,8 @@ def _open(sources: dict[str, str], options: ServeOptions, inference: InferenceOp
 
 
 @functools.cache
-def _make_parser() -> Parser:
+def make_serve_parser() -> Parser:
+    """Return the parser of the verb."""
     parser = make_parser("serve", "Answer requests over HTTP, several in one packed batch.", _USAGE, _MAIN_KEYS)
     parser.add_argument(
         "--model",

@@ -9,13 +9,20 @@ from typing import Any
 
 import pytest
 import yaml
+from kubeflow_trainer_api.models.io_k8s_api_core_v1_container import IoK8sApiCoreV1Container
 from kubeflow_trainer_api.models.io_k8s_api_core_v1_env_var import IoK8sApiCoreV1EnvVar
+from kubeflow_trainer_api.models.io_k8s_api_core_v1_pod_template_spec import IoK8sApiCoreV1PodTemplateSpec
+from kubeflow_trainer_api.models.io_k8s_api_core_v1_service import IoK8sApiCoreV1Service
 from kubeflow_trainer_api.models.jobset_v1alpha2_job_set import JobsetV1alpha2JobSet
 from runs import ROOT
 
+from jaxbert.cli.parsing import parse
+from jaxbert.cli.serve import make_serve_parser, parse_models
 from jaxbert.launch.detect import detect
+from jaxbert.serve.openapi import openapi_document
 
 LAUNCH = ROOT / "scripts" / "launch"
+DEPLOY = ROOT / "examples" / "deploy"
 FLAGS = (
     "--name sst2 --image host/project/jaxbert:tpu --accelerator tpu-v5-lite-podslice --topology 4x4 --hosts 4 --chips 4"
 )
@@ -144,3 +151,39 @@ def ignored(path: str, rules: list[str]) -> bool:
     """Apply the rules of .dockerignore to a name of the root: the last that fits decides."""
     fits = [rule for rule in rules if fnmatch.fnmatch(path, rule.removeprefix("!"))]
     return bool(fits) and not fits[-1].startswith("!")
+
+
+def check_probes(container: dict[str, Any]) -> None:
+    for name, probe in container.items():
+        if name.endswith("Probe"):
+            assert probe["httpGet"]["path"] in openapi_document()["paths"], name
+
+
+def test_a_server_on_kubernetes():
+    deployment, service, _ = yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    (entry,) = re.findall(r"^ENTRYPOINT (.*)$", dockerfile, re.M)
+    template = deployment["spec"]["template"]
+    assert lost(template, IoK8sApiCoreV1PodTemplateSpec.from_dict(template).to_dict()) == []
+    assert lost(service, IoK8sApiCoreV1Service.from_dict(service).to_dict()) == []
+    assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    (container,) = template["spec"]["containers"]
+    check_probes(container)
+    values = parse(make_serve_parser(), [*yaml.safe_load(entry)[2:], *container["args"]])
+    assert (values.host, values.port) == ("0.0.0.0", container["ports"][0]["containerPort"])
+    assert template["spec"]["terminationGracePeriodSeconds"] > values.drain_seconds + 10
+    assert template["spec"]["securityContext"]["runAsUser"] == 65532
+    assert "USER 65532" in dockerfile
+    assert [mount["mountPath"] for mount in container["volumeMounts"]] == ["/cache", "/tmp"]
+    assert "XDG_CACHE_HOME=/cache" in dockerfile
+
+
+def test_a_server_behind_kserve():
+    kserve = yaml.safe_load((DEPLOY / "kserve.yaml").read_text())
+    (container,) = kserve["spec"]["predictor"]["containers"]
+    assert lost(container, IoK8sApiCoreV1Container.from_dict(container).to_dict()) == []
+    check_probes(container)
+    assert container["command"] == ["jaxbert", "serve"]
+    values = parse(make_serve_parser(), container["args"])
+    assert parse_models(values.model) == {"reviews": "/model"}
+    assert values.port == container["ports"][0]["containerPort"]
