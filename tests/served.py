@@ -47,7 +47,8 @@ def write_export(folder: Path, task: Task, outputs: int = 2, seed: int = 3) -> P
     folder.mkdir(parents=True)
     (folder / "vocab.txt").write_text("\n".join(VOCAB) + "\n")
     names = task.output_names or tuple(f"LABEL_{i}" for i in range(outputs))
-    config = task.configure(small_config(id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)}))
+    labels = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+    config = task.configure(small_config(num_hidden_layers=1, **labels))
     model = make_model(task.head, config)
     tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"))
     save_folder(folder, random_params(model, seed=seed), model.config, tokenizer, architecture=task.architecture)

@@ -209,18 +209,32 @@ class Engine:
           RefusedError: if one of them cannot be read.
         """
         try:
-            rows, data = rows_of_texts(self.task, items, self._data)
+            rows, data = self._rows(items)
             with hold(rows, _OWN_NAME, _OWN_NAME) as spec:
                 feed = self.trained.open_inputs(spec, data)
                 examples = feed.tokenize(list(feed.parts()))
         except UserError as error:
             raise RefusedError(str(error), "text") from error
-        if len(examples) != len(items):
+        if len(examples) != len(items) or not len(examples.tokens):
             raise RefusedError(f"{_OWN_NAME}: {len(items)} texts became {len(examples)}", "text")
         if not truncate and getattr(feed, "cut", 0):
             message = f"{_OWN_NAME}: longer than {self.trained.max_length} tokens, and truncate is false"
             raise RefusedError(message, "too_large")
         return examples
+
+    def _rows(self, items: Sequence[Any]) -> tuple[list[Any], DataConfig]:
+        """Return the rows of some texts, and the columns to read.
+
+        Raises:
+          UserError: if they are of different kinds.
+        """
+        found = [rows_of_texts(self.task, [item], self._data) for item in items]
+        rows = [row for (row,), _ in found]
+        if any(row.keys() != rows[0].keys() for row in rows):
+            raise UserError(
+                "the inputs are of different kinds: give only texts, only pairs, or rows with the same columns"
+            )
+        return rows, found[0][1]
 
     def submit(self, examples: Examples, done: Callable[[Computed | Exception], None], *, raw: bool = False) -> Waiting:
         """Let the texts of a request wait for the engine; return a handle, whose `left` ends the wait.
@@ -268,7 +282,7 @@ class Engine:
                 return
             handles = None if current is None else self._begin(current)
             if finished is not None:
-                self._deliver(finished)  # while the next batch is computed
+                self._give(finished)  # while the next batch is computed
             ready = finished = None
             if current is not None and handles is not None:
                 ready = self._next_if_full()
@@ -337,6 +351,13 @@ class Engine:
     def _compute(self, batch: Batch) -> list[np.ndarray]:
         return [jax.device_get(handle) for handle in self._dispatch(batch)]
 
+    def _give(self, batch: _Batch) -> None:
+        """Give each request its predictions; if that fails, its error."""
+        try:
+            self._deliver(batch)
+        except Exception as error:
+            self._fail_requests(batch.packed, error)
+
     def _deliver(self, batch: _Batch) -> None:
         """Give each request its predictions, and the complete ones their answers."""
         parts, low = [_by_segment(values, batch, self.task.per_token) for values in batch.values], 0
@@ -351,21 +372,24 @@ class Engine:
             low += len(places)
             asked.missing -= len(piece)
             if not asked.missing and not piece.request.left:
-                self._answer(piece.request)
+                try:
+                    self._answer(piece.request)
+                except Exception as error:
+                    self._metrics.count("jaxbert_engine_errors")
+                    logger.error("answers could not be made", exc_info=error)
+                    self._fail_request(piece.request, error)
 
     def _answer(self, request: Waiting) -> None:
         """Make the answers of a complete request."""
         asked: _Asked = request.content
-        try:
-            parts = [gathered.rows for gathered in asked.gathered]
-            whole = parts[0] if len(parts) == 1 else self.task.average(parts, asked.examples)
-            answers = self.task.answers(whole, asked.examples, 0, len(asked.examples))
-            raw = self._raw_scores(whole, asked.examples) if asked.raw else None
-            self._metrics.count("te_embed_count", len(answers))
-            now = time.monotonic()
-            asked.done(Computed(answers, raw, asked.begun - request.arrived, now - asked.begun))
-        except Exception as error:
-            self._fail_request(request, error)
+        parts = [gathered.rows for gathered in asked.gathered]
+        whole = parts[0] if len(parts) == 1 else self.task.average(parts, asked.examples)
+        answers = self.task.answers(whole, asked.examples, 0, len(asked.examples))
+        raw = self._raw_scores(whole, asked.examples) if asked.raw else None
+        self._metrics.count("te_embed_count", len(answers))
+        now = time.monotonic()
+        request.left = True  # it waits for nothing more
+        asked.done(Computed(answers, raw, asked.begun - request.arrived, now - asked.begun))
 
     def _raw_scores(self, predictions: np.ndarray, examples: Examples) -> np.ndarray | None:
         probabilities = self.task.probabilities(predictions, examples)

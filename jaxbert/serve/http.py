@@ -101,7 +101,7 @@ def _guarded(service: Service, key: str | None, handler: Callable[..., Awaitable
             response.headers["connection"] = "close"
         fields = {
             "method": request.method,
-            "path": request.url.path,
+            "path": request.scope["path"],
             "status": response.status_code,
             "ms": round(1000 * (time.perf_counter() - begin), 2),
             **request.scope.get("noted", {}),
@@ -120,7 +120,7 @@ def _check_sender(request: Request, key: str | None) -> None:
     """
     if key is not None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), key.encode()):
             raise RefusedError("the key is missing or wrong: send Authorization: Bearer KEY", "key")
     origin = request.headers.get("origin")
     if request.method == "POST" and origin is not None:

@@ -13,8 +13,8 @@ generator on another one. Servers:
                               what waits, oldest first, at most 8 texts and 16,384 padded tokens
   single                      onnxruntime, one text after the other
 
-Both peers use the same HTTP libraries, tokenizer and JSON as `jaxbert serve`. `goodput` raises the rate by a factor until not
-99% of the answers are within 100 ms, and prints the highest rate at which they were. Results are JSON lines.
+Both peers use the same HTTP libraries, tokenizer and JSON as `jaxbert serve`. `goodput` raises the rate by a factor until
+not 99% of the answers are within 100 ms, and prints the highest rate at which they were. Results are JSON lines.
 """
 
 from __future__ import annotations
