@@ -25,7 +25,7 @@ from jaxbert.tasks.multi_label.task import MultiLabel
 from jaxbert.tasks.multiple_choice.task import MultipleChoice
 from jaxbert.tasks.question_answering.task import QuestionAnswering
 from jaxbert.tasks.regression.task import Regression
-from jaxbert.tasks.token_classification.task import TokenClassification
+from jaxbert.tasks.token_classification.task import PlainTags
 from jaxbert.train.inference import open_trained
 
 WINDOWS = LongTexts("windows", 3)
@@ -35,7 +35,7 @@ TASKS: dict[str, Task] = {
     "pairs": Classification(LABELS, reading=Reading(pairs=True)),
     "multi_label": MultiLabel(("a", "b", "c"), threshold=0.4),
     "regression": Regression(),
-    "token_classification": TokenClassification(("O", "B-x", "I-x"), reading=Reading(WINDOWS, None, 12)),
+    "token_classification": PlainTags(("A", "B", "O"), "word", 0.0, Reading(WINDOWS, None, 12)),
     "question_answering": QuestionAnswering(reading=Reading(WINDOWS, None, 14)),
     "multiple_choice": MultipleChoice(),
 }

@@ -39,12 +39,12 @@ def run(arguments: list[str]) -> int:
     from jaxbert.serve.process import IN_WORKER, log_in_json, open_port, require_serve, run_server, run_workers
 
     require_serve()
-    bound = open_port(options, shared=options.workers > 1 or IN_WORKER in os.environ)
-    log_in_json()
-    if options.workers > 1:
-        command = [sys.executable, "-m", "jaxbert", "serve", *arguments, "--workers", "1"]
-        return run_workers(command, bound, options.workers)
-    return run_server(_open(sources, options, inference), bound)
+    with open_port(options, shared=options.workers > 1 or IN_WORKER in os.environ) as bound:
+        log_in_json()
+        if options.workers > 1:
+            command = [sys.executable, "-m", "jaxbert", "serve", *arguments, "--workers", "1"]
+            return run_workers(command, bound, options.workers)
+        return run_server(_open(sources, options, inference), bound)
 
 
 def parse_models(given: list[str]) -> dict[str, str]:

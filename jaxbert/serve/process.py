@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import logging
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -27,6 +29,9 @@ _KEEP_ALIVE_SECONDS = 75
 """Longer than the 60 s for which load balancers keep a connection, so that they do not send to one that is being closed."""
 _LAST_SECONDS = 60
 """Seconds that a client may take to read its last answer."""
+_SETTLE_SECONDS = 0.2
+_ATTACH_FILTER = 26
+"""Linux's SO_ATTACH_FILTER."""
 _FAILED, _WRONG, _RESTART_SECONDS, _POLL_SECONDS = 1, 2, 1.0, 0.1
 IN_WORKER = "JAXBERT_SERVE_WORKER"
 """The variable that tells a process that others share its port."""
@@ -77,6 +82,7 @@ def open_port(options: ServeOptions, *, shared: bool = False) -> socket.socket:
       UserError: if the address is wrong or taken.
     """
     where = f"{options.host}:{options.port}"
+    bound = None
     try:
         family, kind, proto, _, address = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(family, kind, proto)
@@ -85,10 +91,25 @@ def open_port(options: ServeOptions, *, shared: bool = False) -> socket.socket:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind(address)
     except OSError as error:
+        if bound is not None:
+            bound.close()
         raise UserError(
             f"cannot listen on {where}: {error.strerror or error}: choose another --port or --host"
         ) from error
     return bound
+
+
+def refuse_connections(bound: socket.socket) -> None:
+    """Let no new connection come to a listening socket; those that wait to be accepted stay.
+
+    Linux resets the connections that wait when their socket is closed, also those that have sent a request. A filter drops
+    the first packet of new ones before: their clients send it again a second later, and find no port or another process.
+    """
+    load_flags, jump_if_set, refuse, take = (0x30, 0, 0, 13), (0x45, 0, 1, 2), (6, 0, 0, 0), (6, 0, 0, 0xFFFFFFFF)
+    program = b"".join(struct.pack("HBBI", *line) for line in (load_flags, jump_if_set, refuse, take))
+    held = ctypes.create_string_buffer(program)
+    with contextlib.suppress(OSError):  # another system than Linux
+        bound.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, struct.pack("HL", 4, ctypes.addressof(held)))
 
 
 def run_server(service: Service, bound: socket.socket) -> int:
@@ -187,6 +208,8 @@ class _Life:
         self._service.draining = True
         logger.info("draining")
         await asyncio.sleep(self._service.options.drain_seconds)
+        refuse_connections(self._bound)
+        await asyncio.sleep(_SETTLE_SECONDS)  # the last connections are accepted, and their requests read
         self.stop()
 
     async def _reload(self) -> None:

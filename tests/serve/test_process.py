@@ -62,10 +62,12 @@ class Server:
         connection.close()
         return found
 
-    def end(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
         code = self.process.wait(_SECONDS)
         self._reader.join(10)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
         return code
 
 
@@ -78,7 +80,7 @@ def folder(tmp_path_factory) -> Path:
 def server(folder) -> Iterator[Server]:
     started = Server("--model", str(folder), "--explain", "true", "--body_seconds", "0.5")
     yield started
-    started.process.kill()
+    started.end(signal.SIGKILL)
 
 
 def test_it_answers(server):
@@ -125,7 +127,9 @@ def test_sigterm_under_load_loses_no_request(folder):
                 return
             while True:
                 try:
-                    connection.request("POST", "/predict", json.dumps({"inputs": TEXTS[place : place + 5]}))
+                    # as a client that connects anew for each request, every other time
+                    headers = {"connection": "close"} if answered[place] % 2 else {}
+                    connection.request("POST", "/predict", json.dumps({"inputs": TEXTS[place : place + 5]}), headers)
                     response = connection.getresponse()
                     assert response.status == 200
                     assert len(json.loads(response.read())) == 5
