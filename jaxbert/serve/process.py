@@ -155,7 +155,7 @@ def _impatient(kind: Any, seconds: float) -> Any:
     uvicorn would wait for ever for the end of a header.
     """
 
-    class Impatient(kind):  # type: ignore[misc]
+    class Impatient(kind):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self.loop.call_later(seconds, self._give_up)

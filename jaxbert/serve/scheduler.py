@@ -168,9 +168,13 @@ class Scheduler:
 
     def _pack(self, lengths: np.ndarray) -> tuple[StepPlan, Layout] | None:
         """Place segments in the cheapest shape that holds them; None if no shape does."""
-        longest, best = int(lengths.max()), None
+        longest, total = int(lengths.max()), int(lengths.sum())
+        best: tuple[float, StepPlan, Layout] | None = None
         for layout in self.layouts:
-            if layout.row_length < longest or layout.row_length * layout.row_counts[-1] < int(lengths.sum()):
+            least = -(-total // layout.row_length)
+            if layout.row_length < longest or layout.row_counts[-1] < least:
+                continue
+            if best is not None and best[0] <= row_cost(layout, layout.rows_for(least)):
                 continue
             rows, slots, starts, needed = best_fit(lengths, layout.row_length, layout.slots)
             if needed > layout.row_counts[-1]:
