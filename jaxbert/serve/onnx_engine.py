@@ -92,14 +92,14 @@ class OnnxStep:
     def __call__(self, params: Any, batch: Batch) -> jax.Array:
         """Return the predictions, [B, S, ...] or [B, T, ...]; `params` are not used, the graph has its own."""
         del params
-        used = np.asarray(batch["example_mask"]).any(axis=1)
+        used: Any = np.asarray(batch["example_mask"]).any(axis=1)
         chosen = slice(None) if used.all() else used
         values = self._session.run(None, {name: np.asarray(batch[name])[chosen] for name in self._inputs})
         outputs = {name: _spread(value, used) for name, value in zip(self._outputs, values, strict=True)}
         return self._finish(outputs, batch)
 
 
-def _spread(values: np.ndarray, used: np.ndarray) -> np.ndarray:
+def _spread(values: np.ndarray, used: Any) -> np.ndarray:
     """Return the outputs of all rows, with zeros for those that hold nothing and were not computed."""
     if used.all():
         return values

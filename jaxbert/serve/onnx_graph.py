@@ -128,10 +128,8 @@ class _Rows:
     position_ids: str
     mask: str
     """What is added to the logits of attention, [B, 1, T or 1, T]."""
-    first_positions: str | None = None
-    """int64 [B, S, 1]: the first token of each example, if they are the only ones that the last layer computes."""
-    first_mask: str | None = None
-    """The mask of these tokens, [B, 1, S, T]."""
+    firsts: tuple[str, str] | None = None
+    """If the last layer computes each example's first token alone: their places, int64 [B, S, 1], and mask, [B, 1, S, T]."""
 
 
 @dataclass(frozen=True)
@@ -193,8 +191,8 @@ class _Bert:
             return self._score_tokens(self._encode(rows), ("rows", "tokens"))
         places = graph.add("Unsqueeze", graph.add("Cast", firsts, to=TensorProto.INT64), graph.integers(2))
         own = graph.add("GatherND", segments, places, batch_dims=1)
-        masks = self._same_segment(segments, segments), self._same_segment(own, segments)
-        x = self._encode(_Rows(ids, types, positions, masks[0], places, masks[1]))
+        alone = places, self._same_segment(own, segments)
+        x = self._encode(_Rows(ids, types, positions, self._same_segment(segments, segments), alone))
         graph.name_output(self._score(x), "logits")
         return {"logits": ("rows", "slots", self._scores)}
 
@@ -217,11 +215,10 @@ class _Bert:
         x = self._embed(rows)
         last = self.config.num_hidden_layers - 1
         for number in range(last + 1):
-            alone = number == last and rows.first_positions is not None
-            residual = graph.add("GatherND", x, rows.first_positions, batch_dims=1) if alone else x
-            mixed = self._attend(
-                x, residual, f"{layers}.{number}.attention.self", rows.first_mask if alone else rows.mask
-            )
+            residual, mask = x, rows.mask
+            if number == last and rows.firsts is not None:
+                residual, mask = graph.add("GatherND", x, rows.firsts[0], batch_dims=1), rows.firsts[1]
+            mixed = self._attend(x, residual, f"{layers}.{number}.attention.self", mask)
             x = self._finish_half(mixed, residual, f"{layers}.{number}.attention.output")
             wide = graph.dense(x, f"{layers}.{number}.intermediate.dense")
             wide = ONNX_ACTIVATIONS[self.config.hidden_act](graph, wide)
@@ -240,9 +237,8 @@ class _Bert:
         total = self.graph.add("Add", self.graph.dense(x, f"{part}.dense"), residual)
         return self.graph.norm(total, f"{part}.LayerNorm", self.config.layer_norm_eps)
 
-    def _attend(self, x: str, queries: str, part: str, mask: str | None) -> str:
+    def _attend(self, x: str, queries: str, part: str, mask: str) -> str:
         """Return the mixed values, [B, T, D], or [B, S, D] if `queries` are those of S tokens."""
-        assert mask is not None
         graph, heads = self.graph, self.config.num_attention_heads
         width = self.config.hidden_size // heads
         scale = 1 / math.sqrt(width)

@@ -18,7 +18,7 @@ _INT8_LARGEST = 64
 """The largest quantized weight. x86 without VNNI adds two products of 8-bit numbers in 16 bits: with 127 they overflow."""
 MASKED: dict[type, float] = {np.float32: -1e30, np.float16: -6e4}
 """By the number format, what is added to the logit of a token that is not attended to."""
-_ONNX_TYPES = {np.float32: TensorProto.FLOAT, np.float16: TensorProto.FLOAT16}
+_ONNX_TYPES: dict[type, int] = {np.float32: TensorProto.FLOAT, np.float16: TensorProto.FLOAT16}
 
 
 class GraphWriter:
