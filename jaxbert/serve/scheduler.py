@@ -70,7 +70,7 @@ class Waiting:
 
 
 @dataclass(frozen=True)
-class Piece:
+class RequestPart:
     """Some segments of a request: `first` to `last - 1`."""
 
     request: Waiting
@@ -85,7 +85,7 @@ class Piece:
 class Packed:
     """One batch: the segments of its pieces, one after the other, placed in rows of a compiled shape."""
 
-    pieces: list[Piece]
+    pieces: list[RequestPart]
     lengths: np.ndarray
     """int32 [n]: the tokens of each segment."""
     plan: StepPlan
@@ -140,27 +140,27 @@ class Scheduler:
         while (found := self._pack(lengths[:count])) is None:
             count = min(count - 1, count * 7 // 8)  # the newest ones wait for the next batch
         plan, layout = found
-        kept, left = list[Piece](), count
+        kept, left = list[RequestPart](), count
         for piece in pieces:
             size = min(left, len(piece))
             if size:
-                kept.append(Piece(piece.request, piece.first, piece.first + size))
+                kept.append(RequestPart(piece.request, piece.first, piece.first + size))
                 piece.request.taken = piece.first + size
             left -= size
         while self._waiting and self._waiting[0].taken == len(self._waiting[0].lengths):
             self._waiting.popleft()
         return Packed(kept, lengths[:count], plan, layout)
 
-    def _oldest(self) -> list[Piece]:
+    def _oldest(self) -> list[RequestPart]:
         """Return the oldest segments within the budget, and at least one if there is any."""
-        pieces, left = list[Piece](), self.budget
+        pieces, left = list[RequestPart](), self.budget
         for request in self._waiting:
             first = request.taken
             ends = np.cumsum(request.lengths[first:])
             count = int(np.searchsorted(ends, left, side="right"))
             count = max(count, 0 if pieces else 1)
             if count:
-                pieces.append(Piece(request, first, first + count))
+                pieces.append(RequestPart(request, first, first + count))
                 left -= int(ends[count - 1])
             if first + count < len(request.lengths) or left <= 0:
                 break
