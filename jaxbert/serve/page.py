@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxbert.serve.forms import to_text
 from jaxbert.understand.explain import Explanation
-from jaxbert.understand.explain_page import WORD_STYLE, explained_article
+from jaxbert.understand.explain_page import explained_article
 from jaxbert.understand.report.page import Html, bar, element, joined_html, page, table
 
 _STYLE = """
@@ -48,7 +48,7 @@ def ask_page(
         sections.append(("Answer", _answer(answer)))
     if explanation is not None:
         sections.append(("Why", joined_html([Html(explained_article(1, explanation))])))
-    style = element("style", Html(WORD_STYLE + _STYLE))
+    style = element("style", Html(_STYLE))
     head, content = sections[0]
     return page(f"jaxbert: {model}", [(head, joined_html([style, content])), *sections[1:]])
 
