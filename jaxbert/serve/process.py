@@ -261,4 +261,5 @@ def run_workers(command: Sequence[str], bound: socket.socket, workers: int) -> i
                 time.sleep(_RESTART_SECONDS)
                 processes[place] = start()
         time.sleep(_POLL_SECONDS)
-    return max(abs(process.returncode) for process in processes)
+    told = -signal.SIGTERM  # the code of one that was not ready yet
+    return max(0 if ending and process.returncode == told else abs(process.returncode) for process in processes)

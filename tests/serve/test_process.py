@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import random
 import re
 import shutil
@@ -34,7 +35,7 @@ class Server:
         self.log: list[dict[str, Any]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.port = self._entry("listening")["port"]
+        self.port = self._entry("sharing" if "--workers" in arguments else "listening")["port"]
         self._entry("ready")
 
     def _read(self) -> None:
@@ -167,6 +168,26 @@ def test_sighup_opens_the_model_again(folder, tmp_path):
         assert time.monotonic() < until
         time.sleep(0.05)
     assert (before[0], after[0]) == (200, 200)
+    assert server.end() == 0
+
+
+@pytest.mark.long
+def test_several_processes_share_the_port(folder):
+    """One that is killed is started again; all end together."""
+    server = Server("--model", str(folder), "--workers", "2")
+    until = time.monotonic() + _SECONDS
+    while sum(entry["event"] == "ready" for entry in list(server.log)) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    body = json.dumps({"inputs": TEXTS})
+    assert all(server.ask("POST", "/predict", body)[0] == 200 for _ in range(20))
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()
+    assert len(children) == 2
+    os.kill(int(children[0]), signal.SIGKILL)
+    while sum(entry["event"] == "ready" for entry in list(server.log)) < 3:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert all(server.ask("POST", "/predict", body)[0] == 200 for _ in range(20))
     assert server.end() == 0
 
 
