@@ -238,7 +238,9 @@ def test_a_slow_body_is_given_up(service):
         await asyncio.sleep(0 if number == 0 else 60)
         return {"type": "http.request", "body": b'{"inputs": ', "more_body": True}
 
+    begin = time.monotonic()
     assert call(service, receive)[0]["status"] == 408
+    assert time.monotonic() - begin < 4
 
 
 def test_a_client_that_left_is_dropped(service, monkeypatch):
