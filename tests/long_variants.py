@@ -27,12 +27,21 @@ VARIANTS = {
         "before any save-crashes3-None",
     ),
     "train/test_resume.py::test_a_signal_changes_no_bit": ("SIGTERM-75",),
-    "plan/test_topology.py::test_all_products_are_counted": ("xla-3",),
+    "bench/test_every_task.py::test_it_is_timed": ("multi_label", "regression", "documents", "token_classification"),
+    "bench/test_every_task.py::test_it_is_planned": ("multi_label", "regression", "documents", "token_classification"),
+    "data/test_memory.py::test_memory_of_items_is_flat": ("token_classification",),
+    "models/test_residual.py::test_a_model_on_a_gpu_is_the_model_elsewhere": ("False",),
+    "plan/test_topology.py::test_all_products_are_counted": ("xla-3", "splash-3.5"),
     "plan/test_topology.py::test_how_often_loops_run_is_known": ("unrolled",),
     "train/test_trained.py::test_a_step_of_the_trained_part_is_the_whole_step": (
         "embeddings]",
     ),  # "embeddings and layers" has it
     "train/test_tasks.py::test_packed_padded_and_sliced": ("documents by their largest",),
+    "train/test_compilations.py::test_the_state_is_updated_in_place": ("data-3", "fsdp-1"),
+    "train/test_optimizers.py::test_a_bad_step_changes_nothing_but_the_count_of_steps": ("lamb", "lion", "sgd", "muon"),
+    "train/test_trained.py::test_meshes_and_slices_take_the_same_steps": ("tensor",),
+    "train/test_trajectory.py::test_variants_take_the_same_steps": ("fsdp",),
+    "understand/test_folds.py::test_every_task_that_gives_an_answer_for_a_row": ("multi_label-False", "regression-False"),
 }
 
 

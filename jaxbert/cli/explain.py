@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _USAGE = """\
 Example:  jaxbert explain --model runs/reviews --input new.csv --output why.jsonl
           jaxbert explain --model runs/reviews --input new.csv --output why.html --summary words.json
-Model:    a run folder, an exported folder or a name on the Hugging Face Hub; of any task but multiple_choice.
+Model:    a run folder, an exported folder or a name on the Hugging Face Hub; any task but
+          multiple_choice.
 Input:    as for `jaxbert predict`.
 Results:  one JSON object per text: label, score, and the weight of each word for the label; a page
           with coloured words if the name of --output ends in .html."""

@@ -81,13 +81,21 @@ class Explainer:
         def explanations() -> Iterator[Explanation]:
             with closing(model.predict(feed)) as predictions:
                 for chunk, values in predictions:
-                    outcome = Outcome(task, chunk.examples, values)
-                    items = items_of(outcome, model.tokenizer, model.max_length, target)
-                    answers = self._explain(items, attributor, options)
-                    for texts, count in zip(items.texts, items.counts, strict=True):
-                        yield Explanation(texts, list(islice(answers, count)), isinstance(task, TokenClassification))
+                    yield from self._of_outcome(Outcome(task, chunk.examples, values), attributor, options, target)
 
         return explanations()
+
+    def of_outcome(self, outcome: Outcome, options: ExplainOptions) -> list[Explanation]:
+        """Explain the answers of an outcome, as `items_of` takes it."""
+        return list(self._of_outcome(outcome, self._attributor(options), options, None))
+
+    def _of_outcome(
+        self, outcome: Outcome, attributor: Attributor, options: ExplainOptions, target: int | None
+    ) -> Iterator[Explanation]:
+        items = items_of(outcome, self.model.tokenizer, self.model.max_length, target)
+        answers = self._explain(items, attributor, options)
+        for texts, count in zip(items.texts, items.counts, strict=True):
+            yield Explanation(texts, list(islice(answers, count)), isinstance(outcome.task, TokenClassification))
 
     def _attributor(self, options: ExplainOptions) -> Attributor:
         """Return the attributor for these options."""

@@ -1,7 +1,4 @@
-"""Explanations as one HTML page that needs no other file: texts with coloured words, in light and dark.
-
-A word's colour says for or against the label; a line below the word says the same to readers who do not see the difference.
-"""
+"""Explanations as one HTML page that needs no other file: texts with coloured words, in light and dark."""
 
 from __future__ import annotations
 
@@ -9,14 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from jaxbert.options import ExplainOptions
+from jaxbert.understand.coloured import coloured_texts, coloured_word
 from jaxbert.understand.explain import Explanation, shown_label
 from jaxbert.understand.report.page import escaped
+from jaxbert.understand.report.style import WORD_STYLE
 from jaxbert.understand.words import Text
 
 MOST_SHOWN = 1000
 """The most texts on a page: a browser needs long for more."""
-_FAINTEST = 0.04
-"""The smallest share of the largest weight of a text that is coloured."""
 _METHODS = {
     "integrated_gradients": "integrated gradients, {steps} steps, from the baseline {baseline}",
     "gradient_x_input": "gradient times input",
@@ -29,17 +26,12 @@ _UNITS = {
     "score": "score",
 }
 _STYLE = """\
-:root { color-scheme: light dark; --ink: #1b1b1f; --paper: #ffffff; --soft: #55555e; --line: #d5d5dc;
-  --for: 22, 132, 60; --against: 200, 40, 60; --deepest: 0.42; }
-@media (prefers-color-scheme: dark) { :root { --ink: #ececf1; --paper: #17171b; --soft: #a9a9b4; --line: #3a3a42;
-  --for: 46, 160, 90; --against: 225, 75, 90; --deepest: 0.55; } }
+:root { color-scheme: light dark; --ink: #1b1b1f; --paper: #ffffff; --soft: #55555e; --line: #d5d5dc; }
+@media (prefers-color-scheme: dark) { :root { --ink: #ececf1; --paper: #17171b; --soft: #a9a9b4; --line: #3a3a42; } }
 body { font: 16px/1.6 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto; padding: 1rem;
   max-width: 52rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.4rem; } header p, .facts { color: var(--soft); font-size: 0.9rem; }
 article { border-top: 1px solid var(--line); padding: 0.8rem 0; } article p { margin: 0.3rem 0; white-space: pre-wrap; }
-.w { color: var(--ink); border-radius: 0.2em; padding: 0.1em 0; border-bottom: 2px solid transparent; }
-.f { background: rgba(var(--for), calc(var(--a) * var(--deepest))); border-bottom: 2px solid rgb(var(--for)); }
-.g { background: rgba(var(--against), calc(var(--a) * var(--deepest))); border-bottom: 2px dashed rgb(var(--against)); }
 details { font-size: 0.9rem; } @media print { article { break-inside: avoid; } }
 """
 
@@ -57,10 +49,11 @@ def page_pieces(explanations: Iterable[Explanation], options: ExplainOptions, un
     yield (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Explanations of {escaped(model)}</title>\n<style>\n{_STYLE}</style>\n</head>\n<body>\n<header>\n"
+        f"<title>Explanations of {escaped(model)}</title>\n<style>\n{_STYLE}{WORD_STYLE}</style>\n</head>\n"
+        "<body>\n<header>\n"
         f"<h1>Why {escaped(model)} answers so</h1>\n"
-        f'<p>Words that speak <span class="w f" style="--a: 1">for</span> the answer have a solid line, words '
-        f'<span class="w g" style="--a: 1">against</span> it a dashed one; the stronger the colour, the larger the weight '
+        f"<p>Words that speak {coloured_word('for', 1)} the answer have a solid line, words "
+        f"{coloured_word('against', -1)} it a dashed one; the stronger the colour, the larger the weight "
         f"among the words of the same text. Weights add up to the change of the {_UNITS[unit]} from a text without its "
         f"words to the whole text. Method: {escaped(how)}.</p>\n</header>\n"
     )
@@ -88,37 +81,11 @@ def _answer(texts: Sequence[Text], answer: dict[str, Any], number: int) -> str:
         f"text {number}; from {answer['baseline_value']:.3g} to {answer['value']:.3g}; completeness error "
         f"{answer['completeness_error']:.2%}"
     )
-    largest = max((abs(word["weight"]) for word in answer["words"]), default=0.0)
-    lines = [
-        f"<p>{_coloured(text, [word for word in answer['words'] if word.get('pair', 0) == which], largest)}</p>"
-        for which, text in enumerate(texts)
-    ]
+    lines = [f"<p>{text}</p>" for text in coloured_texts(texts, answer["words"])]
     return (
         f"<div><strong>{escaped(shown_label(answer))}</strong>{of_word} {answer['score']:.4g} "
         f'<span class="facts">{facts}</span></div>\n' + "\n".join(lines) + _neighbours(answer)
     )
-
-
-def _coloured(text: Text, words: list[dict[str, Any]], largest: float) -> str:
-    """Return the text with a span around each word that has a weight worth a colour."""
-    if isinstance(text, list):
-        weights = {word["start"]: word["weight"] for word in words}
-        return " ".join(_span(part, weights.get(place, 0.0), largest) for place, part in enumerate(text))
-    parts: list[str] = []
-    end = 0
-    for word in sorted(words, key=lambda word: word["start"]):
-        parts.append(escaped(text[end : word["start"]]))
-        parts.append(_span(text[word["start"] : word["end"]], word["weight"], largest))
-        end = word["end"]
-    return "".join(parts) + escaped(text[end:])
-
-
-def _span(word: str, weight: float, largest: float) -> str:
-    share = abs(weight) / largest if largest else 0.0
-    if share < _FAINTEST:
-        return escaped(word)
-    kind = "f" if weight > 0 else "g"
-    return f'<span class="w {kind}" style="--a: {share:.2f}" title="{weight:+.4g}">{escaped(word)}</span>'
 
 
 def _neighbours(answer: dict[str, Any]) -> str:

@@ -38,11 +38,7 @@ def flags(problem: Problem, name: str) -> list[str]:
     return [*model, "--train.batch_size=8", *words]
 
 
-_LONG = ("multi_label", "regression", "documents")
-NAMES = [pytest.param(name, marks=[pytest.mark.long] * (name in _LONG)) for name in SETTINGS]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_it_is_timed(problem, name, tmp_path):
     output = tmp_path / "bench.json"
     timed = ["--bench.steps=2", "--bench.measure_compile=false", f"--output={output}"]
@@ -52,7 +48,7 @@ def test_it_is_timed(problem, name, tmp_path):
     assert result["predict_examples_per_second"] > 0
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SETTINGS)
 def test_it_is_planned(problem, name, tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
     output = tmp_path / "plan.json"

@@ -90,6 +90,7 @@ def test_the_course_is_that_of_one_device(problem, one_device, cluster, meshes):
     assert all(speaks_of_its_place_alone(err) for err in said[1:]), said
 
 
+@pytest.mark.long
 def test_folds_of_two_processes_are_those_of_one(problem):
     """The models of the folds, their ensemble, and the numbers about both."""
     changes = {"train__folds": 2, "train__folds_final": False, "train__epochs": 1, "train__checkpoint_every": 1}

@@ -16,17 +16,20 @@ from reports import Parsed, made_up_run, seconds_of, tokenizer_of
 from runs import FILLERS, Problem, random_rows, write_csv
 from sklearn.metrics import f1_score, precision_recall_curve
 
+import jaxbert
 from jaxbert.api import finetune
 from jaxbert.cli.main import main
 from jaxbert.config import Config, DataConfig, ReportConfig, TrainConfig
 from jaxbert.errors import UserError
 from jaxbert.tasks.decision import Decision
+from jaxbert.understand.records import read_records
 from jaxbert.understand.reopen import reopen
 from jaxbert.understand.report.held_out import HeldOut
 from jaxbert.understand.report.page import Html, element, escaped, marked_text, table
 from jaxbert.understand.report.scores import group_values, number_groups
 from jaxbert.understand.report.trust import threshold_curve
 from jaxbert.understand.report.whole_run import command_of
+from jaxbert.understand.report.words import weights_of_words
 from jaxbert.understand.report.write import report_page, write_report
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -62,6 +65,25 @@ def test_a_run_writes_its_report_and_the_command_writes_the_same(run, capsys):
     assert "always answering" in found.text
     assert found.tags.count("svg") == 4 + 2 * 3  # curves; reliability, coverage and thresholds of each set
     assert f"--data.train {run.parent / 'train.csv'}" in found.text
+
+
+def test_words_of_errors_have_the_weights_of_explain(run):
+    finished = reopen(run)
+    for name, outcome in finished.outcomes.items():
+        held_out = HeldOut(finished, name, outcome)
+        chosen = [3, 0, 7]
+        records = read_records(finished.config, held_out.task, name, outcome.examples, np.array(chosen))
+        found = weights_of_words(held_out, chosen, records)
+        texts = [record.text for record in records]
+        for words, right in zip(found, jaxbert.load(run).explain(texts, method="occlusion"), strict=True):
+            assert [word["text"] for word in words] == [word["text"] for word in right["words"]]
+            assert [word["weight"] for word in words] == pytest.approx(
+                [word["weight"] for word in right["words"]], abs=2e-6
+            )
+    page = (run / "report.html").read_text("utf-8")
+    assert page.count('class="w f"') > 5
+    assert page.count('class="w g"') > 5
+    assert "explain, occlusion" in page
 
 
 def test_two_runs_of_one_seed_differ_in_times_alone(run, tmp_path):

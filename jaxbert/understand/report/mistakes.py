@@ -20,14 +20,20 @@ from jaxbert.tasks.token_classification.marks import join_words
 from jaxbert.tasks.token_classification.task import PlainTags, TokenClassification
 from jaxbert.train.inference import Finished
 from jaxbert.understand.audit import has_labels_to_judge, worst_labels
+from jaxbert.understand.coloured import coloured_texts, coloured_word
 from jaxbert.understand.judged import Judged, entities_of
 from jaxbert.understand.records import Record, read_records
 from jaxbert.understand.report.held_out import HeldOut, labels_of
 from jaxbert.understand.report.page import Html, element, joined_html, marked_text, shortened, shown_number, subsection
+from jaxbert.understand.report.words import weights_of_words
 
 _MOST = 20
 _BEFORE, _SHOWN = 150, 600
 """Characters of a long text before the first error, and in all."""
+_LEGEND = (
+    *("Words ", coloured_word("for", 1), " the answer given and ", coloured_word("against", -1), " it; "),
+    "the stronger the colour, the more changes without the word (jaxbert explain, occlusion).",
+)
 Mark = tuple[int, int, str, str]
 
 
@@ -82,7 +88,7 @@ def _label(name: object) -> Html:
 
 
 def _with_texts(held_out: HeldOut, chosen: Sequence[int], said: Sequence[Sequence[object]]) -> list[Html]:
-    """Return an item for each chosen example: what is said of it, and its text. Weights of words would be marks here."""
+    """Return an item for each chosen example: what is said of it, and its text with coloured words."""
     assert isinstance(held_out.task, TextTask)
     records: list[Record] = []
     note = []
@@ -95,10 +101,20 @@ def _with_texts(held_out: HeldOut, chosen: Sequence[int], said: Sequence[Sequenc
             note = [element("p", f"Without texts: {error}", kind="note")]
     if not records:
         return [*note, *(_item(None, parts) for parts in said)]
-    return [
-        _item(record.row, parts, shortened(record.text), record.pair and shortened(record.pair))
-        for record, parts in zip(records, said, strict=True)
+    weights = weights_of_words(held_out, chosen, records)
+    words = [*weights, *([] for _ in records[len(weights) :])]
+    items = [
+        _item(record.row, parts, *_coloured(record, of_record))
+        for record, parts, of_record in zip(records, said, words, strict=True)
     ]
+    return [*([element("p", *_LEGEND, kind="note")] if weights else []), *items]
+
+
+def _coloured(record: Record, words: Sequence[Mapping[str, Any]]) -> list[Html]:
+    """Return the texts of a record, cut if they are long, with the words that are coloured."""
+    texts = [shortened(text) for text in (record.text, record.pair) if text is not None]
+    shown = [word for word in words if texts[word.get("pair", 0)][word["start"] : word["end"]] == word["text"]]
+    return coloured_texts(texts, shown)
 
 
 def _answer(held_out: HeldOut, index: int) -> dict[str, Any]:

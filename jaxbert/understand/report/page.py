@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jaxbert.understand.report.style import SCRIPT, STYLE
+from jaxbert.understand.report.style import SCRIPT, STYLE, WORD_STYLE
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _EMPTY_ELEMENTS = {"meta", "br"}
@@ -170,7 +170,7 @@ def page(title: str, sections: Sequence[tuple[str, Html]]) -> str:
         element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("title", title),
-        element("style", Html(STYLE)),
+        element("style", Html(STYLE + WORD_STYLE)),
     )
     names = [(f"s{number}", name) for number, (name, _) in enumerate(sections, 1)]
     menu = element("nav", *(element("a", name, href=f"#{anchor}") for anchor, name in names))

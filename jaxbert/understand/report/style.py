@@ -101,3 +101,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 """
+
+WORD_STYLE = """\
+:root { --for: 22, 132, 60; --against: 200, 40, 60; --deepest: 0.42; }
+@media screen and (prefers-color-scheme: dark) { :root { --for: 46, 160, 90; --against: 225, 75, 90; --deepest: 0.55; } }
+.w { color: var(--ink); border-radius: 0.2em; padding: 0.1em 0; border-bottom: 2px solid transparent; }
+.f { background: rgba(var(--for), calc(var(--a) * var(--deepest))); border-bottom: 2px solid rgb(var(--for)); }
+.g { background: rgba(var(--against), calc(var(--a) * var(--deepest))); border-bottom: 2px dashed rgb(var(--against)); }
+"""
+"""The style of coloured words; the page's own style sets `--ink`."""
