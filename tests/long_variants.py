@@ -41,7 +41,10 @@ VARIANTS = {
     "train/test_optimizers.py::test_a_bad_step_changes_nothing_but_the_count_of_steps": ("lamb", "lion", "sgd", "muon"),
     "train/test_trained.py::test_meshes_and_slices_take_the_same_steps": ("tensor",),
     "train/test_trajectory.py::test_variants_take_the_same_steps": ("fsdp",),
-    "understand/test_folds.py::test_every_task_that_gives_an_answer_for_a_row": ("multi_label-False", "regression-False"),
+    "understand/test_folds.py::test_every_task_that_gives_an_answer_for_a_row": (
+        "multi_label-False",
+        "regression-False",
+    ),
 }
 
 
