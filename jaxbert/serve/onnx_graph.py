@@ -219,10 +219,12 @@ class _Bert:
             if number == last and rows.firsts is not None:
                 residual, mask = graph.add("GatherND", x, rows.firsts[0], batch_dims=1), rows.firsts[1]
             mixed = self._attend(x, residual, f"{layers}.{number}.attention.self", mask)
-            x = self._finish_half(mixed, residual, f"{layers}.{number}.attention.output")
+            part = f"{layers}.{number}.attention.output"
+            x = self._finish_half(graph.dense(mixed, f"{part}.dense"), residual, part)
             wide = graph.dense(x, f"{layers}.{number}.intermediate.dense")
             wide = ONNX_ACTIVATIONS[self.config.hidden_act](graph, wide)
-            x = self._finish_half(wide, x, f"{layers}.{number}.output")
+            part = f"{layers}.{number}.output"
+            x = self._finish_half(graph.dense_by_token(wide, f"{part}.dense"), x, part)
         return x
 
     def _embed(self, rows: _Rows) -> str:
@@ -234,7 +236,7 @@ class _Bert:
         return graph.norm(total, f"{part}.LayerNorm", self.config.layer_norm_eps)
 
     def _finish_half(self, x: str, residual: str, part: str) -> str:
-        total = self.graph.add("Add", self.graph.dense(x, f"{part}.dense"), residual)
+        total = self.graph.add("Add", x, residual)
         return self.graph.norm(total, f"{part}.LayerNorm", self.config.layer_norm_eps)
 
     def _attend(self, x: str, queries: str, part: str, mask: str) -> str:
@@ -244,9 +246,8 @@ class _Bert:
         scale = 1 / math.sqrt(width)
         query, key, value = (f"{part}.{name}" for name in ("query", "key", "value"))
         if queries == x:
-            parts = graph.split(
-                "Split", [graph.dense(x, query, key, value, scales=(scale, 1, 1))], 3, axis=-1, num_outputs=3
-            )
+            joined = graph.dense(x, query, key, value, scales=(scale, 1, 1))
+            parts = graph.split("Split", [joined], 3, axis=-1, num_outputs=3)
         else:
             both = graph.split("Split", [graph.dense(x, key, value)], 2, axis=-1, num_outputs=2)
             parts = [graph.dense(queries, query, scales=(scale,)), *both]

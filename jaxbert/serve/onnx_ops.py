@@ -14,8 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from jaxbert.options import Quantize
 
-_INT8_LARGEST = 64
-"""The largest quantized weight. x86 without VNNI adds two products of 8-bit numbers in 16 bits: with 127 they overflow."""
+_LARGEST_FACTOR, _LARGEST_ROW = 64, 127
+"""The largest 8-bit number in a dense layer and in a table. x86 without VNNI adds two products of 8-bit numbers in 16 bits:
+in a dense layer 127 would overflow."""
+_SMALLEST = 0.3
+"""The least number by which a token is divided before it is quantized: no activation but tanh is below -0.3."""
 MASKED: dict[type, float] = {np.float32: -1e30, np.float16: -6e4}
 """By the number format, what is added to the logit of a token that is not attended to."""
 _ONNX_TYPES: dict[type, int] = {np.float32: TensorProto.FLOAT, np.float16: TensorProto.FLOAT16}
@@ -96,9 +99,22 @@ class GraphWriter:
             product = self.add("MatMul", x, self._weights(f"{name}.weight", kernel.astype(self.float)))
         return self.add("Add", product, self._weights(f"{name}.bias", bias.astype(self.float)))
 
+    def dense_by_token(self, x: str, layer: str) -> str:
+        """Apply a dense layer to the outputs of an activation.
+
+        A few tokens have outputs many times as large as the others', so in int8 each token is divided by its own largest one.
+        MiniLM on SST-2: without it the log-odds change by a third more (0.24 against 0.18).
+        """
+        if not self._int8:
+            return self.dense(x, layer)
+        largest = self.add("Max", self.add("ReduceMax", x, self.integers(-1), keepdims=1), self.number(_SMALLEST))
+        product = self._int8_product(self.add("Div", x, largest), self._read(f"{layer}.weight").T, layer)
+        bias = self._weights(f"{layer}.bias", self._read(f"{layer}.bias"))
+        return self.add("Add", self.add("Mul", product, largest), bias)
+
     def _int8_product(self, x: str, kernel: np.ndarray, name: str) -> str:
         """Multiply by a kernel [D, F] in 8 bits; onnxruntime computes these nodes as one."""
-        quantized, scales_F = _quantized(kernel, axis=0)
+        quantized, scales_F = _quantized(kernel, 0, _LARGEST_FACTOR)
         key = "quantized", x
         parts = self._kept.get(key) or ",".join(self.split("DynamicQuantizeLinear", [x], 3))
         self._kept[key] = parts
@@ -114,7 +130,7 @@ class GraphWriter:
         rows = self._read(f"{table}.weight")
         if not self._int8:
             return self.add("Gather", self._weights(f"{table}.weight", rows.astype(self.float)), ids)
-        quantized, scales = _quantized(rows, axis=1)
+        quantized, scales = _quantized(rows, 1, _LARGEST_ROW)
         found = self.add("Gather", self._weights(f"{table}.weight", quantized), ids)
         return self.add("Mul", self.cast(found), self.add("Gather", self._weights(f"{table}.scale", scales), ids))
 
@@ -141,10 +157,10 @@ class GraphWriter:
         return self._kept[key]
 
 
-def _quantized(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+def _quantized(weights: np.ndarray, axis: int, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Return weights as int8, symmetric around 0, and a scale for each group of numbers along an axis (float32)."""
     largest = np.abs(weights).max(axis, keepdims=True)
-    scales = np.where(largest > 0, largest / _INT8_LARGEST, 1).astype(np.float32)
+    scales = np.where(largest > 0, largest / most, 1).astype(np.float32)
     return np.rint(weights / scales).astype(np.int8), scales
 
 
