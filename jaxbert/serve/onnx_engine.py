@@ -73,6 +73,7 @@ class OnnxStep:
         self._session = session
         self._inputs = [each.name for each in session.get_inputs()]
         self._outputs = [each.name for each in session.get_outputs()]
+        self._per_token = task.per_token
         self._finish = Compiled(lambda outputs, batch: task.predictions(outputs, batch))
 
     @property
@@ -90,22 +91,38 @@ class OnnxStep:
         return self._finish.has(batch)
 
     def __call__(self, params: Any, batch: Batch) -> jax.Array:
-        """Return the predictions, [B, S, ...] or [B, T, ...]; `params` are not used, the graph has its own."""
+        """Return the predictions, [B, S, ...] or [B, T, ...]; `params` are not used, the graph has its own.
+
+        Rows that hold nothing, and the columns after the last token of all rows, are not computed.
+        """
         del params
-        used: Any = np.asarray(batch["example_mask"]).any(axis=1)
+        segments = np.asarray(batch["segment_ids"])
+        used: Any = segments.any(axis=1)
+        length = int(np.flatnonzero(segments.any(axis=0))[-1]) + 1
         chosen = slice(None) if used.all() else used
-        values = self._session.run(None, {name: np.asarray(batch[name])[chosen] for name in self._inputs})
-        outputs = {name: _spread(value, used) for name, value in zip(self._outputs, values, strict=True)}
+        feeds = {name: np.asarray(batch[name])[chosen] for name in self._inputs}
+        row_length = segments.shape[1]
+        feeds = {name: value if name in _BY_SLOT else value[:, :length] for name, value in feeds.items()}
+        values = self._session.run(None, feeds)
+        whole = (len(used), row_length) if self._per_token else (len(used),)
+        outputs = {name: _spread(value, used, whole) for name, value in zip(self._outputs, values, strict=True)}
         return self._finish(outputs, batch)
 
 
-def _spread(values: np.ndarray, used: Any) -> np.ndarray:
-    """Return the outputs of all rows, with zeros for those that hold nothing and were not computed."""
-    if used.all():
+_BY_SLOT = ("cls_positions",)
+"""The inputs of a packed graph that have slots, and not tokens, on their second axis."""
+
+
+def _spread(values: np.ndarray, used: Any, whole: tuple[int, ...]) -> np.ndarray:
+    """Return outputs with the first axes `whole`, with zeros where nothing was computed."""
+    if used.all() and values.shape[: len(whole)] == whole:
         return values
-    whole = np.zeros((len(used), *values.shape[1:]), values.dtype)
-    whole[used] = values
-    return whole
+    spread = np.zeros((*whole, *values.shape[len(whole) :]), values.dtype)
+    if len(whole) == 1:
+        spread[used] = values
+    else:
+        spread[used, : values.shape[1]] = values
+    return spread
 
 
 @dataclass
