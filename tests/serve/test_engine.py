@@ -11,12 +11,14 @@ import pytest
 from runs import random_rows
 from served import TASKS, Question, serving, write_export
 
-import jaxbert
 from jaxbert.api.model import Model
-from jaxbert.options import InferenceOptions
+from jaxbert.config import DataConfig
+from jaxbert.options import InferenceOptions, ServeOptions
 from jaxbert.serve.engine import Engine
 from jaxbert.serve.forms import RefusedError
+from jaxbert.serve.metrics import Metrics
 from jaxbert.train.evaluate import Ensemble
+from jaxbert.train.inference import open_trained
 from jaxbert.train.programs import CompileLog
 
 TEXTS = [text for text, _ in random_rows(14, seed=5, longest=30)]
@@ -81,22 +83,20 @@ def test_answers_are_those_of_predict(name, folders):
     assert_same(last[::-1], expected)
 
 
-def test_an_ensemble_answers_with_the_mean(tmp_path, folders):
+def test_an_ensemble_answers_with_the_mean(engine, tmp_path):
     """As `predict` does, with the folds of a run."""
-    with serving({"one": folders["classification"]}) as service:
-        served = service.find()
-        other = write_export(tmp_path / "other", TASKS["classification"], seed=4)
-        params = [jaxbert.load(place)._trained.params for place in (folders["classification"], other)]
-        trained = replace(served.trained, params=params, predictor=Ensemble.of(served.trained.predictor))
-        both = Engine(trained, served.data, service.options, service.metrics)
-        both.warm_up()
-        both.start()
-        found = Question(both, TEXTS).answers()
-        both.close()
-    one, two = (jaxbert.load(place).predict(TEXTS) for place in (folders["classification"], other))
-    for answer, first, second in zip(found, one, two, strict=True):
+    one = engine.trained
+    two = replace(one, params=open_trained(str(write_export(tmp_path / "two", TASKS["classification"], seed=4))).params)
+    trained = replace(one, params=[one.params, two.params], predictor=Ensemble.of(one.predictor))
+    both = Engine(trained, DataConfig(), ServeOptions(), Metrics())
+    both.start()
+    found = Question(both, TEXTS).answers()
+    both.close()
+    answers = (Model(each, "one", DataConfig()).predict(TEXTS) for each in (one, two))
+    for answer, first, second in zip(found, *answers, strict=True):
         mean = (first["probabilities"]["good"] + second["probabilities"]["good"]) / 2
         assert answer["probabilities"]["good"] == pytest.approx(mean, abs=1e-5)
+        assert first["probabilities"]["good"] != pytest.approx(second["probabilities"]["good"], abs=1e-3)
 
 
 def test_no_bit_depends_on_what_the_neighbours_say(engine):
