@@ -47,7 +47,7 @@ def run(problem):
         "model__pooling": "mean",
     }
     files = {"data__validation": problem.folder / "dev.csv", "train__output_dir": problem.folder / "run"}
-    more = {"train__calibration": "temperature", "train__epochs": None, "train__max_steps": 12}
+    more = {"train__calibration": "temperature", "train__epochs": None, "train__max_steps": 30}
     assert problem.train(**files, **windows, **more, optimizer__learning_rate=3e-3) == 0
     return problem.folder / "run"
 
