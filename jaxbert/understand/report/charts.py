@@ -47,7 +47,7 @@ _SETTINGS: Any = {
     "legend.frameon": False,
 }
 _SIZE = (4.0, 2.6)
-_INSIDE = (0.15, 0.18, 0.82, 0.77)
+_INSIDE = (0.18, 0.18, 0.79, 0.77)
 """Left, bottom, width and height of the axes as shares of the figure."""
 _MOST_POINTS = 300
 _REMARKS = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", re.DOTALL)
