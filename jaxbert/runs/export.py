@@ -66,8 +66,13 @@ def export_params(
         if target.name == owner.export.name and owner.summary.exists():
             owner.predictions.unlink(missing_ok=True)
         if (target / GRAPHS).exists():
-            for packed, quantize in itertools.product((False, True), (None, *get_args(Quantize))):
-                (target / GRAPHS / graph_file(packed=packed, quantize=quantize)).unlink(missing_ok=True)
+            names = itertools.product((False, True), (None, *get_args(Quantize)))
+            paths = [target / GRAPHS / graph_file(packed=packed, quantize=quantize) for packed, quantize in names]
+            stale = [path for path in paths if path.exists()]
+            for path in stale:
+                path.unlink()
+            if stale:
+                logger.warning("%s ONNX graphs of older weights are removed from %s", len(stale), target / GRAPHS)
         with staged(target) as local:
             save_folder(local, whole, config, tokenizer, architecture=architecture)
     wait_for_all("export is written")

@@ -186,6 +186,7 @@ def test_new_weights_leave_no_old_graphs(run, exported, tmp_path, capsys):
     (folder / "onnx" / "model_q4.onnx").write_bytes(b"")
     assert main(["export", "--run", str(run), "--step", "last", "--output", str(folder)]) == 0
     assert [path.name for path in (folder / "onnx").iterdir()] == ["model_q4.onnx"]
+    assert f"4 ONNX graphs of older weights are removed from {folder / 'onnx'}\n" in capsys.readouterr().err
 
 
 def test_a_graph_of_another_config_is_refused(problem, exported, tmp_path, capsys):
