@@ -164,7 +164,7 @@ CUDNN = (2 + 5) / 2
 
 
 @compiler
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_plan_tells_what_the_compiler_made(folder, capsys):
     """On two GPUs: gradients are summed, attention is a kernel whose products count, and nothing is estimated."""
     words = ("plan", f"--model.name_or_path={folder}", "--topology=h200:2", "--train.batch_size=16", "--kernels=2")

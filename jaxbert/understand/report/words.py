@@ -18,7 +18,6 @@ from jaxbert.options import ExplainOptions
 from jaxbert.tasks.base import Outcome
 from jaxbert.tasks.multi_label.task import MultiLabel
 from jaxbert.train.evaluate import Ensemble
-from jaxbert.train.inference import TrainedModel
 from jaxbert.understand.explain import Explainer
 from jaxbert.understand.records import Record
 from jaxbert.understand.report.held_out import HeldOut
@@ -30,7 +29,8 @@ _MOST_TOKENS = 8192
 def weights_of_words(held_out: HeldOut, chosen: Sequence[int], records: Sequence[Record]) -> list[list[dict[str, Any]]]:
     """Return the words of the first records with their weights, as `jaxbert explain` has them, for the answer given.
 
-    Empty where answers cannot be explained: in runs of several processes, of ensembles, and by some tokenizers.
+    Empty where answers cannot be explained: in runs of several processes, of ensembles, without parameters, and with some
+    tokenizers.
 
     Args:
       held_out: the set.
@@ -38,7 +38,7 @@ def weights_of_words(held_out: HeldOut, chosen: Sequence[int], records: Sequence
       records: their texts.
     """
     model = held_out.finished.model
-    if not isinstance(model, TrainedModel) or isinstance(model.predictor, Ensemble) or jax.process_count() > 1:
+    if not model.params or isinstance(model.predictor, Ensemble) or jax.process_count() > 1:
         return []
     if held_out.task.explains is None or isinstance(
         held_out.task, MultiLabel
