@@ -18,7 +18,6 @@ VARIANTS = {
     "train/test_bad_steps.py::test_it_changes_nothing_but_the_count_of_steps": ("2-slices", "frozen"),
     "train/test_bad_steps.py::test_the_steps_after_it_are_those_of_a_run_without_it": ("2-slices", "frozen"),
     "runs/test_bucket.py::test_a_crash_changes_no_bit": ("s3",),
-    "runs/test_bucket.py::test_damage_is_found_and_what_is_not_committed_is_not_there": ("s3", "gs"),
     "runs/test_damaged.py::test_the_one_before_is_used": ("remove_largest", "remove_list", "garble_progress"),
     "train/test_dispatch.py::test_a_run_goes_on_with_any_number": ("1",),
     "train/test_resume.py::test_a_crash_changes_no_bit": (

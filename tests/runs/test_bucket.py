@@ -233,6 +233,7 @@ def test_one_process_owns_a_run(storage):
     assert not [*folder.path.glob("lock/*")]
 
 
+@pytest.mark.long
 def test_damage_is_found_and_what_is_not_committed_is_not_there(problem, storage, monkeypatch, capsys):
     run = epath.Path(f"{storage}/runs/damaged")
     with monkeypatch.context() as patch:
