@@ -240,7 +240,8 @@ class Model:
         RunFolder(self.name).check_one_model()
         self._check_weights("export")
         target, trained = check_target(folder, "folder"), self._trained
-        numbers = _graph_format(format, quantize, trained) if format != "huggingface" or quantize else None
+        plain = format == "huggingface" and quantize is None and packed
+        numbers = None if plain else _graph_format(format, quantize, trained)
         export_params(
             RunFolder(self.name),
             trained.config,
@@ -344,7 +345,7 @@ def _graph_format(format: str, quantize: str | None, trained: TrainedModel) -> Q
     known = get_args(Quantize)
     if format != "onnx":
         raise UserError(
-            "quantize is for graphs: set format='onnx'"
+            "quantize and packed are for graphs: set format='onnx', or leave them out"
             if format == "huggingface"
             else f"format is {format!r}, but it must be 'huggingface' or 'onnx'"
         )

@@ -6,6 +6,7 @@ Nothing here knows of HTTP or computes: a body is bytes, an answer is a value fo
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -229,7 +230,7 @@ def parse_tensors(body: dict[str, Any], options: ServeOptions, *, pairs: bool, w
     elif tensors[0].get("name") == "json":
         inputs = [parse_object(text.encode("utf-8", "surrogatepass")) for text in columns[0]]
     elif pairs and tensors[0].get("shape", [])[1:] == [2]:
-        inputs = [list(pair) for pair in zip(columns[0][::2], columns[0][1::2], strict=False)]
+        inputs = [list(pair) for pair in zip(columns[0][::2], columns[0][1::2], strict=True)]
     else:
         inputs = list(columns[0])
     if not inputs:
@@ -255,6 +256,9 @@ def _strings(tensor: dict[str, Any]) -> list[str]:
             flat.append(value)
         else:
             raise RefusedError("data must be a list of texts", "form")
+    shape = tensor.get("shape", [len(flat)])
+    if not all(type(size) is int and size >= 0 for size in shape) or math.prod(shape) != len(flat):
+        raise RefusedError(f"the shape is {json.dumps(shape):.50}, but data has {len(flat)} texts", "form")
     return flat
 
 

@@ -7,6 +7,7 @@ graph is made: it is an extra.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -75,8 +76,9 @@ def check_run(run: str | os.PathLike[str]) -> None:
     require_onnx("onnx")
     start = RunFolder(run).start
     if (start / "config.json").exists():
-        task = task_of_model(read_config(fetched(start)))
-        check_head(task.reopen(read_config(fetched(start))).head, task.name)
+        config = read_config(fetched(start))
+        task = task_of_model(config).reopen(config)
+        check_head(task.head, task.name)
 
 
 def write_graphs(folder: epath.Path, quantize: Quantize | None = None, *, packed: bool = True) -> list[epath.Path]:
@@ -94,11 +96,8 @@ def write_graphs(folder: epath.Path, quantize: Quantize | None = None, *, packed
       UserError: if onnx is not installed, the model has no graph, or a file cannot be written.
     """
     require_onnx("onnx")
-    written = [
-        folder / GRAPHS / graph_file(packed=form, quantize=number)
-        for number in dict.fromkeys((None, quantize))
-        for form in ((False, True) if packed else (False,))
-    ]
+    forms = itertools.product((False, True) if packed else (False,), dict.fromkeys((None, quantize)))
+    files = {graph_file(packed=form, quantize=number): (form, number) for form, number in forms}
     if is_main():
         local = fetched(folder)
         config = read_config(local)
@@ -106,12 +105,10 @@ def write_graphs(folder: epath.Path, quantize: Quantize | None = None, *, packed
         check_head(task.head, task.name)
         tensors = to_torch(load_params(local, make_model(task.head, config))[0])
         with staged(folder / GRAPHS) as scratch:
-            for number in dict.fromkeys((None, quantize)):
-                for form in (False, True) if packed else (False,):
-                    content = _serialized(task, config, tensors, packed=form, quantize=number)
-                    _write(scratch / graph_file(packed=form, quantize=number), content)
+            for name, (form, number) in files.items():
+                _write(scratch / name, _serialized(task, config, tensors, packed=form, quantize=number))
     wait_for_all("graphs are written")
-    return written
+    return [folder / GRAPHS / name for name in files]
 
 
 def packed_graph(task: Task, config: BertConfig, params: Params, quantize: Quantize | None) -> bytes:

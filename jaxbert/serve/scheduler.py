@@ -105,15 +105,12 @@ class Scheduler:
     """The compiled shapes, by row length."""
     budget: int
     """The most real tokens of a batch, but for a single longer segment."""
+    tokens: int = 0
+    """The tokens that wait, those of clients that left included until the next batch."""
     _waiting: deque[Waiting] = field(default_factory=deque)
 
     def __len__(self) -> int:
         return len(self._waiting)
-
-    @property
-    def tokens(self) -> int:
-        """The tokens that wait, those of clients that left included until the next batch."""
-        return sum(request.tokens for request in self._waiting)
 
     @property
     def fills_a_batch(self) -> bool:
@@ -128,9 +125,11 @@ class Scheduler:
     def add(self, request: Waiting) -> None:
         """Let a request wait behind all others."""
         self._waiting.append(request)
+        self.tokens += request.tokens
 
     def take(self) -> Packed | None:
         """Return the next batch; None if nobody waits."""
+        self.tokens -= sum(request.tokens for request in self._waiting if request.left)
         self._waiting = deque(request for request in self._waiting if not request.left)
         pieces = self._oldest()
         if not pieces:
@@ -149,6 +148,7 @@ class Scheduler:
             left -= size
         while self._waiting and self._waiting[0].taken == len(self._waiting[0].lengths):
             self._waiting.popleft()
+        self.tokens -= int(lengths[:count].sum())
         return Packed(kept, lengths[:count], plan, layout)
 
     def _oldest(self) -> list[RequestPart]:

@@ -23,6 +23,7 @@ from jaxbert.options import ExplainOptions
 from jaxbert.tasks.base import Outcome, Task, TaskInputs
 from jaxbert.tasks.text import TextTask
 from jaxbert.tasks.token_classification.task import TokenClassification
+from jaxbert.train.evaluate import Ensemble
 from jaxbert.train.inference import TrainedModel
 from jaxbert.understand.attribution import Attributions, Attributor
 from jaxbert.understand.items import DIGITS, find_label, items_of
@@ -100,6 +101,10 @@ class Explainer:
     def _attributor(self, options: ExplainOptions) -> Attributor:
         """Return the attributor for these options."""
         model, baseline = self.model, None
+        if isinstance(model.predictor, Ensemble):
+            raise UserError(
+                "answers of an ensemble are not explained: explain one of its models, such as RUN/folds/0/export"
+            )
         named = {"pad": "pad_token_id", "mask": "mask_token_id"}.get(options.baseline)
         if named is not None and options.method != "gradient_x_input":
             baseline = getattr(model.tokenizer, named, None)

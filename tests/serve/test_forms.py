@@ -119,6 +119,9 @@ def test_tensors():
     assert infer(tensor(["a", "b"]), tensor(["c", "d"]), pairs=True) == [["a", "c"], ["b", "d"]]
     assert infer(tensor([["a", "b"]], shape=[1, 2]), pairs=True) == [["a", "b"]]
     assert infer(tensor(['{"text": "a"}'], "json")) == [{"text": "a"}]
+    for data, shape in ((["a", "b"], [3]), (["a", "b", "c"], [2, 2]), (["a"], ["1"]), (["a", "b"], [-1, -2])):
+        with pytest.raises(RefusedError, match=r"the shape is \[.*, but data has"):
+            infer(tensor(data, shape=shape), pairs=True)
     out = to_tensors([{"label": "a", "score": 0.5}, {"label": "b", "score": 0.25}])
     assert [(t["name"], t["datatype"], t["shape"]) for t in out] == [
         ("label", "BYTES", [2]),

@@ -96,8 +96,9 @@ def test_a_client_that_left_is_not_packed():
     gone.left = True
     assert all(request is not gone for request, _, _ in members(made.take()))
     partly.left = True
+    assert made.tokens == 30 + partly.tokens > 30
     assert members(made.take()) == [(stays, 0, 1)]
-    assert len(made) == 0
+    assert len(made) == made.tokens == 0
 
 
 def test_a_batch_is_full_when_waiting_would_change_nothing():

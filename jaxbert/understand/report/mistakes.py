@@ -101,13 +101,19 @@ def _with_texts(held_out: HeldOut, chosen: Sequence[int], said: Sequence[Sequenc
             note = [element("p", f"Without texts: {error}", kind="note")]
     if not records:
         return [*note, *(_item(None, parts) for parts in said)]
-    weights = weights_of_words(held_out, chosen, records)
+    weights: list[list[dict[str, Any]]] = []
+    try:
+        weights = weights_of_words(held_out, chosen, records)
+    except UserError as error:
+        note = [element("p", f"Without colours: {error}", kind="note")]
+    if weights:
+        note = [element("p", *_LEGEND, kind="note")]
     words = [*weights, *([] for _ in records[len(weights) :])]
     items = [
         _item(record.row, parts, *_coloured(record, of_record))
         for record, parts, of_record in zip(records, said, words, strict=True)
     ]
-    return [*([element("p", *_LEGEND, kind="note")] if weights else []), *items]
+    return [*note, *items]
 
 
 def _coloured(record: Record, words: Sequence[Mapping[str, Any]]) -> list[Html]:

@@ -13,11 +13,9 @@ import jax
 import numpy as np
 
 from jaxbert.data.table import Table
-from jaxbert.errors import UserError
 from jaxbert.options import ExplainOptions
 from jaxbert.tasks.base import Outcome
 from jaxbert.tasks.multi_label.task import MultiLabel
-from jaxbert.train.evaluate import Ensemble
 from jaxbert.understand.explain import Explainer
 from jaxbert.understand.records import Record
 from jaxbert.understand.report.held_out import HeldOut
@@ -29,31 +27,27 @@ _MOST_TOKENS = 8192
 def weights_of_words(held_out: HeldOut, chosen: Sequence[int], records: Sequence[Record]) -> list[list[dict[str, Any]]]:
     """Return the words of the first records with their weights, as `jaxbert explain` has them, for the answer given.
 
-    Empty where answers cannot be explained: in runs of several processes, of ensembles, without parameters, and with some
-    tokenizers.
+    Empty for a task whose answers are not explained, without parameters, and in a run of several processes.
 
     Args:
       held_out: the set.
       chosen: the examples.
       records: their texts.
+
+    Raises:
+      UserError: for an ensemble, or a tokenizer that does not tell where its tokens come from.
     """
-    model = held_out.finished.model
-    if not model.params or isinstance(model.predictor, Ensemble) or jax.process_count() > 1:
-        return []
-    if held_out.task.explains is None or isinstance(
-        held_out.task, MultiLabel
-    ):  # of several labels another one may be meant
+    model, task = held_out.finished.model, held_out.task
+    several_labels = isinstance(task, MultiLabel)  # another label than the explained one may be meant
+    if task.explains is None or several_labels or not model.params or jax.process_count() > 1:
         return []
     lengths = held_out.lengths[np.array(chosen, np.int64)]
     count = int((np.cumsum(lengths * (lengths + 1)) <= _MOST_TOKENS).sum())
     if not count:
         return []
     outcome = _part(held_out.outcome, np.array(chosen[:count], np.int64), records[:count])
-    explainer = Explainer(dataclasses.replace(model, task=held_out.task))
-    try:
-        found = explainer.of_outcome(outcome, ExplainOptions(method="occlusion"))
-    except UserError:  # its tokenizer has no word for `pad`, or does not tell where tokens come from
-        return []
+    explainer = Explainer(dataclasses.replace(model, task=task))
+    found = explainer.of_outcome(outcome, ExplainOptions(method="occlusion"))
     return [explanation.answer["words"] for explanation in found]
 
 
