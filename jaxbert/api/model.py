@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any, get_args, overload
+from typing import Any, cast, overload
 
 from jaxbert.api.rows import Data, name_source
 from jaxbert.bucket import in_bucket, to_path
@@ -19,8 +19,8 @@ from jaxbert.processes import is_main
 from jaxbert.runs.card import copy_card
 from jaxbert.runs.export import check_target, export_params
 from jaxbert.runs.folder import RunFolder
+from jaxbert.serve.formats import Format, check_format, check_graphs, write_format
 from jaxbert.serve.onnx_engine import is_onnx, open_engine
-from jaxbert.serve.onnx_export import check_head, require_onnx, write_graphs
 from jaxbert.settings import make_data_config, place_keys
 from jaxbert.tasks.decision import Tuning
 from jaxbert.train.asked import reads_pairs, rows_of_texts
@@ -227,8 +227,9 @@ class Model:
 
         Args:
           folder: a new or empty folder, or the folder of an older export, which is overwritten.
-          format: `huggingface`, or `onnx` for `onnx/model.onnx` and `onnx/model_packed.onnx` beside the other files.
-          quantize: `int8` or `fp16` to write the graphs in this number format too.
+          format: `huggingface`; `onnx` for `onnx/model.onnx` and `onnx/model_packed.onnx` beside the other files; or$
+            `triton` for a model repository, `triton/`.
+          quantize: `int8` or `fp16` to write ONNX graphs in this number format too, or Triton's in it.
           packed: whether to write the packed graphs.
 
         Returns:
@@ -240,8 +241,9 @@ class Model:
         RunFolder(self.name).check_one_model()
         self._check_weights("export")
         target, trained = check_target(folder, "folder"), self._trained
-        plain = format == "huggingface" and quantize is None and packed
-        numbers = None if plain else _graph_format(format, quantize, trained)
+        check_format(format, quantize, packed=packed)
+        kind, numbers = cast(Format, format), cast("Quantize | None", quantize)
+        check_graphs(trained.task, kind)
         export_params(
             RunFolder(self.name),
             trained.config,
@@ -252,8 +254,7 @@ class Model:
         )
         if is_main():
             copy_card(self.name, target, calibrated=self._calibrated)
-        if format == "onnx":
-            write_graphs(target, numbers, packed=packed)
+        write_format(target, kind, numbers, packed=packed)
         return as_path(target)
 
     def _check_weights(self, method: str) -> None:
@@ -338,22 +339,6 @@ def load(
     start(LaunchConfig())
     trained = open_engine(os.fspath(name), options)
     return Model(trained, os.fspath(name), columns_of(os.fspath(name)))
-
-
-def _graph_format(format: str, quantize: str | None, trained: TrainedModel) -> Quantize | None:
-    """Check, before anything is written, that the graphs can be made; return the number format of the second ones."""
-    known = get_args(Quantize)
-    if format != "onnx":
-        raise UserError(
-            "quantize and packed are for graphs: set format='onnx', or leave them out"
-            if format == "huggingface"
-            else f"format is {format!r}, but it must be 'huggingface' or 'onnx'"
-        )
-    if quantize is not None and quantize not in known:
-        raise UserError(f"quantize is {quantize!r}, but it must be None or one of {', '.join(map(repr, known))}")
-    require_onnx("onnx")
-    check_head(trained.task.head, trained.task.name)
-    return quantize  # type: ignore[return-value]
 
 
 def as_path(path: Any) -> Any:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxbert.errors import UserError
+from jaxbert.options import Quantize
 from jaxbert.ranges import NotNegative, Positive, PositiveNumber, check_fields
 
-SECTION_KEYS = ("steps", "warmup", "measure_compile")
+SECTION_KEYS = ("steps", "warmup", "measure_compile", "seconds", "limit_ms", "engine", "quantize")
 """Fields whose keys are in the section `bench`; the others stand alone."""
 
 
@@ -23,8 +24,17 @@ class BenchOptions:
     measure_compile: bool | None = None
     """Whether to compile the step twice, without and with a cached program, to time both. If not set, true; false in a
     sweep."""
-    mode: Literal["train", "predict", "both"] = "both"
-    """What is timed: training steps (train), prediction (predict) or both."""
+    mode: Literal["train", "predict", "both", "serve"] = "both"
+    """What is timed: training steps (train), prediction (predict) or both; serve: `jaxbert serve` with the trained model of
+    `model.name_or_path`, by requests at random times."""
+    seconds: PositiveNumber = 8.0
+    """mode serve: seconds of requests at each rate."""
+    limit_ms: PositiveNumber = 100.0
+    """mode serve: the most milliseconds in which 99% of the requests must be answered."""
+    engine: Literal["jax", "onnx"] = "jax"
+    """mode serve: what computes the model, as in `jaxbert serve`."""
+    quantize: Quantize | None = None
+    """mode serve: number format of engine onnx."""
     profile: str | None = None
     """Folder for a trace of the timed steps, for TensorBoard and Perfetto."""
     peak_tflops: PositiveNumber | None = None
@@ -36,5 +46,7 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         check_fields(self, lambda name: f"bench.{name}" if name in SECTION_KEYS else f"--{name}")
-        if self.profile is not None and self.mode == "predict":
-            raise UserError("--profile traces training steps, which --mode predict does not run: leave one of them out")
+        if self.profile is not None and self.mode in ("predict", "serve"):
+            raise UserError(
+                f"--profile traces training steps, which --mode {self.mode} does not run: leave one of them out"
+            )

@@ -55,6 +55,17 @@ def tuning_table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
+def rates_table(rows: list[dict[str, Any]]) -> Table:
+    """Return one line per measured rate of a server: latencies, and the processor's time of a request."""
+    names = {"p50_ms": "p50 ms", "p90_ms": "p90 ms", "p99_ms": "p99 ms", "cpu_ms": "processor ms"}
+    table = Table("requests/s", "answered", *names.values(), "refused", "errors")
+    for row in rows:
+        numbers = (_number(row[name], ",.2f") for name in names)
+        counts = f"{row['requests']:,}", *numbers, f"{row['refused']:,}", f"{row['errors']:,}"
+        table.add_row(_number(row["rate"], ",.1f"), *counts)
+    return table
+
+
 def _columns(result: dict[str, Any]) -> dict[str, str]:
     return {
         "step ms": _number(result["step_ms_p50"], ".2f"),

@@ -22,6 +22,7 @@ _USAGE = """\
 Example:  jaxbert bench --model.name_or_path small --lengths sst2 --output bench.json
           jaxbert bench --config run.yaml --sweep train.batch_size=64,128,256
           jaxbert bench --config run.yaml --tune
+          jaxbert bench --mode serve --model.name_or_path runs/reviews
 Data:     --data.train as in `jaxbert train`, or random texts whose lengths --lengths names. The
           weights are random.
 Results:  a table on the terminal: examples and tokens per second, memory, MFU. --output FILE adds
@@ -39,6 +40,8 @@ def run(arguments: list[str]) -> int:
     options = _options(values)
     if values.output is not None:
         check_output(values.output)
+    if options.mode == "serve":
+        return _serve(to_config(values), options, values)
     if values.tune:
         return _tune(to_config(values), options, values)
     if values.sweep:
@@ -121,6 +124,26 @@ def _run_once(config: Config, options: BenchOptions, values: Namespace) -> int:
     console.print(f"{headline(result)}; {written}", highlight=False, soft_wrap=True)
     if options.profile is not None:
         console.print(_about_trace(options.profile), highlight=False, soft_wrap=True)
+    return 0
+
+
+def _serve(config: Config, options: BenchOptions, values: Namespace) -> int:
+    """Time a server, and print the rates."""
+    for flag, given in (("tune", values.tune), ("sweep", values.sweep), ("plot", values.plot)):
+        if given:
+            raise UserError(f"--mode serve times one server: leave out --{flag}")
+    from jaxbert.bench.serving import bench_server
+    from jaxbert.bench.table import rates_table
+    from jaxbert.serve.process import require_serve
+    from jaxbert.terminal import Status, console
+
+    require_serve()
+    with Status("starting the server") as status:
+        result = bench_server(config, values.lengths, options, status.say)
+    console.print(rates_table(result["rates"]), highlight=False)
+    written = write_numbers(result, values.output)
+    found = f"{result['goodput']:,.0f} requests a second, 99% of them answered within {result['limit_ms']:g} ms"
+    console.print(f"{found}; idle {result['idle_p50_ms']:g} ms; {written}", highlight=False, soft_wrap=True)
     return 0
 
 

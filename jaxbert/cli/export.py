@@ -6,7 +6,6 @@ from typing import Literal
 
 from jaxbert.cli.output import write_out
 from jaxbert.cli.parsing import make_parser, parse
-from jaxbert.errors import UserError
 from jaxbert.options import Quantize
 
 
@@ -18,31 +17,27 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--output", type=str, required=True, help="The folder to write.")
     parser.add_argument(
         "--format",
-        type=Literal["huggingface", "onnx"],
+        type=Literal["huggingface", "onnx", "triton"],
         default="huggingface",
-        help="onnx: with the graphs onnx/model.onnx and onnx/model_packed.onnx (needs jaxbert[onnx]).",
+        help="onnx: with the graphs onnx/model.onnx and onnx/model_packed.onnx; triton: with a model repository for NVIDIA "
+        "Triton, triton/. Both need jaxbert[onnx].",
     )
     parser.add_argument(
         "--quantize",
         type=Quantize | None,
         default=None,
-        help="Also write the graphs in this number format, onnx/model_int8.onnx or onnx/model_fp16.onnx.",
+        help="Also write the graphs in this number format, onnx/model_int8.onnx or onnx/model_fp16.onnx; the format of "
+        "Triton's only graph.",
     )
     parser.add_argument("--packed", type=bool, default=True, help="Whether to write the packed graphs.")
     values = parse(parser, arguments)
-    graphs = values.format == "onnx"
-    if not graphs and (values.quantize is not None or not values.packed):
-        raise UserError("--quantize and --packed are for graphs: add --format onnx, or leave them out")
-    if graphs:
-        from jaxbert.serve.onnx_export import check_run
+    from jaxbert.serve.formats import check_format, check_run, write_format
 
-        check_run(values.run)
+    check_format(values.format, values.quantize, packed=values.packed)
+    check_run(values.run, values.format)
     from jaxbert.runs.export import export_run
 
     target = export_run(values.run, values.step, values.output)
-    if graphs:
-        from jaxbert.serve.onnx_export import write_graphs
-
-        write_graphs(target, values.quantize, packed=values.packed)
+    write_format(target, values.format, values.quantize, packed=values.packed)
     write_out(f"{target}\n")
     return 0

@@ -32,6 +32,8 @@ from jaxbert.tasks.exported import settings_of
 
 GRAPHS = "onnx"
 """The folder of an export that holds its ONNX graphs."""
+TRITON = "triton"
+"""The folder of an export that holds its model repository for Triton."""
 logger = logging.getLogger("jaxbert")
 
 
@@ -65,18 +67,25 @@ def export_params(
         owner = RunFolder(target.parent)
         if target.name == owner.export.name and owner.summary.exists():
             owner.predictions.unlink(missing_ok=True)
-        if (target / GRAPHS).exists():
-            names = itertools.product((False, True), (None, *get_args(Quantize)))
-            paths = [target / GRAPHS / graph_file(packed=packed, quantize=quantize) for packed, quantize in names]
-            stale = [path for path in paths if path.exists()]
-            for path in stale:
-                path.unlink()
-            if stale:
-                logger.warning("%s ONNX graphs of older weights are removed from %s", len(stale), target / GRAPHS)
+        _remove_graphs(target)
         with staged(target) as local:
             save_folder(local, whole, config, tokenizer, architecture=architecture)
     wait_for_all("export is written")
     return target
+
+
+def _remove_graphs(target: epath.Path) -> None:
+    """Remove the graphs of older parameters from an exported folder, and say so."""
+    names = itertools.product((False, True), (None, *get_args(Quantize)))
+    paths = [target / GRAPHS / graph_file(packed=packed, quantize=quantize) for packed, quantize in names]
+    stale = [path for path in paths if path.exists()] if (target / GRAPHS).exists() else []
+    for path in stale:
+        path.unlink()
+    if stale:
+        logger.warning("%s ONNX graphs of older weights are removed from %s", len(stale), target / GRAPHS)
+    if (target / TRITON).exists():
+        (target / TRITON).rmtree()
+        logger.warning("the model repository of older weights is removed: %s", target / TRITON)
 
 
 def fold_temperature(params: Any, layer: str, temperature: float) -> Any:

@@ -43,6 +43,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 _OPEN = ("/health", "/v2/health/live", "/v2/health/ready")
 """Paths that need no key."""
 _LOOPBACK = ("127.0.0.1", "::1", "testclient")
+_WATCH_SECONDS = 0.02
+"""How long a request waits before it is seen whether its client left: most are answered sooner, and a task costs time."""
 
 
 def make_app(service: Service, lifespan: Any = None) -> Starlette:
@@ -425,6 +427,7 @@ async def _wait(
     """
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[Computed | Exception] = loop.create_future()
+    watching: list[asyncio.Task[None]] = []
 
     def settle(found: Computed | Exception) -> None:
         if not outcome.done():
@@ -434,18 +437,25 @@ async def _wait(
         with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(settle, found)
 
+    def watch() -> None:
+        task = loop.create_task(_disconnect(request))
+        task.add_done_callback(lambda task: None if task.cancelled() else settle(ClientDisconnect()))
+        watching.append(task)
+
     waiting = engine.submit(examples, done, raw=raw)
-    gone = asyncio.ensure_future(_disconnect(request))
+    timer = loop.call_later(_WATCH_SECONDS, watch)
+    found: Computed | Exception = ClientDisconnect()
     try:
-        await asyncio.wait((outcome, gone), return_when=asyncio.FIRST_COMPLETED)
+        found = await outcome
     finally:
-        gone.cancel()
-        if not outcome.done():
+        timer.cancel()
+        for task in watching:
+            task.cancel()
+        if isinstance(found, ClientDisconnect):
             waiting.left = True
             count("jaxbert_dropped_requests")
-    if not outcome.done():
-        raise ClientDisconnect
-    found = outcome.result()
+    if isinstance(found, ClientDisconnect):
+        raise found
     if isinstance(found, Exception):
         raise RefusedError("the engine could not compute the texts", "backend") from found
     return found

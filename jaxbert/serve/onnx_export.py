@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 from flax import nnx
@@ -34,11 +33,13 @@ from jaxbert.models.heads import (
 from jaxbert.options import Quantize
 from jaxbert.processes import is_main, wait_for_all
 from jaxbert.runs.export import GRAPHS, graph_file
-from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks import task_of_model
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.exported import label_names, settings_of
 from jaxbert.versions import installed
+
+if TYPE_CHECKING:
+    from jaxbert.serve.onnx_graph import Form
 
 _HEADS = (SequenceClassificationHead, MultipleChoiceHead, TokenClassificationHead, QuestionAnsweringHead)
 """The heads that have a graph."""
@@ -67,20 +68,6 @@ def check_head(head: type[nnx.Module], task: str) -> None:
         )
 
 
-def check_run(run: str | os.PathLike[str]) -> None:
-    """Check that graphs of a run can be made, before anything is written; `export_run` checks all other things.
-
-    Raises:
-      UserError: if onnx is not installed, or the run's task has no graph.
-    """
-    require_onnx("onnx")
-    start = RunFolder(run).start
-    if (start / "config.json").exists():
-        config = read_config(fetched(start))
-        task = task_of_model(config).reopen(config)
-        check_head(task.head, task.name)
-
-
 def write_graphs(folder: epath.Path, quantize: Quantize | None = None, *, packed: bool = True) -> list[epath.Path]:
     """Write the graphs of an exported folder: in float32, and also in another number format if `quantize` names one.
 
@@ -106,7 +93,9 @@ def write_graphs(folder: epath.Path, quantize: Quantize | None = None, *, packed
         tensors = to_torch(load_params(local, make_model(task.head, config))[0])
         with staged(folder / GRAPHS) as scratch:
             for name, (form, number) in files.items():
-                _write(scratch / name, _serialized(task, config, tensors, packed=form, quantize=number))
+                write_bytes_whole(
+                    scratch / name, serialized_graph(task, config, tensors, "packed" if form else "padded", number)
+                )
     wait_for_all("graphs are written")
     return [folder / GRAPHS / name for name in files]
 
@@ -119,7 +108,7 @@ def packed_graph(task: Task, config: BertConfig, params: Params, quantize: Quant
     """
     require_onnx("onnx")
     check_head(task.head, task.name)
-    return _serialized(task, config, to_torch(params), packed=True, quantize=quantize)
+    return serialized_graph(task, config, to_torch(params), "packed", quantize)
 
 
 def graph_metadata(task: str, config: BertConfig) -> dict[str, str]:
@@ -135,18 +124,17 @@ def graph_metadata(task: str, config: BertConfig) -> dict[str, str]:
     }
 
 
-def _serialized(
-    task: Task, config: BertConfig, tensors: Mapping[str, Any], *, packed: bool, quantize: Quantize | None
+def serialized_graph(
+    task: Task, config: BertConfig, tensors: Mapping[str, Any], form: Form, quantize: Quantize | None
 ) -> bytes:
+    """Return a graph as the content of a file; `form` and the rest are those of `make_graph`."""
     from jaxbert.serve.onnx_graph import make_graph
 
     metadata = graph_metadata(task.name, config)
-    return make_graph(
-        task.head, config, tensors, packed=packed, quantize=quantize, metadata=metadata
-    ).SerializeToString()
+    return make_graph(task.head, config, tensors, form=form, quantize=quantize, metadata=metadata).SerializeToString()
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_bytes_whole(path: Path, content: bytes) -> None:
     """Write a file completely or not at all."""
     with foreign_errors(f"{path} cannot be written"):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
 """A trained model as an ONNX graph: the computation of `models`, written with `onnx.helper` from the checkpoint's tensors.
 
-There are two graphs of each model. The padded one has the inputs and outputs that other programs expect. The packed one
-takes the packed batch. `onnx_ops` writes the weights, `onnx_export` the files.
+A graph has one of three forms. The padded one has the inputs and outputs that other programs expect. The packed one takes
+the packed batch. The ragged one takes texts one after the other in a single row, as Triton joins requests. `onnx_ops` writes
+the weights, `onnx_export` the files.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from flax import nnx
@@ -35,6 +36,9 @@ PADDED_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 """The inputs of a padded graph, int64 [batch_size, sequence_length]."""
 PACKED_INPUTS = ("input_ids", "token_type_ids", "position_ids", "segment_ids", "cls_positions")
 """The inputs of a packed graph, int32: the keys of the packed batch."""
+RAGGED_INPUTS = ("input_ids", "token_type_ids", "ends")
+"""The inputs of a ragged graph, int32: the tokens of all texts [tokens], their types, and where each text ends [texts]."""
+Form = Literal["padded", "packed", "ragged"]
 
 Shape = tuple[str | int, ...]
 Activation = Callable[[GraphWriter, str], str]
@@ -70,7 +74,7 @@ def make_graph(
     config: BertConfig,
     tensors: Mapping[str, np.ndarray],
     *,
-    packed: bool,
+    form: Form,
     quantize: Quantize | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Any:
@@ -80,7 +84,7 @@ def make_graph(
       head: the head, one of those that `onnx_export.check_head` accepts.
       config: the configuration.
       tensors: all tensors of the model by their names in PyTorch, float32.
-      packed: whether the graph takes packed rows (`PACKED_INPUTS`), or padded ones (`PADDED_INPUTS`).
+      form: what the graph takes: `PADDED_INPUTS`, `PACKED_INPUTS` or, for heads that read first tokens, `RAGGED_INPUTS`.
       quantize: the number format; None for float32.
       metadata: texts that are kept in the graph.
 
@@ -89,20 +93,20 @@ def make_graph(
     """
     graph = GraphWriter(tensors, quantize)
     model = _Bert(graph, config, family_of(config), head)
-    shapes = model.packed() if packed else model.padded()
+    shapes = {"padded": model.padded, "packed": model.packed, "ragged": model.ragged}[form]()
     assert not graph.unread, f"tensors that the graph leaves out: {graph.unread}"
     if sum(len(each.raw_data) for each in graph.initializers) > _MOST_BYTES:
         raise UserError(
             "the weights of this model take more than the 2 GB that an ONNX file holds: export it without --format onnx"
         )
     inputs = {
-        name: shape for name, shape in model.input_shapes(packed=packed).items() if name in _used(graph)
+        name: shape for name, shape in model.input_shapes(form).items() if name in _used(graph)
     }  # a graph whose outputs are those of tokens needs no places of first tokens
-    kind = TensorProto.INT32 if packed else TensorProto.INT64
+    kind = TensorProto.INT64 if form == "padded" else TensorProto.INT32
     made = helper.make_model(
         helper.make_graph(
             graph.nodes,
-            "packed" if packed else "padded",
+            form,
             [helper.make_tensor_value_info(name, kind, shape) for name, shape in inputs.items()],
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
             graph.initializers,
@@ -150,9 +154,11 @@ class _Bert:
     def _chooses(self) -> bool:
         return self.head is MultipleChoiceHead
 
-    def input_shapes(self, *, packed: bool) -> dict[str, Shape]:
+    def input_shapes(self, form: Form) -> dict[str, Shape]:
         """Return the inputs and their shapes."""
-        if packed:
+        if form == "ragged":
+            return {name: ("texts" if name == "ends" else "tokens",) for name in RAGGED_INPUTS}
+        if form == "packed":
             return {name: ("rows", "slots" if name == "cls_positions" else "tokens") for name in PACKED_INPUTS}
         choices: Shape = ("num_choices",) if self._chooses else ()
         return dict.fromkeys(PADDED_INPUTS, ("batch_size", *choices, "sequence_length"))
@@ -189,12 +195,43 @@ class _Bert:
         if not self._pools:
             rows = _Rows(ids, types, positions, self._same_segment(segments, segments))
             return self._score_tokens(self._encode(rows), ("rows", "tokens"))
-        places = graph.add("Unsqueeze", graph.add("Cast", firsts, to=TensorProto.INT64), graph.integers(2))
+        firsts = graph.add("Cast", firsts, to=TensorProto.INT64)
+        graph.name_output(self._score_firsts(ids, types, positions, segments, firsts), "logits")
+        return {"logits": ("rows", "slots", self._scores)}
+
+    def ragged(self) -> dict[str, Shape]:
+        """Write the graph of texts one after the other; return its outputs and their shapes.
+
+        All texts are one packed row, whose positions, segments and first tokens follow from where each text ends.
+        """
+        assert self._pools, self.head
+        graph = self.graph
+        ids, types, ends = RAGGED_INPUTS
+        ends = graph.add("Cast", ends, to=TensorProto.INT64)
+        zero, one = (graph.add("Squeeze", graph.integers(number), graph.integers(0)) for number in (0, 1))
+        tokens = graph.add("Range", zero, graph.add("Squeeze", graph.add("Shape", ids), graph.integers(0)), one)
+        ended = graph.add(
+            "GreaterOrEqual",
+            graph.add("Unsqueeze", tokens, graph.integers(1)),
+            graph.add("Unsqueeze", ends, graph.integers(0)),
+        )
+        text = graph.add("ReduceSum", graph.add("Cast", ended, to=TensorProto.INT64), graph.integers(1), keepdims=0)
+        begins = graph.add(
+            "Concat", graph.integers(0), graph.add("Slice", ends, graph.integers(0), graph.integers(-1)), axis=0
+        )
+        positions = graph.add("Sub", tokens, graph.add("Gather", begins, text))
+        row = (graph.add("Unsqueeze", x, graph.integers(0)) for x in (ids, types, positions, text, begins))
+        logits = graph.add("Squeeze", self._score_firsts(*row), graph.integers(0))
+        graph.name_output(logits, "logits")
+        return {"logits": ("texts", self._scores)}
+
+    def _score_firsts(self, ids: str, types: str, positions: str, segments: str, firsts: str) -> str:
+        """Return the scores of the examples of packed rows, [B, S, C], given the places of their first tokens (int64)."""
+        graph = self.graph
+        places = graph.add("Unsqueeze", firsts, graph.integers(2))
         own = graph.add("GatherND", segments, places, batch_dims=1)
         alone = places, self._same_segment(own, segments)
-        x = self._encode(_Rows(ids, types, positions, self._same_segment(segments, segments), alone))
-        graph.name_output(self._score(x), "logits")
-        return {"logits": ("rows", "slots", self._scores)}
+        return self._score(self._encode(_Rows(ids, types, positions, self._same_segment(segments, segments), alone)))
 
     def _same_segment(self, queries: str, keys: str) -> str:
         """Return the mask of packed rows: padding attends to padding, so that all values stay finite."""

@@ -164,7 +164,7 @@ def test_python_exports_and_opens_it(run, tmp_path):
     model = jaxbert.load(run)
     with pytest.raises(jaxbert.UserError, match="format is 'tflite'"):
         model.export(tmp_path / "x", format="tflite")
-    with pytest.raises(jaxbert.UserError, match="set format='onnx'"):
+    with pytest.raises(jaxbert.UserError, match="set format to onnx or triton"):
         model.export(tmp_path / "x", quantize="int8")
     with pytest.raises(jaxbert.UserError, match="quantize is 'int4'"):
         model.export(tmp_path / "x", format="onnx", quantize="int4")
@@ -204,8 +204,9 @@ def test_a_graph_of_another_config_is_refused(problem, exported, tmp_path, capsy
 def test_mistakes_are_one_line(problem, run, tmp_path, capsys, monkeypatch):
     new = tmp_path / "new"
     export = ("export", "--run", run, "--output", new)
-    assert "add --format onnx" in refused(capsys, *export, "--quantize", "int8")
-    assert "add --format onnx" in refused(capsys, *export, "--packed", "false")
+    assert "set format to onnx or triton" in refused(capsys, *export, "--quantize", "int8")
+    assert "set format to onnx, or" in refused(capsys, *export, "--packed", "false")
+    assert "set format to onnx, or" in refused(capsys, *export, "--format", "triton", "--packed", "false")
     assert "onnx" in refused(capsys, *export, "--format", "onxx")
     assert "int8" in refused(capsys, *export, "--format", "onnx", "--quantize", "int4")
     predict = ("predict", "--model", run, "--input", problem.folder / "dev.csv")

@@ -46,10 +46,10 @@ def model_of(head):
 
 
 @cache
-def session_of(head, packed, quantize=None):
+def session_of(head, form, quantize=None):
     """The graph of a model, checked, in onnxruntime."""
     model, params = model_of(head)
-    graph = make_graph(head, model.config, to_torch(params), packed=packed, quantize=quantize)
+    graph = make_graph(head, model.config, to_torch(params), form=form, quantize=quantize)
     onnx.checker.check_model(graph, full_check=True)
     return open_session(graph.SerializeToString(), 1)
 
@@ -108,7 +108,7 @@ def difference(some, others):
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: head.__name__)
 def test_the_packed_graph_computes_what_the_model_computes(head):
     model, params = model_of(head)
-    names = [each.name for each in session_of(head, True).get_outputs()]
+    names = [each.name for each in session_of(head, "packed").get_outputs()]
 
     @jax.jit
     def logits(batch):
@@ -118,22 +118,37 @@ def test_the_packed_graph_computes_what_the_model_computes(head):
     batch = packed_batch()
     expected = by_example(logits({name: batch[name] for name in batch if name != "example_ids"}), batch)
     assert np.abs(next(iter(expected.values()))).max() > 0.1
-    assert difference(by_example(run(session_of(head, True), batch), batch), expected) < 1e-5  # 1e-4 is promised
+    assert difference(by_example(run(session_of(head, "packed"), batch), batch), expected) < 1e-5  # 1e-4 is promised
 
 
 @pytest.mark.parametrize("head", HEADS, ids=lambda head: head.__name__)
 def test_packed_is_padded(head):
-    packed = by_example(run(session_of(head, True), packed_batch()), packed_batch())
+    packed = by_example(run(session_of(head, "packed"), packed_batch()), packed_batch())
     rows = padded_rows()
     if head is MultipleChoiceHead:  # a question with all these choices
-        (found,) = run(session_of(head, False), {name: values[None] for name, values in rows.items()}).values()
+        (found,) = run(session_of(head, "padded"), {name: values[None] for name, values in rows.items()}).values()
         padded = {"logits": found.T}
     else:
-        padded = run(session_of(head, False), rows)
+        padded = run(session_of(head, "padded"), rows)
     if head in (TokenClassificationHead, QuestionAnsweringHead):
         real = rows["attention_mask"].astype(bool)
         packed, padded = ({name: values[real] for name, values in part.items()} for part in (packed, padded))
     assert difference(packed, padded) < 1e-5
+
+
+def test_ragged_is_packed():
+    """Texts one after the other in one row; also one text alone."""
+    head = SequenceClassificationHead
+    expected = by_example(run(session_of(head, "packed"), packed_batch()), packed_batch())["logits"]
+    types = np.concatenate(
+        [np.arange(n) >= first for n, first in zip(TOKENS.lengths, TOKENS.first_lengths, strict=True)]
+    )
+    for count in (1, len(TOKENS)):
+        total = int(TOKENS.lengths[:count].sum())
+        joined = {"input_ids": TOKENS.ids[:total].astype(np.int32), "token_type_ids": types[:total].astype(np.int32)}
+        ends = {"ends": np.cumsum(TOKENS.lengths[:count]).astype(np.int32)}
+        (logits,) = run(session_of(head, "ragged"), joined | ends).values()
+        np.testing.assert_allclose(logits, expected[:count], atol=1e-5)
 
 
 def test_a_padded_graph_has_the_names_and_axes_that_other_programs_expect():
@@ -145,7 +160,7 @@ def test_a_padded_graph_has_the_names_and_axes_that_other_programs_expect():
         MultipleChoiceHead: {"logits": ["batch_size", "num_choices"]},
     }
     for head, outputs in expected.items():
-        session = session_of(head, False)
+        session = session_of(head, "padded")
         choices = ["num_choices"] if head is MultipleChoiceHead else []
         for each in session.get_inputs():
             assert (each.type, each.shape) == ("tensor(int64)", ["batch_size", *choices, "sequence_length"])
@@ -156,10 +171,10 @@ def test_a_padded_graph_has_the_names_and_axes_that_other_programs_expect():
 def test_a_packed_graph_reads_the_packed_batch():
     batch = packed_batch()
     for head in HEADS:
-        for each in session_of(head, True).get_inputs():
+        for each in session_of(head, "packed").get_inputs():
             assert each.type == "tensor(int32)"
             assert batch[each.name].dtype == np.int32
-    assert {each.name for each in session_of(QuestionAnsweringHead, True).get_inputs()} == {
+    assert {each.name for each in session_of(QuestionAnsweringHead, "packed").get_inputs()} == {
         *("input_ids", "token_type_ids", "position_ids", "segment_ids")
     }
 
@@ -182,10 +197,10 @@ def test_every_activation_is_that_of_the_model(name):
 def test_other_number_formats_are_close(head, quantize, most):
     """Of logits of about 1; in both graphs."""
     batch = packed_batch()
-    exact, found = (by_example(run(session_of(head, True, each), batch), batch) for each in (None, quantize))
+    exact, found = (by_example(run(session_of(head, "packed", each), batch), batch) for each in (None, quantize))
     assert 0 < difference(found, exact) < most
     if head is not MultipleChoiceHead:
-        exact, found = (run(session_of(head, False, each), padded_rows()) for each in (None, quantize))
+        exact, found = (run(session_of(head, "padded", each), padded_rows()) for each in (None, quantize))
         assert 0 < difference(found, exact) < most
 
 
@@ -196,7 +211,7 @@ def test_int8_holds_every_table_and_every_layer():
     tensors = to_torch(random_params(model))
     sizes = {}
     for quantize in (None, "int8"):
-        graph = make_graph(model.head, config, tensors, packed=False, quantize=quantize)
+        graph = make_graph(model.head, config, tensors, form="padded", quantize=quantize)
         sizes[quantize] = len(graph.SerializeToString())
     assert sizes["int8"] <= 0.3 * sizes[None]
     held = {each.name: numpy_helper.to_array(each) for each in graph.graph.initializer}
@@ -215,7 +230,7 @@ def test_another_family_has_its_names(monkeypatch):
     monkeypatch.setattr(onnx_graph, "family_of", lambda config: toy)
     _, params = model_of(SequenceClassificationHead)
     renamed = {name.replace("bert.", "toy."): value for name, value in to_torch(params).items()}
-    graph = make_graph(SequenceClassificationHead, small_config(), renamed, packed=True)
+    graph = make_graph(SequenceClassificationHead, small_config(), renamed, form="packed")
     assert "toy.encoder.layer.1.output.dense.weight" in {each.name for each in graph.graph.initializer}
 
 
@@ -224,11 +239,11 @@ def test_a_tensor_that_is_not_computed_is_no_graph():
     _, params = model_of(SequenceClassificationHead)
     more = to_torch(params) | {"bert.embeddings.extra.weight": np.zeros(3, np.float32)}
     with pytest.raises(AssertionError, match=r"leaves out: \['bert.embeddings.extra.weight'\]"):
-        make_graph(SequenceClassificationHead, small_config(), more, packed=True)
+        make_graph(SequenceClassificationHead, small_config(), more, form="packed")
 
 
 def test_a_model_above_two_gigabytes_is_refused(monkeypatch):
     monkeypatch.setattr(onnx_graph, "_MOST_BYTES", 10_000)
     _, params = model_of(SequenceClassificationHead)
     with pytest.raises(UserError, match="more than the 2 GB that an ONNX file holds"):
-        make_graph(SequenceClassificationHead, small_config(), to_torch(params), packed=True)
+        make_graph(SequenceClassificationHead, small_config(), to_torch(params), form="packed")
