@@ -46,6 +46,8 @@ _NEWEST = 0.2
 _FULL = 0.5
 """The least share of the budget that a batch must fill to be timed."""
 _OWN_NAME = "inputs"
+_SHORT_CHARACTERS = 2000
+"""The most characters of the texts of a request that are tokenized at once: less than a millisecond's work."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,8 @@ class Engine:
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.reading: Executor = ThreadPoolExecutor(1, "tokenize")
-        """The thread in which texts are to be read: tokenizers allow one at a time."""
+        """The thread in which texts are to be read that `read_short` leaves."""
+        self._reads = threading.Lock()  # tokenizers allow one thread at a time
         self._full_seconds = 0.0
 
     def warm_up(self) -> int:
@@ -178,7 +181,30 @@ class Engine:
         Args:
           items: texts, pairs, lists of words or rows.
           truncate: whether a text may lose its end; if not, it is a mistake.
+
+        Raises:
+          RefusedError: if all texts together have too many tokens.
         """
+        with self._reads:
+            return self._read(items, truncate)
+
+    def read_short(self, items: Sequence[Any], *, truncate: bool = True) -> ReadTexts | None:
+        """Do `read` at once, in any thread, which costs less than to wake another one.
+
+        Returns:
+          The tokens; None if it would take long: for long texts, for rows, and while another thread reads.
+        """
+        parts = [part for item in items for part in (item if isinstance(item, list | tuple) else (item,))]
+        if not all(isinstance(part, str) for part in parts) or sum(map(len, parts)) > _SHORT_CHARACTERS:
+            return None
+        if not self._reads.acquire(blocking=False):
+            return None
+        try:
+            return self._read(items, truncate)
+        finally:
+            self._reads.release()
+
+    def _read(self, items: Sequence[Any], truncate: bool) -> ReadTexts:
         begin = time.perf_counter()
         found = self._read_each(items, truncate)
         self._metrics.observe("te_request_tokenization_duration", time.perf_counter() - begin)

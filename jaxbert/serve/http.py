@@ -237,8 +237,10 @@ class _Api:
         nothing = Computed([], None, 0.0, 0.0)
         if not asking.items:
             return nothing, {}, 0
-        loop = asyncio.get_running_loop()
-        read = await loop.run_in_executor(engine.reading, partial(engine.read, asking.items, truncate=asking.truncate))
+        read = engine.read_short(asking.items, truncate=asking.truncate)
+        if read is None:
+            work = partial(engine.read, asking.items, truncate=asking.truncate)
+            read = await asyncio.get_running_loop().run_in_executor(engine.reading, work)
         if read.examples is None:
             return nothing, read.mistakes, 0
         computed = await _wait(request, engine, read.examples, raw=asking.raw, count=self.service.metrics.count)

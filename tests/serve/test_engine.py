@@ -159,6 +159,21 @@ def test_a_text_may_keep_its_end(engine):
     assert list(engine.read(["w1", long], truncate=False).mistakes) == [1]
 
 
+def test_short_texts_are_read_at_once(engine):
+    """With the same result; long ones, rows, and texts that come while another thread reads go to that thread."""
+    short = ["good w1", "w1 \ud800"]
+    now, later = engine.read_short(short), engine.read(short)
+    assert now is not None
+    assert list(now.mistakes) == list(later.mistakes) == [1]
+    assert now.examples.tokens.ids.tolist() == later.examples.tokens.ids.tolist()
+    assert engine.read_short(["w1 " * 60], truncate=False).mistakes[0].kind == "too_large"
+    assert engine.read_short(["w1 " * 1000]) is None
+    assert engine.read_short([{"text": "w1"}]) is None
+    with engine._reads:
+        assert engine.read_short(["w1"]) is None
+    assert engine.read_short(["w1"]) is not None, "the lock is free again"
+
+
 def test_an_error_of_the_engine_fails_its_batch_alone(engine, monkeypatch):
     predictor = engine.trained.predictor
     step = predictor.step
