@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from jaxbert.config import ComputeFormat, MaxLength
 from jaxbert.errors import UserError
-from jaxbert.ranges import NotNegativeNumber, Positive, PositiveNumber, Range, check_fields
+from jaxbert.ranges import NotNegative, NotNegativeNumber, Positive, PositiveNumber, Range, check_fields
 
 Quantize = Literal["int8", "fp16"]
 """The number formats of an ONNX graph besides float32."""
@@ -81,6 +81,24 @@ class ExplainOptions:
 
 
 @dataclass(frozen=True)
+class RobustnessOptions:
+    """How texts are disturbed (`jaxbert robustness`, `Model.robustness`)."""
+
+    kinds: list[str] | None = None
+    """Kinds of disturbances. If not set, all that are installed."""
+    strengths: list[float] | None = None
+    """Shares of a text's letters or words that are changed. If not set, 0.05, 0.1 and 0.2."""
+    seed: NotNegative = 0
+    """Decides every change, together with the number of the row."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "{}".format)
+        for strength in self.strengths or ():
+            if not 0 < strength <= 1:
+                raise UserError(f"strengths: {strength:g} is no share of a text: give numbers above 0 and up to 1")
+
+
+@dataclass(frozen=True)
 class ServeOptions:
     """How a server listens, what it accepts, and how it batches (`jaxbert serve`)."""
 
@@ -94,7 +112,7 @@ class ServeOptions:
     """Key that each request must send as `Authorization: Bearer KEY`; /health needs none. If not set, the value of the
     variable JAXBERT_API_KEY, if it is there."""
     batch_tokens: Positive | None = None
-    """Most tokens of a batch, padding included. If not set, 512 on CPU and 16384 on each GPU or TPU."""
+    """Most tokens of a batch, padding included. If not set, 256 on CPU and 16384 on each GPU or TPU."""
     max_queue: Positive = 512
     """Most requests that wait for a model; others get 429."""
     max_wait: PositiveNumber = 1.0

@@ -14,7 +14,7 @@ from jaxbert.config import DataConfig, LaunchConfig
 from jaxbert.data.memory import hold
 from jaxbert.errors import UserError
 from jaxbert.launch.start import start
-from jaxbert.options import ExplainOptions, InferenceOptions, Quantize
+from jaxbert.options import ExplainOptions, InferenceOptions, Quantize, RobustnessOptions
 from jaxbert.processes import is_main
 from jaxbert.runs.card import copy_card
 from jaxbert.runs.export import check_target, export_params
@@ -29,6 +29,7 @@ from jaxbert.train.runtime import prepare_process
 from jaxbert.understand.explain import Explainer
 from jaxbert.understand.neighbours import TrainingExamples
 from jaxbert.understand.reopen import columns_of
+from jaxbert.understand.robustness import measure_robustness
 
 Answer = dict[str, Any]
 
@@ -175,6 +176,37 @@ class Model:
         reading = self._reading(columns)
         with ExitStack() as stack:
             return self._trained.evaluate(name_source(stack, data, "data"), reading).metrics
+
+    def robustness(
+        self,
+        data: Data,
+        /,
+        *,
+        kinds: Sequence[str] = (),
+        strengths: Sequence[float] = (),
+        seed: int = 0,
+        **columns: Any,
+    ) -> dict[str, Any]:
+        """Disturb the texts of labelled rows and compare the answers, as `jaxbert robustness` does.
+
+        Args:
+          data: labelled examples, as for `evaluate`.
+          kinds: kinds of disturbances, such as `["typos", "case"]`; all of them if there are none.
+          strengths: shares of a text's letters or words that are changed; 0.05, 0.1 and 0.2 if there are none.
+          seed: decides every change.
+          **columns: names of columns, as for `evaluate`.
+
+        Returns:
+          `rows`, `metric` and its `value`, and `disturbed`: for each `kind` and `strength` the share of texts that were
+          `touched`, the metric's `value`, and the share of answers that `changed`.
+
+        Raises:
+          UserError: if a row is wrong, the task is another, or there is no such kind.
+        """
+        options = RobustnessOptions([*kinds] or None, [*strengths] or None, seed)
+        with ExitStack() as stack:
+            spec = name_source(stack, data, "data")
+            return measure_robustness(self._trained, spec, self._reading(columns), options).to_dict()
 
     def calibrate(
         self,

@@ -29,6 +29,7 @@ VERBS = {
     "calibrate": "calibrate a model's probabilities, and choose thresholds, on held-out rows",
     "predict": "let a model answer for texts from a file or standard input",
     "serve": "answer requests over HTTP, several in one packed batch",
+    "robustness": "disturb the texts (typos, case, lost words, ...), and tell how many answers change",
     "explain": "tell which words an answer comes from",
     "audit": "find the rows of a run whose labels are probably wrong",
     "compare": "compare runs on the held-out set that they have in common",

@@ -51,6 +51,8 @@ class RunFolder:
         """The predictions of the exported parameters for each validation and test set, by the name of the set."""
         self.report = self.path / "report.html"
         """The page about the run; see `understand.report`."""
+        self.robustness = self.path / "robustness.json"
+        """What disturbed texts did to the answers, once measured; see `understand.robustness`."""
         self.checkpoints = self.path / "checkpoints"
         self.export = self.path / "export"
         self.start = self.path / "start"

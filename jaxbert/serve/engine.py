@@ -39,8 +39,8 @@ from jaxbert.train.inference import TrainedModel
 from jaxbert.train.sharding import platform_of, row_alignment, row_devices
 
 logger = logging.getLogger("jaxbert")
-_CPU_TOKENS, _DEVICE_TOKENS = 512, 16_384
-"""The most tokens of a batch on CPU, where larger ones are hardly faster, and on each other device."""
+_CPU_TOKENS, _DEVICE_TOKENS = 256, 16_384
+"""The most tokens of a batch on CPU, where larger ones are hardly faster and let others wait, and on each other device."""
 _NEWEST = 0.2
 """The weight of the last full batch in the mean of their seconds."""
 _FULL = 0.5

@@ -109,6 +109,8 @@ class OnnxStep:
         return self._finish(outputs, batch)
 
 
+_SLOWER = ["SkipLayerNormFusion"]
+"""Fusions of onnxruntime that its CPU kernels compute more slowly than the nodes that they replace, this one three times."""
 _BY_SLOT = ("cls_positions",)
 """The inputs of a packed graph that have slots, and not tokens, on their second axis."""
 
@@ -159,7 +161,9 @@ def open_session(graph: Path | bytes, threads: int | None = None) -> Any:
     settings.log_severity_level = 3  # its warnings are for the authors of graphs
     source = graph if isinstance(graph, bytes) else str(graph)
     with foreign_errors(f"{graph if isinstance(graph, Path) else 'the graph'} cannot be read by onnxruntime"):
-        return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            source, settings, providers=["CPUExecutionProvider"], disabled_optimizers=_SLOWER
+        )
 
 
 def _open_onnx(name: str, options: InferenceOptions, threads: int | None) -> TrainedModel:

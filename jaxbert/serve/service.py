@@ -108,6 +108,8 @@ class Service:
         self._reloading = threading.Lock()
         self.draining = False
         """Whether the server is about to end."""
+        self.settled: Callable[[], None] = lambda: None
+        """Called when all models are ready, and after each reload."""
         self._gauge("te_queue_size", "Requests that wait.", lambda served: served.engine.waiting)
         self._gauge("jaxbert_compiled_shapes", "Programs of the model.", lambda served: served.engine.programs)
         self._gauge("jaxbert_ready", "Whether the model answers.", lambda served: float(served.engine.alive))
@@ -155,6 +157,7 @@ class Service:
         """Compile all models, one after the other."""
         for served in self._models.values():
             served.warm_up()
+        self.settled()
 
     def reload(self) -> None:
         """Open all models again, and replace each when the new one is ready; the old one answers until then.
@@ -173,6 +176,8 @@ class Service:
                 self._models[name] = new
                 self.metrics.count("jaxbert_reloads", result="success")
                 old.close()
+            del old, new
+            self.settled()
 
     def explain(self, served: Served, items: Sequence[Any]) -> list[Explanation]:
         """Explain the answers for some texts; call it in the thread that `explaining` returns."""

@@ -117,8 +117,8 @@ def measure_accuracy(values: argparse.Namespace) -> None:
     """Print the accuracy of each engine."""
     from jaxbert.config import DataConfig
 
-    columns = tuple(values.columns.split(",")) if values.columns else None
-    data = DataConfig(text=values.text, label=values.label, quoting="none", columns=columns)  # type: ignore[arg-type]
+    columns = values.columns.split(",") if values.columns else None
+    data = DataConfig(text=values.text, label=values.label, quoting="none", columns=columns)
     for name, model in open_modes(values, None).items():
         metrics = model.evaluate(str(values.data), data).metrics
         print(json.dumps({"engine": name, "accuracy": metrics["accuracy"], "loss": metrics["loss"]}), flush=True)

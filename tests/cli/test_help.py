@@ -79,6 +79,7 @@ MAIN_KEYS = {
     "predict": ["model", "input", "output", "keep", "top_k", "abstain_below", "coverage"],
     "calibrate": ["model", "data", "output", "threshold", "positive_label", "thresholds", "label"],
     "explain": ["model", "input", "output", "method", "label", "summary"],
+    "robustness": ["model", "data", "kinds", "strengths", "seed", "output"],
     "serve": ["model", "port", "host", "engine", "workers", "max_queue"],
     "bench": ["lengths", "bench.steps", "sweep", "peak_tflops"],
     "plan": ["topology", "lengths", "mesh.fsdp", "cost_per_hour"],

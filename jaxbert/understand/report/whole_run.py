@@ -13,6 +13,7 @@ import numpy as np
 from jaxbert.config import Config
 from jaxbert.data.batches import batches
 from jaxbert.data.memory import is_held
+from jaxbert.plain import read_json
 from jaxbert.tasks.direction import falls
 from jaxbert.train.inference import Finished
 from jaxbert.train.programs import training_layout
@@ -30,6 +31,7 @@ from jaxbert.understand.report.page import (
     text_cell,
     timed,
 )
+from jaxbert.understand.robustness import disturbance_rows
 from jaxbert.versions import installed
 
 _DRAWN_ROWS = 8
@@ -46,6 +48,18 @@ def data_section(overview: Mapping[str, Any]) -> Html:
     return joined_html(
         [table(["", *names], rows), paragraphs(*data_notes(dict(overview))), _duplicates(overview), _leaks(overview)]
     )
+
+
+def robustness_section(finished: Finished) -> Html | None:
+    """Return what disturbed texts did to the answers, if `jaxbert robustness` has measured it for this run."""
+    if not finished.folder.robustness.exists():
+        return None
+    numbers = read_json(finished.folder.robustness)
+    head, *rows = disturbance_rows(numbers)
+    said = (
+        f"{numbers['rows']:,} rows of {numbers['data']}, whose texts were changed at random (seed {numbers['seed']})."
+    )
+    return joined_html([paragraphs(said), table(head, rows)])
 
 
 def _duplicates(overview: Mapping[str, Any]) -> Html | None:

@@ -21,6 +21,7 @@ from jaxbert.understand.report.whole_run import (
     curve_section,
     data_section,
     packing_section,
+    robustness_section,
     speed_section,
 )
 
@@ -79,6 +80,7 @@ def report_page(finished: Finished) -> str:
     if left:
         sections.append(("Further sets", Html(f"{len(left)} more sets are in the table of results alone.")))
     sections += [
+        ("Disturbed texts", robustness_section(finished)),
         ("Labels that may be wrong", suspect_section(finished)),
         ("Packed rows", packing_section(finished)),
         ("Speed", speed_section(summary)),
