@@ -49,7 +49,7 @@ class SharedPrograms:
     """The compiled functions that several runs of one model, task and layout share."""
 
     steps: tuple[Compiled, Compiled]
-    """The single step, and several steps as one program, of a `Program` with `any_length`."""
+    """The single step, and several steps as one program."""
     predictor: Predictor
 
 

@@ -106,7 +106,7 @@ class Trainer:
         """The best and the last evaluation by step, if this start made them."""
         self._config = run.config.train
         self._callbacks = run.additions.callbacks
-        self._step_key = run.program.step_key
+        self._arguments = run.program.arguments
         self._checkpoints = checkpoints
         self._before_saving = before_saving
         self._dispatched = progress.step
@@ -171,11 +171,11 @@ class Trainer:
             self._flush(report)
             self.speed.pause()
             report.compiling(batch["input_ids"].shape[-2])
-            program.compile(self.state, batch, self._step_key)
+            program.compile(self.state, batch, self._arguments)
             self.speed.resume()
         self.speed.add(sizes, waited)
         with jax.transfer_guard("disallow"):
-            self.state, sums = program(self.state, batch, self._step_key)
+            self.state, sums = program(self.state, batch, self._arguments)
         previous, self._pending = self._pending, (example_ids, sums)
         self._dispatched += len(sizes)
         if previous is not None:

@@ -94,12 +94,11 @@ class Trainings:
         self._log, self._lock = started.log, started.lock
         self._first_params = on_host(whole.first_params() if started.params is None else started.params)
         started.params = None
-        program = dataclasses.replace(whole.program, any_length=True)
-        shared = SharedPrograms(program.step_programs(), whole.predictor)
+        program, shared = whole.program, whole.shared or SharedPrograms(whole.program.step_programs(), whole.predictor)
         train = whole.inputs.train
         learned = [*(part.learned for part in parts), np.arange(len(train))]
         layout = training_layout(whole.config, train.tokens.lengths, program.mesh, windows=train.windows, parts=learned)
-        self.whole = dataclasses.replace(whole, program=program, layout=layout, shared=shared)
+        self.whole = dataclasses.replace(whole, layout=layout, shared=shared)
         """The run on all rows."""
         distinct = {part.held_out.tobytes(): part.held_out for part in parts}
         self._held_out = {key: train.take(held_out) for key, held_out in distinct.items()}

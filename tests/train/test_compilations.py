@@ -79,9 +79,9 @@ def test_the_state_is_updated_in_place(mesh, together):
     state = program.first_state(random_params(program.model))
     step, group = program.step_programs()[together > 1], program.put(*[batch] * together)
     bytes_of_a_device = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
-    memory = step.compile(state, group, program.base_key).memory_analysis()
+    memory = step.compile(state, group, program.arguments).memory_analysis()
     assert memory.alias_size_in_bytes == bytes_of_a_device
-    step(state, group, program.base_key)
+    step(state, group, program.arguments)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
 
 
