@@ -420,7 +420,8 @@ def training_layout(
 ) -> Layout:
     """Choose row length, row counts and slots for training examples of these lengths.
 
-    Row lengths are a multiple of `alignment`; by default the mesh's devices decide it. With `parts`, the examples of several
+    The seed does not matter, so that runs that differ in it alone share their programs. Row lengths are a multiple of
+    `alignment`; by default the mesh's devices decide it. With `parts`, the examples of several
     runs, one row count holds the steps of all of them.
     """
     batch_size = config.train.batch_size
@@ -433,7 +434,6 @@ def training_layout(
         row_length=config.data.row_length,
         row_multiple=row_multiple,
         alignment=alignment or row_alignment(mesh),
-        seed=config.train.seed,
         windows=windows,
         parts=parts,
         epochs=1 if parts is None else config.train.epochs,
