@@ -27,9 +27,10 @@ class Course:
     """The share of the trial's steps, rising, and the merit: larger is better, and -inf where there is none."""
     complete: bool = False
 
-    def best(self, share: float = math.inf) -> float:
-        """Return the best merit up to a share of the steps; -inf before the first evaluation."""
-        return max((merit for at, merit in self.points if at <= share + _ROUNDING), default=-math.inf)
+    @property
+    def best(self) -> float:
+        """The best merit so far; -inf before the first evaluation."""
+        return max((merit for _, merit in self.points), default=-math.inf)
 
     def at(self, share: float) -> tuple[float, float] | None:
         """Return the first point at a share of the steps or after it; None if the trial did not come so far."""
@@ -46,16 +47,16 @@ def never(mine: Course, others: Sequence[Course]) -> bool:
 
 
 def below_median(mine: Course, others: Sequence[Course]) -> bool:
-    """Stop a trial whose best evaluation is worse than the median of the complete trials' best ones up to that step."""
+    """Stop a trial whose best evaluation is worse than the median of the complete trials at the same step."""
     share, complete = mine.points[-1][0], [other for other in others if other.complete]
     if share >= 1 or len(complete) < STARTUP_TRIALS:
         return False
-    known = sorted(best for best in (other.best(share) for other in complete) if best > -math.inf)
+    known = sorted(found[1] for other in complete if (found := other.at(share)) is not None)
     if not known:
         return False
     middle = len(known) // 2
     median = known[middle] if len(known) % 2 else (known[middle - 1] + known[middle]) / 2
-    return mine.best() < median
+    return mine.best < median
 
 
 def halving(mine: Course, others: Sequence[Course]) -> bool:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import re
+import secrets
+import time
 import zlib
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 _DRIVERS = {"postgresql": ("psycopg2", "psycopg"), "mysql": ("MySQLdb", "pymysql")}
 """By the kind of a database, the library that SQLAlchemy takes by itself, and the one to name if that is not there."""
 _LOCK_SECONDS = 10
+_TRIES, _TRY_SECONDS = 10, 0.2
 _FREE = {"config.train.output_dir", "config.launch", "config.report", "search.trials", "search.seconds", "search.keep"}
 """What may change when a study goes on."""
 JOURNAL = "journal.log"
@@ -51,23 +54,21 @@ def need_optuna() -> None:
     logging.getLogger("alembic").setLevel(logging.ERROR)
 
 
-def begin_study(folder: epath.Path, settings: dict[str, Any], name: str) -> str:
-    """Write the settings of a new study, or compare them with those of the study in the folder; return its name.
+def check_study(folder: epath.Path, settings: dict[str, Any]) -> str | None:
+    """Compare the settings of a search with those of the study in its folder; return its name, None if there is none.
 
     Raises:
       UserError: if the folder holds something else, or a study with other settings.
     """
     path = folder / STUDY
     if not path.exists():
-        others = sorted(found.name for found in folder.iterdir()) if folder.exists() else []
+        others = sorted({found.name for found in folder.iterdir()} - {STUDY}) if folder.exists() else []
         if others:
             raise UserError(
                 f"train.output_dir {folder} holds something else than a search ({others[0]}): choose a new folder"
             )
-        folder.mkdir(parents=True, exist_ok=True)
-        if create(path, json.dumps({"name": name, **settings}, indent=2, ensure_ascii=False) + "\n"):
-            return name
-    kept = read_json(path)
+        return None
+    kept = _read_study(path)
     before, now = flat({key: kept.get(key, {}) for key in settings}), flat(json.loads(json.dumps(settings)))
     differing = [
         f"{key}: {shown(before.get(key))} there, {shown(now.get(key))} now"
@@ -80,6 +81,30 @@ def begin_study(folder: epath.Path, settings: dict[str, Any], name: str) -> str:
             "to go on, or choose a new folder"
         )
     return str(kept.get("name"))
+
+
+def _read_study(path: epath.Path) -> dict[str, Any]:
+    """Read the settings, which another process may be writing just now."""
+    for _ in range(_TRIES):
+        if path.read_text().endswith("}\n"):
+            break
+        time.sleep(_TRY_SECONDS)
+    return read_json(path)
+
+
+def begin_study(folder: epath.Path, settings: dict[str, Any]) -> str:
+    """Write the settings of a new study, unless it has begun; return its name.
+
+    Raises:
+      UserError: as `check_study`.
+    """
+    known = check_study(folder, settings)
+    if known is not None:
+        return known
+    name = f"jaxbert-{secrets.token_hex(8)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = create(folder / STUDY, json.dumps({"name": name, **settings}, indent=2, ensure_ascii=False) + "\n")
+    return name if written else begin_study(folder, settings)
 
 
 def open_storage(where: str | None, folder: epath.Path) -> optuna.storages.BaseStorage:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import secrets
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,13 +34,14 @@ from jaxbert.studies.results import (
 )
 from jaxbert.studies.space import Dimension, grid, parse_space, with_values
 from jaxbert.studies.stopping import Rule, below_median, halving, never
-from jaxbert.studies.storage import begin_study, make_sampler, need_optuna, open_storage
+from jaxbert.studies.storage import begin_study, check_study, make_sampler, need_optuna, open_storage
 from jaxbert.studies.trial import SPEEDS, Objective, Shapes, TrialWatcher, train_trial
 from jaxbert.studies.workers import Worker
 from jaxbert.terminal import console
 from jaxbert.train.callbacks import NOTHING, Additions
 from jaxbert.train.programs import count_steps
 from jaxbert.train.run import Run
+from jaxbert.train.trainer import show_data
 
 if TYPE_CHECKING:
     import optuna
@@ -82,10 +82,12 @@ def run_search(config: Config, options: SearchOptions, additions: Additions = NO
     space = _check(config, options)
     folder = RunFolder(config.train.output_dir).path
     settings = {"config": config.to_dict(), "search": dataclasses.asdict(options)}
-    name = begin_study(folder, settings, f"jaxbert-{secrets.token_hex(8)}")
+    check_study(folder, settings)
     shapes = Shapes()
     run = shapes.open(config, RunFolder(folder), (), additions)
+    show_data(run)
     plan = _plan(config, options, space, run)
+    name = begin_study(folder, settings)
     import optuna
 
     storage = open_storage(options.storage, folder)
