@@ -159,7 +159,7 @@ def start_divided(
     check: Callable[[Run, Division], None] = lambda run, division: None,
     opened: Opener = open_run,
 ) -> Iterator[tuple[Started, Division]]:
-    """Open a run as `start_training` does, with its training examples divided into folds, and show its data.
+    """Open a run as `start_training` does, with its training examples divided into folds, and show its data if they are new.
 
     `check` is called before the folder is made, and may raise a UserError. `opened` returns the run.
 
@@ -179,7 +179,8 @@ def start_divided(
         check(run, division)
 
     with start_training(config, additions, prepare, opened) as started:
-        show_data(started.run)
+        if started.run.shared is None:
+            show_data(started.run)
         yield started, found[0]
 
 
