@@ -25,6 +25,10 @@ class UserOSError(UserError, OSError):
     """A `UserError` of the public classes, for damaged files and other cases in which transformers 4 raised OSError."""
 
 
+class InUseError(UserError):
+    """Another process owns a run folder."""
+
+
 class DivergedError(UserError):
     """Loss or gradient were not finite for too many steps in a row."""
 

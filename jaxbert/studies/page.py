@@ -62,12 +62,12 @@ def _course(found: Found) -> Html:
     numbers = np.array([record.number for record in whole])
     values = np.array([record.values[0] for record in whole if record.values is not None])
     best = np.minimum.accumulate(values) if objective.falls else np.maximum.accumulate(values)
-    series = [Series(numbers, values, "trial", "cloud", 1), Series(numbers, best, "best so far")]
+    series = [Series(numbers, values, "trial", "points", 1), Series(numbers, best, "best so far")]
     stopped = [record for record in found.records if record.state == "pruned" and record.points]
     if stopped:
         at = np.array([record.number for record in stopped])
         last = np.array([record.points[max(record.points)] for record in stopped])
-        series.append(Series(at, last, "stopped early", "cloud", 2))
+        series.append(Series(at, last, "stopped early", "points", 2))
     drawing = draw(series, Plane("trial", objective.name, whole=True))
     curves = [
         Series(np.array([*steps]), np.array([*steps.values()]), colour=1 if record is not found.best else 0)
@@ -77,7 +77,7 @@ def _course(found: Found) -> Html:
     parts = [figure(drawing, "The value of each trial; a stopped one at its last evaluation.")]
     if curves:
         drawing = draw(curves, Plane("step", objective.name, whole=True))
-        parts.append(figure(drawing, "The evaluations of each trial; the best one in the first colour."))
+        parts.append(figure(drawing, "The evaluations of each trial; the best one in the colour of the best so far."))
     return element("div", *parts, kind="charts")
 
 
@@ -87,7 +87,7 @@ def _front(found: Found) -> Html:
     values = np.array([record.values for record in found.complete])
     front = sorted((record for record in found.front), key=lambda record: record.values or ())
     edge = np.array([record.values for record in front])
-    series = [Series(values[:, 1], values[:, 0], "trial", "cloud", 1), Series(edge[:, 1], edge[:, 0], "front", "dots")]
+    series = [Series(values[:, 1], values[:, 0], "trial", "points", 1), Series(edge[:, 1], edge[:, 0], "front", "dots")]
     rows = [[record.number, *(record.values or ())] for record in front]
     chart = figure(
         draw(series, Plane(names[1], names[0])), "No other trial is better in one and as good in the others."
@@ -162,7 +162,7 @@ def _parallel(space: Sequence[Dimension], found: Found) -> Html:
     drawing = element(
         "svg", *parts, *lines, viewBox=box, role="img", aria_label="trials side by side", style="min-width:40rem"
     )
-    caption = "A line for each complete trial; the better, the stronger; the best one in the first colour."
+    caption = "A line for each complete trial; the better, the stronger; the best one is thick."
     return figure(element("div", drawing, kind="scroll"), caption)
 
 
@@ -196,5 +196,14 @@ def _trials(space: Sequence[Dimension], found: Found) -> Html:
         note = f"after step {told[PRUNED_AT]}" if PRUNED_AT in told else told.get(ERROR, "")
         measured = [element("td", "" if value is None else f"{value:,.4f}", kind="number") for value in values]
         given = [cell(record.params.get(dimension.key)) for dimension in space]
-        rows.append([record.number, record.state, *measured, *given, timed(told.get(SECONDS, "")), note])
+        rows.append(
+            [
+                record.number,
+                record.state,
+                *measured,
+                *given,
+                element("td", timed(told.get(SECONDS, "")), kind="number"),
+                note,
+            ]
+        )
     return table(head, rows, sortable=True)

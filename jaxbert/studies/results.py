@@ -150,23 +150,31 @@ def drop_exports(found: Found, folders: dict[int, RunFolder]) -> None:
 
 
 def export_best(folder: epath.Path, found: Found, of: RunFolder) -> epath.Path:
-    """Copy the best trial's run folder to `best`, unless it is there already."""
+    """Copy the best trial's run folder to `best`, unless it is there already, perhaps from another process."""
     target, record = folder / "best", found.best
     assert record is not None
     mark = target / "trial"
-    if mark.exists() and mark.read_text().strip() == str(record.number):
+
+    def is_there() -> bool:
+        return mark.exists() and mark.read_text().strip() == str(record.number)
+
+    if is_there():
         return target
-    staged = folder / f"best.{os.getpid()}.tmp"
+    staged = target if in_bucket(target) else folder / f"best.{os.getpid()}.tmp"
     staged.rmtree(missing_ok=True)
-    target.rmtree(missing_ok=True)
-    into = target if in_bucket(target) else staged
-    into.mkdir(parents=True, exist_ok=True)
+    staged.mkdir(parents=True)
     for path in sorted(of.path.iterdir()):
         if path.name not in ("lock", "checkpoints"):
-            copy(path, into / path.name)
-    (into / mark.name).write_text(f"{record.number}\n")
-    if into != target:
-        into.rename(target)
+            copy(path, staged / path.name)
+    (staged / mark.name).write_text(f"{record.number}\n")
+    if staged != target:
+        try:
+            target.rmtree(missing_ok=True)
+            staged.rename(target)
+        except OSError:
+            if not is_there():
+                raise
+            staged.rmtree(missing_ok=True)
     return target
 
 

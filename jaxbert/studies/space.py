@@ -14,7 +14,7 @@ from jaxbert.errors import UserError
 from jaxbert.settings import KEYS, nearest_key
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+    import optuna
 
 Kind = Literal["log", "lin", "int", "values"]
 _RANGES = ("log", "lin", "int")
@@ -78,15 +78,14 @@ class Dimension:
         )
         return (at - low) / (high - low) if high > low else 0.0
 
-    def distribution(self) -> BaseDistribution:
-        """Return the dimension as Optuna has it."""
-        from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
+    def draw(self, trial: optuna.Trial) -> Any:
+        """Return the value of a trial; Optuna draws it where the trial has none."""
         if self.kind == "values":
-            return CategoricalDistribution(self.values)
+            return trial.suggest_categorical(self.key, self.values)
+        log = self.kind == "log"
         if self.whole:
-            return IntDistribution(int(self.low), int(self.high), log=self.kind == "log")
-        return FloatDistribution(self.low, self.high, log=self.kind == "log")
+            return trial.suggest_int(self.key, int(self.low), int(self.high), log=log)
+        return trial.suggest_float(self.key, self.low, self.high, log=log)
 
 
 def _written(value: Any) -> str:

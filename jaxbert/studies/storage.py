@@ -33,8 +33,12 @@ _DRIVERS = {"postgresql": ("psycopg2", "psycopg"), "mysql": ("MySQLdb", "pymysql
 """By the kind of a database, the library that SQLAlchemy takes by itself, and the one to name if that is not there."""
 _LOCK_SECONDS = 10
 _TRIES, _TRY_SECONDS = 10, 0.2
-_FREE = {"config.train.output_dir", "config.launch", "config.report", "search.trials", "search.seconds", "search.keep"}
-"""What may change when a study goes on."""
+_FREE = {
+    *("config.train.output_dir", "config.launch", "config.report", "search.trials", "search.seconds", "search.keep"),
+    *("config.data.train", "config.data.validation", "config.data.test", "config.data.cache_dir"),
+    *("config.model.name_or_path", "config.model.vocab"),
+}
+"""What may change when a study goes on; of data and model the content is compared."""
 JOURNAL = "journal.log"
 STUDY = "study.json"
 """The file that holds the identity and the settings of a study."""
@@ -77,8 +81,8 @@ def check_study(folder: epath.Path, settings: dict[str, Any]) -> str | None:
     ]
     if differing:
         raise UserError(
-            f"train.output_dir {folder} holds a search with other settings ({'; '.join(differing)}): use the same ones "
-            "to go on, or choose a new folder"
+            f"train.output_dir {folder} holds a search with other settings or other data ({'; '.join(differing)}): "
+            "use the same ones to go on, or choose a new folder"
         )
     return str(kept.get("name"))
 

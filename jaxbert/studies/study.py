@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jaxbert.config import Config
-from jaxbert.errors import DivergedError, StoppedError, UserError, foreign_errors, one_line
+from jaxbert.errors import DivergedError, InUseError, StoppedError, UserError, foreign_errors, one_line
 from jaxbert.options import SearchOptions
 from jaxbert.plain import read_json
 from jaxbert.processes import Interrupt, is_alone
 from jaxbert.runs.folder import RunFolder
+from jaxbert.runs.identity import identify
 from jaxbert.studies.results import (
     ERROR,
     PRUNED_AT,
@@ -87,7 +88,7 @@ def run_search(config: Config, options: SearchOptions, additions: Additions = NO
     run = shapes.open(config, RunFolder(folder), (), additions)
     show_data(run)
     plan = _plan(config, options, space, run)
-    name = begin_study(folder, settings)
+    name = begin_study(folder, settings | {"content": _identity(config, run)})
     import optuna
 
     storage = open_storage(options.storage, folder)
@@ -101,6 +102,15 @@ def run_search(config: Config, options: SearchOptions, additions: Additions = NO
         )
     with Interrupt() as interrupt, Worker(study) as worker:
         return _Search(plan, additions, study, worker, interrupt, shapes).run()
+
+
+def _identity(config: Config, run: Run) -> dict[str, Any]:
+    """Return what tells whether a study goes on with the same rows and the same model."""
+    pretrained, inputs = run.pretrained, run.inputs
+    model = pretrained.bert_config, pretrained.tokenizer, pretrained.folder
+    found = identify(config, *model, inputs, run.program.total_steps)
+    sets = {name: dataclasses.asdict(content) for name, content in found.sets.items()}
+    return {"labels": found.labels, "weights": found.model["weights"], **sets}
 
 
 def _check(config: Config, options: SearchOptions) -> tuple[Dimension, ...]:
@@ -186,6 +196,9 @@ class _Search:
             begin = time.monotonic()
             try:
                 self._run(trial, begin)
+            except InUseError:  # by a process that took the trial at the same moment
+                self._busy.add(trial.number)
+                continue
             except StoppedError:
                 self._write(self._found())
                 self._stop()
@@ -242,8 +255,7 @@ class _Search:
         """Train a trial, and record its result."""
         from optuna.trial import TrialState
 
-        distributions = {dimension.key: dimension.distribution() for dimension in self.plan.space}
-        params = {key: trial._suggest(key, distribution) for key, distribution in distributions.items()}
+        params = {dimension.key: dimension.draw(trial) for dimension in self.plan.space}
         folder = self._trial_folder(trial.number)
         line = f"trial {trial.number} ({trial.number + 1} of {self.plan.trials}): {shown_params(params)}"
         console.print(line, highlight=False, soft_wrap=True)
@@ -258,6 +270,9 @@ class _Search:
             trial.set_user_attr(ERROR, one_line(error))
             self._study.tell(trial, state=TrialState.FAIL)
             return
+        finally:
+            if folder.summary.exists():
+                folder.checkpoints.rmtree(missing_ok=True)
         trial.set_user_attr(SECONDS, round(time.monotonic() - begin, 2))
         if (step := summary.get(PRUNED_AT)) is not None:
             trial.set_user_attr(PRUNED_AT, step)
@@ -292,9 +307,7 @@ class _Search:
             return self.plan.stopping is not None and step > 0 and stops(step)
 
         watcher = TrialWatcher(keep, self.plan.stopping, self._interrupted)
-        finished = train_trial(config, self._shapes, self._additions, watcher, begins)
-        folder.checkpoints.rmtree(missing_ok=True)
-        return finished.summary
+        return train_trial(config, self._shapes, self._additions, watcher, begins).summary
 
     def _after(self, number: int, seconds: float) -> None:
         """Tell how a trial ended, and write what was found so far."""

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from postgres import lacks_postgres, postgres
 from python_runs import SETTINGS, rows_of
-from runs import CrashError, Problem, command, finish, read_metrics, weights
+from runs import CrashError, Problem, command, finish, random_rows, read_metrics, weights, write_csv
 
 import jaxbert
 from jaxbert.cli.main import main
@@ -149,6 +149,19 @@ def test_more_trials_are_added(problem, whole):
     assert len(found["trials"]) == TRIALS + 1
     exports = [trial_folder(problem, "more", number).joinpath("export").exists() for number in range(TRIALS + 1)]
     assert [number for number, there in enumerate(exports) if there] == [found["best"]["number"]]
+
+
+def test_a_search_keeps_to_its_data(problem, whole, capsys):
+    """The same rows from another file are the same data."""
+    shutil.copytree(problem.folder / "whole", problem.folder / "moved")
+    options = {"trials": TRIALS, "train__output_dir": problem.folder / "moved"}
+    for name, rows in (("same", random_rows(37, seed=1)), ("other", random_rows(37, seed=2))):
+        write_csv(problem.folder / f"{name}.csv", rows)
+    assert trials_of(search(problem, "moved", data__validation=problem.folder / "same.csv", **options)) == trials_of(
+        whole
+    )
+    assert main(arguments(problem, "moved", data__validation=problem.folder / "other.csv", **options)) == 2
+    assert "a search with other settings or other data (content.data.validation.checksum" in capsys.readouterr().err
 
 
 def test_halving_stops_most_trials_early(problem, capsys):

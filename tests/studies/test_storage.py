@@ -23,7 +23,7 @@ def draw(study, trials, method="tpe", seed=0):
     for _ in range(trials):
         study.sampler = make_sampler(SearchOptions(list(TEXTS), method, seed=seed), SPACE)
         trial = study.ask()
-        params = {one.key: trial._suggest(one.key, one.distribution()) for one in SPACE}
+        params = {one.key: one.draw(trial) for one in SPACE}
         study.tell(trial, params["model.dropout"] - 100 * abs(params["optimizer.learning_rate"] - 1e-3))
     return [trial.params for trial in study.trials]
 
@@ -54,11 +54,11 @@ def test_a_trial_that_was_killed_between_two_draws_gets_the_same_values(folder):
     draw(study, 11)
     study.sampler = make_sampler(SearchOptions(list(TEXTS)), SPACE)
     begun = study.ask()
-    begun._suggest(SPACE[0].key, SPACE[0].distribution())
+    SPACE[0].draw(begun)
     again = new_study(folder, "killed")
     again.sampler = make_sampler(SearchOptions(list(TEXTS)), SPACE)
     trial = optuna.trial.Trial(again, begun._trial_id)
-    assert {one.key: trial._suggest(one.key, one.distribution()) for one in SPACE} == whole[-1]
+    assert {one.key: one.draw(trial) for one in SPACE} == whole[-1]
 
 
 def test_half_a_line_of_a_journal_is_dropped(folder):
@@ -81,7 +81,7 @@ def test_a_study_keeps_its_settings(folder):
     more = {**settings, "search": {"seed": 0, "trials": 9}}
     assert check_study(folder / "new", more) == name
     other = {**settings, "search": {"seed": 1, "trials": 5}}
-    with pytest.raises(UserError, match=re.escape("other settings (search.seed: 0 there, 1 now)")):
+    with pytest.raises(UserError, match=re.escape("other settings or other data (search.seed: 0 there, 1 now)")):
         check_study(folder / "new", other)
     (folder / "old").mkdir()
     (folder / "old" / "notes.txt").write_text("mine")
