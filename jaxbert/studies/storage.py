@@ -117,17 +117,29 @@ def open_storage(where: str | None, folder: epath.Path) -> optuna.storages.BaseS
     Raises:
       UserError: if it cannot be opened, or a journal would be in a bucket.
     """
-    import optuna
-
     if where is not None and "://" in where and not where.startswith("file://"):
         said = re.sub(r"//[^@/]*@", "//...@", where)
         with foreign_errors(f"search.storage {said} cannot be opened"):
-            return optuna.storages.RDBStorage(_with_driver(where))
+            return _open_database(_with_driver(where))
     path = folder / JOURNAL if where is None else epath.Path(where.removeprefix("file://"))
     if in_bucket(path):
         raise UserError(f"{path} is in a bucket, which has no journal: set search.storage to a database or a file")
     with foreign_errors(f"search.storage {path} cannot be opened"):
         return _open_journal(Path(path))
+
+
+def _open_database(url: str) -> optuna.storages.BaseStorage:
+    """Open a database; of processes that make its tables at the same moment all but one fail, and try again."""
+    import optuna
+
+    for _ in range(_TRIES):
+        try:
+            return optuna.storages.RDBStorage(url)
+        except Exception as error:
+            if "UniqueViolation" not in str(error) and "already exists" not in str(error):
+                raise
+            time.sleep(_TRY_SECONDS)
+    return optuna.storages.RDBStorage(url)
 
 
 def _with_driver(url: str) -> str:

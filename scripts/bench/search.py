@@ -74,10 +74,10 @@ def summaries(folder: Path) -> list[dict[str, Any]]:
 
 
 def study(values: argparse.Namespace) -> dict[str, Any]:
-    """Run a study in this process, and time each trial's own training, evaluation and export.
+    """Run a study in this process, or go on with it, and time each trial's own training, evaluation and export.
 
-    The overhead is all other time from the beginning of the first trial to the end of the search: values, storage, opening a
-    run, results and the page. The first trial is left out of both, because it compiles.
+    The overhead is all other time from the beginning of the second trial to the end of the search: values, storage, opening
+    a run, results and the page. The first trial is left out, because it compiles. SIGTERM ends it; the next start goes on.
     """
     from jaxbert.cli.main import main
     from jaxbert.studies import study as studies
@@ -98,18 +98,23 @@ def study(values: argparse.Namespace) -> dict[str, Any]:
 
     trainer.train_run, studies._Search._run = timed, begun  # type: ignore[method-assign]
     folder = values.folder / "study"
-    assert main(arguments(values, folder)) == 0
+    code = main(arguments(values, folder))
+    assert code in (0, 75)
     whole = time.perf_counter() - begins[1]
     told = summaries(folder)
+    counted = own[1:]
+    if code:  # the trial that was interrupted has no end
+        whole -= time.perf_counter() - begins[-1]
     return {
         "trials": len(told),
         "trials_of_this_start": len(own),
-        "seconds_of_trials": round(sum(own[1:]), 2),
-        "overhead": (whole - sum(own[1:])) / sum(own[1:]),
+        "seconds_of_trials": round(sum(counted), 2),
+        "overhead": (whole - sum(counted)) / sum(counted),
         "compilations": [summary["compilations"] for summary in told],
         "compile_seconds": told[0]["compile_seconds"],
         "examples_per_second": statistics.median(summary["examples_per_second"] for summary in told[1:]),
         "best": json.loads((folder / "search.json").read_text())["best"],
+        "complete": code == 0,
     }
 
 
@@ -160,11 +165,12 @@ def methods(values: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(given: Sequence[str] | None = None) -> None:
-    """Run a mode, and write the JSON."""
+    """Run a mode, and add its result to the file, a line of JSON."""
     values = make_parser().parse_args(given)
     values.folder.mkdir(parents=True, exist_ok=True)
     result = {"study": study, "kills": kills, "methods": methods}[values.mode](values)
-    values.output.write_text(json.dumps(result, indent=2) + "\n")
+    with values.output.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(result) + "\n")
     print(json.dumps(result, indent=2))
 
 
