@@ -98,6 +98,7 @@ __all__ = [
     "finetune",
     "load",
     "pretrain",
+    "search",
 ]
 _HOMES = {
     "STOP": "jaxbert.train.callbacks",
@@ -115,6 +116,7 @@ _HOMES = {
     "finetune": "jaxbert.api.finetune",
     "load": "jaxbert.api.model",
     "pretrain": "jaxbert.api.finetune",
+    "search": "jaxbert.api.search",
 }
 
 

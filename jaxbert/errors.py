@@ -25,11 +25,19 @@ class UserOSError(UserError, OSError):
     """A `UserError` of the public classes, for damaged files and other cases in which transformers 4 raised OSError."""
 
 
+class InUseError(UserError):
+    """Another process owns a run folder."""
+
+
+class DivergedError(UserError):
+    """Loss or gradient were not finite for too many steps in a row."""
+
+
 class StoppedError(Exception):
     """A signal ended the run after its state was saved; run it again to resume."""
 
-    def __init__(self, step: int, way: str = "run the same command to go on") -> None:
-        super().__init__(f"stopped after step {step}, which is saved; {way}")
+    def __init__(self, step: int, way: str = "run the same command to go on", what: str = "step {}, which is") -> None:
+        super().__init__(f"stopped after {what.format(step)} saved; {way}")
         self.step = step
         """The number of the last step."""
 

@@ -5,7 +5,7 @@ A field's docstring is its help text, as in `config`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from jaxbert.config import ComputeFormat, MaxLength
@@ -135,3 +135,35 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         check_fields(self, "{}".format)
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Which keys are searched, how, and for how long (`jaxbert search`)."""
+
+    space: list[str] = field(default_factory=list)
+    """A key and its values; give the flag once for each key. KEY=log:A:B: between A and B, even in the logarithm;
+    KEY=lin:A:B: even; KEY=int:A:B: whole numbers; KEY=V1,V2,V3: one of these."""
+    method: Literal["tpe", "random", "grid", "asha"] = "tpe"
+    """How values are chosen. tpe: where earlier trials were good; random: anywhere; grid: all combinations of values; asha:
+    anywhere, and only the best third of the trials goes on after a ninth and after a third of the steps."""
+    trials: Positive = 20
+    """Number of trials; with a larger number, the same command adds trials."""
+    seconds: PositiveNumber | None = None
+    """Seconds after which no trial begins. If not set, all trials run."""
+    seed: NotNegative = 0
+    """Random seed of the values that are tried."""
+    objectives: str | None = None
+    """What is compared: metrics of the validation set, examples_per_second, or several with commas between. If not set, the
+    main metric of the task."""
+    stopping: Literal["median", "none"] = "median"
+    """Whether trials end early. median: if the best evaluation so far is worse than the median of five or more complete
+    trials; asha has its own rule, and with several objectives no trial ends early."""
+    storage: str | None = None
+    """Where processes share the trials: the path of a journal file, or a database as postgresql://..., mysql://... If not
+    set, a journal in the folder."""
+    keep: Literal["best", "all"] = "best"
+    """Whose exported models are kept: those of the best trials, or of all."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "search.{}".format)

@@ -257,7 +257,7 @@ def run_steps(program: Program, params: Any, examples: Examples, most: int | Non
     state, step = program.first_state(params), program.train_step()
     losses, example_ids = [], []
     for batch in itertools.islice(feed(program, layout, examples), most):
-        state, sums = step(state, program.put(batch), program.base_key)
+        state, sums = step(state, program.put(batch), program.arguments)
         losses.append(float(sums["loss"] / sums["examples"]))
         example_ids.append(sorted(batch["example_ids"][batch["example_mask"]].tolist()))
     return Trajectory(losses, jax.device_get(state["params"]), example_ids)

@@ -83,5 +83,5 @@ def _identity(owner: Program | Predictor) -> Hashable:
         config = owner.config
         same = {name: getattr(type(config.train)(), name) for name in _HOST_ALONE}
         parts += [config.model, config.optimizer, config.precision, dataclasses.replace(config.train, **same)]
-        parts += [owner.total_steps, owner.any_length, owner.tuned]
+        parts += [owner.total_steps, owner.tuned]
     return modules, *map(repr, parts)

@@ -51,6 +51,10 @@ BELOW = {
         *("train", "runs", "tasks", "interop", "models", "data", "processes", "terminal", "settings", "versions"),
         *("options", "config", "bucket", "plain", "errors"),
     },
+    "studies": {
+        *("understand", "train", "runs", "tasks", "processes", "terminal", "settings", "options", "config", "bucket"),
+        *("plain", "errors"),
+    },
     "serve": {
         *("understand", "train", "runs", "tasks", "interop", "models", "data", "processes", "versions", "options"),
         *("config", "bucket", "plain", "errors"),
@@ -65,6 +69,7 @@ BELOW = {
     "api": {
         *(
             "understand",
+            "studies",
             "serve",
             "launch",
             "train",

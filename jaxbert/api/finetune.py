@@ -109,13 +109,13 @@ def finetune(
     """
     with ExitStack() as stack:
         sources = {"train": train, "validation": validation, "test": test}
-        changes = _changes(stack, place_keys(keys), sources, model, task)
+        changes = make_changes(stack, place_keys(keys), sources, model, task)
         whole = make_config(config, changes)
         additions = make_additions(callbacks, metrics or {}, loss, whole.train.best_metric)
         return _run(whole, additions, named="output_dir" in changes.get("train", {}))
 
 
-def _changes(
+def make_changes(
     stack: ExitStack,
     changes: dict[str, Any],
     sources: Mapping[str, Any],
@@ -162,10 +162,10 @@ def curve(
       StoppedError: if Ctrl-C or a signal ended the run after its state was saved.
     """
     with ExitStack() as stack:
-        changes = _changes(stack, place_keys(keys | {"train__folds": folds}), {"train": train}, model, task)
+        changes = make_changes(stack, place_keys(keys | {"train__folds": folds}), {"train": train}, model, task)
         whole, shares = make_config(config, changes), read_shares(fractions)
-        _prepare(whole)
-        return _curve(whole if "output_dir" in changes["train"] else _in_new_folder(whole), shares)
+        prepare_run(whole)
+        return _curve(whole if "output_dir" in changes["train"] else in_new_folder(whole), shares)
 
 
 def pretrain(
@@ -199,8 +199,8 @@ def pretrain(
 
 def _run(config: Config, additions: Additions, *, named: bool) -> Result:
     """Run, in a new folder if none is named."""
-    _prepare(config)
-    config = config if named else _in_new_folder(config)
+    prepare_run(config)
+    config = config if named else in_new_folder(config)
     folder = config.train.output_dir
     try:
         summary = _train(config, additions)
@@ -209,7 +209,7 @@ def _run(config: Config, additions: Additions, *, named: bool) -> Result:
     return Result(as_path(folder), summary["eval"], summary)
 
 
-def _in_new_folder(config: Config) -> Config:
+def in_new_folder(config: Config) -> Config:
     """Return the configuration with a new folder, unless it names one itself."""
     if config.train.output_dir != TrainConfig.output_dir:
         return config
@@ -224,7 +224,7 @@ def start_run(config: Config, additions: Additions = NOTHING) -> dict[str, Any]:
       UserError: for anything wrong in configuration, data or model.
       StoppedError: if a signal ended the run after its state was saved.
     """
-    _prepare(config)
+    prepare_run(config)
     return _train(config, additions)
 
 
@@ -236,7 +236,7 @@ def start_curve(config: Config, fractions: str) -> dict[str, Any]:
       StoppedError: if a signal ended the run after its state was saved.
     """
     shares = read_shares(fractions)
-    _prepare(config)
+    prepare_run(config)
     return _curve(config, shares)
 
 
@@ -246,7 +246,8 @@ def _curve(config: Config, shares: Sequence[Fraction]) -> dict[str, Any]:
     return result
 
 
-def _prepare(config: Config) -> None:
+def prepare_run(config: Config) -> None:
+    """Prepare this process for a run, and connect it with the others."""
     prepare_process(config.precision.compute)
     start(config.launch)
 

@@ -128,7 +128,7 @@ class Stopwatch:
             init_params(program.model, program.base_key, program.state_shardings["params"])
         )
         self._program = program
-        self._key = program.base_key
+        self._key = program.arguments
         self._trace = trace
         self._batch: DeviceBatch = {}
         self._pending: dict[str, Array] | None = None
@@ -212,7 +212,7 @@ def compile_cold_and_warm(program: Program, batch: DeviceBatch) -> tuple[Compile
       The step of the second time, ready for this batch; seconds of the cold compilation; seconds of the warm one, or None if
       this backend keeps no programs on disk.
     """
-    state, key = program.state_target, program.base_key
+    state, key = program.state_target, program.arguments
 
     def compile_anew() -> tuple[Compiled, float]:
         jax.clear_caches()

@@ -148,7 +148,7 @@ class _Steps:
     def prepare(self, program: Program, together: int, steps: int) -> Callable[[], None]:
         """Compile the step, or `together` steps as one program; return a function that takes `steps` steps."""
         compiled = program.step_programs()[together > 1]
-        batch, key = program.put(*[self.batch] * together), program.base_key
+        batch, key = program.put(*[self.batch] * together), program.arguments
         compiled.compile(program.state_target, batch, key)
 
         def take() -> None:
@@ -300,13 +300,14 @@ def make_kernel_pass(
     shape = (*batch["segment_ids"].shape, 3, bert.num_attention_heads, request.head_width)
     drawn = np.random.default_rng(0).normal(size=shape).astype(jnp.dtype(request.dtype))
     kvq, ids = (jax.device_put(array, row_sharding(program.mesh)) for array in (drawn, batch["segment_ids"]))
+    rate = program.numbers.drop_rates.attention
     arguments = kvq, jnp.zeros(shape[2:], jnp.float32), ids, program.base_key
 
     def prepare(settings: KernelSettings) -> Callable[[], None]:
         tuned = dataclasses.replace(attention, kernel=settings)
 
         def loss(kvq: Array, bias: Array, ids: Array, key: Array) -> Array:
-            out = tuned.attend_fused(kvq, bias, ids, dropout_rate=request.dropout_rate, key=key)
+            out = tuned.attend_fused(kvq, bias, ids, dropout_rate=rate, key=key)
             return (out.astype(jnp.float32) ** 2).sum()
 
         compiled = jax.jit(jax.grad(loss, (0, 1))).lower(*arguments).compile()

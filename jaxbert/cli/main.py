@@ -23,6 +23,7 @@ VERBS = {
     "train": "fine-tune BERT for a task and export it",
     "pretrain": "pretrain BERT on raw text, to fine-tune it later",
     "curve": "tell whether more labels would help: train at growing shares of the rows",
+    "search": "find good values of some keys by many trials",
     "inspect": "show how the data of a run are read, without training",
     "report": "write the page about a finished run: where it is wrong, and how far to trust it",
     "evaluate": "measure a model on labelled examples",

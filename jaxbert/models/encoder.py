@@ -23,6 +23,7 @@ from jaxbert.models.attention.select import Attention
 from jaxbert.models.attention.xla import attend_with_weights, xla_attention
 from jaxbert.models.layers import (
     ACTIVATIONS,
+    DropRates,
     KeyProjection,
     LayerNorm,
     activated_product,
@@ -49,7 +50,7 @@ _SAVED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class ForwardOptions:
-    """The options of a forward pass; static, so that each combination is compiled once."""
+    """The options of a forward pass; static but for the dropout rates, so that each combination is compiled once."""
 
     scan_layers: bool = True
     remat: Remat = "none"
@@ -69,6 +70,8 @@ class ForwardOptions:
     """The computation at the end of each half layer."""
     frozen_layers: int = 0
     """The number of lowest layers that need no gradient of their own, so that none is computed."""
+    drop_rates: DropRates | None = None
+    """The dropout rates, which may be traced; None: those of the model's configuration. Without a key nothing is dropped."""
     slots: int | None = None
     """Example slots per row; `encode` reads them from the batch."""
     rows: Sharding | None = None
@@ -86,6 +89,11 @@ class ForwardOptions:
     def place(self, x_BTD: Array) -> Array:
         """Keep hidden states, and their gradients, on the devices of their rows."""
         return x_BTD if self.rows is None else jax.lax.with_sharding_constraint(x_BTD, self.rows)
+
+    @property
+    def rates(self) -> DropRates:
+        """The dropout rates; without any, nothing is dropped."""
+        return self.drop_rates or DropRates()
 
     @property
     def keeps_all(self) -> bool:
@@ -129,7 +137,6 @@ class BertEmbeddings(nnx.Module):
         self.position_embeddings = table(config.max_position_embeddings)
         self.token_type_embeddings = table(config.type_vocab_size)
         self.LayerNorm = make_layer_norm(config, dtype, rngs)
-        self.rate = config.hidden_dropout_prob
 
     def __call__(
         self,
@@ -152,7 +159,7 @@ class BertEmbeddings(nnx.Module):
         x_BTD += take_rows(self.position_embeddings, position_ids) + take_rows(
             self.token_type_embeddings, token_type_ids
         )
-        return dropout(self.LayerNorm(x_BTD), self.rate, key)
+        return dropout(self.LayerNorm(x_BTD), call.rates.hidden, key)
 
 
 class BertSelfAttention(nnx.Module):
@@ -164,7 +171,6 @@ class BertSelfAttention(nnx.Module):
         self.key = make_linear(width, width, config, dtype, rngs, KeyProjection)
         self.value = make_linear(width, width, config, dtype, rngs)
         self.heads = config.num_attention_heads
-        self.rate = config.attention_probs_dropout_prob
 
     def __call__(
         self,
@@ -186,27 +192,30 @@ class BertSelfAttention(nnx.Module):
             query_segment_ids = jnp.ones_like(segment_ids, shape=(len(segment_ids), 1))
         needs_weights = call.output_attentions or head_mask_H is not None or query_segment_ids is not None
         like = jax.eval_shape(split_heads, queries)
-        request = Request.of(like, self.rate, key)
+        rate = call.rates.attention
+        request = Request.of(like, rate, key)
         if not needs_weights and isinstance(call.attention, Attention) and call.attention.fuses(request):
-            return self._attend_fused(x_BTD, segment_ids, key, call.attention), None
+            return self._attend_fused(x_BTD, segment_ids, key, call), None
         projected = (split_heads(f(x)) for f, x in ((self.query, queries), (self.key, x_BTD), (self.value, x_BTD)))
         arrays, weights = (*projected, segment_ids), None
         if needs_weights:
             out, weights = attend_with_weights(
-                *arrays, dropout_rate=self.rate, key=key, head_mask_H=head_mask_H, query_segment_ids=query_segment_ids
+                *arrays, dropout_rate=rate, key=key, head_mask_H=head_mask_H, query_segment_ids=query_segment_ids
             )
         else:
-            out = call.attention(*arrays, dropout_rate=self.rate, key=key, slots=call.slots)
+            out = call.attention(*arrays, dropout_rate=rate, key=key, slots=call.slots)
         return out.reshape(queries.shape), weights
 
-    def _attend_fused(self, x_BTD: Array, segment_ids: Array, key: Array | None, attention: Attention) -> Array:
+    def _attend_fused(self, x_BTD: Array, segment_ids: Array, key: Array | None, call: ForwardOptions) -> Array:
         """Compute keys, values and queries by one product, and let the kernels add the biases."""
+        assert isinstance(call.attention, Attention)
         parts = (self.key, self.value, self.query)
         kvq_BTD = multiply_together(parts, x_BTD)
         shape = (len(parts), self.heads, -1)
         bias_CHK = jnp.stack([cast(nnx.Param, part.bias)[...] for part in parts]).reshape(shape)
         kvq_BTCHK = kvq_BTD.reshape(*x_BTD.shape[:2], *shape[:2], bias_CHK.shape[-1])
-        out = attention.attend_fused(kvq_BTCHK, bias_CHK, segment_ids, dropout_rate=self.rate, key=key)
+        rate = call.rates.attention
+        out = call.attention.attend_fused(kvq_BTCHK, bias_CHK, segment_ids, dropout_rate=rate, key=key)
         return out.reshape(x_BTD.shape)
 
 
@@ -216,13 +225,13 @@ class BertResidualOutput(nnx.Module):
     def __init__(self, d_in: int, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
         self.dense = make_linear(d_in, config.hidden_size, config, dtype, rngs)
         self.LayerNorm = make_layer_norm(config, dtype, rngs)
-        self.rate = config.hidden_dropout_prob
 
     def __call__(self, product_BTD: Array, residual_BTD: Array, key: Array | None, call: ForwardOptions) -> Twice:
         """Run all but the projection itself: the product comes without its bias."""
         norm = self.LayerNorm
         params = NormParams(*(cast(nnx.Param, part)[...] for part in (self.dense.bias, norm.scale, norm.bias)))
-        return call.residual_norm(product_BTD, residual_BTD, params, epsilon=norm.epsilon, rate=self.rate, key=key)
+        rate = call.rates.hidden
+        return call.residual_norm(product_BTD, residual_BTD, params, epsilon=norm.epsilon, rate=rate, key=key)
 
 
 class BertAttention(nnx.Module):

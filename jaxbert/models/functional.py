@@ -7,6 +7,7 @@ in one stack with a leading axis N.
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from transformers import BertConfig
 
 from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.families import family_of
+from jaxbert.models.layers import DropRates
 
 Params = dict[str, Any]
 
@@ -59,6 +61,8 @@ def make_model(head: type[nnx.Module], config: BertConfig, dtype: Any = jnp.floa
         call: ForwardOptions = ForwardOptions(),  # noqa: B008 (frozen)
         head_mask: Array | None = None,
     ) -> dict[str, Any]:
+        if key is not None and call.drop_rates is None:
+            call = dataclasses.replace(call, drop_rates=DropRates.of(config))
         own = {_BASE if name == family.prefix else name: part for name, part in params.items()}
         module = nnx.merge(graphdef, jax.tree.unflatten(treedef, jax.tree.leaves(own)))
         return module(batch, key, call, head_mask)

@@ -26,11 +26,6 @@ def _split(key: Array | None) -> tuple[Array | None, Array | None]:
     return (None, None) if key is None else tuple(jax.random.split(key))
 
 
-def _classifier_rate(config: BertConfig) -> float:
-    rate = getattr(config, "classifier_dropout", None)
-    return config.hidden_dropout_prob if rate is None else rate
-
-
 class BertModel(nnx.Module):
     """No head: the hidden vectors of all tokens, and the pooled vectors of the examples."""
 
@@ -66,7 +61,6 @@ class _PooledScores(nnx.Module):
         scores = self.scores or config.num_labels or 2
         self.base = BertModule(config, dtype, rngs)
         self.classifier = make_linear(config.hidden_size, scores, config, dtype, rngs)
-        self.rate = _classifier_rate(config)
 
     def __call__(
         self, batch: Batch, key: Array | None, call: ForwardOptions, head_mask_NH: Array | None = None
@@ -75,7 +69,7 @@ class _PooledScores(nnx.Module):
         encoder_key, head_key = _split(key)
         first_BSD, encoded = self.base.encode_positions(batch, batch["cls_positions"], encoder_key, call, head_mask_NH)
         pooled_BSD = self.base.pooler(first_BSD)
-        logits_BSC = self.classifier(dropout(pooled_BSD, self.rate, head_key))
+        logits_BSC = self.classifier(dropout(pooled_BSD, call.rates.classifier, head_key))
         return {"logits": logits_BSC, "pooled": pooled_BSD, "encoded": encoded}
 
 
@@ -95,7 +89,6 @@ class TokenClassificationHead(nnx.Module):
     def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
         self.base = BertModule(config, dtype, rngs, add_pooling_layer=False)
         self.classifier = make_linear(config.hidden_size, config.num_labels or 2, config, dtype, rngs)
-        self.rate = _classifier_rate(config)
 
     def __call__(
         self, batch: Batch, key: Array | None, call: ForwardOptions, head_mask_NH: Array | None = None
@@ -103,7 +96,10 @@ class TokenClassificationHead(nnx.Module):
         """Return `logits` [B, T, C] and the encoder's output."""
         encoder_key, head_key = _split(key)
         encoded = self.base.encode(batch, encoder_key, call, head_mask_NH)
-        return {"logits": self.classifier(dropout(encoded.hidden_BTD, self.rate, head_key)), "encoded": encoded}
+        return {
+            "logits": self.classifier(dropout(encoded.hidden_BTD, call.rates.classifier, head_key)),
+            "encoded": encoded,
+        }
 
 
 class QuestionAnsweringHead(nnx.Module):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -285,17 +285,58 @@ def hash_index(index: Array, first: Array, second: Array) -> Array:
     return words ^ (words >> 16)
 
 
-def threshold(rate: float) -> np.uint32:
-    """Return the smallest random word for which an entry is kept."""
-    return np.uint32(min(round(rate * 2**32), 2**32 - 1))
+class DropRate(NamedTuple):
+    """A dropout rate above 0 as programs use it. Its parts may be arguments of a program, which then serves all rates."""
+
+    threshold: Array | np.uint32
+    """The smallest random word for which an entry is kept, uint32."""
+    scale: Array | np.float32
+    """The factor of the entries that are kept, float32."""
+
+    @classmethod
+    def of(cls, rate: float | DropRate | None) -> DropRate | None:
+        """Convert a number; None if nothing is dropped."""
+        if rate is None or isinstance(rate, DropRate):
+            return rate
+        return cls(np.uint32(min(round(rate * 2**32), 2**32 - 1)), np.float32(1 / (1 - rate))) if rate else None
+
+    def words(self) -> tuple[Array, Array]:
+        """Return both parts as words, uint32, for kernels; `scale_of` reads the second one."""
+        scale = jax.lax.bitcast_convert_type(jnp.float32(self.scale), jnp.uint32)
+        return jnp.uint32(self.threshold), scale
 
 
-def dropout(x: Array, rate: float, key: Array | None) -> Array:
-    """Set a share of the entries to zero and scale the others up; without a key, return `x` unchanged."""
-    if key is None or rate == 0.0:
+def scale_of(word: Array) -> Array:
+    """Return the scale of a `DropRate` from its word."""
+    return jax.lax.bitcast_convert_type(word, jnp.float32)
+
+
+class DropRates(NamedTuple):
+    """The dropout rates of a model; None where nothing is dropped."""
+
+    hidden: DropRate | None = None
+    """Of hidden states."""
+    attention: DropRate | None = None
+    """Of attention weights."""
+    classifier: DropRate | None = None
+    """Of the vectors that the head reads."""
+
+    @classmethod
+    def of(cls, config: BertConfig) -> DropRates:
+        """Return the rates in a model's configuration."""
+        hidden, classifier = config.hidden_dropout_prob, getattr(config, "classifier_dropout", None)
+        rates = hidden, config.attention_probs_dropout_prob, hidden if classifier is None else classifier
+        return cls(*map(DropRate.of, rates))
+
+
+def dropout(x: Array, rate: float | DropRate | None, key: Array | None) -> Array:
+    """Set a share of the entries to zero and scale the others up; without a key or a rate, return `x` unchanged."""
+    rate = DropRate.of(rate)
+    if key is None or rate is None:
         return x
-    keep = random_words(key, x.shape) >= threshold(rate)
-    return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
+    keep = random_words(key, x.shape) >= rate.threshold
+    # Scaled last: XLA on CPU then moves 1% fewer bytes in a MiniLM step than if the kept entries were scaled.
+    return (jnp.where(keep, x, jnp.zeros((), x.dtype)).astype(jnp.float32) * rate.scale).astype(x.dtype)
 
 
 def take_rows(table: nnx.Embed, ids: Array) -> Array:

@@ -19,7 +19,7 @@ from jax.experimental import pallas as pl
 from jax.sharding import PartitionSpec
 
 from jaxbert.models.attention.base import Hardware, Spread, triton_options
-from jaxbert.models.layers import add_bias, dropout, hash_index, layer_norm, seed_words, threshold
+from jaxbert.models.layers import DropRate, add_bias, dropout, hash_index, layer_norm, scale_of, seed_words
 
 _ROWS = 2
 """Tokens in one tile; UNMEASURED: with 1,024 columns each of 128 threads holds 32 numbers of an array."""
@@ -48,7 +48,14 @@ class ResidualNorm:
     """Whether to run the kernels in the interpreter on any hardware (for tests)."""
 
     def __call__(
-        self, x_BTD: Array, residual_BTD: Array, params: NormParams, *, epsilon: float, rate: float, key: Array | None
+        self,
+        x_BTD: Array,
+        residual_BTD: Array,
+        params: NormParams,
+        *,
+        epsilon: float,
+        rate: float | DropRate | None,
+        key: Array | None,
     ) -> tuple[Array, Array]:
         """Return the normalized sum, [B, T, D], twice.
 
@@ -60,15 +67,17 @@ class ResidualNorm:
           residual_BTD: the input of the half layer, in the dtype of `x_BTD`.
           params: biases and scale, float32.
           epsilon: added to the variance.
-          rate: dropout rate of the dense layer's output.
+          rate: dropout rate of the dense layer's output, a number or a `DropRate`.
           key: random key; without one there is no dropout.
         """
-        rate = 0.0 if key is None else rate
+        rate = None if key is None else DropRate.of(rate)
         if not self.uses_kernel(x_BTD.shape[-1]):
             total = dropout(add_bias(x_BTD, params.dense_bias), rate, key) + residual_BTD
             return (layer_norm(total, params.scale, params.bias, epsilon),) * 2
-        words = jnp.zeros(2, jnp.uint32) if key is None or not rate else jnp.stack(seed_words(key))
-        plan = _Plan(x_BTD.shape[-1], epsilon, rate, self.interpret, self.spread)
+        words = jnp.zeros(4, jnp.uint32)
+        if key is not None and rate is not None:
+            words = jnp.stack([*seed_words(key), *rate.words()])
+        plan = _Plan(x_BTD.shape[-1], epsilon, rate is not None, self.interpret, self.spread)
         return _fused(plan, x_BTD, residual_BTD, params, words)
 
     def uses_kernel(self, width: int) -> bool:
@@ -82,7 +91,7 @@ class _Plan:
 
     width: int
     epsilon: float
-    rate: float
+    drops: bool
     interpret: bool
     spread: Spread
 
@@ -92,7 +101,7 @@ class _Plan:
         return PartitionSpec(self.spread.row_axes or None)
 
     def seed(self, words: Array, own: Array) -> Array:
-        """Return the key's two words, and the index of the first token of this device's part, uint32 [3]."""
+        """Return the words of key and rate, and the index of the first token of this device's part, uint32 [5]."""
         first = self.spread.first(self.spread.row_axes, own.shape[0] * own.shape[1])
         return jnp.concatenate([words, jnp.asarray(first, jnp.uint32)[None]])
 
@@ -141,13 +150,13 @@ def _backward(plan: _Plan, saved: tuple[Array, ...], gradients: tuple[Array, Arr
             partial(_backward_kernel, plan, tokens, pl.cdiv(tiles, programs)),
             programs,
             (*flat, scale, plan.seed(words, total)),
-            (like, like, sums) if plan.rate else (like, sums),
+            (like, like, sums) if plan.drops else (like, sums),
         )
         return (*(grad.reshape(total.shape) for grad in grads), parts)
 
     total, scale, words = saved
     in_specs = (plan.own, plan.own, plan.own, PartitionSpec(), PartitionSpec())
-    out_specs = (*(plan.own,) * (2 if plan.rate else 1), PartitionSpec(None, plan.spread.row_axes or None))
+    out_specs = (*(plan.own,) * (2 if plan.drops else 1), PartitionSpec(None, plan.spread.row_axes or None))
     *grads, parts = plan.spread.run(compute, (total, *gradients, scale, words), in_specs, out_specs)
     return grads[-1], grads[0], NormParams(*parts.sum(1)), None
 
@@ -200,7 +209,7 @@ def _backward_kernel(
         d_total = rstd * (scaled - means[0] - hat * means[1])
         tile.store(grad_refs[0], d_total)
         d_x = tile.drop(d_total, seed_ref)
-        if plan.rate:
+        if plan.drops:
             tile.store(grad_refs[1], d_x)
         d_x = jnp.where(tile.inside, d_x, 0.0)
         return tuple(total + part for total, part in zip(sums, (d_x, grad * hat, grad), strict=True))
@@ -243,13 +252,12 @@ class _Tile:
 
     def drop(self, x: Array, seed_ref: Any) -> Array:
         """Drop entries by their index in the whole array, and scale up the others."""
-        rate = self._plan.rate
-        if not rate:
+        if not self._plan.drops:
             return x
-        rows = self._rows.astype(jnp.uint32) + seed_ref[2]
+        rows = self._rows.astype(jnp.uint32) + seed_ref[4]
         index = (rows * jnp.uint32(self._plan.width))[:, None] + self._columns.astype(jnp.uint32)[None, :]
-        keep = hash_index(index, seed_ref[0], seed_ref[1]) >= threshold(rate)
-        return jnp.where(keep, x * (1 / (1 - rate)), 0.0)
+        keep = hash_index(index, seed_ref[0], seed_ref[1]) >= seed_ref[2]
+        return jnp.where(keep, x * scale_of(seed_ref[3]), 0.0)
 
     def _at(self, ref: Any) -> Any:
         return ref.at[self._rows[:, None], self._columns[None, :]]

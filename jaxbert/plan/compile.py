@@ -166,7 +166,7 @@ def _compile(program: Program, like: Batch, num_rows: int) -> tuple[jax.stages.C
     begin = time.perf_counter()
     try:
         with _no_cache(), compiling_for(Hardware.of(device)):
-            step.compile(program.state_target, batch, program.key_target, options=options)
+            step.compile(program.state_target, batch, program.arguments_target, options=options)
     except jax.errors.JaxRuntimeError as error:
         raise _out_of_memory(error, program, num_rows) from error
     return step.program(batch), time.perf_counter() - begin

@@ -24,7 +24,7 @@ from pathlib import Path
 from etils import epath
 
 from jaxbert.bucket import create, in_bucket, write_whole
-from jaxbert.errors import UserError
+from jaxbert.errors import InUseError, UserError
 from jaxbert.processes import main_decides
 from jaxbert.runs.folder import RunFolder
 
@@ -141,7 +141,8 @@ class RunLock:
         """Become the owner, also in place of a dead one.
 
         Raises:
-          UserError: if another process is the owner, or the folder cannot be written.
+          InUseError: if another process is the owner.
+          UserError: if the folder cannot be written.
         """
         _held.add(self._me.token)  # before the file exists: another thread may read it at once
         try:
@@ -160,7 +161,7 @@ class RunLock:
                 alive = owner.is_alive()
                 alive = self._watch(number, owner) if alive is None else alive
                 if alive:
-                    raise UserError(
+                    raise InUseError(
                         f"train.output_dir {self._run} is in use by {owner}: wait for its end, or choose another folder"
                     )
                 if alive is None:

@@ -6,6 +6,7 @@ another package, that derives from `Task`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -111,6 +112,13 @@ class Task:
           UserError: if the model is of another task.
         """
         raise NotImplementedError
+
+    def smoothed(self, amount: Any) -> Self:
+        """Return the task with this label smoothing, a number or a traced array; None: none.
+
+        A task without a field `label_smoothing` stays as it is.
+        """
+        return dataclasses.replace(self, label_smoothing=amount) if hasattr(self, "label_smoothing") else self  # type: ignore[type-var]
 
     def learned(self, evaluation: dict[str, Any]) -> Self:
         """Return the task with settings that an evaluation on the validation set has tuned; most tasks tune none."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import traverse_util
 from jax import Array
@@ -39,27 +40,43 @@ class Optimizer:
     trainable: Trainable
 
 
-class ScheduleSteps(NamedTuple):
-    """The steps of a schedule: numbers, or int32 arrays where runs of different lengths share their programs."""
+class Rates(NamedTuple):
+    """The settings of an optimizer that are arguments of the step, so that runs that differ in them share one program.
+
+    They are numbers, or arrays: int32 for steps, else float32. What is None is left out of the program.
+    """
 
     warmup: int | Array
+    """The steps in which the learning rate rises."""
     rest: int | Array
     """The steps after the warmup, at least 1."""
+    learning_rate: float | Array
+    weight_decay: float | Array
+    clip_norm: float | Array | None
+    layers: np.ndarray | Array | None
+    """The factors of the learning rate, [N + 2]: of the head, of each of N layers from the last on, of the embeddings."""
 
     @classmethod
-    def of(cls, config: OptimizerConfig, total_steps: int) -> ScheduleSteps:
-        """Divide `total_steps` into warmup and rest."""
-        warmup = round(config.warmup_ratio * total_steps)
-        return cls(warmup, max(total_steps - warmup, 1))
+    def of(cls, config: OptimizerConfig, total_steps: int, number_of_layers: int = 0) -> Rates:
+        """Read the rates of a run with this many steps."""
+        warmup, decay = round(config.warmup_ratio * total_steps), config.layer_decay
+        powers = None if decay is None else [decay**power for power in range(number_of_layers + 2)]
+        layers = None if powers is None else np.array(powers, np.float32)
+        rates = config.learning_rate, config.weight_decay, config.clip_norm
+        return cls(warmup, max(total_steps - warmup, 1), *rates, layers)
 
 
-def make_schedule(config: OptimizerConfig, total_steps: int | ScheduleSteps) -> optax.Schedule:
-    """Return step -> learning rate: a linear warmup, then the schedule down to 0 at `total_steps`.
+def make_schedule(config: OptimizerConfig, rates: int | Rates) -> optax.Schedule:
+    """Return step -> learning rate: a linear warmup, then the schedule down to 0 at the last step.
 
     optax wants lengths that are numbers. Here they may be arrays: its schedules have length 1, and steps are divided.
+
+    Args:
+      config: the settings.
+      rates: the rates, or the number of all steps if the rates are those of `config`.
     """
-    span = total_steps if isinstance(total_steps, ScheduleSteps) else ScheduleSteps.of(config, total_steps)
-    peak = config.learning_rate
+    span = rates if isinstance(rates, Rates) else Rates.of(config, rates)
+    peak: Any = span.learning_rate
     rising = optax.linear_schedule(0.0, peak, 1)
     falling = {
         "linear": optax.linear_schedule(peak, 0.0, 1),
@@ -78,19 +95,25 @@ def decay_mask(params: Params) -> Params:
 
 
 def make_optimizer(
-    config: OptimizerConfig, total_steps: int | ScheduleSteps, scales: Params | None = None
+    config: OptimizerConfig, rates: int | Rates, scales: Params | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """Return clipping by global norm followed by the optimizer; the whole update is multiplied by `scales`.
 
     The state of AdamW is that of `optax.adamw`. A step that is not `finite` leaves the state unchanged.
+
+    Args:
+      config: the settings.
+      rates: the rates, or the number of all steps if the rates are those of `config`.
+      scales: a tree like the trained parameters.
     """
+    rates = rates if isinstance(rates, Rates) else Rates.of(config, rates)
     optimizer = optax.chain(
         _direction(config.name, config.own),
-        optax.add_decayed_weights(config.weight_decay, decay_mask),
+        optax.add_decayed_weights(rates.weight_decay, decay_mask),
         *([by_layer(optax.scale_by_trust_ratio())] if config.name == "lamb" else []),
-        guarded(optax.scale_by_learning_rate(make_schedule(config, total_steps))),
+        guarded(optax.scale_by_learning_rate(make_schedule(config, rates))),
     )
-    clip = [] if config.clip_norm is None else [clip_by_global_norm(config.clip_norm)]
+    clip = [] if rates.clip_norm is None else [clip_by_global_norm(rates.clip_norm)]
     multiply = [] if scales is None else [multiply_by(scales)]
     return optax.chain(*clip, optimizer, *multiply) if clip or multiply else optimizer
 
@@ -256,7 +279,7 @@ def multiply_by(scales: Params) -> optax.GradientTransformation:
     return optax.GradientTransformation(optax.init_empty_state, update)
 
 
-def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+def clip_by_global_norm(max_norm: float | Array) -> optax.GradientTransformation:
     """Scale all gradients down so that their global norm is at most `max_norm`.
 
     It does the same as optax's, but multiplies by one factor: XLA does not fuse a division of every entry into AdamW's

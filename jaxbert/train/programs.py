@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +29,10 @@ from jaxbert.models.attention.base import Hardware, Request
 from jaxbert.models.attention.select import Attention, visited_tile
 from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import FunctionalModel, Params, make_model
+from jaxbert.models.layers import DropRates
 from jaxbert.models.residual import ResidualNorm
 from jaxbert.tasks.base import Sums, Task
-from jaxbert.train.optimizer import Optimizer, ScheduleSteps, make_optimizer, make_schedule
+from jaxbert.train.optimizer import Optimizer, Rates, make_optimizer, make_schedule
 from jaxbert.train.sharding import (
     batch_spread,
     make_key,
@@ -54,6 +55,26 @@ _COMPILED = "/jax/core/compile/backend_compile_duration"
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class StepNumbers(NamedTuple):
+    """The settings of a run that are arguments of its step: runs that differ in them alone share one program.
+
+    Whether one is off (no dropout, no clipping, ...) is a part of the program, which then does no work for it.
+    """
+
+    rates: Rates
+    drop_rates: DropRates
+    smoothing: float | Array | None
+    """`train.label_smoothing`; None for 0."""
+
+
+class StepArguments(NamedTuple):
+    """The last argument of a step."""
+
+    key: Array
+    """The key of the run; each step derives its own by `fold_in`."""
+    numbers: StepNumbers
 
 
 @dataclass
@@ -161,8 +182,6 @@ class Program:
     task: Task
     total_steps: int
     """The optimizer steps of the whole learning-rate schedule."""
-    any_length: bool = False
-    """Whether the length of the schedule is an argument of the step, so that runs of different lengths share programs."""
     tuned: Tuned = NOTHING_TUNED
     """The settings that were measured for this kind of run, where the configuration has none of its own."""
 
@@ -190,14 +209,21 @@ class Program:
         return choose_trainable(self.config.optimizer, self.model.abstract_params)
 
     @cached_property
+    def numbers(self) -> StepNumbers:
+        """The settings that are arguments of the step."""
+        config, bert = self.config, self.model.config
+        rates = Rates.of(config.optimizer, self.total_steps, bert.num_hidden_layers)
+        return StepNumbers(rates, DropRates.of(bert), config.train.label_smoothing or None)
+
+    @cached_property
     def optimizer(self) -> Optimizer:
         """The optimizer of the trainable part."""
-        return self._optimizer_of(ScheduleSteps.of(self.config.optimizer, self.total_steps))
+        return self._optimizer_of(self.numbers.rates)
 
-    def _optimizer_of(self, span: ScheduleSteps) -> Optimizer:
+    def _optimizer_of(self, rates: Rates) -> Optimizer:
         config = self.config.optimizer
-        scales = None if config.layer_decay is None else layer_lr_scales(config.layer_decay, self.trainable)
-        return Optimizer(make_optimizer(config, span, scales), make_schedule(config, span), self.trainable)
+        scales = None if rates.layers is None else layer_lr_scales(rates.layers, self.trainable)
+        return Optimizer(make_optimizer(config, rates, scales), make_schedule(config, rates), self.trainable)
 
     @cached_property
     def state_shardings(self) -> State:
@@ -245,16 +271,17 @@ class Program:
         return self._init_state(place(params, self.state_shardings["params"]))
 
     def train_step(self) -> Compiled:
-        """Return the step, `(state, batch, step_key) -> (state, sums)`; it is not compiled yet."""
+        """Return the step, `(state, batch, arguments) -> (state, sums)`; it is not compiled yet."""
         return self.step_programs()[0]
 
     def step_programs(self) -> tuple[Compiled, Compiled]:
         """Return the step, and a function of several steps in a loop; nothing is compiled yet."""
         slices = self.config.train.accumulation_steps
 
-        def train_step(state: State, batch: DeviceBatch, key: Any) -> tuple[State, Sums]:
-            base_key, optimizer = (key[0], self._optimizer_of(key[1])) if self.any_length else (key, self.optimizer)
-            return make_train_step(self.model, self.task, optimizer, self.training_call, slices)(state, batch, base_key)
+        def train_step(state: State, batch: DeviceBatch, arguments: StepArguments) -> tuple[State, Sums]:
+            key, (rates, drop_rates, smoothing) = arguments
+            task, call = self.task.smoothed(smoothing), replace(self.training_call, drop_rates=drop_rates)
+            return make_train_step(self.model, task, self._optimizer_of(rates), call, slices)(state, batch, key)
 
         shardings, sums = self.state_shardings, replicated(self.mesh)
         one, several = (
@@ -274,18 +301,23 @@ class Program:
         return make_key(self.config.train.seed, self.state_shardings["step"])
 
     @property
-    def step_key(self) -> Any:
-        """The last argument of the step: the key, with the length of the schedule if that is an argument."""
-        if not self.any_length:
-            return self.base_key
-        span = ScheduleSteps.of(self.config.optimizer, self.total_steps)
-        return self.base_key, ScheduleSteps(*(place(np.int32(steps), self.state_shardings["step"]) for steps in span))
+    def arguments(self) -> StepArguments:
+        """The last argument of the step, replicated over the mesh."""
+        arrays = self._number_arrays
+        return StepArguments(self.base_key, place(arrays, jax.tree.map(lambda _: self.state_shardings["step"], arrays)))
 
     @property
-    def key_target(self) -> jax.ShapeDtypeStruct:
-        """The shape, dtype and sharding of the key."""
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        return jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=self.state_shardings["step"])
+    def arguments_target(self) -> StepArguments:
+        """The shapes, dtypes and shardings of the last argument of the step."""
+        found = StepArguments(jax.eval_shape(lambda: jax.random.key(0)), self._number_arrays)
+        sharding = self.state_shardings["step"]
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), found)
+
+    @property
+    def _number_arrays(self) -> StepNumbers:
+        """The settings that are arguments of the step, as NumPy arrays."""
+        types = {int: np.int32, float: np.float32}
+        return jax.tree.map(lambda x: np.asarray(x, types.get(type(x))), self.numbers)
 
     def batch_target(self, like: Batch, num_rows: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Return the shapes, dtypes and shardings of a batch like `like`, with `num_rows` rows."""
@@ -315,7 +347,7 @@ class Program:
             dtype=jnp.dtype(compute_dtype(self.config.precision, self.mesh)).name,
             row_length=row_length,
             head_width=bert.hidden_size // bert.num_attention_heads,
-            dropout_rate=bert.attention_probs_dropout_prob,
+            drops=bert.attention_probs_dropout_prob > 0,
         )
 
 
@@ -388,7 +420,8 @@ def training_layout(
 ) -> Layout:
     """Choose row length, row counts and slots for training examples of these lengths.
 
-    Row lengths are a multiple of `alignment`; by default the mesh's devices decide it. With `parts`, the examples of several
+    The seed does not matter, so that runs that differ in it alone share their programs. Row lengths are a multiple of
+    `alignment`; by default the mesh's devices decide it. With `parts`, the examples of several
     runs, one row count holds the steps of all of them.
     """
     batch_size = config.train.batch_size
@@ -401,7 +434,6 @@ def training_layout(
         row_length=config.data.row_length,
         row_multiple=row_multiple,
         alignment=alignment or row_alignment(mesh),
-        seed=config.train.seed,
         windows=windows,
         parts=parts,
         epochs=1 if parts is None else config.train.epochs,

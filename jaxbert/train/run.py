@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -36,6 +36,7 @@ from jaxbert.train.evaluate import Predictor, keep_compute_settings
 from jaxbert.train.pretrained import Pretrained, load_pretrained, with_vocabulary
 from jaxbert.train.programs import Compiled, Program, count_steps, training_layout
 from jaxbert.train.sharding import make_mesh, own_rows
+from jaxbert.train.step import State
 from jaxbert.train.tuned import find_tuned
 
 _PLACES = 1000
@@ -49,8 +50,12 @@ class SharedPrograms:
     """The compiled functions that several runs of one model, task and layout share."""
 
     steps: tuple[Compiled, Compiled]
-    """The single step, and several steps as one program, of a `Program` with `any_length`."""
+    """The single step, and several steps as one program."""
     predictor: Predictor
+    first_state: Callable[[Params], State]
+    """`Program.first_state` of one of the runs."""
+    first_params: Params | None = None
+    """The parameters before the first step, on the host, if they are the same in all runs."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +124,17 @@ class Run:
 
     def first_params(self) -> Params:
         """Load or draw the parameters before the first step."""
+        if self.shared is not None and self.shared.first_params is not None:
+            return self.shared.first_params
         program, pretrained = self.program, self.pretrained
         new = self.inputs.new_head or pretrained.draws_head(program.task.architecture, self.config.model)
         shardings = program.state_shardings["params"]
         return pretrained.params(program.model, self.config.train.seed, shardings, program.base_key, new_head=new)
+
+    def first_state(self, params: Params | None = None) -> State:
+        """Return the state before the first step, on the devices, with these first parameters."""
+        program = self.program if self.shared is None else self.shared
+        return program.first_state(self.first_params() if params is None else params)
 
     def export(self, params: Params, evaluation: dict[str, Any], task: Task | None = None) -> Task:
         """Write the export of these parameters with their `evaluation`; return the task as changed by the evaluation.

@@ -80,12 +80,12 @@ def make_train_step(
 
 
 def make_group_step(
-    train_step: Callable[[State, DeviceBatch, Array], tuple[State, Sums]],
-) -> Callable[[State, DeviceBatch, Array], tuple[State, Sums]]:
+    train_step: Callable[[State, DeviceBatch, Any], tuple[State, Sums]],
+) -> Callable[[State, DeviceBatch, Any], tuple[State, Sums]]:
     """Return a function that takes one step per entry of the batch's leading axis, in order; its sums are stacked."""
 
-    def group_step(state: State, batches: DeviceBatch, base_key: Array) -> tuple[State, Sums]:
-        return jax.lax.scan(lambda state, batch: train_step(state, batch, base_key), state, batches)
+    def group_step(state: State, batches: DeviceBatch, arguments: Any) -> tuple[State, Sums]:
+        return jax.lax.scan(lambda state, batch: train_step(state, batch, arguments), state, batches)
 
     return group_step
 

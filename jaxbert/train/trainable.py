@@ -160,20 +160,21 @@ def _nearest(pattern: str, names: list[str]) -> str:
     return difflib.get_close_matches(pattern.strip("^$/"), sorted(known), n=1, cutoff=0.0)[0]
 
 
-def layer_lr_scales(decay: float, trainable: Trainable) -> Params:
+def layer_lr_scales(factors: Any, trainable: Trainable) -> Params:
     """Return the learning-rate scale of each trained leaf, in a shape that broadcasts against it.
 
-    1 for the head, `decay` for the last of N layers, `decay**N` for the first, `decay**(N + 1)` for the embeddings
-    (as in BEiT).
+    Args:
+      factors: the factors [N + 2] of the head, of each of N layers from the last one on, and of the embeddings; with
+        `layer_decay` D they are 1, D, ..., D**(N + 1), as in BEiT.
+      trainable: the trained leaves.
     """
     flat = traverse_util.flatten_dict(trainable.abstract_params)
-    number = next(leaf.shape[0] for path, leaf in flat.items() if layer_axis(path) is not None)
+    number = len(factors) - 2
 
     def scale(path: Path, rows: tuple[int, ...] | None) -> Any:
         if layer_axis(path) is not None:
-            rows = tuple(range(number)) if rows is None else rows
-            scales = np.array([decay ** (number - layer) for layer in rows], np.float32)
-            return scales.reshape(-1, *[1] * (len(flat[path].shape) - 1))
-        return np.float32(decay ** (number + 1) if path[:2] == trainable.embeddings else 1.0)
+            places = number - np.array(range(number) if rows is None else rows)
+            return factors[places].reshape(-1, *[1] * (len(flat[path].shape) - 1))
+        return factors[number + 1] if path[:2] == trainable.embeddings else factors[0]
 
     return traverse_util.unflatten_dict({path: scale(path, rows) for path, rows in trainable.layers.items()})

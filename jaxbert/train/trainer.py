@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -20,7 +20,7 @@ from jax import Array
 
 from jaxbert.config import Config
 from jaxbert.data.batches import Batch, BatchSize
-from jaxbert.errors import StoppedError, UserError
+from jaxbert.errors import DivergedError, StoppedError, UserError
 from jaxbert.models.functional import Params
 from jaxbert.processes import Interrupt, all_alike, is_main, main_decides, wait_for_all
 from jaxbert.runs.card import model_card, write_card
@@ -50,6 +50,8 @@ logger = logging.getLogger("jaxbert")
 
 _NAMED_ROWS = 20
 
+Opener = Callable[[Config, RunFolder, Sequence[str], Additions], Run]
+"""`(config, folder, known labels, additions) -> run`, like `open_run`."""
 Group = tuple[list[BatchSize], list[np.ndarray], DeviceBatch]
 """Steps that run as one program: the size and the example ids of each step, and the arrays."""
 
@@ -106,7 +108,7 @@ class Trainer:
         """The best and the last evaluation by step, if this start made them."""
         self._config = run.config.train
         self._callbacks = run.additions.callbacks
-        self._step_key = run.program.step_key
+        self._arguments = run.program.arguments
         self._checkpoints = checkpoints
         self._before_saving = before_saving
         self._dispatched = progress.step
@@ -171,11 +173,11 @@ class Trainer:
             self._flush(report)
             self.speed.pause()
             report.compiling(batch["input_ids"].shape[-2])
-            program.compile(self.state, batch, self._step_key)
+            program.compile(self.state, batch, self._arguments)
             self.speed.resume()
         self.speed.add(sizes, waited)
         with jax.transfer_guard("disallow"):
-            self.state, sums = program(self.state, batch, self._step_key)
+            self.state, sums = program(self.state, batch, self._arguments)
         previous, self._pending = self._pending, (example_ids, sums)
         self._dispatched += len(sizes)
         if previous is not None:
@@ -221,7 +223,7 @@ class Trainer:
         """Record a step that changed nothing because its loss or gradient was not finite.
 
         Raises:
-          UserError: if there were too many such steps in a row.
+          DivergedError: if there were too many such steps in a row.
         """
         progress, most, examples = self.progress, self._config.max_bad_steps, self.run.inputs.train
         progress.bad_steps += 1
@@ -230,7 +232,7 @@ class Trainer:
         report.log(progress.step, {"bad_step": True, "bad_rows": rows})
         if progress.bad_in_a_row >= most:
             named = ", ".join(map(str, rows[:_NAMED_ROWS])) + (", ..." if len(rows) > _NAMED_ROWS else "")
-            raise UserError(
+            raise DivergedError(
                 f"loss or gradient was not finite at {most} steps in a row, up to step {progress.step} (loss {loss}, "
                 f"norm of the gradient {grad_norm}), whose batch is rows {named} of data.train, counted from 0 (all in "
                 "metrics.jsonl): lower optimizer.learning_rate, or look at these rows"
@@ -377,11 +379,14 @@ class Started:
 
 @contextmanager
 def start_training(
-    config: Config, additions: Additions = NOTHING, check: Callable[[Run], None] = lambda run: None
+    config: Config,
+    additions: Additions = NOTHING,
+    check: Callable[[Run], None] = lambda run: None,
+    opened: Opener = open_run,
 ) -> Iterator[Started]:
     """Open the run that `config` describes, own its folder while entered, and make the folder if it is new.
 
-    `check` is called with the run before its folder is made, and may raise a UserError.
+    `check` is called with the run before its folder is made, and may raise a UserError. `opened` returns the run.
 
     Raises:
       UserError: for a mistake in configuration, data or model, or a folder that holds something else.
@@ -392,7 +397,7 @@ def start_training(
     with owned(folder) as lock:
         folder.check(config)  # the process that held the lock before may have ended the run
         learned, before = _has_learned(folder), Identity.read(folder.data)
-        run = open_run(config, folder, known_labels(folder, before) if learned else (), additions)
+        run = opened(config, folder, known_labels(folder, before) if learned else (), additions)
         check(run)
         pretrained = run.pretrained
         steps = run.program.total_steps
@@ -423,23 +428,33 @@ def _has_learned(folder: RunFolder) -> bool:
     return any(part.summary.exists() or committed_steps(part.checkpoints) for part in parts)
 
 
-def run_training(config: Config, additions: Additions = NOTHING) -> Finished:
+def run_training(
+    config: Config,
+    additions: Additions = NOTHING,
+    opened: Opener = open_run,
+    begins: Callable[[Run, int], None] | None = None,
+    more: Callable[[], dict[str, Any]] = dict,
+) -> Finished:
     """Train as `config` says, or resume where an earlier start stopped.
 
-    `additions` are the additions of a Python program.
+    Args:
+      config: the configuration.
+      additions: the additions of a Python program.
+      opened: returns the run.
+      begins: called before the first step as in `train_run`; None: announces it.
+      more: returns further entries of the summary.
 
     Raises:
       UserError: for a mistake in configuration, data or model, before the first step.
       StoppedError: if a signal ended the run after saving.
     """
-    with start_training(config, additions) as started:
-        run = started.run
+    with start_training(config, additions, opened=opened) as started:
 
         def first_state() -> State:
             params, started.params = started.params, None
-            return run.program.first_state(run.first_params() if params is None else params)
+            return started.run.first_state(params)
 
-        return train_run(run, first_state, started.log, started.lock, announce)
+        return train_run(started.run, first_state, started.log, started.lock, begins or announce, more)
 
 
 def train_run(

@@ -45,9 +45,9 @@ from jaxbert.train.evaluate import Ensemble
 from jaxbert.train.inference import Finished, TrainedModel
 from jaxbert.train.programs import count_steps, training_layout
 from jaxbert.train.report import metrics_headline
-from jaxbert.train.run import Run, SharedPrograms
+from jaxbert.train.run import Run, SharedPrograms, open_run
 from jaxbert.train.sharding import place
-from jaxbert.train.trainer import Started, show_data, start_training, train_run
+from jaxbert.train.trainer import Opener, Started, show_data, start_training, train_run
 
 _HELD_OUT = "held_out"
 _NAMED = 10
@@ -94,12 +94,12 @@ class Trainings:
         self._log, self._lock = started.log, started.lock
         self._first_params = on_host(whole.first_params() if started.params is None else started.params)
         started.params = None
-        program = dataclasses.replace(whole.program, any_length=True)
-        shared = SharedPrograms(program.step_programs(), whole.predictor)
+        program = whole.program
+        shared = whole.shared or SharedPrograms(program.step_programs(), whole.predictor, program.first_state)
         train = whole.inputs.train
         learned = [*(part.learned for part in parts), np.arange(len(train))]
         layout = training_layout(whole.config, train.tokens.lengths, program.mesh, windows=train.windows, parts=learned)
-        self.whole = dataclasses.replace(whole, program=program, layout=layout, shared=shared)
+        self.whole = dataclasses.replace(whole, layout=layout, shared=shared)
         """The run on all rows."""
         distinct = {part.held_out.tobytes(): part.held_out for part in parts}
         self._held_out = {key: train.take(held_out) for key, held_out in distinct.items()}
@@ -135,7 +135,7 @@ class Trainings:
 
         return train_run(
             dataclasses.replace(whole, folder=folder, inputs=inputs, program=program),
-            lambda: whole.program.first_state(self._first_params),
+            lambda: whole.first_state(self._first_params),
             self._log,
             self._lock,
             announce,
@@ -154,11 +154,14 @@ class Trainings:
 
 @contextmanager
 def start_divided(
-    config: Config, additions: Additions = NOTHING, check: Callable[[Run, Division], None] = lambda run, division: None
+    config: Config,
+    additions: Additions = NOTHING,
+    check: Callable[[Run, Division], None] = lambda run, division: None,
+    opened: Opener = open_run,
 ) -> Iterator[tuple[Started, Division]]:
-    """Open a run as `start_training` does, with its training examples divided into folds, and show its data.
+    """Open a run as `start_training` does, with its training examples divided into folds, and show its data if they are new.
 
-    `check` is called before the folder is made, and may raise a UserError.
+    `check` is called before the folder is made, and may raise a UserError. `opened` returns the run.
 
     Raises:
       UserError: for a mistake in configuration, data or model, or a folder that holds something else.
@@ -175,21 +178,22 @@ def start_divided(
             )
         check(run, division)
 
-    with start_training(config, additions, prepare) as started:
-        show_data(started.run)
+    with start_training(config, additions, prepare, opened) as started:
+        if started.run.shared is None:
+            show_data(started.run)
         yield started, found[0]
 
 
-def run_folds(config: Config, additions: Additions = NOTHING) -> Finished:
+def run_folds(config: Config, additions: Additions = NOTHING, opened: Opener = open_run) -> Finished:
     """Train in folds as `config` says, then the last model; or resume where an earlier start stopped.
 
-    `additions` are the additions of a Python program.
+    `additions` are the additions of a Python program, and `opened` returns the run.
 
     Raises:
       UserError: for a mistake in configuration, data or model, before the first step.
       StoppedError: if a signal ended the run after saving.
     """
-    with start_divided(config, additions) as (started, division):
+    with start_divided(config, additions, opened=opened) as (started, division):
         run, count = started.run, division.count
         parts = [
             Part(f"fold {k + 1} of {count}", run.folder.fold(k), division.learned(k), division.held_out(k))

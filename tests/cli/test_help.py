@@ -13,7 +13,7 @@ from jaxbert.cli.main import VERBS, main
 from jaxbert.config import COLUMN_KEYS, DataConfig
 from jaxbert.settings import KEYS, help_texts
 
-HEAVY = ("jax", "jaxlib", "flax", "transformers", "torch", "orbax", "datasets", "sklearn")
+HEAVY = ("jax", "jaxlib", "flax", "transformers", "torch", "orbax", "datasets", "sklearn", "optuna")
 
 
 def test_importing_the_package_brings_in_nothing_heavy():
@@ -29,10 +29,24 @@ def test_public_names_are_there_and_others_are_not():
     assert "has no attribute 'nonsense'" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["evaluate", "--help"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["train", "--help"], ["evaluate", "--help"], ["search", "--help"]], ids=" ".join
+)
 def test_help_answers_at_once(arguments):
     """It loads nothing that takes long."""
-    slow = {"jax", "flax", "optax", "orbax", "transformers", "datasets", "tokenizers", "numpy", "pyarrow", "sklearn"}
+    slow = {
+        "jax",
+        "flax",
+        "optax",
+        "orbax",
+        "transformers",
+        "datasets",
+        "tokenizers",
+        "numpy",
+        "pyarrow",
+        "sklearn",
+        "optuna",
+    }
     program = f"""
 import contextlib, sys
 from jaxbert.cli.main import main

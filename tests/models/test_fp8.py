@@ -105,7 +105,7 @@ def test_the_step_multiplies_in_float8_where_it_is_asked_to():
         tokens = random_tokens(8)
         labels = np.zeros(len(tokens), np.int32)
         (batch,) = batches(Examples(tokens, labels), choose_layout(tokens.lengths, 8, row_length=32), 8, seed=None)
-        text = program.train_step()._jitted.lower(program.state_target, program.put(batch), program.base_key).as_text()
+        text = program.train_step()._jitted.lower(program.state_target, program.put(batch), program.arguments).as_text()
         return re.findall(r"stablehlo\.dot_general .*: \(tensor<\S*(f8E\w+)>, tensor<\S*(f8E\w+)>\)", text)
 
     assert products(False) == []

@@ -48,7 +48,7 @@ def poison(batch):
 def take(program, step, params, batches):
     state, all_sums = program.first_state(params), []
     for batch in batches:
-        state, sums = step(state, program.put(batch), program.base_key)
+        state, sums = step(state, program.put(batch), program.arguments)
         all_sums.append(jax.device_get(sums))
     return jax.device_get(state), all_sums
 

@@ -79,10 +79,52 @@ def test_the_state_is_updated_in_place(mesh, together):
     state = program.first_state(random_params(program.model))
     step, group = program.step_programs()[together > 1], program.put(*[batch] * together)
     bytes_of_a_device = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
-    memory = step.compile(state, group, program.base_key).memory_analysis()
+    memory = step.compile(state, group, program.arguments).memory_analysis()
     assert memory.alias_size_in_bytes == bytes_of_a_device
-    step(state, group, program.base_key)
+    step(state, group, program.arguments)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+RATES = {
+    "model__dropout": 0.1,
+    "optimizer__learning_rate": 1e-3,
+    "optimizer__warmup_ratio": 0.1,
+    "optimizer__weight_decay": 0.01,
+    "optimizer__clip_norm": 1.0,
+    "optimizer__layer_decay": 0.9,
+    "train__label_smoothing": 0.1,
+    "train__seed": 0,
+}
+_MULTIPLIER = str(0x85EBCA6B)
+"""A constant of the hash that draws what is dropped."""
+
+
+def lowered(steps: int, **changes) -> str:
+    """Return a step of a run as StableHLO; nothing is compiled."""
+    config = make_config(train__batch_size=16, model__scan_layers=True, **{**RATES, **changes})
+    program = make_program(config, small_config(), steps, devices=1)
+    tokens = random_tokens(16)
+    layout = training_layout(config, tokens.lengths, program.mesh)
+    (batch,) = batches(Examples(tokens, np.zeros(16, np.int32)), layout, 16, seed=0)
+    return program.train_step()._jitted.lower(program.state_target, program.put(batch), program.arguments).as_text()
+
+
+def test_rates_are_arguments_of_the_step():
+    """Runs that differ in them, in seed and in length have the very same program; what is off is not in it."""
+    whole = lowered(10)
+    others = {key: value / 2 for key, value in RATES.items() if value} | {"train__seed": 7}
+    assert lowered(33, **others) == whole
+    off = {
+        "model__dropout": 0.0,
+        "train__label_smoothing": 0.0,
+        "optimizer__clip_norm": None,
+        "optimizer__layer_decay": None,
+    }
+    assert _MULTIPLIER in whole
+    assert _MULTIPLIER not in lowered(10, model__dropout=0.0)
+    sizes = [len(lowered(10, **{key: value}).splitlines()) for key, value in off.items()]
+    assert max(sizes) < len(whole.splitlines())
+    assert len(lowered(10, **off).splitlines()) < min(sizes)
 
 
 COUNTING = f"""

@@ -116,7 +116,7 @@ def make_loop(folder, scores=None, total_steps=10, first=None, bad=(), **config)
         step_programs=lambda: steps,
         put=put,
         count=batch_size_of,
-        step_key=jax.random.key(0),
+        arguments=jax.random.key(0),
     )
     examples = SimpleNamespace(examples_of=lambda ids: ids, source_rows=lambda documents: documents + 100)
     run = SimpleNamespace(

@@ -47,7 +47,7 @@ def test_where_fsdp_goes_across_slices_it_is_said_and_slices_stay_together(caplo
 
 def collective_bytes(program):
     batch, step = program.batch_target(one_row(Layout(64, (128,), 4)), 128), program.train_step()
-    compiled = step.compile(program.state_target, batch, program.key_target)
+    compiled = step.compile(program.state_target, batch, program.arguments_target)
     return sum(read_cost(compiled.as_text()).collective_bytes.values())
 
 

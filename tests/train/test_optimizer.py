@@ -17,8 +17,9 @@ from tiny import random_params
 from jaxbert.config import OptimizerConfig
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassificationHead
-from jaxbert.train.optimizer import ScheduleSteps, bias_correction, decay_mask, make_optimizer, make_schedule
+from jaxbert.train.optimizer import Rates, bias_correction, decay_mask, make_optimizer, make_schedule
 
+VARIED = "warmup", "rest", "learning_rate"
 BASE = OptimizerConfig(learning_rate=0.1, warmup_ratio=0.2)
 
 
@@ -31,12 +32,15 @@ BASE = OptimizerConfig(learning_rate=0.1, warmup_ratio=0.2)
     ],
 )
 def test_rates_at_steps(schedule, rates):
-    """The length may be an argument of a compiled program."""
+    """The length and the rate may be arguments of a compiled program."""
     config = dataclasses.replace(BASE, schedule=schedule)
-    traced = jax.jit(lambda step, warmup, rest: make_schedule(config, ScheduleSteps(warmup, rest))(step))
+    other, own = dataclasses.replace(config, learning_rate=9.0), Rates.of(config, 10)
+    traced = jax.jit(
+        lambda step, *rates: make_schedule(other, own._replace(**dict(zip(VARIED, rates, strict=True))))(step)
+    )
     for step, rate in rates.items():
         assert float(make_schedule(config, 10)(step)) == pytest.approx(rate, abs=1e-8), step
-        assert float(traced(step, 2, 8)) == pytest.approx(rate, abs=1e-8), step
+        assert float(traced(step, 2, 8, 0.1)) == pytest.approx(rate, abs=1e-8), step
 
 
 @pytest.mark.parametrize("total_steps", [1, 2, 3, 10])

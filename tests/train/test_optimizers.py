@@ -84,7 +84,7 @@ class Walk:
         """Take steps from the first state; return the last state and the sums of all steps."""
         state, sums = self.program.first_state(random_params(self.program.model)), []
         for batch in steps:
-            state, of_step = self.step(state, self.program.put(batch), self.program.base_key)
+            state, of_step = self.step(state, self.program.put(batch), self.program.arguments)
             sums.append(jax.device_get(of_step))
         return state, sums
 

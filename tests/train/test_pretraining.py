@@ -87,7 +87,7 @@ def small_run(problem: Problem, *, next_sentence: bool = True, devices: int = 1,
             if len(losses) == STEPS:
                 assert epoch > 0
                 return losses
-            state, sums = step(state, program.put(inputs.collate(batch, epoch)), program.base_key)
+            state, sums = step(state, program.put(inputs.collate(batch, epoch)), program.arguments)
             losses.append(float(sums["loss"] / sums["examples"]))
     raise AssertionError("too few steps")
 

@@ -52,7 +52,7 @@ def losses_of(session, most=STEPS):
     )
     losses, rows = [], []
     for batch in itertools.islice(itertools.chain.from_iterable(epochs), most):
-        state, sums = step(state, program.put(batch), program.base_key)
+        state, sums = step(state, program.put(batch), program.arguments)
         losses.append(float(sums["loss"] / sums["examples"]))
         rows.append(len(batch["segment_ids"]))
     return losses, rows, jax.device_get(state["params"])

@@ -107,7 +107,9 @@ def test_rates_fall_from_the_head_downwards():
     trained = chosen("layer/1/")
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), MODEL.abstract_params)
     shares = jax.tree.map(
-        lambda x, share: np.broadcast_to(share, x.shape), trained.select(zeros), layer_lr_scales(0.5, trained)
+        lambda x, share: np.broadcast_to(share, x.shape),
+        trained.select(zeros),
+        layer_lr_scales(0.5 ** np.arange(LAYERS + 2, dtype=np.float32), trained),
     )
     flat = flat_layers(trained.combine(jax.tree.map(jax.numpy.asarray, zeros), shares))
     for name, found in flat.items():
@@ -124,7 +126,7 @@ def test_updates_are_those_of_parameter_groups_in_torch():
     config = OptimizerConfig(
         learning_rate=1e-2, weight_decay=0.1, warmup_ratio=0.0, schedule="constant", clip_norm=0.5, layer_decay=0.5
     )
-    tx = make_optimizer(config, 10, layer_lr_scales(0.5, trained))
+    tx = make_optimizer(config, 10, layer_lr_scales(0.5 ** np.arange(LAYERS + 2, dtype=np.float32), trained))
     ours = jax.tree.map(jax.numpy.asarray, random_params(MODEL))
     start, kept = flat_layers(ours), trained_names(trained)
     theirs = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in start.items() if name in kept}
@@ -178,7 +180,7 @@ def one_step(**changes) -> Step:
     layout = training_layout(program.config, TOKENS.lengths, program.mesh)
     batch = program.put(next(iter(feed(program, layout, EXAMPLES))))
     step = program.train_step()
-    state, sums = step(program.first_state(random_params(program.model)), batch, program.base_key)
+    state, sums = step(program.first_state(random_params(program.model)), batch, program.arguments)
     return Step(flat_layers(state["params"]), jax.device_get(sums), read_cost(step.program(batch).as_text()).flops)
 
 

@@ -10,6 +10,8 @@ import jax
 from jax import Array
 from jax.sharding import Mesh
 
+from jaxbert.models.layers import DropRate
+
 
 class Attend(Protocol):
     """Attention as the encoder calls it."""
@@ -21,7 +23,7 @@ class Attend(Protocol):
         v_BTHK: Array,
         segment_ids_BT: Array,
         *,
-        dropout_rate: float = 0.0,
+        dropout_rate: float | DropRate | None = None,
         key: Array | None = None,
         slots: int | None = None,
     ) -> Array:
@@ -32,7 +34,7 @@ class Attend(Protocol):
           k_BTHK: keys.
           v_BTHK: values.
           segment_ids_BT: contiguous segments 1..S, and 0 for padding, which attends only to padding and stays finite.
-          dropout_rate: dropout rate of the attention weights.
+          dropout_rate: dropout rate of the attention weights: a number, or a `DropRate`, which may be traced.
           key: random key; without one there is no dropout.
           slots: S, the most segments of a row, if known.
         """
@@ -46,14 +48,14 @@ class Request:
     dtype: str
     row_length: int
     head_width: int
-    dropout_rate: float
-    """0 if there is no key."""
+    drops: bool
+    """Whether attention weights are dropped."""
 
     @classmethod
-    def of(cls, q_BTHK: Array, dropout_rate: float, key: Array | None) -> Request:
+    def of(cls, q_BTHK: Array, dropout_rate: float | DropRate | None, key: Array | None) -> Request:
         """Read the properties from a call's arguments."""
         _, row_length, _, head_width = q_BTHK.shape
-        return cls(q_BTHK.dtype.name, row_length, head_width, 0.0 if key is None else dropout_rate)
+        return cls(q_BTHK.dtype.name, row_length, head_width, key is not None and DropRate.of(dropout_rate) is not None)
 
 
 @dataclass(frozen=True)

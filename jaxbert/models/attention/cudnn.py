@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
+from jaxbert.models.layers import DropRate
 
 _MODULE = "jax._src.cudnn.fused_attention_stablehlo"
 _ARGUMENTS = {"q_seqlen", "kv_seqlen", "q_offsets", "kv_offsets", "scale", "mask_type", "qkv_layout"}
@@ -29,9 +30,8 @@ def refuses(request: Request, hardware: Hardware) -> str | None:
     """Return the reason if cuDNN does not support a call, else None."""
     if reason := hardware.lacks((9, 0)):
         return reason
-    if request.dropout_rate:
-        rate = f"{request.dropout_rate:g}"
-        return f"it drops the same attention weights at every step (rate {rate}): set model.attention_dropout to 0"
+    if request.drops:
+        return "it drops the same attention weights at every step: set model.attention_dropout to 0"
     if request.dtype not in ("bfloat16", "float16"):
         return f"it computes in 16 bits, and precision.compute is {request.dtype}"
     if request.head_width % 8 or request.head_width > _WIDEST_HEAD:
@@ -94,7 +94,7 @@ def cudnn_attention(
     v_BTHK: Array,
     segment_ids_BT: Array,
     *,
-    dropout_rate: float = 0.0,
+    dropout_rate: float | DropRate | None = None,
     key: Array | None = None,
     slots: int | None = None,
     origin: Origin | None = None,
@@ -106,7 +106,7 @@ def cudnn_attention(
     the row.
     """
     fused: Any = importlib.import_module(_MODULE)
-    assert key is None or not dropout_rate
+    assert key is None or DropRate.of(dropout_rate) is None
     assert not interpret, "cuDNN has no interpreter"
     del origin
     T, K = q_BTHK.shape[1], q_BTHK.shape[-1]

@@ -24,7 +24,16 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
-from jaxbert.models.attention.tiles import MASKED, Matrix, dropout_seed, kept, matrix_of, neighbours, tile_padding
+from jaxbert.models.attention.tiles import (
+    MASKED,
+    Matrix,
+    dropout_seed,
+    kept,
+    matrix_of,
+    neighbours,
+    tile_padding,
+)
+from jaxbert.models.layers import DropRate
 
 _LANES = 128
 TILE = _LANES
@@ -47,7 +56,7 @@ class _Plan:
     heads: int
     """H over all devices."""
     scale: float
-    rate: float
+    drops: bool
     interpret: bool
     width: int
     """Lanes of a head."""
@@ -110,7 +119,7 @@ def mosaic_attention(
     v_BTHK: Array,
     segment_ids_BT: Array,
     *,
-    dropout_rate: float = 0.0,
+    dropout_rate: float | DropRate | None = None,
     key: Array | None = None,
     slots: int | None = None,
     origin: Origin | None = None,
@@ -121,10 +130,10 @@ def mosaic_attention(
     del slots
     B, tokens, heads, K = q_BTHK.shape
     origin = origin or Origin(0, 0, heads)
-    rate = 0.0 if key is None else dropout_rate
+    rate = None if key is None else DropRate.of(dropout_rate)
     width = _head_lanes(K)
     group = _heads_of_a_block(heads, width, tokens, q_BTHK.dtype.itemsize)
-    plan = _Plan(tile, tokens, origin.heads, K**-0.5, rate, interpret, width, group)
+    plan = _Plan(tile, tokens, origin.heads, K**-0.5, rate is not None, interpret, width, group)
     fill, more, widen = -tokens % tile, -heads % group, width - K
 
     def fit(x_BTHK: Array) -> Array:
@@ -240,7 +249,7 @@ def _forward_kernel(
         # The maximum starts far above MASKED: the weights of a tile without a token of the query's segment are zero.
         start = jnp.zeros((plan.width, plan.tile)), jnp.full((1, plan.tile), MASKED / 2), jnp.zeros((1, plan.tile))
         found = jax.lax.fori_loop(*_bounds(bounds_ref, here), visit, (start,) * plan.group)
-        out = jnp.concatenate([mixed / (total * (1 - plan.rate)) for mixed, _, total in found])
+        out = jnp.concatenate([_scaled(mixed / total, matrices) for mixed, _, total in found])
         out_ref[_span(plan, here), :] = out.T.astype(out_ref.dtype)
         for head, (_, top, total) in enumerate(found):
             lse_ref[_line(tiles, head, here), :] = top + jnp.log2(total)
@@ -253,8 +262,7 @@ def _backward_kernel(plan: _Plan, *refs: Any) -> None:
     """Compute the gradients of a row, tile of keys by tile of keys; "shares a segment" is symmetric, as are the ranges."""
     q_ref, k_ref, v_ref, grad_ref, out_ref, lse_ref, ids_ref, bounds_ref, seed_ref = refs[:9]
     dq_ref, dk_ref, dv_ref, queries_ref, grads_ref, dq_sum_ref, delta_ref = refs[9:]
-    heads, tiles, unscale = range(plan.group), ids_ref.shape[0], 1 / (1 - plan.rate)
-    matrices = _matrices(plan, seed_ref)
+    heads, tiles, matrices = range(plan.group), ids_ref.shape[0], _matrices(plan, seed_ref)
 
     def prepare(here: Array, _: None) -> None:
         span = _span(plan, here)
@@ -263,7 +271,8 @@ def _backward_kernel(plan: _Plan, *refs: Any) -> None:
         # The sum over keys of weight times its gradient, per query; right with dropout too, since both have the same mask.
         products = (out_ref[span, :].astype(jnp.float32) * grad_ref[span, :].astype(jnp.float32)).T
         for head in heads:
-            delta_ref[_line(tiles, head, here), :] = products[_rows(plan, head)].sum(0, keepdims=True) / unscale
+            delta = products[_rows(plan, head)].sum(0, keepdims=True)
+            delta_ref[_line(tiles, head, here), :] = delta if matrices[0] is None else delta / matrices[0].scale
 
     def gradients(here: Array, _: None) -> None:
         span = _span(plan, here)
@@ -289,11 +298,11 @@ def _backward_kernel(plan: _Plan, *refs: Any) -> None:
         zeros = jnp.zeros((plan.width, plan.tile))
         found = jax.lax.fori_loop(*_bounds(bounds_ref, here), visit, ((zeros, zeros),) * plan.group)
         dk, dv = (jnp.concatenate(parts).T for parts in zip(*found, strict=True))
-        dk_ref[span, :] = (dk * (plan.scale * unscale)).astype(dk_ref.dtype)
-        dv_ref[span, :] = (dv * unscale).astype(dv_ref.dtype)
+        dk_ref[span, :] = _scaled(dk * plan.scale, matrices).astype(dk_ref.dtype)
+        dv_ref[span, :] = _scaled(dv, matrices).astype(dv_ref.dtype)
 
     def finish(here: Array, _: None) -> None:
-        dq_ref[_span(plan, here), :] = (dq_sum_ref[here].T * (plan.scale * unscale)).astype(dq_ref.dtype)
+        dq_ref[_span(plan, here), :] = _scaled(dq_sum_ref[here].T * plan.scale, matrices).astype(dq_ref.dtype)
 
     for step in (prepare, gradients, finish):
         jax.lax.fori_loop(0, tiles, step, None)
@@ -360,6 +369,11 @@ def _keep(plan: _Plan, matrix: Matrix | None, query_tile: Array, key_tile: Array
 def _drop(x: Array, keep: Array | None) -> Array:
     """Set dropped entries to zero; the results are scaled up instead of the others."""
     return x if keep is None else jnp.where(keep, x, 0.0)
+
+
+def _scaled(x: Array, matrices: list[Matrix | None]) -> Array:
+    """Scale a result up for the entries that were dropped."""
+    return x if matrices[0] is None else x * matrices[0].scale
 
 
 KERNEL = Kernel(refuses, mosaic_attention)

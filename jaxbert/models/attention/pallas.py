@@ -21,6 +21,7 @@ from jax.experimental import pallas as pl
 
 from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request, triton_options
 from jaxbert.models.attention.tiles import MASKED, Matrix, dropout_seed, kept, matrix_of, neighbours, tile_padding
+from jaxbert.models.layers import DropRate
 
 _TILES = ((128, 64), (256, 32))
 """The bytes of one head of a token, up to which a tile has so many tokens. COMPILED (jax 0.10.2) and UNMEASURED: the largest
@@ -68,7 +69,7 @@ class _Plan:
     """H over all devices."""
     width: int
     """K before heads were padded to whole columns."""
-    rate: float
+    drops: bool
     interpret: bool
     fused: bool
     """Whether keys, values and queries are one array, without their biases."""
@@ -103,7 +104,7 @@ def pallas_attention(
     v_BTHK: Array,
     segment_ids_BT: Array,
     *,
-    dropout_rate: float = 0.0,
+    dropout_rate: float | DropRate | None = None,
     key: Array | None = None,
     slots: int | None = None,
     origin: Origin | None = None,
@@ -117,7 +118,7 @@ def pallas_attention(
       k_BTHK: keys.
       v_BTHK: values.
       segment_ids_BT: segments; any order is correct, only contiguous ones are fast.
-      dropout_rate: dropout rate of the weights.
+      dropout_rate: dropout rate of the weights, a number or a `DropRate`.
       key: random key of dropout.
       slots: not used.
       origin: the start of these rows and heads, if they are a part of a larger batch.
@@ -125,9 +126,10 @@ def pallas_attention(
       settings: how the work is divided; by default as in `usual_settings`.
     """
     del slots
-    plan = _plan(q_BTHK, dropout_rate, key, origin, interpret=interpret, settings=settings, fused=False)
+    rate = None if key is None else DropRate.of(dropout_rate)
+    plan = _plan(q_BTHK, origin, drops=rate is not None, interpret=interpret, settings=settings, fused=False)
     arrays = tuple(_fit(plan, x) for x in (q_BTHK, k_BTHK, v_BTHK))
-    return _run(plan, arrays, None, segment_ids_BT, key, origin)
+    return _run(plan, arrays, None, segment_ids_BT, dropout_seed(rate, key, origin or _whole(plan)))
 
 
 def pallas_fused_attention(
@@ -135,7 +137,7 @@ def pallas_fused_attention(
     bias_CHK: Array,
     segment_ids_BT: Array,
     *,
-    dropout_rate: float = 0.0,
+    dropout_rate: float | DropRate | None = None,
     key: Array | None = None,
     origin: Origin | None = None,
     interpret: bool = False,
@@ -147,26 +149,26 @@ def pallas_fused_attention(
     ignores: it is left out, and its gradient is zero. Other arguments as in `pallas_attention`.
     """
     like = jax.eval_shape(lambda x: x[:, :, 0], kvq_BTCHK)
-    plan = _plan(like, dropout_rate, key, origin, interpret=interpret, settings=settings, fused=True)
+    rate = None if key is None else DropRate.of(dropout_rate)
+    plan = _plan(like, origin, drops=rate is not None, interpret=interpret, settings=settings, fused=True)
     widen = _columns(plan.width) - plan.width
     bias_CHK = jnp.pad(bias_CHK, ((0, 0), (0, 0), (0, widen)))
-    return _run(plan, (_fit(plan, kvq_BTCHK),), bias_CHK, segment_ids_BT, key, origin)
+    seed = dropout_seed(rate, key, origin or _whole(plan))
+    return _run(plan, (_fit(plan, kvq_BTCHK),), bias_CHK, segment_ids_BT, seed)
 
 
 def _plan(
     like_BTHK: Array,
-    dropout_rate: float,
-    key: Array | None,
     origin: Origin | None,
     *,
+    drops: bool,
     interpret: bool,
     settings: KernelSettings | None,
     fused: bool,
 ) -> _Plan:
     _, tokens, heads, width = like_BTHK.shape
-    rate = 0.0 if key is None else dropout_rate
     settings = settings or usual_settings(like_BTHK.dtype.name, width)
-    return _Plan(settings, tokens, origin.heads if origin else heads, width, rate, interpret, fused)
+    return _Plan(settings, tokens, origin.heads if origin else heads, width, drops, interpret, fused)
 
 
 def tile_of(dtype: str, width: int) -> int:
@@ -187,16 +189,13 @@ def _fit(plan: _Plan, x: Array) -> Array:
     return jnp.pad(x, ((0, 0), (0, fill), *middle, (0, widen))) if fill or widen else x
 
 
-def _run(
-    plan: _Plan,
-    arrays: tuple[Array, ...],
-    bias_CHK: Array | None,
-    segment_ids_BT: Array,
-    key: Array | None,
-    origin: Origin | None,
-) -> Array:
+def _whole(plan: _Plan) -> Origin:
+    """Return the start of rows and heads that are all there are."""
+    return Origin(0, 0, plan.heads)
+
+
+def _run(plan: _Plan, arrays: tuple[Array, ...], bias_CHK: Array | None, segment_ids_BT: Array, seed: Array) -> Array:
     ids_BT = tile_padding(jnp.pad(segment_ids_BT, ((0, 0), (0, -plan.tokens % plan.tile))), plan.tile)
-    seed = dropout_seed(plan.rate, key, origin or Origin(0, 0, plan.heads))
     side = _Side(ids_BT, neighbours(ids_BT, plan.tile), seed)
     return _attention(plan, arrays, bias_CHK, side)[:, : plan.tokens, :, : plan.width]
 
@@ -209,7 +208,7 @@ class _Side(NamedTuple):
     bounds: Array
     """The range of tiles that each tile visits, [B, T / tile, 2]."""
     seed: Array
-    """The key's two words, and the first row and head."""
+    """The result of `dropout_seed`."""
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -320,7 +319,7 @@ class _Blocks:
         return [
             (side.ids, pl.BlockSpec((None, self.T), lambda i, h, b: (b, 0))),
             (side.bounds, pl.BlockSpec((None, None, 2), lambda i, h, b: (b, i, 0))),
-            (side.seed, pl.BlockSpec((4,), lambda i, h, b: (0,))),
+            (side.seed, pl.BlockSpec((8,), lambda i, h, b: (0,))),
         ]
 
     def call(self, kernel: Callable[..., None], inputs: _Blocked, outputs: _Blocked, into: int | None = None) -> tuple:
@@ -463,7 +462,7 @@ def _drop(plan: _Plan, x: Array, matrix: Matrix | None, first_query: Array, firs
     """Drop entries of a tile of weights, and scale the others up."""
     if matrix is None:
         return x
-    return jnp.where(kept(plan, matrix, first_query, first_key), x * (1 / (1 - plan.rate)), 0.0)
+    return jnp.where(kept(plan, matrix, first_query, first_key), x * matrix.scale, 0.0)
 
 
 KERNEL = Kernel(refuses, pallas_attention)

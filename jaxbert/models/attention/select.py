@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec
 from jaxbert.models.attention import cudnn, mosaic, pallas, splash
 from jaxbert.models.attention.base import Attend, Hardware, Kernel, Origin, Request, Spread
 from jaxbert.models.attention.xla import xla_attention
+from jaxbert.models.layers import DropRate
 
 Name = Literal["auto", "xla", "cudnn", "pallas", "mosaic", "splash"]
 
@@ -57,7 +58,7 @@ class Attention:
         v_BTHK: Array,
         segment_ids_BT: Array,
         *,
-        dropout_rate: float = 0.0,
+        dropout_rate: float | DropRate | None = None,
         key: Array | None = None,
         slots: int | None = None,
     ) -> Array:
@@ -76,19 +77,26 @@ class Attention:
         return self.spread.parts_of_heads == 1 and self.choose(request)[0] == "pallas"
 
     def attend_fused(
-        self, kvq_BTCHK: Array, bias_CHK: Array, segment_ids_BT: Array, *, dropout_rate: float, key: Array | None
+        self,
+        kvq_BTCHK: Array,
+        bias_CHK: Array,
+        segment_ids_BT: Array,
+        *,
+        dropout_rate: float | DropRate | None,
+        key: Array | None,
     ) -> Array:
         """Compute attention from keys, values and queries in one array (C, in this order), without their biases."""
         rows = self.spread.row_axes
-        rest: dict[str, Any] = {"dropout_rate": dropout_rate, "interpret": self.interpret, "settings": self.kernel}
+        rest: dict[str, Any] = {"interpret": self.interpret, "settings": self.kernel}
 
-        def attend(kvq: Array, bias: Array, segment_ids: Array, key: Array | None) -> Array:
+        def attend(kvq: Array, bias: Array, segment_ids: Array, key: Array | None, rate: DropRate | None) -> Array:
             origin = Origin(self.spread.first(rows, len(kvq)), 0, kvq.shape[3])
-            return pallas.pallas_fused_attention(kvq, bias, segment_ids, key=key, origin=origin, **rest)
+            dropping: dict[str, Any] = {"dropout_rate": rate, "key": key}
+            return pallas.pallas_fused_attention(kvq, bias, segment_ids, origin=origin, **dropping, **rest)
 
-        own = PartitionSpec(rows or None)
-        arrays = kvq_BTCHK, bias_CHK, segment_ids_BT, key
-        return self.spread.run(attend, arrays, (own, PartitionSpec(), own, PartitionSpec()), own)
+        own, all_ = PartitionSpec(rows or None), PartitionSpec()
+        arrays = kvq_BTCHK, bias_CHK, segment_ids_BT, key, DropRate.of(dropout_rate)
+        return self.spread.run(attend, arrays, (own, all_, own, all_, all_), own)
 
     def choose(self, request: Request) -> tuple[str, str | None]:
         """Return the backend's name, and a line with the reason if it is not the requested one."""
@@ -98,21 +106,28 @@ class Attention:
             return wanted, None
         return "xla", f"attention is computed by xla and not by {wanted}: {reason}"
 
-    def _run(self, kernel: Kernel, arrays: _Arrays, dropout_rate: float, key: Array | None, slots: int | None) -> Array:
+    def _run(
+        self,
+        kernel: Kernel,
+        arrays: _Arrays,
+        dropout_rate: float | DropRate | None,
+        key: Array | None,
+        slots: int | None,
+    ) -> Array:
         """Run a kernel on each device's own rows and heads."""
         H = arrays[0].shape[2]
         rows, heads = self.spread.row_axes, self.spread.head_axis(H)
-        rest: dict[str, Any] = {"dropout_rate": dropout_rate, "slots": slots, "interpret": self.interpret}
+        rest: dict[str, Any] = {"slots": slots, "interpret": self.interpret}
         if kernel is pallas.KERNEL:
             rest["settings"] = self.kernel
 
-        def attend(q: Array, k: Array, v: Array, segment_ids: Array, key: Array | None) -> Array:
+        def attend(q: Array, k: Array, v: Array, segment_ids: Array, key: Array | None, rate: DropRate | None) -> Array:
             origin = Origin(self.spread.first(rows, q.shape[0]), self.spread.first(heads, q.shape[2]), H)
-            return kernel.attend(q, k, v, segment_ids, key=key, origin=origin, **rest)
+            return kernel.attend(q, k, v, segment_ids, dropout_rate=rate, key=key, origin=origin, **rest)
 
         whole = PartitionSpec(rows or None, None, heads)
-        in_specs = (whole, whole, whole, PartitionSpec(rows or None), PartitionSpec())
-        return self.spread.run(attend, (*arrays, key), in_specs, whole)
+        in_specs = (whole, whole, whole, PartitionSpec(rows or None), PartitionSpec(), PartitionSpec())
+        return self.spread.run(attend, (*arrays, key, DropRate.of(dropout_rate)), in_specs, whole)
 
 
 def backend_of(attend: Attend, request: Request) -> str:

@@ -13,6 +13,7 @@ import jax
 from jax import Array
 
 from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
+from jaxbert.models.layers import DropRate
 
 _LANES = 128
 _LARGEST_BLOCK = 512
@@ -24,8 +25,8 @@ def refuses(request: Request, hardware: Hardware) -> str | None:
     """Return the reason if the kernel does not support a call, else None."""
     if hardware.platform != "tpu":
         return f"it needs a TPU, and the devices are {hardware.platform.upper()}s"
-    if request.dropout_rate:
-        return f"it cannot drop attention weights (rate {request.dropout_rate:g}): set model.attention_dropout to 0"
+    if request.drops:
+        return "it cannot drop attention weights: set model.attention_dropout to 0"
     if request.row_length % _LANES:
         return f"rows must be a multiple of {_LANES} tokens: set data.row_length"
     try:
@@ -41,7 +42,7 @@ def splash_attention(
     v_BTHK: Array,
     segment_ids_BT: Array,
     *,
-    dropout_rate: float = 0.0,
+    dropout_rate: float | DropRate | None = None,
     key: Array | None = None,
     slots: int | None = None,
     origin: Origin | None = None,
@@ -51,7 +52,7 @@ def splash_attention(
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    assert key is None or not dropout_rate
+    assert key is None or DropRate.of(dropout_rate) is None
     del slots, origin
     _, T, H, K = q_BTHK.shape
     block = max(size for size in range(_LANES, min(T, _LARGEST_BLOCK) + 1, _LANES) if T % size == 0)

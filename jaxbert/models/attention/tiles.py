@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxbert.models.attention.base import Origin
-from jaxbert.models.layers import hash_index, seed_words, threshold
+from jaxbert.models.layers import DropRate, hash_index, scale_of, seed_words
 
 MASKED = -1e30
 """The logit of a pair in different segments."""
@@ -34,8 +34,8 @@ class TilePlan(Protocol):
         """H over all devices."""
 
     @property
-    def rate(self) -> float:
-        """The dropout rate."""
+    def drops(self) -> bool:
+        """Whether weights are dropped."""
 
 
 def tile_padding(segment_ids_BT: Array, tile: int) -> Array:
@@ -58,11 +58,15 @@ def neighbours(ids_BT: Array, tile: int) -> Array:
     return jnp.stack([first_BN, end_BN], -1).astype(jnp.int32)
 
 
-def dropout_seed(rate: float, key: Array | None, origin: Origin) -> Array:
-    """Return the key's two words and the first row and head of this part, uint32 [4]; zeros if nothing is dropped."""
-    if not rate or key is None:
-        return jnp.zeros(4, jnp.uint32)
-    return jnp.stack([*seed_words(key), *(jnp.asarray(x, jnp.uint32) for x in origin[:2])])
+def dropout_seed(rate: DropRate | None, key: Array | None, origin: Origin) -> Array:
+    """Return what dropout needs, uint32 [8]: the key's two words, the first row and head of this part, and the rate's two.
+
+    The last two are zeros, to have a power of two; all are zeros if nothing is dropped.
+    """
+    if rate is None or key is None:
+        return jnp.zeros(8, jnp.uint32)
+    first = (jnp.asarray(x, jnp.uint32) for x in origin[:2])
+    return jnp.stack([*seed_words(key), *first, *rate.words(), *[jnp.uint32(0)] * 2])
 
 
 class Matrix(NamedTuple):
@@ -75,6 +79,10 @@ class Matrix(NamedTuple):
     """The index of this matrix among all rows and heads."""
     offsets: Array
     """The index of a tile's entries from its first entry on, uint32."""
+    threshold: Array
+    """The smallest random word for which an entry is kept."""
+    scale: Array
+    """The factor of the entries that are kept."""
 
 
 def matrix_of(
@@ -90,11 +98,12 @@ def matrix_of(
       shape: the sizes of the tiles of weights that the loop computes.
       query_axis: the axis of a tile along which its queries lie.
     """
-    if not plan.rate:
+    if not plan.drops:
         return None
     number = (seed[2] + row.astype(jnp.uint32)) * jnp.uint32(plan.heads) + seed[3] + head.astype(jnp.uint32)
     query, key = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (query_axis, 1 - query_axis))
-    return Matrix(seed[0], seed[1], number, (query * plan.tokens + key).astype(jnp.uint32))
+    offsets = (query * plan.tokens + key).astype(jnp.uint32)
+    return Matrix(seed[0], seed[1], number, offsets, seed[4], scale_of(seed[5]))
 
 
 def kept(plan: TilePlan, matrix: Matrix, first_query: Array, first_key: Array) -> Array:
@@ -102,4 +111,4 @@ def kept(plan: TilePlan, matrix: Matrix, first_query: Array, first_key: Array) -
     T = jnp.uint32(plan.tokens)
     query, key = first_query.astype(jnp.uint32), first_key.astype(jnp.uint32)
     index = (matrix.number * T + query) * T + key + matrix.offsets
-    return hash_index(index, matrix.first, matrix.second) >= threshold(plan.rate)
+    return hash_index(index, matrix.first, matrix.second) >= matrix.threshold

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbert.models.layers import dropout
+from jaxbert.models.layers import DropRate, dropout
 
 
 def same_segment(segment_ids_BT: Array, query_segment_ids_BP: Array | None = None) -> Array:
@@ -27,7 +27,7 @@ def xla_attention(
     v_BTHK: Array,
     segment_ids_BT: Array,
     *,
-    dropout_rate: float = 0.0,
+    dropout_rate: float | DropRate | None = None,
     key: Array | None = None,
     slots: int | None = None,
 ) -> Array:
@@ -42,7 +42,7 @@ def attend_with_weights(
     v_BTHK: Array,
     segment_ids_BT: Array,
     *,
-    dropout_rate: float = 0.0,
+    dropout_rate: float | DropRate | None = None,
     key: Array | None = None,
     head_mask_H: Array | None = None,
     query_segment_ids: Array | None = None,

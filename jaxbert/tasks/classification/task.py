@@ -65,7 +65,7 @@ class Classification(LabelTask):
     label_names: tuple[str, ...]
     class_weights: tuple[float, ...] | None = None
     """The factor of each label's loss in training; None is 1 for all."""
-    label_smoothing: float = 0.0
+    label_smoothing: float | None = None
     integers: IntegerLabels = "either"
     """The meaning of an integer in a label column."""
     reading: Reading = AS_IT_IS
@@ -87,7 +87,7 @@ class Classification(LabelTask):
     ) -> tuple[Classification, bool]:
         """Return the task with the names and indices of the labels, and whether it needs a new head."""
         found = fit_labels(labels, rules, config.model.num_labels, head)
-        smoothing = config.train.label_smoothing
+        smoothing = config.train.label_smoothing or None
         return cls(found.names, None, smoothing, integers=found.integers, reading=reading), found.new_head
 
     def weigh(self, labels: np.ndarray, config: Config) -> Classification:
@@ -161,7 +161,7 @@ class Classification(LabelTask):
         logits_BSC, batch = pool_examples(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
         labels_BS, real_BS = batch["labels"], batch["example_mask"]
         targets_BSC = jax.nn.one_hot(labels_BS, len(self.label_names))
-        if train and self.label_smoothing:
+        if train and self.label_smoothing is not None:
             targets_BSC = optax.smooth_labels(targets_BSC, self.label_smoothing)
         losses_BS = optax.softmax_cross_entropy(logits_BSC, targets_BSC)
         if train and self.class_weights is not None:

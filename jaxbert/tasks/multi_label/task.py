@@ -50,7 +50,7 @@ class MultiLabel(LabelTask):
     label_names: tuple[str, ...]
     positive_weights: tuple[float, ...] | None = None
     """The factor of each label's loss in training, for examples that have the label; None is 1 for all."""
-    label_smoothing: float = 0.0
+    label_smoothing: float | None = None
     integers: IntegerLabels = "either"
     """The meaning of an integer in a label column."""
     threshold: float | None = None
@@ -70,7 +70,7 @@ class MultiLabel(LabelTask):
     ) -> tuple[MultiLabel, bool]:
         """Return the task with the names and indices of the labels; evaluations tune the threshold later."""
         found = fit_label_lists(labels, rules, config.model.num_labels, head)
-        smoothing = config.train.label_smoothing
+        smoothing = config.train.label_smoothing or None
         return cls(found.names, None, smoothing, integers=found.integers, reading=reading), found.new_head
 
     def weigh(self, labels: np.ndarray, config: Config) -> MultiLabel:
@@ -162,7 +162,7 @@ class MultiLabel(LabelTask):
         logits_BSC, batch = pool_examples(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
         present_BSC, real_BS = batch["labels"].astype(jnp.float32), batch["example_mask"]
         targets_BSC = present_BSC
-        if train and self.label_smoothing:
+        if train and self.label_smoothing is not None:
             targets_BSC = present_BSC * (1 - self.label_smoothing) + self.label_smoothing / 2
         losses_BSC = optax.sigmoid_binary_cross_entropy(logits_BSC, targets_BSC)
         if train and self.positive_weights is not None:

@@ -69,7 +69,7 @@ class TokenClassification(Task):
     tag_names: tuple[str, ...]
     by: By = "word"
     """The units of a plain text, which get the tags."""
-    label_smoothing: float = 0.0
+    label_smoothing: float | None = None
     reading: Reading = AS_IT_IS
     """The length of windows, and the number of tokens they share."""
     scheme: Scheme | None = BIO
@@ -86,7 +86,7 @@ class TokenClassification(Task):
         if head is not None:
             tag_set = as_head(tag_set, head, train.source)
         check_count(tag_set.names, config.model.num_labels, train.source)
-        task = make_tagging(tag_set, by, config.train.label_smoothing, reading_of(config, max_length))
+        task = make_tagging(tag_set, by, config.train.label_smoothing or None, reading_of(config, max_length))
 
         def encode(name: str, documents: TaggedTexts) -> tuple[Examples, View]:
             documents, stored = task._tokens(documents, tokenizer, max_length, cache_folder(data.cache_dir))
@@ -180,7 +180,7 @@ class TokenClassification(Task):
         labels_BT = batch["token_labels"]
         tagged_BT = labels_BT >= 0
         targets_BTC = jax.nn.one_hot(labels_BT, len(self.tag_names))
-        if train and self.label_smoothing:
+        if train and self.label_smoothing is not None:
             targets_BTC = optax.smooth_labels(targets_BTC, self.label_smoothing)
         losses_BT = optax.softmax_cross_entropy(logits_BTC, targets_BTC)
         loss = jnp.where(tagged_BT, losses_BT, 0.0).sum()
@@ -385,7 +385,7 @@ class _Tally:
         return self._task.tag_metrics(self._chosen, loss, self._examples)
 
 
-def make_tagging(tag_set: TagSet, by: By, label_smoothing: float, reading: Reading) -> TokenClassification:
+def make_tagging(tag_set: TagSet, by: By, label_smoothing: float | None, reading: Reading) -> TokenClassification:
     """Return the task for these tags: with a scheme, or with plain tags."""
     if tag_set.scheme is None:
         return PlainTags(tag_set.names, by, label_smoothing, reading)

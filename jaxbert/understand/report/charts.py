@@ -63,7 +63,8 @@ class Series:
     y: np.ndarray
     name: str = ""
     """What the legend calls it; no legend without a name."""
-    kind: Literal["line", "dots", "cloud"] = "line"
+    kind: Literal["line", "dots", "cloud", "points"] = "line"
+    """`dots`: a line with dots; `cloud`: many faint dots; `points`: few strong ones."""
     colour: Literal[0, 1, 2] = 0
 
 
@@ -98,6 +99,8 @@ def draw(series: Sequence[Series], plane: Plane) -> Html:
             colour = (_FIRST, _SECOND, _THIRD)[one.colour]
             if one.kind == "cloud":
                 axes.plot(one.x, one.y, ".", color=colour, markersize=3, alpha=0.5, label=one.name or None)
+            elif one.kind == "points":
+                axes.plot(one.x, one.y, "o", color=colour, markersize=3.5, label=one.name or None)
             else:
                 dots = "o" if one.kind == "dots" or len(one.x) == 1 else ""
                 axes.plot(

@@ -72,7 +72,7 @@ def losses_of(session):
     state, step = program.first_state(random_params(session.program.model)), program.train_step()
     losses, rows = [], 0
     for batch in itertools.islice(batches(session.inputs.train, layout, BATCH, seed=config.train.seed), 6):
-        state, sums = step(state, program.put(batch), program.base_key)
+        state, sums = step(state, program.put(batch), program.arguments)
         assert int(sums["examples"]) == BATCH
         losses.append(float(sums["loss"] / sums["examples"]))
         rows += len(batch["segment_ids"])
