@@ -51,6 +51,10 @@ BELOW = {
         *("train", "runs", "tasks", "interop", "models", "data", "processes", "terminal", "settings", "versions"),
         *("options", "config", "bucket", "plain", "errors"),
     },
+    "compress": {
+        *("train", "runs", "tasks", "interop", "models", "data", "processes", "terminal"),
+        *("config", "bucket", "plain", "errors"),
+    },
     "serve": {
         *("understand", "train", "runs", "tasks", "interop", "models", "data", "processes", "versions", "options"),
         *("config", "bucket", "plain", "errors"),
@@ -64,6 +68,7 @@ BELOW = {
     "settings": {"tasks", "config", "ranges", "plain", "errors"},
     "api": {
         *(
+            "compress",
             "understand",
             "serve",
             "launch",
@@ -82,6 +87,7 @@ BELOW = {
     "cli": {
         *(
             "api",
+            "compress",
             "understand",
             "serve",
             "plan",
