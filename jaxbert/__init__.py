@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     )
     from jaxbert.api.model import Model, load
     from jaxbert.api.own import Metric
+    from jaxbert.api.vocabulary import prune_vocabulary
     from jaxbert.config import Config
     from jaxbert.errors import StoppedError, UserError
     from jaxbert.train.callbacks import STOP, Callback
@@ -98,6 +99,7 @@ __all__ = [
     "finetune",
     "load",
     "pretrain",
+    "prune_vocabulary",
 ]
 _HOMES = {
     "STOP": "jaxbert.train.callbacks",
@@ -115,6 +117,7 @@ _HOMES = {
     "finetune": "jaxbert.api.finetune",
     "load": "jaxbert.api.model",
     "pretrain": "jaxbert.api.finetune",
+    "prune_vocabulary": "jaxbert.api.vocabulary",
 }
 
 

@@ -1,6 +1,7 @@
 """A teacher: a trained model that answers for the rows that a student learns from, once, packed, and kept in the cache.
 
-An answer is what the model predicts (`Task.predictions`): log-probabilities of labels, log-odds of each label, a score. With `hidden`, it is also the first token's vector after those layers that the student's layers stand for, of length 1 and in
+An answer is what the model predicts (`Task.predictions`): log-probabilities of labels, log-odds of each label, a score.
+With `hidden`, it is also the first token's vector after those layers that the student's layers stand for, of length 1 and in
 float16: 2 N D bytes for each row, for a student of N layers of width D. The states of all tokens would be as many times more
 as a row has tokens. The entry of the cache is named after the weights and the tokens, so that nothing else can change it.
 """

@@ -3,9 +3,9 @@
 Keys and shapes (B rows, T tokens, S slots): `input_ids`, `token_type_ids`, `segment_ids` (1..S, 0 for padding),
 `position_ids` [B, T]; `cls_positions`, `example_mask`, `example_ids` [B, S]; `labels` [B, S, ...]. Where tokens have labels,
 `token_labels` [B, T] (-100 for none). Where an example has several segments, `example_index` [B, S] numbers the examples of
-a step from 0. Further arrays of the examples keep their names, [B, S, ...] or [B, T, ...]. With several processes, each fills
-only its own rows of the arrays with a token axis; the other arrays are complete in every process, and `lengths` [B, S] is
-added.
+a step from 0. Further arrays of the examples keep their names, [B, S, ...] or [B, T, ...]. With several processes, each
+fills only its own rows of the arrays with a token axis; the other arrays are complete in every process, and `lengths`
+[B, S] is added.
 """
 
 from __future__ import annotations

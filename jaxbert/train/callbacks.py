@@ -98,6 +98,10 @@ class Callbacks:
 class Stages(Protocol):
     """Changes the shape of a model before some steps of its training."""
 
+    def check(self, run: Run) -> None:
+        """Decide the shapes of a run that was just opened, before all else; raise `UserError` for one that cannot be."""
+        ...
+
     def next_after(self, step: int) -> int | None:
         """Return the next step before which the shape changes, after `step` steps; None if there is none."""
         ...

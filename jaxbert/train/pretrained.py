@@ -92,8 +92,7 @@ def load_pretrained(config: ModelConfig, teacher: str | None = None) -> Pretrain
     if config.name_or_path in SIZES and not Path(config.name_or_path).is_dir():
         if config.layers is not None:
             raise UserError(
-                f"model.layers chooses layers of a trained model, but {config.name_or_path} (model.name_or_path) is a new one: "
-                "leave it out"
+                f"model.layers chooses layers of a trained model, but {config.name_or_path} is a new one: leave it out"
             )
         if config.vocab is None and teacher is not None:
             folder = model_folder(teacher)

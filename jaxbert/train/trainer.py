@@ -25,7 +25,7 @@ from jaxbert.models.functional import Params
 from jaxbert.processes import Interrupt, all_alike, is_main, main_decides, wait_for_all
 from jaxbert.runs.card import model_card, write_card
 from jaxbert.runs.checkpoint import Checkpoints, committed_steps
-from jaxbert.runs.export import save_start
+from jaxbert.runs.export import SIZES_OF_LAYERS, save_start
 from jaxbert.runs.folder import RunFolder
 from jaxbert.runs.identity import Identity, go_on, identify, known_labels
 from jaxbert.runs.lock import RunLock, owned
@@ -73,6 +73,8 @@ class Progress:
     evaluations_since_best: int = 0
     evaluation: dict[str, Any] = field(default_factory=dict)
     """The scalar metrics of the last evaluation."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """The sizes of a model that was pruned, by their names in its configuration."""
 
     @classmethod
     def of(cls, remembered: dict[str, Any], best_metric: str) -> Progress:
@@ -151,6 +153,7 @@ class Trainer:
         self.speed.bert_config, self.speed.backward = program.model.config, program.trainable.backward
         progress.best_step = progress.best_value = None
         progress.evaluations_since_best, self.details = 0, {}
+        progress.sizes = {name: getattr(program.model.config, name) for name in SIZES_OF_LAYERS}
         report.say(f"step {progress.step}: pruned to {program.parameters:,} parameters")
 
     def _take_steps(self, report: Report, interrupt: Interrupt) -> None:
@@ -416,6 +419,8 @@ def start_training(
         learned, before = _has_learned(folder), Identity.read(folder.data)
         run = open_run(config, folder, known_labels(folder, before) if learned else (), additions)
         check(run)
+        if additions.stages is not None:
+            additions.stages.check(run)
         pretrained = run.pretrained
         steps = run.program.total_steps
         now = identify(config, pretrained.bert_config, pretrained.tokenizer, pretrained.folder, run.inputs, steps)
