@@ -111,7 +111,8 @@ def finetune(
     """
     with ExitStack() as stack:
         sources = {"train": train, "validation": validation, "test": test, "unlabelled": unlabelled}
-        changes = _changes(stack, place_keys(keys), sources, model, task)
+        named = {key: value.name if isinstance(value, Model) else value for key, value in keys.items()}
+        changes = _changes(stack, place_keys(named), sources, model, task)
         whole = make_config(config, changes)
         additions = make_additions(callbacks, metrics or {}, loss, whole.train.best_metric)
         return _run(whole, additions, named="output_dir" in changes.get("train", {}))

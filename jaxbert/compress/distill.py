@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,8 @@ from jaxbert.tasks.base import Batch, Inputs, Sums, Task
 from jaxbert.terminal import console
 from jaxbert.train.callbacks import Additions
 from jaxbert.train.pretrained import Pretrained
+
+logger = logging.getLogger("jaxbert")
 
 
 class _TaughtTask(Task):
@@ -82,6 +85,11 @@ def distilled(config: Config, additions: Additions) -> Additions:
     """Return the additions of a run with those of `train.teacher`; unchanged if it is not set."""
     if config.train.teacher is None:
         return additions
+    if config.train.folds is not None:
+        logger.warning(
+            "train.folds with train.teacher: if the teacher has learned from these rows, it has seen what each fold holds "
+            "out, and the metrics of the folds are too good"
+        )
     facts: dict[str, Any] = {}
     return dataclasses.replace(
         additions,
@@ -106,8 +114,7 @@ def _teach(
     teacher = open_teacher(config.train.teacher, inputs.task, pretrained, settings)
     train, rest, spec = inputs.train, None, config.data.unlabelled
     if spec is not None:
-        readable = dataclasses.replace(config.data, bad_rows="error")
-        rest = inputs.task.read_unlabelled(spec, readable, pretrained.tokenizer, max_length)
+        rest = inputs.task.read_unlabelled(spec, config.data, pretrained.tokenizer, max_length)
     parts = [teacher.answered(part, config.data.cache_dir) for part in (train, rest) if part is not None]
     whole = parts[0] if rest is None else _joined(*parts)
     counted = f"{len(train):,} training rows" + (f" and {len(rest):,} rows without labels" if rest is not None else "")

@@ -18,7 +18,7 @@ import numpy as np
 from flax import traverse_util
 from jax import Array
 
-from jaxbert.compress.sizes import COLUMNS_OUT, HEADS_OUT, Cut, Sizes
+from jaxbert.compress.sizes import COLUMNS_OUT, HEADS_OUT, Remnant, Sizes
 from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
 from jaxbert.errors import UserError
@@ -32,7 +32,7 @@ from jaxbert.train.sharding import own_rows, replicated
 from jaxbert.train.step import DeviceBatch
 
 
-def choose_cut(run: Run, params: Params, sizes: Sizes, most: int) -> Cut:
+def choose_cut(run: Run, params: Params, sizes: Sizes, most: int) -> Remnant:
     """Choose what is left of a model of these parameters, by importance on up to `most` of the run's examples."""
     config = run.program.model.config
     now = Sizes.of(config)
@@ -46,7 +46,7 @@ def choose_cut(run: Run, params: Params, sizes: Sizes, most: int) -> Cut:
         heads, columns = _largest(of_heads, sizes.num_attention_heads), _largest(of_columns, sizes.intermediate_size)
     if sizes.num_hidden_layers != now.num_hidden_layers:
         layers = _layers(run, params, measured, sizes.num_hidden_layers)
-    return Cut(layers, heads[layers], columns[layers], config.hidden_size // now.num_attention_heads)
+    return Remnant(layers, heads[layers], columns[layers], config.hidden_size // now.num_attention_heads)
 
 
 def _batches(run: Run, most: int) -> Iterator[Any]:

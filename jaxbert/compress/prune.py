@@ -14,7 +14,7 @@ import jax
 from flax import traverse_util
 
 from jaxbert.compress.importance import choose_cut
-from jaxbert.compress.sizes import Cut, Sizes, target_sizes
+from jaxbert.compress.sizes import Remnant, Sizes, target_sizes
 from jaxbert.config import Config, Pruning
 from jaxbert.errors import UserError
 from jaxbert.train.callbacks import Additions
@@ -88,7 +88,7 @@ def resized(run: Run, sizes: Sizes) -> Run:
     return dataclasses.replace(run, pretrained=pretrained, program=dataclasses.replace(program, tuned=old.tuned))
 
 
-def cut_state(cut: Cut, state: State, before: Program, after: Program) -> State:
+def cut_state(cut: Remnant, state: State, before: Program, after: Program) -> State:
     """Return what is left of a state: parameters, and statistics of the optimizer in their shapes; the rest stays.
 
     A statistic that has another shape than its parameter begins anew.

@@ -88,7 +88,7 @@ def target_sizes(pruning: Pruning, config: BertConfig) -> Sizes:
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class Remnant:
     """What is left of a model: indices into its layers, and for each of these into its heads and columns, all rising."""
 
     layers: np.ndarray

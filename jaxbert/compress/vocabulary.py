@@ -102,8 +102,8 @@ def shrink_vocabulary(
         folder=target,
         tokens_before=config.vocab_size,
         tokens=len(kept),
-        parameters_before=sum(tensor.size for tensor in tensors.values()),
-        parameters=sum(tensor.size for tensor in left.values()),
+        parameters_before=_count(tensors, config),
+        parameters=_count(left, config),
         used=int(used.tokens.sum()),
     )
 
@@ -192,6 +192,13 @@ def smaller_tensors(tensors: Tensors, kept: np.ndarray, family: Family) -> Tenso
         *(f"{family.word_scores}.{part}" for part in ("bias", "decoder.weight", "decoder.bias")),
     )
     return {name: tensor[kept] if name in tables else tensor for name, tensor in tensors.items()}
+
+
+def _count(tensors: Tensors, config: BertConfig) -> int:
+    """Count the parameters; tensors of a head over words that have a second name count once."""
+    scores = family_of(config).word_scores
+    twice = {f"{scores}.decoder.bias", *([f"{scores}.decoder.weight"] if config.tie_word_embeddings else [])}
+    return sum(tensor.size for name, tensor in tensors.items() if name not in twice)
 
 
 def _smaller_config(config: BertConfig, kept: np.ndarray) -> BertConfig:

@@ -136,8 +136,7 @@ def identify(
 
 def _contents(config: Config, inputs: Inputs) -> dict[str, Content]:
     """Return the content of each data set by its configuration key."""
-    inputs = inputs.untaught()
-    sets = {"data.train": [inputs.train]}
+    sets = {"data.train": [inputs.train if inputs.labelled is None else inputs.labelled]}
     validation = inputs.validation
     if config.data.validation_fraction:
         sets["data.train"] += validation.values()

@@ -142,7 +142,7 @@ class TextTask(Task):
         return self._labelled(stored, rules)
 
     def read_unlabelled(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
-        source = open_source(spec, data, role="predict", labelled=False)
+        source = open_source(spec, data, role="unlabelled", labelled=False)
         folder = cache_folder(data.cache_dir)
         stored = prepare_shown(source, tokenizer, max_length, folder, self.reading.long_texts)
         return Examples(stored.tokens, windows=stored.windows)

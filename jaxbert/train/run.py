@@ -155,7 +155,9 @@ def open_run(
       use_tuned: whether to use the settings that `jaxbert bench --tune` has kept.
     """
     mesh = make_mesh(config.mesh)
-    _check_added(config, additions)
+    for key, added in (("teacher", additions.teach), ("prune", additions.stages)):
+        if getattr(config.train, key) is not None and added is None:
+            raise UserError(f"train.{key} works with `jaxbert train` and `jaxbert.finetune` alone: leave it out here")
     pretrained = load_pretrained(with_vocabulary(config), config.train.teacher)
     max_length = resolve_max_length(config.data.max_length, longest_input(pretrained.bert_config))
     _set_length(config, pretrained, max_length)
@@ -195,20 +197,6 @@ def open_run(
         additions=additions,
         taught=taught,
     )
-
-
-def _check_added(config: Config, additions: Additions) -> None:
-    """Check that what makes a model smaller is there if the configuration asks for it: only a training has it.
-
-    Raises:
-      UserError: if it is not.
-    """
-    for key, given, added in (
-        ("train.teacher", config.train.teacher, additions.teach),
-        ("train.prune", config.train.prune, additions.stages),
-    ):
-        if given is not None and added is None:
-            raise UserError(f"{key} works with `jaxbert train` and `jaxbert.finetune` alone: leave it out here")
 
 
 def _check_corrections(config: Config, task: type[Task]) -> None:

@@ -139,12 +139,6 @@ class Trainer:
             stale = False  # the model has not got its last shape yet
         return stale or self._callbacks.stop or step >= self.run.program.total_steps
 
-    @property
-    def _until(self) -> int:
-        """The last step of this shape of the model."""
-        change = None if self._stages is None else self._stages.next_after(self._dispatched)
-        return self.run.program.total_steps if change is None else change
-
     def _change_shape(self, stages: Stages, report: Report) -> None:
         """Give the model its next shape; only evaluations from here on can be the best."""
         self.run, self.state = stages.change(self.run, self.state, self._dispatched)
@@ -164,7 +158,9 @@ class Trainer:
             example_ids = [batch["example_ids"][batch["example_mask"]] for batch in batches]
             return [*map(program.count, batches)], example_ids, program.put(*batches)
 
-        feed = itertools.islice(self.run.batches_from(self._dispatched), self._until - self._dispatched)
+        change = None if self._stages is None else self._stages.next_after(self._dispatched)
+        until = program.total_steps if change is None else change
+        feed = itertools.islice(self.run.batches_from(self._dispatched), until - self._dispatched)
         groups = group_batches(feed, program.steps_per_dispatch, self._dispatched, self._is_milestone)
         with Prefetcher(groups, prepare) as loader:
             self.speed.resume()
@@ -386,7 +382,8 @@ class Trainer:
             run.folder.write_summary(summary)
         length = run.pretrained.tokenizer.model_max_length
         model = TrainedModel(task, run.pretrained.tokenizer, params, run.predictor, length)
-        return Finished(run.config, run.folder, run.inputs.untaught(), model, outcomes, summary)
+        inputs = run.inputs if run.inputs.labelled is None else run.inputs.untaught()
+        return Finished(run.config, run.folder, inputs, model, outcomes, summary)
 
 
 @dataclass

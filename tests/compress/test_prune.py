@@ -29,9 +29,9 @@ from safetensors.numpy import load_file
 from tiny import random_params, random_rows, tiny_config, unpacked_batch
 
 from jaxbert.cli.main import main
-from jaxbert.compress.importance import choose_cut
+from jaxbert.compress.importance import _batches, _loss, _losses, _scores, choose_cut
 from jaxbert.compress.prune import PruningStages, cut_state
-from jaxbert.compress.sizes import Cut, Sizes, target_sizes
+from jaxbert.compress.sizes import Remnant, Sizes, target_sizes
 from jaxbert.config import Pruning
 from jaxbert.data.examples import Examples
 from jaxbert.errors import UserError
@@ -56,7 +56,7 @@ def test_a_cut_model_is_the_large_one_without_its_parts():
     """Layers are left out; heads and columns give 0. In float32, by 1e-5."""
     model = make_model(SequenceClassificationHead, tiny_config(intermediate_size=32))
     params = random_params(model)
-    cut = Cut(np.array([0, 2]), HEADS, COLUMNS, head_width=8)
+    cut = Remnant(np.array([0, 2]), HEADS, COLUMNS, head_width=8)
     smaller = make_model(
         SequenceClassificationHead,
         Sizes(num_hidden_layers=2, num_attention_heads=2, intermediate_size=16).applied(tiny_config()),
@@ -88,7 +88,7 @@ class Parts:
         self.inputs = dataclasses.make_dataclass("I", ["validation", "collate"])({"validation": examples}, None)
         self.params = self.program.first_state(random_params(self.program.model))["params"]
 
-    def cut(self, params: Any, sizes: Sizes) -> Cut:
+    def cut(self, params: Any, sizes: Sizes) -> Remnant:
         found: Any = self
         return choose_cut(found, params, sizes, most=64)
 
@@ -99,8 +99,8 @@ def parts():
 
 
 def test_what_does_nothing_goes_first(parts):
-    """Heads and columns whose output is multiplied by (almost) 0, and a layer that changes nothing, in each layer others."""
-    params = jax.device_get(parts.params)
+    """Heads and columns whose output is multiplied by almost 0, in each layer others."""
+    params = jax.tree.map(np.array, parts.params)
     layer = params["bert"]["encoder"]["layer"]
     for at in range(3):
         layer["attention"]["output"]["dense"]["kernel"][at].reshape(4, 8, -1)[[at, 3]] *= 1e-4
@@ -109,26 +109,35 @@ def test_what_does_nothing_goes_first(parts):
     for at in range(3):
         assert cut.heads[at].tolist() == sorted({0, 1, 2, 3} - {at, 3})[:2]
         assert cut.columns[at].tolist() == [c for c in range(64) if not at * 10 <= c < at * 10 + 34]
-    for name in ("attention", ""):
-        dense = (layer[name] if name else layer)["output"]
-        dense["dense"]["kernel"][1] *= 0
-        dense["dense"]["bias"][1] *= 0
+
+
+def test_a_layer_that_changes_nothing_can_go(parts):
+    """The second layer adds 0 to a normal vector: without it the loss is that of the whole model."""
+    params = jax.tree.map(np.array, parts.params)
+    layer = params["bert"]["encoder"]["layer"]
+    for half in (layer["attention"], layer):
+        dense = half["output"]
+        dense["dense"]["kernel"][1], dense["dense"]["bias"][1] = 0, 0
         dense["LayerNorm"]["scale"][1], dense["LayerNorm"]["bias"][1] = 1, 0
-    for other in ("scale", "bias"):  # of layer 0: what layer 1 normalizes again is normal already
-        layer["output"]["LayerNorm"][other][0] = {"scale": 1, "bias": 0}[other]
-    assert parts.cut(params, Sizes(2, 4, 64)).layers.tolist() == [0, 2]
+    layer["output"]["LayerNorm"]["scale"][0], layer["output"]["LayerNorm"]["bias"][0] = 1, 0
+    found: Any = parts
+    measured = [parts.program.put(batch) for batch in _batches(found, 64)]
+    without = _losses(found, params, measured, [np.array([1, 2]), np.array([0, 2]), np.array([0, 1])])
+    (whole,) = _losses(found, params, measured, [np.arange(3)])
+    assert without[1] == pytest.approx(whole, rel=1e-5)
+    assert abs(without[0] - whole) > 1e-3 < abs(without[2] - whole)
+    least = int(np.argmin(without))
+    assert parts.cut(params, Sizes(2, 4, 64)).layers.tolist() == [at for at in range(3) if at != least]
 
 
 def test_importance_is_what_the_loss_loses_to_first_order(parts):
     """A head that is turned down by a little changes the loss by that share of its importance; any mesh says the same."""
-    from jaxbert.compress.importance import _batches, _loss, _scores
-
     found: Any = parts
     measured = [parts.program.put(batch) for batch in _batches(found, 16)]
     assert len(measured) == 1
     heads, columns = _scores(found, parts.params, measured)
     loss = jax.jit(lambda p: _loss(parts.program.model, parts.program.task, parts.program.call, p, measured[0])[0])
-    params = jax.device_get(parts.params)
+    params = jax.tree.map(np.array, parts.params)
     layer = params["bert"]["encoder"]["layer"]
     changed = [float(loss(params))]
     for turn in (0.99, 1.01 / 0.99):
@@ -152,7 +161,7 @@ def test_the_optimizer_follows(parts, name):
     state["opt_state"] = jax.tree.map(lambda x: x + np.asarray(3, x.dtype), state["opt_state"])
     if name == "adamw":
         state["opt_state"] = optax.tree.set(state["opt_state"], mu=random_params(before.model, seed=7))
-    cut = Cut(np.array([0, 2]), HEADS, COLUMNS, head_width=8)
+    cut = Remnant(np.array([0, 2]), HEADS, COLUMNS, head_width=8)
     found = cut_state(cut, jax.device_get(state), before, after)
     assert jax.tree.map(lambda x: x.shape, found) == jax.tree.map(lambda x: x.shape, after.state_target)
     assert [int(x) for x in jax.tree.leaves(found["opt_state"]) if x.ndim == 0] == [3] * sum(
@@ -170,7 +179,7 @@ def test_the_zeros_of_removed_heads_stay_zeros():
     config = make_config(train__batch_size=16, optimizer__learning_rate=1e-2)
     program = make_program(config, small_config(num_attention_heads=2), 5)
     large = make_program(config, small_config(num_attention_heads=4), 5)
-    cut = Cut(np.arange(2), HEADS, np.tile(np.arange(64), (2, 1)), head_width=8)
+    cut = Remnant(np.arange(2), HEADS, np.tile(np.arange(64), (2, 1)), head_width=8)
     tokens = random_tokens(80)
     examples = Examples(tokens, (tokens.ids[tokens.begins + 1] % 2).astype(np.int32))
     params = run_steps(program, jax.device_get(cut.params(random_params(large.model))), examples).params
@@ -290,6 +299,7 @@ def test_a_run_that_cannot_be_pruned_is_one_line(problem, capsys, changes, said)
     assert not (problem.folder / "refused" / "config.yaml").exists()
 
 
+@pytest.mark.long
 def test_early_stopping_waits_for_the_last_shape(problem):
     """A model that has stopped to improve is pruned all the same."""
     patience = {"train__early_stopping_patience": 1, "train__eval_every": 1, "optimizer__learning_rate": 1e-9}

@@ -115,7 +115,7 @@ class TokenClassification(Task):
 
     def read_unlabelled(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
         """Read texts without marks; each window is an example, as in training, and its units have the label `UNKNOWN`."""
-        source = open_tagged_texts(spec, data, role="predict", labelled=False)
+        source = open_tagged_texts(spec, data, role="unlabelled", labelled=False)
         folder, stride = cache_folder(data.cache_dir), shared_tokens(self.reading, max_length)
         documents = hold_shown(source, TaggedTexts, folder)
         encoder = make_tag_encoder(tokenizer, max_length, stride=stride, by=self.by)
