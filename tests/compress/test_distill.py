@@ -149,6 +149,30 @@ def test_the_loss_is_the_sum_of_its_parts():
     assert float(evaluated["loss"]) == pytest.approx(float(task.sums(outputs, batch, totals, train=False)["loss"]))
 
 
+def test_a_teachers_answers_travel_with_their_examples():
+    """Those of chosen examples, and in rows of another process nothing."""
+    examples = taught(TASKS["documents"])
+    chosen = examples.take(np.array([4, 1]))
+    places, _ = WINDOWS.members(np.array([4, 1]))
+    for name, values in chosen.by_segment.items():
+        np.testing.assert_array_equal(values, examples.by_segment[name][places])
+    (batch,) = batches(examples, choose_layout(examples.tokens.lengths, 48, windows=WINDOWS), 48, seed=None)
+    real, ids = batch["example_mask"], batch["example_ids"]
+    np.testing.assert_array_equal(batch["targets"][real], examples.by_segment["targets"][ids[real]])
+    tagged = taught(TASKS["tags"])
+    layout = choose_layout(tagged.tokens.lengths, COUNT)
+    (whole,) = batches(tagged, layout, COUNT, seed=None)
+    own = np.arange(len(whole["input_ids"])) % 2 == 0
+    (part,) = batches(tagged, layout, COUNT, seed=None, own_rows=lambda _: own)
+    answers, real = whole["token_targets"], whole["segment_ids"] > 0
+    assert answers.shape == (*real.shape, 3)
+    assert not answers[~real].any()
+    np.testing.assert_array_equal(part["token_targets"], np.where(own[:, None, None], answers, 0))
+    first = whole["example_ids"][0, 0]
+    begin, length = tagged.tokens.begins[first], tagged.tokens.lengths[first]
+    np.testing.assert_array_equal(answers[0, :length], tagged.by_token["token_targets"][begin : begin + length])
+
+
 def test_divergences():
     """0 where both agree, whatever a row of logits is shifted by; else the sums of p (log p - log q)."""
     rng = np.random.default_rng(0)
@@ -203,6 +227,18 @@ def test_a_crash_changes_no_bit_and_the_teacher_answers_once(problem, monkeypatc
     assert summary["steps"] == 9
     assert summary["teacher"]["unlabelled"] == 30
     assert json.loads((run / "export" / "config.json").read_text())["num_hidden_layers"] == 1
+
+
+def test_another_teacher_in_the_middle_is_refused(problem, monkeypatch, capsys):
+    """Its path may change, its weights may not."""
+    folder = problem.folder
+    with monkeypatch.context() as patch:
+        crash_before(patch, 5)
+        with pytest.raises(CrashError):
+            problem.train(**keys(problem, "other-teacher"))
+    write_model(folder / "untrained")
+    assert problem.train(**keys(problem, "other-teacher", train__teacher=folder / "untrained")) == 2
+    assert "another teacher, or other rows without labels" in capsys.readouterr().err
 
 
 def test_the_report_shows_it_beside_its_teacher(problem):

@@ -227,6 +227,7 @@ def keys(problem: Problem, run: str, **changes: Any) -> dict[str, Any]:
     common = {
         "data__validation": problem.folder / "dev.csv",
         "train__checkpoint_every": 3,
+        "train__eval_every": 4,
         "train__prune": "{layers: 1, heads: 1, intermediate: 0.25, steps: [2, 6]}",
         "train__epochs": 2,
     }
@@ -255,7 +256,8 @@ def test_a_crash_changes_no_bit(problem, monkeypatch, tmp_path):
     assert summary["parameters"] == sum(t.size for t in load_file(run / "export" / "model.safetensors").values())
     config = json.loads((run / "export" / "config.json").read_text())
     assert after.items() <= config.items()
-    assert [line["step"] for line in read_metrics(run) if "eval_loss" in line] == [7, 14]
+    assert [line["step"] for line in read_metrics(run) if "eval_loss" in line] == [4, 8, 12, 14]
+    assert summary["exported_step"] > 6
 
 
 def test_other_programs_open_it(problem):
