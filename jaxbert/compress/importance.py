@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax import Array
@@ -126,7 +125,7 @@ def _losses(run: Run, params: Params, measured: Sequence[DeviceBatch], choices: 
     step = jax.jit(of_batch, out_shardings=replicated(mesh))
     losses = []
     for layers in choices:
-        sums = [jax.device_get(step(params, batch, jnp.asarray(layers))) for batch in measured]
+        sums = [jax.device_get(step(params, batch, layers)) for batch in measured]
         losses.append(sum(float(part["loss"]) for part in sums) / sum(int(part["examples"]) for part in sums))
     if not np.isfinite(losses).any():
         raise UserError("train.prune: the loss is not finite without any of the layers: the model has diverged")

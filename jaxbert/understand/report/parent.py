@@ -6,10 +6,10 @@ from jaxbert.config import Config
 from jaxbert.errors import UserError
 from jaxbert.runs.folder import RunFolder
 from jaxbert.train.inference import Finished
-from jaxbert.understand.compare import compare_finished
+from jaxbert.understand.compare import Comparison, compare_finished
 from jaxbert.understand.compare_page import metrics_part, pair_part
 from jaxbert.understand.reopen import reopen
-from jaxbert.understand.report.page import Html, joined_html, paragraphs
+from jaxbert.understand.report.page import Html, joined_html, paragraphs, timed
 
 
 def parent_of(config: Config) -> str | None:
@@ -30,4 +30,14 @@ def parent_section(finished: Finished) -> Html | None:
         comparison = compare_finished(paths, [reopen(parent), finished], timed=True)
     except UserError as error:
         return paragraphs(f"{parent} cannot be shown beside this run: {error}.")
-    return joined_html([metrics_part(comparison), *map(pair_part, comparison.pairs)])
+    return joined_html([_gain(comparison), metrics_part(comparison), *map(pair_part, comparison.pairs)])
+
+
+def _gain(comparison: Comparison) -> Html:
+    """Return a sentence on how much smaller and faster the second model is."""
+    (larger, before), (smaller, after) = comparison.sizes.items()
+    share = f"{smaller} has {after.parameters / before.parameters:.0%} of the parameters of {larger}"
+    if before.answers_per_second is None or after.answers_per_second is None:
+        return paragraphs(f"{share}.")
+    faster = timed(f"{after.answers_per_second / before.answers_per_second:.2f}")
+    return paragraphs(joined_html([f"{share}, and answers ", faster, " times as fast on this machine."]))
