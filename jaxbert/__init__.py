@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     )
     from jaxbert.api.model import Model, load
     from jaxbert.api.own import Metric
+    from jaxbert.api.vocabulary import prune_vocabulary
     from jaxbert.config import Config
     from jaxbert.errors import StoppedError, UserError
     from jaxbert.train.callbacks import STOP, Callback
@@ -99,6 +100,7 @@ __all__ = [
     "load",
     "pretrain",
     "search",
+    "prune_vocabulary",
 ]
 _HOMES = {
     "STOP": "jaxbert.train.callbacks",
@@ -117,6 +119,7 @@ _HOMES = {
     "load": "jaxbert.api.model",
     "pretrain": "jaxbert.api.finetune",
     "search": "jaxbert.api.search",
+    "prune_vocabulary": "jaxbert.api.vocabulary",
 }
 
 

@@ -55,6 +55,10 @@ BELOW = {
         *("understand", "train", "runs", "tasks", "processes", "terminal", "settings", "options", "config", "bucket"),
         *("plain", "errors"),
     },
+    "compress": {
+        *("train", "runs", "tasks", "interop", "models", "data", "processes", "terminal"),
+        *("config", "bucket", "plain", "errors"),
+    },
     "serve": {
         *("understand", "train", "runs", "tasks", "interop", "models", "data", "processes", "versions", "options"),
         *("config", "bucket", "plain", "errors"),
@@ -68,6 +72,7 @@ BELOW = {
     "settings": {"tasks", "config", "ranges", "plain", "errors"},
     "api": {
         *(
+            "compress",
             "understand",
             "studies",
             "serve",
@@ -87,6 +92,7 @@ BELOW = {
     "cli": {
         *(
             "api",
+            "compress",
             "understand",
             "serve",
             "plan",

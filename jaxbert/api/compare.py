@@ -11,21 +11,23 @@ from jaxbert.train.runtime import prepare_process
 from jaxbert.understand.compare import Comparison, compare_runs
 
 
-def compare(runs: Sequence[str | os.PathLike[str]], *, set_name: str | None = None) -> Comparison:
+def compare(runs: Sequence[str | os.PathLike[str]], *, set_name: str | None = None, timed: bool = False) -> Comparison:
     """Compare complete runs on a held-out set that all have.
 
     Args:
       runs: two or more run folders; each is compared with the first one.
       set_name: the name of the set, such as `test` or `validation.en`; None: `test` if all runs have it, or else the first
         set that all have.
+      timed: whether the models answer again for some examples of the set, in turns, to be timed.
 
     Returns:
-      The metrics of each run, and for each pair the intervals of the differences (95%, paired bootstrap of 10,000
-      resamples), McNemar's test and the examples with different answers. `to_dict()` returns plain values.
+      The metrics and the size of each run's model, and for each pair the intervals of the differences (95%, paired
+      bootstrap of 10,000 resamples), McNemar's test and the examples with different answers. `to_dict()` returns plain
+      values.
 
     Raises:
       UserError: if a folder is no complete run, or the runs have different tasks, rows or labels.
     """
     prepare_process()
     start(LaunchConfig())
-    return compare_runs(runs, set_name)
+    return compare_runs(runs, set_name, timed=timed)

@@ -74,6 +74,7 @@ def finetune(
     validation: Data | Mapping[str, Data] | None = None,
     *,
     test: Data | Mapping[str, Data] | None = None,
+    unlabelled: Data | None = None,
     task: str | None = None,
     config: Config | str | os.PathLike[str] | None = None,
     callbacks: _CALLBACKS = (),
@@ -89,6 +90,7 @@ def finetune(
       model: a model folder, a name on the Hub, or a size such as `tiny` for a new model.
       validation: examples for the evaluations during training, or a dictionary of several sets by name.
       test: examples for one evaluation after training, or a dictionary of several sets by name.
+      unlabelled: further texts without labels, for which the model that `teacher=` names answers.
       task: the name of the task; None: that of `config`, by default `classification` (one label for each text).
       config: a configuration or the path of a YAML file; the other arguments override its values.
       callbacks: objects of `jaxbert.Callback`, or functions `(event, step, values)`; they are called during the run.
@@ -108,8 +110,9 @@ def finetune(
       StoppedError: if Ctrl-C or a signal ended the run after its state was saved.
     """
     with ExitStack() as stack:
-        sources = {"train": train, "validation": validation, "test": test}
-        changes = make_changes(stack, place_keys(keys), sources, model, task)
+        sources = {"train": train, "validation": validation, "test": test, "unlabelled": unlabelled}
+        named = {key: value.name if isinstance(value, Model) else value for key, value in keys.items()}
+        changes = make_changes(stack, place_keys(named), sources, model, task)
         whole = make_config(config, changes)
         additions = make_additions(callbacks, metrics or {}, loss, whole.train.best_metric)
         return _run(whole, additions, named="output_dir" in changes.get("train", {}))
@@ -253,11 +256,25 @@ def prepare_run(config: Config) -> None:
 
 
 def _train(config: Config, additions: Additions) -> dict[str, Any]:
+    additions = _smaller(config, additions)
     finished = run_training(config, additions) if config.train.folds is None else run_folds(config, additions)
     print_summary(finished.summary, finished.folder)
     if is_main() and config.report.at_end:
         _report(finished)
     return finished.summary
+
+
+def _smaller(config: Config, additions: Additions) -> Additions:
+    """Return the additions with those of a teacher and of pruning, if the configuration asks for them."""
+    if config.train.teacher is not None:
+        from jaxbert.compress.distill import distilled
+
+        additions = distilled(config, additions)
+    if config.train.prune is not None:
+        from jaxbert.compress.prune import pruned
+
+        additions = pruned(config, additions)
+    return additions
 
 
 def _report(finished: Finished) -> None:

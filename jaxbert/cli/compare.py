@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> int:
     from jaxbert.processes import is_main
     from jaxbert.terminal import console
 
-    comparison = compare(values.runs, set_name=values["set"])
+    comparison = compare(values.runs, set_name=values["set"], timed=values.timed)
     if not is_main():
         return 0
     _show(comparison)
@@ -52,6 +52,12 @@ def _make_parser() -> Parser:
         default=None,
         help="Name of the held-out set: test, validation, validation.NAME. If not set, test if all runs have it, or else "
         "the first set that all have.",
+    )
+    parser.add_argument(
+        "--timed",
+        type=bool,
+        default=False,
+        help="Whether the models answer again for up to 512 examples of the set, in turns, to be timed.",
     )
     parser.add_argument(
         "--page", type=str | None, default="comparison.html", help="HTML file with everything; null to write none."
@@ -87,6 +93,11 @@ def _metrics(comparison: Comparison) -> Table:
     runs = comparison.metrics.values()
     for name in dict.fromkeys(name for metrics in runs for name in metrics):
         table.add_row(name, *(f"{metrics[name]:.4f}" if name in metrics else "" for metrics in runs))
+    sizes = comparison.sizes.values()
+    table.add_row("parameters", *(f"{size.parameters:,}" for size in sizes))
+    rates = [size.answers_per_second for size in sizes]
+    if any(rate is not None for rate in rates):
+        table.add_row("answers a second", *("" if rate is None else f"{rate:,.0f}" for rate in rates))
     return table
 
 

@@ -18,6 +18,8 @@ from jaxbert.config.data import COLUMN_KEYS as COLUMN_KEYS
 from jaxbert.config.data import FILE_KEYS as FILE_KEYS
 from jaxbert.config.data import DataConfig as DataConfig
 from jaxbert.config.data import MaxLength as MaxLength
+from jaxbert.config.smaller import Distilling as Distilling
+from jaxbert.config.smaller import Pruning as Pruning
 from jaxbert.errors import UserError
 from jaxbert.ranges import (
     NotNegative,
@@ -60,6 +62,9 @@ class ModelConfig:
     name_or_path: str = "bert-base-uncased"
     """The model that training starts from: a local folder, a name on the Hugging Face Hub, or the size of a new model
     (tiny, mini, small, base, large)."""
+    layers: int | list[int] | None = None
+    """Layers of a trained model to start from: how many, evenly spaced with the first and the last one, or a list of their
+    numbers from 0. If not set, all."""
     num_labels: Annotated[int, Range(least=1, most=2**17)] | None = None
     """Number of labels. If not set, the labels of the training data are counted."""
     head: Literal["auto", "new"] = "auto"
@@ -91,6 +96,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "model.{}".format)
+        if self.layers is not None:
+            listed = [self.layers] if isinstance(self.layers, int) else [layer + 1 for layer in self.layers]
+            rising = all(type(layer) is int and layer >= 1 for layer in listed) and listed == sorted(set(listed))
+            expected = "a number of layers, at least 1, or a rising list of their numbers from 0"
+            insist_on(rising and bool(listed), "model.layers", self.layers, expected)
 
 
 @dataclass(frozen=True)
@@ -183,6 +193,15 @@ class TrainConfig:
     thresholds: Literal["one", "per_label"] = "one"
     """multi_label: the thresholds that are chosen on the held-out rows: one for all labels (largest micro F1), or one for
     each (per_label: the largest F1 of the label)."""
+    teacher: str | None = None
+    """Model whose answers the trained model also learns (distillation): a run folder, an exported folder or a name on the
+    Hub, of the same task, labels and tokenizer. docs/smaller.md"""
+    distill: dict[str, float] | None = None
+    """How much is learned from `teacher`: {temperature: 2, weight: 0.5, hidden: 0}. `weight` is the teacher's share of the
+    loss, `hidden` the weight of the first token's vectors in between."""
+    prune: dict[str, int | float | list[int]] | None = None
+    """What is left of the model: {layers: 4, heads: 6, intermediate: 0.5}, numbers or shares below 1. The least important
+    ones are removed before the first step or, with {steps: [100, 200]}, in parts before these steps. docs/smaller.md"""
     accept_changed_data: bool = False
     """Whether a run may resume although its data have changed, if the label names are the same; the changes are printed. If
     false, such a run is refused."""
@@ -191,6 +210,12 @@ class TrainConfig:
         check_fields(self, "train.{}".format)
         if self.threshold is not None:
             ThresholdRule.parse(self.threshold, "train.threshold")
+        if self.distill is not None:
+            Distilling.of(self.distill)
+            if self.teacher is None:
+                raise UserError("train.distill is set, but train.teacher is not: name a teacher, or leave it out")
+        if self.prune is not None:
+            Pruning.of(self.prune)
         weights = self.class_weights
         if isinstance(weights, list):
             numeric = all(isinstance(w, numbers.Real) and w >= 0 and math.isfinite(w) for w in weights)
@@ -385,6 +410,7 @@ class Config:
         _check_labels(self)
         self._check_windows()
         self._check_folds()
+        self._check_smaller()
         if self.pretrain.vocab_size and self.model.vocab:
             raise UserError("pretrain.vocab_size and model.vocab are both set: train a vocabulary, or give one")
 
@@ -406,6 +432,27 @@ class Config:
             )
         if train.accept_changed_data:
             raise UserError("train.accept_changed_data does not work with train.folds: other data have other folds")
+
+    def _check_smaller(self) -> None:
+        train = self.train
+        if self.data.unlabelled is not None and train.teacher is None:
+            raise UserError(
+                "data.unlabelled is set, but only a teacher can answer for rows without a label: set train.teacher"
+            )
+        if train.folds is not None:
+            for key, value in (("data.unlabelled", self.data.unlabelled), ("train.prune", train.prune)):
+                if value is not None:
+                    raise UserError(f"{key} does not work with train.folds: leave one of them out")
+        frozen = self.optimizer.freeze is not None or self.optimizer.train_only is not None
+        if train.prune is not None and frozen:
+            raise UserError(
+                "train.prune does not work with optimizer.freeze and optimizer.train_only: prune first, and train the result"
+            )
+        if train.prune is not None and Pruning.of(train.prune).steps[-1] and self.optimizer.name == "adafactor":
+            raise UserError(
+                "train.prune: steps after the first do not work with optimizer.name adafactor, whose statistics cannot be "
+                "cut: take steps [0], or another optimizer"
+            )
 
     def _check_windows(self) -> None:
         data = self.data

@@ -3,8 +3,9 @@
 Keys and shapes (B rows, T tokens, S slots): `input_ids`, `token_type_ids`, `segment_ids` (1..S, 0 for padding),
 `position_ids` [B, T]; `cls_positions`, `example_mask`, `example_ids` [B, S]; `labels` [B, S, ...]. Where tokens have labels,
 `token_labels` [B, T] (-100 for none). Where an example has several segments, `example_index` [B, S] numbers the examples of
-a step from 0. With several processes, each fills only its own rows of the arrays with a token axis; the other arrays are
-complete in every process, and `lengths` [B, S] is added.
+a step from 0. Further arrays of the examples keep their names, [B, S, ...] or [B, T, ...]. With several processes, each
+fills only its own rows of the arrays with a token axis; the other arrays are complete in every process, and `lengths`
+[B, S] is added.
 """
 
 from __future__ import annotations
@@ -54,22 +55,27 @@ def fill_rows(plan: StepPlan, layout: Layout, examples: Examples, own_rows: np.n
     }
     if examples.token_labels is not None:
         by_token["token_labels"] = np.where(line.real, examples.token_labels[sources], NO_LABEL)
+    by_token = {name: values.astype(np.int32, copy=False) for name, values in by_token.items()}
+    for name, values in examples.by_token.items():
+        by_token[name] = values[sources] * line.real.reshape(-1, *[1] * (values.ndim - 1))
     batch = {
         "cls_positions": per_slot(plan.starts),
         "example_mask": segments > 0,
         "example_ids": per_slot(plan.example_ids),
     }
     for name, values in by_token.items():
-        batch[name] = values.astype(np.int32, copy=False).reshape(-1, layout.row_length)
+        batch[name] = values.reshape(-1, layout.row_length, *values.shape[1:])
         if own_rows is not None:
-            others = NO_LABEL if name == "token_labels" else 0
-            filled, batch[name] = batch[name], np.full((plan.num_rows, layout.row_length), others, np.int32)
+            others, filled = NO_LABEL if name == "token_labels" else 0, batch[name]
+            batch[name] = np.full((plan.num_rows, *filled.shape[1:]), others, filled.dtype)
             batch[name][own_rows] = filled
     if own_rows is not None:
         batch["lengths"] = per_slot(tokens.lengths[plan.example_ids])
     documents = plan.example_ids if plan.documents is None else plan.documents[plan.places]
     if examples.labels is not None:
         batch["labels"] = per_slot(examples.labels[documents])
+    for name, values in examples.by_segment.items():
+        batch[name] = per_slot(values[plan.example_ids])
     if plan.places is not None:
         batch["example_index"] = per_slot(plan.places.astype(np.int32))
     return batch

@@ -6,7 +6,8 @@ number segments; a step counts examples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -68,6 +69,10 @@ class Examples:
     """None where every example is one segment."""
     extra: Any = None
     """Further data of the task, for metrics and answers."""
+    by_segment: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Further keys of the batch, each with an entry for each segment, [W, ...]: a teacher's answers."""
+    by_token: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Further keys of the batch, aligned with `tokens.ids`."""
 
     def __len__(self) -> int:
         """Return the number of examples, not of segments."""
@@ -85,6 +90,8 @@ class Examples:
             rows=self.source_rows(indices),
             token_labels=self.token_labels,
             windows=windows,
+            by_segment={name: values[members] for name, values in self.by_segment.items()},
+            by_token=self.by_token,
         )
 
     def examples_of(self, example_ids: np.ndarray) -> np.ndarray:

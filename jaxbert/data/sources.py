@@ -132,12 +132,20 @@ def _batches(file: Any, name: str, columns: list[str] | None) -> Iterator[Any]:
         yield batch
 
 
-Role = Literal["train", "validation", "test", "predict"]
+Role = Literal["train", "validation", "test", "predict", "unlabelled"]
+_PLAIN = ("predict", "unlabelled")
+"""The roles of sources that may be plain text."""
 STDIN = "-"
 STDIN_NAME = "standard input"
 """The name of standard input in messages."""
 
-SPLITS: dict[Role, str] = {"train": "train", "validation": "validation", "test": "test", "predict": "test"}
+SPLITS: dict[Role, str] = {
+    "train": "train",
+    "validation": "validation",
+    "test": "test",
+    "predict": "test",
+    "unlabelled": "train",
+}
 """The split that each role reads if the user names none."""
 
 
@@ -171,7 +179,8 @@ def open_source(
     Args:
       spec: the source, as the user names it.
       data: the settings for reading.
-      role: the split to read if `spec` names none (for "predict" the test split); "predict" may also read plain text.
+      role: the split to read if `spec` names none (for "predict" the test split, for "unlabelled" that of training); these
+        two may also be plain text.
       labelled: True: every record must have a label. False: labels are not read. None: labels are read if the label column
         exists and is filled in every record.
       limit: the number of wanted examples; None for all.
@@ -275,8 +284,10 @@ def _find(
     found = find_files(spec, SPLITS[role])
     for name in found.files:
         find_file(name)
-    plain = role == "predict" and any(extension_of(name) == ".txt" for name in found.files)
-    identity = None if plain else lambda: [file_identity(name) for name in found.files]
+    plain = role in _PLAIN and any(extension_of(name) == ".txt" for name in found.files)
+    if plain and role == "predict":
+        return partial(_read_files, found, role), None
+    identity = lambda: [*(["texts"] if plain else []), *(file_identity(name) for name in found.files)]  # noqa: E731
     return partial(_read_files, found, role), identity
 
 
@@ -302,7 +313,7 @@ def _read_files(found: FoundFiles, role: Role, intake: Intake) -> Iterator[Table
     for name in found.files:
         if not intake.room:
             return
-        read = _read_text if role == "predict" and _is_plain_text(name, intake.data) else read_file
+        read = _read_text if role in _PLAIN and _is_plain_text(name, intake.data) else read_file
         yield from intake.tables(read(name, intake), name)
 
 

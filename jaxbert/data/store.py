@@ -154,6 +154,10 @@ class Writer:
         """Append the hashes, uint64, and the record numbers, int32, of some texts."""
         self._append_all({"hashes": hashes, "rows": rows})
 
+    def add_columns(self, columns: Mapping[str, np.ndarray]) -> None:
+        """Append to further columns alone."""
+        self._append_all(columns)
+
     def add_items(self, items: Sequence[Any], columns: Mapping[str, np.ndarray]) -> None:
         """Append items, each of plain values, with further columns."""
         written = [_JSON.encode(item).encode("ascii") for item in items]

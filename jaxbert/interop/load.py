@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,9 +102,16 @@ class Misfit:
 
 
 def load_params(
-    checkpoint: Path | str, model: FunctionalModel, *, key: jax.Array | None = None, new_head: bool = False
+    checkpoint: Path | str,
+    model: FunctionalModel,
+    *,
+    key: jax.Array | None = None,
+    new_head: bool = False,
+    layers: Sequence[int] | None = None,
 ) -> tuple[Params, LoadReport]:
     """Load a checkpoint folder (or one file of weights) into `model`'s stacked tree of float32 NumPy arrays.
+
+    With `layers`, only these layers of the checkpoint are loaded, as the model's own in their order.
 
     With a `key`, a head is drawn if the checkpoint lacks it or has it for another number of labels, a pooler is drawn if the
     checkpoint lacks it, and tensors of other heads are ignored; with `new_head` the head is always drawn. Without a key, as
@@ -117,7 +124,22 @@ def load_params(
     tensors = read_tensors(path, family)
     if new_head:
         tensors = {name: tensor for name, tensor in tensors.items() if not family.is_head(name)}
+    if layers is not None:
+        tensors = take_layers(tensors, family, layers)
     return fit_params(tensors, model, key=key, source=str(path))
+
+
+def take_layers(tensors: Tensors, family: Family, layers: Sequence[int]) -> Tensors:
+    """Return the tensors without those of other layers; the kept layers are numbered from 0."""
+    stack, kept = ".".join((family.prefix, *family.layers)), dict[str, np.ndarray]()
+    for name, tensor in tensors.items():
+        layer = family.layer_of(name)
+        if layer is None:
+            kept[name] = tensor
+        elif layer in layers:
+            rest = name.removeprefix(f"{stack}.{layer}.")
+            kept[f"{stack}.{layers.index(layer)}.{rest}"] = tensor
+    return kept
 
 
 def fit_params(

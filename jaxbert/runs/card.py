@@ -168,6 +168,8 @@ def _settings(config: Config, summary: Mapping[str, Any]) -> str:
     facts = {
         "training data": _data_set(config.data.train).name + (f", {used:,} records" if isinstance(used, int) else ""),
         "steps": summary.get("exported_step", summary.get("steps")),
+        "teacher": None if train.teacher is None else _start(train.teacher),
+        "pruned to": _pruned(summary.get("pruned")),
         "examples a step": train.batch_size,
         "optimizer": f"{optimizer.name}, learning rate {optimizer.learning_rate:g}, {optimizer.schedule} schedule",
         "longest example": f"{config.data.max_length} tokens" if config.data.max_length else "as the model reads",
@@ -176,6 +178,15 @@ def _settings(config: Config, summary: Mapping[str, Any]) -> str:
     }
     lines = [f"| {name} | {_in_cell(value)} |" for name, value in facts.items() if value is not None]
     return "\n".join([f"{_SECTION} Training", "", "| | |", "|---|---|", *lines])
+
+
+def _pruned(record: Mapping[str, Any] | None) -> str | None:
+    """Return the sizes of a pruned model as text."""
+    if record is None:
+        return None
+    after = record["after"]
+    layers, heads, columns = after["num_hidden_layers"], after["num_attention_heads"], after["intermediate_size"]
+    return f"{layers} layers with {heads} attention heads and {columns:,} feed-forward columns"
 
 
 def _in_cell(value: Any) -> str:

@@ -34,6 +34,8 @@ GRAPHS = "onnx"
 """The folder of an export that holds its ONNX graphs."""
 TRITON = "triton"
 """The folder of an export that holds its model repository for Triton."""
+SIZES_OF_LAYERS = ("num_hidden_layers", "num_attention_heads", "intermediate_size")
+"""The sizes in a model's configuration that pruning changes."""
 logger = logging.getLogger("jaxbert")
 
 
@@ -125,7 +127,11 @@ def export_run(run: str | Path, step: str, output: str | Path) -> epath.Path:
     config = read_config(start)
     with Checkpoints(folder.checkpoints, read_only=True) as checkpoints:
         chosen = choose_step(checkpoints, step)
-        params, evaluation = checkpoints.restore_params(chosen), checkpoints.progress(chosen)["evaluation"]
+        params, progress = checkpoints.restore_params(chosen), checkpoints.progress(chosen)
+    evaluation = progress["evaluation"]
+    for name, size in progress.get("sizes", {}).items():  # of a model that was pruned
+        if name in SIZES_OF_LAYERS:
+            setattr(config, name, size)
     task = task_of_model(config).reopen(config).learned(evaluation)
     if task.last_layer is not None and (kept := _own_export(folder, chosen)) is not None:
         params = fold_temperature(params, task.last_layer, temperature_of(settings_of(kept)))

@@ -31,7 +31,7 @@ _FREE = {
 the numbers that dropout draws."""
 _COMPARED = {
     *("model.name_or_path", "model.vocab", "model.lower_case", "data.train", "data.validation", "data.test"),
-    "data.corrections",
+    *("data.corrections", "data.unlabelled", "train.teacher"),
     *(f"data.{key}" for key in (*COLUMN_KEYS, *FILE_KEYS)),
 }
 """Keys that say where data and model are and how to read them: their content is compared instead (see `identity`)."""

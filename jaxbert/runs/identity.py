@@ -64,6 +64,8 @@ class Identity:
     """The optimizer steps of the whole run."""
     loss: str | None = None
     """The name of a Python program's own loss; None for the task's loss."""
+    teacher: str | None = None
+    """A text that changes with the teacher's weights and the rows without labels; None without a teacher."""
     changes: list[str] = field(default_factory=list)
     """Messages about data that changed during the run, the earliest first."""
 
@@ -125,7 +127,7 @@ def identify(
     weights = None if model is None else _weights(model)
     return Identity(
         labels=list(labels),
-        tokenizer=_tokenizer(tokenizer),
+        tokenizer=identify_tokenizer(tokenizer),
         model={"name": config.model.name_or_path, "architecture": architecture, "weights": weights},
         sets=_contents(config, inputs),
         steps=steps,
@@ -134,7 +136,7 @@ def identify(
 
 def _contents(config: Config, inputs: Inputs) -> dict[str, Content]:
     """Return the content of each data set by its configuration key."""
-    sets = {"data.train": [inputs.train]}
+    sets = {"data.train": [inputs.train if inputs.labelled is None else inputs.labelled]}
     validation = inputs.validation
     if config.data.validation_fraction:
         sets["data.train"] += validation.values()
@@ -159,7 +161,7 @@ def check_data(folder: RunFolder, config: Config, inputs: Inputs) -> None:
         )
 
 
-def _tokenizer(tokenizer: Any) -> dict[str, Any]:
+def identify_tokenizer(tokenizer: Any) -> dict[str, Any]:
     """Return the size of the vocabulary, its checksum, and the tokenizer's settings in plain values."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     settings: dict[str, Any] = {"class": type(tokenizer).__name__}
@@ -251,6 +253,8 @@ def _never_accepted(before: Identity, now: Identity) -> list[str]:
         found.append(
             "another loss ({} there, {} now)".format(*(loss or "the task's own" for loss in (before.loss, now.loss)))
         )
+    if before.teacher != now.teacher:
+        found.append("another teacher, or other rows without labels")
     found += _changed_values("tokenizer", before.tokenizer["settings"], now.tokenizer["settings"])
     architecture = _changed_values("model", before.model["architecture"], now.model["architecture"])
     other = before.model["name"] != now.model["name"] and before.model["weights"] != now.model["weights"]

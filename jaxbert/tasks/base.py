@@ -22,6 +22,7 @@ from jaxbert.data.batches import Batch as HostBatch
 from jaxbert.data.examples import Examples
 from jaxbert.data.labels import Head
 from jaxbert.data.overview import Overview
+from jaxbert.errors import UserError
 from jaxbert.tasks.decision import Tuning
 
 Batch = dict[str, Array]
@@ -87,6 +88,14 @@ class Task:
           UserError: for any mistake in it, or a label that the model does not know.
         """
         raise NotImplementedError
+
+    def read_unlabelled(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
+        """Read texts without labels to train on, for which a teacher answers; the examples are as in training.
+
+        Raises:
+          UserError: for any mistake in the source, or a task that has no such training.
+        """
+        raise UserError(f"data.unlabelled does not work with task {self.name}: leave it out")
 
     def open_inputs(
         self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
@@ -180,6 +189,20 @@ class Task:
         """
         raise NotImplementedError
 
+    reads_states: bool = False
+    """Whether the loss in training reads the vectors after every layer."""
+
+    def distance(self, outputs: dict[str, Any], batch: Batch, totals: Sums, temperature: float) -> Sums:
+        """Return `loss`, how far the outputs are from a teacher's predictions, and `examples`, as `sums` does.
+
+        The teacher's predictions, those of the method below, are in `batch["targets"]` for each segment, or in
+        `batch["token_targets"]` for each token.
+
+        Raises:
+          UserError: for a task that cannot be learned from a teacher.
+        """
+        raise UserError(f"train.teacher does not work with task {self.name}: leave it out")
+
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
         """Return the predictions for evaluation, one for each segment, [B, S, ...], or for each token, [B, T, ...]."""
         raise NotImplementedError
@@ -261,6 +284,12 @@ class Inputs:
     """Whether the model's trained head has none of the task's labels, so that a new head is drawn."""
     collate: Callable[[HostBatch, int | None], HostBatch] | None = None
     """Changes each batch before it goes to the device, given the epoch (None in evaluation)."""
+    labelled: Examples | None = None
+    """The training examples as they were read, if `train` has a teacher's answers; None without a teacher."""
+
+    def untaught(self) -> Inputs:
+        """Return the inputs without a teacher's answers, and without the rows that only a teacher answers for."""
+        return self if self.labelled is None else dataclasses.replace(self, train=self.labelled, labelled=None)
 
 
 class AnswerPart(Protocol):

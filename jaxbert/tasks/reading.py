@@ -194,15 +194,17 @@ def read_items(data: DataConfig, form: type[Found], find: Callable[..., ItemSour
     validation = {name: find(s, role="validation") for name, s in named_sets(data.validation, "validation").items()}
     test = {name: find(spec, role="test") for name, spec in named_sets(data.test, "test").items()}
 
-    def hold(source: ItemSource[Any]) -> Found:
-        with ReadingProgress(source.name) as reading:
-            all_have = tokenizing_shard().all_have
-            folder = cache_folder(data.cache_dir)
-            return hold_items(form, source, folder=folder, on_rows=reading.add, all_have=all_have)
+    folder = cache_folder(data.cache_dir)
+    read_validation = {name: hold_shown(source, form, folder) for name, source in validation.items()}
+    read_test = {name: hold_shown(source, form, folder) for name, source in test.items()}
+    return ItemSets(hold_shown(train, form, folder), read_validation, read_test)
 
-    read_validation = {name: hold(source) for name, source in validation.items()}
-    read_test = {name: hold(source) for name, source in test.items()}
-    return ItemSets(hold(train), read_validation, read_test)
+
+def hold_shown(source: ItemSource[Any], form: type[Found], folder: Path | None = None) -> Found:
+    """Return a source's items, from the cache in `folder` if it has them; show progress if it takes long."""
+    with ReadingProgress(source.name) as reading:
+        all_have = tokenizing_shard().all_have
+        return hold_items(form, source, folder=folder, on_rows=reading.add, all_have=all_have)
 
 
 def encode_shown(

@@ -20,7 +20,7 @@ from jaxbert.data.labels import Head, IntegerLabels, LabelSet, all_written
 from jaxbert.data.overview import TRAIN, Labelling, Overview, View, lower_cases, vanished_texts, view_texts
 from jaxbert.data.prepare import encode_part, say_cut
 from jaxbert.data.sources import Source, open_source
-from jaxbert.data.store import Stored
+from jaxbert.data.store import Stored, cache_folder
 from jaxbert.data.table import LabelKind, Row, Table, at_row, concatenate_tables
 from jaxbert.data.tokens import LongTexts, Reading, Tokens, joined, resolve_shared
 from jaxbert.errors import UserError
@@ -140,6 +140,12 @@ class TextTask(Task):
         stored = prepare_shown(source, tokenizer, max_length, long_texts=self.reading.long_texts)
         self.check_map(rules, [stored])
         return self._labelled(stored, rules)
+
+    def read_unlabelled(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
+        source = open_source(spec, data, role="unlabelled", labelled=False)
+        folder = cache_folder(data.cache_dir)
+        stored = prepare_shown(source, tokenizer, max_length, folder, self.reading.long_texts)
+        return Examples(stored.tokens, windows=stored.windows)
 
     def open_inputs(
         self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]

@@ -8,10 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from jaxbert.errors import UserError
-from jaxbert.tasks.base import Task
+from jaxbert.tasks.base import Inputs, Task
+
+if TYPE_CHECKING:
+    from jaxbert.train.pretrained import Pretrained
+    from jaxbert.train.run import Run
+    from jaxbert.train.step import State
 
 STOP: Final = "stop"
 """A callback returns it to end the run as if this were the last step: the run is evaluated, saved and exported."""
@@ -90,15 +95,46 @@ class Callbacks:
             self.stop = self.stop or (isinstance(answer, str) and answer == STOP)
 
 
+class Stages(Protocol):
+    """Changes the shape of a model before some steps of its training."""
+
+    def check(self, run: Run) -> None:
+        """Decide the shapes of a run that was just opened, before all else; raise `UserError` for one that cannot be."""
+        ...
+
+    def next_after(self, step: int) -> int | None:
+        """Return the next step before which the shape changes, after `step` steps; None if there is none."""
+        ...
+
+    def is_due(self, step: int) -> bool:
+        """Return whether the shape changes when `step` steps are taken."""
+        ...
+
+    def at(self, run: Run, step: int) -> Run:
+        """Return the run with the shape that its checkpoint of this step has: the one before a change that is due."""
+        ...
+
+    def change(self, run: Run, state: State, step: int) -> tuple[Run, State]:
+        """Return the run and its state with the next shape."""
+        ...
+
+
 @dataclass(frozen=True)
 class Additions:
-    """The additions of a Python program to a configured run."""
+    """What is added to a configured run: by a Python program, or by a package that training does not know."""
 
     callbacks: Callbacks
     change_task: Callable[[Task], Task] = lambda task: task
     """A function that gives a task the program's own loss and metrics."""
     loss: str | None = None
     """The name of the program's own loss; None for the task's loss."""
+    teach: Callable[[Inputs, Pretrained, int], tuple[Inputs, str]] | None = None
+    """A function that adds a teacher's answers to the inputs, given the model and the longest segment, and the loss to the
+    task; it also returns a text that changes with the teacher. None without `train.teacher`."""
+    stages: Stages | None = None
+    """The changes of `train.prune`; None without it."""
+    facts: Callable[[], dict[str, Any]] = dict
+    """A function that returns further entries of the summary, when the run is complete."""
 
 
 NOTHING: Final = Additions(Callbacks())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jax import Array
 from transformers import BertConfig
 
@@ -42,6 +43,8 @@ class Pretrained:
     bert_config: BertConfig
     tokenizer: Any
     folder: Path | None
+    layers: tuple[int, ...] | None = None
+    """The layers of the model in `folder` that are taken; None for all."""
 
     def trained_head(self, task: type[Task], config: ModelConfig) -> Head | None:
         """Return the checkpoint's trained head with labels, if the run keeps it, else None."""
@@ -72,19 +75,29 @@ class Pretrained:
         """
         if self.folder is None:
             return init_params(model, key, shardings)
-        params, report = load_params(self.folder, model, key=make_key(seed), new_head=new_head)
+        params, report = load_params(self.folder, model, key=make_key(seed), new_head=new_head, layers=self.layers)
         if report.fresh:
             logger.warning("%s: %s", self.folder.name, report)
         return params
 
 
-def load_pretrained(config: ModelConfig) -> Pretrained:
+def load_pretrained(config: ModelConfig, teacher: str | None = None) -> Pretrained:
     """Find the model, or make the configuration of a new one, and load its tokenizer.
+
+    A new model without a vocabulary of its own takes the tokenizer of its `teacher`.
 
     Raises:
       UserError: if the model does not exist, or a new one has no usable vocabulary.
     """
     if config.name_or_path in SIZES and not Path(config.name_or_path).is_dir():
+        if config.layers is not None:
+            raise UserError(
+                f"model.layers chooses layers of a trained model, but {config.name_or_path} is a new one: leave it out"
+            )
+        if config.vocab is None and teacher is not None:
+            folder = model_folder(teacher)
+            tokenizer = load_tokenizer(folder, read_config(folder), config.lower_case)
+            return Pretrained(sized_config(config.name_or_path, len(tokenizer)), tokenizer, None)
         if config.vocab is None:
             raise UserError(
                 f"a new model ({config.name_or_path}) needs a vocabulary: set model.vocab to a file, one token a line "
@@ -94,7 +107,31 @@ def load_pretrained(config: ModelConfig) -> Pretrained:
         return Pretrained(sized_config(config.name_or_path, len(tokenizer)), tokenizer, None)
     folder = model_folder(config.name_or_path)
     bert_config = read_config(folder)
-    return Pretrained(bert_config, load_tokenizer(folder, bert_config, config.lower_case), folder)
+    tokenizer = load_tokenizer(folder, bert_config, config.lower_case)
+    if config.layers is None:
+        return Pretrained(bert_config, tokenizer, folder)
+    layers = chosen_layers(config.layers, bert_config.num_hidden_layers)
+    bert_config.num_hidden_layers = len(layers)
+    return Pretrained(bert_config, tokenizer, folder, layers)
+
+
+def chosen_layers(wanted: int | list[int], whole: int) -> tuple[int, ...]:
+    """Return the layers that `model.layers` names, of a model with `whole` layers.
+
+    A number of layers is spread evenly over the model, with its first and its last layer, as in DistilBERT: of 12 the six
+    layers 0, 2, 4, 7, 9 and 11. A single layer is the first.
+
+    Raises:
+      UserError: if the model has not so many.
+    """
+    layers = (
+        tuple(wanted)
+        if not isinstance(wanted, int)
+        else tuple(int(place) for place in np.floor(np.linspace(0, whole - 1, wanted) + 0.5))
+    )
+    if len(layers) > whole or layers[-1] >= whole:
+        raise UserError(f"model.layers is {wanted}, but the model has {whole} layers, 0 to {whole - 1}: name fewer")
+    return layers
 
 
 def with_vocabulary(config: Config) -> ModelConfig:

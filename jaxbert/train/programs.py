@@ -244,7 +244,8 @@ class Program:
         call, kernel = self.call, self.tuned.kernel
         attention = replace(call.attention, kernel=kernel) if isinstance(call.attention, Attention) else call.attention
         fp8, frozen = self.config.precision.fp8, self.trainable.frozen_layers
-        return replace(call, attention=attention, fp8=fp8, frozen_layers=frozen)
+        states = self.task.reads_states
+        return replace(call, attention=attention, fp8=fp8, frozen_layers=frozen, output_hidden_states=states)
 
     @property
     def steps_per_dispatch(self) -> int:

@@ -71,6 +71,8 @@ class Run:
     additions: Additions = NOTHING
     shared: SharedPrograms | None = None
     """The compiled functions of other runs, which this one uses too; None for its own."""
+    taught: str | None = None
+    """A text that changes with the teacher and the rows without labels; None without a teacher."""
 
     @property
     def bert_config(self) -> BertConfig:
@@ -165,7 +167,10 @@ def open_run(
       use_tuned: whether to use the settings that `jaxbert bench --tune` has kept.
     """
     mesh = make_mesh(config.mesh)
-    pretrained = load_pretrained(with_vocabulary(config))
+    for key, added in (("teacher", additions.teach), ("prune", additions.stages)):
+        if getattr(config.train, key) is not None and added is None:
+            raise UserError(f"train.{key} works with `jaxbert train` and `jaxbert.finetune` alone: leave it out here")
+    pretrained = load_pretrained(with_vocabulary(config), config.train.teacher)
     max_length = resolve_max_length(config.data.max_length, longest_input(pretrained.bert_config))
     _set_length(config, pretrained, max_length)
     chosen = task_class(config.task)
@@ -174,7 +179,9 @@ def open_run(
     learned = inputs.task.output_names
     if tuple(known) != tuple(learned) and sorted(known) == sorted(learned):
         inputs = chosen.read(config, pretrained.tokenizer, max_length, Head(tuple(known), folder.path.name))
-    inputs = replace(inputs, task=additions.change_task(inputs.task))
+    inputs, taught = replace(inputs, task=additions.change_task(inputs.task)), None
+    if additions.teach is not None:
+        inputs, taught = additions.teach(inputs, pretrained, max_length)
     _check_slices(config, inputs)
     best = config.train.best_metric
     if best is not None and best not in (names := inputs.task.metric_names()):
@@ -200,6 +207,7 @@ def open_run(
         program=replace(program, tuned=find_tuned(program, layout)) if use_tuned else program,
         layout=layout,
         additions=additions,
+        taught=taught,
     )
 
 

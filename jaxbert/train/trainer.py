@@ -25,7 +25,7 @@ from jaxbert.models.functional import Params
 from jaxbert.processes import Interrupt, all_alike, is_main, main_decides, wait_for_all
 from jaxbert.runs.card import model_card, write_card
 from jaxbert.runs.checkpoint import Checkpoints, committed_steps
-from jaxbert.runs.export import save_start
+from jaxbert.runs.export import SIZES_OF_LAYERS, save_start
 from jaxbert.runs.folder import RunFolder
 from jaxbert.runs.identity import Identity, go_on, identify, known_labels
 from jaxbert.runs.lock import RunLock, owned
@@ -35,7 +35,7 @@ from jaxbert.tasks.direction import falls, improves, merit, value_of
 from jaxbert.tasks.reading import set_name
 from jaxbert.terminal import console
 from jaxbert.train.calibrate import Calibrated, calibrate_model
-from jaxbert.train.callbacks import NOTHING, Additions
+from jaxbert.train.callbacks import NOTHING, Additions, Stages
 from jaxbert.train.evaluate import numbers_of, with_details
 from jaxbert.train.inference import Finished, TrainedModel
 from jaxbert.train.prefetch import Prefetcher
@@ -75,6 +75,8 @@ class Progress:
     evaluations_since_best: int = 0
     evaluation: dict[str, Any] = field(default_factory=dict)
     """The scalar metrics of the last evaluation."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """The sizes of a model that was pruned, by their names in its configuration."""
 
     @classmethod
     def of(cls, remembered: dict[str, Any], best_metric: str) -> Progress:
@@ -108,6 +110,7 @@ class Trainer:
         """The best and the last evaluation by step, if this start made them."""
         self._config = run.config.train
         self._callbacks = run.additions.callbacks
+        self._stages = run.additions.stages
         self._arguments = run.program.arguments
         self._checkpoints = checkpoints
         self._before_saving = before_saving
@@ -122,7 +125,9 @@ class Trainer:
           StoppedError: if a signal came; the state of the last step is saved.
         """
         with Interrupt() as interrupt:
-            if not self._done():
+            while not self._done():
+                if self._stages is not None and self._stages.is_due(self._dispatched):
+                    self._change_shape(self._stages, report)
                 self._take_steps(report, interrupt)
             if self._callbacks.stop and self.run.inputs.validation and self.progress.step not in self.details:
                 self._evaluate(report)
@@ -130,19 +135,34 @@ class Trainer:
         self._checkpoints.wait()
 
     def _done(self) -> bool:
-        patience = self._config.early_stopping_patience
+        patience, stages, step = self._config.early_stopping_patience, self._stages, self._dispatched
         stale = patience is not None and self.progress.evaluations_since_best >= patience
-        return stale or self._callbacks.stop or self._dispatched >= self.run.program.total_steps
+        if stages is not None and (stages.is_due(step) or stages.next_after(step) is not None):
+            stale = False  # the model has not got its last shape yet
+        return stale or self._callbacks.stop or step >= self.run.program.total_steps
+
+    def _change_shape(self, stages: Stages, report: Report) -> None:
+        """Give the model its next shape; only evaluations from here on can be the best."""
+        self.run, self.state = stages.change(self.run, self.state, self._dispatched)
+        self.programs = self.run.step_programs()
+        program, progress = self.run.program, self.progress
+        self.speed.bert_config, self.speed.backward = program.model.config, program.trainable.backward
+        progress.best_step = progress.best_value = None
+        progress.evaluations_since_best, self.details = 0, {}
+        progress.sizes = {name: getattr(program.model.config, name) for name in SIZES_OF_LAYERS}
+        report.say(f"step {progress.step}: pruned to {program.parameters:,} parameters")
 
     def _take_steps(self, report: Report, interrupt: Interrupt) -> None:
-        """Take all steps that are left; the first batches of an epoch are ready when the epoch before ends."""
+        """Take the steps of this shape that are left; the first batches of an epoch are ready when the one before ends."""
         program = self.run.program
 
         def prepare(batches: list[Batch]) -> Group:
             example_ids = [batch["example_ids"][batch["example_mask"]] for batch in batches]
             return [*map(program.count, batches)], example_ids, program.put(*batches)
 
-        feed = itertools.islice(self.run.batches_from(self._dispatched), program.total_steps - self._dispatched)
+        change = None if self._stages is None else self._stages.next_after(self._dispatched)
+        until = program.total_steps if change is None else change
+        feed = itertools.islice(self.run.batches_from(self._dispatched), until - self._dispatched)
         groups = group_batches(feed, program.steps_per_dispatch, self._dispatched, self._is_milestone)
         with Prefetcher(groups, prepare) as loader:
             self.speed.resume()
@@ -355,6 +375,7 @@ class Trainer:
             "compilations_from_cache": log.from_cache,
             "step_programs": sum(step.count for step in (*self.programs, run.predictor.step)),
             "data": run.inputs.overview.to_dict(),
+            **run.additions.facts(),
             **more(),
         }
         if is_main():
@@ -363,7 +384,8 @@ class Trainer:
             run.folder.write_summary(summary)
         length = run.pretrained.tokenizer.model_max_length
         model = TrainedModel(task, run.pretrained.tokenizer, params, run.predictor, length)
-        return Finished(run.config, run.folder, run.inputs, model, outcomes, summary)
+        inputs = run.inputs if run.inputs.labelled is None else run.inputs.untaught()
+        return Finished(run.config, run.folder, inputs, model, outcomes, summary)
 
 
 @dataclass
@@ -399,10 +421,12 @@ def start_training(
         learned, before = _has_learned(folder), Identity.read(folder.data)
         run = opened(config, folder, known_labels(folder, before) if learned else (), additions)
         check(run)
+        if additions.stages is not None:
+            additions.stages.check(run)
         pretrained = run.pretrained
         steps = run.program.total_steps
         now = identify(config, pretrained.bert_config, pretrained.tokenizer, pretrained.folder, run.inputs, steps)
-        now = replace(now, loss=additions.loss)
+        now = replace(now, loss=additions.loss, teacher=run.taught)
         if not all_alike(now.checksum):
             raise UserError("the processes of this run have read different data: give all of them the same files")
         kept = go_on(folder, before, now, learned=learned, accepts=config.train.accept_changed_data)
@@ -477,7 +501,9 @@ def train_run(
     """
     with Checkpoints(run.folder.checkpoints, run.config.train.keep_checkpoints) as checkpoints:
         if checkpoints.steps:
-            state, remembered = checkpoints.restore(checkpoints.steps[-1], run.program.state_target)
+            last, stages = checkpoints.steps[-1], run.additions.stages
+            run = run if stages is None else stages.at(run, last)
+            state, remembered = checkpoints.restore(last, run.program.state_target)
             progress = Progress.of(remembered, run.best_metric)
         else:
             state, progress = first_state(), Progress()

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 from jaxbert.data.table import Row, shorten
@@ -22,6 +25,8 @@ from jaxbert.understand.paired import LEVEL, RESAMPLES, difference_interval, mcn
 from jaxbert.understand.records import read_texts
 from jaxbert.understand.reopen import reopen
 
+_TIMED, _TURNS = 512, 5
+"""Examples that are answered again to be timed, and how often; the median counts."""
 MOST_SHOWN = 50
 """The most examples with differing answers that a comparison names for each pair of runs."""
 
@@ -79,6 +84,21 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Size:
+    """How large and how fast a run's model is."""
+
+    layers: int
+    columns: int
+    """Columns of the feed-forward block of each layer."""
+    tokens: int
+    """Tokens of the vocabulary."""
+    parameters: int
+    """The number of parameters, of an ensemble those of all its models."""
+    answers_per_second: float | None = None
+    """Answers a second for the first examples of the set, packed, on this machine; None if it was not timed."""
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Several runs on one held-out set."""
 
@@ -90,22 +110,35 @@ class Comparison:
     metrics: dict[str, dict[str, float]]
     """All single numbers that the task measures, for each run by its name."""
     pairs: list[Pair]
+    sizes: dict[str, Size]
+    """The size of each run's model, by the run's name."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         return dataclasses.asdict(self) | {"level": LEVEL, "resamples": RESAMPLES}
 
 
-def compare_runs(paths: Sequence[str | os.PathLike[str]], set_name: str | None = None) -> Comparison:
+def compare_runs(
+    paths: Sequence[str | os.PathLike[str]], set_name: str | None = None, *, timed: bool = False
+) -> Comparison:
     """Compare two or more complete runs on a set that all have; by default on `test`, or else on the first common set.
+
+    With `timed`, the models also answer again for the first examples of the set, in turns, to be timed.
 
     Raises:
       UserError: if a folder is no complete run, or the runs have different tasks, rows or labels.
     """
     if len(paths) < 2:
         raise UserError("compare needs at least two run folders: jaxbert compare RUN RUN")
-    names = _short_names([os.fspath(path) for path in paths])
-    runs = [reopen(path) for path in paths]
+    named = [os.fspath(path) for path in paths]
+    return compare_finished(named, [reopen(path) for path in paths], set_name, timed=timed)
+
+
+def compare_finished(
+    paths: list[str], runs: list[Finished], set_name: str | None = None, *, timed: bool = False
+) -> Comparison:
+    """Do `compare_runs` for runs that are open; their names are those of the folders in `paths`."""
+    names = _short_names(paths)
     for name, run in zip(names, runs, strict=True):
         if run.model.task.name != runs[0].model.task.name:
             tasks = f"{names[0]} is a run of the task {runs[0].model.task.name}, {name} of {run.model.task.name}"
@@ -122,7 +155,31 @@ def compare_runs(paths: Sequence[str | os.PathLike[str]], set_name: str | None =
         examples=len(sides[0].rows),
         metrics={name: _numbers(run, chosen) for name, run in zip(names, runs, strict=True)},
         pairs=[_pair(sides[0], other) for other in sides[1:]],
+        sizes=_sizes(names, runs, chosen, timed),
     )
+
+
+def _sizes(names: list[str], runs: list[Finished], chosen: str, timed: bool) -> dict[str, Size]:
+    rates = _rates(runs, chosen) if timed else [None] * len(runs)
+    found = {}
+    for name, run, rate in zip(names, runs, rates, strict=True):
+        config, leaves = run.model.predictor.model.config, jax.tree.leaves(run.model.params)
+        columns, parameters = config.intermediate_size, sum(leaf.size for leaf in leaves)
+        found[name] = Size(config.num_hidden_layers, columns, config.vocab_size, parameters, rate)
+    return found
+
+
+def _rates(runs: list[Finished], chosen: str) -> list[float]:
+    """Return the answers a second of each model for the first examples of a set; they answer in turns."""
+    parts = [run.outcomes[chosen].examples.take(np.arange(min(_TIMED, len(run.outcomes[chosen])))) for run in runs]
+    seconds: list[list[float]] = [[] for _ in runs]
+    for turn in range(_TURNS + 1):  # the first one compiles
+        for run, part, times in zip(runs, parts, seconds, strict=True):
+            begin = time.perf_counter()
+            for _ in run.model.predictor.pieces(run.model.params, part):
+                pass
+            times += [time.perf_counter() - begin] if turn else []
+    return [len(part) / statistics.median(times) for part, times in zip(parts, seconds, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,30 +6,62 @@ from typing import Any
 
 from jaxbert.understand.compare import Comparison, Difference, Differing, Pair
 from jaxbert.understand.paired import LEVEL, RESAMPLES
-from jaxbert.understand.report.page import Html, element, joined_html, page, paragraphs, subsection, table, text_cell
+from jaxbert.understand.report.page import (
+    Html,
+    element,
+    joined_html,
+    page,
+    paragraphs,
+    subsection,
+    table,
+    text_cell,
+    timed,
+)
 
 _WIDE, _HIGH, _EDGE = 180, 18, 6
+_SIZES = {
+    "parameters": "parameters",
+    "layers": "layers",
+    "columns": "feed-forward columns",
+    "tokens": "tokens of the vocabulary",
+    "answers_per_second": "answers a second",
+}
+"""The parts of a size, and how pages call them."""
 
 
 def comparison_page(comparison: Comparison) -> str:
     """Return the page; every name and text is escaped."""
-    sections = [("Metrics", _metrics_part(comparison))]
-    sections += [(f"{pair.second} beside {pair.first}", _pair_part(pair)) for pair in comparison.pairs]
+    sections = [("Metrics", metrics_part(comparison))]
+    sections += [(f"{pair.second} beside {pair.first}", pair_part(pair)) for pair in comparison.pairs]
     return page(f"Comparison of {', '.join(comparison.metrics)}", sections)
 
 
-def _metrics_part(comparison: Comparison) -> Html:
+def metrics_part(comparison: Comparison) -> Html:
+    """Return the metrics and the sizes of all runs, side by side."""
     examples = f"{comparison.examples:,} examples, the same for all runs."
     lead = f"Task {comparison.task}, set {comparison.set_name}, {examples}"
     if comparison.other_sets:
         lead += f" Other sets that all runs have: {', '.join(comparison.other_sets)}."
     runs = comparison.metrics
     names = dict.fromkeys(name for metrics in runs.values() for name in metrics)
-    rows = [[name, *(metrics.get(name) for metrics in runs.values())] for name in names]
-    return joined_html([paragraphs(lead), table(["metric", *runs], rows)])
+    rows: list[list[object]] = [[name, *(metrics.get(name) for metrics in runs.values())] for name in names]
+    return joined_html([paragraphs(lead), table(["metric", *runs], rows + size_rows(comparison))])
 
 
-def _pair_part(pair: Pair) -> Html:
+def size_rows(comparison: Comparison) -> list[list[object]]:
+    """Return the rows of a table with the sizes of all models; those that are equal for all are left out."""
+    sizes, rows = comparison.sizes.values(), list[list[object]]()
+    for name, said in _SIZES.items():
+        values = [getattr(size, name) for size in sizes]
+        if name == "parameters" or len(set(values)) > 1:
+            texts: list[object] = ["" if value is None else f"{value:,.0f}" for value in values]
+            cells = map(timed, texts) if name == "answers_per_second" else texts
+            rows.append([said, *(element("td", cell, kind="number") for cell in cells)])
+    return rows
+
+
+def pair_part(pair: Pair) -> Html:
+    """Return the differences of a pair, and the texts that both answer differently."""
     widest = max((abs(edge) for found in pair.differences for edge in (found.low, found.high)), default=0.0) or 1.0
     head = ["metric", f"{pair.second} minus {pair.first}", f"{LEVEL:.0%} interval", "", "better"]
     how = f"Intervals: paired bootstrap, {RESAMPLES:,} resamples, fixed seed. An interval with 0 in it shows no difference."

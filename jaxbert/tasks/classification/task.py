@@ -35,6 +35,7 @@ from jaxbert.tasks.decision import (
     describe_cut,
     selective_accuracy,
 )
+from jaxbert.tasks.distance import divergence
 from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings
 from jaxbert.tasks.label_scores import LabelScores
 from jaxbert.tasks.pooling import (
@@ -172,6 +173,14 @@ class Classification(LabelTask):
             "correct": right_BS.sum(),
             "examples": real_BS.sum(),
         }
+
+    def distance(self, outputs: dict[str, Any], batch: Batch, totals: Sums, temperature: float) -> Sums:
+        """Sum the divergence from the teacher's probabilities over real examples."""
+        logits_BSC, pooled = pool_examples(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
+        targets_BSC, _ = pool_examples(batch["targets"], batch, self.reading.pooling)
+        real_BS = pooled["example_mask"]
+        losses_BS = divergence(logits_BSC, targets_BSC, temperature)
+        return {"loss": jnp.where(real_BS, losses_BS, 0.0).sum(), "examples": real_BS.sum()}
 
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
         """Return log-probabilities [B, S, C], float32; logits if windows are pooled later."""

@@ -27,6 +27,7 @@ from jaxbert.errors import UserError
 from jaxbert.tasks.base import Batch, Outcome, Sums, Tally, list_names, metrics_of
 from jaxbert.tasks.calibration import ForecastCounts
 from jaxbert.tasks.decision import Tuning, are_numbers, label_thresholds, temperature_of, temperature_setting
+from jaxbert.tasks.distance import binary_divergence
 from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings
 from jaxbert.tasks.label_scores import LabelScores
 from jaxbert.tasks.multi_label.threshold import UNTUNED, Given, ThresholdSearch, given_from
@@ -169,6 +170,14 @@ class MultiLabel(LabelTask):
             weights_C = jnp.asarray(self.positive_weights)
             losses_BSC = losses_BSC * jnp.where(present_BSC > 0, weights_C[None, None], 1.0)
         return {"loss": jnp.where(real_BS, losses_BSC.mean(-1), 0.0).sum(), "examples": real_BS.sum()}
+
+    def distance(self, outputs: dict[str, Any], batch: Batch, totals: Sums, temperature: float) -> Sums:
+        """Sum the mean divergence over labels from the teacher's probabilities, over real examples."""
+        logits_BSC, pooled = pool_examples(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
+        targets_BSC, _ = pool_examples(batch["targets"], batch, self.reading.pooling)
+        real_BS = pooled["example_mask"]
+        losses_BS = binary_divergence(logits_BSC, targets_BSC, temperature).mean(-1)
+        return {"loss": jnp.where(real_BS, losses_BS, 0.0).sum(), "examples": real_BS.sum()}
 
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
         """Return log-odds [B, S, C], float32."""

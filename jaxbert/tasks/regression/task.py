@@ -100,6 +100,14 @@ class Regression(TextTask):
         real_BS = batch["example_mask"]
         return {"loss": jnp.where(real_BS, errors_BS**2, 0.0).sum(), "examples": real_BS.sum()}
 
+    def distance(self, outputs: dict[str, Any], batch: Batch, totals: Sums, temperature: float) -> Sums:
+        """Sum the squared differences from the teacher's scores over real examples; the temperature has no meaning."""
+        scores_BSC, pooled = pool_examples(outputs["logits"].astype(jnp.float32), batch, self.reading.pooling)
+        targets_BSC, _ = pool_examples(batch["targets"][..., None], batch, self.reading.pooling)
+        real_BS = pooled["example_mask"]
+        errors_BS = (scores_BSC - targets_BSC)[..., 0]
+        return {"loss": jnp.where(real_BS, errors_BS**2, 0.0).sum(), "examples": real_BS.sum()}
+
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
         """Return scores [B, S], float32."""
         return outputs["logits"][..., 0].astype(jnp.float32)

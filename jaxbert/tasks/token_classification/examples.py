@@ -172,3 +172,14 @@ def make_tag_examples(documents: TaggedTexts, stored: Stored, tag_set: TagSet, *
     units = Units(first, columns["unit_starts"], columns["unit_ends"], columns["of_tokens"], first_tokens)
     spans = marked_spans(documents) if tags is not None and tag_set.scheme else None
     return Examples(tokens, token_labels=labels, windows=windows, extra=Marks(hashes, documents, units, tags, spans))
+
+
+UNKNOWN = -1
+"""The value of `token_labels` where a unit's tag is not known."""
+
+
+def unmarked_examples(stored: Stored) -> Examples:
+    """Return texts without marks as examples to train on, each window as one; a unit's token has the label `UNKNOWN`."""
+    assert stored.windows is not None
+    labels = np.where(stored.columns["of_tokens"] >= 0, UNKNOWN, NO_LABEL).astype(np.int32)
+    return Examples(stored.tokens, rows=stored.windows.rows(), token_labels=labels)

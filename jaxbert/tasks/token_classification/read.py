@@ -135,7 +135,7 @@ def _find(
         records = open_records(spec, role, data)
         return partial(_from_records, records, data, labelled, kept), records.identity
     if not labelled and Path(spec).suffix.lower() in _TEXTS:
-        source = open_source(spec, data, role="predict", labelled=False, kept=kept)
+        source = open_source(spec, data, role=role, labelled=False, kept=kept)
         return lambda facts: _from_texts(source.parts(facts)), source.identity
     if kept:
         raise UserError(f"{spec}: a file with a token a line has no columns to copy into answers: leave out --keep")

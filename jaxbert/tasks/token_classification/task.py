@@ -22,6 +22,7 @@ from jax import Array
 from transformers import BertConfig
 
 from jaxbert.config import Config, DataConfig
+from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.examples import Examples
 from jaxbert.data.labels import Head
 from jaxbert.data.overview import TRAIN, View
@@ -30,9 +31,10 @@ from jaxbert.data.store import Stored, cache_folder
 from jaxbert.data.tokens import AS_IT_IS, Reading
 from jaxbert.models import heads
 from jaxbert.tasks.base import Batch, Inputs, Sums, Tally, Task, count_examples, list_names, metrics_of
+from jaxbert.tasks.distance import divergence
 from jaxbert.tasks.exported import label_names, settings_of, with_labels, with_settings
 from jaxbert.tasks.pooling import log_odds
-from jaxbert.tasks.reading import ItemInputs, encode_shown, read_items, reading_of, refuse, shared_tokens
+from jaxbert.tasks.reading import ItemInputs, encode_shown, hold_shown, read_items, reading_of, refuse, shared_tokens
 from jaxbert.tasks.token_classification.align import By
 from jaxbert.tasks.token_classification.examples import (
     as_head,
@@ -40,6 +42,7 @@ from jaxbert.tasks.token_classification.examples import (
     make_tag_encoder,
     make_tag_examples,
     units_of,
+    unmarked_examples,
     view_marks,
 )
 from jaxbert.tasks.token_classification.marks import Marks, check_tags, fit_tags, spelled
@@ -110,6 +113,14 @@ class TokenClassification(Task):
         documents, stored = self._tokens(documents, tokenizer, max_length)
         return make_tag_examples(documents, stored, self.tag_set, in_windows=True)
 
+    def read_unlabelled(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
+        """Read texts without marks; each window is an example, as in training, and its units have the label `UNKNOWN`."""
+        source = open_tagged_texts(spec, data, role="unlabelled", labelled=False)
+        folder, stride = cache_folder(data.cache_dir), shared_tokens(self.reading, max_length)
+        documents = hold_shown(source, TaggedTexts, folder)
+        encoder = make_tag_encoder(tokenizer, max_length, stride=stride, by=self.by)
+        return unmarked_examples(encode_shown(documents, encoder, tokenizer, max_length, folder))
+
     def open_inputs(
         self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]
     ) -> ItemInputs[TaggedTexts]:
@@ -172,7 +183,8 @@ class TokenClassification(Task):
 
     def totals(self, batch: Batch) -> Sums:
         """Count the examples and the tagged tokens."""
-        return {"examples": count_examples(batch), "tagged": (batch["token_labels"] >= 0).sum()}
+        taught = {"taught": (batch["token_labels"] != NO_LABEL).sum()} if "token_targets" in batch else {}
+        return {"examples": count_examples(batch), "tagged": (batch["token_labels"] >= 0).sum(), **taught}
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
         """Sum the loss, in float32, so that a step's loss is the mean over tagged tokens; smoothing only in training."""
@@ -186,6 +198,15 @@ class TokenClassification(Task):
         loss = jnp.where(tagged_BT, losses_BT, 0.0).sum()
         return {
             "loss": loss * totals["examples"] / jnp.maximum(totals["tagged"], 1),
+            "examples": count_examples(batch),
+        }
+
+    def distance(self, outputs: dict[str, Any], batch: Batch, totals: Sums, temperature: float) -> Sums:
+        """Sum the divergence from the teacher's probabilities, so that a step's is the mean over tokens that get a tag."""
+        losses_BT = divergence(outputs["logits"], batch["token_targets"], temperature)
+        loss = jnp.where(batch["token_labels"] != NO_LABEL, losses_BT, 0.0).sum()
+        return {
+            "loss": loss * totals["examples"] / jnp.maximum(totals["taught"], 1),
             "examples": count_examples(batch),
         }
 

@@ -14,6 +14,7 @@ from jaxbert.understand.report.headline import headline_section
 from jaxbert.understand.report.held_out import HeldOut
 from jaxbert.understand.report.mistakes import mistake_section, suspect_section
 from jaxbert.understand.report.page import Html, joined_html, page
+from jaxbert.understand.report.parent import parent_section
 from jaxbert.understand.report.scores import confusion_section, label_section, scatter_section, slice_section
 from jaxbert.understand.report.trust import trust_section
 from jaxbert.understand.report.whole_run import (
@@ -81,6 +82,7 @@ def report_page(finished: Finished) -> str:
         sections.append(("Further sets", Html(f"{len(left)} more sets are in the table of results alone.")))
     sections += [
         ("Disturbed texts", robustness_section(finished)),
+        ("Beside the larger model", parent_section(finished)),
         ("Labels that may be wrong", suspect_section(finished)),
         ("Packed rows", packing_section(finished)),
         ("Speed", speed_section(summary)),
