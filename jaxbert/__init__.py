@@ -99,8 +99,8 @@ __all__ = [
     "finetune",
     "load",
     "pretrain",
-    "search",
     "prune_vocabulary",
+    "search",
 ]
 _HOMES = {
     "STOP": "jaxbert.train.callbacks",

@@ -2,7 +2,8 @@
 
 The last ones that were: programs that runs of any length share, for folds; calibration, thresholds and conformity scores
 (tasks/calibration.py, tasks/decision.py, train/calibrate.py); settings measured on the device (train/tuned.py); the model
-card (runs/card.py); rates as arguments of the step, for searches.
+card (runs/card.py); rates as arguments of the step, for searches; stages of pruning, and what the report says of smaller
+models and of disturbed texts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ def test_few_files_and_functions():
     code, out, err = finish(python(str(ROOT / "scripts" / "files_of_a_run.py"), anew=True))
     assert code == 0, err
     passed = dict(line.split(": ", 1) for line in out.splitlines())
-    for name, (files, functions) in {"run": (75, 672), "read": (22, 152)}.items():
+    for name, (files, functions) in {"run": (75, 676), "read": (22, 152)}.items():
         counted = [int(part.split()[0]) for part in passed[name].split(", ")]
         assert counted[0] <= files, f"{name}: {counted[0]} files"
         assert counted[1] <= functions, f"{name}: {counted[1]} functions"

@@ -175,6 +175,17 @@ class TrainConfig:
     """Fraction of the target probability that is spread over all labels."""
     class_weights: ClassWeights = "none"
     """Weight of each label in the loss: none, balanced (higher for rare labels), or a list of numbers in label order."""
+    focal_gamma: NotNegativeNumber = 0.0
+    """Focal loss of classification and multi_label: the loss of a label that the model gives the probability p counts
+    (1 - p)**gamma times, so that hard examples count more. 0: the plain loss. docs/harder.md"""
+    r_drop: NotNegativeNumber = 0.0
+    """Weight of the divergence between the answers under two dropout masks (R-Drop); each example is computed twice. 0: one
+    mask. docs/harder.md"""
+    adversarial: Literal["none", "fgm"] = "none"
+    """fgm: each step also learns from word vectors that are pushed in the direction in which the loss grows; it takes two
+    passes. docs/harder.md"""
+    adversarial_epsilon: PositiveNumber = 1.0
+    """adversarial: the length of the push, over all tokens of a text."""
     folds: Annotated[int, Range(least=2)] | None = None
     """Number K of parts into which the training rows are divided: K models are trained, each on K - 1 parts, and answer for
     the part that they did not see (cross-validation). If not set, there are no folds."""

@@ -146,8 +146,12 @@ class BertEmbeddings(nnx.Module):
         key: Array | None,
         call: ForwardOptions,
         words_BTD: Array | None = None,
+        push_BTD: Array | None = None,
     ) -> Array:
-        """Embed tokens; `words_BTD`, if given, are taken as their word embeddings instead of the table's rows."""
+        """Embed tokens; `words_BTD`, if given, are taken as their word embeddings instead of the table's rows.
+
+        `push_BTD` is added to the word embeddings.
+        """
         words = self.word_embeddings
         if words_BTD is not None:
             x_BTD = words_BTD.astype(words.dtype)
@@ -156,6 +160,8 @@ class BertEmbeddings(nnx.Module):
         else:
             x_BTD = take_rows(words, input_ids)
         x_BTD = call.place_words(x_BTD)
+        if push_BTD is not None:
+            x_BTD += call.place(push_BTD.astype(x_BTD.dtype))
         x_BTD += take_rows(self.position_embeddings, position_ids) + take_rows(
             self.token_type_embeddings, token_type_ids
         )
@@ -373,7 +379,7 @@ class BertModule(nnx.Module):
         """Run embeddings and layers over packed rows (keys as in the packed batch).
 
         If the batch has `word_vectors` [B, T, D], they replace the word embeddings of `input_ids`: gradients with respect to
-        them say how the outputs depend on each token.
+        them say how the outputs depend on each token. `word_push` [B, T, D] is added to the word embeddings.
 
         With `positions_BP`, the last layer computes only these positions: a head that reads one token of an example then
         pays for queries, output and feed-forward block only there. The values are those of the complete layer.
@@ -381,7 +387,7 @@ class BertModule(nnx.Module):
         call = dataclasses.replace(call, slots=batch["cls_positions"].shape[1]) if "cls_positions" in batch else call
         embed_key, layers_key = (None, None) if key is None else jax.random.split(key)
         tokens = batch["input_ids"], batch["token_type_ids"], batch["position_ids"]
-        x_BTD = self.embeddings(*tokens, embed_key, call, batch.get("word_vectors"))
+        x_BTD = self.embeddings(*tokens, embed_key, call, batch.get("word_vectors"), batch.get("word_push"))
         return self.encoder(x_BTD, batch["segment_ids"], layers_key, head_mask_NH, call, positions_BP)
 
     def encode_positions(

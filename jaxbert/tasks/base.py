@@ -199,9 +199,9 @@ class Task:
         `batch["token_targets"]` for each token.
 
         Raises:
-          UserError: for a task that cannot be learned from a teacher.
+          UserError: for a task whose answers are not compared.
         """
-        raise UserError(f"train.teacher does not work with task {self.name}: leave it out")
+        raise UserError(f"task {self.name} compares no answers with others: leave train.teacher and train.r_drop out")
 
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
         """Return the predictions for evaluation, one for each segment, [B, S, ...], or for each token, [B, T, ...]."""

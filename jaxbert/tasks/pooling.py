@@ -15,6 +15,20 @@ from jaxbert.data.examples import Examples
 from jaxbert.data.tokens import Pooling
 from jaxbert.tasks.base import Batch
 
+_NO_DOUBT = 1e-7
+"""The least missing probability: at 0 the power has no derivative."""
+
+
+def focal_factor(log_probability: Array, gamma: float) -> Array:
+    """Return the factor of a loss in the focal loss (Lin et al., 2017, arXiv 1708.02002): a power of what is missing to 1.
+
+    Args:
+      log_probability: the logarithm of the probability that the model gives to what is true, any shape.
+      gamma: the power, above 0.
+    """
+    missing = -jnp.expm1(log_probability)
+    return jnp.maximum(missing, _NO_DOUBT) ** gamma
+
 
 def pool_examples(logits_BSC: Array, batch: Batch, how: Pooling | None) -> tuple[Array, Batch]:
     """Pool the logits of all windows of each example, in any rows of the batch; without `how`, nothing changes.

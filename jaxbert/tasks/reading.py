@@ -28,6 +28,7 @@ from jaxbert.terminal import ReadingProgress
 Found = TypeVar("Found", bound=ItemSet[Any])
 _WITHOUT_MEANING = (
     "train.class_weights",
+    "train.focal_gamma",
     "data.text_pair",
     "data.long_texts",
     "data.label_separator",

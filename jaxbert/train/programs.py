@@ -46,7 +46,7 @@ from jaxbert.train.sharding import (
     state_shardings,
     word_sharding,
 )
-from jaxbert.train.step import DeviceBatch, State, init_state, make_group_step, make_train_step
+from jaxbert.train.step import DeviceBatch, Harder, State, init_state, make_group_step, make_train_step
 from jaxbert.train.trainable import Trainable, choose_trainable, layer_lr_scales
 from jaxbert.train.tuned import NOTHING_TUNED, Tuned
 
@@ -277,12 +277,16 @@ class Program:
 
     def step_programs(self) -> tuple[Compiled, Compiled]:
         """Return the step, and a function of several steps in a loop; nothing is compiled yet."""
-        slices = self.config.train.accumulation_steps
+        train = self.config.train
+        slices, harder = train.accumulation_steps, Harder(train.r_drop)
+        if train.adversarial == "fgm":
+            harder = replace(harder, fgm=train.adversarial_epsilon)
 
         def train_step(state: State, batch: DeviceBatch, arguments: StepArguments) -> tuple[State, Sums]:
             key, (rates, drop_rates, smoothing) = arguments
             task, call = self.task.smoothed(smoothing), replace(self.training_call, drop_rates=drop_rates)
-            return make_train_step(self.model, task, self._optimizer_of(rates), call, slices)(state, batch, key)
+            step = make_train_step(self.model, task, self._optimizer_of(rates), call, slices, harder)
+            return step(state, batch, key)
 
         shardings, sums = self.state_shardings, replicated(self.mesh)
         one, several = (

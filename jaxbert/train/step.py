@@ -8,6 +8,7 @@ the result equals that of the whole step.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from jaxbert.errors import UserError
 from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import FunctionalModel, Params
 from jaxbert.tasks.base import Sums, Task
@@ -30,6 +32,16 @@ State = dict[str, Any]
 """`step` (int32), `params` and `opt_state`; the optimizer state covers only the trainable part."""
 
 
+@dataclass(frozen=True)
+class Harder:
+    """What a run's loss asks for besides the task's own."""
+
+    r_drop: float = 0.0
+    """The weight of the divergence between the answers under two dropout masks; 0: one mask."""
+    fgm: float | None = None
+    """The length by which the word vectors of each segment are pushed; None: they are not."""
+
+
 def init_state(params: Params, optimizer: Optimizer) -> State:
     """Return the state before the first step."""
     opt_state = optimizer.tx.init(optimizer.trainable.select(params))
@@ -37,7 +49,12 @@ def init_state(params: Params, optimizer: Optimizer) -> State:
 
 
 def make_train_step(
-    model: FunctionalModel, task: Task, optimizer: Optimizer, call: ForwardOptions, slices: int = 1
+    model: FunctionalModel,
+    task: Task,
+    optimizer: Optimizer,
+    call: ForwardOptions,
+    slices: int = 1,
+    harder: Harder = Harder(),
 ) -> Callable[[State, DeviceBatch, Array], tuple[State, Sums]]:
     """Return `(state, batch, base_key) -> (state, sums)`.
 
@@ -47,8 +64,15 @@ def make_train_step(
     The gradient is that of the summed loss divided by the number of real examples in the whole step, so neither packing,
     nor the number of devices, nor `slices` (gradient accumulation over the rows) changes it. Gradient, norm and clipping
     cover only the trainable part.
+
+    Raises:
+      UserError: when it is traced, if `harder` asks for what the task or the slices do not allow.
     """
-    trainable = optimizer.trainable
+    trainable, gradient_of = optimizer.trainable, whole_gradient
+    if harder.fgm is not None:
+        from jaxbert.train.harder import adversarial_gradient
+
+        gradient_of = adversarial_gradient(whole_gradient, model.config.hidden_size, harder.fgm)
 
     def train_step(state: State, batch: DeviceBatch, base_key: Array) -> tuple[State, Sums]:
         totals = task.totals(batch)
@@ -60,20 +84,27 @@ def make_train_step(
             sums = task.sums(outputs, batch, totals, train=True)
             return sums["loss"] / totals["examples"], sums
 
-        key = jax.random.fold_in(base_key, state["step"])
-        part = trainable.select(state["params"])
+        used: tuple[Any, Any] = forward, loss
+        if harder.r_drop:
+            from jaxbert.train.harder import with_two_masks
+
+            used = with_two_masks(forward, task, totals, harder.r_drop, call.drop_rates)
+        key, part = jax.random.fold_in(base_key, state["step"]), trainable.select(state["params"])
         if slices == 1:
-            grads, sums = whole_gradient(forward, loss, part, batch, key)
+            grads, sums = gradient_of(*used, part, batch, key)
+        elif "example_index" not in batch:
+            grads, sums = sliced_gradient(*used, part, batch, key, slices, gradient_of)
+        elif harder.fgm is None:
+            grads, sums = sliced_example_gradient(*used, part, batch, key, slices)
         else:
-            gradient = sliced_example_gradient if "example_index" in batch else sliced_gradient
-            grads, sums = gradient(forward, loss, part, batch, key, slices)
+            raise UserError("train.adversarial reads pooled windows at once: set train.accumulation_steps to 1")
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(grad_norm) & jnp.isfinite(sums["loss"])
         updates, opt_state = optimizer.tx.update(grads, state["opt_state"], part, finite=finite)
         new_part = jax.tree.map(lambda p, u: jnp.where(finite, p + u, p), part, updates)
-        params = trainable.combine(state["params"], new_part)
         rate = jnp.asarray(optimizer.schedule(finite_steps(state["opt_state"])))
         sums |= {"grad_norm": grad_norm, "learning_rate": rate, "bad": ~finite}
+        params = trainable.combine(state["params"], new_part)
         return {"step": state["step"] + 1, "params": params, "opt_state": opt_state}, sums
 
     return train_step
@@ -107,13 +138,19 @@ def whole_gradient(forward: Forward, loss: Loss, part: Params, batch: DeviceBatc
 
 
 def sliced_gradient(
-    forward: Forward, loss: Loss, part: Params, batch: DeviceBatch, key: Array, slices: int
+    forward: Forward,
+    loss: Loss,
+    part: Params,
+    batch: DeviceBatch,
+    key: Array,
+    slices: int,
+    gradient_of: Callable[..., tuple[Params, Sums]] = whole_gradient,
 ) -> tuple[Params, Sums]:
-    """Return the result of `whole_gradient`, slice by slice, for losses that need only an example's own row."""
+    """Return the result of `gradient_of`, slice by slice, for losses that need only an example's own row."""
     xs = _cut(batch, slices), jax.random.split(key, slices)
 
     def of_slice(piece: DeviceBatch, key: Array) -> tuple[Params, Sums]:
-        return whole_gradient(forward, loss, part, piece, key)
+        return gradient_of(forward, loss, part, piece, key)
 
     return _add_up(of_slice, xs)
 
@@ -130,7 +167,7 @@ def sliced_example_gradient(
     xs = _cut(batch, slices), jax.random.split(key, slices)
 
     def outputs_of(part: Params, piece: DeviceBatch, key: Array) -> Outputs:
-        return {name: value for name, value in forward(part, piece, key).items() if name not in ("encoded", "pooled")}
+        return _scores(forward(part, piece, key))
 
     outputs = _join(jax.lax.map(lambda x: outputs_of(part, *x), xs))
     towards_outputs, sums = jax.grad(loss, has_aux=True)(outputs, batch)
@@ -139,6 +176,12 @@ def sliced_example_gradient(
         return jax.vjp(lambda part: outputs_of(part, piece, key), part)[1](towards)[0]
 
     return _add_up(of_slice, (_cut(towards_outputs, slices), *xs)), sums
+
+
+def _scores(outputs: Outputs) -> Outputs:
+    """Return outputs without vectors; also those of two forward passes by name."""
+    kept = {name: value for name, value in outputs.items() if name not in ("encoded", "pooled")}
+    return {name: _scores(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 
 def _cut(rows: Any, slices: int) -> Any:

@@ -40,6 +40,7 @@ from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_l
 from jaxbert.tasks.label_scores import LabelScores
 from jaxbert.tasks.pooling import (
     WholeExamples,
+    focal_factor,
     log_odds,
     mean_of_logs,
     pool_examples,
@@ -67,6 +68,8 @@ class Classification(LabelTask):
     class_weights: tuple[float, ...] | None = None
     """The factor of each label's loss in training; None is 1 for all."""
     label_smoothing: float | None = None
+    focal_gamma: float = 0.0
+    """The power of the missing probability by which losses are multiplied in training."""
     integers: IntegerLabels = "either"
     """The meaning of an integer in a label column."""
     reading: Reading = AS_IT_IS
@@ -89,7 +92,8 @@ class Classification(LabelTask):
         """Return the task with the names and indices of the labels, and whether it needs a new head."""
         found = fit_labels(labels, rules, config.model.num_labels, head)
         smoothing = config.train.label_smoothing or None
-        return cls(found.names, None, smoothing, integers=found.integers, reading=reading), found.new_head
+        gamma = config.train.focal_gamma
+        return cls(found.names, None, smoothing, gamma, integers=found.integers, reading=reading), found.new_head
 
     def weigh(self, labels: np.ndarray, config: Config) -> Classification:
         """Return the task with the class weights of the configuration."""
@@ -165,6 +169,9 @@ class Classification(LabelTask):
         if train and self.label_smoothing is not None:
             targets_BSC = optax.smooth_labels(targets_BSC, self.label_smoothing)
         losses_BS = optax.softmax_cross_entropy(logits_BSC, targets_BSC)
+        if train and self.focal_gamma:
+            own_BS = jnp.take_along_axis(jax.nn.log_softmax(logits_BSC), labels_BS[..., None], axis=-1)[..., 0]
+            losses_BS = losses_BS * focal_factor(own_BS, self.focal_gamma)
         if train and self.class_weights is not None:
             losses_BS = losses_BS * jnp.asarray(self.class_weights)[labels_BS]
         right_BS = (logits_BSC.argmax(-1) == labels_BS) & real_BS

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -31,7 +32,14 @@ from jaxbert.tasks.distance import binary_divergence
 from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings
 from jaxbert.tasks.label_scores import LabelScores
 from jaxbert.tasks.multi_label.threshold import UNTUNED, Given, ThresholdSearch, given_from
-from jaxbert.tasks.pooling import WholeExamples, mean_of_logs, pool_examples, pool_windows, spread_over_windows
+from jaxbert.tasks.pooling import (
+    WholeExamples,
+    focal_factor,
+    mean_of_logs,
+    pool_examples,
+    pool_windows,
+    spread_over_windows,
+)
 from jaxbert.tasks.text import LabelTask
 from jaxbert.tasks.top_k import shown_probabilities
 
@@ -52,6 +60,8 @@ class MultiLabel(LabelTask):
     positive_weights: tuple[float, ...] | None = None
     """The factor of each label's loss in training, for examples that have the label; None is 1 for all."""
     label_smoothing: float | None = None
+    focal_gamma: float = 0.0
+    """The power of the missing probability by which losses are multiplied in training."""
     integers: IntegerLabels = "either"
     """The meaning of an integer in a label column."""
     threshold: float | None = None
@@ -71,8 +81,8 @@ class MultiLabel(LabelTask):
     ) -> tuple[MultiLabel, bool]:
         """Return the task with the names and indices of the labels; evaluations tune the threshold later."""
         found = fit_label_lists(labels, rules, config.model.num_labels, head)
-        smoothing = config.train.label_smoothing or None
-        return cls(found.names, None, smoothing, integers=found.integers, reading=reading), found.new_head
+        smoothing, gamma = config.train.label_smoothing or None, config.train.focal_gamma
+        return cls(found.names, None, smoothing, gamma, integers=found.integers, reading=reading), found.new_head
 
     def weigh(self, labels: np.ndarray, config: Config) -> MultiLabel:
         """Return the task with the label weights of the configuration."""
@@ -166,6 +176,9 @@ class MultiLabel(LabelTask):
         if train and self.label_smoothing is not None:
             targets_BSC = present_BSC * (1 - self.label_smoothing) + self.label_smoothing / 2
         losses_BSC = optax.sigmoid_binary_cross_entropy(logits_BSC, targets_BSC)
+        if train and self.focal_gamma:
+            own_BSC = jax.nn.log_sigmoid(jnp.where(present_BSC > 0, logits_BSC, -logits_BSC))
+            losses_BSC = losses_BSC * focal_factor(own_BSC, self.focal_gamma)
         if train and self.positive_weights is not None:
             weights_C = jnp.asarray(self.positive_weights)
             losses_BSC = losses_BSC * jnp.where(present_BSC > 0, weights_C[None, None], 1.0)

@@ -11,7 +11,7 @@ import numpy as np
 from jax import Array
 from transformers import BertConfig
 
-from jaxbert.config import Config
+from jaxbert.config import Config, TrainConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.label_column import LabelRules, Labels
 from jaxbert.data.label_kinds import scores_of
@@ -53,8 +53,9 @@ class Regression(TextTask):
         """Check that no setting for labels is used, and return the task and whether it needs a new head."""
         if config.data.label_names is not None or config.model.num_labels not in (None, 1):
             raise UserError("task regression learns one score: remove data.label_names and model.num_labels")
-        if config.train.class_weights != "none" or config.train.label_smoothing:
-            raise UserError("task regression has no labels: remove train.class_weights and train.label_smoothing")
+        for key in ("class_weights", "label_smoothing", "focal_gamma"):
+            if getattr(config.train, key) != getattr(TrainConfig(), key):
+                raise UserError(f"task regression has no labels: remove train.{key}")
         if (labels.codes == labels.codes[0]).all():
             raise UserError(f"{labels.source}: every score is {scores_of(labels)[0]:g}: at least two are needed")
         return cls(reading), False
