@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import optuna
 import torch
 import transformers
 from examples import label_names, read_tsv, tokenize
-from search import SPACE, make_parser
+from search import SPACE, RunningClock, make_parser
 from torch_setup import open_model
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
 
@@ -52,7 +51,8 @@ def run(values: argparse.Namespace) -> dict[str, Any]:
     options = argparse.Namespace(model=values.model, vocab=None)
     tokenizer = open_model(options, len(names))[1]
     train, held_out = (tokenize(part, names, tokenizer, 128) for part in (rows, others))
-    ends = [time.perf_counter()]
+    clock = RunningClock()
+    ends = [clock.seconds]
 
     def model_init(trial: Any) -> Any:
         model = open_model(options, len(names))[0]
@@ -63,7 +63,7 @@ def run(values: argparse.Namespace) -> dict[str, Any]:
         return model
 
     def accuracy(output: Any) -> dict[str, float]:
-        ends.append(time.perf_counter())
+        ends.append(clock.seconds)
         return {"accuracy": float((output.predictions.argmax(-1) == output.label_ids).mean())}
 
     trainer = Trainer(
