@@ -31,14 +31,14 @@ NAMES = {
 
 
 def draw(trial: Any) -> dict[str, float]:
-    """Draw the values of a trial from `SPACE`."""
-    found = {}
-    for key, text in SPACE.items():
-        kind, low, high = text.split(":")
-        value = trial.suggest_float(key, float(low), float(high), log=kind == "log")
-        if key in NAMES:
-            found[NAMES[key]] = value
-    return found
+    """Draw the values of the Trainer's arguments from `SPACE`."""
+    return {NAMES[key]: suggest(trial, key) for key in NAMES}
+
+
+def suggest(trial: Any, key: str) -> float:
+    """Return the value of a key in a trial; it is drawn once."""
+    kind, low, high = SPACE[key].split(":")
+    return trial.suggest_float(key, float(low), float(high), log=kind == "log")
 
 
 def run(values: argparse.Namespace) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def run(values: argparse.Namespace) -> dict[str, Any]:
 
     def model_init(trial: Any) -> Any:
         model = open_model(options, len(names))[0]
-        rate = 0.1 if trial is None else trial.params["model.dropout"]
+        rate = 0.1 if trial is None else suggest(trial, "model.dropout")
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = rate

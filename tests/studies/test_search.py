@@ -38,7 +38,8 @@ def problem(tmp_path_factory) -> Problem:
 
 def arguments(problem, name, *flags, space=SPACE, trials=TRIALS, **changes) -> list[str]:
     """Return the command line of a search."""
-    keys = {"data__validation": problem.folder / "dev.csv", "train__output_dir": problem.folder / name, **changes}
+    places = {"data__validation": problem.folder / "dev.csv", "train__output_dir": problem.folder / name}
+    keys = {**places, "model__head": "new", **changes}
     spaces = [word for one in space for word in ("--search.space", one)]
     return ["search", *problem.arguments(**keys)[1:], *spaces, f"--search.trials={trials}", *flags]
 
