@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from postgres import lacks_postgres, postgres
 from python_runs import SETTINGS, rows_of
@@ -289,6 +290,23 @@ def test_mistakes_are_said_and_leave_nothing(problem, capsys, flags, changes, sa
     assert main(arguments(problem, "wrong", *flags, **changes)) == 2
     assert said in capsys.readouterr().err
     assert not (problem.folder / "wrong").exists()
+
+
+def test_a_trial_too_many_waits_for_a_longer_search(problem, monkeypatch):
+    """Another process asks at the same moment and dies: its trial is taken up; the one too many runs when there is room."""
+    ask = optuna.Study.ask
+
+    def late(self, *given):
+        trial = ask(self, *given)
+        return ask(self, *given) if trial.number == 1 else trial
+
+    changes = {"space": SPACE[:1], "train__epochs": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "ask", late)
+        found = search(problem, "many", trials=2, **changes)
+    assert [(trial["number"], trial["state"]) for trial in found["trials"]] == [(0, "complete"), (1, "complete")]
+    found = search(problem, "many", trials=3, **changes)
+    assert [trial["number"] for trial in found["trials"]] == [0, 1, 2]
 
 
 def run_two(problem, name, *flags) -> None:
