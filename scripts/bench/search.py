@@ -101,13 +101,14 @@ def study(values: argparse.Namespace) -> dict[str, Any]:
     from jaxbert.studies import study as studies
     from jaxbert.train import trainer
 
-    own, begins, clock = list[float](), list[float](), RunningClock()
+    own, cpu, begins, clock = list[float](), list[float](), list[float](), RunningClock()
     train_run, run_one = trainer.train_run, studies._Search._run
 
     def timed(*given: Any, **named: Any) -> Any:
-        begin = clock.seconds
+        begin, used = clock.seconds, time.process_time()
         finished = train_run(*given, **named)
         own.append(clock.seconds - begin)
+        cpu.append(time.process_time() - used)
         return finished
 
     def begun(*given: Any) -> None:
@@ -127,6 +128,7 @@ def study(values: argparse.Namespace) -> dict[str, Any]:
         "trials": len(told),
         "trials_of_this_start": len(own),
         "seconds_of_trials": round(sum(counted), 2),
+        "processor_seconds_of_trials": round(sum(cpu[1:]), 2),
         "overhead": (whole - sum(counted)) / sum(counted),
         "compilations": [summary["compilations"] for summary in told],
         "compile_seconds": told[0]["compile_seconds"],
