@@ -269,10 +269,9 @@ class _Search:
                 raise
             trial.set_user_attr(ERROR, one_line(error))
             self._study.tell(trial, state=TrialState.FAIL)
+            folder.checkpoints.rmtree(missing_ok=True)
             return
-        finally:
-            if folder.summary.exists():
-                folder.checkpoints.rmtree(missing_ok=True)
+        folder.checkpoints.rmtree(missing_ok=True)
         trial.set_user_attr(SECONDS, round(time.monotonic() - begin, 2))
         if (step := summary.get(PRUNED_AT)) is not None:
             trial.set_user_attr(PRUNED_AT, step)

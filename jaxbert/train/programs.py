@@ -210,10 +210,11 @@ class Program:
 
     @cached_property
     def numbers(self) -> StepNumbers:
-        """The settings that are arguments of the step."""
-        config, bert = self.config, self.model.config
+        """The settings that are arguments of the step, as NumPy arrays."""
+        config, bert, types = self.config, self.model.config, {int: np.int32, float: np.float32}
         rates = Rates.of(config.optimizer, self.total_steps, bert.num_hidden_layers)
-        return StepNumbers(rates, DropRates.of(bert), config.train.label_smoothing or None)
+        numbers = StepNumbers(rates, DropRates.of(bert), config.train.label_smoothing or None)
+        return jax.tree.map(lambda x: np.asarray(x, types.get(type(x))), numbers)
 
     @cached_property
     def optimizer(self) -> Optimizer:
@@ -308,21 +309,15 @@ class Program:
     @property
     def arguments(self) -> StepArguments:
         """The last argument of the step, replicated over the mesh."""
-        arrays = self._number_arrays
-        return StepArguments(self.base_key, place(arrays, jax.tree.map(lambda _: self.state_shardings["step"], arrays)))
+        sharding, numbers = self.state_shardings["step"], self.numbers
+        return StepArguments(self.base_key, place(numbers, jax.tree.map(lambda _: sharding, numbers)))
 
     @property
     def arguments_target(self) -> StepArguments:
         """The shapes, dtypes and shardings of the last argument of the step."""
-        found = StepArguments(jax.eval_shape(lambda: jax.random.key(0)), self._number_arrays)
+        found = StepArguments(jax.eval_shape(lambda: jax.random.key(0)), self.numbers)
         sharding = self.state_shardings["step"]
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), found)
-
-    @property
-    def _number_arrays(self) -> StepNumbers:
-        """The settings that are arguments of the step, as NumPy arrays."""
-        types = {int: np.int32, float: np.float32}
-        return jax.tree.map(lambda x: np.asarray(x, types.get(type(x))), self.numbers)
 
     def batch_target(self, like: Batch, num_rows: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Return the shapes, dtypes and shardings of a batch like `like`, with `num_rows` rows."""

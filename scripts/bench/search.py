@@ -17,17 +17,35 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+_TICK, _LONGEST_TICK = 0.02, 0.5
 SPACE = {
     "optimizer.learning_rate": "log:1e-5:1e-3",
     "optimizer.weight_decay": "lin:0:0.1",
     "optimizer.warmup_ratio": "lin:0:0.3",
     "model.dropout": "lin:0.01:0.3",
 }
+
+
+class RunningClock:
+    """Seconds for which this process ran; those for which it was stopped (SIGSTOP, a machine that slept) are left out."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        threading.Thread(target=self._tick, daemon=True).start()
+
+    def _tick(self) -> None:
+        last = time.perf_counter()
+        while True:
+            time.sleep(_TICK)
+            now = time.perf_counter()
+            self.seconds += min(now - last, _LONGEST_TICK)
+            last = now
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -83,32 +101,34 @@ def study(values: argparse.Namespace) -> dict[str, Any]:
     from jaxbert.studies import study as studies
     from jaxbert.train import trainer
 
-    own, begins = list[float](), list[float]()
+    own, cpu, begins, clock = list[float](), list[float](), list[float](), RunningClock()
     train_run, run_one = trainer.train_run, studies._Search._run
 
     def timed(*given: Any, **named: Any) -> Any:
-        begin = time.perf_counter()
+        begin, used = clock.seconds, time.process_time()
         finished = train_run(*given, **named)
-        own.append(time.perf_counter() - begin)
+        own.append(clock.seconds - begin)
+        cpu.append(time.process_time() - used)
         return finished
 
     def begun(*given: Any) -> None:
-        begins.append(time.perf_counter())
+        begins.append(clock.seconds)
         run_one(*given)
 
     trainer.train_run, studies._Search._run = timed, begun  # type: ignore[method-assign]
     folder = values.folder / "study"
     code = main(arguments(values, folder))
     assert code in (0, 75)
-    whole = time.perf_counter() - begins[1]
+    whole = clock.seconds - begins[1]
     told = summaries(folder)
     counted = own[1:]
     if code:  # the trial that was interrupted has no end
-        whole -= time.perf_counter() - begins[-1]
+        whole -= clock.seconds - begins[-1]
     return {
         "trials": len(told),
         "trials_of_this_start": len(own),
         "seconds_of_trials": round(sum(counted), 2),
+        "processor_seconds_of_trials": round(sum(cpu[1:]), 2),
         "overhead": (whole - sum(counted)) / sum(counted),
         "compilations": [summary["compilations"] for summary in told],
         "compile_seconds": told[0]["compile_seconds"],

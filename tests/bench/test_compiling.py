@@ -22,7 +22,7 @@ class Program:
     """What the measurement asks of a program, with a step that compiles in no time."""
 
     state_target = jax.ShapeDtypeStruct((5,), jnp.float32)
-    base_key = jnp.ones(5)
+    arguments = jnp.ones(5)
 
     def train_step(self) -> Compiled:
         return Compiled(lambda state, batch, key: jnp.sin(state) * batch["x"] + key)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 from postgres import lacks_postgres, postgres
 from python_runs import SETTINGS, rows_of
@@ -38,7 +39,8 @@ def problem(tmp_path_factory) -> Problem:
 
 def arguments(problem, name, *flags, space=SPACE, trials=TRIALS, **changes) -> list[str]:
     """Return the command line of a search."""
-    keys = {"data__validation": problem.folder / "dev.csv", "train__output_dir": problem.folder / name, **changes}
+    places = {"data__validation": problem.folder / "dev.csv", "train__output_dir": problem.folder / name}
+    keys = {**places, "model__head": "new", **changes}
     spaces = [word for one in space for word in ("--search.space", one)]
     return ["search", *problem.arguments(**keys)[1:], *spaces, f"--search.trials={trials}", *flags]
 
@@ -239,30 +241,26 @@ def test_several_objectives_have_a_front(problem):
     assert "Compromises" in (problem.folder / "front" / "search.html").read_text()
 
 
-def test_from_python(tmp_path):
-    """Rows in memory; other shapes are compiled anew, and the page holds each trial."""
+def test_from_python(problem, tmp_path):
+    """Rows in memory; another batch size is compiled anew, and the page holds each trial."""
+    folder = tmp_path / "study"
     found = jaxbert.search(
         rows_of(40),
-        "tiny",
+        problem.folder / "model",
         rows_of(20, seed=1),
-        space={"train.batch_size": [8, 16], "optimizer.clip_norm": [None, 1.0]},
+        space={"train.batch_size": [8, 16], "optimizer.clip_norm": [0.5, 1.0]},
         method="grid",
-        model__vocab=write_vocab(tmp_path),
-        output_dir=str(tmp_path / "study"),
+        output_dir=str(folder),
         **{**SETTINGS, "epochs": 1, "batch_size": 8},
     )
-    assert [list(trial["params"].values()) for trial in found["trials"]] == [[8, None], [8, 1.0], [16, None], [16, 1.0]]
-    assert json.loads((tmp_path / "study" / "search.json").read_text()) == found
-    page = (tmp_path / "study" / "search.html").read_text()
+    assert [list(trial["params"].values()) for trial in found["trials"]] == [[8, 0.5], [8, 1.0], [16, 0.5], [16, 1.0]]
+    assert [summary_of(folder / trial["folder"])["compilations"] > 0 for trial in found["trials"]] == [True, False] * 2
+    assert json.loads((folder / "search.json").read_text()) == found
+    page = (folder / "search.html").read_text()
     assert page.count("<polyline") == 4
     assert all(name in page for name in ("train.batch_size", "Importance of the keys", "Trials side by side"))
     with pytest.raises(UserError, match="options has 'stoping'"):
         jaxbert.search(rows_of(4), "tiny", space={"train.batch_size": [8]}, options={"stoping": "none"})
-
-
-def write_vocab(folder: Path) -> str:
-    Problem.write(folder)
-    return str(folder / "vocab.txt")
 
 
 @pytest.mark.parametrize(
@@ -280,7 +278,7 @@ def write_vocab(folder: Path) -> str:
             {"data__validation": None, "data__validation_fraction": 0.2},
             "train.seed cannot vary with data.validation_",
         ),
-        ((), {"task": "pretraining"}, "needs a task with labels"),
+        ((), {"task": "pretraining", "model__head": None}, "needs a task with labels"),
         (("--search.trials=0",), {}, "search.trials is 0, but it must be at least 1"),
     ],
 )
@@ -288,6 +286,23 @@ def test_mistakes_are_said_and_leave_nothing(problem, capsys, flags, changes, sa
     assert main(arguments(problem, "wrong", *flags, **changes)) == 2
     assert said in capsys.readouterr().err
     assert not (problem.folder / "wrong").exists()
+
+
+def test_a_trial_too_many_waits_for_a_longer_search(problem, monkeypatch):
+    """Another process asks at the same moment and dies: its trial is taken up; the one too many runs when there is room."""
+    ask = optuna.Study.ask
+
+    def late(self, *given):
+        trial = ask(self, *given)
+        return ask(self, *given) if trial.number == 1 else trial
+
+    changes = {"space": SPACE[:1], "train__epochs": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "ask", late)
+        found = search(problem, "many", trials=2, **changes)
+    assert [(trial["number"], trial["state"]) for trial in found["trials"]] == [(0, "complete"), (1, "complete")]
+    found = search(problem, "many", trials=3, **changes)
+    assert [trial["number"] for trial in found["trials"]] == [0, 1, 2]
 
 
 def run_two(problem, name, *flags) -> None:
@@ -314,7 +329,7 @@ def test_two_processes_share_a_database(problem):
         run_two(problem, "database", f"--search.storage={url}")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_trial_of_a_killed_process_is_taken_up_by_another(problem):
     """A process dies within its second trial; one that runs beside it ends that trial too."""
     words = arguments(problem, "lost", space=SPACE[:1], trials=4, train__epochs=20, train__checkpoint_every=5)
