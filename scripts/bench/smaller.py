@@ -94,6 +94,13 @@ def rates(values: argparse.Namespace, names: list[str]) -> dict[str, float]:
     return {name: len(examples) / statistics.median(times) for name, times in seconds.items()}
 
 
+def show_rates(values: argparse.Namespace) -> None:
+    """Time and print."""
+    timed = rates(values, ["teacher", "layers-distilled-0", "columns-0"])
+    for name, rate in timed.items():
+        print(f"{name:22} {rate:.0f} answers/s, {rate / timed['teacher']:.2f} times the teacher's")
+
+
 def main() -> None:
     """Train what is missing, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,16 +113,18 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="train only these runs, and time nothing")
+    parser.add_argument("--rates", action="store_true", help="time the runs that are there, and train nothing")
     values = parser.parse_args()
+    if values.rates:
+        show_rates(values)
+        return
     runs = plan(values)
     wanted = runs if values.only is None else {name: runs[name] for name in values.only}
     summaries = {name: train(values, name, keys) for name, keys in wanted.items()}
     for name, summary in summaries.items():
         print(f"{name:22} accuracy {summary['eval']['accuracy']:.4f}  parameters {summary['parameters']:,}")
     if values.only is None:
-        timed = rates(values, ["teacher", "layers-distilled-0", "columns-0"])
-        for name, rate in timed.items():
-            print(f"{name:22} {rate:.0f} answers/s, {rate / timed['teacher']:.2f} times the teacher's")
+        show_rates(values)
         for kind in ("layers", "layers-distilled", "layers-unlabelled", "columns"):
             found = [summaries[f"{kind}-{seed}"]["eval"]["accuracy"] for seed in range(values.seeds)]
             share = statistics.mean(found) / summaries["teacher"]["eval"]["accuracy"]
