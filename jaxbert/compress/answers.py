@@ -40,6 +40,7 @@ from jaxbert.tasks.base import Batch, Gathered, Task, count_predictions, list_na
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.inference import TrainedModel, open_trained
 from jaxbert.train.pretrained import Pretrained, model_folder
+from jaxbert.train.sharding import platform_of
 
 _AT_ONCE = 65_536
 """Segments whose answers are in memory at once."""
@@ -98,10 +99,10 @@ class Teacher:
                 f"train.teacher {self.name} reads up to {most} tokens, but an example has {longest}: set data.max_length to "
                 f"{most}"
             )
-        content = content_of([Examples(examples.tokens)]).checksum
+        content = [platform_of(self.predictor.mesh), content_of([Examples(examples.tokens)]).checksum]
         stored = store.cached(
             self.name,
-            lambda: store.entry_of(["answers", self.checksum, content]),
+            lambda: store.entry_of(["answers", self.checksum, *content]),
             partial(self._write, examples),
             folder=cache_folder(cache_dir),
             all_have=tokenizing_shard().all_have,
@@ -238,7 +239,7 @@ def _showing_states(predictor: Predictor, layers: tuple[int, ...]) -> Predictor:
 
 
 def _checksum(name: str, model: TrainedModel, layers: tuple[int, ...]) -> str:
-    """Return a checksum of the weights, of how they are computed, and of the layers whose states are kept."""
+    """Return a checksum of the weights, of the configuration, and of the layers whose states are kept."""
     members = RunFolder(name).members()
     folders = [fetched(member) for member in members] if members else [model_folder(name)]
     weights = []
@@ -248,7 +249,7 @@ def _checksum(name: str, model: TrainedModel, layers: tuple[int, ...]) -> str:
         stem, suffix = first.name.removesuffix(".index.json").rsplit(".", 1)
         files = sorted(folder.glob(f"{stem}-*.{suffix}")) if first.suffix == ".json" else [first]
         weights += [checksum_of(path, str(path)) for path in files]
-    predictor, config = model.predictor, model.predictor.model.config
-    platform = predictor.mesh.devices.flat[0].platform
-    computed = [platform, config.to_json_string(), list(layers)]
-    return hashlib.sha256(json.dumps([weights, computed], sort_keys=True).encode()).hexdigest()[:32]
+    config = model.predictor.model.config.to_diff_dict()
+    for changing in ("transformers_version", "_name_or_path"):
+        config.pop(changing, None)
+    return hashlib.sha256(json.dumps([weights, config, list(layers)], sort_keys=True).encode()).hexdigest()[:32]

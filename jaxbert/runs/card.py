@@ -169,7 +169,7 @@ def _settings(config: Config, summary: Mapping[str, Any]) -> str:
         "training data": _data_set(config.data.train).name + (f", {used:,} records" if isinstance(used, int) else ""),
         "steps": summary.get("exported_step", summary.get("steps")),
         "teacher": None if train.teacher is None else _start(train.teacher),
-        "pruned to": _pruned(summary.get("pruned")),
+        "pruned to": _pruned(summary["pruned"]) if "pruned" in summary else None,
         "examples a step": train.batch_size,
         "optimizer": f"{optimizer.name}, learning rate {optimizer.learning_rate:g}, {optimizer.schedule} schedule",
         "longest example": f"{config.data.max_length} tokens" if config.data.max_length else "as the model reads",
@@ -180,10 +180,8 @@ def _settings(config: Config, summary: Mapping[str, Any]) -> str:
     return "\n".join([f"{_SECTION} Training", "", "| | |", "|---|---|", *lines])
 
 
-def _pruned(record: Mapping[str, Any] | None) -> str | None:
+def _pruned(record: Mapping[str, Any]) -> str:
     """Return the sizes of a pruned model as text."""
-    if record is None:
-        return None
     after = record["after"]
     layers, heads, columns = after["num_hidden_layers"], after["num_attention_heads"], after["intermediate_size"]
     return f"{layers} layers with {heads} attention heads and {columns:,} feed-forward columns"

@@ -4,9 +4,10 @@
 
 FOLDER holds train.tsv and dev.tsv of GLUE's SST-2. The teacher is fine-tuned on the first rows. Its student has every second
 layer of it and learns from its answers; beside it the same layers learn from the labels alone, with the same rows, steps and
-rates. Then the teacher loses half of its columns and is trained further, with and without its own answers. Every run is a
-folder in OUT: a run that is there is not trained again, so the command can be stopped, and `--only` takes some of them. The
-last part times the answers for dev.tsv, in turns.
+rates; a third time the teacher also answers for twice as many further rows, whose labels are hidden. Then the teacher loses
+half of its columns and is trained further, with and without its own answers. Every run is a folder in OUT: a run that is
+there is not trained again, so the command can be stopped, and `--only` takes some of them. The last part times the answers
+for dev.tsv, in turns.
 """
 
 from __future__ import annotations
@@ -36,10 +37,22 @@ def plan(values: argparse.Namespace) -> dict[str, dict[str, Any]]:
     for seed in range(values.seeds):
         runs[f"layers-{seed}"] = {**layers, "seed": seed}
         runs[f"layers-distilled-{seed}"] = {**layers, **taught, "seed": seed}
+    more = write_unlabelled(values)
+    for seed in range(values.seeds):
+        runs[f"layers-unlabelled-{seed}"] = {**layers, **taught, "unlabelled": more, "epochs": 1, "seed": seed}
     for seed in range(values.seeds):
         runs[f"columns-{seed}"] = {**columns, "seed": seed}
     runs["columns-distilled-0"] = {**columns, "teacher": teacher, "distill": {"weight": 0.7}}
     return runs
+
+
+def write_unlabelled(values: argparse.Namespace) -> str:
+    """Write the texts of the next rows, twice as many as those with labels, without their labels; return the path."""
+    path, lines = values.output / "unlabelled.tsv", (values.data / "train.tsv").read_text("utf-8").splitlines()
+    values.output.mkdir(parents=True, exist_ok=True)
+    texts = [line.rpartition("\t")[0] for line in lines[1 + values.rows : 1 + 3 * values.rows]]
+    path.write_text("\n".join(["sentence", *texts]) + "\n", "utf-8")
+    return str(path)
 
 
 def train(values: argparse.Namespace, name: str, keys: dict[str, Any]) -> dict[str, Any]:
@@ -81,6 +94,13 @@ def rates(values: argparse.Namespace, names: list[str]) -> dict[str, float]:
     return {name: len(examples) / statistics.median(times) for name, times in seconds.items()}
 
 
+def show_rates(values: argparse.Namespace) -> None:
+    """Time and print."""
+    timed = rates(values, ["teacher", "layers-distilled-0", "columns-0"])
+    for name, rate in timed.items():
+        print(f"{name:22} {rate:.0f} answers/s, {rate / timed['teacher']:.2f} times the teacher's")
+
+
 def main() -> None:
     """Train what is missing, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,17 +113,19 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="train only these runs, and time nothing")
+    parser.add_argument("--rates", action="store_true", help="time the runs that are there, and train nothing")
     values = parser.parse_args()
+    if values.rates:
+        show_rates(values)
+        return
     runs = plan(values)
     wanted = runs if values.only is None else {name: runs[name] for name in values.only}
     summaries = {name: train(values, name, keys) for name, keys in wanted.items()}
     for name, summary in summaries.items():
         print(f"{name:22} accuracy {summary['eval']['accuracy']:.4f}  parameters {summary['parameters']:,}")
     if values.only is None:
-        timed = rates(values, ["teacher", "layers-distilled-0", "columns-0"])
-        for name, rate in timed.items():
-            print(f"{name:22} {rate:.0f} answers/s, {rate / timed['teacher']:.2f} times the teacher's")
-        for kind in ("layers", "layers-distilled", "columns"):
+        show_rates(values)
+        for kind in ("layers", "layers-distilled", "layers-unlabelled", "columns"):
             found = [summaries[f"{kind}-{seed}"]["eval"]["accuracy"] for seed in range(values.seeds)]
             share = statistics.mean(found) / summaries["teacher"]["eval"]["accuracy"]
             print(f"{kind:22} mean accuracy {statistics.mean(found):.4f}, {share:.2%} of the teacher's")
