@@ -238,13 +238,13 @@ def test_a_crash_changes_no_bit(problem, monkeypatch, tmp_path):
     """Before a stage, between stages and behind the last one; a checkpoint has the shape of its step."""
     whole, run = problem.folder / "whole", problem.folder / "stopped"
     assert problem.train(**keys(problem, "whole")) == 0
-    for step in (5, 8):  # goes on from 3, and from 6, where the second stage is due
+    for step in (5, 7):  # goes on from 4, and from 6, where the second stage is due
         with monkeypatch.context() as patch:
             crash_before(patch, step)
             with pytest.raises(CrashError):
                 problem.train(**keys(problem, "stopped"))
     with Checkpoints(run / "checkpoints", read_only=True) as checkpoints:
-        assert checkpoints.steps[-1] == 7
+        assert checkpoints.steps[-1] == 6
     assert main(["export", "--run", str(run), "--step", "6", "--output", str(tmp_path / "six")]) == 0
     assert json.loads((tmp_path / "six" / "config.json").read_text())["intermediate_size"] == 40
     assert problem.train(**keys(problem, "stopped")) == 0
