@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     )
     from jaxbert.api.model import Model, load
     from jaxbert.api.own import Metric
+    from jaxbert.api.search import search
     from jaxbert.api.vocabulary import prune_vocabulary
     from jaxbert.config import Config
     from jaxbert.errors import StoppedError, UserError
