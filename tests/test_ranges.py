@@ -48,6 +48,9 @@ SECTION_RANGES = {
     "train.max_bad_steps": ONE_UP,
     "train.early_stopping_patience": ONE_UP,
     "train.label_smoothing": SHARE,
+    "train.focal_gamma": ("at least 0", [0, 0.5, 5], [-0.1, math.nan]),
+    "train.r_drop": ("at least 0", [0, 0.5, 5], [-0.1, math.nan]),
+    "train.adversarial_epsilon": ABOVE_ZERO,
     "optimizer.learning_rate": ABOVE_ZERO,
     "optimizer.warmup_ratio": SHARE,
     "optimizer.weight_decay": ("at least 0", [0, 0.01, 5], [-0.1, math.nan]),
@@ -76,6 +79,8 @@ WITH = {
 OPTIONS = {
     (BenchOptions, "steps"): ("bench.steps", ONE_UP),
     (BenchOptions, "warmup"): ("bench.warmup", ZERO_UP),
+    (BenchOptions, "seconds"): ("bench.seconds", ABOVE_ZERO),
+    (BenchOptions, "limit_ms"): ("bench.limit_ms", ABOVE_ZERO),
     (BenchOptions, "peak_tflops"): ("--peak_tflops", ABOVE_ZERO),
     (BenchOptions, "peak_bandwidth"): ("--peak_bandwidth", ABOVE_ZERO),
     (BenchOptions, "cost_per_hour"): ("--cost_per_hour", ABOVE_ZERO),
@@ -104,6 +109,10 @@ def test_no_range_is_without_a_row_here():
     assert found == {key: text for key, (_, (text, *_)) in OPTIONS.items()}
 
 
+CHECKED_BY_ITSELF = {"ModelConfig.layers"}
+"""Fields that are a number or a list, whose section checks both."""
+
+
 def test_every_number_has_a_range():
     """One without bounds is finite at least."""
     for section in (*SECTIONS.values(), BenchOptions, PlanOptions, options.InferenceOptions, options.ExplainOptions):
@@ -111,8 +120,16 @@ def test_every_number_has_a_range():
         for field in dataclasses.fields(section):
             hint = hints[field.name]
             parts = () if typing.get_origin(hint) is typing.Annotated else typing.get_args(hint)
-            if {int, float} & {hint, *parts}:
+            if {int, float} & {hint, *parts} and f"{section.__name__}.{field.name}" not in CHECKED_BY_ITSELF:
                 pytest.fail(f"{section.__name__}.{field.name}")
+
+
+@pytest.mark.parametrize("layers", [0, -1, 2.5, True, [], [1, 0], [-1], [0, 0]])
+def test_layers_are_a_number_or_a_rising_list(layers):
+    with pytest.raises(UserError, match=r"model\.layers"):
+        config.ModelConfig(layers=layers)
+    assert config.ModelConfig(layers=[0, 3]).layers == [0, 3]
+    assert config.ModelConfig(layers=1).layers == 1
 
 
 def refusal(make, *arguments, **keys) -> str:

@@ -9,7 +9,9 @@ from jaxbert.errors import UserError
 from jaxbert.options import Quantize
 from jaxbert.ranges import NotNegative, Positive, PositiveNumber, check_fields
 
-SECTION_KEYS = ("steps", "warmup", "measure_compile", "seconds", "limit_ms", "engine", "quantize")
+SERVE_KEYS = ("seconds", "limit_ms", "engine", "quantize")
+"""Fields that only `mode` serve reads."""
+SECTION_KEYS = ("steps", "warmup", "measure_compile", *SERVE_KEYS)
 """Fields whose keys are in the section `bench`; the others stand alone."""
 
 

@@ -8,7 +8,7 @@ import json
 
 from jsonargparse import Namespace
 
-from jaxbert.bench.options import SECTION_KEYS, BenchOptions
+from jaxbert.bench.options import SECTION_KEYS, SERVE_KEYS, BenchOptions
 from jaxbert.cli.output import check_output, write_numbers
 from jaxbert.cli.parsing import Parser, make_parser, parse
 from jaxbert.config import Config
@@ -92,10 +92,10 @@ def _options(values: Namespace) -> BenchOptions:
 
 
 def _flags(options: BenchOptions) -> list[str]:
-    """Return `options` as flags of the command line."""
+    """Return `options` as flags of the command line, but for those of a server, which a sweep does not time."""
     flags = []
     for name, value in dataclasses.asdict(options).items():
-        if value is not None:
+        if value is not None and name not in SERVE_KEYS:
             flag = name if name in _TOP_LEVEL else f"bench.{name}"
             flags.append(f"--{flag}={json.dumps(value) if isinstance(value, bool) else value}")
     return flags
