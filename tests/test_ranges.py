@@ -70,6 +70,7 @@ SECTION_RANGES = {
 }
 WITH = {
     "optimizer.momentum": {"name": "sgd"},
+    "train.adversarial_epsilon": {"adversarial": "fgm"},
     "mesh.fsdp": {"data": 1},
     "mesh.tensor": {"data": 1},
     "launch.num_processes": {"process_id": 0},

@@ -63,7 +63,8 @@ class LoadResult:
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers of a line."""
         numbers = {"rate": round(self.rate, 2), "requests": len(self.latencies), "errors": self.errors}
-        quantiles = {f"p{round(100 * share)}_ms": self.quantile(share) for share in (0.5, 0.9, 0.99)}
+        known = bool(self.latencies)
+        quantiles = {f"p{round(100 * s)}_ms": self.quantile(s) if known else None for s in (0.5, 0.9, 0.99)}
         return numbers | {"refused": self.refused} | quantiles
 
 
@@ -246,9 +247,11 @@ def bench_server(
         measure(_FIRST_RATE / 2, _WARM_SECONDS)
         lines.clear()
         idle = measure(_FIRST_RATE / 4)
+        if idle.errors and not idle.latencies:
+            raise UserError("the server answers no single text: --mode serve is for models that read single texts")
         goodput, _ = find_goodput(measure, _FIRST_RATE, options.limit_ms)
     about = {"model": config.model.name_or_path, "engine": options.engine, "quantize": options.quantize}
-    found = {"goodput": round(goodput, 2), "limit_ms": options.limit_ms, "idle_p50_ms": idle.quantile(0.5)}
+    found = {"goodput": round(goodput, 2), "limit_ms": options.limit_ms, "idle_p50_ms": idle.to_dict()["p50_ms"]}
     return about | {"texts": config.data.train or lengths} | found | {"rates": lines}
 
 

@@ -143,7 +143,8 @@ def _serve(config: Config, options: BenchOptions, values: Namespace) -> int:
     console.print(rates_table(result["rates"]), highlight=False)
     written = write_numbers(result, values.output)
     found = f"{result['goodput']:,.0f} requests a second, 99% of them answered within {result['limit_ms']:g} ms"
-    console.print(f"{found}; idle {result['idle_p50_ms']:g} ms; {written}", highlight=False, soft_wrap=True)
+    idle = "" if result["idle_p50_ms"] is None else f"; idle {result['idle_p50_ms']:g} ms"
+    console.print(f"{found}{idle}; {written}", highlight=False, soft_wrap=True)
     return 0
 
 

@@ -6,6 +6,7 @@ import functools
 import json
 
 from jaxbert.cli.parsing import Parser, make_parser, parse
+from jaxbert.cli.train import until_stopped
 from jaxbert.options import SearchOptions
 from jaxbert.settings import add_config, add_section, to_config
 
@@ -32,15 +33,8 @@ def run(arguments: list[str]) -> int:
 
     training_spec(config.data)  # before a model is downloaded from the Hub
     from jaxbert.api.search import start_search
-    from jaxbert.errors import STOPPED_EXIT_CODE, StoppedError
-    from jaxbert.terminal import console
 
-    try:
-        start_search(config, options)
-    except StoppedError as stop:
-        console.print(str(stop), highlight=False, soft_wrap=True)
-        return STOPPED_EXIT_CODE
-    return 0
+    return until_stopped(lambda: start_search(config, options))
 
 
 def _gathered(arguments: list[str]) -> list[str]:

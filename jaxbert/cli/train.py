@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 from jaxbert.cli.parsing import Parser, make_parser, parse
 from jaxbert.config import Config
@@ -39,14 +40,17 @@ def train(config: Config, fractions: str | None = None) -> int:
 
     training_spec(config.data)  # before a model is downloaded from the Hub
     from jaxbert.api.finetune import start_curve, start_run
+
+    return until_stopped(lambda: start_run(config) if fractions is None else start_curve(config, fractions))
+
+
+def until_stopped(work: Callable[[], object]) -> int:
+    """Do what trains, and return the exit code: 75 if a signal stopped it after saving."""
     from jaxbert.errors import STOPPED_EXIT_CODE, StoppedError
     from jaxbert.terminal import console
 
     try:
-        if fractions is None:
-            start_run(config)
-        else:
-            start_curve(config, fractions)
+        work()
     except StoppedError as stop:
         console.print(str(stop), highlight=False, soft_wrap=True)
         return STOPPED_EXIT_CODE

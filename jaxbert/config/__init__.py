@@ -227,6 +227,10 @@ class TrainConfig:
                 raise UserError("train.distill is set, but train.teacher is not: name a teacher, or leave it out")
         if self.prune is not None:
             Pruning.of(self.prune)
+        if self.adversarial == "none" and self.adversarial_epsilon != TrainConfig.adversarial_epsilon:
+            raise UserError(
+                "train.adversarial_epsilon is set, but train.adversarial is not: set it to fgm, or leave it out"
+            )
         weights = self.class_weights
         if isinstance(weights, list):
             numeric = all(isinstance(w, numbers.Real) and w >= 0 and math.isfinite(w) for w in weights)

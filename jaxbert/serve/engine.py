@@ -192,12 +192,12 @@ class Engine:
         """Do `read` at once, in any thread, which costs less than to wake another one.
 
         Returns:
-          The tokens; None if it would take long: for long texts, for rows, and while another thread reads.
+          The tokens; None if it would take long: for long texts, rows, other tasks, and while another thread reads.
         """
         parts = [part for item in items for part in (item if isinstance(item, list | tuple) else (item,))]
         if not all(isinstance(part, str) for part in parts) or sum(map(len, parts)) > _SHORT_CHARACTERS:
             return None
-        if not self._reads.acquire(blocking=False):
+        if not isinstance(self.task, TextTask) or not self._reads.acquire(blocking=False):
             return None
         try:
             return self._read(items, truncate)

@@ -55,7 +55,7 @@ class Worker:
         self._study.set_user_attr(_PREFIX + self._me.token, json.dumps(asdict(self._me)))
 
     def own(self, trial: optuna.trial.FrozenTrial) -> None:
-        """TrialRecord that this process runs a trial."""
+        """Record that this process runs a trial."""
         self._study._storage.set_trial_user_attr(trial._trial_id, _WORKER, self._me.token)
 
     def others(self) -> set[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,15 +19,18 @@ from jaxbert.config import DataConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.memory import hold
 from jaxbert.data.sources import open_source
+from jaxbert.data.table import Row
 from jaxbert.errors import UserError
 from jaxbert.options import RobustnessOptions
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks.base import Task
+from jaxbert.tasks.question_answering.squad_scores import has_chinese
 from jaxbert.tasks.text import TextTask
 from jaxbert.train.inference import TrainedModel
 from jaxbert.understand.judged import Judged, judge
 from jaxbert.understand.perturb import KINDS, STRENGTHS, check_kind, perturb
 
+logger = logging.getLogger("jaxbert")
 _DIGITS = 6
 
 
@@ -61,8 +65,8 @@ class Robustness:
     """The name of the metric."""
     value: float
     """The metric on the rows as they are."""
-    rows: list[int]
-    """The rows, counted from 1 in the source."""
+    rows: list[Row]
+    """The number of each row in the source, from 1, as messages name it."""
     answers: list[Any]
     """The answers to the rows as they are."""
     expected: list[Any]
@@ -107,21 +111,21 @@ def measure_robustness(model: TrainedModel, spec: str, data: DataConfig, options
     """
     task = _check(model.task, options)
     examples = task.read_for(spec, data, model.tokenizer, model.max_length)
-    rows = examples.source_rows(np.arange(len(examples))).tolist()
-    texts = _read_texts(spec, data, rows)
+    rows, texts = _read_texts(spec, data, task, examples.source_rows(np.arange(len(examples))).tolist())
     name, value, plain = _judged(model, examples)
     found = []
-    for kind in options.kinds or _possible_kinds():
+    for kind in options.kinds or _possible_kinds(texts):
         for strength in options.strengths or STRENGTHS:
             seeds = (f"{options.seed}/{row}" for row in rows)
             changed = [_disturb(pair, kind, strength, seed) for pair, seed in zip(texts, seeds, strict=True)]
             if changed == texts:
+                logger.warning("%s: no text has a place for %s, which are left out", spec, kind.replace("_", " "))
                 break
-            _, disturbed_value, judged = _judged(model, _as_examples(model, data, changed, examples))
+            _, disturbed_value, judged = _judged(model, _as_examples(model, changed, examples))
             touched = float(np.mean([one != other for one, other in zip(texts, changed, strict=True)]))
             share = _difference(plain.given, judged.given)
             found.append(Disturbed(kind, strength, touched, disturbed_value, share, changed, judged.given))
-    return Robustness(name, value, [row + 1 for row in rows], plain.given, plain.expected, found)
+    return Robustness(name, value, rows, plain.given, plain.expected, found)
 
 
 def _check(task: Task, options: RobustnessOptions) -> TextTask:
@@ -139,25 +143,30 @@ def _check(task: Task, options: RobustnessOptions) -> TextTask:
     return task
 
 
-def _possible_kinds() -> list[str]:
-    """Return the kinds for which all is installed."""
+def _possible_kinds(texts: list[tuple[str, str | None]]) -> list[str]:
+    """Return the kinds for which all is installed; say which one is left out of Chinese texts."""
     found = []
     for kind in KINDS:
         try:
             check_kind(kind)
-        except UserError:
+        except UserError as error:
+            if any(has_chinese(text) for text, _ in texts):
+                logger.warning("%s", error)
             continue
         found.append(kind)
     return found
 
 
-def _read_texts(spec: str, data: DataConfig, rows: Sequence[int]) -> list[tuple[str, str | None]]:
-    """Return the texts of some rows, with the second texts of pairs."""
-    found = list[tuple[str, str | None]]()
-    for part in open_source(spec, data, role="test", labelled=False).parts():
+def _read_texts(
+    spec: str, data: DataConfig, task: TextTask, wanted: Sequence[int]
+) -> tuple[list[Row], list[tuple[str, str | None]]]:
+    """Return the numbers and texts of some records, with the second texts of pairs; read as `evaluate` reads them."""
+    rows, found = list[Row](), list[tuple[str, str | None]]()
+    for part in open_source(spec, data, role="test", labelled=True, labels=task.label_kind).parts():
         pairs: Sequence[str | None] = part.pairs or [None] * len(part)
+        rows += [part.row(place) for place in range(len(part))]
         found += zip(part.texts, pairs, strict=True)
-    return [found[row] for row in rows]
+    return [rows[i] for i in wanted], [found[i] for i in wanted]
 
 
 def _disturb(texts: tuple[str, str | None], kind: str, strength: float, seed: str) -> tuple[str, str | None]:
@@ -167,13 +176,11 @@ def _disturb(texts: tuple[str, str | None], kind: str, strength: float, seed: st
     )
 
 
-def _as_examples(
-    model: TrainedModel, data: DataConfig, texts: list[tuple[str, str | None]], labelled: Examples
-) -> Examples:
+def _as_examples(model: TrainedModel, texts: list[tuple[str, str | None]], labelled: Examples) -> Examples:
     """Return the tokens of texts with the labels of others, row by row."""
     pairs = texts[0][1] is not None
     names = ("text", "text_pair") if pairs else ("text",)
-    columns = dataclasses.replace(data, text="text", text_pair="text_pair" if pairs else None)
+    columns = DataConfig(text="text", text_pair="text_pair" if pairs else None)
     with hold([dict(zip(names, both, strict=False)) for both in texts], "disturbed") as spec:
         feed = model.open_inputs(spec, columns)
         examples = feed.tokenize(list(feed.parts()))
@@ -186,7 +193,8 @@ def _judged(model: TrainedModel, examples: Examples) -> tuple[str, float, Judged
     if not evaluation.outcomes:
         raise UserError(f"{len(examples):,} rows with this many labels are too many to compare: give fewer rows")
     judged = judge(evaluation.outcomes[""])
-    assert judged is not None, model.task.name
+    if judged is None:
+        raise UserError(f"answers of task {model.task.name} are not compared: it comes from another package")
     name = next(iter(judged.makers))
     return name, float(evaluation.metrics[name]), judged
 

@@ -42,6 +42,22 @@ def suggest(trial: Any, key: str) -> float:
     return trial.suggest_float(key, float(low), float(high), log=kind == "log")
 
 
+def arguments_of(values: argparse.Namespace) -> TrainingArguments:
+    """Return the arguments that all trials share."""
+    return TrainingArguments(
+        output_dir=str(values.folder / "peer"),
+        per_device_train_batch_size=32,
+        per_device_eval_batch_size=256,
+        num_train_epochs=values.epochs,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+
+
 def run(values: argparse.Namespace) -> dict[str, Any]:
     """Search, and return the times of the trials."""
     rows, others = (
@@ -70,18 +86,7 @@ def run(values: argparse.Namespace) -> dict[str, Any]:
 
     trainer = Trainer(
         model_init=model_init,
-        args=TrainingArguments(
-            output_dir=str(values.folder / "peer"),
-            per_device_train_batch_size=32,
-            per_device_eval_batch_size=256,
-            num_train_epochs=values.epochs,
-            eval_strategy="epoch",
-            save_strategy="epoch",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            use_cpu=True,
-        ),
+        args=arguments_of(values),
         train_dataset=train,
         eval_dataset=held_out,
         data_collator=DataCollatorWithPadding(tokenizer),

@@ -16,11 +16,13 @@ from tiny import random_params
 from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
+from jaxbert.data.tokens import AS_IT_IS
 from jaxbert.errors import UserError
 from jaxbert.models.functional import make_model
 from jaxbert.models.layers import DropRate, DropRates
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.multi_label.task import MultiLabel
+from jaxbert.tasks.token_classification.task import PlainTags
 from jaxbert.train.harder import adversarial_gradient, segment_push, with_two_masks
 from jaxbert.train.step import whole_gradient
 
@@ -167,7 +169,7 @@ def test_two_masks_are_compared():
 
 
 def test_r_drop_trains():
-    """With dropout: other losses than without it, also in slices and with FGM; every task that compares answers."""
+    """With dropout: other losses than without it, also in slices and with FGM."""
     config = {"model__dropout": 0.2}
     plain, harder = small_run(**config), small_run(**config, train__r_drop=1.0)
     assert harder.example_ids == plain.example_ids
@@ -176,7 +178,24 @@ def test_r_drop_trains():
         assert np.isfinite(small_run(**config, train__r_drop=1.0, **changes).losses).all()
 
 
+def tagging_run(**changes):
+    tags = Examples(TOKENS, token_labels=(TOKENS.ids % 3).astype(np.int32))
+    config = make_config("token_classification", train__batch_size=8, model__dropout=0.2, **changes)
+    labels = dict(enumerate(("A", "B", "O")))
+    sizes = small_config(
+        num_attention_heads=4, num_hidden_layers=1, id2label=labels, label2id={v: k for k, v in labels.items()}
+    )
+    program = make_program(config, sizes, 12, 1, PlainTags(("A", "B", "O"), "word", None, AS_IT_IS))
+    return run_steps(program, random_params(program.model), tags, 3).losses
+
+
+def test_masks_of_taggers_are_compared():
+    assert not np.allclose(tagging_run(), tagging_run(train__r_drop=1.0), rtol=1e-3)
+
+
 def test_what_cannot_be_done():
+    with pytest.raises(UserError, match="adversarial is not: set it to fgm"):
+        make_config(train__adversarial_epsilon=0.5)
     with pytest.raises(UserError, match="dropout is 0: raise it, or leave r_drop out"):
         small_run(train__r_drop=1.0)
     with pytest.raises(UserError, match="focal_gamma is -1"):

@@ -48,7 +48,7 @@ def test_the_numbers_are_those_of_evaluate_and_predict(run, problem, tmp_path, c
     assert found["disturbed"][-1]["changed"] > 0
     for each in found["disturbed"]:
         own = [line for line in lines if (line["kind"], line["strength"]) == (each["kind"], each["strength"])]
-        assert [line["row"] for line in own] == [*range(1, len(before) + 1)]
+        assert [line["row"] for line in own] == [*range(2, len(before) + 2)], "lines of the file, as messages name them"
         assert [line["before"] for line in own] == [answer["label"] for answer in before]
         answers = [answer["label"] for answer in model.predict([line["text"] for line in own])]
         assert [line["after"] for line in own] == answers
@@ -89,6 +89,20 @@ def test_other_tasks(task, tmp_path):
     assert found["rows"] == 8
     if task == "regression":
         assert disturbed["changed"] > 0
+
+
+def test_rows_that_are_skipped_move_no_label(run, tmp_path, capsys):
+    """A row without a label is left out of both sides, and what is left out of the kinds is said."""
+    data = tmp_path / "rows.csv"
+    data.write_text("text,label\ngood w1 w2,good\nno label,\nawful w3 w4,bad\ngood w5 w6,good\n")
+    texts = tmp_path / "texts.jsonl"
+    words = ["--kinds", "dropped_words,homophones", "--strengths", "0.3", "--bad_rows", "skip", "--output", str(texts)]
+    assert main(["robustness", "--model", str(run), "--data", str(data), *words]) == 0
+    assert "no text has a place for homophones" in capsys.readouterr().err
+    lines = read_lines(texts)
+    assert [line["row"] for line in lines] == [2, 4, 5]
+    assert [line["expected"] for line in lines] == ["good", "bad", "good"]
+    assert all("label" not in line["text"] for line in lines)
 
 
 def refused(capsys, *words):

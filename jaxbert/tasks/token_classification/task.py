@@ -183,8 +183,9 @@ class TokenClassification(Task):
 
     def totals(self, batch: Batch) -> Sums:
         """Count the examples and the tagged tokens."""
-        taught = {"taught": (batch["token_labels"] != NO_LABEL).sum()} if "token_targets" in batch else {}
-        return {"examples": count_examples(batch), "tagged": (batch["token_labels"] >= 0).sum(), **taught}
+        labels_BT = batch["token_labels"]
+        counts = {"tagged": (labels_BT >= 0).sum(), "taught": (labels_BT != NO_LABEL).sum()}
+        return {"examples": count_examples(batch), **counts}
 
     def sums(self, outputs: dict[str, Any], batch: Batch, totals: Sums, *, train: bool) -> Sums:
         """Sum the loss, in float32, so that a step's loss is the mean over tagged tokens; smoothing only in training."""
