@@ -108,6 +108,8 @@ class ServeOptions:
     """Port to listen on. 0: any free one, which the log tells."""
     workers: Annotated[int, Range(least=1, most=256)] = 1
     """Number of processes behind the port; each has its own copy of the models."""
+    devices: Annotated[int, Range(least=1, most=256)] | None = None
+    """Number of GPUs or TPUs that compute, each its own batches with its own copy of the models. If not set, all of them."""
     api_key: str | None = None
     """Key that each request must send as `Authorization: Bearer KEY`; /health needs none. If not set, the value of the
     variable JAXBERT_API_KEY, if it is there."""

@@ -1,7 +1,7 @@
-"""One model that answers requests: it reads their texts, computes packed batches in a thread, and makes the answers.
+"""One model that answers requests: it reads their texts, packs batches for its devices, and makes the answers.
 
-All shapes of a batch are compiled by `warm_up`, and none later. While one batch is computed, texts are tokenized in a second
-thread, the answers of the batch before it are made, and the next batch is packed if it is full already.
+All shapes of a batch are compiled by `warm_up`, and none later. Each device has a thread (`device.py`): while the device
+computes, the answers of its last batch are made, and its next batch is packed if it is full. Another thread tokenizes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from jaxbert.config import DataConfig
-from jaxbert.data.batches import HOST_KEYS, Batch, fill_rows
+from jaxbert.data.batches import Batch, fill_rows
 from jaxbert.data.examples import Examples
 from jaxbert.data.memory import hold
 from jaxbert.data.packing import Layout, StepPlan
@@ -27,6 +27,7 @@ from jaxbert.data.table import Table, check_texts
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 from jaxbert.options import ServeOptions
+from jaxbert.serve.device import Device, ReadyBatch, copies_of
 from jaxbert.serve.forms import RefusedError
 from jaxbert.serve.metrics import Metrics
 from jaxbert.serve.onnx_engine import is_onnx
@@ -36,7 +37,7 @@ from jaxbert.tasks.text import TextInputs, TextTask
 from jaxbert.train.asked import reads_pairs, rows_of_texts
 from jaxbert.train.evaluate import Ensemble, token_places
 from jaxbert.train.inference import TrainedModel
-from jaxbert.train.sharding import platform_of, row_alignment, row_devices
+from jaxbert.train.sharding import platform_of, row_alignment
 
 logger = logging.getLogger("jaxbert")
 _CPU_TOKENS, _DEVICE_TOKENS = 256, 16_384
@@ -87,18 +88,6 @@ class _Asked:
     begun: float = 0.0
 
 
-@dataclass
-class _Batch:
-    """A batch that is ready for the device, or was computed."""
-
-    packed: Packed
-    examples: Examples
-    batch: Batch
-    begun: float = 0.0
-    values: list[np.ndarray] = field(default_factory=list)
-    """Predictions of each model, [B, S, ...] or [B, T, ...]."""
-
-
 class Engine:
     """Answers requests with one model; every method may be called from any thread."""
 
@@ -115,45 +104,46 @@ class Engine:
         if reads_pairs(self.task) and data.text_pair is None:
             data = replace(data, text_pair="text_pair")
         self._data, self._options, self._metrics = data, options, metrics
-        predictor = trained.predictor
-        self._members = trained.params if isinstance(predictor, Ensemble) else [trained.params]
-        devices = row_devices(predictor.mesh)
-        usual = _CPU_TOKENS if platform_of(predictor.mesh) == "cpu" else _DEVICE_TOKENS * devices
-        self.budget = options.batch_tokens or usual
-        self.layouts = serving_layouts(trained.max_length, self.budget, devices, row_alignment(predictor.mesh))
+        copies = copies_of(trained, options.devices)
+        self.devices = [Device(copy, self, f"device-{number}") for number, copy in enumerate(copies)]
+        mesh = copies[0].predictor.mesh
+        self.budget = options.batch_tokens or (_CPU_TOKENS if platform_of(mesh) == "cpu" else _DEVICE_TOKENS)
+        self.layouts = serving_layouts(trained.max_length, self.budget, alignment=row_alignment(mesh))
+        self._members = len(trained.params) if isinstance(trained.predictor, Ensemble) else 1
         self._scheduler = Scheduler(self.layouts, self.budget)
         self._changed = threading.Condition()
+        self._gathers = threading.Lock()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.reading: Executor = ThreadPoolExecutor(1, "tokenize")
         """The thread in which texts are to be read that `read_short` leaves."""
         self._reads = threading.Lock()  # tokenizers allow one thread at a time
         self._full_seconds = 0.0
 
     def warm_up(self) -> int:
-        """Compile all shapes, and time the largest one; return their number."""
+        """Compile all shapes on every device, and time the largest one; return their number."""
         shapes = [(layout, rows) for layout in self.layouts for rows in layout.row_counts]
-        for layout, rows in shapes:
-            self._compute(_filler(layout, rows))
+        with ThreadPoolExecutor(len(self.devices), "compile") as threads:
+            list(threads.map(lambda device: [device.compute(_filler(*shape)) for shape in shapes], self.devices))
         layout, rows = max(shapes, key=lambda shape: shape[0].row_length * shape[1])
         begin = time.perf_counter()
-        self._compute(_filler(layout, rows))
+        self.devices[0].compute(_filler(layout, rows))
         self._full_seconds = (time.perf_counter() - begin) * self.budget / (layout.row_length * rows)
         return len(shapes)
 
     def start(self) -> None:
         """Begin to compute."""
-        self._thread.start()
+        for device in self.devices:
+            device.start()
 
     @property
     def alive(self) -> bool:
         """Whether requests are computed."""
-        return self._thread.is_alive()
+        return all(device.alive for device in self.devices)
 
     @property
     def programs(self) -> int:
-        """The number of compiled programs."""
-        return int(self.trained.predictor.step.count)
+        """The number of compiled programs, of all devices."""
+        return sum(int(device.model.predictor.step.count) for device in self.devices)
 
     @property
     def kind(self) -> str:
@@ -165,7 +155,7 @@ class Engine:
         """The number format of matrix products, such as `float32`."""
         if is_onnx(self.trained):
             return "onnx"
-        predictor, batch = self.trained.predictor, _filler(self.layouts[0], 1)
+        predictor, batch = self.devices[0].model.predictor, _filler(self.layouts[0], 1)
         model = predictor.model
         outputs = jax.eval_shape(lambda p, b: model.apply(p, b, None, predictor.call), model.abstract_params, batch)
         return str(jax.tree.leaves(outputs["encoded"])[0].dtype)
@@ -300,20 +290,20 @@ class Engine:
 
         Args:
           examples: the texts, from `read`.
-          done: called in the engine's thread, with the answers or an error.
+          done: called in a device's thread, with the answers or an error.
           raw: whether log-probabilities are wanted too.
 
         Raises:
           RefusedError: if too many wait already, or the engine is about to end.
         """
-        counts = [Gathered(count_predictions(self.task, examples)) for _ in self._members]
+        counts = [Gathered(count_predictions(self.task, examples)) for _ in range(self._members)]
         asked = _Asked(examples, counts, len(examples.tokens), done, raw)
         request = Waiting(examples.tokens.lengths, asked, time.monotonic())
         with self._changed:
             if self._closed or not self.alive:
                 raise RefusedError("the model is not ready", "unhealthy", 1.0)
             if len(self._scheduler):
-                seconds = self._scheduler.tokens / self.budget * self._full_seconds
+                seconds = self._scheduler.tokens / self.budget * self._full_seconds / len(self.devices)
                 if len(self._scheduler) >= self._options.max_queue or seconds > self._options.max_wait:
                     raise RefusedError("the queue is full", "overloaded", seconds)
             self._scheduler.add(request)
@@ -324,68 +314,34 @@ class Engine:
         """Compute all that waits, then end; returns when it has ended."""
         with self._changed:
             self._closed = True
-            self._changed.notify()
-        if self._thread.ident is not None:
-            self._thread.join()
+            self._changed.notify_all()
+        for device in self.devices:
+            device.join()
         self.reading.shutdown(wait=False)
 
-    # The engine's thread.
+    # The devices' threads.
 
-    def _run(self) -> None:
-        """Compute batches until the engine is closed and nobody waits."""
-        ready: _Batch | None = None
-        finished: _Batch | None = None
-        while True:
-            current = ready or self._next(may_wait=finished is None)
-            if current is None and finished is None:
-                return
-            handles = None if current is None else self._begin(current)
-            if finished is not None:
-                self._give(finished)  # while the next batch is computed
-            ready = finished = None
-            if current is not None and handles is not None:
-                ready = self._next_if_full()
-                finished = self._finish(current, handles)
-
-    def _begin(self, batch: _Batch) -> list[Any] | None:
-        """Send a batch to the device; None, after its requests have failed, if there is an error."""
-        batch.begun = time.perf_counter()
-        try:
-            return self._dispatch(batch.batch)
-        except Exception as error:
-            self._fail_requests(batch.packed, error)
-            return None
-
-    def _finish(self, batch: _Batch, handles: list[Any]) -> _Batch | None:
-        """Wait for a batch; None, after its requests have failed, if there is an error."""
-        try:
-            batch.values = [jax.device_get(handle) for handle in handles]
-        except Exception as error:
-            self._fail_requests(batch.packed, error)
-            return None
-        if (share := batch.packed.row_tokens / self.budget) >= _FULL:
-            seconds = (time.perf_counter() - batch.begun) / share
-            self._full_seconds += _NEWEST * (seconds - self._full_seconds)
-        return batch
-
-    def _next(self, *, may_wait: bool) -> _Batch | None:
+    def next_batch(self, *, may_wait: bool) -> ReadyBatch | None:
         """Return the next batch; None if nobody waits, or, if it `may_wait`, the engine is closed."""
         while True:
             with self._changed:
                 while may_wait and not len(self._scheduler) and not self._closed:
                     self._changed.wait()
                 packed = self._scheduler.take()
+                if len(self._scheduler):
+                    self._changed.notify()  # there is work for another device
                 if packed is None and (self._closed or not may_wait):
                     return None
             if packed is not None and (batch := self._fill(packed)) is not None:
                 return batch
 
-    def _next_if_full(self) -> _Batch | None:
+    def next_if_full(self) -> ReadyBatch | None:
+        """Return the next batch if it would not change by waiting."""
         with self._changed:
             packed = self._scheduler.take() if self._scheduler.fills_a_batch else None
         return None if packed is None else self._fill(packed)
 
-    def _fill(self, packed: Packed) -> _Batch | None:
+    def _fill(self, packed: Packed) -> ReadyBatch | None:
         """Return the arrays of a batch; None, after its requests have failed, if there is an error."""
         now = time.monotonic()
         for piece in packed.pieces:
@@ -394,35 +350,36 @@ class Engine:
             examples = Examples(_joined_tokens(packed))
             batch = fill_rows(packed.plan, packed.layout, examples)
         except Exception as error:
-            self._fail_requests(packed, error)
+            self.fail(packed, error)
             return None
         self._metrics.observe("te_batch_next_size", len(packed.pieces))
         self._metrics.observe("te_batch_next_tokens", int(packed.lengths.sum()))
         self._metrics.count("jaxbert_real_tokens", int(packed.lengths.sum()))
         self._metrics.count("jaxbert_row_tokens", packed.row_tokens)
-        return _Batch(packed, examples, batch)
+        return ReadyBatch(packed, examples, batch)
 
-    def _dispatch(self, batch: Batch) -> list[Any]:
-        predictor = self.trained.predictor
-        if predictor.mesh.size == 1:  # JAX sends the arrays itself, in a quarter of the time
-            on_device: Any = {name: array for name, array in batch.items() if name not in HOST_KEYS}
-        else:
-            on_device = predictor.put(batch)
-        return [predictor.step(params, on_device) for params in self._members]
-
-    def _compute(self, batch: Batch) -> list[np.ndarray]:
-        return [jax.device_get(handle) for handle in self._dispatch(batch)]
-
-    def _give(self, batch: _Batch) -> None:
-        """Give each request its predictions; if that fails, its error."""
+    def give(self, batch: ReadyBatch) -> None:
+        """Give each request of a batch its predictions, and the complete ones their answers."""
+        if (share := batch.packed.row_tokens / self.budget) >= _FULL:
+            self._full_seconds += _NEWEST * (batch.seconds / share - self._full_seconds)
         try:
-            self._deliver(batch)
+            with self._gathers:  # other parts of a request may come from another device
+                complete = self._gather(batch)
         except Exception as error:
-            self._fail_requests(batch.packed, error)
+            self.fail(batch.packed, error)
+            return
+        for request in complete:
+            try:
+                self._answer(request)
+            except Exception as error:
+                self._metrics.count("jaxbert_engine_errors")
+                logger.error("answers could not be made", exc_info=error)
+                self._fail_request(request, error)
 
-    def _deliver(self, batch: _Batch) -> None:
-        """Give each request its predictions, and the complete ones their answers."""
+    def _gather(self, batch: ReadyBatch) -> list[Waiting]:
+        """Keep the predictions of a batch; return the requests that are complete now."""
         parts, low = [_by_segment(values, batch, self.task.per_token) for values in batch.values], 0
+        complete = []
         for piece in batch.packed.pieces:
             asked: _Asked = piece.request.content
             tokens, chosen = asked.examples.tokens, slice(piece.first, piece.last)
@@ -434,12 +391,8 @@ class Engine:
             low += len(places)
             asked.missing -= len(piece)
             if not asked.missing and not piece.request.left:
-                try:
-                    self._answer(piece.request)
-                except Exception as error:
-                    self._metrics.count("jaxbert_engine_errors")
-                    logger.error("answers could not be made", exc_info=error)
-                    self._fail_request(piece.request, error)
+                complete.append(piece.request)
+        return complete
 
     def _answer(self, request: Waiting) -> None:
         """Make the answers of a complete request."""
@@ -461,7 +414,7 @@ class Engine:
         exclusive = self.task.name != "multi_label"
         return np.log(shown) if exclusive else np.log(shown) - np.log(np.clip(1 - probabilities, 1e-300, 1.0))
 
-    def _fail_requests(self, packed: Packed, error: Exception) -> None:
+    def fail(self, packed: Packed, error: Exception) -> None:
         """Tell the requests of a batch that it could not be computed."""
         self._metrics.count("jaxbert_engine_errors")
         logger.error("a batch could not be computed", exc_info=error)
@@ -469,9 +422,11 @@ class Engine:
             self._fail_request(piece.request, error)
 
     def _fail_request(self, request: Waiting, error: Exception) -> None:
-        if not request.left:
+        with self._gathers:  # other parts of it may fail on another device
+            if request.left:
+                return
             request.left = True  # its other segments need not be computed
-            request.content.done(error)
+        request.content.done(error)
 
 
 def _filler(layout: Layout, rows: int) -> Batch:
@@ -498,7 +453,7 @@ def _joined_tokens(packed: Packed) -> Tokens:
     return Tokens.from_lengths(np.concatenate(ids), packed.lengths, np.concatenate(firsts))
 
 
-def _by_segment(values: np.ndarray, batch: _Batch, per_token: bool) -> np.ndarray:
+def _by_segment(values: np.ndarray, batch: ReadyBatch, per_token: bool) -> np.ndarray:
     """Return the predictions of a batch in the order of its segments, or of their tokens."""
     if per_token:
         places, targets = token_places(batch.batch, batch.examples)

@@ -21,13 +21,12 @@ _SHORTEST_ROWS, _MANY_ROWS_FROM, _SMALL_SLOTS = 2, 64, 64
 """The shortest row in units of the alignment, the row length from which several rows are compiled, and the most slots."""
 
 
-def serving_layouts(longest: int, budget: int, row_multiple: int = 1, alignment: int = 8) -> tuple[Layout, ...]:
+def serving_layouts(longest: int, budget: int, alignment: int = 8) -> tuple[Layout, ...]:
     """Return the shapes that a server compiles: rows of doubling lengths, in doubling numbers up to `budget` tokens.
 
     Args:
       longest: the most tokens of a segment; the longest rows hold it.
       budget: the most tokens of a batch, padding included; one row of each length is compiled even if it has more.
-      row_multiple: row counts are multiples of it (devices).
       alignment: row lengths are multiples of it.
     """
     whole, lengths = round_up(longest, alignment), []
@@ -37,8 +36,8 @@ def serving_layouts(longest: int, budget: int, row_multiple: int = 1, alignment:
         length *= 2
     layouts = []
     for length in (*lengths, whole):
-        most = max(1, budget // (length * row_multiple)) if length >= min(_MANY_ROWS_FROM, whole) else 1
-        counts = tuple(row_multiple * 2**power for power in range(int(math.log2(most)) + 1))
+        most = max(1, budget // length) if length >= min(_MANY_ROWS_FROM, whole) else 1
+        counts = tuple(2**power for power in range(int(math.log2(most)) + 1))
         layouts.append(Layout(length, counts, min(_SMALL_SLOTS, round_up(max(1, length // 4), 4))))
     return tuple(layouts)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from runs import random_rows
@@ -13,6 +15,7 @@ from served import TASKS, Question, serving, write_export
 
 from jaxbert.api.model import Model
 from jaxbert.config import DataConfig
+from jaxbert.errors import UserError
 from jaxbert.options import InferenceOptions, ServeOptions
 from jaxbert.serve.engine import Engine
 from jaxbert.serve.forms import RefusedError
@@ -175,7 +178,7 @@ def test_short_texts_are_read_at_once(engine):
 
 
 def test_an_error_of_the_engine_fails_its_batch_alone(engine, monkeypatch):
-    predictor = engine.trained.predictor
+    predictor = engine.devices[0].model.predictor
     step = predictor.step
 
     def failing(params, batch):
@@ -195,13 +198,14 @@ def test_an_error_of_the_engine_fails_its_batch_alone(engine, monkeypatch):
 def test_a_full_queue_refuses_with_a_time(folders, monkeypatch):
     with serving({"one": folders["classification"]}, max_queue=3) as service:
         engine = service.find().engine
-        go, step = threading.Event(), engine.trained.predictor.step
+        go, predictor = threading.Event(), engine.devices[0].model.predictor
+        step = predictor.step
 
         def slow(params, batch):
             go.wait(30)
             return step(params, batch)
 
-        monkeypatch.setattr(engine.trained.predictor, "step", slow)
+        monkeypatch.setattr(predictor, "step", slow)
         asked = [Question(engine, ["good"])]
         while engine.waiting:
             pass
@@ -221,3 +225,53 @@ def test_closing_answers_all_that_wait(folders):
     assert all(len(question.answers()) == len(TEXTS) for question in asked)
     with pytest.raises(RefusedError, match="not ready"):
         engine.submit(asked[0].read.examples, print)
+
+
+@pytest.mark.parametrize("name", ["documents", "token_classification"])
+def test_several_devices_answer_from_one_queue(name, folders, monkeypatch):
+    """Each with its own copy of the model, also when the segments of one request lie on different devices."""
+    items = INPUTS.get(name, TEXTS)
+    with serving({name: folders[name]}, devices=3, batch_tokens=32) as service:
+        served = service.find()
+        engine, used = served.engine, dict[int, int]()
+        for number, device in enumerate(engine.devices):
+            step = device.model.predictor.step
+
+            def counted(params, batch, number=number, step=step):
+                used[number] = used.get(number, 0) + 1
+                time.sleep(0.01)  # so that the others take batches too
+                found = step(params, batch)
+                assert found.devices() == {jax.devices()[number]}
+                return found
+
+            monkeypatch.setattr(device.model.predictor, "step", counted)
+        with CompileLog() as log:
+            asked = [Question(engine, items) for _ in range(4)]
+            found = [[numberless(answer) for answer in question.answers()] for question in asked]
+        expected = [numberless(answer) for answer in Model(served.trained, name, served.data).predict(items)]
+    assert log.count == 0, "all shapes are compiled on every device before"
+    assert set(used) == {0, 1, 2}
+    for answers in found:
+        assert_same(answers, expected)
+
+
+def test_a_request_fails_once_if_two_devices_fail(folders, monkeypatch):
+    with serving({"one": folders["classification"]}, devices=2, batch_tokens=32) as service:
+        engine, together = service.find().engine, threading.Barrier(2)
+        for device in engine.devices:
+
+            def broken(params, batch):
+                together.wait(30)
+                raise RuntimeError("no memory")
+
+            monkeypatch.setattr(device.model.predictor, "step", broken)
+        told = list[Any]()
+        engine.submit(engine.read(TEXTS).examples, told.append)
+        while not told or engine.waiting:
+            time.sleep(0.01)
+    assert [type(error) for error in told] == [RuntimeError]
+
+
+def test_more_devices_than_there_are_are_refused(folders):
+    with pytest.raises(UserError, match="--devices is 9, but there are 8"), serving(folders, devices=9):
+        pass

@@ -245,7 +245,7 @@ def test_a_slow_body_is_given_up(service):
 
 def test_a_client_that_left_is_dropped(service, monkeypatch):
     engine, go = service.find().engine, threading.Event()
-    predictor = engine.trained.predictor
+    predictor = engine.devices[0].model.predictor
     step = predictor.step
     asked: list[int] = []
 
@@ -277,7 +277,7 @@ def test_a_client_that_left_is_dropped(service, monkeypatch):
 
 
 def test_overload_and_errors_of_the_engine(client, service, monkeypatch):
-    predictor = service.find().engine.trained.predictor
+    predictor = service.find().engine.devices[0].model.predictor
     step, go = predictor.step, threading.Event()
 
     def slow(params, batch):

@@ -48,9 +48,9 @@ def test_shapes_hold_every_text_and_no_more_than_the_budget():
     assert [layout.row_length for layout in LAYOUTS] == [16, 32, 64, 128]
     assert [layout.row_counts for layout in LAYOUTS] == [(1,), (1,), (1, 2, 4), (1, 2)]
     assert serving_layouts(100, 8)[-1].row_counts == (1,), "one row of the longest texts, whatever the budget"
-    wide = serving_layouts(512, 4096, row_multiple=4, alignment=128)
+    wide = serving_layouts(512, 4096, alignment=128)
     assert [layout.row_length for layout in wide] == [256, 512]
-    assert wide[0].row_counts == (4, 8, 16)
+    assert wide[0].row_counts == (1, 2, 4, 8, 16)
 
 
 def test_what_waits_is_taken_oldest_first_up_to_the_budget():
