@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 Example = dict[str, Any]
 Rows = list[tuple[str, str]]
@@ -118,3 +119,12 @@ def draw(values: argparse.Namespace, vocabulary: int) -> list[Example]:
         {"input_ids": row.tolist(), "attention_mask": [1] * len(row), "labels": label}
         for row, label in zip(ids, labels, strict=True)
     ]
+
+
+def read_changes(flags: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the keys of flags such as `--train.epochs 5` by their section, for `finetune` and `make_config`."""
+    changes: dict[str, dict[str, Any]] = {}
+    for flag, value in zip(flags[::2], flags[1::2], strict=True):
+        section, _, key = flag.removeprefix("--").partition(".")
+        changes.setdefault(section, {})[key] = yaml.safe_load(value)
+    return changes

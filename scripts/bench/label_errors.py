@@ -17,10 +17,9 @@ import argparse
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
+from examples import read_changes
 
 import jaxbert
 from jaxbert.config import DataConfig
@@ -65,11 +64,7 @@ def main() -> None:
     parser.add_argument("--rank_by", default="self_confidence")
     parser.add_argument("--output", type=Path, required=True)
     values, others = parser.parse_known_args()
-    changes: dict[str, dict[str, Any]] = {}
-    for flag, value in zip(others[::2], others[1::2], strict=True):
-        section, _, key = flag.removeprefix("--").partition(".")
-        changes.setdefault(section, {})[key] = yaml.safe_load(value)
-    config = make_config(values.config, changes)
+    config = make_config(values.config, read_changes(others))
     rng = np.random.default_rng(values.seed)
     texts, labels = read_rows(config.data)
     chosen = rng.permutation(len(texts))[: values.rows]
