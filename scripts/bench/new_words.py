@@ -2,9 +2,9 @@
 
   python scripts/bench/new_words.py --model MODEL --train train.tsv --held dev.tsv --text sentence --label label --output OUT
 
-The new tokens are chosen from the texts of --train. Printed are the tokens of both files before and after; for a model with a
-head over words, the loss of masked words of --held before any training; and with --seeds, the accuracy after fine-tuning on
---train. The variants:
+The new tokens are chosen from the texts of --train. Printed are the tokens of both files before and after; for a model with
+a head over words, the loss of masked words of --held before any training; and with --seeds, the accuracy after fine-tuning
+on --train. The variants:
 
   before        the model as it is
   extended      `jaxbert vocabulary extend`: rows start as the mean of their pieces
@@ -78,11 +78,14 @@ def count_tokens(folder: Path, texts: list[str]) -> int:
 
 
 def masked_loss(folder: Path, texts: list[str]) -> tuple[float, float]:
-    """Return the loss and the accuracy of a model on masked words of some texts."""
-    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
-        file.write("\n\n".join(texts))
-        file.flush()
-        found = jaxbert.load(folder).evaluate(file.name)
+    """Return the loss and the accuracy of a model on masked words: the evaluation of a run that learns nothing."""
+    with tempfile.TemporaryDirectory() as work:
+        file = Path(work, "texts.txt")
+        file.write_text("\n".join(texts), "utf-8")
+        settings: dict[str, Any] = {"max_steps": 1, "learning_rate": 1e-30, "mask": "word", "documents": "line"}
+        found = jaxbert.pretrain(
+            file, folder, file, output_dir=Path(work, "run"), next_sentence=False, max_length=128, **settings
+        ).metrics
     return found["loss"], found["masked_accuracy"]
 
 
