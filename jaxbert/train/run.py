@@ -189,8 +189,7 @@ def open_run(
     if additions.teach is not None:
         inputs, taught = additions.teach(inputs, pretrained, max_length)
     _check_slices(config, inputs)
-    best = config.train.best_metric
-    if best is not None and best not in (names := inputs.task.metric_names()):
+    if (best := config.train.best_metric) is not None and best not in (names := inputs.task.metric_names()):
         raise UserError(f"train.best_metric is {best!r}, but it must be one of {', '.join(names)}")
     tuning = Tuning.of(config.train)
     inputs.task.check_tuning(tuning)
@@ -199,20 +198,13 @@ def open_run(
             "train.calibration, train.threshold and train.thresholds need a validation set: give data.validation or "
             "data.validation_fraction"
         )
-    augmenter = None
-    lengths, longest = inputs.train.tokens.lengths, 0
-    if config.train.augment is not None:
-        from jaxbert.train.augment import make_augmenter, planned_lengths
-
-        augmenter, taught = make_augmenter(config, inputs.train, pretrained.tokenizer, max_length)
-        lengths, longest = planned_lengths(augmenter, inputs.train)
     bert_config = inputs.task.configure(pretrained.bert_config)
     if pretrained.folder is not None:
-        labels = len(bert_config.id2label or ())
-        say_other_head(config.model.name_or_path, pretrained.bert_config, config.task, labels)
+        name, labels = config.model.name_or_path, len(bert_config.id2label or ())
+        say_other_head(name, pretrained.bert_config, config.task, labels)
     program = Program.of(config, mesh, bert_config, inputs.task, count_steps(config.train, len(inputs.train)))
-    layout = training_layout(config, lengths, mesh, windows=inputs.train.windows, longest=longest)
-    return Run(
+    layout = training_layout(config, inputs.train.tokens.lengths, mesh, windows=inputs.train.windows)
+    run = Run(
         config=config,
         folder=folder,
         pretrained=pretrained,
@@ -221,8 +213,21 @@ def open_run(
         layout=layout,
         additions=additions,
         taught=taught,
-        augmenter=augmenter,
     )
+    return run if config.train.augment is None else _augmented(run, max_length, use_tuned=use_tuned)
+
+
+def _augmented(run: Run, max_length: int, *, use_tuned: bool) -> Run:
+    """Return a run whose texts change in each epoch, with a layout for the lengths that come out."""
+    from jaxbert.train.augment import make_augmenter, planned_lengths
+
+    config, train, program = run.config, run.inputs.train, run.program
+    augmenter, taught = make_augmenter(config, train, run.pretrained.tokenizer, max_length)
+    lengths, longest = planned_lengths(augmenter, train)
+    layout = training_layout(config, lengths, program.mesh, windows=train.windows, longest=longest)
+    if use_tuned:
+        program = replace(program, tuned=find_tuned(program, layout))
+    return replace(run, program=program, layout=layout, taught=taught, augmenter=augmenter)
 
 
 def _check_corrections(config: Config, task: type[Task]) -> None:
