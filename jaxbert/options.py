@@ -90,6 +90,9 @@ class NewWordsOptions:
     """A word or character of the corpus becomes a token only if it is there this often."""
     min_pieces: Annotated[int, Range(least=2)] = 3
     """A word becomes a token only if the model cuts it into this many pieces or more."""
+    bias: Literal["counted", "mean"] = "counted"
+    """What the score of a new word starts with in a head over words, besides its row: the mean of its pieces' biases, less
+    the logarithm of how much rarer it is in the corpus than they are (counted), or the mean alone (mean)."""
     reuse_unused: bool = True
     """Whether the rows of the tokens [unused1], [unused2], ... are taken first. false: new rows only."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from jaxbert.api.model import Model
 from jaxbert.api.rows import Data, name_source
@@ -55,6 +55,7 @@ def extend_vocabulary(
     size: int = NewWordsOptions.size,
     min_count: int = NewWordsOptions.min_count,
     min_pieces: int = NewWordsOptions.min_pieces,
+    bias: Literal["counted", "mean"] = NewWordsOptions.bias,
     reuse_unused: bool = NewWordsOptions.reuse_unused,
     lower_case: bool | None = None,
     **keys: Any,
@@ -70,6 +71,7 @@ def extend_vocabulary(
       size: most new tokens: unknown characters first, then the words that save most tokens.
       min_count: how often the corpus must have a word or a character.
       min_pieces: into how many pieces a word must have been cut.
+      bias: what the scores of new words start with, in a head over words: "counted" (by how rare they are) or "mean".
       reuse_unused: whether the rows of the tokens [unused1], [unused2], ... are taken first.
       lower_case: whether texts are lower-cased, if the model's folder does not say so.
       **keys: keys of the section `data` about reading, such as `text="sentence"`.
@@ -81,7 +83,7 @@ def extend_vocabulary(
       UserError: for a model whose vocabulary is not one of word pieces, a corpus that cannot be read or has no such word.
     """
     data = make_data_config(DataConfig(), keys)
-    options = NewWordsOptions(size, min_count, min_pieces, reuse_unused)
+    options = NewWordsOptions(size, min_count, min_pieces, bias, reuse_unused)
     with _sources(corpus) as sources:
         return grow_vocabulary(_name(model), sources, os.fspath(output), data, options, lower_case=lower_case)
 

@@ -3,10 +3,11 @@
 A word is a token if the search for the longest piece finds it whole, from its first character. So a new token also begins
 the longer words that begin with it, and only texts with a new token are read otherwise than before.
 
-The row of a new word in the table of word embeddings starts as the mean of the rows of its pieces, and so do its row and its
-bias in a head over words: its score is the mean of the scores of its pieces. An unknown character has no pieces: it starts
-as its other form (at the start of a word, or inside) if the vocabulary has that, else as the unknown token, which the model
-has read in its place so far.
+The row of a new word in the table of word embeddings, and in a head over words, starts as the mean of the rows of its
+pieces. So does its bias there; to it comes the logarithm of how much rarer the word is in the corpus than its pieces, so
+that thousands of rare words of frequent pieces do not take all the probability. An unknown character has no pieces: it
+starts as its other form (at the start of a word, or inside) if the vocabulary has that, else as the unknown token, which the
+model has read in its place so far.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -69,6 +71,8 @@ class NewToken:
     """Number of times that the corpus has the word; for a character, words that it makes unknown."""
     pieces: tuple[str, ...]
     """The tokens of which its rows start as the mean."""
+    rarer: float = 0.0
+    """What is added to the mean of their biases: the logarithm of how much rarer it is in the corpus, mostly below 0."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,34 @@ def choose_tokens(old: WordPieces, counts: Mapping[str, int], options: NewWordsO
     )
     words = [new for new in found if len(new.pieces) >= options.min_pieces]
     words.sort(key=lambda new: (-new.count * (len(new.pieces) - 1), new.token))
-    return _without_harm(old, chosen + words[: options.size - len(chosen)], counts, cut)
+    kept = _without_harm(old, chosen + words[: options.size - len(chosen)], counts, cut)
+    return _with_biases(old, kept, counts, cut) if options.bias == "counted" else kept
+
+
+def _with_biases(old: WordPieces, chosen: list[NewToken], counts: Mapping[str, int], cut: _Cutter) -> list[NewToken]:
+    """Return the tokens with `rarer`: the logarithm of their share of all tokens less the mean of those of their pieces.
+
+    `cut` has the new characters already, so a character stands for the unknown words that it was in.
+    """
+    unknown, before = str(old.tokenizer.unk_token), _Cutter(old.tokenizer)
+    now = _Cutter(_with_tokens(old, _placed(old, chosen)))
+    times: Counter[str] = Counter()
+    total = after = 0
+    for word, count in counts.items():
+        pieces = cut(word) or [unknown]
+        for piece in pieces:
+            times[piece] += count
+        if before(word) is None and pieces != [unknown]:
+            times[unknown] += count
+        total += count * len(pieces)
+        after += count * len(now(word) or [unknown])
+    more = math.log(total / after)
+
+    def rarer(new: NewToken) -> float:
+        logs = [math.log(max(times[piece], new.count)) for piece in new.pieces]
+        return math.log(new.count) - sum(logs) / len(logs) + more
+
+    return [dataclasses.replace(new, rarer=round(rarer(new), 6)) for new in chosen]
 
 
 def _missing_characters(old: WordPieces, counts: Mapping[str, int]) -> Counter[str]:
@@ -267,7 +298,7 @@ def _with_tokens(old: WordPieces, added: Sequence[NewToken]) -> Any:
 
 
 def larger_tensors(old: WordPieces, added: Sequence[NewToken]) -> Tensors:
-    """Return the tensors of a model with a row for each new token in all tables of words: the mean of its pieces' rows."""
+    """Return the tensors of a model with a row for each new token in all tables of words, as this module says."""
     ids, tensors = old.tokenizer.get_vocab() | {new.token: new.id for new in added}, dict(old.tensors)
     for name in word_tables(old.family):
         if (table := tensors.get(name)) is None:
@@ -276,7 +307,8 @@ def larger_tensors(old: WordPieces, added: Sequence[NewToken]) -> Tensors:
         larger = np.concatenate([table, np.zeros((more, *table.shape[1:]), table.dtype)])
         for new in added:  # a word comes after the characters that may be pieces of it
             rows = larger[[ids[piece] for piece in new.pieces]]
-            larger[new.id] = rows.astype(np.float32).mean(0).astype(table.dtype)
+            start = rows.astype(np.float32).mean(0) + (new.rarer if name.endswith(".bias") else 0.0)
+            larger[new.id] = start.astype(table.dtype)
         tensors[name] = larger
     return tensors
 

@@ -147,7 +147,11 @@ def main() -> None:
     write_their_tokens(values.model, [new.token for new in found.added], folders["their tokens"], seed=0)
     files = {"train": values.train, "held": values.held}
     texts = {
-        name: [text for part in open_source(file, DataConfig(**data), labelled=False).parts() for text in part.texts]
+        name: [
+            text
+            for part in open_source(file, DataConfig(**data), role="train", labelled=False).parts()
+            for text in part.texts
+        ]
         for name, file in files.items()
     }
     masked = (found.folder / "config.json").read_text("utf-8").find("ForMaskedLM") > 0

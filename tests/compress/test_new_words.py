@@ -41,6 +41,10 @@ def options(model: Path, folder: Path, *more: str) -> list[str]:
     return ["vocabulary", "extend", *words, *more]
 
 
+def new_words(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "new_words.json").read_text())
+
+
 def tokens_of(folder: Path) -> dict[str, int]:
     return load_tokenizer(folder, read_config(folder)).get_vocab()
 
@@ -59,7 +63,7 @@ def test_which_become_tokens(extended):
     `国` stands at the start of a word, for which there is only `##国`; `😀` does once, inside two words. `microscoped`
     is there once, and begins with the new word.
     """
-    added = json.loads((extended / "larger" / "new_words.json").read_text())
+    added = new_words(extended / "larger")
     assert [(new["token"], new["id"], new["count"], new["pieces"]) for new in added] == [
         ("国", 1, 3, ["##国"]),
         ("##😀", 6, 2, ["[UNK]"]),
@@ -76,9 +80,18 @@ def test_which_become_tokens(extended):
 
 
 def test_what_rows_start_as(extended):
-    """The mean of the pieces, in embeddings and bias; all other rows stay."""
+    """The mean of the pieces; in the bias also how much rarer a word is than these; all other rows stay.
+
+    Of 41 tokens 31 are left. `abc` is there twice, `a` 3 times, `##b` and `##c` twice. `圀` is two of 8 unknown words, and
+    `##国` is not in the corpus.
+    """
+    rarer = {entry["token"]: entry["rarer"] for entry in new_words(extended / "larger")}
+    less = np.log(41 / 31)
+    assert rarer["abc"] == pytest.approx(np.log(2) - np.log(3 * 2 * 2) / 3 + less, abs=1e-5)
+    assert rarer["圀"] == pytest.approx(np.log(2 / 8) + less, abs=1e-5)
+    assert rarer["国"] == pytest.approx(less, abs=1e-5)
     before, after = (load_file(extended / name / "model.safetensors") for name in ("model", "larger"))
-    ids, added = tokens_of(extended / "model"), json.loads((extended / "larger" / "new_words.json").read_text())
+    ids, added = tokens_of(extended / "model"), new_words(extended / "larger")
     new = [entry["id"] for entry in added]
     for name, tensor in before.items():
         if name not in ("bert.embeddings.word_embeddings.weight", "cls.predictions.bias"):
@@ -88,6 +101,7 @@ def test_what_rows_start_as(extended):
         np.testing.assert_array_equal(after[name][same], tensor[same])
         for entry in added:
             expected = np.mean([tensor[ids[piece]] for piece in entry["pieces"]], axis=0)
+            expected = expected + (entry["rarer"] if name.endswith("bias") else 0)
             np.testing.assert_allclose(after[name][entry["id"]], expected, rtol=1e-6, err_msg=entry["token"])
 
 
@@ -106,7 +120,8 @@ def test_texts_without_new_tokens_have_the_same_logits(extended):
     np.testing.assert_array_equal(*states)
     new = tokens_of(extended / "larger")["microscope"]
     pieces = [WORDS.index(piece) for piece in ("micro", "##sc", "##ope")]
-    np.testing.assert_allclose(logits[1][..., new], logits[0][..., pieces].mean(-1), atol=1e-6)
+    (rarer,) = (entry["rarer"] for entry in new_words(extended / "larger") if entry["id"] == new)
+    np.testing.assert_allclose(logits[1][..., new], logits[0][..., pieces].mean(-1) + rarer, atol=1e-5)
 
 
 def test_counts_by_script(extended, tmp_path):
@@ -146,7 +161,9 @@ def test_how_many_and_which_rows(extended, tmp_path):
     assert main(options(extended / "model", tmp_path / "a", "--size", "4", "--reuse_unused", "false")) == 0
     found = tokens_of(tmp_path / "a")
     assert sorted(found, key=found.get)[len(WORDS) :] == ["国", "##😀", "圀", "abc"]
-    assert main(options(extended / "model", tmp_path / "b", "--min_pieces", "2", "--min_count", "3")) == 0
+    more = ("--min_pieces", "2", "--min_count", "3", "--bias", "mean")
+    assert main(options(extended / "model", tmp_path / "b", *more)) == 0
+    assert {entry["rarer"] for entry in new_words(tmp_path / "b")} == {0}
     assert {*tokens_of(tmp_path / "b")} - {*WORDS} == {"国", "xs"}
 
 
