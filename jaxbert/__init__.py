@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from jaxbert.api.model import Model, load
     from jaxbert.api.own import Metric
     from jaxbert.api.search import search
-    from jaxbert.api.vocabulary import prune_vocabulary
+    from jaxbert.api.vocabulary import extend_vocabulary, prune_vocabulary
     from jaxbert.config import Config
     from jaxbert.errors import StoppedError, UserError
     from jaxbert.train.callbacks import STOP, Callback
@@ -97,6 +97,7 @@ __all__ = [
     "audit",
     "compare",
     "curve",
+    "extend_vocabulary",
     "finetune",
     "load",
     "pretrain",
@@ -120,6 +121,7 @@ _HOMES = {
     "load": "jaxbert.api.model",
     "pretrain": "jaxbert.api.finetune",
     "search": "jaxbert.api.search",
+    "extend_vocabulary": "jaxbert.api.vocabulary",
     "prune_vocabulary": "jaxbert.api.vocabulary",
 }
 

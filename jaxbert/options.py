@@ -81,6 +81,26 @@ class ExplainOptions:
 
 
 @dataclass(frozen=True)
+class NewWordsOptions:
+    """Which words become tokens (`jaxbert vocabulary extend`, `jaxbert.extend_vocabulary`)."""
+
+    size: Positive = 1000
+    """Most new tokens: characters that are unknown first, then the words that save most tokens."""
+    min_count: Positive = 5
+    """A word or character of the corpus becomes a token only if it is there this often."""
+    min_pieces: Annotated[int, Range(least=2)] = 3
+    """A word becomes a token only if the model cuts it into this many pieces or more."""
+    bias: Literal["counted", "mean"] = "counted"
+    """What the score of a new word starts with in a head over words, besides its row: the mean of its pieces' biases, less
+    the logarithm of how much rarer it is in the corpus than they are (counted), or the mean alone (mean)."""
+    reuse_unused: bool = True
+    """Whether the rows of the tokens [unused1], [unused2], ... are taken first. false: new rows only."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "{}".format)
+
+
+@dataclass(frozen=True)
 class RobustnessOptions:
     """How texts are disturbed (`jaxbert robustness`, `Model.robustness`)."""
 

@@ -97,6 +97,9 @@ OPTIONS = {
     (options.InferenceOptions, "top_k"): ("top_k", ONE_UP),
     (options.InferenceOptions, "abstain_below"): ("abstain_below", ("above 0 and at most 1", [0.01, 1.0], [0, 1.01])),
     (options.InferenceOptions, "coverage"): ("coverage", ("above 0 and below 1", [0.01, 0.99], [0, 1])),
+    (options.NewWordsOptions, "size"): ("size", ONE_UP),
+    (options.NewWordsOptions, "min_count"): ("min_count", ONE_UP),
+    (options.NewWordsOptions, "min_pieces"): ("min_pieces", ("at least 2", [2, 9], [1, 0])),
     (options.ExplainOptions, "steps"): ("steps", ("at least 1 and at most 1000", [1, 1000], [0, 1001])),
     (options.ExplainOptions, "neighbours"): ("neighbours", ("at least 0 and at most 1000", [0, 1000], [-1, 1001])),
 }

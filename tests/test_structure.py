@@ -57,7 +57,7 @@ BELOW = {
     },
     "compress": {
         *("train", "runs", "tasks", "interop", "models", "data", "processes", "terminal"),
-        *("config", "bucket", "plain", "errors"),
+        *("options", "config", "bucket", "plain", "errors"),
     },
     "serve": {
         *("understand", "train", "runs", "tasks", "interop", "models", "data", "processes", "versions", "options"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
-from transformers import BertConfig
+from transformers import BertConfig, BertTokenizer
 
 from jaxbert.interop import names
 from jaxbert.interop.write import save_folder
 from jaxbert.models.functional import FunctionalModel, Params, make_model
-from jaxbert.models.heads import SequenceClassificationHead
+from jaxbert.models.heads import MaskedLM, PreTraining, SequenceClassificationHead
 
 
 def tiny_config(**changes: Any) -> BertConfig:
@@ -77,6 +78,20 @@ def write_tiny(folder: Path, seed: int = 0, **changes: Any) -> dict[str, np.ndar
     params = random_params(model, seed)
     save_folder(folder, params, model.config)
     return names.to_torch(params)
+
+
+def write_word_model(folder: Path, words: Sequence[str], head: Any = MaskedLM, **changes: Any) -> Path:
+    """Write a model with a head over words; its vocabulary has two rows more than its tokenizer tokens."""
+    settings = {"vocab_size": len(words) + 2, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(**settings, intermediate_size=32, max_position_embeddings=40, pad_token_id=0, **changes)
+    folder.mkdir()
+    vocab = folder / "vocab.txt"
+    vocab.write_text("\n".join(words) + "\n")
+    model = make_model(head, config)
+    architecture = {MaskedLM: "ForMaskedLM", PreTraining: "ForPreTraining"}[head]
+    save_folder(folder, random_params(model), config, BertTokenizer(vocab=str(vocab)), architecture=architecture)
+    vocab.unlink()
+    return folder
 
 
 def write_tensors(folder: Path, tensors: dict[str, np.ndarray]) -> None:

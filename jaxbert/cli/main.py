@@ -34,7 +34,7 @@ VERBS = {
     "explain": "tell which words an answer comes from",
     "audit": "find the rows of a run whose labels are probably wrong",
     "compare": "compare runs on the held-out set that they have in common",
-    "vocabulary": "remove the tokens that a corpus never uses from a model",
+    "vocabulary": "remove the tokens that a corpus never uses from a model, or add its words",
     "export": "write a checkpoint of a run as a Hugging Face folder",
     "bench": "time training and prediction",
     "plan": "tell whether a run fits other devices, and how long a step takes and costs there",

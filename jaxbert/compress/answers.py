@@ -28,18 +28,16 @@ from jaxbert.config import Distilling
 from jaxbert.data import store
 from jaxbert.data.content import content_of
 from jaxbert.data.examples import Examples
-from jaxbert.data.sources import checksum_of
 from jaxbert.data.store import StoredColumn, Writer, cache_folder
 from jaxbert.errors import UserError
-from jaxbert.interop.read import find_weights
 from jaxbert.models.families import longest_input
 from jaxbert.processes import tokenizing_shard
 from jaxbert.runs.folder import RunFolder
-from jaxbert.runs.identity import identify_tokenizer
+from jaxbert.runs.identity import check_same_tokenizer
 from jaxbert.tasks.base import Batch, Gathered, Task, count_predictions, list_names
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.inference import TrainedModel, open_trained
-from jaxbert.train.pretrained import Pretrained, model_folder
+from jaxbert.train.pretrained import Pretrained, model_folder, weights_checksums
 from jaxbert.train.sharding import platform_of
 
 _AT_ONCE = 65_536
@@ -188,21 +186,10 @@ def open_teacher(name: str, task: Task, pretrained: Pretrained, settings: Distil
         order = np.array([theirs.index(label) for label in ours])
     if getattr(teacher, "by", None) != getattr(task, "by", None):
         raise UserError(f"{said} tags other units of a text: train a teacher on texts that are written in the same way")
-    _check_tokenizer(said, model.tokenizer, pretrained.tokenizer)
+    check_same_tokenizer(said, model.tokenizer, pretrained.tokenizer)
     layers = _layers(said, model, pretrained) if settings.hidden else ()
     predictor = model.predictor if not layers else _showing_states(model.predictor, layers)
     return Teacher(name, model, predictor, _checksum(name, model, layers), order, layers)
-
-
-def _check_tokenizer(said: str, teacher: Any, student: Any) -> None:
-    theirs, ours = identify_tokenizer(teacher), identify_tokenizer(student)
-    if theirs["vocabulary"] != ours["vocabulary"]:
-        sizes = f"{theirs['tokens']:,} tokens there, {ours['tokens']:,} here"
-        raise UserError(f"{said} has another vocabulary ({sizes}): start the student from a model with the same one")
-    kinds = ("normalizer", "pre_tokenizer", "post_processor")
-    for kind in kinds:
-        if theirs["settings"].get(kind) != ours["settings"].get(kind):
-            raise UserError(f"{said} reads texts in another way ({kind} of the tokenizer): set model.lower_case alike")
 
 
 def _layers(said: str, model: TrainedModel, pretrained: Pretrained) -> tuple[int, ...]:
@@ -242,13 +229,7 @@ def _checksum(name: str, model: TrainedModel, layers: tuple[int, ...]) -> str:
     """Return a checksum of the weights, of the configuration, and of the layers whose states are kept."""
     members = RunFolder(name).members()
     folders = [fetched(member) for member in members] if members else [model_folder(name)]
-    weights = []
-    for folder in folders:
-        first = find_weights(folder)
-        assert first is not None, "an opened model has weights"
-        stem, suffix = first.name.removesuffix(".index.json").rsplit(".", 1)
-        files = sorted(folder.glob(f"{stem}-*.{suffix}")) if first.suffix == ".json" else [first]
-        weights += [checksum_of(path, str(path)) for path in files]
+    weights = [checksum for folder in folders for checksum in weights_checksums(folder)]
     config = model.predictor.model.config.to_diff_dict()
     for changing in ("transformers_version", "_name_or_path"):
         config.pop(changing, None)

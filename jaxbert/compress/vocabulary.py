@@ -80,32 +80,65 @@ def shrink_vocabulary(
     Raises:
       UserError: for a model whose vocabulary is not one of word pieces, or a corpus that cannot be read.
     """
-    target, folder = check_target(output, "--output"), model_folder(model)
-    config = read_config(folder)
-    tokenizer, family = load_tokenizer(folder, config, lower_case), family_of(config)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    state = {} if backend is None else json.loads(backend.to_str())
-    if state.get("model", {}).get("type") != "WordPiece":
-        raise UserError(f"--model {model} has a tokenizer that is not WordPiece, whose vocabulary cannot be pruned")
-    tensors = read_tensors(folder, family, keep_half=True)
-    used = _used(tokenizer, corpora, data)
-    kept = kept_tokens(tokenizer, state, used, family)
-    smaller = smaller_tokenizer(tokenizer, state, kept)
-    _compare(tokenizer, smaller, kept, corpora, data)
-    left = smaller_tensors(tensors, kept, family)
-    changed = _smaller_config(config, kept)
-    architecture = (config.architectures or ["Model"])[0]
+    target, old = check_target(output, "--output"), WordPieces.open(model, lower_case, "pruned")
+    used = _used(old.tokenizer, corpora, data)
+    kept = kept_tokens(old.tokenizer, old.state, used, old.family)
+    smaller = smaller_tokenizer(old.tokenizer, old.state, kept)
+    _compare(old.tokenizer, smaller, kept, corpora, data)
+    left = smaller_tensors(old.tensors, kept, old.family)
     with staged(target) as local:
-        save_tensors(Path(local), left, changed, smaller, architecture=architecture)
+        save_tensors(
+            Path(local), left, _smaller_config(old.config, kept), smaller, architecture=architecture_of(old.config)
+        )
     copy_card(model, target)
     return SmallerVocabulary(
         folder=target,
-        tokens_before=config.vocab_size,
+        tokens_before=old.config.vocab_size,
         tokens=len(kept),
-        parameters_before=_count(tensors, config),
-        parameters=_count(left, config),
+        parameters_before=count_parameters(old.tensors, old.config),
+        parameters=count_parameters(left, old.config),
         used=int(used.tokens.sum()),
     )
+
+
+@dataclass(frozen=True)
+class WordPieces:
+    """A model whose vocabulary is one of word pieces, opened so that a model with another vocabulary can be made of it."""
+
+    folder: Path
+    config: BertConfig
+    tokenizer: Any
+    state: dict[str, Any]
+    """The content of `tokenizer.json`."""
+    family: Family
+    tensors: Tensors
+    """All tensors under PyTorch names, in the number format of their file."""
+
+    @classmethod
+    def open(cls, model: str, lower_case: bool | None, verb: str) -> WordPieces:
+        """Open a model; `verb`, such as "pruned", says in the message what cannot be done with other vocabularies.
+
+        Raises:
+          UserError: for a tokenizer of another kind.
+        """
+        folder = model_folder(model)
+        config = read_config(folder)
+        tokenizer, family = load_tokenizer(folder, config, lower_case), family_of(config)
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        state = {} if backend is None else json.loads(backend.to_str())
+        if state.get("model", {}).get("type") != "WordPiece":
+            raise UserError(f"--model {model} has a tokenizer that is not WordPiece, whose vocabulary cannot be {verb}")
+        return cls(folder, config, tokenizer, state, family, read_tensors(folder, family, keep_half=True))
+
+    @property
+    def marker(self) -> str:
+        """The prefix of a piece that continues a word."""
+        return str(self.state["model"].get("continuing_subword_prefix", self.family.piece_marker))
+
+
+def architecture_of(config: BertConfig) -> str:
+    """Return the class in PyTorch of a configuration; without one, that of a model without a head."""
+    return str((config.architectures or ["Model"])[0])
 
 
 @dataclass
@@ -118,7 +151,7 @@ class _Used:
     """Words that are unknown, as the tokenizer sees them."""
 
 
-def _lines(corpora: Iterable[str], data: DataConfig, said: str) -> Iterator[list[str]]:
+def corpus_lines(corpora: Iterable[str], data: DataConfig, said: str) -> Iterator[list[str]]:
     """Yield the lines of all corpora, some thousand at once."""
     for corpus in corpora:
         documents = open_documents(corpus, data, PretrainConfig(documents="line"))
@@ -132,14 +165,19 @@ def _lines(corpora: Iterable[str], data: DataConfig, said: str) -> Iterator[list
 def _used(tokenizer: Any, corpora: Sequence[str], data: DataConfig) -> _Used:
     backend, unknown_id = tokenizer.backend_tokenizer, tokenizer.unk_token_id
     found = _Used(np.zeros(max(tokenizer.get_vocab().values()) + 1, bool), set())
-    for lines in _lines(corpora, data, "reading"):
+    for lines in corpus_lines(corpora, data, "reading"):
         encoded = encode_texts(tokenizer, lines, None, _WHOLE)
         found.tokens[np.unique(encoded.ids)] = True
         odd = np.flatnonzero(np.add.reduceat(encoded.ids == unknown_id, np.cumsum(encoded.lengths) - encoded.lengths))
         for line in odd.tolist():
-            written = backend.normalizer.normalize_str(lines[line]) if backend.normalizer else lines[line]
-            found.unknown.update(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(written))
+            found.unknown.update(words_of(backend, lines[line]))
     return found
+
+
+def words_of(backend: Any, line: str) -> list[str]:
+    """Return the words of a line as the tokenizer sees them, before it cuts them into pieces."""
+    written = backend.normalizer.normalize_str(line) if backend.normalizer else line
+    return [word for word, _ in backend.pre_tokenizer.pre_tokenize_str(written)]
 
 
 def kept_tokens(tokenizer: Any, state: dict[str, Any], used: _Used, family: Family) -> np.ndarray:
@@ -148,23 +186,29 @@ def kept_tokens(tokenizer: Any, state: dict[str, Any], used: _Used, family: Fami
     kept = set(np.flatnonzero(used.tokens).tolist())
     kept |= {entry["id"] for entry in state["added_tokens"] if entry["special"]} | set(tokenizer.all_special_ids)
     for word in used.unknown:
-        kept |= {vocabulary[piece] for piece in _met(word, vocabulary, marker)}
+        kept |= {vocabulary[piece] for piece in met_pieces(word, vocabulary, marker)}
     names = {index: token for token, index in vocabulary.items()}
     characters = set("".join(names[index].removeprefix(marker) for index in kept if index in names))
     kept |= {vocabulary[form] for c in characters for form in (c, f"{marker}{c}") if form in vocabulary}
     return np.array(sorted(kept))
 
 
-def _met(word: str, vocabulary: dict[str, int], marker: str) -> Iterator[str]:
+def met_pieces(word: str, vocabulary: dict[str, int], marker: str) -> Iterator[str]:
     """Yield the pieces that the search for the longest ones takes, up to the place where there is none."""
     place = 0
     while place < len(word):
-        begin = marker if place else ""
-        end = next((end for end in range(len(word), place, -1) if begin + word[place:end] in vocabulary), None)
-        if end is None:
+        piece = longest_piece(word, place, vocabulary, marker)
+        if piece is None:
             return
-        yield begin + word[place:end]
-        place = end
+        yield piece
+        place += len(piece) - (len(marker) if place else 0)
+
+
+def longest_piece(word: str, place: int, vocabulary: dict[str, int], marker: str) -> str | None:
+    """Return the longest piece at a place of a word; None if no token begins there."""
+    begin = marker if place else ""
+    forms = (begin + word[place:end] for end in range(len(word), place, -1))
+    return next((form for form in forms if form in vocabulary), None)
 
 
 def smaller_tokenizer(tokenizer: Any, state: dict[str, Any], kept: np.ndarray) -> Any:
@@ -179,22 +223,33 @@ def smaller_tokenizer(tokenizer: Any, state: dict[str, Any], kept: np.ndarray) -
     for name in ("sep", "cls"):  # of BERT's own
         if isinstance(processor.get(name), list):
             processor[name][1] = place[processor[name][1]]
-    smaller = copy.deepcopy(tokenizer)
-    smaller._tokenizer = Tokenizer.from_str(json.dumps(state))
-    forget_lengths(smaller)
-    return smaller
+    return rebuilt(tokenizer, state)
+
+
+def rebuilt(tokenizer: Any, state: dict[str, Any]) -> Any:
+    """Return a tokenizer of the same settings with another content of `tokenizer.json`."""
+    changed = copy.deepcopy(tokenizer)
+    changed._tokenizer = Tokenizer.from_str(json.dumps(state))
+    forget_lengths(changed)
+    return changed
 
 
 def smaller_tensors(tensors: Tensors, kept: np.ndarray, family: Family) -> Tensors:
     """Return the tensors of a model with the kept rows of all tables of words: of the embeddings and of a head of words."""
-    tables = (
-        f"{family.prefix}.{family.word_embeddings}",
-        *(f"{family.word_scores}.{part}" for part in ("bias", "decoder.weight", "decoder.bias")),
-    )
+    tables = word_tables(family)
     return {name: tensor[kept] if name in tables else tensor for name, tensor in tensors.items()}
 
 
-def _count(tensors: Tensors, config: BertConfig) -> int:
+def word_tables(family: Family) -> tuple[str, ...]:
+    """Return the names of the tensors with a row for each token, which a model may have or lack."""
+    scores = family.word_scores
+    return (
+        f"{family.prefix}.{family.word_embeddings}",
+        *(f"{scores}.{part}" for part in ("bias", "decoder.weight", "decoder.bias")),
+    )
+
+
+def count_parameters(tensors: Tensors, config: BertConfig) -> int:
     """Count the parameters; tensors of a head over words that have a second name count once."""
     scores = family_of(config).word_scores
     twice = {f"{scores}.decoder.bias", *([f"{scores}.decoder.weight"] if config.tie_word_embeddings else [])}
@@ -218,7 +273,7 @@ def _compare(tokenizer: Any, smaller: Any, kept: np.ndarray, corpora: Sequence[s
     Raises:
       UserError: with a text that they read differently.
     """
-    for lines in _lines(corpora, data, "comparing"):
+    for lines in corpus_lines(corpora, data, "comparing"):
         before, after = (encode_texts(one, lines, None, _WHOLE) for one in (tokenizer, smaller))
         if not np.array_equal(before.ids, kept[after.ids]):
             line = next(

@@ -18,6 +18,7 @@ from jaxbert.config.data import COLUMN_KEYS as COLUMN_KEYS
 from jaxbert.config.data import FILE_KEYS as FILE_KEYS
 from jaxbert.config.data import DataConfig as DataConfig
 from jaxbert.config.data import MaxLength as MaxLength
+from jaxbert.config.smaller import Augmenting as Augmenting
 from jaxbert.config.smaller import Distilling as Distilling
 from jaxbert.config.smaller import Pruning as Pruning
 from jaxbert.errors import UserError
@@ -40,6 +41,8 @@ Devices = Annotated[int, Range(least=1, also=(-1, "for all that remain"))]
 ComputeFormat = Literal["auto", "float32", "bfloat16"]
 FOLD_TASKS = ("classification", "multi_label", "regression", "multiple_choice")
 """The tasks that can be trained in folds (`train.folds`)."""
+AUGMENT_TASKS = ("classification", "multi_label", "regression")
+"""The tasks whose texts can be changed in training (`train.augment`)."""
 TUNING_KEYS = ("calibration", "threshold", "positive_label", "thresholds")
 """The keys of the section `train` about what is chosen on held-out examples after training."""
 COMPUTE_FORMATS: tuple[str, ...] = typing.get_args(ComputeFormat)
@@ -213,6 +216,9 @@ class TrainConfig:
     prune: dict[str, int | float | list[int]] | None = None
     """What is left of the model: {layers: 4, heads: 6, intermediate: 0.5}, numbers or shares below 1. The least important
     ones are removed before the first step or, with {steps: [100, 200]}, in parts before these steps. docs/smaller.md"""
+    augment: dict[str, float | str] | None = None
+    """Changes of the training texts, new in each epoch: {word_dropout: 0.1, swap: 0.1, punctuation: 0.3, share: 0.5}, or
+    {refill: 0.1, refill_model: MODEL}, words that a model fills in. docs/augmentation.md"""
     accept_changed_data: bool = False
     """Whether a run may resume although its data have changed, if the label names are the same; the changes are printed. If
     false, such a run is refused."""
@@ -227,6 +233,8 @@ class TrainConfig:
                 raise UserError("train.distill is set, but train.teacher is not: name a teacher, or leave it out")
         if self.prune is not None:
             Pruning.of(self.prune)
+        if self.augment is not None:
+            Augmenting.of(self.augment)
         if self.adversarial == "none" and self.adversarial_epsilon != TrainConfig.adversarial_epsilon:
             raise UserError(
                 "train.adversarial_epsilon is set, but train.adversarial is not: set it to fgm, or leave it out"
@@ -426,6 +434,7 @@ class Config:
         self._check_windows()
         self._check_folds()
         self._check_smaller()
+        self._check_augment()
         if self.pretrain.vocab_size and self.model.vocab:
             raise UserError("pretrain.vocab_size and model.vocab are both set: train a vocabulary, or give one")
 
@@ -467,6 +476,18 @@ class Config:
             raise UserError(
                 "train.prune: steps after the first do not work with optimizer.name adafactor, whose statistics cannot be "
                 "cut: take steps [0], or another optimizer"
+            )
+
+    def _check_augment(self) -> None:
+        if self.train.augment is None:
+            return
+        if self.task not in AUGMENT_TASKS and ":" not in self.task:
+            raise UserError(
+                f"train.augment does not work with task {self.task}, only with {', '.join(AUGMENT_TASKS)}: leave it out"
+            )
+        if self.train.teacher is not None:
+            raise UserError(
+                "train.augment does not work with train.teacher, which answers once for the texts as they are: leave one out"
             )
 
     def _check_windows(self) -> None:

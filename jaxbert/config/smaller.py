@@ -1,4 +1,6 @@
-"""The settings of smaller models: distillation from a teacher (`train.distill`) and pruning (`train.prune`)."""
+"""The settings that are mappings: distillation from a teacher (`train.distill`), pruning (`train.prune`), and changed texts
+(`train.augment`).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from jaxbert.errors import UserError
-from jaxbert.ranges import NotNegativeNumber, PositiveNumber, Range, check_fields
+from jaxbert.ranges import NotNegativeNumber, PositiveNumber, Range, Share, check_fields
 
 Weight = Annotated[float, Range(least=0, most=1)]
 
@@ -108,6 +110,41 @@ class Pruning:
         if count > whole:
             raise UserError(f"train.prune: {name} is {count}, but the model has {whole}: lower it, or leave it out")
         return count
+
+
+@dataclass(frozen=True)
+class Augmenting:
+    """How the texts that a run trains on are changed, differently in each epoch."""
+
+    word_dropout: Share = 0.0
+    """The share of the words that are left out."""
+    swap: Weight = 0.0
+    """The share of the words that change places, in two neighbouring spans of a text."""
+    punctuation: Weight = 0.0
+    """The most punctuation marks that are put into a text, as a share of its words; at least one is."""
+    refill: Weight = 0.0
+    """The share of the words in whose place `refill_model` puts another one."""
+    refill_model: str | None = None
+    """A model that predicts masked words: a folder, a run or a name on the Hub, with the vocabulary of the run's model."""
+    share: Annotated[float, Range(above=0, most=1)] = 1.0
+    """The share of the texts that are changed in an epoch; the others stay as they are."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "train.augment: {}".format)
+        if not (self.word_dropout or self.swap or self.punctuation or self.refill):
+            raise UserError("train.augment changes nothing: set word_dropout, swap, punctuation or refill")
+        if bool(self.refill) != (self.refill_model is not None):
+            given, missing = ("refill", "refill_model") if self.refill else ("refill_model", "refill")
+            raise UserError(f"train.augment: {given} is set, but {missing} is not: set both, or neither")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Read `train.augment`.
+
+        Raises:
+          UserError: for an unknown name, or a value out of its range.
+        """
+        return _read(cls, values, "train.augment")
 
 
 def _is_number(value: Any) -> bool:

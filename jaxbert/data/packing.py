@@ -344,10 +344,15 @@ def _most_examples(lengths: np.ndarray, batch_size: int, windows: Windows | None
 
 
 def padded_layout(
-    lengths: np.ndarray, batch_size: int, row_length: int | None, row_multiple: int, windows: Windows | None = None
+    lengths: np.ndarray,
+    batch_size: int,
+    row_length: int | None,
+    row_multiple: int,
+    windows: Windows | None = None,
+    longest: int = 0,
 ) -> Layout:
     """Return the layout of one segment a row; every step has as many rows as `batch_size` examples can need."""
-    longest = int(lengths.max())
+    longest = max(longest, int(lengths.max()))
     rows = round_up(_most_examples(lengths, batch_size, windows), row_multiple)
     return Layout(_checked_row_length(row_length, longest) or round_up(longest, 8), (rows,), 1)
 
@@ -364,6 +369,7 @@ def choose_layout(
     parts: Sequence[np.ndarray] | None = None,
     epochs: int = 1,
     most_counts: int = 2,
+    longest: int = 0,
 ) -> Layout:
     """Choose row length, row counts and slots by planning a sample of steps with several row lengths.
 
@@ -378,11 +384,12 @@ def choose_layout(
       parts: the examples of each run that uses the layout; None for one run on all.
       epochs: the epochs of each part to plan; fewer if there are many examples.
       most_counts: the most row counts that the planned steps use, 1 or 2.
+      longest: the most tokens that a segment can have in any epoch, if that is more than these lengths.
 
     Returns:
       A layout with at most four row counts. The last one holds any step of these lengths, and is compiled only if needed.
     """
-    longest = int(lengths.max())
+    longest = max(longest, int(lengths.max()))
     row_length = _checked_row_length(row_length, longest)
     candidates = [row_length] if row_length else sorted({round_up(int(longest * f), alignment) for f in _ROW_FACTORS})
     totals = _totals(lengths, windows)

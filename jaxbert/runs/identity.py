@@ -43,6 +43,8 @@ _ARCHITECTURE = (
     "classifier_dropout",
 )
 """The keys of a model's configuration that decide its computation."""
+FILLS = "fills "
+"""The beginning of `Identity.teacher` where a model fills words (`train.augment`)."""
 _SAMPLE = 1 << 16
 _MOST_NAMES = 10
 
@@ -65,7 +67,7 @@ class Identity:
     loss: str | None = None
     """The name of a Python program's own loss; None for the task's loss."""
     teacher: str | None = None
-    """A text that changes with the teacher's weights and the rows without labels; None without a teacher."""
+    """A text that changes with the weights of the teacher, or of the model that fills words, and the rows without labels."""
     changes: list[str] = field(default_factory=list)
     """Messages about data that changed during the run, the earliest first."""
 
@@ -175,6 +177,21 @@ def identify_tokenizer(tokenizer: Any) -> dict[str, Any]:
     return {"tokens": len(tokenizer), "vocabulary": checksum, "settings": settings}
 
 
+def check_same_tokenizer(said: str, theirs: Any, ours: Any) -> None:
+    """Check that another model reads texts as a run's model does; `said` names it in messages.
+
+    Raises:
+      UserError: for another vocabulary, or other settings of the tokenizer.
+    """
+    there, here = identify_tokenizer(theirs), identify_tokenizer(ours)
+    if there["vocabulary"] != here["vocabulary"]:
+        sizes = f"{there['tokens']:,} tokens there, {here['tokens']:,} here"
+        raise UserError(f"{said} has another vocabulary ({sizes}): train a model that has the same one")
+    for kind in ("normalizer", "pre_tokenizer", "post_processor"):
+        if there["settings"].get(kind) != here["settings"].get(kind):
+            raise UserError(f"{said} reads texts in another way ({kind} of the tokenizer): set model.lower_case alike")
+
+
 def _weights(folder: Path) -> str | None:
     """Return a checksum of the size, beginning, middle and end of each file of weights."""
     first = find_weights(folder)
@@ -254,7 +271,8 @@ def _never_accepted(before: Identity, now: Identity) -> list[str]:
             "another loss ({} there, {} now)".format(*(loss or "the task's own" for loss in (before.loss, now.loss)))
         )
     if before.teacher != now.teacher:
-        found.append("another teacher, or other rows without labels")
+        fills = any(text is not None and text.startswith(FILLS) for text in (before.teacher, now.teacher))
+        found.append("another model that fills words" if fills else "another teacher, or other rows without labels")
     found += _changed_values("tokenizer", before.tokenizer["settings"], now.tokenizer["settings"])
     architecture = _changed_values("model", before.model["architecture"], now.model["architecture"])
     other = before.model["name"] != now.model["name"] and before.model["weights"] != now.model["weights"]

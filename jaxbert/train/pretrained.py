@@ -15,11 +15,12 @@ from transformers import BertConfig
 from jaxbert.bucket import fetched, in_bucket, to_path
 from jaxbert.config import Config, ModelConfig
 from jaxbert.data.labels import Head
+from jaxbert.data.sources import checksum_of
 from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.folder import resolve
 from jaxbert.interop.load import load_params
-from jaxbert.interop.read import has_classifier
+from jaxbert.interop.read import find_weights, has_classifier
 from jaxbert.interop.tokenizer import load_tokenizer, new_tokenizer
 from jaxbert.models.families import SIZES, family_of, sized_config
 from jaxbert.models.functional import FunctionalModel, Params, init_params
@@ -162,6 +163,15 @@ def with_vocabulary(config: Config) -> ModelConfig:
 
     main_decides(train)
     return dataclasses.replace(config.model, vocab=str(path), lower_case=lower_case)
+
+
+def weights_checksums(folder: Path) -> list[str]:
+    """Return the checksum of each file of weights of a model."""
+    first = find_weights(folder)
+    assert first is not None, "a model has weights"
+    stem, suffix = first.name.removesuffix(".index.json").rsplit(".", 1)
+    files = sorted(folder.glob(f"{stem}-*.{suffix}")) if first.suffix == ".json" else [first]
+    return [checksum_of(path, str(path)) for path in files]
 
 
 def model_folder(name: str) -> Path:

@@ -417,8 +417,9 @@ def training_layout(
     alignment: int | None = None,
     windows: Windows | None = None,
     parts: Sequence[np.ndarray] | None = None,
+    longest: int = 0,
 ) -> Layout:
-    """Choose row length, row counts and slots for training examples of these lengths.
+    """Choose row length, row counts and slots for training examples of these lengths, or up to `longest` tokens.
 
     The seed does not matter, so that runs that differ in it alone share their programs. Row lengths are a multiple of
     `alignment`; by default the mesh's devices decide it. With `parts`, the examples of several
@@ -427,7 +428,7 @@ def training_layout(
     batch_size = config.train.batch_size
     row_multiple = row_devices(mesh) * config.train.accumulation_steps
     if not config.data.packing:
-        return padded_layout(lengths, batch_size, config.data.row_length, row_multiple, windows)
+        return padded_layout(lengths, batch_size, config.data.row_length, row_multiple, windows, longest)
     return choose_layout(
         lengths,
         batch_size,
@@ -438,4 +439,5 @@ def training_layout(
         parts=parts,
         epochs=1 if parts is None else config.train.epochs,
         most_counts=2 if parts is None else 1,
+        longest=longest,
     )

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import BertConfig
 
@@ -38,6 +38,9 @@ from jaxbert.train.programs import Compiled, Program, count_steps, training_layo
 from jaxbert.train.sharding import make_mesh, own_rows
 from jaxbert.train.step import State
 from jaxbert.train.tuned import find_tuned
+
+if TYPE_CHECKING:
+    from jaxbert.data.augment import Augmenter
 
 _PLACES = 1000
 """The most rows that `inspect_data` names for duplicates, for leaks and for empty texts, each."""
@@ -72,7 +75,9 @@ class Run:
     shared: SharedPrograms | None = None
     """The compiled functions of other runs, which this one uses too; None for its own."""
     taught: str | None = None
-    """A text that changes with the teacher and the rows without labels; None without a teacher."""
+    """A text that changes with the teacher, the rows without labels and the model that fills words; None without them."""
+    augmenter: Augmenter | None = None
+    """Makes the texts of each epoch; None if they are those of the data."""
 
     @property
     def bert_config(self) -> BertConfig:
@@ -105,9 +110,10 @@ class Run:
 
     def epoch_batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, starting with step `first_step`."""
-        inputs, config = self.inputs, self.config.train
+        inputs, config, augmenter = self.inputs, self.config.train, self.augmenter
+        train = inputs.train if augmenter is None else augmenter.examples(inputs.train, config.seed, epoch)
         for batch in batches(
-            inputs.train,
+            train,
             self.layout,
             config.batch_size,
             seed=config.seed,
@@ -183,8 +189,7 @@ def open_run(
     if additions.teach is not None:
         inputs, taught = additions.teach(inputs, pretrained, max_length)
     _check_slices(config, inputs)
-    best = config.train.best_metric
-    if best is not None and best not in (names := inputs.task.metric_names()):
+    if (best := config.train.best_metric) is not None and best not in (names := inputs.task.metric_names()):
         raise UserError(f"train.best_metric is {best!r}, but it must be one of {', '.join(names)}")
     tuning = Tuning.of(config.train)
     inputs.task.check_tuning(tuning)
@@ -195,11 +200,11 @@ def open_run(
         )
     bert_config = inputs.task.configure(pretrained.bert_config)
     if pretrained.folder is not None:
-        labels = len(bert_config.id2label or ())
-        say_other_head(config.model.name_or_path, pretrained.bert_config, config.task, labels)
+        name, labels = config.model.name_or_path, len(bert_config.id2label or ())
+        say_other_head(name, pretrained.bert_config, config.task, labels)
     program = Program.of(config, mesh, bert_config, inputs.task, count_steps(config.train, len(inputs.train)))
     layout = training_layout(config, inputs.train.tokens.lengths, mesh, windows=inputs.train.windows)
-    return Run(
+    run = Run(
         config=config,
         folder=folder,
         pretrained=pretrained,
@@ -209,6 +214,20 @@ def open_run(
         additions=additions,
         taught=taught,
     )
+    return run if config.train.augment is None else _augmented(run, max_length, use_tuned=use_tuned)
+
+
+def _augmented(run: Run, max_length: int, *, use_tuned: bool) -> Run:
+    """Return a run whose texts change in each epoch, with a layout for the lengths that come out."""
+    from jaxbert.train.augment import make_augmenter, planned_lengths
+
+    config, train, program = run.config, run.inputs.train, run.program
+    augmenter, taught = make_augmenter(config, train, run.pretrained.tokenizer, max_length)
+    lengths, longest = planned_lengths(augmenter, train)
+    layout = training_layout(config, lengths, program.mesh, windows=train.windows, longest=longest)
+    if use_tuned:
+        program = replace(program, tuned=find_tuned(program, layout))
+    return replace(run, program=program, layout=layout, taught=taught, augmenter=augmenter)
 
 
 def _check_corrections(config: Config, task: type[Task]) -> None:
@@ -251,7 +270,7 @@ def inspect_data(config: Config) -> dict[str, Any]:
 
     Returns:
       The content of `data` in `summary.json` with more rows named, `now` (the lengths as the configuration has them) and
-      `proposal`.
+      `proposal`; with `train.augment`, some texts as the first epoch has them (`augmented`).
 
     Raises:
       UserError: for a mistake in the configuration or the data, as a run would report it.
@@ -261,8 +280,14 @@ def inspect_data(config: Config) -> dict[str, Any]:
     max_length = resolve_max_length(config.data.max_length, positions)
     task = task_class(config.task)
     _check_corrections(config, task)
-    overview = task.read(config, pretrained.tokenizer, max_length, pretrained.trained_head(task, config.model)).overview
+    inputs = task.read(config, pretrained.tokenizer, max_length, pretrained.trained_head(task, config.model))
+    overview = inputs.overview
     result = overview.to_dict(_PLACES)
+    if config.train.augment is not None:
+        from jaxbert.train.augment import changed_texts, make_augmenter
+
+        augmenter, _ = make_augmenter(config, inputs.train, pretrained.tokenizer, max_length)
+        result["augmented"] = [*changed_texts(augmenter, inputs.train, config.train.seed, pretrained.tokenizer)]
     train = overview.train
     if train.unit == DOCUMENTS:  # documents fill segments of any length
         return result

@@ -521,6 +521,10 @@ def train_run(
 def announce(run: Run, step: int) -> None:
     """Print a few lines about the data and the work that starts after `step`."""
     show_data(run)
+    if run.augmenter is not None:
+        from jaxbert.train.augment import say_changed_texts
+
+        say_changed_texts(run.augmenter, run.inputs.train, run.config.train.seed, run.pretrained.tokenizer)
     program, devices = run.program, jax.devices()
     if not program.trainable.everything:
         console.print(

@@ -98,7 +98,14 @@ class Trainings:
         shared = whole.shared or SharedPrograms(program.step_programs(), whole.predictor, program.first_state)
         train = whole.inputs.train
         learned = [*(part.learned for part in parts), np.arange(len(train))]
-        layout = training_layout(whole.config, train.tokens.lengths, program.mesh, windows=train.windows, parts=learned)
+        lengths, longest = train.tokens.lengths, 0
+        if whole.augmenter is not None:
+            from jaxbert.train.augment import planned_lengths
+
+            lengths, longest = planned_lengths(whole.augmenter, train)
+        layout = training_layout(
+            whole.config, lengths, program.mesh, windows=train.windows, parts=learned, longest=longest
+        )
         self.whole = dataclasses.replace(whole, layout=layout, shared=shared)
         """The run on all rows."""
         distinct = {part.held_out.tobytes(): part.held_out for part in parts}

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from tiny import random_params
-from transformers import AutoTokenizer, BertConfig, BertTokenizer
+from tiny import write_word_model
+from transformers import AutoTokenizer
 
 import jaxbert
 from jaxbert.cli.main import main
 from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.tokenizer import load_tokenizer
-from jaxbert.interop.write import save_folder
-from jaxbert.models.functional import make_model
-from jaxbert.models.heads import MaskedLM, PreTraining
+from jaxbert.models.heads import PreTraining
 
 WORDS = (
     *(
@@ -41,20 +38,6 @@ WORDS = (
 CORPUS = ("good film", "abc plays a film", "中国 playing", "walked")
 
 
-def write_model(folder: Path, head: Any = MaskedLM, words: tuple[str, ...] = WORDS, **changes: Any) -> Path:
-    """Write a model with a head over words; its vocabulary has two rows more than its tokenizer tokens."""
-    settings = {"vocab_size": len(words) + 2, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = BertConfig(**settings, intermediate_size=32, max_position_embeddings=40, pad_token_id=0, **changes)
-    folder.mkdir()
-    vocab = folder / "vocab.txt"
-    vocab.write_text("\n".join(words) + "\n")
-    model = make_model(head, config)
-    architecture = {MaskedLM: "ForMaskedLM", PreTraining: "ForPreTraining"}[head]
-    save_folder(folder, random_params(model), config, BertTokenizer(vocab=str(vocab)), architecture=architecture)
-    vocab.unlink()
-    return folder
-
-
 def write_corpus(path: Path) -> Path:
     path.write_text("\n".join(CORPUS) + "\n")
     return path
@@ -63,7 +46,7 @@ def write_corpus(path: Path) -> Path:
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory):
     folder = tmp_path_factory.mktemp("vocabulary")
-    write_model(folder / "model")
+    write_word_model(folder / "model", WORDS)
     write_corpus(folder / "corpus.txt")
     arguments = [
         "--model",
@@ -124,7 +107,7 @@ def test_pytorch_gives_the_same_logits(pruned):
 @pytest.mark.parametrize("changes", [{"tie_word_embeddings": False}, {}], ids=["untied", "with pairs"])
 def test_other_heads(tmp_path, changes):
     """In Python, from rows in memory."""
-    write_model(tmp_path / "model", head=MaskedLM if changes else PreTraining, **changes)
+    write_word_model(tmp_path / "model", WORDS, **({} if changes else {"head": PreTraining}), **changes)
     rows = [{"sentence": text} for text in CORPUS]
     found = jaxbert.prune_vocabulary(tmp_path / "model", rows, tmp_path / "small", text="sentence")
     small = load_file(tmp_path / "small" / "model.safetensors")
@@ -156,7 +139,7 @@ def test_mistakes_are_one_line(pruned, capsys, arguments, said):
 
 
 def test_a_tokenizer_of_another_kind_is_refused(pruned, tmp_path, capsys):
-    folder = write_model(tmp_path / "model")
+    folder = write_word_model(tmp_path / "model", WORDS)
     content = json.loads((folder / "tokenizer.json").read_text())
     content["model"] = {"type": "WordLevel", "vocab": content["model"]["vocab"], "unk_token": "[UNK]"}
     (folder / "tokenizer.json").write_text(json.dumps(content))
@@ -170,7 +153,7 @@ def test_a_tokenizer_of_another_kind_is_refused(pruned, tmp_path, capsys):
 def test_the_multilingual_vocabulary_for_english_and_chinese(shared_data, tmp_path):
     """The published vocabulary of 119,547 tokens on SST-2 and THUCNews; hidden states of real texts, bit by bit."""
     words = (shared_data / "vocab" / "bert-base-multilingual-cased-vocab.txt").read_text("utf-8").splitlines()
-    write_model(tmp_path / "model", words=tuple(words))
+    write_word_model(tmp_path / "model", words)
     sources = [shared_data / "glue_SST-2" / "dev.tsv", shared_data / "thucnews" / "dev.txt"]
     found = jaxbert.prune_vocabulary(tmp_path / "model", sources, tmp_path / "small", text="sentence", quoting="none")
     assert found.tokens_before == 119_549

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from jaxbert.data.batches import Batch, lengths_of
+from jaxbert.data.draws import example_keys, purpose_key, rank_within, uniform
 from jaxbert.errors import UserError
 from jaxbert.models.families import DEFAULT
 from jaxbert.tasks.pretraining.corpus import INSIDE_WORD
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _COUNT, _ORDER, _KIND, _OTHER = range(4)
 """The purposes of random draws."""
 _PURPOSE = 0x6D61736B
@@ -54,7 +53,7 @@ class MaskingVocabulary:
                     f"the vocabulary lacks [{name[:-6].upper()}], which pretraining needs: "
                     "add it to the vocabulary, or train one with pretrain.vocab_size"
                 )
-        tokens, marker = tokenizer.get_vocab(), _piece_marker(tokenizer)
+        tokens, marker = tokenizer.get_vocab(), piece_marker(tokenizer)
         known, inside = np.zeros((2, max(tokens.values()) + 1), bool)
         for token, index in tokens.items():
             known[index], inside[index] = True, token.startswith(marker)
@@ -64,7 +63,7 @@ class MaskingVocabulary:
         return cls(known, inside, np.flatnonzero(known).astype(np.int32), int(tokenizer.mask_token_id))
 
 
-def _piece_marker(tokenizer: Any) -> str:
+def piece_marker(tokenizer: Any) -> str:
     """Return the prefix of tokens that continue a word: the tokenizer's own, else that of new models."""
     model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
     return getattr(model, "continuing_subword_prefix", None) or DEFAULT.piece_marker
@@ -93,7 +92,7 @@ class Masking:
         slots = batch["example_mask"].shape[1]
         marked = batch["input_ids"].ravel()
         ids = marked & (INSIDE_WORD - 1)
-        keys = _mix(_mix_pair(_purpose_key(self.seed, epoch), batch["example_ids"].ravel().astype(np.uint64)))
+        keys = example_keys(_epoch_key(self.seed, epoch), batch["example_ids"].ravel())
         budget = self._budget(batch, keys)
         at = np.flatnonzero(self.vocabulary.maskable[ids] & (batch["segment_ids"].ravel() > 0))
         example = at // length * slots + batch["segment_ids"].ravel()[at] - 1
@@ -117,7 +116,7 @@ class Masking:
     def _budget(self, batch: Batch, keys: np.ndarray) -> np.ndarray:
         """Return how many tokens of each slot may be chosen, from its length alone, which all hosts know for all rows."""
         expected = self.probability * np.maximum(lengths_of(batch).ravel() - self.specials, 0)
-        return np.floor(expected + _uniform(keys, 0, _COUNT)).astype(np.int64)
+        return np.floor(expected + uniform(keys, 0, _COUNT)).astype(np.int64)
 
     def _width(self, budget: np.ndarray, rows: int, slots: int, length: int) -> int:
         """Return P: enough for nearly every row, else enough for the worst row, whose program is rarely compiled.
@@ -156,7 +155,7 @@ class _Draws:
 
     def uniform(self, purpose: int) -> np.ndarray:
         """Return a number from 0 to below 1 for each token."""
-        return _uniform(self.keys, self.positions + np.uint64(1), purpose)
+        return uniform(self.keys, self.positions + np.uint64(1), purpose)
 
 
 def _choose(
@@ -173,24 +172,17 @@ def _choose(
     """
     order = draws.uniform(_ORDER)
     if inside is None:
-        ranked, rank = _rank(example, order)
+        ranked, rank = rank_within(example, order)
         return np.sort(ranked[rank < budget[example[ranked]]])
     apart = np.ones(len(at), bool)
     apart[1:] = (np.diff(at) != 1) | (example[1:] != example[:-1])
     word = np.cumsum(apart | ~inside) - 1
     first = np.searchsorted(word, np.arange(word[-1] + 1 if len(word) else 0))
-    ranked, rank = _rank(example[first], order[first])
+    ranked, rank = rank_within(example[first], order[first])
     taken = _fill(np.bincount(word)[ranked], example[first][ranked], rank, budget)
     is_chosen = np.zeros(len(first), bool)
     is_chosen[ranked[taken]] = True
     return np.flatnonzero(is_chosen[word])
-
-
-def _rank(example: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return indices sorted by example and `order`, and the rank of each within its example."""
-    ranked = np.lexsort((order, example))
-    grouped = example[ranked]
-    return ranked, np.arange(len(ranked)) - np.searchsorted(grouped, grouped)
 
 
 def _fill(sizes: np.ndarray, example: np.ndarray, rank: np.ndarray, budget: np.ndarray) -> np.ndarray:
@@ -211,26 +203,8 @@ def _fill(sizes: np.ndarray, example: np.ndarray, rank: np.ndarray, budget: np.n
     return taken
 
 
-def _purpose_key(seed: int, epoch: int | None) -> np.ndarray:
-    key = _mix_pair(_mix(np.array([_PURPOSE], np.uint64)), seed)
-    return _mix_pair(key, _EVALUATION if epoch is None else epoch)
-
-
-def _uniform(keys: np.ndarray, counters: np.ndarray | int, purpose: int) -> np.ndarray:
-    """Return a number from 0 to below 1 for each key and counter."""
-    bits = _mix_pair(_mix_pair(keys, counters), purpose)
-    return (bits >> np.uint64(11)) * 2.0**-53
-
-
-def _mix_pair(key: np.ndarray, value: np.ndarray | int) -> np.ndarray:
-    return _mix(key + (np.atleast_1d(np.asarray(value, np.uint64)) + np.uint64(1)) * _GOLDEN)
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    """Scramble 64 bits (the finalizer of SplitMix64)."""
-    x = (x ^ (x >> np.uint64(30))) * _FACTORS[0]
-    x = (x ^ (x >> np.uint64(27))) * _FACTORS[1]
-    return x ^ (x >> np.uint64(31))
+def _epoch_key(seed: int, epoch: int | None) -> np.ndarray:
+    return purpose_key(_PURPOSE, seed, _EVALUATION if epoch is None else epoch)
 
 
 def _round_up(value: int, multiple: int) -> int:
