@@ -73,6 +73,8 @@ class Run:
     """The compiled functions of other runs, which this one uses too; None for its own."""
     taught: str | None = None
     """A text that changes with the teacher and the rows without labels; None without a teacher."""
+    settle: Callable[[Run, State], State] | None = None
+    """`(run, state) -> state`: fits the head before each evaluation and checkpoint; None where the steps train it."""
 
     @property
     def bert_config(self) -> BertConfig:
@@ -171,6 +173,11 @@ def open_run(
         if getattr(config.train, key) is not None and added is None:
             raise UserError(f"train.{key} works with `jaxbert train` and `jaxbert.finetune` alone: leave it out here")
     pretrained = load_pretrained(with_vocabulary(config), config.train.teacher)
+    contrastive = config.train.method == "contrastive"
+    if contrastive:
+        from jaxbert.train.contrastive import HeadFitter, frozen_parts, with_mean, with_pairs
+
+        pretrained = with_mean(pretrained)
     max_length = resolve_max_length(config.data.max_length, longest_input(pretrained.bert_config))
     _set_length(config, pretrained, max_length)
     chosen = task_class(config.task)
@@ -182,24 +189,18 @@ def open_run(
     inputs, taught = replace(inputs, task=additions.change_task(inputs.task)), None
     if additions.teach is not None:
         inputs, taught = additions.teach(inputs, pretrained, max_length)
+    if contrastive:
+        inputs = replace(inputs, task=with_pairs(inputs.task))
     _check_slices(config, inputs)
-    best = config.train.best_metric
-    if best is not None and best not in (names := inputs.task.metric_names()):
-        raise UserError(f"train.best_metric is {best!r}, but it must be one of {', '.join(names)}")
-    tuning = Tuning.of(config.train)
-    inputs.task.check_tuning(tuning)
-    if tuning.anything and not inputs.validation:
-        raise UserError(
-            "train.calibration, train.threshold and train.thresholds need a validation set: give data.validation or "
-            "data.validation_fraction"
-        )
+    _check_chosen(config, inputs)
     bert_config = inputs.task.configure(pretrained.bert_config)
     if pretrained.folder is not None:
         labels = len(bert_config.id2label or ())
         say_other_head(config.model.name_or_path, pretrained.bert_config, config.task, labels)
-    program = Program.of(config, mesh, bert_config, inputs.task, count_steps(config.train, len(inputs.train)))
+    trained = frozen_parts(config, bert_config) if contrastive else config
+    program = Program.of(trained, mesh, bert_config, inputs.task, count_steps(config.train, len(inputs.train)))
     layout = training_layout(config, inputs.train.tokens.lengths, mesh, windows=inputs.train.windows)
-    return Run(
+    run = Run(
         config=config,
         folder=folder,
         pretrained=pretrained,
@@ -209,6 +210,7 @@ def open_run(
         additions=additions,
         taught=taught,
     )
+    return replace(run, settle=HeadFitter(run)) if contrastive else run
 
 
 def _check_corrections(config: Config, task: type[Task]) -> None:
@@ -216,6 +218,24 @@ def _check_corrections(config: Config, task: type[Task]) -> None:
     if config.data.corrections and not task.has_text_labels:
         raise UserError(
             f"data.corrections changes labels of texts, but task {config.task} has none: correct the data themselves"
+        )
+
+
+def _check_chosen(config: Config, inputs: Inputs) -> None:
+    """Check the metric that chooses the best checkpoint, and what is to be chosen on held-out examples.
+
+    Raises:
+      UserError: for an unknown metric, or a setting that the task or the data do not have.
+    """
+    best = config.train.best_metric
+    if best is not None and best not in (names := inputs.task.metric_names()):
+        raise UserError(f"train.best_metric is {best!r}, but it must be one of {', '.join(names)}")
+    tuning = Tuning.of(config.train)
+    inputs.task.check_tuning(tuning)
+    if tuning.anything and not inputs.validation:
+        raise UserError(
+            "train.calibration, train.threshold and train.thresholds need a validation set: give data.validation or "
+            "data.validation_fraction"
         )
 
 

@@ -116,6 +116,7 @@ class Trainer:
         self._before_saving = before_saving
         self._dispatched = progress.step
         self._said_unusable = False
+        self._settled = -1
         self._pending: tuple[list[np.ndarray], dict[str, Array]] | None = None
 
     def train(self, report: Report) -> None:
@@ -129,6 +130,7 @@ class Trainer:
                 if self._stages is not None and self._stages.is_due(self._dispatched):
                     self._change_shape(self._stages, report)
                 self._take_steps(report, interrupt)
+            self._settle()
             if self._callbacks.stop and self.run.inputs.validation and self.progress.step not in self.details:
                 self._evaluate(report)
         self._save()
@@ -280,12 +282,18 @@ class Trainer:
     def _at_milestone(self, report: Report) -> None:
         """Evaluate, then save, so that the checkpoint includes its own evaluation."""
         improved, step = False, self._dispatched
+        self._settle()
         if self.run.inputs.validation and self._is_time(step, self._config.eval_every):
             improved = self._evaluate(report)
         if improved or self._is_time(step, self._config.checkpoint_every):
             self._before_saving()
             report.flush()
             self._save()
+
+    def _settle(self) -> None:
+        """Fit the head to this state, where the steps do not train it and it is not fitted yet."""
+        if self.run.settle is not None and self._settled != self._dispatched:
+            self.state, self._settled = self.run.settle(self.run, self.state), self._dispatched
 
     def _evaluate(self, report: Report) -> bool:
         """Evaluate; return whether the result is the best so far."""

@@ -4,9 +4,9 @@
 
 One JSON line for each draw in OUT/results.jsonl; draws that stand there are skipped. setfit's own defaults: batches of 16
 pairs, one epoch, learning rate 2e-5, logistic regression as the head, and every pair of texts, of which the rarer kind is
-repeated. `--iterations 20` is the setting of its paper instead (20 positive and 20 negative pairs for each text): all pairs of
-640 texts are too many. The seconds are those of opening the model, training and fitting the head, without imports; those of
-the predictions stand beside them. Needs setfit; the network is not used.
+repeated. `--iterations 20` is the setting of its paper instead, 20 positive and 20 negative pairs for each text: all pairs
+of 640 texts are too many. The seconds are those of opening the model, training and fitting the head, without imports; those
+of the predictions stand beside them. Needs setfit; the network is not used.
 """
 
 from __future__ import annotations
