@@ -90,6 +90,19 @@ def task_class(name: str) -> type[Task]:
     )
 
 
+def trained_as(task: str, method: str) -> type[Task]:
+    """Return the task with this name, as a run with this `train.method` learns it.
+
+    Raises:
+      UserError: if there is no such task.
+    """
+    if method != "prompt":
+        return task_class(task)
+    from jaxbert.tasks.classification.prompt import Prompted
+
+    return Prompted
+
+
 def _import(path: str) -> type[Task]:
     """Import a task of another package, and register it."""
     from jaxbert.tasks.base import Task

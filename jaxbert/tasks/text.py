@@ -58,6 +58,10 @@ class TextTask(Task):
         """
         raise NotImplementedError
 
+    def prepared(self, config: Config, tokenizer: Any) -> Self:
+        """Return the task with what it needs of the tokenizer, before the labels are encoded; most tasks need nothing."""
+        return self
+
     def weigh(self, labels: np.ndarray, config: Config) -> Self:
         """Return the task with label weights, computed from the encoded labels of the training examples."""
         return self
@@ -96,6 +100,7 @@ class TextTask(Task):
         stored = read_stored(config, tokenizer, max_length, cls.label_kind, reading.long_texts)
         assert stored.train.labels is not None
         task, new_head = cls.fit(stored.train.labels, config, rules, head, reading)
+        task = task.prepared(config, tokenizer)
         task.check_map(rules, [stored.train, *stored.validation.values(), *stored.test.values()])
         whole = task._labelled(stored.train, rules)
         train, held_out = split_off(whole, config)

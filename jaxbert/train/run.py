@@ -26,7 +26,7 @@ from jaxbert.models.families import longest_input
 from jaxbert.models.functional import Params
 from jaxbert.runs.export import export_params
 from jaxbert.runs.folder import RunFolder
-from jaxbert.tasks import say_other_head, task_class
+from jaxbert.tasks import say_other_head, trained_as
 from jaxbert.tasks.base import Inputs, Task
 from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.exported import settings_of
@@ -178,9 +178,11 @@ def open_run(
         from jaxbert.train.contrastive import HeadFitter, frozen_parts, with_mean, with_pairs
 
         pretrained = with_mean(pretrained)
+    elif config.train.method == "prompt":
+        pretrained.check_words()
     max_length = resolve_max_length(config.data.max_length, longest_input(pretrained.bert_config))
     _set_length(config, pretrained, max_length)
-    chosen = task_class(config.task)
+    chosen = trained_as(config.task, config.train.method)
     _check_corrections(config, chosen)
     inputs = chosen.read(config, pretrained.tokenizer, max_length, pretrained.trained_head(chosen, config.model))
     learned = inputs.task.output_names
@@ -279,7 +281,7 @@ def inspect_data(config: Config) -> dict[str, Any]:
     pretrained = load_pretrained(with_vocabulary(config))
     positions = longest_input(pretrained.bert_config)
     max_length = resolve_max_length(config.data.max_length, positions)
-    task = task_class(config.task)
+    task = trained_as(config.task, config.train.method)
     _check_corrections(config, task)
     overview = task.read(config, pretrained.tokenizer, max_length, pretrained.trained_head(task, config.model)).overview
     result = overview.to_dict(_PLACES)

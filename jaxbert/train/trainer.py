@@ -20,6 +20,7 @@ from jax import Array
 
 from jaxbert.config import Config
 from jaxbert.data.batches import Batch, BatchSize
+from jaxbert.data.overview import TRAIN
 from jaxbert.errors import DivergedError, StoppedError, UserError
 from jaxbert.models.functional import Params
 from jaxbert.processes import Interrupt, all_alike, is_main, main_decides, wait_for_all
@@ -550,6 +551,7 @@ def show_data(run: Run) -> None:
     console.print(data_table(overview))
     held_out = sum(map(len, inputs.validation.values()))
     examples = "examples" if run.config.data.text_pair is None else "pairs of texts"
-    counted = f"{len(inputs.train):,} training and {held_out:,} validation {examples}, {inputs.task.describe()}"
+    learned = len(inputs.train) if TRAIN in overview["sources"] else 0
+    counted = f"{learned:,} training and {held_out:,} validation {examples}, {inputs.task.describe()}"
     for line in (*data_notes(overview), counted):
         console.print(line, highlight=False, soft_wrap=True)
