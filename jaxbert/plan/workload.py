@@ -29,7 +29,7 @@ from jaxbert.models.families import SIZES, longest_input, published_config, size
 from jaxbert.plan.gpu import GPUS
 from jaxbert.plan.lengths import draw_lengths
 from jaxbert.plan.target import Target
-from jaxbert.tasks import trained_as
+from jaxbert.tasks import task_class
 from jaxbert.tasks.base import Inputs, Task
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.exported import with_labels
@@ -165,7 +165,7 @@ def _real(config: Config, source: str) -> Material:
     bert_config, tokenizer = _tokenizer(config.model)
     longest = resolve_max_length(config.data.max_length, longest_input(bert_config))
     data = dataclasses.replace(config.data, validation=None, test=None)
-    inputs = trained_as(config.task, config.train.method).read(
+    inputs = task_class(config.task, config.train.method).read(
         dataclasses.replace(config, data=data), tokenizer, longest
     )
     configured = inputs.task.configure(bert_config)

@@ -69,7 +69,7 @@ class Pretrained:
             name = "a new model" if self.folder is None else str(self.folder)
             raise UserError(
                 f"train.method prompt asks a model for words, but {name} has no trained head for masked words, and a new "
-                "one knows nothing: take a model of masked words (BertForMaskedLM, or one of `jaxbert pretrain`)"
+                "one knows nothing: take a model of masked words, such as one of `jaxbert pretrain`"
             )
 
     def params(

@@ -26,7 +26,7 @@ from jaxbert.models.families import longest_input
 from jaxbert.models.functional import Params
 from jaxbert.runs.export import export_params
 from jaxbert.runs.folder import RunFolder
-from jaxbert.tasks import say_other_head, trained_as
+from jaxbert.tasks import say_other_head, task_class
 from jaxbert.tasks.base import Inputs, Task
 from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.exported import settings_of
@@ -178,12 +178,10 @@ def open_run(
         from jaxbert.train.contrastive import HeadFitter, frozen_parts, with_mean, with_pairs
 
         pretrained = with_mean(pretrained)
-    elif config.train.method == "prompt":
-        pretrained.check_words()
     max_length = resolve_max_length(config.data.max_length, longest_input(pretrained.bert_config))
     _set_length(config, pretrained, max_length)
-    chosen = trained_as(config.task, config.train.method)
-    _check_corrections(config, chosen)
+    chosen = task_class(config.task, config.train.method)
+    _check_task(config, chosen, pretrained)
     inputs = chosen.read(config, pretrained.tokenizer, max_length, pretrained.trained_head(chosen, config.model))
     learned = inputs.task.output_names
     if tuple(known) != tuple(learned) and sorted(known) == sorted(learned):
@@ -215,8 +213,10 @@ def open_run(
     return replace(run, settle=HeadFitter(run)) if contrastive else run
 
 
-def _check_corrections(config: Config, task: type[Task]) -> None:
-    """Raise `UserError` if labels are to be corrected that are not those of texts."""
+def _check_task(config: Config, task: type[Task], pretrained: Pretrained) -> None:
+    """Raise `UserError` if labels are to be corrected that are not those of texts, or a prompt's model knows no words."""
+    if config.train.method == "prompt":
+        pretrained.check_words()
     if config.data.corrections and not task.has_text_labels:
         raise UserError(
             f"data.corrections changes labels of texts, but task {config.task} has none: correct the data themselves"
@@ -281,8 +281,8 @@ def inspect_data(config: Config) -> dict[str, Any]:
     pretrained = load_pretrained(with_vocabulary(config))
     positions = longest_input(pretrained.bert_config)
     max_length = resolve_max_length(config.data.max_length, positions)
-    task = trained_as(config.task, config.train.method)
-    _check_corrections(config, task)
+    task = task_class(config.task, config.train.method)
+    _check_task(config, task, pretrained)
     overview = task.read(config, pretrained.tokenizer, max_length, pretrained.trained_head(task, config.model)).overview
     result = overview.to_dict(_PLACES)
     train = overview.train

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from transformers import BertConfig
@@ -136,9 +136,10 @@ class TokenPrompt:
 class Prompted(Classification):
     """Give each example the label whose words fit best at the template's [MASK]."""
 
-    last_layer = None
-    explains = None
-    head = PromptHead
+    last_layer = None  # type: ignore[assignment]
+    explains = None  # type: ignore[assignment]
+    head = PromptHead  # type: ignore[assignment]
+    asks_tokenizer = True
     architecture = "ForMaskedLM"
 
     prompt: TokenPrompt | None = None
@@ -207,10 +208,9 @@ class Prompted(Classification):
         return configured
 
     @classmethod
-    def reopen(cls, bert_config: BertConfig) -> Prompted:
+    def reopen(cls, bert_config: BertConfig) -> Self:
         """Return the task of an export with a prompt."""
-        content, plain = settings_of(bert_config)["prompt"], _plain(bert_config)
-        fields = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
+        content = settings_of(bert_config)["prompt"]
         try:
             prompt = TokenPrompt(
                 prompt=Prompt.of({name: content[name] for name in ("template", "verbalizers")}),
@@ -225,7 +225,7 @@ class Prompted(Classification):
             ) from error
         if prompt.labels != label_names(bert_config):
             raise UserError("config.json has a prompt with other labels than id2label: export the model again")
-        return cls(**fields, prompt=prompt)
+        return dataclasses.replace(cast(Self, super().reopen(bert_config)), prompt=prompt)
 
     def check_tuning(self, tuning: Tuning) -> None:
         """Check that no temperature is asked for, which needs a last layer of its own."""
@@ -243,12 +243,6 @@ def _no_rows(data: DataConfig) -> Iterator[DataConfig]:
     name = (data.label_names or [""])[0]
     with hold([{data.text or "text": name, str(data.label or "label"): name}], "nothing") as spec:
         yield dataclasses.replace(data, train=spec)
-
-
-def _plain(bert_config: BertConfig) -> Classification:
-    settings = {name: value for name, value in settings_of(bert_config).items() if name != "prompt"}
-    changed = BertConfig(id2label=bert_config.id2label, **{SETTINGS: settings})
-    return Classification.reopen(changed)
 
 
 @dataclass

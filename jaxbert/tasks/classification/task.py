@@ -120,10 +120,6 @@ class Classification(LabelTask):
     def reopen(cls, bert_config: BertConfig) -> Classification:
         """Return the task with the label names of an export, and its way to decide."""
         settings, names = settings_of(bert_config), label_names(bert_config)
-        if "prompt" in settings:
-            from jaxbert.tasks.classification.prompt import Prompted
-
-            return Prompted.reopen(bert_config)
         reading, decision = Reading.of(settings.get("reading")), Decision.read(settings, names)
         return cls(names, integers=integers_of(settings), reading=reading, decision=decision)
 
