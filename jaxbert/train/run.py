@@ -19,7 +19,7 @@ from jaxbert.data.batches import Batch, batches
 from jaxbert.data.labels import Head
 from jaxbert.data.overview import DOCUMENTS, TRAIN
 from jaxbert.data.packing import Layout
-from jaxbert.data.proposal import describe_choice, propose
+from jaxbert.data.proposal import describe_choice, propose, propose_method
 from jaxbert.data.tokens import Reading
 from jaxbert.errors import UserError
 from jaxbert.models.families import longest_input
@@ -272,8 +272,8 @@ def inspect_data(config: Config) -> dict[str, Any]:
     """Read every data set of a run and return an overview of it.
 
     Returns:
-      The content of `data` in `summary.json` with more rows named, `now` (the lengths as the configuration has them) and
-      `proposal`.
+      The content of `data` in `summary.json` with more rows named, `now` (the lengths as the configuration has them),
+      `proposal` and, in classification, `few_labels`.
 
     Raises:
       UserError: for a mistake in the configuration or the data, as a run would report it.
@@ -288,6 +288,8 @@ def inspect_data(config: Config) -> dict[str, Any]:
     train = overview.train
     if train.unit == DOCUMENTS:  # documents fill segments of any length
         return result
+    if config.task == "classification" and train.labels is not None:
+        result["few_labels"] = propose_method(train.labels.counts)
     batch_size, seed, lengths = config.train.batch_size, config.train.seed, train.seen.lengths
     result["now"] = describe_choice(
         lengths, max_length, batch_size, seed, windows=train.windows, row_length=config.data.row_length

@@ -79,6 +79,7 @@ def measure(values: argparse.Namespace, method: str, count: int, draw: int, trai
         data__label="label",
         label_names=list(source.names),
         max_length=source.max_length,
+        row_length=source.max_length,  # one shape for all draws
         compute="float32",
         weight_decay=0.0,
         seed=draw,
