@@ -37,7 +37,7 @@ SECTION_RANGES = {
     "train.eval_batch_size": ONE_UP,
     "train.accumulation_steps": ONE_UP,
     "train.steps_per_dispatch": ONE_UP,
-    "train.epochs": ONE_UP,
+    "train.epochs": ZERO_UP,
     "train.max_steps": ONE_UP,
     "train.folds": ("at least 2", [2], [1, 0]),
     "train.seed": ZERO_UP,
@@ -71,6 +71,7 @@ SECTION_RANGES = {
 WITH = {
     "optimizer.momentum": {"name": "sgd"},
     "train.adversarial_epsilon": {"adversarial": "fgm"},
+    "train.epochs": {"method": "contrastive"},
     "mesh.fsdp": {"data": 1},
     "mesh.tensor": {"data": 1},
     "launch.num_processes": {"process_id": 0},

@@ -65,6 +65,7 @@ def _show(result: dict[str, Any]) -> None:
     for title, key in (("with the current settings", "now"), ("proposed settings", "proposal")):
         if key in result:
             lines.append(f"{title}: {_choice(result[key])}")
+    lines += [result["few_labels"]["sentence"]] if "few_labels" in result else []
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 

@@ -38,7 +38,8 @@ def train(config: Config, fractions: str | None = None) -> int:
     """Run the configuration, or its curve at these shares of the rows, and return the exit code."""
     from jaxbert.tasks.reading import training_spec
 
-    training_spec(config.data)  # before a model is downloaded from the Hub
+    if config.train.epochs or config.train.max_steps:  # without a step, no rows are needed
+        training_spec(config.data)  # before a model is downloaded from the Hub
     from jaxbert.api.finetune import start_curve, start_run
 
     return until_stopped(lambda: start_run(config) if fractions is None else start_curve(config, fractions))

@@ -149,8 +149,9 @@ class TrainConfig:
     steps_per_dispatch: Positive | None = None
     """Number of steps of one batch shape that are sent to the device at once, which helps if steps are short. The results
     are the same; a signal waits for all of them. If not set, the number that `jaxbert bench --tune` found, or else 1."""
-    epochs: Positive = 3
-    """Number of passes over the training examples."""
+    epochs: NotNegative = 3
+    """Number of passes over the training examples. 0, with `method` contrastive or prompt alone: the model is not
+    changed."""
     max_steps: Positive | None = None
     """Number of optimizer steps after which training stops; replaces `epochs`."""
     seed: NotNegative = 0
@@ -174,6 +175,12 @@ class TrainConfig:
     early_stopping_patience: Positive | None = None
     """Number of consecutive evaluations without a better `best_metric`, after which training stops. If not set, it does not
     stop early."""
+    method: Literal["plain", "contrastive", "prompt"] = "plain"
+    """How a classification is learned. With a few labels a class: contrastive, from pairs of texts; prompt, from words that
+    the model fills into a template (`prompt`). docs/few-labels.md"""
+    prompt: dict[str, Any] | None = None
+    """method prompt: a text with room for the answer, and the words of each label, such as {template: "{text} It was
+    [MASK].", verbalizers: {good: [great], bad: [terrible]}}."""
     label_smoothing: Share = 0.0
     """Fraction of the target probability that is spread over all labels."""
     class_weights: ClassWeights = "none"
@@ -235,6 +242,15 @@ class TrainConfig:
             Pruning.of(self.prune)
         if self.augment is not None:
             Augmenting.of(self.augment)
+        if (self.method == "prompt") != (self.prompt is not None):
+            missing = "train.prompt is not" if self.prompt is None else "train.method is not prompt"
+            raise UserError(
+                f"train.{'method is prompt' if self.prompt is None else 'prompt is set'}, but {missing}: set both"
+            )
+        if self.prompt is not None:
+            from jaxbert.config.few_labels import Prompt
+
+            Prompt.of(self.prompt)
         if self.adversarial == "none" and self.adversarial_epsilon != TrainConfig.adversarial_epsilon:
             raise UserError(
                 "train.adversarial_epsilon is set, but train.adversarial is not: set it to fgm, or leave it out"
@@ -435,6 +451,14 @@ class Config:
         self._check_folds()
         self._check_smaller()
         self._check_augment()
+        if self.train.method != "plain":
+            from jaxbert.config.few_labels import check_method
+
+            check_method(self)
+        elif self.train.epochs == 0 and self.train.max_steps is None:
+            raise UserError(
+                "train.epochs is 0, so that nothing is learned: only train.method contrastive and prompt allow it"
+            )
         if self.pretrain.vocab_size and self.model.vocab:
             raise UserError("pretrain.vocab_size and model.vocab are both set: train a vocabulary, or give one")
 

@@ -229,11 +229,12 @@ class Overview:
 
     def to_dict(self, most: int = 10) -> dict[str, Any]:
         """Return plain values for JSON, with at most `most` places of duplicates and leaks."""
-        train, others = self.train, [view for view in self.views if view is not self.train]
+        train = [view for view in self.views if view.name == TRAIN]
+        others = [view for view in self.views if view.name != TRAIN]
         return {
             "lower_case": self.lower_case,
-            "sources": {view.name: view.to_dict(most) for view in [train, *others]},
-            "leaks": [_leak(train, view, most) for view in others],
+            "sources": {view.name: view.to_dict(most) for view in [*train, *others]},
+            "leaks": [_leak(first, view, most) for first in train for view in others],
         }
 
     @property

@@ -1,7 +1,8 @@
-"""Propose `data.max_length` and a row length for a data set, from the lengths of its texts alone."""
+"""Propose `data.max_length` and a row length from the lengths of texts, and a method from the number of labels a class."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -16,6 +17,36 @@ _MOST_LOST = 0.005
 _MULTIPLE = 8
 _STEPS = 64
 """Steps that are planned to measure the packing efficiency."""
+
+
+_FEW = 64
+"""The most labels a class with which the methods for few labels were compared."""
+_MEASURED = ""
+"""The measurement behind the proposal, as in docs/few-labels.md; empty before there is one."""
+
+
+def propose_method(counts: Mapping[str, int]) -> dict[str, Any]:
+    """Return how many labels a class there are, the `train.method` that they speak for, and a sentence that says why.
+
+    Args:
+      counts: the rows of each label.
+    """
+    sizes = sorted(counts.values())
+    least, median, most = sizes[0], int(np.median(sizes)), sizes[-1]
+    few = median <= _FEW
+    span = f"{least:,}" if least == most else f"{least:,} to {most:,}, half of them up to {median:,}"
+    if few:
+        why = f"up to {_FEW} speak for train.method contrastive, or prompt with a model of masked words"
+        why += f": {_MEASURED}" if _MEASURED else ", which is to be compared with plain"
+    else:
+        why = f"more than {_FEW} speak for train.method plain; the others are for fewer"
+    return {
+        "least": least,
+        "median": median,
+        "most": most,
+        "method": "contrastive" if few else "plain",
+        "sentence": f"labels of a class: {span}; {why} (docs/few-labels.md)",
+    }
 
 
 def propose(lengths: np.ndarray, positions: int, batch_size: int, seed: int, *, windows: bool) -> dict[str, Any]:

@@ -42,6 +42,15 @@ def has_classifier(folder: Path, family: Family = DEFAULT) -> bool:
 
     Return False for a file that cannot be read: `read_tensors` raises the error.
     """
+    return _has_layer(folder, family.classifier)
+
+
+def has_word_scores(folder: Path, family: Family = DEFAULT) -> bool:
+    """Return whether a checkpoint of a family has the layers that score words; False for a file that cannot be read."""
+    return _has_layer(folder, (*family.word_scores.split("."), "transform", "dense"))
+
+
+def _has_layer(folder: Path, layer: tuple[str, ...]) -> bool:
     source = find_weights(folder)
     try:
         if source is None:
@@ -57,7 +66,7 @@ def has_classifier(folder: Path, family: Family = DEFAULT) -> bool:
         if isinstance(error, Exception) or is_panic(error):
             return False
         raise
-    endings = tuple((*family.classifier, leaf) for leaf in ("weight", "kernel"))
+    endings = tuple((*layer, leaf) for leaf in ("weight", "kernel"))
     return any(tuple(re.split(r"[./]", str(name))[-len(endings[0]) :]) in endings for name in names)
 
 

@@ -7,10 +7,12 @@ dtype of the computation; a loss must convert them to float32.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
 from transformers import BertConfig
@@ -145,10 +147,13 @@ class _Predictions(nnx.Module):
             sizes = config.hidden_size, config.vocab_size
             self.decoder = nnx.Linear(*sizes, use_bias=False, dtype=dtype, kernel_init=init, rngs=rngs)
 
-    def __call__(self, x_BPD: Array, words: nnx.Embed) -> Array:
-        x_BPD = self.transform(x_BPD)
+    def __call__(self, x_BPD: Array, words: nnx.Embed, ids: np.ndarray | None = None) -> Array:
+        """Score every word of the vocabulary, or those with some `ids` alone."""
+        x_BPD, bias = self.transform(x_BPD), self.bias[...]
         kernel = words.embedding[...].T if self.tied else self.decoder.kernel[...]
-        return add_bias(product(flat_dot_general, x_BPD, kernel), self.bias[...])
+        if ids is not None:
+            kernel, bias = kernel[:, ids], bias[ids]
+        return add_bias(product(flat_dot_general, x_BPD, kernel), bias)
 
 
 class _Cls(nnx.Module):
@@ -181,6 +186,55 @@ class MaskedLM(nnx.Module):
             encoded = self.base.encode(batch, key, call, head_mask_NH)
             x_BPD = encoded.hidden_BTD
         return {"logits": self.cls.predictions(x_BPD, self.base.embeddings.word_embeddings), "encoded": encoded}
+
+
+@dataclass(frozen=True)
+class _Answers:
+    """The part of a prompt that its head computes with."""
+
+    places: tuple[int, ...]
+    """The places of [MASK] in a segment, from its first token, or negative from behind its last one; M of them."""
+    words: tuple[tuple[tuple[int, ...], ...], ...]
+    """The M token ids of each word of each label."""
+
+
+class PromptHead(MaskedLM):
+    """Scores of the labels for each example: of the words that stand for them, at the masked places of its segment."""
+
+    def __init__(self, config: BertConfig, dtype: Any, rngs: nnx.Rngs) -> None:
+        super().__init__(config, dtype, rngs)
+        prompt = config.jaxbert["prompt"]
+        words = tuple(tuple(tuple(ids) for ids in of_label) for of_label in prompt["words"])
+        self.answers = _Answers(tuple(prompt["places"]), words)
+
+    def __call__(
+        self, batch: Batch, key: Array | None, call: ForwardOptions, head_mask_NH: Array | None = None
+    ) -> dict[str, Any]:
+        """Return `logits` [B, S, C], float32, and the encoder's output.
+
+        The score of a word is the sum of its tokens' scores, that of a label the mean of its words'. The normalizers of
+        the vocabulary are the same for all labels and left out: a softmax over labels is that of mean log-probabilities.
+        """
+        places_BSM = self._places(batch)
+        rows, slots, masks = places_BSM.shape
+        x_BPD, encoded = self.base.encode_positions(batch, places_BSM.reshape(rows, -1), key, call, head_mask_NH)
+        words = [ids for of_label in self.answers.words for ids in of_label]
+        scores_BPV = self.cls.predictions(x_BPD, self.base.embeddings.word_embeddings, np.array(words).reshape(-1))
+        scores_BSMKM = scores_BPV.astype(jnp.float32).reshape(rows, slots, masks, len(words), masks)
+        scores_BSK = jnp.einsum("BSMKM->BSK", scores_BSMKM)
+        counts = [len(of_label) for of_label in self.answers.words]
+        mean_KC = np.repeat(np.eye(len(counts), dtype=np.float32) / np.array(counts)[:, None], counts, axis=0)
+        logits_BSC = jnp.einsum("BSK,KC->BSC", scores_BSK, mean_KC, precision=jax.lax.Precision.HIGHEST)
+        return {"logits": logits_BSC, "encoded": encoded}
+
+    def _places(self, batch: Batch) -> Array:
+        """Return the masked places of each example in its row, [B, S, M]; any places of an unused slot."""
+        first_BS, segment_ids = batch["cls_positions"], batch["segment_ids"]
+        slots_S = jnp.arange(1, first_BS.shape[1] + 1)
+        lengths_BS = (segment_ids[:, None, :] == slots_S[None, :, None]).sum(-1)
+        within_11M = np.array(self.answers.places)[None, None]
+        places_BSM = first_BS[..., None] + within_11M + jnp.where(within_11M < 0, lengths_BS[..., None], 0)
+        return jnp.clip(places_BSM, 0, segment_ids.shape[1] - 1)
 
 
 class NextSentencePrediction(nnx.Module):

@@ -165,7 +165,9 @@ def _real(config: Config, source: str) -> Material:
     bert_config, tokenizer = _tokenizer(config.model)
     longest = resolve_max_length(config.data.max_length, longest_input(bert_config))
     data = dataclasses.replace(config.data, validation=None, test=None)
-    inputs = task_class(config.task).read(dataclasses.replace(config, data=data), tokenizer, longest)
+    inputs = task_class(config.task, config.train.method).read(
+        dataclasses.replace(config, data=data), tokenizer, longest
+    )
     configured = inputs.task.configure(bert_config)
     return Material(configured, inputs.task, inputs, source)
 

@@ -26,6 +26,7 @@ from jaxbert.interop.names import to_torch
 from jaxbert.models.functional import Params, make_model
 from jaxbert.models.heads import (
     MultipleChoiceHead,
+    PromptHead,
     QuestionAnsweringHead,
     SequenceClassificationHead,
     TokenClassificationHead,
@@ -61,6 +62,10 @@ def check_head(head: type[nnx.Module], task: str) -> None:
     Raises:
       UserError: if it has none.
     """
+    if head is PromptHead:
+        raise UserError(
+            "a model with a prompt has no ONNX graph: fine-tune with train.method plain or contrastive for one"
+        )
     if head not in _HEADS:
         raise UserError(
             f"a model of task {task} has no ONNX graph, only models that classify texts or tokens, score, choose or answer "

@@ -71,12 +71,14 @@ def check_task(name: str) -> None:
         )
 
 
-def task_class(name: str) -> type[Task]:
-    """Return the task with this name, or the class that `package.module:Class` names.
+def task_class(name: str, method: str = "plain") -> type[Task]:
+    """Return the task with this name, or the class that `package.module:Class` names, as `train.method` learns it.
 
     Raises:
       UserError: if there is no such task.
     """
+    if method == "prompt":
+        return importlib.import_module(f"{__name__}.classification.prompt").Prompted
     if name in _OWN:
         return getattr(importlib.import_module(f"{__name__}.{name}.task"), _OWN[name])
     if name in _registered:
@@ -122,7 +124,8 @@ def task_of_model(bert_config: BertConfig) -> type[Task]:
     if named is None and architecture == "NextSentencePrediction":
         kind = family_of(bert_config).class_of(f"For{architecture}")
         raise UserError(f"the model is a {kind}, which no task has: there are {', '.join(task_names())}")
-    return task_class(_trained_task(bert_config) or "classification")
+    method = "prompt" if "prompt" in settings_of(bert_config) else "plain"
+    return task_class(_trained_task(bert_config) or "classification", method)
 
 
 def _trained_task(bert_config: BertConfig) -> str | None:

@@ -37,6 +37,8 @@ class TextTask(Task):
     has_text_labels = True
     label_kind: ClassVar[LabelKind] = "name"
     """The kind of a label in its column."""
+    asks_tokenizer: ClassVar[bool] = False
+    """Whether the task needs the tokenizer, for `prepared`."""
     reading: Reading
     """How long texts are read."""
 
@@ -56,6 +58,10 @@ class TextTask(Task):
         Raises:
           UserError: if the labels contradict the configuration.
         """
+        raise NotImplementedError
+
+    def prepared(self, config: Config, tokenizer: Any) -> Self:
+        """Return the task with what it needs of the tokenizer, before the labels are encoded; see `asks_tokenizer`."""
         raise NotImplementedError
 
     def weigh(self, labels: np.ndarray, config: Config) -> Self:
@@ -96,6 +102,8 @@ class TextTask(Task):
         stored = read_stored(config, tokenizer, max_length, cls.label_kind, reading.long_texts)
         assert stored.train.labels is not None
         task, new_head = cls.fit(stored.train.labels, config, rules, head, reading)
+        if cls.asks_tokenizer:
+            task = task.prepared(config, tokenizer)
         task.check_map(rules, [stored.train, *stored.validation.values(), *stored.test.values()])
         whole = task._labelled(stored.train, rules)
         train, held_out = split_off(whole, config)

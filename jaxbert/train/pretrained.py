@@ -20,7 +20,7 @@ from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.folder import resolve
 from jaxbert.interop.load import load_params
-from jaxbert.interop.read import find_weights, has_classifier
+from jaxbert.interop.read import find_weights, has_classifier, has_word_scores
 from jaxbert.interop.tokenizer import load_tokenizer, new_tokenizer
 from jaxbert.models.families import SIZES, family_of, sized_config
 from jaxbert.models.functional import FunctionalModel, Params, init_params
@@ -59,6 +59,19 @@ class Pretrained:
         family, written = family_of(self.bert_config), self.bert_config.architectures or ()
         others = {family.class_of(head) for head in family.classifiers} - {family.class_of(architecture)}
         return config.head == "new" or bool(others & set(written))
+
+    def check_words(self) -> None:
+        """Check that the model has learned to score words.
+
+        Raises:
+          UserError: if it is new, or has no head for masked words.
+        """
+        if self.folder is None or not has_word_scores(self.folder, family_of(self.bert_config)):
+            name = "a new model" if self.folder is None else str(self.folder)
+            raise UserError(
+                f"train.method prompt asks a model for words, but {name} has no trained head for masked words, and a new "
+                "one knows nothing: take a model of masked words, such as one of `jaxbert pretrain`"
+            )
 
     def params(
         self, model: FunctionalModel, seed: int, shardings: Params, key: Array, *, new_head: bool = False

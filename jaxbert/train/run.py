@@ -19,7 +19,7 @@ from jaxbert.data.batches import Batch, batches
 from jaxbert.data.labels import Head
 from jaxbert.data.overview import DOCUMENTS, TRAIN
 from jaxbert.data.packing import Layout
-from jaxbert.data.proposal import describe_choice, propose
+from jaxbert.data.proposal import describe_choice, propose, propose_method
 from jaxbert.data.tokens import Reading
 from jaxbert.errors import UserError
 from jaxbert.models.families import longest_input
@@ -78,6 +78,8 @@ class Run:
     """A text that changes with the teacher, the rows without labels and the model that fills words; None without them."""
     augmenter: Augmenter | None = None
     """Makes the texts of each epoch; None if they are those of the data."""
+    settle: Callable[[Run, State], State] | None = None
+    """`(run, state) -> state`: fits the head before each evaluation and checkpoint; None where the steps train it."""
 
     @property
     def bert_config(self) -> BertConfig:
@@ -177,10 +179,15 @@ def open_run(
         if getattr(config.train, key) is not None and added is None:
             raise UserError(f"train.{key} works with `jaxbert train` and `jaxbert.finetune` alone: leave it out here")
     pretrained = load_pretrained(with_vocabulary(config), config.train.teacher)
+    contrastive = config.train.method == "contrastive"
+    if contrastive:
+        from jaxbert.train.contrastive import HeadFitter, frozen_parts, with_mean, with_pairs
+
+        pretrained = with_mean(pretrained)
     max_length = resolve_max_length(config.data.max_length, longest_input(pretrained.bert_config))
     _set_length(config, pretrained, max_length)
-    chosen = task_class(config.task)
-    _check_corrections(config, chosen)
+    chosen = task_class(config.task, config.train.method)
+    _check_task(config, chosen, pretrained)
     inputs = chosen.read(config, pretrained.tokenizer, max_length, pretrained.trained_head(chosen, config.model))
     learned = inputs.task.output_names
     if tuple(known) != tuple(learned) and sorted(known) == sorted(learned):
@@ -188,21 +195,16 @@ def open_run(
     inputs, taught = replace(inputs, task=additions.change_task(inputs.task)), None
     if additions.teach is not None:
         inputs, taught = additions.teach(inputs, pretrained, max_length)
+    if contrastive:
+        inputs = replace(inputs, task=with_pairs(inputs.task))
     _check_slices(config, inputs)
-    if (best := config.train.best_metric) is not None and best not in (names := inputs.task.metric_names()):
-        raise UserError(f"train.best_metric is {best!r}, but it must be one of {', '.join(names)}")
-    tuning = Tuning.of(config.train)
-    inputs.task.check_tuning(tuning)
-    if tuning.anything and not inputs.validation:
-        raise UserError(
-            "train.calibration, train.threshold and train.thresholds need a validation set: give data.validation or "
-            "data.validation_fraction"
-        )
+    _check_chosen(config, inputs)
     bert_config = inputs.task.configure(pretrained.bert_config)
     if pretrained.folder is not None:
-        name, labels = config.model.name_or_path, len(bert_config.id2label or ())
-        say_other_head(name, pretrained.bert_config, config.task, labels)
-    program = Program.of(config, mesh, bert_config, inputs.task, count_steps(config.train, len(inputs.train)))
+        labels = len(bert_config.id2label or ())
+        say_other_head(config.model.name_or_path, pretrained.bert_config, config.task, labels)
+    trained = frozen_parts(config, bert_config) if contrastive else config
+    program = Program.of(trained, mesh, bert_config, inputs.task, count_steps(config.train, len(inputs.train)))
     layout = training_layout(config, inputs.train.tokens.lengths, mesh, windows=inputs.train.windows)
     run = Run(
         config=config,
@@ -214,7 +216,9 @@ def open_run(
         additions=additions,
         taught=taught,
     )
-    return run if config.train.augment is None else _augmented(run, max_length, use_tuned=use_tuned)
+    if config.train.augment is not None:
+        run = _augmented(run, max_length, use_tuned=use_tuned)
+    return replace(run, settle=HeadFitter(run)) if contrastive else run
 
 
 def _augmented(run: Run, max_length: int, *, use_tuned: bool) -> Run:
@@ -230,11 +234,31 @@ def _augmented(run: Run, max_length: int, *, use_tuned: bool) -> Run:
     return replace(run, program=program, layout=layout, taught=taught, augmenter=augmenter)
 
 
-def _check_corrections(config: Config, task: type[Task]) -> None:
-    """Raise `UserError` if labels are to be corrected that are not those of texts."""
+def _check_task(config: Config, task: type[Task], pretrained: Pretrained) -> None:
+    """Raise `UserError` if labels are to be corrected that are not those of texts, or a prompt's model knows no words."""
+    if config.train.method == "prompt":
+        pretrained.check_words()
     if config.data.corrections and not task.has_text_labels:
         raise UserError(
             f"data.corrections changes labels of texts, but task {config.task} has none: correct the data themselves"
+        )
+
+
+def _check_chosen(config: Config, inputs: Inputs) -> None:
+    """Check the metric that chooses the best checkpoint, and what is to be chosen on held-out examples.
+
+    Raises:
+      UserError: for an unknown metric, or a setting that the task or the data do not have.
+    """
+    best = config.train.best_metric
+    if best is not None and best not in (names := inputs.task.metric_names()):
+        raise UserError(f"train.best_metric is {best!r}, but it must be one of {', '.join(names)}")
+    tuning = Tuning.of(config.train)
+    inputs.task.check_tuning(tuning)
+    if tuning.anything and not inputs.validation:
+        raise UserError(
+            "train.calibration, train.threshold and train.thresholds need a validation set: give data.validation or "
+            "data.validation_fraction"
         )
 
 
@@ -270,7 +294,8 @@ def inspect_data(config: Config) -> dict[str, Any]:
 
     Returns:
       The content of `data` in `summary.json` with more rows named, `now` (the lengths as the configuration has them) and
-      `proposal`; with `train.augment`, some texts as the first epoch has them (`augmented`).
+      `proposal`; in classification also `few_labels`, and with `train.augment` some texts as the first epoch has them
+      (`augmented`).
 
     Raises:
       UserError: for a mistake in the configuration or the data, as a run would report it.
@@ -278,8 +303,8 @@ def inspect_data(config: Config) -> dict[str, Any]:
     pretrained = load_pretrained(with_vocabulary(config))
     positions = longest_input(pretrained.bert_config)
     max_length = resolve_max_length(config.data.max_length, positions)
-    task = task_class(config.task)
-    _check_corrections(config, task)
+    task = task_class(config.task, config.train.method)
+    _check_task(config, task, pretrained)
     inputs = task.read(config, pretrained.tokenizer, max_length, pretrained.trained_head(task, config.model))
     overview = inputs.overview
     result = overview.to_dict(_PLACES)
@@ -291,6 +316,8 @@ def inspect_data(config: Config) -> dict[str, Any]:
     train = overview.train
     if train.unit == DOCUMENTS:  # documents fill segments of any length
         return result
+    if config.task == "classification" and train.labels is not None:
+        result["few_labels"] = propose_method(train.labels.counts)
     batch_size, seed, lengths = config.train.batch_size, config.train.seed, train.seen.lengths
     result["now"] = describe_choice(
         lengths, max_length, batch_size, seed, windows=train.windows, row_length=config.data.row_length

@@ -20,6 +20,7 @@ from jax import Array
 
 from jaxbert.config import Config
 from jaxbert.data.batches import Batch, BatchSize
+from jaxbert.data.overview import TRAIN
 from jaxbert.errors import DivergedError, StoppedError, UserError
 from jaxbert.models.functional import Params
 from jaxbert.processes import Interrupt, all_alike, is_main, main_decides, wait_for_all
@@ -116,6 +117,7 @@ class Trainer:
         self._before_saving = before_saving
         self._dispatched = progress.step
         self._said_unusable = False
+        self._settled = -1
         self._pending: tuple[list[np.ndarray], dict[str, Array]] | None = None
 
     def train(self, report: Report) -> None:
@@ -129,6 +131,7 @@ class Trainer:
                 if self._stages is not None and self._stages.is_due(self._dispatched):
                     self._change_shape(self._stages, report)
                 self._take_steps(report, interrupt)
+            self._settle()
             if self._callbacks.stop and self.run.inputs.validation and self.progress.step not in self.details:
                 self._evaluate(report)
         self._save()
@@ -280,12 +283,18 @@ class Trainer:
     def _at_milestone(self, report: Report) -> None:
         """Evaluate, then save, so that the checkpoint includes its own evaluation."""
         improved, step = False, self._dispatched
+        self._settle()
         if self.run.inputs.validation and self._is_time(step, self._config.eval_every):
             improved = self._evaluate(report)
         if improved or self._is_time(step, self._config.checkpoint_every):
             self._before_saving()
             report.flush()
             self._save()
+
+    def _settle(self) -> None:
+        """Fit the head to this state, where the steps do not train it and it is not fitted yet."""
+        if self.run.settle is not None and self._settled != self._dispatched:
+            self.state, self._settled = self.run.settle(self.run, self.state), self._dispatched
 
     def _evaluate(self, report: Report) -> bool:
         """Evaluate; return whether the result is the best so far."""
@@ -546,6 +555,7 @@ def show_data(run: Run) -> None:
     console.print(data_table(overview))
     held_out = sum(map(len, inputs.validation.values()))
     examples = "examples" if run.config.data.text_pair is None else "pairs of texts"
-    counted = f"{len(inputs.train):,} training and {held_out:,} validation {examples}, {inputs.task.describe()}"
+    learned = len(inputs.train) if TRAIN in overview["sources"] else 0
+    counted = f"{learned:,} training and {held_out:,} validation {examples}, {inputs.task.describe()}"
     for line in (*data_notes(overview), counted):
         console.print(line, highlight=False, soft_wrap=True)

@@ -56,8 +56,15 @@ def test_inspect_tells_everything(problem: Problem, tmp_path: Path, capsys: pyte
     assert content["now"]["max_length"] == 48
     assert content["proposal"]["max_length"] == 8
     assert content["proposal"]["packing_efficiency"] > 0.5
+    few = content["few_labels"]
+    assert (few["least"], few["median"], few["most"], few["method"]) == (2, 2, 3, "contrastive")
     said = " ".join(capsys.readouterr().err.split())
-    for words in ("bad 3, good 2", "row 3 of validation is row 3 of train", "rows 2, 4, labels good, bad"):
+    for words in (
+        "bad 3, good 2",
+        "labels of a class: 2 to 3, half of them up to 2; up to 64 speak",
+        "row 3 of validation is row 3 of train",
+        "rows 2, 4, labels good, bad",
+    ):
         assert words in said
     assert not list(problem.folder.glob("runs*"))
 

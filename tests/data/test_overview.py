@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from jaxbert.data.overview import Labelling, Overview, View, describe_lengths
-from jaxbert.data.proposal import describe_choice, propose
+from jaxbert.data.proposal import describe_choice, propose, propose_method
 from jaxbert.data.table import Facts
 from jaxbert.data.tokens import Seen, hash_texts
 
@@ -119,3 +119,10 @@ def test_packing_efficiency_of_texts_that_fill_rows():
 def test_windows_lose_nothing():
     found = describe_choice(np.full(64, 20, np.int32), 11, 32, 0, windows=True, row_length=11)
     assert (found["cut"], found["tokens_lost"], found["packing_efficiency"]) == (0, 0.0, 1.0)
+
+
+def test_many_labels_of_a_class_speak_for_plain_training():
+    assert propose_method({"a": 64, "b": 64})["method"] == "contrastive"
+    found = propose_method({"a": 3, "b": 1000, "c": 800})
+    assert (found["method"], found["median"]) == ("plain", 800)
+    assert found["sentence"].startswith("labels of a class: 3 to 1,000, half of them up to 800; more than 64 speak for")
