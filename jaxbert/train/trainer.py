@@ -137,7 +137,7 @@ class Trainer:
     @property
     def _params(self) -> Params:
         """The parameters that are evaluated and exported: their moving average, if there is one."""
-        return self.state.get("ema", self.state["params"])
+        return self.state["ema"] if "ema" in self.state else self.state["params"]
 
     def _done(self) -> bool:
         patience, stages, step = self._config.early_stopping_patience, self._stages, self._dispatched

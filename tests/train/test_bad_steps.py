@@ -17,9 +17,9 @@ POISONED = len(VOCAB) - 1
 
 
 RUNS = {
-    "1-slices": {},
+    "1-slices": {"train__ema": 0.9},
     "2-slices": {"train__accumulation_steps": 2},
-    "frozen": {"optimizer__freeze": ["embeddings", "layer/0/"], "optimizer__layer_decay": 0.5, "train__ema": 0.9},
+    "frozen": {"optimizer__freeze": ["embeddings", "layer/0/"], "optimizer__layer_decay": 0.5},
 }
 
 
