@@ -188,7 +188,7 @@ class TrainConfig:
     """adversarial: the length of the push, over all tokens of a text."""
     ema: Share = 0.0
     """Decay of a moving average of the parameters, such as 0.999, by which evaluations, the best step and the export go. 0:
-    none. docs/ema.md"""
+    none. docs/harder.md"""
     folds: Annotated[int, Range(least=2)] | None = None
     """Number K of parts into which the training rows are divided: K models are trained, each on K - 1 parts, and answer for
     the part that they did not see (cross-validation). If not set, there are no folds."""
