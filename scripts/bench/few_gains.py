@@ -4,10 +4,11 @@
 
 DATA has the folders `glue_SST-2` and `thucnews`; each MODEL is a folder or a name on the Hub; without one a set is left out.
 All methods share the rows of a draw (`draws.py`), the model, the seed and the recipe, which was chosen for plain training on
-draws from 100 on; there is one evaluation, at the end. Self-training gets rows that were not drawn, without their labels, and
-chooses among them by a validation set of a fifth of the drawn rows. OUT/results.jsonl has a line for each run; a line that is
-there is not made again, so the command can be stopped. The last thing printed is a JSON object: of each method the mean
-and the sample standard deviation over the draws, of its accuracy and of its difference from plain on the same draw.
+draws from 100 on; there is one evaluation, at the end. `refill` needs a model that fills in words, by --sst2-refill and
+--thucnews-refill. Self-training gets rows that were not drawn, without their labels, and is calibrated on a fifth of the
+drawn rows, which it does not learn from. OUT/results.jsonl has a line for each run; a line that is there is not made again,
+so the command can be stopped. The last thing printed is a JSON object: of each method the mean and the sample standard
+deviation over the draws, of its accuracy and of its difference from plain on the same draw.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "fgm": {"adversarial": "fgm"},
     "ema": {"ema": 0.95},
     "word_dropout": {"augment": {"word_dropout": 0.1}},
-    "mask_refill": {"augment": {"mask_refill": 0.1}},
-    "span_swap": {"augment": {"span_swap": 0.1}},
-    "punctuation": {"augment": {"punctuation": 0.1}},
+    "swap": {"augment": {"swap": 0.1}},
+    "punctuation": {"augment": {"punctuation": 0.3}},
+    "refill": {"augment": {"refill": 0.1}},
     "self_training": {"self_training": {"rounds": 1, "threshold": 0.9}},
 }
 UNLABELLED = 5000
@@ -71,6 +72,8 @@ def measure(name: str, number: int, values: argparse.Namespace, method: str, dat
     """Train once on a draw; return the accuracy on the rows to evaluate on, and the seconds."""
     rows, rest = draw(data[0], values.per_class, number)
     keys: dict[str, Any] = {**recipe(values, name), **METHODS[method], "validation": data[1]}
+    if method == "refill":
+        keys["augment"] = {**keys["augment"], "refill_model": getattr(values, f"{name}_refill")}
     if method == "self_training":
         rows, validation = held_out(rows, values.per_class)
         texts = [{"text": row["text"]} for row in rest[:UNLABELLED]]
@@ -112,6 +115,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sst2", help="the model for SST-2")
     parser.add_argument("--thucnews", help="the model for THUCNews")
+    parser.add_argument("--sst2-refill", help="the model that fills in English words")
+    parser.add_argument("--thucnews-refill", help="the model that fills in Chinese words")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
     parser.add_argument("--per-class", type=int, default=64)
@@ -128,6 +133,8 @@ def main() -> None:
     for number in range(int(first), int(last or first) + 1):
         for name in data:
             for method in values.methods.split(","):
+                if method == "refill" and not getattr(values, f"{name}_refill"):
+                    continue
                 which = {"set": name, "method": method, "draw": number, "per_class": values.per_class}
                 shared = recipe(values, name)
                 which |= {"epochs": shared["epochs"], "learning_rate": shared["learning_rate"]}
