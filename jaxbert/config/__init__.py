@@ -20,6 +20,7 @@ from jaxbert.config.data import DataConfig as DataConfig
 from jaxbert.config.data import MaxLength as MaxLength
 from jaxbert.config.smaller import Distilling as Distilling
 from jaxbert.config.smaller import Pruning as Pruning
+from jaxbert.config.smaller import SelfTraining as SelfTraining
 from jaxbert.errors import UserError
 from jaxbert.ranges import (
     NotNegative,
@@ -216,6 +217,9 @@ class TrainConfig:
     prune: dict[str, int | float | list[int]] | None = None
     """What is left of the model: {layers: 4, heads: 6, intermediate: 0.5}, numbers or shares below 1. The least important
     ones are removed before the first step or, with {steps: [100, 200]}, in parts before these steps. docs/smaller.md"""
+    self_training: dict[str, float] | None = None
+    """How data.unlabelled is learned without a teacher: {rounds: 1, threshold: 0.9}. The model labels the texts of which it is
+    so sure, and is trained again on all. docs/self-training.md"""
     accept_changed_data: bool = False
     """Whether a run may resume although its data have changed, if the label names are the same; the changes are printed. If
     false, such a run is refused."""
@@ -230,6 +234,8 @@ class TrainConfig:
                 raise UserError("train.distill is set, but train.teacher is not: name a teacher, or leave it out")
         if self.prune is not None:
             Pruning.of(self.prune)
+        if self.self_training is not None:
+            SelfTraining.of(self.self_training)
         if self.adversarial == "none" and self.adversarial_epsilon != TrainConfig.adversarial_epsilon:
             raise UserError(
                 "train.adversarial_epsilon is set, but train.adversarial is not: set it to fgm, or leave it out"
@@ -428,6 +434,7 @@ class Config:
         _check_labels(self)
         self._check_windows()
         self._check_folds()
+        self._check_self_training()
         self._check_smaller()
         if self.pretrain.vocab_size and self.model.vocab:
             raise UserError("pretrain.vocab_size and model.vocab are both set: train a vocabulary, or give one")
@@ -453,9 +460,10 @@ class Config:
 
     def _check_smaller(self) -> None:
         train = self.train
-        if self.data.unlabelled is not None and train.teacher is None:
+        if self.data.unlabelled is not None and train.teacher is None and train.self_training is None:
             raise UserError(
-                "data.unlabelled is set, but only a teacher can answer for rows without a label: set train.teacher"
+                "data.unlabelled is set, but only a teacher can answer for rows without a label: set train.teacher, or "
+                "train.self_training"
             )
         if train.folds is not None:
             for key, value in (("data.unlabelled", self.data.unlabelled), ("train.prune", train.prune)):
@@ -471,6 +479,24 @@ class Config:
                 "train.prune: steps after the first do not work with optimizer.name adafactor, whose statistics cannot be "
                 "cut: take steps [0], or another optimizer"
             )
+
+    def _check_self_training(self) -> None:
+        data, train = self.data, self.train
+        if train.self_training is None:
+            return
+        if self.task != "classification":
+            raise UserError(f"train.self_training works with task classification, not with {self.task}: leave it out")
+        if data.unlabelled is None:
+            raise UserError("train.self_training is set, but data.unlabelled is not: name texts without labels")
+        if not (data.validation or data.validation_fraction):
+            raise UserError(
+                "train.self_training needs a validation set, on which the confidence is calibrated: give data.validation or "
+                "data.validation_fraction"
+            )
+        others = {"train.teacher": train.teacher, "train.folds": train.folds, "train.prune": train.prune}
+        for key, value in {**others, "train.accept_changed_data": train.accept_changed_data or None}.items():
+            if value is not None:
+                raise UserError(f"{key} does not work with train.self_training: leave one of them out")
 
     def _check_windows(self) -> None:
         data = self.data

@@ -49,7 +49,7 @@ def recipe(values: argparse.Namespace, name: str) -> dict[str, Any]:
         "model": getattr(values, name),
         "max_length": 64,
         "row_length": 64,
-        "batch_size": 16 if sst2 else 32,
+        "batch_size": 16,
         "epochs": values.sst2_epochs if sst2 else values.thucnews_epochs,
         "learning_rate": values.sst2_rate if sst2 else values.thucnews_rate,
         "eval_every": 10**9,
@@ -121,8 +121,8 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
     parser.add_argument("--per-class", type=int, default=64)
     parser.add_argument("--draws", default="0-9", help="first-last")
-    parser.add_argument("--sst2-epochs", type=int, default=20)
-    parser.add_argument("--sst2-rate", type=float, default=1e-4)
+    parser.add_argument("--sst2-epochs", type=int, default=10)
+    parser.add_argument("--sst2-rate", type=float, default=5e-5)
     parser.add_argument("--thucnews-epochs", type=int, default=20)
     parser.add_argument("--thucnews-rate", type=float, default=5e-4)
     values = parser.parse_args()

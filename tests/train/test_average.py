@@ -112,7 +112,12 @@ def test_what_is_frozen_keeps_its_bits_and_memory_is_counted():
 
 def test_a_run_evaluates_and_exports_it_and_goes_on_with_the_same_bits(tmp_path, monkeypatch, capsys):
     problem = Problem.write(tmp_path)
-    keys = {"data__validation": tmp_path / "dev.csv", "train__checkpoint_every": 3, "train__max_steps": 8, "train__ema": 0.8}
+    keys = {
+        "data__validation": tmp_path / "dev.csv",
+        "train__checkpoint_every": 3,
+        "train__max_steps": 8,
+        "train__ema": 0.8,
+    }
     whole, run = tmp_path / "whole", tmp_path / "run"
     assert problem.train(**keys, train__output_dir=whole) == 0
     assert "moving average of the parameters" in capsys.readouterr().err
