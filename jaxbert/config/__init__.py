@@ -217,7 +217,7 @@ class TrainConfig:
     prune: dict[str, int | float | list[int]] | None = None
     """What is left of the model: {layers: 4, heads: 6, intermediate: 0.5}, numbers or shares below 1. The least important
     ones are removed before the first step or, with {steps: [100, 200]}, in parts before these steps. docs/smaller.md"""
-    self_training: dict[str, float] | None = None
+    self_training: dict[str, int | float] | None = None
     """How data.unlabelled is learned without a teacher: {rounds: 1, threshold: 0.9}. The model labels the texts of which it
     is so sure, and is trained again on all. docs/self-training.md"""
     accept_changed_data: bool = False

@@ -230,6 +230,9 @@ def _say_round(facts: Mapping[str, Any], metric: str, count: int, threshold: flo
         f"texts have a confidence of at least {threshold:g}"
     )
     console.print(said + (f" ({by_label})" if facts["added"] else ""), highlight=False, soft_wrap=True)
+    labels = [name for name, number in facts["by_label"].items() if number]
+    if len(labels) == 1:
+        logger.warning("round %d: all texts that it adds have the label %s", facts["round"], labels[0])
     if not facts["added"]:
         logger.warning("round %d adds nothing: lower the threshold of train.self_training", facts["round"])
 
