@@ -107,9 +107,9 @@ def test_links_of_a_page_lead_somewhere(path: Path):
 
 def test_the_index_and_the_menu_have_every_page():
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
-    index = set(re.findall(r"\]\((\w+\.md)\)", (ROOT / "docs" / "README.md").read_text("utf-8")))
+    index = set(re.findall(r"\]\(([\w-]+\.md)\)", (ROOT / "docs" / "README.md").read_text("utf-8")))
     assert pages <= index
-    assert pages <= set(re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE))
+    assert pages <= set(re.findall(r": ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE))
 
 
 def test_the_api_page_has_every_public_name():
