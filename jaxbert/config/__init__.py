@@ -434,7 +434,8 @@ class Config:
         _check_labels(self)
         self._check_windows()
         self._check_folds()
-        self._check_self_training()
+        if self.train.self_training is not None:
+            self._check_self_training()
         self._check_smaller()
         if self.pretrain.vocab_size and self.model.vocab:
             raise UserError("pretrain.vocab_size and model.vocab are both set: train a vocabulary, or give one")
@@ -482,8 +483,6 @@ class Config:
 
     def _check_self_training(self) -> None:
         data, train = self.data, self.train
-        if train.self_training is None:
-            return
         if self.task != "classification":
             raise UserError(f"train.self_training works with task classification, not with {self.task}: leave it out")
         if data.unlabelled is None:

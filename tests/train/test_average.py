@@ -110,6 +110,12 @@ def test_what_is_frozen_keeps_its_bits_and_memory_is_counted():
     assert all(jax.tree.leaves(same))
 
 
+def test_decays_share_a_program():
+    """A search over decays compiles once; whether there is an average is a part of the program."""
+    kinds = [jax.tree.structure(make(train__ema=decay).numbers) for decay in (0.5, 0.9, 0.0)]
+    assert kinds[0] == kinds[1] != kinds[2]
+
+
 def test_a_run_evaluates_and_exports_it_and_goes_on_with_the_same_bits(tmp_path, monkeypatch, capsys):
     problem = Problem.write(tmp_path)
     keys = {
@@ -138,6 +144,8 @@ def test_a_run_evaluates_and_exports_it_and_goes_on_with_the_same_bits(tmp_path,
     assert (kept["classifier.weight"] != np.asarray(state["params"]["classifier"]["kernel"]).T).any()
     assert main(["export", "--run", str(run), "--step", str(step), "--output", str(tmp_path / "again")]) == 0
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == weights(run)
+    assert main(["report", str(run)]) == 0
+    assert "parameters: moving averages with decay 0.8" in (run / "report.html").read_text("utf-8")
     measured = tmp_path / "measured.json"
     evaluate = ["evaluate", "--model", str(run), "--data", str(tmp_path / "dev.csv"), "--output", str(measured)]
     assert main(evaluate) == 0
