@@ -48,6 +48,7 @@ SECTION_RANGES = {
     "train.max_bad_steps": ONE_UP,
     "train.early_stopping_patience": ONE_UP,
     "train.label_smoothing": SHARE,
+    "train.ema": SHARE,
     "train.focal_gamma": ("at least 0", [0, 0.5, 5], [-0.1, math.nan]),
     "train.r_drop": ("at least 0", [0, 0.5, 5], [-0.1, math.nan]),
     "train.adversarial_epsilon": ABOVE_ZERO,

@@ -90,7 +90,8 @@ def finetune(
       model: a model folder, a name on the Hub, or a size such as `tiny` for a new model.
       validation: examples for the evaluations during training, or a dictionary of several sets by name.
       test: examples for one evaluation after training, or a dictionary of several sets by name.
-      unlabelled: further texts without labels, for which the model that `teacher=` names answers.
+      unlabelled: further texts without labels, for which the model that `teacher=` names answers, or which
+        `self_training=` labels.
       task: the name of the task; None: that of `config`, by default `classification` (one label for each text).
       config: a configuration or the path of a YAML file; the other arguments override its values.
       callbacks: objects of `jaxbert.Callback`, or functions `(event, step, values)`; they are called during the run.
@@ -257,7 +258,12 @@ def prepare_run(config: Config) -> None:
 
 def _train(config: Config, additions: Additions) -> dict[str, Any]:
     additions = _smaller(config, additions)
-    finished = run_training(config, additions) if config.train.folds is None else run_folds(config, additions)
+    if config.train.self_training is not None:
+        from jaxbert.understand.self_training import run_self_training
+
+        finished = run_self_training(config, additions)
+    else:
+        finished = run_training(config, additions) if config.train.folds is None else run_folds(config, additions)
     print_summary(finished.summary, finished.folder)
     if is_main() and config.report.at_end:
         _report(finished)

@@ -24,8 +24,7 @@ from jax import Array
 from jaxbert.compress.answers import Teacher, open_teacher
 from jaxbert.config import Config, Distilling
 from jaxbert.data.content import content_of
-from jaxbert.data.examples import Examples, Windows
-from jaxbert.data.tokens import Tokens
+from jaxbert.data.examples import Examples, join_examples
 from jaxbert.tasks.base import Batch, Inputs, Sums, Task
 from jaxbert.terminal import console
 from jaxbert.train.callbacks import Additions
@@ -135,49 +134,8 @@ def _identity(teacher: Teacher, rest: Examples | None) -> str:
 
 def _joined(train: Examples, rest: Examples) -> Examples:
     """Return the examples of both sets; those of the second have no label, which `labelled` says for each segment."""
-    if (train.windows is None) != (rest.windows is None):
-        train, rest = (_in_windows(part) for part in (train, rest))
-    tokens = _joined_tokens(train.tokens, rest.tokens)
-    labels = None
     if train.labels is not None:
-        labels = np.concatenate([train.labels, np.zeros((len(rest), *train.labels.shape[1:]), train.labels.dtype)])
-    counts = [len(train.tokens), len(rest.tokens)]
-    known = np.repeat([True, False], counts)
-    return Examples(
-        tokens=tokens,
-        labels=labels,
-        rows=np.concatenate([train.source_rows(np.arange(len(train))), np.full(len(rest), -1)]),
-        token_labels=_both(train.token_labels, rest.token_labels),
-        windows=_joined_windows(train.windows, rest.windows),
-        by_segment={"labelled": known, **_all_of(train.by_segment, rest.by_segment)},
-        by_token=_all_of(train.by_token, rest.by_token),
-    )
-
-
-def _all_of(first: Any, second: Any) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([values, second[name]]) for name, values in first.items()}
-
-
-def _both(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
-    return None if first is None or second is None else np.concatenate([first, second])
-
-
-def _joined_tokens(first: Tokens, second: Tokens) -> Tokens:
-    return Tokens(
-        ids=np.concatenate([first.ids, second.ids]),
-        begins=np.concatenate([first.begins, second.begins + len(first.ids)]),
-        lengths=np.concatenate([first.lengths, second.lengths]),
-        first_lengths=np.concatenate([first.first_lengths, second.first_lengths]),
-    )
-
-
-def _in_windows(examples: Examples) -> Examples:
-    if examples.windows is not None:
-        return examples
-    return dataclasses.replace(examples, windows=Windows.of_counts(np.ones(len(examples), np.int64)))
-
-
-def _joined_windows(first: Windows | None, second: Windows | None) -> Windows | None:
-    if first is None or second is None:
-        return None
-    return Windows.of_counts(np.concatenate([first.counts, second.counts]))
+        rest = dataclasses.replace(rest, labels=np.zeros((len(rest), *train.labels.shape[1:]), train.labels.dtype))
+    known = np.repeat([True, False], [len(train.tokens), len(rest.tokens)])
+    joined = join_examples(train, rest)
+    return dataclasses.replace(joined, by_segment={"labelled": known, **joined.by_segment})

@@ -108,6 +108,7 @@ def cut_state(cut: Remnant, state: State, before: Program, after: Program) -> St
             return old if old.shape == new.shape else new
 
         opt_state = jax.tree.map_with_path(left, fresh["opt_state"], state["opt_state"])
-        return {"step": state["step"], "params": params, "opt_state": opt_state}
+        kept = {"ema": cut.params(state["ema"])} if "ema" in state else {}
+        return {"step": state["step"], "params": params, "opt_state": opt_state, **kept}
 
     return jax.jit(smaller, out_shardings=after.state_shardings)(state)

@@ -21,6 +21,7 @@ from jaxbert.config.data import MaxLength as MaxLength
 from jaxbert.config.smaller import Augmenting as Augmenting
 from jaxbert.config.smaller import Distilling as Distilling
 from jaxbert.config.smaller import Pruning as Pruning
+from jaxbert.config.smaller import SelfTraining as SelfTraining
 from jaxbert.errors import UserError
 from jaxbert.ranges import (
     NotNegative,
@@ -196,6 +197,9 @@ class TrainConfig:
     passes. docs/harder.md"""
     adversarial_epsilon: PositiveNumber = 1.0
     """adversarial: the length of the push, over all tokens of a text."""
+    ema: Share = 0.0
+    """Decay of a moving average of the parameters, such as 0.999, by which evaluations, the best step and the export go. 0:
+    none. docs/harder.md"""
     folds: Annotated[int, Range(least=2)] | None = None
     """Number K of parts into which the training rows are divided: K models are trained, each on K - 1 parts, and answer for
     the part that they did not see (cross-validation). If not set, there are no folds."""
@@ -226,6 +230,9 @@ class TrainConfig:
     augment: dict[str, float | str] | None = None
     """Changes of the training texts, new in each epoch: {word_dropout: 0.1, swap: 0.1, punctuation: 0.3, share: 0.5}, or
     {refill: 0.1, refill_model: MODEL}, words that a model fills in. docs/augmentation.md"""
+    self_training: dict[str, int | float] | None = None
+    """How data.unlabelled is learned without a teacher: {rounds: 1, threshold: 0.9}. The model labels the texts of which it
+    is so sure, and is trained again on all. docs/self-training.md"""
     accept_changed_data: bool = False
     """Whether a run may resume although its data have changed, if the label names are the same; the changes are printed. If
     false, such a run is refused."""
@@ -251,6 +258,8 @@ class TrainConfig:
             from jaxbert.config.few_labels import Prompt
 
             Prompt.of(self.prompt)
+        if self.self_training is not None:
+            SelfTraining.of(self.self_training)
         if self.adversarial == "none" and self.adversarial_epsilon != TrainConfig.adversarial_epsilon:
             raise UserError(
                 "train.adversarial_epsilon is set, but train.adversarial is not: set it to fgm, or leave it out"
@@ -449,6 +458,8 @@ class Config:
         _check_labels(self)
         self._check_windows()
         self._check_folds()
+        if self.train.self_training is not None:
+            self._check_self_training()
         self._check_smaller()
         self._check_augment()
         if self.train.method != "plain":
@@ -483,9 +494,10 @@ class Config:
 
     def _check_smaller(self) -> None:
         train = self.train
-        if self.data.unlabelled is not None and train.teacher is None:
+        if self.data.unlabelled is not None and train.teacher is None and train.self_training is None:
             raise UserError(
-                "data.unlabelled is set, but only a teacher can answer for rows without a label: set train.teacher"
+                "data.unlabelled is set, but only a teacher can answer for rows without a label: set train.teacher, or "
+                "train.self_training"
             )
         if train.folds is not None:
             for key, value in (("data.unlabelled", self.data.unlabelled), ("train.prune", train.prune)):
@@ -513,6 +525,22 @@ class Config:
             raise UserError(
                 "train.augment does not work with train.teacher, which answers once for the texts as they are: leave one out"
             )
+
+    def _check_self_training(self) -> None:
+        data, train = self.data, self.train
+        if self.task != "classification":
+            raise UserError(f"train.self_training works with task classification, not with {self.task}: leave it out")
+        if data.unlabelled is None:
+            raise UserError("train.self_training is set, but data.unlabelled is not: name texts without labels")
+        if not (data.validation or data.validation_fraction):
+            raise UserError(
+                "train.self_training needs a validation set, on which the confidence is calibrated: give data.validation or "
+                "data.validation_fraction"
+            )
+        others = {"train.teacher": train.teacher, "train.folds": train.folds, "train.prune": train.prune}
+        for key, value in {**others, "train.accept_changed_data": train.accept_changed_data or None}.items():
+            if value is not None:
+                raise UserError(f"{key} does not work with train.self_training: leave one of them out")
 
     def _check_windows(self) -> None:
         data = self.data

@@ -23,8 +23,8 @@ class DataConfig:
     """Examples to evaluate on during training, given like `train`. Several sets can have names, {en: FILE, zh: FILE}: their
     metrics are shown for each set, and as a mean."""
     unlabelled: str | None = None
-    """Further training texts without labels, given like `train`: `train.teacher` answers for them. A file may also be plain
-    text, one text per line."""
+    """Further training texts without labels, given like `train`: `train.teacher` answers for them, or the model labels them
+    itself (`train.self_training`). A file may also be plain text, one text per line."""
     test: str | dict[str, str] | None = None
     """Examples to evaluate on once, after training; one set, or several by name."""
     validation_fraction: Share = 0.0

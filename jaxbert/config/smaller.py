@@ -54,6 +54,28 @@ class Distilling:
 
 
 @dataclass(frozen=True)
+class SelfTraining:
+    """How a model labels texts that have no label, to be trained again on them."""
+
+    rounds: Annotated[int, Range(least=1, most=10)] = 1
+    """How often the texts get labels; after each time there is a training from the beginning."""
+    threshold: Annotated[float, Range(above=0, most=1)] = 0.9
+    """The least calibrated confidence of a label that is learned."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, "train.self_training: {}".format)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Read `train.self_training`.
+
+        Raises:
+          UserError: for an unknown name, or a value out of its range.
+        """
+        return _read(cls, values, "train.self_training")
+
+
+@dataclass(frozen=True)
 class Pruning:
     """What is left of a model, and when the rest is removed."""
 

@@ -7,7 +7,7 @@ number segments; a step counts examples.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -103,3 +103,44 @@ class Examples:
     def source_rows(self, indices: np.ndarray) -> np.ndarray:
         """Return the records of the source, counted from 0, from which these examples come."""
         return indices if self.rows is None else self.rows[indices]
+
+
+def join_examples(first: Examples, second: Examples) -> Examples:
+    """Return the examples of two sets, one behind the other; those of the second come from no record (-1 in `rows`).
+
+    Both have labels, or neither; the keys of the batch are those of the first. `extra` is left out.
+    """
+    if (first.windows is None) != (second.windows is None):
+        first, second = (_in_windows(part) for part in (first, second))
+    windows = None
+    if first.windows is not None and second.windows is not None:
+        windows = Windows.of_counts(np.concatenate([first.windows.counts, second.windows.counts]))
+    one, other = first.tokens, second.tokens
+    return Examples(
+        tokens=Tokens(
+            ids=np.concatenate([one.ids, other.ids]),
+            begins=np.concatenate([one.begins, other.begins + len(one.ids)]),
+            lengths=np.concatenate([one.lengths, other.lengths]),
+            first_lengths=np.concatenate([one.first_lengths, other.first_lengths]),
+        ),
+        labels=_both(first.labels, second.labels),
+        rows=np.concatenate([first.source_rows(np.arange(len(first))), np.full(len(second), -1)]),
+        token_labels=_both(first.token_labels, second.token_labels),
+        windows=windows,
+        by_segment=_all_of(first.by_segment, second.by_segment),
+        by_token=_all_of(first.by_token, second.by_token),
+    )
+
+
+def _both(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    return None if first is None or second is None else np.concatenate([first, second])
+
+
+def _all_of(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([values, second[name]]) for name, values in first.items()}
+
+
+def _in_windows(examples: Examples) -> Examples:
+    if examples.windows is not None:
+        return examples
+    return replace(examples, windows=Windows.of_counts(np.ones(len(examples), np.int64)))

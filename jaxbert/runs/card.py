@@ -169,6 +169,7 @@ def _settings(config: Config, summary: Mapping[str, Any]) -> str:
         "training data": _data_set(config.data.train).name + (f", {used:,} records" if isinstance(used, int) else ""),
         "steps": summary.get("exported_step", summary.get("steps")),
         "teacher": None if train.teacher is None else _start(train.teacher),
+        "parameters": f"moving averages, decay {train.ema:g}" if train.ema else None,
         "pruned to": _pruned(summary["pruned"]) if "pruned" in summary else None,
         "examples a step": train.batch_size,
         "optimizer": f"{optimizer.name}, learning rate {optimizer.learning_rate:g}, {optimizer.schedule} schedule",

@@ -185,7 +185,7 @@ class Checkpoints:
         return wrong is None
 
     def restore_params(self, step: int) -> Any:
-        """Read only the parameters, to the first device.
+        """Read the parameters, to the first device: their moving average, if there is one (`train.ema`).
 
         Raises:
           UserError: if the checkpoint is damaged.
@@ -194,7 +194,8 @@ class Checkpoints:
             raise UserError(f"the checkpoint of step {step} in {self.folder} is damaged ({wrong}): take another --step")
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         args = ocp.args.Composite(state=ocp.args.StandardRestore(fallback_sharding=sharding))
-        return self._manager.restore(step, args=args)["state"]["params"]
+        state = self._manager.restore(step, args=args)["state"]
+        return state.get("ema", state["params"])
 
     def progress(self, step: int) -> dict[str, Any]:
         """Read the loop's progress at `step`."""

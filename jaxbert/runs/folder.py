@@ -67,6 +67,12 @@ class RunFolder:
         """The folders of the folds, by their numbers from 0."""
         self.shares = self.path / "shares"
         """The folders of the folds of a learning curve, by the share of the rows and then by their numbers."""
+        self.rounds = self.path / "rounds"
+        """The folders of the rounds of self-training before the last training, by their numbers from 0."""
+        self.chosen = self.path / "chosen.json"
+        """In the folder of a round: the rows without labels that it chose, and the labels that it gave them."""
+        self.added = self.path / "added.jsonl"
+        """The texts that all rounds chose, to be read."""
         self._kept: list[str] | None = None
         """The lines of metrics if the folder is in a bucket, whose files can only be written whole."""
 
@@ -108,10 +114,14 @@ class RunFolder:
         """Return the folder of a fold of a learning curve, for the share of the rows with this name."""
         return RunFolder(self.shares / name / str(number))
 
+    def round(self, number: int) -> RunFolder:
+        """Return the folder of a round of self-training; it has no configuration of its own."""
+        return RunFolder(self.rounds / str(number))
+
     def parts(self) -> list[RunFolder]:
-        """Return the folders of the folds that have begun, in their order, then those of smaller shares of the rows."""
+        """Return the folders of folds and rounds that have begun, in their order, then those of shares of the rows."""
         shares = sorted(self.shares.iterdir()) if self.shares.exists() else []
-        return [RunFolder(path) for folder in (self.folds, *shares) for path in _numbered(folder)]
+        return [RunFolder(path) for folder in (self.folds, self.rounds, *shares) for path in _numbered(folder)]
 
     def members(self) -> list[epath.Path]:
         """Return the exports of the folds if the run is an ensemble of them, else an empty list."""

@@ -127,6 +127,10 @@ def _check(config: Config, options: SearchOptions) -> tuple[Dimension, ...]:
         raise UserError(
             "a search compares trials on held-out rows: give data.validation or data.validation_fraction, or set train.folds"
         )
+    if train.self_training is not None:
+        raise UserError(
+            "train.self_training does not work with a search: search without it, and set it for the best trial"
+        )
     if any(dimension.key == "train.seed" for dimension in space) and (data.validation_fraction or train.folds):
         cause = "train.folds" if train.folds else "data.validation_fraction"
         raise UserError(

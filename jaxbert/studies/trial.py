@@ -33,7 +33,16 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "train": {
         name: getattr(TrainConfig, name)
-        for name in ("output_dir", "seed", "epochs", "max_steps", "label_smoothing", "eval_every", "checkpoint_every")
+        for name in (
+            "output_dir",
+            "seed",
+            "epochs",
+            "max_steps",
+            "label_smoothing",
+            "ema",
+            "eval_every",
+            "checkpoint_every",
+        )
     },
 }
 """By section, the keys that change neither what is read nor what is compiled, with their defaults."""

@@ -150,10 +150,17 @@ class TextTask(Task):
         return self._labelled(stored, rules)
 
     def read_unlabelled(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
-        source = open_source(spec, data, role="unlabelled", labelled=False)
-        folder = cache_folder(data.cache_dir)
-        stored = prepare_shown(source, tokenizer, max_length, folder, self.reading.long_texts)
+        stored = self.store_unlabelled(spec, data, tokenizer, max_length)
         return Examples(stored.tokens, windows=stored.windows)
+
+    def store_unlabelled(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Stored:
+        """Return the tokens of texts without labels, for training, and what was seen of the texts.
+
+        Raises:
+          UserError: for any mistake in the source.
+        """
+        source = open_source(spec, data, role="unlabelled", labelled=False)
+        return prepare_shown(source, tokenizer, max_length, cache_folder(data.cache_dir), self.reading.long_texts)
 
     def open_inputs(
         self, spec: str, data: DataConfig, tokenizer: Any, max_length: int, kept: tuple[str, ...]

@@ -46,7 +46,15 @@ from jaxbert.train.sharding import (
     state_shardings,
     word_sharding,
 )
-from jaxbert.train.step import DeviceBatch, Harder, State, init_state, make_group_step, make_train_step
+from jaxbert.train.step import (
+    DeviceBatch,
+    Harder,
+    State,
+    init_state,
+    make_group_step,
+    make_train_step,
+    with_average,
+)
 from jaxbert.train.trainable import Trainable, choose_trainable, layer_lr_scales
 from jaxbert.train.tuned import NOTHING_TUNED, Tuned
 
@@ -67,6 +75,8 @@ class StepNumbers(NamedTuple):
     drop_rates: DropRates
     smoothing: float | Array | None
     """`train.label_smoothing`; None for 0."""
+    ema: float | Array | None
+    """`train.ema`; None for 0."""
 
 
 class StepArguments(NamedTuple):
@@ -213,7 +223,8 @@ class Program:
         """The settings that are arguments of the step, as NumPy arrays."""
         config, bert, types = self.config, self.model.config, {int: np.int32, float: np.float32}
         rates = Rates.of(config.optimizer, self.total_steps, bert.num_hidden_layers)
-        numbers = StepNumbers(rates, DropRates.of(bert), config.train.label_smoothing or None)
+        train = config.train
+        numbers = StepNumbers(rates, DropRates.of(bert), train.label_smoothing or None, train.ema or None)
         return jax.tree.map(lambda x: np.asarray(x, types.get(type(x))), numbers)
 
     @cached_property
@@ -262,11 +273,15 @@ class Program:
 
     @property
     def _abstract_state(self) -> State:
-        return jax.eval_shape(partial(init_state, optimizer=self.optimizer), self.model.abstract_params)
+        return jax.eval_shape(self._make_state, self.model.abstract_params)
 
     @cached_property
     def _init_state(self) -> Callable[[Params], State]:
-        return jax.jit(partial(init_state, optimizer=self.optimizer), out_shardings=self.state_shardings)
+        return jax.jit(self._make_state, out_shardings=self.state_shardings)
+
+    @property
+    def _make_state(self) -> Callable[[Params], State]:
+        return partial(init_state, optimizer=self.optimizer, average=self.config.train.ema > 0)
 
     def first_state(self, params: Params) -> State:
         """Send the first parameters to the devices and make the state from them."""
@@ -284,10 +299,10 @@ class Program:
             harder = replace(harder, fgm=train.adversarial_epsilon)
 
         def train_step(state: State, batch: DeviceBatch, arguments: StepArguments) -> tuple[State, Sums]:
-            key, (rates, drop_rates, smoothing) = arguments
+            key, (rates, drop_rates, smoothing, ema) = arguments
             task, call = self.task.smoothed(smoothing), replace(self.training_call, drop_rates=drop_rates)
             step = make_train_step(self.model, task, self._optimizer_of(rates), call, slices, harder)
-            return step(state, batch, key)
+            return (step if ema is None else with_average(step, self.trainable, ema))(state, batch, key)
 
         shardings, sums = self.state_shardings, replicated(self.mesh)
         one, several = (

@@ -208,10 +208,11 @@ def state_shardings(mesh: Mesh, abstract_state: dict[str, Any]) -> dict[str, Any
 
 
 def optimizer_bytes(state_target: dict[str, Any]) -> dict[str, int]:
-    """Return the bytes of optimizer state per device for each parameter that has any."""
+    """Return the bytes per device of optimizer state and moving average for each parameter that has any."""
     params = traverse_util.flatten_dict(state_target["params"], sep="/")
     held: dict[str, int] = {}
-    for path, leaf in jax.tree.leaves_with_path(state_target["opt_state"]):
+    kept = {name: part for name, part in state_target.items() if name in ("opt_state", "ema")}
+    for path, leaf in jax.tree.leaves_with_path(kept):
         name = owner(path, params)
         if name is not None:
             size = math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize

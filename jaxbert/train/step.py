@@ -21,6 +21,7 @@ from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import FunctionalModel, Params
 from jaxbert.tasks.base import Sums, Task
 from jaxbert.train.optimizer import Optimizer, finite_steps
+from jaxbert.train.trainable import Trainable
 
 DeviceBatch = dict[str, Array]
 Outputs = dict[str, Any]
@@ -29,7 +30,8 @@ Forward = Callable[[Params, DeviceBatch, Array], Outputs]
 Loss = Callable[[Outputs, DeviceBatch], tuple[Array, Sums]]
 """`(outputs, batch) -> (loss, sums)`."""
 State = dict[str, Any]
-"""`step` (int32), `params` and `opt_state`; the optimizer state covers only the trainable part."""
+"""`step` (int32), `params` and `opt_state`; the optimizer state covers only the trainable part. With `train.ema` also `ema`,
+the moving average of the parameters, a tree like them."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,11 @@ class Harder:
     """The length by which the word vectors of each segment are pushed; None: they are not."""
 
 
-def init_state(params: Params, optimizer: Optimizer) -> State:
-    """Return the state before the first step."""
+def init_state(params: Params, optimizer: Optimizer, *, average: bool = False) -> State:
+    """Return the state before the first step; `average`: whether a moving average of the parameters is kept."""
     opt_state = optimizer.tx.init(optimizer.trainable.select(params))
-    return {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": opt_state}
+    state = {"step": jnp.zeros((), jnp.int32), "params": params, "opt_state": opt_state}
+    return state | {"ema": params} if average else state
 
 
 def make_train_step(
@@ -108,6 +111,29 @@ def make_train_step(
         return {"step": state["step"] + 1, "params": params, "opt_state": opt_state}, sums
 
     return train_step
+
+
+def with_average(
+    train_step: Callable[[State, DeviceBatch, Array], tuple[State, Sums]], trainable: Trainable, decay: float | Array
+) -> Callable[[State, DeviceBatch, Array], tuple[State, Sums]]:
+    """Return the step that also moves the average of the parameters towards them.
+
+    After a step that is not bad the average is `d * average + (1 - d) * parameters`, where d is the smaller one of `decay`
+    and (1 + t) / (10 + t), and t the number of such steps before, so that the first parameters are soon forgotten.
+    """
+
+    def averaging_step(state: State, batch: DeviceBatch, base_key: Array) -> tuple[State, Sums]:
+        after, sums = train_step(state, batch, base_key)
+        before = finite_steps(state["opt_state"])
+        share = 1 - jnp.minimum(decay, (1 + before) / (10 + before))
+
+        def moved(average: Array, new: Array) -> Array:
+            return jnp.where(sums["bad"], average, average + share * (new - average))
+
+        part = jax.tree.map(moved, trainable.select(state["ema"]), trainable.select(after["params"]))
+        return after | {"ema": trainable.combine(state["ema"], part)}, sums
+
+    return averaging_step
 
 
 def make_group_step(

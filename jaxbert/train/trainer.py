@@ -137,6 +137,11 @@ class Trainer:
         self._save()
         self._checkpoints.wait()
 
+    @property
+    def _params(self) -> Params:
+        """The parameters that are evaluated and exported: their moving average, if there is one."""
+        return self.state["ema"] if "ema" in self.state else self.state["params"]
+
     def _done(self) -> bool:
         patience, stages, step = self._config.early_stopping_patience, self._stages, self._dispatched
         stale = patience is not None and self.progress.evaluations_since_best >= patience
@@ -300,7 +305,7 @@ class Trainer:
         """Evaluate; return whether the result is the best so far."""
         assert self.run.inputs.validation
         progress, name = self.progress, self.run.best_metric
-        evaluation = self.run.predictor.evaluate(self.state["params"], self.run.inputs.validation)
+        evaluation = self.run.predictor.evaluate(self._params, self.run.inputs.validation)
         metrics = evaluation.metrics
         progress.evaluation = numbers_of(metrics)
         report.log(progress.step, {f"eval_{k}": v for k, v in progress.evaluation.items()})
@@ -354,7 +359,7 @@ class Trainer:
             exported, self.state = best, {}  # the devices need not hold two states
             self.state, remembered = self._checkpoints.restore(exported, run.program.state_target)
             evaluation = numbers_of(remembered["evaluation"])
-        params, task, record = self.state["params"], run.inputs.task, dict[str, Any]()
+        params, task, record = self._params, run.inputs.task, dict[str, Any]()
         outcomes: dict[str, Outcome] = {}
         if run.inputs.validation:
             tuned = self._tune(params, self.details.get(exported))
@@ -375,6 +380,7 @@ class Trainer:
             "parameters": run.program.parameters,
             "trained_parameters": run.program.trainable.count(),
             "exported_step": exported,
+            **({"ema": self._config.ema} if self._config.ema else {}),
             "eval": evaluation,
             "test": tested.metrics if tested is not None else None,
             **record,
@@ -540,6 +546,9 @@ def announce(run: Run, step: int) -> None:
             f"{program.trainable.count():,} of {program.parameters:,} parameters are trained, the others are frozen",
             highlight=False,
         )
+    if run.config.train.ema:
+        said = "evaluations and the export take the moving average of the parameters (train.ema)"
+        console.print(said, highlight=False, soft_wrap=True)
     kind = "packed" if run.config.data.packing else "padded"
     begin = f"going on after step {step}" if step else f"{program.total_steps} steps"
     console.print(

@@ -110,7 +110,8 @@ class Trainings:
         """The run on all rows."""
         distinct = {part.held_out.tobytes(): part.held_out for part in parts}
         self._held_out = {key: train.take(held_out) for key, held_out in distinct.items()}
-        whole.predictor.share_layout([*self._held_out.values()])
+        if parts:
+            whole.predictor.share_layout([*self._held_out.values()])
 
     def measure(self, part: Part) -> Measured:
         """Train on a part and measure the model, unless that was done before."""
@@ -127,9 +128,19 @@ class Trainings:
         console.print(f"{part.name}: {metrics_headline(found.metrics)}", highlight=False, soft_wrap=True)
         return found
 
-    def train(self, inputs: Inputs, folder: RunFolder, name: str, more: dict[str, Any] | None = None) -> Finished:
-        """Train on the training examples of `inputs`; `more` are further entries of the summary."""
-        whole, begin = self.whole, time.perf_counter()
+    def train(
+        self,
+        inputs: Inputs,
+        folder: RunFolder,
+        name: str,
+        more: dict[str, Any] | None = None,
+        run: Run | None = None,
+    ) -> Finished:
+        """Train on the training examples of `inputs`.
+
+        `more` are further entries of the summary; `run` is `whole` with other settings that change no program.
+        """
+        whole, begin = run or self.whole, time.perf_counter()
         whole.additions.callbacks.stop = False  # asked for in the training before
         steps = count_steps(whole.config.train, len(inputs.train))
         program = dataclasses.replace(whole.program, total_steps=steps)

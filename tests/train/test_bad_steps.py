@@ -17,7 +17,7 @@ POISONED = len(VOCAB) - 1
 
 
 RUNS = {
-    "1-slices": {},
+    "1-slices": {"train__ema": 0.9},
     "2-slices": {"train__accumulation_steps": 2},
     "frozen": {"optimizer__freeze": ["embeddings", "layer/0/"], "optimizer__layer_decay": 0.5},
 }
@@ -67,6 +67,7 @@ def test_it_changes_nothing_but_the_count_of_steps(bench):
     assert (int(before["step"]), int(after["step"])) == (3, 4)
     assert_same_bits(after["params"], before["params"])
     assert_same_bits(after["opt_state"], before["opt_state"])
+    assert_same_bits(after.get("ema"), before.get("ema"))
 
 
 def test_the_steps_after_it_are_those_of_a_run_without_it(bench):
@@ -77,5 +78,6 @@ def test_the_steps_after_it_are_those_of_a_run_without_it(bench):
     assert [float(s["learning_rate"]) for s in sums[2:]] == [float(s["learning_rate"]) for s in expected[1:]]
     assert_same_bits(with_it["params"], without["params"])
     assert_same_bits(with_it["opt_state"], without["opt_state"])
+    assert_same_bits(with_it.get("ema"), without.get("ema"))
     changed = traverse_util.flatten_dict(with_it["params"], sep="/")["classifier/kernel"]
     assert (changed != params["classifier"]["kernel"]).any()

@@ -38,6 +38,8 @@ def headline_section(sets: list[HeldOut], summary: Mapping[str, Any]) -> Html:
     ]
     step = summary["exported_step"]
     model = "the models of all folds together" if step is None else f"the exported model, of step {step}"
+    if "ema" in summary:
+        model += f" (parameters: moving averages with decay {summary['ema']:g})"
     exported = f"Metrics of {model}; all of them are in summary.json."
     over = next((one.metrics["macro_over"] for one in sets if "f1_macro_present" in one.metrics), None)
     note = None if over is None else element("p", f"f1_macro is the mean over {over}.", kind="note")

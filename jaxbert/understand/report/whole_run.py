@@ -14,7 +14,7 @@ from jaxbert.config import Config
 from jaxbert.data.batches import batches
 from jaxbert.data.memory import is_held
 from jaxbert.plain import read_json
-from jaxbert.tasks.direction import falls
+from jaxbert.tasks.direction import falls, improves, value_of
 from jaxbert.train.inference import Finished
 from jaxbert.train.programs import training_layout
 from jaxbert.train.report import data_lines, data_notes
@@ -38,6 +38,8 @@ _DRAWN_ROWS = 8
 _PLACES = 10
 _WAITS = 0.05
 """The share of the time from which waiting for the host is worth a word."""
+_LABELS = 10
+"""The most labels whose added texts are counted one by one."""
 _UNITS = (("GiB", 2**30), ("MiB", 2**20))
 
 
@@ -127,9 +129,36 @@ def curve_section(finished: Finished) -> Html | None:
     return joined_html([element("div", *drawn, kind="charts"), paragraphs(skipped)]) if drawn else None
 
 
+def self_training_section(summary: Mapping[str, Any]) -> Html:
+    """Return which texts without labels the rounds of self-training added, and what the validation set says of it."""
+    record = summary["self_training"]
+    metric, rounds = record["metric"], record["rounds"]
+    after = value_of(summary["eval"], metric)
+    names = list(rounds[0]["by_label"])[:_LABELS]
+    rows: list[list[object]] = [
+        [f"training {one['round']}", one["value"], one["added"], *(one["by_label"][name] for name in names)]
+        for one in rounds
+    ]
+    rows.append([f"training {len(rounds) + 1}, the last one", after, None, *(None for _ in names)])
+    more = "" if len(names) == len(rounds[0]["by_label"]) else f" The first {len(names)} labels are shown."
+    caption = (
+        f"{record['unlabelled']:,} texts without labels: a training adds those of which its model is sure by at least "
+        f"{record['threshold']:g}, for the next one. They are in added.jsonl.{more}"
+    )
+    worse = improves(metric, rounds[0]["value"], after)
+    said = "The last model is worse on the validation set than the first one, which had the labelled rows alone."
+    left = [f"{count:,} texts were left out: they are also in {name}." for name, count in record["left_out"].items()]
+    notes = [f"Training {one['round']}: {one['note']}." for one in rounds if "note" in one]
+    columns = ["", f"validation: {metric}", "texts added", *names]
+    return joined_html([table(columns, rows, caption=caption), paragraphs(said if worse else None, *left, *notes)])
+
+
 def packing_section(finished: Finished) -> Html | None:
-    """Return a drawing of the first rows of the run's first step, and what of them is padding; None for a run in folds."""
-    if "folds" in finished.summary:  # each has its own rows
+    """Return a drawing of the first rows of the run's first step, and what of them is padding.
+
+    None for a run of several trainings.
+    """
+    if "folds" in finished.summary or "self_training" in finished.summary:  # each has its own rows
         return None
     config, train = finished.config, finished.inputs.train
     mesh = finished.model.predictor.mesh

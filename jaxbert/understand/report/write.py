@@ -23,6 +23,7 @@ from jaxbert.understand.report.whole_run import (
     data_section,
     packing_section,
     robustness_section,
+    self_training_section,
     speed_section,
 )
 
@@ -81,6 +82,7 @@ def report_page(finished: Finished) -> str:
     if left:
         sections.append(("Further sets", Html(f"{len(left)} more sets are in the table of results alone.")))
     sections += [
+        ("Texts that the model labelled", self_training_section(summary) if "self_training" in summary else None),
         ("Disturbed texts", robustness_section(finished)),
         ("Beside the larger model", parent_section(finished)),
         ("Labels that may be wrong", suspect_section(finished)),
