@@ -175,9 +175,7 @@ def open_run(
       use_tuned: whether to use the settings that `jaxbert bench --tune` has kept.
     """
     mesh = make_mesh(config.mesh)
-    for key, added in (("teacher", additions.teach), ("prune", additions.stages)):
-        if getattr(config.train, key) is not None and added is None:
-            raise UserError(f"train.{key} works with `jaxbert train` and `jaxbert.finetune` alone: leave it out here")
+    _check_additions(config, additions)
     pretrained = load_pretrained(with_vocabulary(config), config.train.teacher)
     contrastive = config.train.method == "contrastive"
     if contrastive:
@@ -219,6 +217,13 @@ def open_run(
     if config.train.augment is not None:
         run = _augmented(run, max_length, use_tuned=use_tuned)
     return replace(run, settle=HeadFitter(run)) if contrastive else run
+
+
+def _check_additions(config: Config, additions: Additions) -> None:
+    """Raise `UserError` for what the caller of `open_run` would have to add and did not."""
+    for key, added in (("teacher", additions.teach), ("prune", additions.stages)):
+        if getattr(config.train, key) is not None and added is None:
+            raise UserError(f"train.{key} works with `jaxbert train` and `jaxbert.finetune` alone: leave it out here")
 
 
 def _augmented(run: Run, max_length: int, *, use_tuned: bool) -> Run:
