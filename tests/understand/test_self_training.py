@@ -84,6 +84,7 @@ def test_those_of_which_the_model_is_sure_are_added(problem, whole):
     assert one["temperature"] == first["calibration"]["temperature"]
     assert first["test"] is None
     assert summary["test"]["examples"] == 37
+    assert f"{len(sure)} further texts, of 40 without labels" in (whole / "export" / "README.md").read_text("utf-8")
 
 
 def test_the_last_training_is_that_of_a_file_with_the_added_rows(problem, whole):
