@@ -169,6 +169,7 @@ def _settings(config: Config, summary: Mapping[str, Any]) -> str:
         "training data": _data_set(config.data.train).name + (f", {used:,} records" if isinstance(used, int) else ""),
         "steps": summary.get("exported_step", summary.get("steps")),
         "teacher": None if train.teacher is None else _start(train.teacher),
+        "labelled by the model": _labelled(summary["self_training"]) if "self_training" in summary else None,
         "parameters": f"moving averages, decay {train.ema:g}" if train.ema else None,
         "pruned to": _pruned(summary["pruned"]) if "pruned" in summary else None,
         "examples a step": train.batch_size,
@@ -179,6 +180,11 @@ def _settings(config: Config, summary: Mapping[str, Any]) -> str:
     }
     lines = [f"| {name} | {_in_cell(value)} |" for name, value in facts.items() if value is not None]
     return "\n".join([f"{_SECTION} Training", "", "| | |", "|---|---|", *lines])
+
+
+def _labelled(record: Mapping[str, Any]) -> str:
+    """Return how many texts a model has learned with labels that it gave them itself, as text."""
+    return f"{record['rounds'][-1]['added']:,} further texts, of {record['unlabelled']:,} without labels"
 
 
 def _pruned(record: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ from jaxbert.data.sources import open_source
 from jaxbert.data.tokens import Seen
 from jaxbert.interop.load import load_params
 from jaxbert.plain import read_json
-from jaxbert.processes import main_decides
+from jaxbert.processes import main_decides, wait_for_all
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks.base import Inputs
 from jaxbert.tasks.direction import improves, value_of
@@ -165,6 +165,7 @@ def _round(trainings: Trainings, inputs: Inputs, unlabelled: Unlabelled, setting
         main_decides(folder.make)
         if not folder.summary.exists():
             _train(trainings, inputs, folder, f"training {number + 1} of {settings.rounds + 1}")
+            wait_for_all("a round of self-training is complete")
         chosen = _choose(trainings.whole, folder, unlabelled.examples, settings.threshold, number + 1)
         content = json.dumps(dataclasses.asdict(chosen))
         main_decides(lambda: _write(folder, content))

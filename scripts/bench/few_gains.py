@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--draws", default="0-9", help="first-last")
     parser.add_argument("--sst2-epochs", type=int, default=10)
     parser.add_argument("--sst2-rate", type=float, default=5e-5)
-    parser.add_argument("--thucnews-epochs", type=int, default=20)
+    parser.add_argument("--thucnews-epochs", type=int, default=10)
     parser.add_argument("--thucnews-rate", type=float, default=5e-4)
     values = parser.parse_args()
     values.output.mkdir(parents=True, exist_ok=True)

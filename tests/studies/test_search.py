@@ -279,6 +279,11 @@ def test_from_python(problem, tmp_path):
             "train.seed cannot vary with data.validation_",
         ),
         ((), {"task": "pretraining", "model__head": None}, "needs a task with labels"),
+        (
+            (),
+            {"train__self_training": "{threshold: 0.9}", "data__unlabelled": "more.csv"},
+            "train.self_training does not work with a search",
+        ),
         (("--search.trials=0",), {}, "search.trials is 0, but it must be at least 1"),
     ],
 )

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from cluster import Cluster, losses
 from runs import CrashError, Problem, crash_before, make_config, weights, write_csv
 from runs import random_rows as rows_of
 
@@ -83,6 +84,7 @@ def test_those_of_which_the_model_is_sure_are_added(problem, whole):
     assert one["temperature"] == first["calibration"]["temperature"]
     assert first["test"] is None
     assert summary["test"]["examples"] == 37
+    assert f"{len(sure)} further texts, of 40 without labels" in (whole / "export" / "README.md").read_text("utf-8")
 
 
 def test_the_last_training_is_that_of_a_file_with_the_added_rows(problem, whole):
@@ -142,6 +144,24 @@ def test_packed_and_padded_and_any_mesh_choose_the_same(problem, tmp_path):
     assert packed == padded
     confidence = [[line["confidence"] for line in lines] for lines in found]
     np.testing.assert_allclose(*confidence, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_two_processes_are_as_one_device(problem, tmp_path):
+    """With a moving average, on a mesh with all axes."""
+
+    def arguments(name, **changes):
+        own = {"train__output_dir": tmp_path / name, "data__cache_dir": tmp_path / f"tokens-{name}", **changes}
+        return problem.arguments(**keys(problem, name, model__dropout=0.0, train__ema=0.8, **own))
+
+    Cluster(1, 1).run(arguments("one"))
+    Cluster(2, 4).run(arguments("two", mesh__data=2, mesh__fsdp=2, mesh__tensor=2))
+    found, expected = (losses(tmp_path / name) for name in ("two", "one"))
+    np.testing.assert_allclose([loss for _, loss in found], [loss for _, loss in expected], rtol=1e-5)
+    chosen = [[(line["row"], line["label"]) for line in added_to(tmp_path / name)] for name in ("two", "one")]
+    assert chosen[0] == chosen[1]
+    assert chosen[0]
 
 
 def test_rounds_choose_anew_and_the_report_tells(problem, whole, capsys):
