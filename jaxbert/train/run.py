@@ -195,7 +195,6 @@ def open_run(
         inputs, taught = additions.teach(inputs, pretrained, max_length)
     if contrastive:
         inputs = replace(inputs, task=with_pairs(inputs.task))
-    _check_slices(config, inputs)
     _check_chosen(config, inputs)
     bert_config = inputs.task.configure(pretrained.bert_config)
     if pretrained.folder is not None:
@@ -250,10 +249,10 @@ def _check_task(config: Config, task: type[Task], pretrained: Pretrained) -> Non
 
 
 def _check_chosen(config: Config, inputs: Inputs) -> None:
-    """Check the metric that chooses the best checkpoint, and what is to be chosen on held-out examples.
+    """Check the metric that chooses the best checkpoint, what is chosen on held-out examples, and the report's columns.
 
     Raises:
-      UserError: for an unknown metric, or a setting that the task or the data do not have.
+      UserError: for an unknown metric, or a setting or column that the task or the data do not have.
     """
     best = config.train.best_metric
     if best is not None and best not in (names := inputs.task.metric_names()):
@@ -265,14 +264,6 @@ def _check_chosen(config: Config, inputs: Inputs) -> None:
             "train.calibration, train.threshold and train.thresholds need a validation set: give data.validation or "
             "data.validation_fraction"
         )
-
-
-def _check_slices(config: Config, inputs: Inputs) -> None:
-    """Check before the first step that the held-out sets have the columns that the report asks for.
-
-    Raises:
-      UserError: if one lacks a column.
-    """
     held_out = [view for view in inputs.overview.views if view.name != TRAIN] if config.report.slices else []
     for view in held_out:
         columns = view.seen.facts.columns

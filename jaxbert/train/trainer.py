@@ -131,7 +131,8 @@ class Trainer:
                 if self._stages is not None and self._stages.is_due(self._dispatched):
                     self._change_shape(self._stages, report)
                 self._take_steps(report, interrupt)
-            self._settle()
+            if self.run.settle is not None:
+                self._settle(self.run.settle)
             if self._callbacks.stop and self.run.inputs.validation and self.progress.step not in self.details:
                 self._evaluate(report)
         self._save()
@@ -288,7 +289,8 @@ class Trainer:
     def _at_milestone(self, report: Report) -> None:
         """Evaluate, then save, so that the checkpoint includes its own evaluation."""
         improved, step = False, self._dispatched
-        self._settle()
+        if self.run.settle is not None:
+            self._settle(self.run.settle)
         if self.run.inputs.validation and self._is_time(step, self._config.eval_every):
             improved = self._evaluate(report)
         if improved or self._is_time(step, self._config.checkpoint_every):
@@ -296,10 +298,10 @@ class Trainer:
             report.flush()
             self._save()
 
-    def _settle(self) -> None:
-        """Fit the head to this state, where the steps do not train it and it is not fitted yet."""
-        if self.run.settle is not None and self._settled != self._dispatched:
-            self.state, self._settled = self.run.settle(self.run, self.state), self._dispatched
+    def _settle(self, fit: Callable[[Run, State], State]) -> None:
+        """Fit the head to this state, unless it is fitted already."""
+        if self._settled != self._dispatched:
+            self.state, self._settled = fit(self.run, self.state), self._dispatched
 
     def _evaluate(self, report: Report) -> bool:
         """Evaluate; return whether the result is the best so far."""
