@@ -153,11 +153,13 @@ def _masked(mask_id: int, batch: HostBatch, epoch: int | None) -> HostBatch:
     return {**batch, "input_ids": input_ids, **more}
 
 
-def _write(predictor: Predictor, params: Any, tokens: Tokens, kinds: TokenKinds, folder: Path) -> None:
+def _write(predictor: Any, params: Any, tokens: Tokens, kinds: TokenKinds, folder: Path) -> None:
     """Find words for all texts, and write them into an empty folder."""
     count = len(tokens.ids)
     words, probabilities = np.full((count, _KEPT), -1, np.int32), np.zeros((count, _KEPT), np.float32)
     places, before = single_words(tokens, kinds)
+    fillable = predictor.task.allowed[tokens.ids[places]]  # not a punctuation mark
+    places, before = places[fillable], before[fillable]
     for turn in range(_PASSES):
         mine = places[before % _PASSES == turn]
         if not len(mine):

@@ -7,7 +7,8 @@ a head over words, the loss of masked words of --held before any training; and w
 on --train. The variants:
 
   before        the model as it is
-  extended      `jaxbert vocabulary extend`: rows start as the mean of their pieces
+  extended      `jaxbert vocabulary extend`: rows start as the mean of their pieces, biases by how rare the words are
+  mean bias     the same with `--bias mean`
   their rows    the same tokens in the same tokenizer, with rows as `resize_token_embeddings` of transformers draws them by
                 default: from a normal distribution with the mean and the covariance of all rows
   random rows   the same, drawn with `mean_resizing=False`: from the distribution of a new model
@@ -136,10 +137,13 @@ def main() -> None:
     data = {"text": values.text, "quoting": values.quoting, "columns": values.columns}
     data = {key: value for key, value in data.items() if value is not None}
     extended = values.output / "extended"
-    found = jaxbert.extend_vocabulary(
-        values.model, values.train, extended, size=values.size, min_count=values.min_count, **data
-    )
+    wanted: Any = {"size": values.size, "min_count": values.min_count}
+    found = jaxbert.extend_vocabulary(values.model, values.train, extended, **wanted, **data)
+    masked = "ForMaskedLM" in (found.folder / "config.json").read_text("utf-8")
     folders = {"before": values.model, "extended": extended}
+    if masked:
+        folders["mean bias"] = values.output / "mean_bias"
+        jaxbert.extend_vocabulary(values.model, values.train, folders["mean bias"], **wanted, bias="mean", **data)
     for name, options in {"their rows": {}, "random rows": {"mean_resizing": False}}.items():
         folders[name] = values.output / name.replace(" ", "_")
         write_their_rows(values.model, extended, folders[name], seed=0, **options)
@@ -154,7 +158,6 @@ def main() -> None:
         ]
         for name, file in files.items()
     }
-    masked = (found.folder / "config.json").read_text("utf-8").find("ForMaskedLM") > 0
     print(f"{len(found.added):,} new tokens; {json.dumps(found.to_dict()['scripts'])}")
     before = {name: count_tokens(values.model, part) for name, part in texts.items()}
     for name, folder in folders.items():
@@ -164,6 +167,8 @@ def main() -> None:
             line += "; masked words of held: loss {:.4f}, accuracy {:.4f}".format(*masked_loss(folder, texts["held"]))
         print(f"{name:>12}: {line}", flush=True)
     for name, folder in folders.items():
+        if name == "mean bias":  # it differs in the head over words alone
+            continue
         found_accuracies = [accuracy(folder, values, data, seed) for seed in values.seeds]
         if found_accuracies:
             mean = f"mean {np.mean(found_accuracies):.4f}"

@@ -157,14 +157,31 @@ def test_a_token_that_makes_a_longer_word_unknown_is_left_out(tmp_path):
 
 
 def test_how_many_and_which_rows(extended, tmp_path):
-    """`--size` ends the list; without unused rows, the model's two rows without a token come first."""
-    assert main(options(extended / "model", tmp_path / "a", "--size", "4", "--reuse_unused", "false")) == 0
+    """`--size` ends the list; without unused rows, the model's two rows without a token come first.
+
+    `xs` is there three times and saves three tokens, `abc` twice and saves four.
+    """
+    assert (
+        main(options(extended / "model", tmp_path / "a", "--size", "4", "--reuse_unused", "false", "--min_pieces", "2"))
+        == 0
+    )
     found = tokens_of(tmp_path / "a")
     assert sorted(found, key=found.get)[len(WORDS) :] == ["国", "##😀", "圀", "abc"]
     more = ("--min_pieces", "2", "--min_count", "3", "--bias", "mean")
     assert main(options(extended / "model", tmp_path / "b", *more)) == 0
     assert {entry["rarer"] for entry in new_words(tmp_path / "b")} == {0}
     assert {*tokens_of(tmp_path / "b")} - {*WORDS} == {"国", "xs"}
+
+
+def test_an_unused_token_that_somebody_uses_is_kept(tmp_path):
+    """The tokenizer lists it among its own tokens."""
+    folder = write_word_model(tmp_path / "model", WORDS)
+    state = json.loads((folder / "tokenizer.json").read_text())
+    state["added_tokens"].append(state["added_tokens"][0] | {"id": 1, "content": "[unused1]"})
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+    assert main(options(folder, tmp_path / "larger")) == 0
+    assert tokens_of(tmp_path / "larger")["[unused1]"] == 1
+    assert new_words(tmp_path / "larger")[0]["id"] == 6
 
 
 @pytest.mark.parametrize("changes", [{"tie_word_embeddings": False}, {}], ids=["untied", "with pairs"])

@@ -196,6 +196,14 @@ def test_texts_without_words():
         assert found.lengths.tolist() == [length + (length > 2) for length in lengths]
 
 
+def test_a_window_that_begins_inside_a_word():
+    """Its first piece is a word, and can be left out."""
+    ids = np.array([CLS, FIRST_PIECE, 20, SEP], np.int32)
+    tokens = Tokens.from_lengths(ids, np.array([4]), np.array([4], np.int32))
+    left = [tuple(changed(tokens, epoch, word_dropout=0.9).ids.tolist()) for epoch in range(20)]
+    assert {(CLS, FIRST_PIECE, SEP), (CLS, 20, SEP)} <= {*left}
+
+
 def test_a_setting_that_changes_nothing_is_refused():
     for settings, said in (
         ({}, "changes nothing"),

@@ -90,11 +90,12 @@ def run_of(folder: Path, devices: int = 8, **changes: Any) -> SimpleNamespace:
     nothing: Any = None
     run = Run(config, nothing, nothing, inputs, program, layout, augmenter=augmenter)
     state, step = program.first_state(random_params(program.model)), program.train_step()
-    found = SimpleNamespace(losses=[], ids=[], tokens=0, rows=set())
+    found = SimpleNamespace(losses=[], ids=[], tokens=[], rows=set())
     for batch in itertools.islice(run.batches_from(0), STEPS):
         state, sums = step(state, program.put(batch), program.arguments)
         found.losses.append(float(sums["loss"] / sums["examples"]))
         found.ids.append(sorted(batch["example_ids"][batch["example_mask"]].tolist()))
+        found.tokens.append(int((batch["segment_ids"] > 0).sum()))
         found.rows.add(batch["input_ids"].shape)
     found.params = jax.device_get(state["params"])
     return found
@@ -116,6 +117,8 @@ def test_twenty_steps_packed_on_eight_devices_and_padded_on_one(problem, packed)
     other = run_of(problem.folder / "model", devices=1, data__packing=False)
     assert_same_steps(other, packed)
     assert packed.rows.isdisjoint(other.rows)
+    assert packed.tokens == other.tokens
+    assert sum(packed.tokens[:7]) != sum(packed.tokens[7:14]), "another epoch has other texts"
 
 
 @pytest.mark.long
