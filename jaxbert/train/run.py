@@ -285,6 +285,8 @@ def inspect_data(config: Config) -> dict[str, Any]:
     _check_task(config, task, pretrained)
     overview = task.read(config, pretrained.tokenizer, max_length, pretrained.trained_head(task, config.model)).overview
     result = overview.to_dict(_PLACES)
+    if all(view.name != TRAIN for view in overview.views):  # a prompt without a row to learn from
+        return result
     train = overview.train
     if train.unit == DOCUMENTS:  # documents fill segments of any length
         return result

@@ -193,6 +193,10 @@ def test_zero_shot(problem, tmp_path, capsys):
     assert (summary["steps"], summary["eval"]["examples"], list(summary["data"]["sources"])) == (0, 37, ["validation"])
     answers = jaxbert.load(run).predict(["w3 w4"])
     assert answers[0]["label"] in NAMES
+    assert "100 " not in capsys.readouterr().err, "no rows are said to be learned from"
+    assert main(["report", str(run)]) == 0
+    nothing = keys(problem, train__epochs=0, data__train=None, data__validation=None)
+    assert problem.train(**nothing, train__output_dir=tmp_path / "nothing") == 0
     assert problem.train(**keys(problem, train__epochs=1, data__train=None), train__output_dir=tmp_path / "other") == 2
     assert "data.train is missing" in capsys.readouterr().err
 

@@ -240,8 +240,8 @@ def _no_rows(data: DataConfig) -> Iterator[DataConfig]:
     if held_out:
         yield dataclasses.replace(data, train=held_out[0])
         return
-    name = (data.label_names or [""])[0]
-    with hold([{data.text or "text": name, str(data.label or "label"): name}], "nothing") as spec:
+    rows = [{data.text or "text": name, str(data.label or "label"): name} for name in data.label_names or ()]
+    with hold(rows, "nothing") as spec:
         yield dataclasses.replace(data, train=spec)
 
 

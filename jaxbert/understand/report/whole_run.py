@@ -128,8 +128,8 @@ def curve_section(finished: Finished) -> Html | None:
 
 
 def packing_section(finished: Finished) -> Html | None:
-    """Return a drawing of the first rows of the run's first step, and what of them is padding; None for a run in folds."""
-    if "folds" in finished.summary:  # each has its own rows
+    """Return a drawing of the first rows of the run's first step, and what of them is padding; None without such a step."""
+    if "folds" in finished.summary or not finished.summary["steps"]:  # each fold has its own rows
         return None
     config, train = finished.config, finished.inputs.train
     mesh = finished.model.predictor.mesh
@@ -164,9 +164,8 @@ def speed_section(summary: Mapping[str, Any]) -> Html:
         "timed_steps": "steps that were timed",
     }
     rows: list[list[object]] = [["devices", f"{summary['devices']} x {summary['device']}"]]
-    rows += [["packing efficiency, the share of real tokens", f"{summary['packing_efficiency']:.1%}"]] * bool(
-        summary["packing_efficiency"]
-    )
+    if summary["packing_efficiency"]:
+        rows.append(["packing efficiency, the share of real tokens", f"{summary['packing_efficiency']:.1%}"])
     rows += [[said, timed(shown_number(summary[key]))] for key, said in names.items() if summary.get(key) is not None]
     if summary.get("peak_memory_bytes"):
         rows.append(["most memory of a device", timed(_bytes(summary["peak_memory_bytes"]))])
