@@ -27,7 +27,7 @@ class Source(NamedTuple):
     names: tuple[str, ...]
     """The names of the labels 0, 1, ..."""
     rows: int
-    """How many rows of the evaluation file count."""
+    """How many rows of the evaluation file count, evenly spread over it."""
     max_length: int
 
 
@@ -42,6 +42,11 @@ def read_rows(source: Source, path: Path) -> list[dict[str, str]]:
     lines = path.read_text("utf-8").split("\n")[int(source.header) :]
     pairs = (line.rstrip("\r").rpartition("\t") for line in lines if line)
     return [{"text": text.strip(), "label": source.names[int(label)]} for text, _, label in pairs]
+
+
+def spread_rows(rows: list[dict[str, str]], count: int) -> list[dict[str, str]]:
+    """Return about `count` rows, evenly spread over a file, which may be sorted by label."""
+    return rows[:: max(1, len(rows) // count)][:count]
 
 
 def draw_rows(rows: list[dict[str, str]], names: tuple[str, ...], count: int, draw: int) -> list[dict[str, str]]:
@@ -63,8 +68,8 @@ def write_draws(values: argparse.Namespace) -> tuple[Path, dict[tuple[int, int],
     """Write the rows to evaluate and the draws that are not there yet; return their paths by (count, draw)."""
     source, folder = SOURCES[values.data], values.output / "draws"
     folder.mkdir(parents=True, exist_ok=True)
-    evaluation = folder / f"{values.data}-evaluation.jsonl"
-    _write(evaluation, lambda: read_rows(source, values.folder / source.evaluation)[: source.rows])
+    evaluation = folder / f"{values.data}-judged.jsonl"
+    _write(evaluation, lambda: spread_rows(read_rows(source, values.folder / source.evaluation), source.rows))
     paths = {
         (count, draw): folder / f"{values.data}-{count}-{draw}.jsonl"
         for count in values.counts

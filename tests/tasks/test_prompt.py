@@ -20,6 +20,7 @@ from runs import (
     run_steps,
     small_config,
     weights,
+    write_csv,
 )
 from scipy.special import log_softmax, softmax
 from tiny import random_params
@@ -197,6 +198,9 @@ def test_zero_shot(problem, tmp_path, capsys):
     assert main(["report", str(run)]) == 0
     nothing = keys(problem, train__epochs=0, data__train=None, data__validation=None)
     assert problem.train(**nothing, train__output_dir=tmp_path / "nothing") == 0
+    write_csv(tmp_path / "one.csv", [("w1 good", "good")])
+    one = keys(problem, train__epochs=0, data__train=None, data__validation=tmp_path / "one.csv")
+    assert problem.train(**one, train__output_dir=tmp_path / "one") == 0, "a label without a row has its words"
     assert problem.train(**keys(problem, train__epochs=1, data__train=None), train__output_dir=tmp_path / "other") == 2
     assert "data.train is missing" in capsys.readouterr().err
 
