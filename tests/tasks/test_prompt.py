@@ -20,7 +20,6 @@ from runs import (
     run_steps,
     small_config,
     weights,
-    write_csv,
 )
 from scipy.special import log_softmax, softmax
 from tiny import random_params
@@ -198,9 +197,10 @@ def test_zero_shot(problem, tmp_path, capsys):
     assert main(["report", str(run)]) == 0
     nothing = keys(problem, train__epochs=0, data__train=None, data__validation=None)
     assert problem.train(**nothing, train__output_dir=tmp_path / "nothing") == 0
-    write_csv(tmp_path / "one.csv", [("w1 good", "good")])
-    one = keys(problem, train__epochs=0, data__train=None, data__validation=tmp_path / "one.csv")
-    assert problem.train(**one, train__output_dir=tmp_path / "one") == 0, "a label without a row has its words"
+    more = json.dumps(SIMPLE | {"verbalizers": {**SIMPLE["verbalizers"], "rare": ["great"]}})
+    rare = keys(problem, train__epochs=0, data__train=None, train__prompt=more)
+    assert problem.train(**rare, train__output_dir=tmp_path / "rare") == 0, "a label without a row has its words"
+    assert list(jaxbert.load(tmp_path / "rare").predict(["w3 w4"])[0]["probabilities"]) == [*NAMES, "rare"]
     assert problem.train(**keys(problem, train__epochs=1, data__train=None), train__output_dir=tmp_path / "other") == 2
     assert "data.train is missing" in capsys.readouterr().err
 
