@@ -153,6 +153,7 @@ def trained(problem):
     return problem.folder / "whole"
 
 
+@pytest.mark.long
 def test_a_crash_changes_no_bit(problem, trained, monkeypatch):
     run = problem.folder / "stopped"
     with monkeypatch.context() as patch:
