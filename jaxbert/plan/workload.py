@@ -88,6 +88,10 @@ def find_material(config: Config, lengths: str | None) -> Material:
     Raises:
       UserError: if there is no such model.
     """
+    if config.train.method == "contrastive":
+        logger.warning(
+            "train.method contrastive is planned as plain: its own step has a layer more and compares all texts"
+        )
     if lengths is None and config.data.train is not None:
         try:
             return _real(config, config.data.train)
@@ -100,8 +104,10 @@ def find_material(config: Config, lengths: str | None) -> Material:
 
 def replacement_task(config: Config) -> Classification:
     """Return the classifier that is planned and timed where there is no data, and tell the user for another task."""
-    if config.task != "classification":
-        logger.warning("task %s needs data.train: a classifier stands in its place", config.task)
+    method = config.train.method
+    if config.task != "classification" or method != "plain":
+        what = f"task {config.task}" if method == "plain" else f"train.method {method}"
+        logger.warning("%s needs data.train: a plain classifier stands in its place", what)
     return Classification(tuple(config.data.label_names or (f"LABEL_{i}" for i in range(config.model.num_labels or 2))))
 
 

@@ -105,7 +105,9 @@ def _from_same_shape(run: Run, config: Config, folder: RunFolder, additions: Add
     bert_config = run.inputs.task.configure(run.pretrained.bert_config)
     model = dataclasses.replace(before.model, config=with_dropout(bert_config, config.model))
     steps = count_steps(config.train, len(run.inputs.train))
-    program = dataclasses.replace(before, config=config, model=model, total_steps=steps)
+    optimizer = dataclasses.replace(config.optimizer, freeze=before.config.optimizer.freeze)  # a method freezes more
+    own = dataclasses.replace(config, optimizer=optimizer)
+    program = dataclasses.replace(before, config=own, model=model, total_steps=steps)
     if jax.tree.structure(program.numbers) != jax.tree.structure(before.numbers):  # type: ignore[operator]
         return None
     assert run.shared is not None

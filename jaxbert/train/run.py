@@ -304,6 +304,8 @@ def inspect_data(config: Config) -> dict[str, Any]:
     inputs = task.read(config, pretrained.tokenizer, max_length, pretrained.trained_head(task, config.model))
     overview = inputs.overview
     result = overview.to_dict(_PLACES)
+    if all(view.name != TRAIN for view in overview.views):  # a prompt without a row to learn from
+        return result
     if config.train.augment is not None:
         from jaxbert.train.augment import changed_texts, make_augmenter
 

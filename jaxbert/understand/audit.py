@@ -226,7 +226,8 @@ def _sets_of(finished: Finished) -> tuple[list[_Set], str]:
         found.append(_Set(views[name], source, outcome.examples, everything, outcome.probabilities, scores))
     if not found:
         raise UserError(f"{folder} has neither folds nor a validation or test set, so no label can be judged: {_HOW}")
-    return [_Set(views[TRAIN], TRAIN, finished.inputs.train, nothing), *found], "held_out"
+    learned = [_Set(views[TRAIN], TRAIN, finished.inputs.train, nothing)] if TRAIN in views else []
+    return [*learned, *found], "held_out"
 
 
 def _with_folds(task: Task, examples: Examples, view: View, folds: OutOfFold) -> _Set:

@@ -1,6 +1,7 @@
 """Draw a few labelled rows of each class, the same for every method, and keep results so that a stopped measurement goes on.
 
-Used by few_labels.py and peer_setfit.py; only the standard library, because the two run in different environments.
+Used by few_labels.py, few_gains.py, harder_losses.py and peer_setfit.py; only the standard library, because they run in
+different environments.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ THUCNEWS_NAMES = (
 )
 
 
+Rows = list[dict[str, str]]
+
+
 class Source(NamedTuple):
     """One data set: files in its folder, and how they are read."""
 
@@ -27,7 +31,7 @@ class Source(NamedTuple):
     names: tuple[str, ...]
     """The names of the labels 0, 1, ..."""
     rows: int
-    """How many rows of the evaluation file count."""
+    """How many rows of the evaluation file count, evenly spread over it."""
     max_length: int
 
 
@@ -37,17 +41,30 @@ SOURCES = {
 }
 
 
-def read_rows(source: Source, path: Path) -> list[dict[str, str]]:
+def read_rows(source: Source, path: Path) -> Rows:
     """Return the texts of a file with the names of their labels."""
     lines = path.read_text("utf-8").split("\n")[int(source.header) :]
     pairs = (line.rstrip("\r").rpartition("\t") for line in lines if line)
     return [{"text": text.strip(), "label": source.names[int(label)]} for text, _, label in pairs]
 
 
-def draw_rows(rows: list[dict[str, str]], names: tuple[str, ...], count: int, draw: int) -> list[dict[str, str]]:
+def spread_rows(rows: Rows, count: int) -> Rows:
+    """Return about `count` rows, evenly spread over a file, which may be sorted by label."""
+    return rows[:: max(1, len(rows) // count)][:count]
+
+
+def read_set(name: str, folder: Path) -> tuple[Rows, Rows]:
+    """Return the training rows of a data set, and those to evaluate on."""
+    source = SOURCES[name]
+    return read_rows(source, folder / source.train), spread_rows(
+        read_rows(source, folder / source.evaluation), source.rows
+    )
+
+
+def draw_rows(rows: Rows, names: tuple[str, ...], count: int, draw: int) -> Rows:
     """Return `count` rows of each label, no text twice; the same rows for the same draw."""
     order = random.Random(draw).sample(range(len(rows)), len(rows))
-    taken: dict[str, list[dict[str, str]]] = {name: [] for name in names}
+    taken: dict[str, Rows] = {name: [] for name in names}
     seen = set()
     for index in order:
         row = rows[index]
@@ -63,8 +80,8 @@ def write_draws(values: argparse.Namespace) -> tuple[Path, dict[tuple[int, int],
     """Write the rows to evaluate and the draws that are not there yet; return their paths by (count, draw)."""
     source, folder = SOURCES[values.data], values.output / "draws"
     folder.mkdir(parents=True, exist_ok=True)
-    evaluation = folder / f"{values.data}-evaluation.jsonl"
-    _write(evaluation, lambda: read_rows(source, values.folder / source.evaluation)[: source.rows])
+    evaluation = folder / f"{values.data}-judged.jsonl"
+    _write(evaluation, lambda: spread_rows(read_rows(source, values.folder / source.evaluation), source.rows))
     paths = {
         (count, draw): folder / f"{values.data}-{count}-{draw}.jsonl"
         for count in values.counts
@@ -82,7 +99,7 @@ def _write(path: Path, rows: Any) -> None:
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows()), "utf-8")
 
 
-def read_draw(path: Path) -> list[dict[str, str]]:
+def read_draw(path: Path) -> Rows:
     """Return the rows of a file that `write_draws` wrote."""
     return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 

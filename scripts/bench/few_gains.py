@@ -3,8 +3,8 @@
   python scripts/bench/few_gains.py --data DATA --sst2 MODEL --thucnews MODEL --output OUT [--methods plain,r_drop]
 
 DATA has the folders `glue_SST-2` and `thucnews`; each MODEL is a folder or a name on the Hub; without one a set is left out.
-All methods share the rows of a draw (`draws.py`), the model, the seed and the recipe, which was chosen for plain training on
-draws from 100 on; there is one evaluation, at the end. `refill` needs a model that fills in words, by --sst2-refill and
+All methods share the rows of a draw (`few_draws.py`), the model, the seed and the recipe, which was chosen for plain training
+on draws from 100 on; there is one evaluation, at the end. `refill` needs a model that fills in words, by --sst2-refill and
 --thucnews-refill. Self-training gets rows that were not drawn, without their labels, and is calibrated on a fifth of the
 drawn rows, which it does not learn from. OUT/results.jsonl has a line for each run; a line that is there is not made again,
 so the command can be stopped. The last thing printed is a JSON object: of each method the mean and the sample standard
@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from draws import Rows, draw, read_rows
-from harder_losses import SETS, append, lines_of, mean_and_spread
+from few_draws import SOURCES, Rows, draw_rows, read_set
+from harder_losses import FOLDERS, append, lines_of, mean_and_spread
 
 import jaxbert
 
@@ -70,13 +70,14 @@ def held_out(rows: Rows, per_class: int) -> tuple[Rows, Rows]:
 
 def measure(name: str, number: int, values: argparse.Namespace, method: str, data: tuple[Rows, Rows]) -> dict[str, Any]:
     """Train once on a draw; return the accuracy on the rows to evaluate on, and the seconds."""
-    rows, rest = draw(data[0], values.per_class, number)
+    rows = draw_rows(data[0], SOURCES[name].names, values.per_class, number)
     keys: dict[str, Any] = {**recipe(values, name), **METHODS[method], "validation": data[1]}
     if method == "refill":
         keys["augment"] = {**keys["augment"], "refill_model": getattr(values, f"{name}_refill")}
     if method == "self_training":
         rows, validation = held_out(rows, values.per_class)
-        texts = [{"text": row["text"]} for row in rest[:UNLABELLED]]
+        drawn = {row["text"] for row in [*rows, *validation]}
+        texts = [{"text": row["text"]} for row in data[0] if row["text"] not in drawn][:UNLABELLED]
         keys |= {"validation": validation, "test": data[1], "unlabelled": texts}
     begin = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -90,7 +91,7 @@ def measure(name: str, number: int, values: argparse.Namespace, method: str, dat
 def summarize(results: list[dict[str, Any]], per_class: int) -> dict[str, Any]:
     """Return means and spreads of each data set and method, and of the differences from plain on the same draw."""
     found: dict[str, Any] = {}
-    for name in SETS:
+    for name in FOLDERS:
         mine = {
             (line["method"], line["draw"]): line
             for line in results
@@ -129,7 +130,7 @@ def main() -> None:
     values.output.mkdir(parents=True, exist_ok=True)
     path = values.output / "results.jsonl"
     first, _, last = values.draws.partition("-")
-    data = {name: read_rows(values.data, name) for name in SETS if getattr(values, name)}
+    data = {name: read_set(name, values.data / FOLDERS[name]) for name in FOLDERS if getattr(values, name)}
     for number in range(int(first), int(last or first) + 1):
         for name in data:
             for method in values.methods.split(","):

@@ -26,7 +26,7 @@ import jaxbert
 
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {"learning_rate": 5e-5, "batch_size": 16, "epochs": {8: 30, 64: 15}},
-    "contrastive": {"learning_rate": 5e-5, "batch_size": 32, "epochs": {8: 10, 64: 5}},
+    "contrastive": {"learning_rate": 5e-5, "batch_size": 32, "epochs": {8: 10, 64: 10}},
     "prompt": {"learning_rate": 5e-5, "batch_size": 16, "epochs": {8: 20, 64: 10}},
 }
 """The settings of each method; `epochs` by the labels a class, of which the nearest counts."""

@@ -21,11 +21,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from draws import Rows, read_rows
+from few_draws import Rows, read_set
 
 import jaxbert
 
-SETS = ("sst2", "thucnews")
+FOLDERS = {"sst2": "glue_SST-2", "thucnews": "thucnews"}
+"""The folder of each data set below that of all."""
 METHODS: dict[str, dict[str, Any]] = {"plain": {}, "fgm": {"adversarial": "fgm"}}
 TURNS, STEPS = 3, 40
 """How often each method is timed, and for how many steps."""
@@ -132,8 +133,8 @@ def main() -> None:
     values = parser.parse_args()
     values.output.mkdir(parents=True, exist_ok=True)
     path, times = values.output / "results.jsonl", {}
-    for name in (name for name in SETS if getattr(values, name)):
-        train, test = read_rows(values.data, name)
+    for name in (name for name in FOLDERS if getattr(values, name)):
+        train, test = read_set(name, values.data / FOLDERS[name])
         rows, keys = train[: values.rows], recipe(values, name)
         for seed in range(values.seeds):
             for method, own in METHODS.items():

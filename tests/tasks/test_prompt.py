@@ -153,6 +153,7 @@ def trained(problem):
     return problem.folder / "whole"
 
 
+@pytest.mark.long
 def test_a_crash_changes_no_bit(problem, trained, monkeypatch):
     run = problem.folder / "stopped"
     with monkeypatch.context() as patch:
@@ -193,6 +194,14 @@ def test_zero_shot(problem, tmp_path, capsys):
     assert (summary["steps"], summary["eval"]["examples"], list(summary["data"]["sources"])) == (0, 37, ["validation"])
     answers = jaxbert.load(run).predict(["w3 w4"])
     assert answers[0]["label"] in NAMES
+    assert "100 " not in capsys.readouterr().err, "no rows are said to be learned from"
+    assert main(["report", str(run)]) == 0
+    nothing = keys(problem, train__epochs=0, data__train=None, data__validation=None)
+    assert problem.train(**nothing, train__output_dir=tmp_path / "nothing") == 0
+    more = json.dumps(SIMPLE | {"verbalizers": {**SIMPLE["verbalizers"], "rare": ["great"]}})
+    rare = keys(problem, train__epochs=0, data__train=None, train__prompt=more)
+    assert problem.train(**rare, train__output_dir=tmp_path / "rare") == 0, "a label without a row has its words"
+    assert list(jaxbert.load(tmp_path / "rare").predict(["w3 w4"])[0]["probabilities"]) == [*NAMES, "rare"]
     assert problem.train(**keys(problem, train__epochs=1, data__train=None), train__output_dir=tmp_path / "other") == 2
     assert "data.train is missing" in capsys.readouterr().err
 

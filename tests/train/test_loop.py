@@ -131,6 +131,7 @@ def make_loop(folder, scores=None, total_steps=10, first=None, bad=(), **config)
         steps_per_epoch=STEPS_PER_EPOCH,
         best_metric=config.best_metric or "accuracy",
         additions=NOTHING,
+        settle=None,
     )
     run.batches_from = partial(Run.batches_from, run)
     checkpoints = Checkpoints(folder, config.keep_checkpoints)

@@ -155,6 +155,8 @@ class Prompted(Classification):
                 "the same labels"
             )
         data, room = dataclasses.replace(config.data, label_names=names), prompt.room(max_length)
+        model = dataclasses.replace(config.model, num_labels=len(names))  # a label without a row has its words
+        config = dataclasses.replace(config, model=model)
         if data.train is not None or config.train.epochs or config.train.max_steps:
             return super().read(dataclasses.replace(config, data=data), tokenizer, room, head)
         with _no_rows(data) as changed:
@@ -240,8 +242,8 @@ def _no_rows(data: DataConfig) -> Iterator[DataConfig]:
     if held_out:
         yield dataclasses.replace(data, train=held_out[0])
         return
-    name = (data.label_names or [""])[0]
-    with hold([{data.text or "text": name, str(data.label or "label"): name}], "nothing") as spec:
+    rows = [{data.text or "text": name, str(data.label or "label"): name} for name in data.label_names or ()]
+    with hold(rows, "nothing") as spec:
         yield dataclasses.replace(data, train=spec)
 
 

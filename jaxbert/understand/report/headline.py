@@ -106,7 +106,7 @@ def _classes(held_out: HeldOut) -> list[object]:
 
 
 def _training_labels(held_out: HeldOut) -> dict[str, Any]:
-    return held_out.finished.summary["data"]["sources"]["train"]["labels"] or {}
+    return held_out.finished.summary["data"]["sources"].get("train", {}).get("labels") or {}
 
 
 def _label_sets(held_out: HeldOut) -> list[object]:

@@ -156,9 +156,10 @@ def self_training_section(summary: Mapping[str, Any]) -> Html:
 def packing_section(finished: Finished) -> Html | None:
     """Return a drawing of the first rows of the run's first step, and what of them is padding.
 
-    None for a run of several trainings.
+    None for a run of several trainings, or without a step.
     """
-    if "folds" in finished.summary or "self_training" in finished.summary:  # each has its own rows
+    several = "folds" in finished.summary or "self_training" in finished.summary  # each has its own rows
+    if several or not finished.summary["steps"]:
         return None
     config, train = finished.config, finished.inputs.train
     mesh = finished.model.predictor.mesh
@@ -193,9 +194,8 @@ def speed_section(summary: Mapping[str, Any]) -> Html:
         "timed_steps": "steps that were timed",
     }
     rows: list[list[object]] = [["devices", f"{summary['devices']} x {summary['device']}"]]
-    rows += [["packing efficiency, the share of real tokens", f"{summary['packing_efficiency']:.1%}"]] * bool(
-        summary["packing_efficiency"]
-    )
+    if summary["packing_efficiency"]:
+        rows.append(["packing efficiency, the share of real tokens", f"{summary['packing_efficiency']:.1%}"])
     rows += [[said, timed(shown_number(summary[key]))] for key, said in names.items() if summary.get(key) is not None]
     if summary.get("peak_memory_bytes"):
         rows.append(["most memory of a device", timed(_bytes(summary["peak_memory_bytes"]))])
