@@ -3,8 +3,8 @@
   python scripts/bench/few_gains.py --data DATA --sst2 MODEL --thucnews MODEL --output OUT [--methods plain,r_drop]
 
 DATA has the folders `glue_SST-2` and `thucnews`; each MODEL is a folder or a name on the Hub; without one a set is left out.
-All methods share the rows of a draw (`few_draws.py`), the model, the seed and the recipe, which was chosen for plain training
-on draws from 100 on; there is one evaluation, at the end. `refill` needs a model that fills in words, by --sst2-refill and
+All methods share the rows of a draw (`few_draws.py`), the model, the seed and the recipe, chosen for plain training on draws
+from 100 on; there is one evaluation, at the end. `refill` needs a model that fills in words, by --sst2-refill and
 --thucnews-refill. Self-training gets rows that were not drawn, without their labels, and is calibrated on a fifth of the
 drawn rows, which it does not learn from. OUT/results.jsonl has a line for each run; a line that is there is not made again,
 so the command can be stopped. The last thing printed is a JSON object: of each method the mean and the sample standard

@@ -24,10 +24,12 @@ from few_draws import SOURCES, keep, key_of, make_parser, results, write_draws
 
 import jaxbert
 
+RATES = {"sst2": 5e-5, "thucnews": 5e-4}
+"""The learning rate for each data set: that of MiniLM-L6, and that of a small model that was pretrained on the headlines."""
 RECIPES: dict[str, dict[str, Any]] = {
-    "plain": {"learning_rate": 5e-5, "batch_size": 16, "epochs": {8: 30, 64: 15}},
-    "contrastive": {"learning_rate": 5e-5, "batch_size": 32, "epochs": {8: 10, 64: 10}},
-    "prompt": {"learning_rate": 5e-5, "batch_size": 16, "epochs": {8: 20, 64: 10}},
+    "plain": {"learning_rate": RATES, "batch_size": 16, "epochs": {8: 30, 64: 15}},
+    "contrastive": {"learning_rate": RATES, "batch_size": 32, "epochs": {8: 10, 64: 10}},
+    "prompt": {"learning_rate": RATES, "batch_size": 16, "epochs": {8: 20, 64: 10}},
 }
 """The settings of each method; `epochs` by the labels a class, of which the nearest counts."""
 
@@ -57,7 +59,9 @@ PROMPTS: dict[str, dict[str, Any]] = {
 def settings_of(method: str, data: str, count: int, changes: dict[str, Any]) -> dict[str, Any]:
     """Return the keys of a run."""
     keys = RECIPES[method] | changes
-    epochs = keys["epochs"]
+    epochs, rate = keys["epochs"], keys["learning_rate"]
+    if isinstance(rate, dict):
+        keys = keys | {"learning_rate": rate[data]}
     if isinstance(epochs, dict):
         keys = keys | {"epochs": epochs[min(epochs, key=lambda known: abs(known - count))]}
     if method == "plain":

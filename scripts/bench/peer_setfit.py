@@ -57,6 +57,7 @@ def train(values: argparse.Namespace, rows: list[dict[str, str]], seed: int, scr
         batch_size=values.batch_size,
         num_epochs=1,
         num_iterations=values.iterations or None,
+        body_learning_rate=values.learning_rate,
         seed=seed,
         save_strategy="no",
         logging_strategy="no",
@@ -97,9 +98,12 @@ def main() -> None:
     """Train on every draw that has no result yet."""
     parser = make_parser(__doc__)
     parser.add_argument("--iterations", type=int, default=0, help="pairs of each kind for each text; 0: every pair")
+    parser.add_argument("--learning_rate", type=float, default=2e-5, help="of the encoder; the default is setfit's")
     parser.add_argument("--batch_size", type=int, default=16, help="pairs of a step")
     values = parser.parse_args()
     method = "setfit" if not values.iterations else f"setfit-{values.iterations}"
+    if values.learning_rate != parser.get_default("learning_rate"):
+        method += f"-{values.learning_rate:g}"
     evaluation_path, paths = write_draws(values)
     evaluation, done = read_draw(evaluation_path), set(map(key_of, results(values.output)))
     for (count, draw), path in paths.items():
