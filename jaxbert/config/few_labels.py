@@ -72,8 +72,9 @@ _WITHOUT: dict[str, tuple[str, ...]] = {
         "accumulation_steps",
         "teacher",
         "prune",
+        "ema",
     ),
-    "prompt": ("teacher", "prune"),
+    "prompt": ("teacher", "prune", "augment", "self_training"),
 }
 """The keys of `train` that each method does not work with."""
 _WHY = {

@@ -36,6 +36,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "swap": {"augment": {"swap": 0.1}},
     "punctuation": {"augment": {"punctuation": 0.3}},
     "refill": {"augment": {"refill": 0.1}},
+    "all_three": {"augment": {"word_dropout": 0.1, "swap": 0.1, "punctuation": 0.3, "share": 0.5}},
     "self_training": {"self_training": {"rounds": 1, "threshold": 0.9}},
 }
 UNLABELLED = 5000

@@ -238,6 +238,7 @@ def test_prompts_that_are_none(tokenizer, changes, said):
         ({"train": {"prompt": None}}, "train.method is prompt, but train.prompt is not: set both"),
         ({"train": {"method": "plain"}}, "train.prompt is set, but train.method is not prompt"),
         ({"train": {"teacher": "x"}}, "train.teacher does not work with train.method prompt"),
+        ({"train": {"augment": {"swap": 0.1}}}, "train.augment does not work with train.method prompt"),
         ({"data": {"text_pair": "b"}}, "reads one text, but data.text_pair names a second one"),
         ({"model": {"head": "new"}}, "model.head is new"),
         ({"task": "regression"}, "works with task classification alone"),

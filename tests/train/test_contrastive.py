@@ -189,6 +189,7 @@ def test_a_trained_mean_is_not_added_again_and_no_step_is_a_probe(trained, tmp_p
     [
         ({"task": "multi_label"}, "works with task classification alone, but task is multi_label"),
         ({"train": {"r_drop": 1.0}}, "train.r_drop does not work with train.method contrastive"),
+        ({"train": {"ema": 0.9}}, "train.ema does not work with train.method contrastive"),
         ({"train": {"accumulation_steps": 2}}, "train.accumulation_steps does not work"),
         ({"data": {"long_texts": "windows"}}, "data.long_texts is windows"),
         ({"optimizer": {"train_only": "head"}}, "optimizer.train_only does not work"),
