@@ -537,10 +537,9 @@ class Config:
                 "train.self_training needs a validation set, on which the confidence is calibrated: give data.validation or "
                 "data.validation_fraction"
             )
-        others = {"train.teacher": train.teacher, "train.folds": train.folds, "train.prune": train.prune}
-        for key, value in {**others, "train.accept_changed_data": train.accept_changed_data or None}.items():
-            if value is not None:
-                raise UserError(f"{key} does not work with train.self_training: leave one of them out")
+        for key in ("teacher", "folds", "prune", "augment", "accept_changed_data"):
+            if getattr(train, key) not in (None, False):
+                raise UserError(f"train.{key} does not work with train.self_training: leave one of them out")
 
     def _check_windows(self) -> None:
         data = self.data

@@ -212,6 +212,7 @@ VALID = {
         ({"data__validation": None}, "needs a validation set, on which the confidence is calibrated"),
         ({"train__teacher": "runs/x"}, "train.teacher does not work with train.self_training"),
         ({"train__folds": 3}, "train.folds does not work with train.self_training"),
+        ({"train__augment": {"swap": 0.1}}, "train.augment does not work with train.self_training"),
         ({"train__prune": {"layers": 1}}, "train.prune does not work with train.self_training"),
         ({"train__accept_changed_data": True}, "train.accept_changed_data does not work with train.self_training"),
         ({"train__self_training": {"rounds": 0}}, "train.self_training: rounds is 0"),
