@@ -4,7 +4,7 @@
 
 DATA has the folders `glue_SST-2` and `thucnews`; each MODEL is a folder or a name on the Hub; without one a set is left out.
 The first rows of the training files are trained on, plain and with FGM, from the same seeds; there is one evaluation, at the
-end. Robustness is the mean accuracy over all kinds of disturbances, at each strength. OUT/results.jsonl has a line for
+end. Robustness is the mean accuracy over all kinds of disturbances, at each strength, on `--disturbed` of the rows. OUT/results.jsonl has a line for
 each run; a line that is there is not made again, so the command can be stopped. At the end short runs take turns, and
 the medians of their steps' times are compared. The last thing printed is a JSON object of all.
 """
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from few_draws import Rows, read_set
+from few_draws import Rows, read_set, spread_rows
 
 import jaxbert
 
@@ -47,11 +47,11 @@ def recipe(values: argparse.Namespace, name: str) -> dict[str, Any]:
     }
 
 
-def measure(rows: Rows, test: Rows, keys: dict[str, Any]) -> dict[str, Any]:
+def measure(rows: Rows, test: Rows, disturbed: int, keys: dict[str, Any]) -> dict[str, Any]:
     """Train once; return accuracy, robustness by strength, and what they are the means of."""
     with tempfile.TemporaryDirectory() as folder:
         result = jaxbert.finetune(rows, validation=test, output_dir=f"{folder}/run", **keys)
-        found = result.model.robustness(test)["disturbed"]
+        found = result.model.robustness(spread_rows(test, disturbed))["disturbed"]
     strengths = sorted({each["strength"] for each in found})
     means = {
         str(strength): statistics.mean(each["value"] for each in found if each["strength"] == strength)
@@ -126,6 +126,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--disturbed", type=int, default=2000, help="the most rows whose texts are disturbed")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--sst2-rate", type=float, default=5e-5)
     parser.add_argument("--thucnews-rate", type=float, default=2e-4)
@@ -140,7 +141,7 @@ def main() -> None:
             for method, own in METHODS.items():
                 which = {"set": name, "method": method, "seed": seed, "rows": len(rows), "epochs": values.epochs}
                 if not any(which.items() <= line.items() for line in lines_of(path)):
-                    append(path, which | measure(rows, test, {**keys, **own, "seed": seed}))
+                    append(path, which | measure(rows, test, values.disturbed, {**keys, **own, "seed": seed}))
         if not values.no_times:
             turns = [{m: step_time(rows, {**keys, **own}) for m, own in METHODS.items()} for _ in range(TURNS)]
             times[name] = {m: statistics.median(turn[m] for turn in turns) for m in METHODS}
