@@ -4,9 +4,9 @@
 
 DATA has the folders `glue_SST-2` and `thucnews`; each MODEL is a folder or a name on the Hub; without one a set is left out.
 The first rows of the training files are trained on, plain and with FGM, from the same seeds; there is one evaluation, at the
-end. Robustness is the mean accuracy over all kinds of disturbances, at each strength, on `--disturbed` of the rows. OUT/results.jsonl has a line for
-each run; a line that is there is not made again, so the command can be stopped. At the end short runs take turns, and
-the medians of their steps' times are compared. The last thing printed is a JSON object of all.
+end. Robustness is the mean accuracy over all kinds of disturbances, at each strength, on `--disturbed` of the rows.
+OUT/results.jsonl has a line for each run; a line that is there is not made again, so the command can be stopped. At the end
+short runs take turns, and the medians of their steps' times are compared. The last thing printed is a JSON object of all.
 """
 
 from __future__ import annotations
