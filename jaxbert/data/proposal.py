@@ -21,8 +21,11 @@ _STEPS = 64
 
 _FEW = 64
 """The most labels a class with which the methods for few labels were compared."""
-_MEASURED = ""
-"""The measurement behind the proposal, as in docs/few-labels.md; empty before there is one."""
+_MEASURED = (
+    "on SST-2 with MiniLM its accuracy was 63.9% against 57.4% of plain with 8 a class, and 77.4% against 75.3% with 64; a "
+    "small Chinese model of words gained nothing"
+)
+"""The measurement behind the proposal, as in docs/few-labels.md."""
 
 
 def propose_method(counts: Mapping[str, int]) -> dict[str, Any]:
@@ -36,8 +39,7 @@ def propose_method(counts: Mapping[str, int]) -> dict[str, Any]:
     few = median <= _FEW
     span = f"{least:,}" if least == most else f"{least:,} to {most:,}, half of them up to {median:,}"
     if few:
-        why = f"up to {_FEW} speak for train.method contrastive, or prompt with a model of masked words"
-        why += f": {_MEASURED}" if _MEASURED else ", which is to be compared with plain"
+        why = f"up to {_FEW} speak for train.method contrastive, if the model is one of sentences: {_MEASURED}"
     else:
         why = f"more than {_FEW} speak for train.method plain; the others are for fewer"
     return {
