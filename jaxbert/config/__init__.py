@@ -195,7 +195,7 @@ class TrainConfig:
     adversarial: Literal["none", "fgm"] = "none"
     """fgm: each step also learns from word vectors that are pushed in the direction in which the loss grows; it takes two
     passes. docs/harder.md"""
-    adversarial_epsilon: PositiveNumber = 1.0
+    adversarial_epsilon: PositiveNumber = 0.1
     """adversarial: the length of the push, over all tokens of a text."""
     ema: Share = 0.0
     """Decay of a moving average of the parameters, such as 0.999, by which evaluations, the best step and the export go. 0:

@@ -189,7 +189,7 @@ def test_without_a_folder_each_call_is_a_new_run(run, tmp_path, monkeypatch, cap
         ({"nothing_like_it": 1}, "unknown key nothing_like_it; `jaxbert train --help` lists all keys"),
         ({"epochs": "three"}, "train.epochs is three, but it must be a whole number"),
         ({"max_length": "long"}, "data.max_length is long, but it must be a whole number or null"),
-        ({"epochs": 0}, "train.epochs is 0, but"),
+        ({"epochs": 0}, "train.epochs is 0, so that nothing is learned"),
         ({"config": "nowhere.yaml"}, "nowhere.yaml does not exist"),
         ({"task": "poetry"}, "task is 'poetry', but"),
         ({"train": [("a", "b")]}, "train, row 1: is a tuple"),
