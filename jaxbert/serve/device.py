@@ -134,7 +134,7 @@ def copies_of(model: TrainedModel, count: int | None) -> list[TrainedModel]:
     """
     devices = list(model.predictor.mesh.devices.flat)
     if count is not None and count > len(devices):
-        raise UserError(f"--devices is {count}, but there are {len(devices)}: lower it, or leave it out")
+        raise UserError(f"--devices is {count}, but this process has {len(devices)}: lower it, or leave it out")
     if len(devices) == 1:
         return [model]
     wanted = count or (1 if platform_of(model.predictor.mesh) == "cpu" else len(devices))

@@ -4,8 +4,8 @@
 
 DATA has the folders `glue_SST-2` and `thucnews`; each MODEL is a folder or a name on the Hub; without one a set is left out.
 All methods share the rows of a draw (`few_draws.py`), the model, the seed and the recipe, chosen for plain training on draws
-from 100 on; there is one evaluation, at the end. `refill` needs a model that fills in words, by --sst2-refill and
---thucnews-refill. Self-training gets rows that were not drawn, without their labels, and is calibrated on a fifth of the
+from 100 on; there is one evaluation, at the end. `refill` needs a model that fills in words, by --sst2_refill and
+--thucnews_refill. Self-training gets rows that were not drawn, without their labels, and is calibrated on a fifth of the
 drawn rows, which it does not learn from. OUT/results.jsonl has a line for each run; a line that is there is not made again,
 so the command can be stopped. The last thing printed is a JSON object: of each method the mean and the sample standard
 deviation over the draws, of its accuracy and of its difference from plain on the same draw.
@@ -117,16 +117,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--sst2", help="the model for SST-2")
     parser.add_argument("--thucnews", help="the model for THUCNews")
-    parser.add_argument("--sst2-refill", help="the model that fills in English words")
-    parser.add_argument("--thucnews-refill", help="the model that fills in Chinese words")
+    parser.add_argument("--sst2_refill", help="the model that fills in English words")
+    parser.add_argument("--thucnews_refill", help="the model that fills in Chinese words")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated")
-    parser.add_argument("--per-class", type=int, default=64)
+    parser.add_argument("--per_class", type=int, default=64)
     parser.add_argument("--draws", default="0-9", help="first-last")
-    parser.add_argument("--sst2-epochs", type=int, default=10)
-    parser.add_argument("--sst2-rate", type=float, default=5e-5)
-    parser.add_argument("--thucnews-epochs", type=int, default=10)
-    parser.add_argument("--thucnews-rate", type=float, default=5e-4)
+    parser.add_argument("--sst2_epochs", type=int, default=10)
+    parser.add_argument("--sst2_rate", type=float, default=5e-5)
+    parser.add_argument("--thucnews_epochs", type=int, default=10)
+    parser.add_argument("--thucnews_rate", type=float, default=5e-4)
     values = parser.parse_args()
     values.output.mkdir(parents=True, exist_ok=True)
     path = values.output / "results.jsonl"

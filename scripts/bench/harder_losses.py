@@ -128,9 +128,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--disturbed", type=int, default=2000, help="the most rows whose texts are disturbed")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--sst2-rate", type=float, default=5e-5)
-    parser.add_argument("--thucnews-rate", type=float, default=2e-4)
-    parser.add_argument("--no-times", action="store_true", help="leave out the times of a step")
+    parser.add_argument("--sst2_rate", type=float, default=5e-5)
+    parser.add_argument("--thucnews_rate", type=float, default=2e-4)
+    parser.add_argument("--no_times", action="store_true", help="leave out the times of a step")
     values = parser.parse_args()
     values.output.mkdir(parents=True, exist_ok=True)
     path, times = values.output / "results.jsonl", {}

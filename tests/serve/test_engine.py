@@ -273,5 +273,5 @@ def test_a_request_fails_once_if_two_devices_fail(folders, monkeypatch):
 
 
 def test_more_devices_than_there_are_are_refused(folders):
-    with pytest.raises(UserError, match="--devices is 9, but there are 8"), serving(folders, devices=9):
+    with pytest.raises(UserError, match="--devices is 9, but this process has 8"), serving(folders, devices=9):
         pass
