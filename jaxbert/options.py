@@ -134,7 +134,7 @@ class ServeOptions:
     """Key that each request must send as `Authorization: Bearer KEY`; /health needs none. If not set, the value of the
     variable JAXBERT_API_KEY, if it is there."""
     batch_tokens: Positive | None = None
-    """Most tokens of a batch, padding included. If not set, 256 on CPU and 16384 on each GPU or TPU."""
+    """Most tokens of a batch. If not set, 16384 on each GPU or TPU, and 256 on CPU, fewer if a batch takes above 30 ms."""
     max_queue: Positive = 512
     """Most requests that wait for a model; others get 429."""
     max_wait: PositiveNumber = 1.0

@@ -17,6 +17,7 @@ from jaxbert.interop.write import save_folder
 from jaxbert.models.functional import make_model
 from jaxbert.options import InferenceOptions, ServeOptions
 from jaxbert.serve.engine import Computed, Engine
+from jaxbert.serve.onnx_engine import open_engine
 from jaxbert.serve.service import Service
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.classification.task import Classification
@@ -26,7 +27,6 @@ from jaxbert.tasks.multiple_choice.task import MultipleChoice
 from jaxbert.tasks.question_answering.task import QuestionAnswering
 from jaxbert.tasks.regression.task import Regression
 from jaxbert.tasks.token_classification.task import PlainTags
-from jaxbert.train.inference import open_trained
 
 WINDOWS = LongTexts("windows", 3)
 TASKS: dict[str, Task] = {
@@ -61,7 +61,7 @@ def open_service(
     """Open models as the command does, and compile them."""
     service = Service(
         {name: str(folder) for name, folder in sources.items()},
-        lambda source: open_trained(source, inference),
+        lambda source: open_engine(source, inference),
         ServeOptions(**options),
     )
     if warm:

@@ -42,8 +42,14 @@ from jaxbert.train.sharding import platform_of, row_alignment
 logger = logging.getLogger("jaxbert")
 _CPU_TOKENS, _DEVICE_TOKENS = 256, 16_384
 """The most tokens of a batch on CPU, where larger ones are hardly faster and let others wait, and on each other device."""
+_LONGEST_SECONDS, _LEAST_TOKENS = 0.03, 64
+"""A batch on CPU that takes longer is halved, unless it has so few tokens: each request waits for one batch and its own."""
+_LONGEST_ROW, _ROOM = 1024, 4
+"""The longest shape, and the tokens of the largest one in budgets, for an engine that computes only what is used of it."""
 _NEWEST = 0.2
 """The weight of the last full batch in the mean of their seconds."""
+_USUAL_TOKENS = 64
+"""The tokens of the texts with which a full batch is timed at the start."""
 _FULL = 0.5
 """The least share of the budget that a batch must fill to be timed."""
 _OWN_NAME = "inputs"
@@ -108,9 +114,13 @@ class Engine:
         self.devices = [Device(copy, self, f"device-{number}") for number, copy in enumerate(copies)]
         mesh = copies[0].predictor.mesh
         self.budget = options.batch_tokens or (_CPU_TOKENS if platform_of(mesh) == "cpu" else _DEVICE_TOKENS)
-        self.layouts = serving_layouts(trained.max_length, self.budget, alignment=row_alignment(mesh))
+        self._chooses = options.batch_tokens is None and platform_of(mesh) == "cpu"
+        trims, longest, room = is_onnx(trained), trained.max_length, self.budget
+        if trims:
+            longest, room = max(longest, min(self.budget, _LONGEST_ROW)), self.budget * _ROOM
+        self.layouts = serving_layouts(longest, room, alignment=row_alignment(mesh))
         self._members = len(trained.params) if isinstance(trained.predictor, Ensemble) else 1
-        self._scheduler = Scheduler(self.layouts, self.budget)
+        self._scheduler = Scheduler(self.layouts, self.budget, trims)
         self._changed = threading.Condition()
         self._gathers = threading.Lock()
         self._closed = False
@@ -120,15 +130,30 @@ class Engine:
         self._full_seconds = 0.0
 
     def warm_up(self) -> int:
-        """Compile all shapes on every device, and time the largest one; return their number."""
+        """Compile all shapes on every device, and time a full batch; return the number of shapes."""
         shapes = [(layout, rows) for layout in self.layouts for rows in layout.row_counts]
         with ThreadPoolExecutor(len(self.devices), "compile") as threads:
             list(threads.map(lambda device: [device.compute(_filler(*shape)) for shape in shapes], self.devices))
-        layout, rows = max(shapes, key=lambda shape: shape[0].row_length * shape[1])
-        begin = time.perf_counter()
-        self.devices[0].compute(_filler(layout, rows))
-        self._full_seconds = (time.perf_counter() - begin) * self.budget / (layout.row_length * rows)
+        self._full_seconds = self._time_full()
+        while self._chooses and self._full_seconds > _LONGEST_SECONDS and self.budget >= 2 * _LEAST_TOKENS:
+            self.budget //= 2
+            self._scheduler.budget = self.budget
+            self._full_seconds = self._time_full()
         return len(shapes)
+
+    def _time_full(self) -> float:
+        """Return the seconds of a full batch."""
+        length = min(_USUAL_TOKENS, self.trained.max_length, self.budget)
+        lengths = np.full(self.budget // length, length, np.int32)
+        scheduler = Scheduler(self.layouts, self.budget, self._scheduler.trims)
+        scheduler.add(Waiting(lengths))
+        packed = scheduler.take()
+        assert packed is not None
+        count = len(packed.lengths)
+        tokens = Tokens.from_lengths(np.zeros(count * length, np.int32), packed.lengths, packed.lengths)
+        begin = time.perf_counter()
+        self.devices[0].compute(fill_rows(packed.plan, packed.layout, Examples(tokens)))
+        return (time.perf_counter() - begin) * self.budget / (count * length)
 
     def start(self) -> None:
         """Begin to compute."""

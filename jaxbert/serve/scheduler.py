@@ -1,12 +1,14 @@
 """Decide which waiting segments are computed next, and how they share rows. No HTTP, no JAX, no threads, no tokens.
 
 Nothing waits for a timer. Whenever the engine is free, it takes the segments that wait, oldest first, up to a budget of
-tokens; best fit (the trainer's) puts them into rows, and the cheapest of the compiled shapes that holds them is chosen. One
-request may be divided over batches, and a request whose client left is dropped before packing.
+tokens; best fit (the trainer's) puts them into rows, and the cheapest of the compiled shapes that holds them is chosen. An
+engine that computes any shape, as onnxruntime does, gets rows of equal lengths instead, without padding. One request may be
+divided over batches, and a request whose client left is dropped before packing.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -19,6 +21,8 @@ from jaxbert.data.packing import MASKED_PAIR_COST, Layout, StepPlan, best_fit, r
 
 _SHORTEST_ROWS, _MANY_ROWS_FROM, _SMALL_SLOTS = 2, 64, 64
 """The shortest row in units of the alignment, the row length from which several rows are compiled, and the most slots."""
+_ROW_SHARES = (1, 0.75, 0.5, 0.25)
+"""Numbers of rows that are tried, as shares of the most that the longest segment leaves room for: fewer are more even."""
 
 
 def serving_layouts(longest: int, budget: int, alignment: int = 8) -> tuple[Layout, ...]:
@@ -42,9 +46,23 @@ def serving_layouts(longest: int, budget: int, alignment: int = 8) -> tuple[Layo
     return tuple(layouts)
 
 
-def row_cost(layout: Layout, rows: int) -> float:
+def row_cost(rows: int, row_length: int) -> float:
     """Estimate the cost of a batch: its row tokens, with the attention of a row."""
-    return rows * layout.row_length * (1 + layout.row_length * MASKED_PAIR_COST)
+    return rows * row_length * (1 + row_length * MASKED_PAIR_COST)
+
+
+def even_rows(lengths: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Divide segments over `rows` rows of about equal lengths: the longest one first, each into the shortest row so far.
+
+    Returns:
+      Row, slot and first position of each segment, int32 [n] in the order of `lengths`.
+    """
+    ends, places = [(0, row, 0) for row in range(rows)], np.zeros((3, len(lengths)), np.int32)
+    for segment in np.argsort(-lengths, kind="stable"):
+        end, row, slot = ends[0]
+        places[:, segment] = row, slot, end
+        heapq.heapreplace(ends, (end + int(lengths[segment]), row, slot + 1))
+    return places[0], places[1], places[2]
 
 
 @dataclass(eq=False)
@@ -89,11 +107,8 @@ class Packed:
     """int32 [n]: the tokens of each segment."""
     plan: StepPlan
     layout: Layout
-
-    @property
-    def row_tokens(self) -> int:
-        """Tokens of all rows, padding included."""
-        return self.plan.num_rows * self.layout.row_length
+    row_tokens: int
+    """The tokens that are computed, padding included."""
 
 
 @dataclass
@@ -104,6 +119,8 @@ class Scheduler:
     """The compiled shapes, by row length."""
     budget: int
     """The most real tokens of a batch, but for a single longer segment."""
+    trims: bool = False
+    """Whether the engine leaves out the rows and the columns of a shape that hold nothing."""
     tokens: int = 0
     """The tokens that wait, those of clients that left included until the next batch."""
     _waiting: deque[Waiting] = field(default_factory=deque)
@@ -135,9 +152,10 @@ class Scheduler:
             return None
         lengths = np.concatenate([piece.request.lengths[piece.first : piece.last] for piece in pieces])
         count = len(lengths)
-        while (found := self._pack(lengths[:count])) is None:
+        pack = self._pack_evenly if self.trims else self._pack
+        while (found := pack(lengths[:count])) is None:
             count = min(count - 1, count * 7 // 8)  # the newest ones wait for the next batch
-        plan, layout = found
+        plan, layout, row_tokens = found
         kept, left = list[RequestPart](), count
         for piece in pieces:
             size = min(left, len(piece))
@@ -148,7 +166,7 @@ class Scheduler:
         while self._waiting and self._waiting[0].taken == len(self._waiting[0].lengths):
             self._waiting.popleft()
         self.tokens -= int(lengths[:count].sum())
-        return Packed(kept, lengths[:count], plan, layout)
+        return Packed(kept, lengths[:count], plan, layout, row_tokens)
 
     def _oldest(self) -> list[RequestPart]:
         """Return the oldest segments within the budget, and at least one if there is any."""
@@ -165,21 +183,43 @@ class Scheduler:
                 break
         return pieces
 
-    def _pack(self, lengths: np.ndarray) -> tuple[StepPlan, Layout] | None:
-        """Place segments in the cheapest shape that holds them; None if no shape does."""
+    def _pack(self, lengths: np.ndarray) -> tuple[StepPlan, Layout, int] | None:
+        """Place segments in the cheapest shape that holds them; return it with its tokens, or None if no shape does."""
         longest, total = int(lengths.max()), int(lengths.sum())
         best: tuple[float, StepPlan, Layout] | None = None
         for layout in self.layouts:
-            least = -(-total // layout.row_length)
-            if layout.row_length < longest or layout.row_counts[-1] < least:
+            length = layout.row_length
+            least = -(-total // length)
+            if length < longest or layout.row_counts[-1] < least:
                 continue
-            if best is not None and best[0] <= row_cost(layout, layout.rows_for(least)):
+            if best is not None and best[0] <= row_cost(layout.rows_for(least), length):
                 continue
-            rows, slots, starts, needed = best_fit(lengths, layout.row_length, layout.slots)
+            rows, slots, starts, needed = best_fit(lengths, length, layout.slots)
             if needed > layout.row_counts[-1]:
                 continue
             count = layout.rows_for(needed)
-            cost = row_cost(layout, count)
+            cost = row_cost(count, length)
             if best is None or cost < best[0]:
                 best = cost, StepPlan(np.arange(len(lengths)), rows, slots, starts, count), layout
+        return best and (*best[1:], best[1].num_rows * best[2].row_length)
+
+    def _pack_evenly(self, lengths: np.ndarray) -> tuple[StepPlan, Layout, int] | None:
+        """Divide segments over as many rows as the longest one leaves room for, or a few less; return what `_pack` does."""
+        most = min(int(lengths.sum()) // int(lengths.max()), max(layout.row_counts[-1] for layout in self.layouts))
+        best: tuple[float, StepPlan, Layout, int] | None = None
+        for count in {min(most + 1, len(lengths)), *(max(1, int(most * share)) for share in _ROW_SHARES)}:
+            rows, slots, starts = even_rows(lengths, count)
+            length = int((starts + lengths).max())
+            layout = self._holding(count, length, int(slots.max()) + 1)
+            cost = row_cost(count, length)
+            if layout is not None and (best is None or cost < best[0]):
+                plan = StepPlan(np.arange(len(lengths)), rows, slots, starts, layout.rows_for(count))
+                best = cost, plan, layout, count * length
         return best and best[1:]
+
+    def _holding(self, rows: int, length: int, slots: int) -> Layout | None:
+        """Return the shape with the shortest rows that holds so many of a length; None if there is none."""
+        for layout in self.layouts:
+            if layout.row_length >= length and layout.row_counts[-1] >= rows and layout.slots >= slots:
+                return layout
+        return None

@@ -263,6 +263,7 @@ def main() -> None:
     parser.add_argument("--graph", type=Path)
     parser.add_argument("--server", choices=_SERVERS, required=True)
     parser.add_argument("--quantize", choices=("int8",))
+    parser.add_argument("--batch_tokens", type=int, help="of jaxbert serve")
     parser.add_argument("--texts", type=Path)
     parser.add_argument("--column", default="text")
     parser.add_argument("--long", action="store_true", help="5%% of the texts have about 500 tokens")
@@ -279,6 +280,8 @@ def main() -> None:
     bodies = request_bodies(with_long_ones(texts) if arguments.long else texts)
     measure = {"goodput": measure_goodput, "idle": measure_idle, "overload": measure_overload}[arguments.what]
     command = command_of(arguments.server, arguments.model, arguments.quantize)
+    if arguments.batch_tokens and arguments.server not in _PEERS:
+        command[-1:-1] = ["--batch_tokens", str(arguments.batch_tokens)]
     with running_server(["taskset", "-c", "0", *command, str(arguments.port)], arguments.port) as process:
         measure(arguments, bodies, process)
 

@@ -86,6 +86,36 @@ def test_answers_are_those_of_predict(name, folders):
     assert_same(last[::-1], expected)
 
 
+@pytest.mark.parametrize("name", ["classification", "documents", "token_classification", "multiple_choice"])
+def test_onnxruntime_computes_no_padding_and_answers_as_predict_does(name, folders):
+    """Its rows are evenly filled; nothing is compiled after the warm-up."""
+    pytest.importorskip("onnxruntime")
+    items = INPUTS.get(name, TEXTS)
+    with serving({name: folders[name]}, InferenceOptions(engine="onnx"), batch_tokens=128) as service:
+        served = service.find()
+        with CompileLog() as log:
+            asked = [Question(served.engine, items), *(Question(served.engine, [item]) for item in items)]
+            first, *alone = [[numberless(answer) for answer in question.answers()] for question in asked]
+        assert log.count == 0
+        real, computed = (service.metrics.value(f"jaxbert_{kind}_tokens") for kind in ("real", "row"))
+        expected = [numberless(answer) for answer in Model(served.trained, name, served.data).predict(items)]
+    assert real <= computed < 1.05 * real
+    assert_same(first, expected)
+    assert_same([answer for (answer,) in alone], expected)
+
+
+@pytest.mark.parametrize(("milliseconds", "budget"), [(0.1, 256), (0.12, 128), (0.25, 64), (9.0, 64)])
+def test_a_slow_cpu_gets_smaller_batches(folders, monkeypatch, milliseconds, budget):
+    """So that no request waits for a batch of more than 30 ms before its own; the user's own number stays."""
+    monkeypatch.setattr(Engine, "_time_full", lambda engine: engine.budget * milliseconds / 1000)
+    for given, expected in ((None, budget), (256, 256)):
+        with serving({"one": folders["classification"]}, warm=False, batch_tokens=given) as service:
+            engine = service.find().engine
+            monkeypatch.setattr(engine, "layouts", engine.layouts[:1])
+            engine.warm_up()
+            assert (engine.budget, engine._scheduler.budget) == (expected, expected)
+
+
 def test_an_ensemble_answers_with_the_mean(engine, tmp_path):
     """As `predict` does, with the folds of a run."""
     one = engine.trained
