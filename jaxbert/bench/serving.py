@@ -71,12 +71,12 @@ class LoadResult:
 class LoadClient:
     """Sends requests over connections that it keeps, one request at a time on each."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, port: int, path: str) -> None:
+        self._port, self._path = port, path
         self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self, body: bytes) -> int:
-        """Return the status of the answer to a POST to /predict.
+        """Return the status of the answer to a POST.
 
         Raises:
           OSError, asyncio.IncompleteReadError: if the connection ends before the answer.
@@ -85,8 +85,8 @@ class LoadClient:
             reader, writer = self._idle.pop()
         else:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
-        head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        writer.write(head.encode() + body)
+        head = f"POST {self._path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         header = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(header.split(b"content-length:")[1].split(b"\r\n")[0])
         await reader.readexactly(length)
@@ -102,13 +102,15 @@ class LoadClient:
             writer.close()
 
 
-def offer_load(port: int, bodies: Sequence[bytes], rate: float, seconds: float, seed: int) -> LoadResult:
-    """Send requests at random times for some seconds; wait for all answers."""
-    return asyncio.run(_offer(port, bodies, rate, seconds, seed))
+def offer_load(
+    port: int, bodies: Sequence[bytes], rate: float, seconds: float, seed: int, path: str = "/predict"
+) -> LoadResult:
+    """Send requests to a path at random times for some seconds; wait for all answers."""
+    return asyncio.run(_offer(LoadClient(port, path), bodies, rate, seconds, seed))
 
 
-async def _offer(port: int, bodies: Sequence[bytes], rate: float, seconds: float, seed: int) -> LoadResult:
-    rng, client, result = random.Random(seed), LoadClient(port), LoadResult(rate)
+async def _offer(client: LoadClient, bodies: Sequence[bytes], rate: float, seconds: float, seed: int) -> LoadResult:
+    rng, result = random.Random(seed), LoadResult(rate)
     begin, due, tasks = time.perf_counter(), 0.0, list[asyncio.Task[None]]()
 
     async def one(body: bytes, due: float) -> None:

@@ -13,6 +13,7 @@ generator on another one. Servers:
                               what waits, oldest first, at most 8 texts and 16,384 padded tokens
   single                      onnxruntime, one text after the other
   transformers                PyTorch with transformers' model, one text after the other
+  infinity                    infinity_emb with PyTorch, from the environment that infinity_env.sh makes (--infinity)
 
 The peers use the same HTTP libraries, tokenizer and JSON as `jaxbert serve`. `goodput` searches, within 10%, the highest
 rate at which 99% of the answers are within 100 ms. Results are JSON lines; `cpu_ms` is the server's time of a processor.
@@ -45,7 +46,7 @@ from jaxbert.bench.serving import (
 )
 
 _PEERS = ("padded", "single", "transformers")
-_SERVERS = ("jaxbert-jax", "jaxbert-onnx", *_PEERS)
+_SERVERS = ("jaxbert-jax", "jaxbert-onnx", *_PEERS, "infinity")
 _MOST_TEXTS, _MOST_TOKENS = 8, 16_384
 _WARM_SECONDS, _LIMIT_MS = 2.0, 100.0
 
@@ -68,6 +69,19 @@ def with_long_ones(texts: list[str], words: int = 380, share: float = 0.05, seed
         start = rng.randrange(len(everything) - words)
         found[place] = " ".join(everything[start : start + words])
     return found
+
+
+def infinity_command(arguments: argparse.Namespace) -> list[str]:
+    """Return the command of infinity_emb; it gets the port as its last word."""
+    words = [arguments.infinity, "v2", "--model-id", str(arguments.model), "--served-model-name", "one"]
+    return [*words, "--engine", "torch", "--device", "cpu", "--log-level", "error", "--port"]
+
+
+def bodies_of(server: str, texts: list[str]) -> tuple[str, list[bytes]]:
+    """Return the path of a server and a request for each text."""
+    if server == "infinity":
+        return "/classify", [json.dumps({"model": "one", "input": [text]}).encode() for text in texts]
+    return "/predict", request_bodies(texts)
 
 
 def command_of(server: str, model: Path, quantize: str | None) -> list[str]:
@@ -109,12 +123,17 @@ def tell(**values: Any) -> None:
     print(json.dumps(values), flush=True)
 
 
+def load(arguments: argparse.Namespace, bodies: list[bytes], rate: float, seconds: float, seed: int) -> LoadResult:
+    """Offer a load to the server's path."""
+    return offer_load(arguments.port, bodies, rate, seconds, seed, arguments.path)
+
+
 def measured(
     arguments: argparse.Namespace, bodies: list[bytes], process: subprocess.Popen[bytes], rate: float
 ) -> LoadResult:
     """Measure one rate, and print it."""
     before = cpu_seconds(process)
-    result = offer_load(arguments.port, bodies, rate, arguments.seconds, arguments.seed)
+    result = load(arguments, bodies, rate, arguments.seconds, arguments.seed)
     cpu = 1000 * (cpu_seconds(process) - before) / max(1, len(result.latencies))
     tell(server=arguments.server, quantize=arguments.quantize, cpu_ms=round(cpu, 3), **result.to_dict())
     return result
@@ -122,24 +141,24 @@ def measured(
 
 def measure_goodput(arguments: argparse.Namespace, bodies: list[bytes], process: subprocess.Popen[bytes]) -> None:
     """Print the goodput, and each rate on the way."""
-    offer_load(arguments.port, bodies, arguments.rate / 2, _WARM_SECONDS, 99)
+    load(arguments, bodies, arguments.rate / 2, _WARM_SECONDS, 99)
     best, _ = find_goodput(lambda rate: measured(arguments, bodies, process, rate), arguments.rate, _LIMIT_MS)
     tell(server=arguments.server, quantize=arguments.quantize, goodput=round(best, 2))
 
 
 def measure_idle(arguments: argparse.Namespace, bodies: list[bytes], process: subprocess.Popen[bytes]) -> None:
     """Measure requests that hardly ever meet."""
-    offer_load(arguments.port, bodies, arguments.rate, _WARM_SECONDS, 99)
+    load(arguments, bodies, arguments.rate, _WARM_SECONDS, 99)
     measured(arguments, bodies, process, arguments.rate)
 
 
 def measure_overload(arguments: argparse.Namespace, bodies: list[bytes], process: subprocess.Popen[bytes]) -> None:
     """Send twice `rate` for 20 seconds, then half of it; tell when the answers are in time again."""
-    offer_load(arguments.port, bodies, arguments.rate / 2, _WARM_SECONDS, 99)
+    load(arguments, bodies, arguments.rate / 2, _WARM_SECONDS, 99)
     before = memory(process)
-    heavy = offer_load(arguments.port, bodies, 2 * arguments.rate, 20, arguments.seed)
+    heavy = load(arguments, bodies, 2 * arguments.rate, 20, arguments.seed)
     middle = memory(process)
-    light = offer_load(arguments.port, bodies, arguments.rate / 2, 10, arguments.seed + 1)
+    light = load(arguments, bodies, arguments.rate / 2, 10, arguments.seed + 1)
     late = [due for due, seconds in zip(light.dues, light.latencies, strict=True) if 1000 * seconds > _LIMIT_MS]
     sizes = {"megabytes": [round(size / 2**20, 1) for size in (before, middle, memory(process))]}
     found = {"overload": heavy.to_dict(), "then": light.to_dict(), "last_late": max(late, default=0.0)}
@@ -264,6 +283,7 @@ def main() -> None:
     parser.add_argument("--server", choices=_SERVERS, required=True)
     parser.add_argument("--quantize", choices=("int8",))
     parser.add_argument("--batch_tokens", type=int, help="of jaxbert serve")
+    parser.add_argument("--infinity", default=".venv-infinity/bin/infinity_emb", help="the program infinity_emb")
     parser.add_argument("--texts", type=Path)
     parser.add_argument("--column", default="text")
     parser.add_argument("--long", action="store_true", help="5%% of the texts have about 500 tokens")
@@ -277,10 +297,13 @@ def main() -> None:
         return
     os.sched_setaffinity(0, {1})
     texts = read_texts(arguments.texts, arguments.column, 2000)
-    bodies = request_bodies(with_long_ones(texts) if arguments.long else texts)
+    arguments.path, bodies = bodies_of(arguments.server, with_long_ones(texts) if arguments.long else texts)
     measure = {"goodput": measure_goodput, "idle": measure_idle, "overload": measure_overload}[arguments.what]
-    command = command_of(arguments.server, arguments.model, arguments.quantize)
-    if arguments.batch_tokens and arguments.server not in _PEERS:
+    if arguments.server == "infinity":
+        command = infinity_command(arguments)
+    else:
+        command = command_of(arguments.server, arguments.model, arguments.quantize)
+    if arguments.batch_tokens and arguments.server.startswith("jaxbert"):
         command[-1:-1] = ["--batch_tokens", str(arguments.batch_tokens)]
     with running_server(["taskset", "-c", "0", *command, str(arguments.port)], arguments.port) as process:
         measure(arguments, bodies, process)
