@@ -22,9 +22,9 @@ from jaxbert.data.label_column import (
     fold,
     is_generic,
     numbers_mean,
+    read_list,
     whole_number,
 )
-from jaxbert.data.label_kinds import read_list
 from jaxbert.data.table import quoted
 from jaxbert.errors import UserError
 

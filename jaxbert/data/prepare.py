@@ -20,10 +20,11 @@ import numpy as np
 from jaxbert.config import COLUMN_KEYS, FILE_KEYS, DataConfig
 from jaxbert.data import store
 from jaxbert.data.examples import Windows
-from jaxbert.data.label_kinds import make_label_column
+from jaxbert.data.label_column import LabelColumn, LabelVocabulary, ScoreColumn
+from jaxbert.data.label_lists import ListColumn
 from jaxbert.data.sources import Source
 from jaxbert.data.store import Stored, StoredColumn, Writer
-from jaxbert.data.table import Facts, Row, Table
+from jaxbert.data.table import Facts, Row, Table, Wanted
 from jaxbert.data.tokens import (
     Encoded,
     LongTexts,
@@ -438,3 +439,22 @@ def encode_in_memory(found: AnySet, encoder: Encoder[AnySet]) -> Stored:
     )
     encoder.say(found, stored)
     return stored
+
+
+class Column(Protocol):
+    """Encodes a label column as codes, part by part."""
+
+    def add(self, table: Table) -> np.ndarray | None:
+        """Return the codes of a part's labels, int32, or None if there are no labels."""
+        ...
+
+    def finish(self) -> LabelVocabulary | None:
+        """Return the value of each code; None if not every record has a label."""
+        ...
+
+
+def make_label_column(wanted: Wanted, source: str) -> Column:
+    """Return the encoder for the wanted kind of labels."""
+    if wanted.labels == "list":
+        return ListColumn(wanted, source)
+    return ScoreColumn(wanted, source) if wanted.labels == "number" else LabelColumn(wanted, source)

@@ -13,8 +13,7 @@ from transformers import BertConfig
 
 from jaxbert.config import Config, TrainConfig
 from jaxbert.data.examples import Examples
-from jaxbert.data.label_column import LabelRules, Labels
-from jaxbert.data.label_kinds import scores_of
+from jaxbert.data.label_column import LabelRules, Labels, scores_of
 from jaxbert.data.labels import Head
 from jaxbert.data.overview import Labelling
 from jaxbert.data.store import Stored
