@@ -18,8 +18,8 @@ from jaxbert.data.examples import Examples
 from jaxbert.data.label_column import Labels
 from jaxbert.data.overview import TRAIN
 from jaxbert.data.places import extension_of
-from jaxbert.data.prepare import make_label_column
 from jaxbert.data.sources import Source, open_source
+from jaxbert.data.store import make_label_column
 from jaxbert.data.table import LabelKind, Table, Wanted, nearest, quoted, shorten
 from jaxbert.data.tokens import Seen
 from jaxbert.errors import UserError

@@ -13,11 +13,11 @@ import numpy as np
 
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.examples import Examples
+from jaxbert.data.items import Encoder, ItemSet, ItemSource, encode_items, hold_items
 from jaxbert.data.overview import TRAIN, Overview, View, lower_cases
-from jaxbert.data.prepare import Encoder, ItemSet, ItemSource, encode_items, hold_items, prepare
 from jaxbert.data.sources import Role, Source, open_source
 from jaxbert.data.split import split_groups, stratified_split
-from jaxbert.data.store import Stored, cache_folder
+from jaxbert.data.store import Stored, cache_folder, prepare
 from jaxbert.data.table import Facts, LabelKind
 from jaxbert.data.tokens import LongTexts, Reading, resolve_shared
 from jaxbert.errors import UserError

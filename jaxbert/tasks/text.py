@@ -18,11 +18,10 @@ from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.label_column import LabelRules, Labels, check_map
 from jaxbert.data.labels import Head, IntegerLabels, LabelSet, all_written
 from jaxbert.data.overview import TRAIN, Labelling, Overview, View, lower_cases, vanished_texts, view_texts
-from jaxbert.data.prepare import encode_part, say_cut
 from jaxbert.data.sources import Source, open_source
 from jaxbert.data.store import Stored, cache_folder
 from jaxbert.data.table import LabelKind, Row, Table, at_row, concatenate_tables
-from jaxbert.data.tokens import LongTexts, Reading, Tokens, joined, resolve_shared
+from jaxbert.data.tokens import LongTexts, Reading, Tokens, encode_part, joined, resolve_shared, say_cut
 from jaxbert.errors import UserError
 from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.tasks.base import Inputs, Task

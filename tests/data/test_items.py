@@ -15,7 +15,7 @@ from test_share import Exchange
 from transformers import BertTokenizer
 
 from jaxbert.config import Config, DataConfig
-from jaxbert.data import prepare
+from jaxbert.data import items, tokens
 from jaxbert.data.content import content_of
 from jaxbert.data.table import Place
 from jaxbert.errors import UserError
@@ -121,8 +121,8 @@ def test_a_second_start_reads_and_tokenizes_nothing(tmp_path, tokenizer, kind, f
         raise AssertionError("read or tokenized again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare.ItemSource, "stream", none)
-        patch.setattr(prepare, "_encode", none)
+        patch.setattr(items.ItemSource, "stream", none)
+        patch.setattr(items, "_encode", none)
         again = make(tmp_path / "cache")
     assert_same(first, without)
     assert_same(first, again)
@@ -135,7 +135,8 @@ def test_a_second_start_reads_and_tokenizes_nothing(tmp_path, tokenizer, kind, f
 @pytest.mark.parametrize("kind", MAKERS)
 def test_parts_make_no_difference(tmp_path, tokenizer, kind, monkeypatch):
     whole = read(tmp_path, kind, tokenizer, None)
-    monkeypatch.setattr(prepare, "_CHARACTERS", 200)
+    for module in (items, tokens):
+        monkeypatch.setattr(module, "PART_CHARACTERS", 200)
     assert_same(whole, read(tmp_path, kind, tokenizer, None))
 
 
@@ -143,7 +144,8 @@ def test_parts_make_no_difference(tmp_path, tokenizer, kind, monkeypatch):
 def test_processes_share_the_tokenizing(tmp_path, tokenizer, kind, monkeypatch):
     """Each gets the tokens of one; threads stand for processes."""
     expected = read(tmp_path, kind, tokenizer, None)
-    monkeypatch.setattr(prepare, "_CHARACTERS", 300)
+    for module in (items, tokens):
+        monkeypatch.setattr(module, "PART_CHARACTERS", 300)
     exchange, mine = Exchange(3), {}
     monkeypatch.setattr(reading, "tokenizing_shard", lambda: mine[threading.get_ident()])
 
@@ -182,7 +184,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(tmp_path, tokenizer, m
     write(path, "token_classification")
     source = open_tagged_texts(str(path), DataConfig(), role="train", labelled=True)
     monkeypatch.setattr(TaggedTexts, "survey", classmethod(changed))
-    found = prepare.hold_items(TaggedTexts, source, folder=tmp_path / "cache")
+    found = items.hold_items(TaggedTexts, source, folder=tmp_path / "cache")
     assert found.entry is None
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from jaxbert.config import DataConfig
 from jaxbert.data.intake import BadRows, Problem
+from jaxbert.data.items import ItemSet, ItemSource, hold_items, read_by
 from jaxbert.data.label_column import read_list, whole_number
-from jaxbert.data.prepare import ItemSet, ItemSource, hold_items, read_by
 from jaxbert.data.sources import Role, Source, open_source
 from jaxbert.data.table import Facts, Place, Row, Table, at_row, is_missing, kind_of, row_of, shorten
 from jaxbert.errors import UserError

@@ -25,12 +25,12 @@ from transformers import BertConfig
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.examples import Examples
+from jaxbert.data.items import Encoder, encode_in_memory
 from jaxbert.data.labels import Head
 from jaxbert.data.overview import Labelling, View, view_items
-from jaxbert.data.prepare import Encoder, encode_in_memory, encode_part
 from jaxbert.data.store import Stored, StoredColumn, cache_folder
 from jaxbert.data.table import Place, Table
-from jaxbert.data.tokens import Encoded, LongTexts, hash_texts, joined
+from jaxbert.data.tokens import Encoded, LongTexts, encode_part, hash_texts, joined
 from jaxbert.models import heads
 from jaxbert.tasks.base import Batch, Inputs, Outcome, Sums, Task
 from jaxbert.tasks.calibration import brier_scores, calibration_error

@@ -12,8 +12,8 @@ from typing import Any
 
 from jaxbert.config import DataConfig
 from jaxbert.data.intake import Problem
+from jaxbert.data.items import ItemSet, ItemSource, hold_items, read_by
 from jaxbert.data.places import existing_file
-from jaxbert.data.prepare import ItemSet, ItemSource, hold_items, read_by
 from jaxbert.data.records import (
     TABLES,
     Items,

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxbert.data.items import Encoder
 from jaxbert.data.offsets import Located, cut_windows, locate_tokens
-from jaxbert.data.prepare import Encoder
 from jaxbert.data.store import Stored, StoredColumn
 from jaxbert.data.tokens import Encoded, Tokens, hash_texts
 from jaxbert.errors import UserError

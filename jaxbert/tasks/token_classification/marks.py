@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jaxbert.data.batches import NO_LABEL
-from jaxbert.data.prepare import Lazy
+from jaxbert.data.items import Lazy
 from jaxbert.data.store import entry_of
 from jaxbert.data.table import at_row, quoted
 from jaxbert.errors import UserError

@@ -18,8 +18,8 @@ from typing import Any
 from jaxbert.config import DataConfig
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.intake import Intake
+from jaxbert.data.items import ItemSet, ItemSource, hold_items, read_by
 from jaxbert.data.places import existing_file
-from jaxbert.data.prepare import ItemSet, ItemSource, hold_items, read_by
 from jaxbert.data.records import (
     Keeper,
     Records,

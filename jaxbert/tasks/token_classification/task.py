@@ -24,9 +24,9 @@ from transformers import BertConfig
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.examples import Examples
+from jaxbert.data.items import encode_in_memory
 from jaxbert.data.labels import Head
 from jaxbert.data.overview import TRAIN, View
-from jaxbert.data.prepare import encode_in_memory
 from jaxbert.data.store import Stored, cache_folder
 from jaxbert.data.tokens import AS_IT_IS, Reading
 from jaxbert.models import heads
