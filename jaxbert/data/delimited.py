@@ -15,9 +15,9 @@ from itertools import accumulate, chain, islice
 from operator import itemgetter
 
 from jaxbert.config import DataConfig
-from jaxbert.data import streams
+from jaxbert.data import files
+from jaxbert.data.files import Text
 from jaxbert.data.intake import BLANK, Intake, Problem, RawPart
-from jaxbert.data.streams import Text
 from jaxbert.data.table import Wanted, at_row, find_column, quoted
 from jaxbert.errors import UserError
 
@@ -48,7 +48,7 @@ class Dialect:
         if self.quote is None:
             bare = (line.rstrip("\r\n") for line in lines)
             return (line.split(self.separator) if line else [] for line in bare)
-        csv.field_size_limit(streams.LONGEST_ROW)
+        csv.field_size_limit(files.LONGEST_ROW)
         # Without `strict`, all records after an unclosed quote would become one field.
         return csv.reader(lines, delimiter=self.separator, quotechar=self.quote, strict=True)
 

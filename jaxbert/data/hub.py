@@ -15,8 +15,8 @@ from typing import Any
 
 from etils import epath
 
+from jaxbert.data.files import split_of
 from jaxbert.data.intake import Intake, RawPart
-from jaxbert.data.places import split_of
 from jaxbert.data.table import Facts, class_names, quoted, shorten
 from jaxbert.errors import UserError, foreign_errors
 from jaxbert.plain import read_json, shown

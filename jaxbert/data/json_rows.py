@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
-from jaxbert.data import streams
+from jaxbert.data import files
+from jaxbert.data.files import Text
 from jaxbert.data.intake import BLANK, Intake, Problem, RawPart
-from jaxbert.data.streams import Text
 from jaxbert.data.table import Facts, at_row, quoted
 from jaxbert.errors import UserError, one_line
 
@@ -284,8 +284,8 @@ class _Scanner:
                 if end < len(self._buffer) or not self._more():  # more digits may follow
                     break
             except json.JSONDecodeError as error:
-                if len(self._buffer) - self._at > streams.LONGEST_ROW:
-                    raise ValueError(f"or one of more than {streams.LONGEST_ROW >> 20} MiB") from error
+                if len(self._buffer) - self._at > files.LONGEST_ROW:
+                    raise ValueError(f"or one of more than {files.LONGEST_ROW >> 20} MiB") from error
                 if not self._more():
                     raise ValueError(error.msg) from error
         end = self._at + length

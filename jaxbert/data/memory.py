@@ -20,6 +20,7 @@ from jaxbert.data.table import PART_ROWS, kind_of, shorten
 from jaxbert.errors import UserError
 
 PREFIX = "memory:"
+"""The beginning of the names of rows that a Python program holds."""
 _FORM = '[{"text": "A fine film.", "label": "good"}, ...]'
 _DATASETS = {
     "datasets.DatasetDict": 'one of its splits, dataset["train"]',
@@ -108,11 +109,6 @@ def hold(rows: Any, role: str, what: str | None = None) -> Iterator[str]:
     finally:
         with _lock:
             del _held[name]
-
-
-def is_held(spec: str) -> bool:
-    """Return whether a source names rows that a Python program holds."""
-    return spec.startswith(PREFIX)
 
 
 def find_held(spec: str) -> Held:

@@ -97,7 +97,7 @@ class TextTask(Task):
     def read(cls, config: Config, tokenizer: Any, max_length: int, head: Head | None = None) -> Inputs:
         """Read all data sets of a run."""
         reading, rules = _reading(config, max_length), LabelRules.of(config.data)
-        files = read_corrections(config.data.corrections)
+        files = read_corrections(config.data.corrections) if config.data.corrections else []
         stored = read_stored(config, tokenizer, max_length, cls.label_kind, reading.long_texts)
         assert stored.train.labels is not None
         task, new_head = cls.fit(stored.train.labels, config, rules, head, reading)

@@ -46,15 +46,7 @@ from jaxbert.train.sharding import (
     state_shardings,
     word_sharding,
 )
-from jaxbert.train.step import (
-    DeviceBatch,
-    Harder,
-    State,
-    init_state,
-    make_group_step,
-    make_train_step,
-    with_average,
-)
+from jaxbert.train.step import DeviceBatch, Harder, State, init_state, make_group_step, make_train_step, with_average
 from jaxbert.train.trainable import Trainable, choose_trainable, layer_lr_scales
 from jaxbert.train.tuned import NOTHING_TUNED, Tuned
 

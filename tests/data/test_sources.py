@@ -8,9 +8,9 @@ import pytest
 from tables import read, whole
 
 from jaxbert.config import DataConfig
+from jaxbert.data.files import Text
 from jaxbert.data.intake import Intake
 from jaxbert.data.sources import read_lines
-from jaxbert.data.streams import Text
 from jaxbert.data.table import Wanted
 from jaxbert.errors import UserError
 
