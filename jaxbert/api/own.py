@@ -14,8 +14,7 @@ import numpy as np
 from jax import Array
 
 from jaxbert.data.examples import Examples
-from jaxbert.data.table import shorten
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, shorten
 from jaxbert.tasks.base import Batch, Gathered, Sums, Tally, Task, count_predictions
 from jaxbert.tasks.direction import declare, is_known
 from jaxbert.tasks.text import TextTask

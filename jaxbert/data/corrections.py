@@ -20,9 +20,9 @@ from jaxbert.data.label_column import Labels
 from jaxbert.data.overview import TRAIN
 from jaxbert.data.sources import Source, open_source
 from jaxbert.data.store import make_label_column
-from jaxbert.data.table import LabelKind, Table, Wanted, nearest, quoted, shorten
+from jaxbert.data.table import LabelKind, Table, Wanted
 from jaxbert.data.tokens import Seen
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, nearest, quoted, shorten
 
 Action = Literal["keep", "relabel", "drop"]
 ACTIONS = get_args(Action)

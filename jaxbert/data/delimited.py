@@ -1,7 +1,7 @@
 """Read records of separated fields: csv, tsv and similar files that spreadsheets and other programs write.
 
 The separator is decided once for a file, from its header or, without a header, from the number of fields in its first
-records. A malformed record does not affect the others. `intake` checks the values.
+records. A malformed record does not affect the others. `Intake` checks the values.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from operator import itemgetter
 from jaxbert.config import DataConfig
 from jaxbert.data import files
 from jaxbert.data.files import Text
-from jaxbert.data.intake import BLANK, Intake, Problem, RawPart
-from jaxbert.data.table import Wanted, at_row, find_column, quoted
-from jaxbert.errors import UserError
+from jaxbert.data.table import BLANK, Intake, Problem, RawPart, Wanted, at_row, find_column
+from jaxbert.errors import UserError, quoted
 
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 _FIRST_LINES = 100

@@ -26,8 +26,8 @@ from etils import epath
 
 from jaxbert.bucket import fetched, in_bucket, to_path
 from jaxbert.data.encodings import likely_encoding
-from jaxbert.data.table import Facts, at_row, nearest, quoted
-from jaxbert.errors import UserError, foreign_errors, one_line
+from jaxbert.data.table import Facts, at_row
+from jaxbert.errors import UserError, foreign_errors, nearest, one_line, quoted
 
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 JSON_LINES = (".jsonl", ".json", ".ndjson")

@@ -1,7 +1,7 @@
 """Read records that are JSON objects: one a line, all in an array, or all in the only list of an object.
 
 An array is parsed element by element. An object with a list is read completely, up to `MOST_AT_ONCE` characters, so that a
-second list is noticed. `intake` checks the values.
+second list is noticed. `Intake` checks the values.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Any
 
 from jaxbert.data import files
 from jaxbert.data.files import Text
-from jaxbert.data.intake import BLANK, Intake, Problem, RawPart
-from jaxbert.data.table import Facts, at_row, quoted
-from jaxbert.errors import UserError, one_line
+from jaxbert.data.table import BLANK, Facts, Intake, Problem, RawPart, at_row
+from jaxbert.errors import UserError, one_line, quoted
 
 MOST_AT_ONCE = 2**30
 """The most characters of an object with a list of records; SQuAD 2.0 has 42 MB."""

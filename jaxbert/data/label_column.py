@@ -21,8 +21,8 @@ import numpy as np
 
 from jaxbert.bucket import fetched, to_path
 from jaxbert.config import DataConfig
-from jaxbert.data.table import Row, Table, Wanted, at_row, decode, is_missing, kind_of, nearest, quoted, shorten
-from jaxbert.errors import UserError
+from jaxbert.data.table import Row, Table, Wanted, at_row, is_missing, not_utf8
+from jaxbert.errors import UserError, kind_of, nearest, quoted, shorten
 from jaxbert.plain import read_json, read_yaml, shown
 
 WHOLE = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,17})")
@@ -318,6 +318,15 @@ def as_name(value: Any) -> str:
     """Return a value as the name of a label."""
     number = None if isinstance(value, str) else whole_number(value)
     return str(value).strip() if number is None else str(number)
+
+
+def decode(value: bytes, column: str, source: str, row: Row) -> str:
+    """Return UTF-8 bytes as text, or raise `UserError` with the record."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        message = f"column {column!r} is {not_utf8(error)}"
+        raise UserError(f"{at_row(source, row)}: {message}: convert the text to UTF-8") from error
 
 
 _CALL = re.compile(r"(?:np\.|numpy\.|torch\.)?(?:array|tensor|list|set|frozenset|tuple)\((.*)\)", re.DOTALL)

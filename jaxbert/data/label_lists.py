@@ -19,6 +19,7 @@ from jaxbert.data.label_column import (
     Labels,
     LabelVocabulary,
     both_lists,
+    decode,
     find_places,
     is_generic,
     looks_like_list,
@@ -26,8 +27,8 @@ from jaxbert.data.label_column import (
     whole_number,
 )
 from jaxbert.data.labels import Head, LabelSet, encode, fit_labels, keep_head, renamed
-from jaxbert.data.table import Row, Table, Wanted, at_row, decode, is_missing, kind_of, quoted, shorten
-from jaxbert.errors import UserError
+from jaxbert.data.table import Row, Table, Wanted, at_row, is_missing
+from jaxbert.errors import UserError, kind_of, quoted, shorten
 
 _REMEMBERED = 256
 """The most characters, or members, of a field whose code is remembered."""

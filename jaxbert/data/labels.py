@@ -25,8 +25,7 @@ from jaxbert.data.label_column import (
     read_list,
     whole_number,
 )
-from jaxbert.data.table import quoted
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, quoted
 
 _NUMBER = re.compile(r"[+-]?[0-9]*[.,]?[0-9]+")
 _PADDED = re.compile(r"-?0[0-9]+")

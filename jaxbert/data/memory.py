@@ -14,10 +14,9 @@ from functools import partial
 from typing import Any
 
 from jaxbert.data.hub import Split, read_hub
-from jaxbert.data.intake import Intake, Problem, RawPart
 from jaxbert.data.json_rows import parts_of
-from jaxbert.data.table import PART_ROWS, kind_of, shorten
-from jaxbert.errors import UserError
+from jaxbert.data.table import PART_ROWS, Intake, Problem, RawPart
+from jaxbert.errors import UserError, kind_of, shorten
 
 PREFIX = "memory:"
 """The beginning of the names of rows that a Python program holds."""

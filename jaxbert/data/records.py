@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 from jaxbert.config import DataConfig
 from jaxbert.data import memory, tfds
 from jaxbert.data.files import JSON_LINES, FoundFiles, Text, extension_of, find_file, find_files, opened
-from jaxbert.data.hub import Split
-from jaxbert.data.intake import BadRows, Problem
+from jaxbert.data.hub import Split, class_names
 from jaxbert.data.json_rows import json_records
 from jaxbert.data.sources import (
     SPLITS,
@@ -31,8 +30,8 @@ from jaxbert.data.sources import (
     stdin_text,
     stdin_waits,
 )
-from jaxbert.data.table import Facts, Place, Row, at_row, class_names, find_column, kind_of, nearest, quoted, shorten
-from jaxbert.errors import UserError
+from jaxbert.data.table import BadRows, Facts, Place, Problem, Row, at_row, find_column
+from jaxbert.errors import UserError, kind_of, nearest, quoted, shorten
 
 TABLES = (*JSON_LINES, ".parquet")
 

@@ -36,9 +36,9 @@ from jaxbert.data.files import (
     find_files,
     opened,
 )
-from jaxbert.data.intake import Intake, Problem, RawPart
+from jaxbert.data.hub import class_names, parquet_features
 from jaxbert.data.json_rows import array_elements, json_lines, parts_of, read_json_parts, until_filled
-from jaxbert.data.table import PART_ROWS, Facts, LabelKind, Table, Wanted, class_names, parquet_features
+from jaxbert.data.table import PART_ROWS, Facts, Intake, LabelKind, Problem, RawPart, Table, Wanted
 from jaxbert.errors import UserError, foreign_errors
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -20,7 +21,7 @@ from jaxbert.data.labels import Head, IntegerLabels, LabelSet, all_written
 from jaxbert.data.overview import TRAIN, Labelling, Overview, View, lower_cases, vanished_texts, view_texts
 from jaxbert.data.sources import Source, open_source
 from jaxbert.data.store import Stored, cache_folder
-from jaxbert.data.table import LabelKind, Row, Table, at_row, concatenate_tables
+from jaxbert.data.table import LabelKind, Row, Table, at_row
 from jaxbert.data.tokens import LongTexts, Reading, Tokens, encode_part, joined, resolve_shared, say_cut
 from jaxbert.errors import UserError
 from jaxbert.models.heads import SequenceClassificationHead
@@ -285,6 +286,22 @@ class TextInputs:
         if self._first_vanished is not None:
             message = "%s: the tokenizer leaves nothing of %d of %d texts, first row %s: their answers mean nothing"
             logger.warning(message, self.name, self._vanished, self._texts, self._first_vanished)
+
+
+def concatenate_tables(parts: Sequence[Table]) -> Table:
+    """Concatenate parts of a source, without their labels."""
+    if len(parts) == 1:
+        return parts[0]
+    chained = chain.from_iterable
+    rows: Sequence[Any] = [part.row(index) for part in parts for index in range(len(part))]
+    return replace(
+        parts[0],
+        texts=list(chained(part.texts for part in parts)),
+        pairs=None if parts[0].pairs is None else list(chained(part.pairs or () for part in parts)),
+        labels=None,
+        rows=rows,
+        kept={name: list(chained(part.kept[name] for part in parts)) for name in parts[0].kept},
+    )
 
 
 def _check_pairs(reading: Reading, data: DataConfig) -> None:

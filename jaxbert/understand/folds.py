@@ -23,8 +23,8 @@ from jaxbert.config import TUNING_KEYS, Config
 from jaxbert.data.examples import Examples
 from jaxbert.data.sources import open_source
 from jaxbert.data.split import make_folds
-from jaxbert.data.table import Facts, Row, at_row, is_missing, quoted
-from jaxbert.errors import UserError
+from jaxbert.data.table import Facts, Row, at_row, is_missing
+from jaxbert.errors import UserError, quoted
 from jaxbert.interop.load import load_params
 from jaxbert.plain import read_json
 from jaxbert.processes import is_main, main_decides, on_host

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from jaxbert.data.offsets import Located, locate_tokens
-from jaxbert.data.table import Table, nearest, quoted
+from jaxbert.data.table import Table
 from jaxbert.data.tokens import LongTexts, Tokens
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, nearest, quoted
 from jaxbert.tasks.base import Outcome, Task
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.question_answering.task import QuestionAnswering

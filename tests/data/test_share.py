@@ -62,7 +62,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("count", [2, 3, 8])
 def test_all_get_the_tokens_of_one_and_tokenize_a_share(tmp_path, vocab, monkeypatch, count):
     """Parts of seven rows, some of which leave a process without a row."""
-    for module in ("jaxbert.data.sources", "jaxbert.data.table", "jaxbert.data.intake"):
+    for module in ("jaxbert.data.sources", "jaxbert.data.table"):
         monkeypatch.setattr(f"{module}.PART_ROWS", 7)
     path = write_csv(tmp_path / "train.csv", random_rows(60))
     expected = make(path, vocab, None, Shard())

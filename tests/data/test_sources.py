@@ -9,9 +9,8 @@ from tables import read, whole
 
 from jaxbert.config import DataConfig
 from jaxbert.data.files import Text
-from jaxbert.data.intake import Intake
 from jaxbert.data.sources import read_lines
-from jaxbert.data.table import Wanted
+from jaxbert.data.table import Intake, Wanted
 from jaxbert.errors import UserError
 
 

@@ -17,7 +17,7 @@ from runs import VOCAB, random_rows, write_csv
 from transformers import BertTokenizer
 
 from jaxbert.config import DataConfig
-from jaxbert.data import intake, sources, store, table, tokens
+from jaxbert.data import sources, store, table, tokens
 from jaxbert.data.label_column import LabelVocabulary
 from jaxbert.data.sources import open_source
 from jaxbert.data.tokens import LongTexts
@@ -103,8 +103,7 @@ def test_parts_make_no_difference(tokenizer, tmp_path, part_rows, characters, mo
     rows = [(text, text[::-1], i % 7) for i, (text, _) in enumerate(random_rows(60))]
     path = write_csv(tmp_path / "a.csv", rows, ("text", "other", "label"))
     whole = make(path, tokenizer, text_pair="other")
-    for module in (table, intake):
-        monkeypatch.setattr(module, "PART_ROWS", part_rows)
+    monkeypatch.setattr(table, "PART_ROWS", part_rows)
     monkeypatch.setattr(tokens, "PART_CHARACTERS", characters)
     parts = make(path, tokenizer, text_pair="other")
     assert_same(parts, whole)
