@@ -17,7 +17,7 @@ from jaxbert.data.examples import Examples
 from jaxbert.errors import UserError, shorten
 from jaxbert.tasks.base import Batch, Gathered, Sums, Tally, Task, count_predictions
 from jaxbert.tasks.direction import declare, is_known
-from jaxbert.tasks.text import TextTask
+from jaxbert.tasks.reading import TextTask
 from jaxbert.train.callbacks import Additions, Callback, Callbacks, Function
 
 LossFunction = Callable[[dict[str, Any], Batch], Array]

@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
     from jaxbert.plain import to_json
     from jaxbert.processes import is_main
     from jaxbert.runs.folder import RunFolder
-    from jaxbert.terminal import ReadingProgress
+    from jaxbert.tasks.reading import ReadingProgress
 
     check_rows("predict", data)
     RunFolder(values.model).check_one_model()

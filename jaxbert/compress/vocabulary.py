@@ -37,7 +37,7 @@ from jaxbert.models.families.base import Family
 from jaxbert.runs.card import copy_card
 from jaxbert.runs.export import check_target
 from jaxbert.tasks.pretraining.documents import open_documents
-from jaxbert.terminal import ReadingProgress
+from jaxbert.tasks.reading import ReadingProgress
 from jaxbert.train.pretrained import model_folder
 
 _LINES = 4096

@@ -33,9 +33,9 @@ from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.families import longest_input
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import MaskedLM
-from jaxbert.processes import tokenizing_shard
 from jaxbert.runs.identity import FILLS, check_same_tokenizer
 from jaxbert.tasks.base import Batch, Task
+from jaxbert.tasks.reading import tokenizing_shard
 from jaxbert.terminal import console
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.pretrained import model_folder, weights_checksums

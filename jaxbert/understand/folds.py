@@ -35,9 +35,8 @@ from jaxbert.tasks.base import Inputs, Outcome, Task, count_predictions
 from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.multiple_choice.read import open_choice_questions
 from jaxbert.tasks.multiple_choice.task import MultipleChoice
-from jaxbert.tasks.reading import set_name, training_spec
+from jaxbert.tasks.reading import TextTask, set_name, training_spec
 from jaxbert.tasks.regression.task import Regression
-from jaxbert.tasks.text import TextTask
 from jaxbert.terminal import console
 from jaxbert.train.calibrate import calibrate_model
 from jaxbert.train.callbacks import NOTHING, Additions

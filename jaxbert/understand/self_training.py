@@ -31,7 +31,7 @@ from jaxbert.processes import main_decides, wait_for_all
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks.base import Inputs
 from jaxbert.tasks.direction import improves, value_of
-from jaxbert.tasks.text import TextTask
+from jaxbert.tasks.reading import TextTask
 from jaxbert.terminal import console
 from jaxbert.train.callbacks import NOTHING, Additions
 from jaxbert.train.inference import Finished

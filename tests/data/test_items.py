@@ -19,7 +19,8 @@ from jaxbert.data import items, tokens
 from jaxbert.data.content import content_of
 from jaxbert.data.table import Place
 from jaxbert.errors import UserError
-from jaxbert.tasks import reading, task_class
+from jaxbert.tasks import items as item_sets
+from jaxbert.tasks import task_class
 from jaxbert.tasks.multiple_choice.read import ChoiceQuestion as Choice
 from jaxbert.tasks.question_answering.read import Answer, Question, read_questions
 from jaxbert.tasks.token_classification.read import TaggedText, TaggedTexts, open_tagged_texts
@@ -147,7 +148,7 @@ def test_processes_share_the_tokenizing(tmp_path, tokenizer, kind, monkeypatch):
     for module in (items, tokens):
         monkeypatch.setattr(module, "PART_CHARACTERS", 300)
     exchange, mine = Exchange(3), {}
-    monkeypatch.setattr(reading, "tokenizing_shard", lambda: mine[threading.get_ident()])
+    monkeypatch.setattr(item_sets, "tokenizing_shard", lambda: mine[threading.get_ident()])
 
     def start(index):
         mine[threading.get_ident()] = exchange.shard(index)

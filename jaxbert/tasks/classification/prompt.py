@@ -32,8 +32,7 @@ from jaxbert.tasks.base import Inputs
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.exported import SETTINGS, label_names, settings_of
-from jaxbert.tasks.reading import named_sets
-from jaxbert.tasks.text import TextInputs
+from jaxbert.tasks.reading import TextInputs, named_sets
 
 _LEAST = 3
 """The least length of a text with its special tokens."""

@@ -1,6 +1,6 @@
 """Single-label text classification: softmax cross-entropy, scikit-learn's metrics, and answers with probabilities.
 
-`tasks.text` reads the texts, and `data.labels` decides the labels."""
+`tasks.reading` reads the texts, and `data.labels` decides the labels."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from jaxbert.tasks.pooling import (
     pool_windows,
     spread_over_windows,
 )
-from jaxbert.tasks.text import LabelTask
+from jaxbert.tasks.reading import LabelTask
 from jaxbert.tasks.top_k import shown_probabilities
 
 _DENSE_UP_TO = 30

@@ -1,6 +1,6 @@
 """Multi-label text classification: a sigmoid for each label, and thresholds that are tuned on the validation set.
 
-`tasks.text` reads the texts, `data.label_lists` decides the labels, and `threshold` finds the threshold."""
+`tasks.reading` reads the texts, `data.label_lists` decides the labels, and `threshold` finds the threshold."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from jaxbert.tasks.pooling import (
     pool_windows,
     spread_over_windows,
 )
-from jaxbert.tasks.text import LabelTask
+from jaxbert.tasks.reading import LabelTask
 from jaxbert.tasks.top_k import shown_probabilities
 
 

@@ -36,6 +36,7 @@ from jaxbert.tasks.base import Batch, Inputs, Outcome, Sums, Task
 from jaxbert.tasks.calibration import brier_scores, calibration_error
 from jaxbert.tasks.decision import MOST_PROBABLE, Conformity, Decision, Tuning, selective_accuracy
 from jaxbert.tasks.exported import settings_of, with_settings
+from jaxbert.tasks.items import ItemInputs, encode_shown, read_items, refuse
 from jaxbert.tasks.multiple_choice.read import (
     MEANINGS,
     ChoiceQuestions,
@@ -46,7 +47,6 @@ from jaxbert.tasks.multiple_choice.read import (
     right_choices,
 )
 from jaxbert.tasks.pooling import mean_of_logs
-from jaxbert.tasks.reading import ItemInputs, encode_shown, read_items, refuse
 
 logger = logging.getLogger("jaxbert")
 

@@ -27,11 +27,11 @@ from jaxbert.data.tokens import AS_IT_IS, Reading, hash_texts
 from jaxbert.models import heads
 from jaxbert.tasks.base import Batch, Inputs, Sums, Task
 from jaxbert.tasks.exported import settings_of, with_settings
+from jaxbert.tasks.items import ItemInputs, encode_shown, read_items, reading_of, refuse, shared_tokens
 from jaxbert.tasks.question_answering.n_best import Candidate, Scored, n_best, no_answer
 from jaxbert.tasks.question_answering.read import Questions, open_questions, read_questions
 from jaxbert.tasks.question_answering.squad_scores import exact_and_f1, has_chinese
 from jaxbert.tasks.question_answering.windows import Asked, make_question_encoder, question_windows
-from jaxbert.tasks.reading import ItemInputs, encode_shown, read_items, reading_of, refuse, shared_tokens
 
 MOST_ANSWERS = 5
 """The most answers that are listed for a question."""

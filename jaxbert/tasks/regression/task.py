@@ -1,4 +1,4 @@
-"""Regression: a score for each example, trained with the mean squared error. `tasks.text` reads the texts."""
+"""Regression: a score for each example, trained with the mean squared error. `tasks.reading` reads the texts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.tasks.base import Batch, Sums
 from jaxbert.tasks.exported import settings_of, with_labels, with_settings
 from jaxbert.tasks.pooling import pool_examples, pool_windows, spread_over_windows
-from jaxbert.tasks.text import TextTask
+from jaxbert.tasks.reading import TextTask
 
 LABEL = "score"
 """The name of the only output in the configuration of an export."""
