@@ -26,8 +26,7 @@ from jax import Array
 from jaxbert.bucket import fetched
 from jaxbert.config import Distilling
 from jaxbert.data import store
-from jaxbert.data.content import content_of
-from jaxbert.data.examples import Examples
+from jaxbert.data.examples import Examples, content_of
 from jaxbert.data.store import StoredColumn, Writer, cache_folder
 from jaxbert.errors import UserError
 from jaxbert.models.families import longest_input

@@ -30,9 +30,8 @@ from jaxbert.plan.gpu import GPUS
 from jaxbert.plan.lengths import draw_lengths
 from jaxbert.plan.target import Target
 from jaxbert.tasks import task_class
-from jaxbert.tasks.base import Inputs, Task
+from jaxbert.tasks.base import Inputs, Task, with_labels
 from jaxbert.tasks.classification.task import Classification
-from jaxbert.tasks.exported import with_labels
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.train.pretrained import load_pretrained
 from jaxbert.train.programs import Program, check_fp8, count_steps, training_layout, unrolls_layers

@@ -20,7 +20,7 @@ from transformers import BertConfig
 
 from jaxbert.bucket import write_whole
 from jaxbert.config import Config
-from jaxbert.data.content import Content, content_of
+from jaxbert.data.examples import Content, content_of
 from jaxbert.errors import UserError, quoted
 from jaxbert.interop.read import find_weights
 from jaxbert.plain import flat, read_json, shown

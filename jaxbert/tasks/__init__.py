@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jaxbert.errors import UserError
 from jaxbert.models.families import family_of
-from jaxbert.tasks.exported import settings_of
+from jaxbert.tasks.base import settings_of
 
 if TYPE_CHECKING:
     from transformers import BertConfig

@@ -22,8 +22,7 @@ from jaxbert.data import store
 from jaxbert.data.augment import Fills, TokenKinds, single_words
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.batches import Batch as HostBatch
-from jaxbert.data.content import content_of
-from jaxbert.data.examples import Examples
+from jaxbert.data.examples import Examples, content_of
 from jaxbert.data.store import StoredColumn, Writer, cache_folder
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError

@@ -14,7 +14,7 @@ from rich.text import Text
 from tensorboardX import SummaryWriter
 
 from jaxbert.runs.folder import RunFolder
-from jaxbert.tasks.direction import value_of
+from jaxbert.tasks.metrics import value_of
 from jaxbert.terminal import PLAIN_LINE_SECONDS, console, shows_bars
 
 _DRAW_SECONDS = 0.3

@@ -38,13 +38,11 @@ from jaxbert.tasks.multiple_choice.task import MultipleChoice
 from jaxbert.tasks.reading import TextTask, set_name, training_spec
 from jaxbert.tasks.regression.task import Regression
 from jaxbert.terminal import console
-from jaxbert.train.calibrate import calibrate_model
-from jaxbert.train.callbacks import NOTHING, Additions
-from jaxbert.train.evaluate import Ensemble
+from jaxbert.train.evaluate import Ensemble, calibrate_model
 from jaxbert.train.inference import Finished, TrainedModel
 from jaxbert.train.programs import count_steps, training_layout
 from jaxbert.train.report import metrics_headline
-from jaxbert.train.run import Run, SharedPrograms, open_run
+from jaxbert.train.run import NOTHING, Additions, Run, SharedPrograms, open_run
 from jaxbert.train.sharding import place
 from jaxbert.train.trainer import Opener, Started, show_data, start_training, train_run
 

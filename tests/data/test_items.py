@@ -16,7 +16,7 @@ from transformers import BertTokenizer
 
 from jaxbert.config import Config, DataConfig
 from jaxbert.data import items, tokens
-from jaxbert.data.content import content_of
+from jaxbert.data.examples import content_of
 from jaxbert.data.table import Place
 from jaxbert.errors import UserError
 from jaxbert.tasks import items as item_sets

@@ -24,8 +24,19 @@ from jaxbert.data.labels import Head, IntegerLabels, count_labels, encode, fit_l
 from jaxbert.data.overview import Labelling
 from jaxbert.data.tokens import AS_IT_IS, Reading
 from jaxbert.errors import UserError
-from jaxbert.tasks.base import Batch, Outcome, Sums, Tally, list_names, metrics_of
-from jaxbert.tasks.calibration import brier_scores, calibration_error
+from jaxbert.tasks.base import (
+    Batch,
+    Outcome,
+    Sums,
+    Tally,
+    integers_of,
+    label_names,
+    list_names,
+    metrics_of,
+    settings_of,
+    with_labels,
+    with_settings,
+)
 from jaxbert.tasks.decision import (
     MOST_PROBABLE,
     Conformity,
@@ -36,8 +47,7 @@ from jaxbert.tasks.decision import (
     selective_accuracy,
 )
 from jaxbert.tasks.distance import divergence
-from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings
-from jaxbert.tasks.label_scores import LabelScores
+from jaxbert.tasks.metrics import LabelScores, brier_scores, calibration_error
 from jaxbert.tasks.pooling import (
     WholeExamples,
     focal_factor,

@@ -14,7 +14,7 @@ from jaxbert.config import Config
 from jaxbert.data.batches import batches
 from jaxbert.data.memory import PREFIX
 from jaxbert.plain import read_json
-from jaxbert.tasks.direction import falls, improves, value_of
+from jaxbert.tasks.metrics import falls, improves, value_of
 from jaxbert.train.inference import Finished
 from jaxbert.train.programs import training_layout
 from jaxbert.train.report import data_lines, data_notes
