@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from importlib.util import find_spec
 
 from rich.console import Console
 from rich.text import Text
@@ -11,11 +10,6 @@ from rich.text import Text
 console = Console(stderr=True, markup=False)
 PLAIN_LINE_SECONDS = 10.0
 """Seconds between two lines of progress without a terminal."""
-
-
-def shows_bars() -> bool:
-    """Return whether a bar can move: on a terminal, and in a notebook with widgets."""
-    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
 
 
 def mute() -> None:

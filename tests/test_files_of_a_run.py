@@ -1,9 +1,9 @@
 """A run passes no more files and functions than it did: a ceiling goes up only for a capability that is worth it.
 
 The last ones that were: programs that runs of any length share, for folds; calibration, thresholds and conformity scores
-(tasks/calibration.py, tasks/decision.py, train/calibrate.py); settings measured on the device (train/tuned.py); the model
-card (runs/card.py); rates as arguments of the step, for searches; stages of pruning, and what the report says of smaller
-models and of disturbed texts.
+(tasks/decision.py, train/evaluate.py); settings measured on the device (train/tuned.py); the model card (runs/export.py);
+rates as arguments of the step, for searches; stages of pruning, and what the report says of smaller models and of disturbed
+texts.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
     from jaxbert.data.sources import STDIN, check_rows, stdin_waits
     from jaxbert.tasks.reading import ReadingProgress
 
-    check_rows("predict", data)
+    check_rows(data)
     model = open_model(values, values.input)
     write = make_writer(values.output, model.task, kept, values.label_separator)
     feed = model.open_inputs(values.input, data, tuple(kept))

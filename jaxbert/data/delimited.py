@@ -104,7 +104,8 @@ def _find_dialect(head: list[str], usual: str, said: str | None, source: str, in
     Raises:
       UserError: if several separators are possible.
     """
-    data, separator = intake.data, separator_of(intake.data)
+    data = intake.data
+    separator = "\t" if data.separator in ("\\t", "tab") else data.separator
     if separator is None and said is not None:
         separator = said
         intake.facts.say(source, f"the fields are separated by {_name(said)}, as the first line says")
@@ -113,11 +114,6 @@ def _find_dialect(head: list[str], usual: str, said: str | None, source: str, in
         separator = find({other: Dialect.of(other, data).first(head) for other in SEPARATORS}, usual, source, intake)
     intake.facts.separator = intake.facts.separator or separator
     return Dialect.of(separator, data)
-
-
-def separator_of(data: DataConfig) -> str | None:
-    """Return the configured separator, None if unset; a tab may be written as `\\t` or `tab`."""
-    return "\t" if data.separator in ("\\t", "tab") else data.separator
 
 
 def _by_header(first: dict[str, list[list[str]]], usual: str, source: str, intake: Intake) -> str:

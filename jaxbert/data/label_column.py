@@ -52,16 +52,17 @@ class LabelRules(NamedTuple):
         Raises:
           UserError: if `data.label_map` is no map from names to names.
         """
-        return cls(data.label_names, data.label_format, _read_map(data.label_map), data.label_separator)
+        names = {} if data.label_map is None else _read_map(data.label_map)
+        return cls(data.label_names, data.label_format, names, data.label_separator)
 
     def rename(self, name: str) -> str:
         """Return the new name in the user's map, or the same name."""
         return self.map.get(name, name)
 
 
-def _read_map(given: str | dict[str, Any] | None) -> dict[str, str]:
+def _read_map(given: str | dict[str, Any]) -> dict[str, str]:
     """Return `data.label_map` as texts, from a YAML or JSON file where it is a path."""
-    content: Any = given or {}
+    content: Any = given
     if isinstance(given, str):
         if given.lstrip().startswith("{"):
             raise UserError(f"data.label_map {shown(given)} must map names to names: write each in quotes")

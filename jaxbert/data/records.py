@@ -129,7 +129,8 @@ def open_records(spec: str, role: Role, data: DataConfig) -> Records:
     Raises:
       UserError: for a source that is missing or of another kind; while it is read, for a malformed one.
     """
-    check_rows(role, data)
+    if role == "predict":
+        check_rows(data)
     if spec == STDIN:
         return Records(STDIN_NAME, partial(_in_stdin, data), data, role, lambda: None)
     if spec.startswith("tfds:"):

@@ -201,7 +201,8 @@ def open_source(
     Raises:
       UserError: for a source that is missing or unreachable.
     """
-    check_rows(role, data)
+    if role == "predict":
+        check_rows(data)
     wanted = Wanted.of(data, labelled, labels, kept, optional)
     name = name_of(spec)
     waits = spec == STDIN and stdin_waits()
@@ -233,13 +234,13 @@ def name_of(spec: str) -> str:
     return STDIN_NAME if spec == STDIN else memory.find_held(spec).name if spec.startswith(memory.PREFIX) else spec
 
 
-def check_rows(role: Role, data: DataConfig) -> None:
-    """Check that prediction, which gives an answer for each record, leaves no record out.
+def check_rows(data: DataConfig) -> None:
+    """Check the settings of prediction: it gives an answer for each record, and leaves none out.
 
     Raises:
       UserError: if the configuration leaves bad records out.
     """
-    if role == "predict" and data.bad_rows == "skip":
+    if data.bad_rows == "skip":
         raise UserError("bad_rows is skip, but predict gives an answer for each row: leave it out, and mend the rows")
 
 

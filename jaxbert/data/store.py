@@ -510,9 +510,10 @@ def prepare(
         all_have=shard.all_have,
     )
     forget_lengths(tokenizer)
-    windows = len(stored.tokens) if stored.windows else 0
-    texts = len(stored.windows.counts) if stored.windows else len(stored.tokens)
-    say_cut(source.name, stored.cut, texts, windows, max_length)
+    if stored.cut:
+        windows = len(stored.tokens) if stored.windows else 0
+        texts = len(stored.windows.counts) if stored.windows else len(stored.tokens)
+        say_cut(source.name, stored.cut, texts, windows, max_length)
     return stored
 
 

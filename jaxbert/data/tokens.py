@@ -157,11 +157,10 @@ def joined(parts: Sequence[Encoded]) -> Encoded:
 
 
 def say_cut(source: str, cut: int, texts: int, windows: int, max_length: int) -> None:
-    """Tell the user how many texts were cut, or read in how many windows, if any."""
-    if cut:
-        became = f"read in {windows:,} windows" if windows else "cut"
-        message = "%s: %d of %d texts are longer than %d tokens and were %s"
-        logger.warning(message, source, cut, texts, max_length, became)
+    """Tell the user how many texts were cut, or read in how many windows."""
+    became = f"read in {windows:,} windows" if windows else "cut"
+    message = "%s: %d of %d texts are longer than %d tokens and were %s"
+    logger.warning(message, source, cut, texts, max_length, became)
 
 
 def encode_shared(

@@ -107,8 +107,6 @@ def read_stored(
 
 def split_off(train: Examples, config: Config) -> tuple[Examples, dict[str, Examples]]:
     """Return the training examples, and the validation set that `data.validation_fraction` takes from them."""
-    if not config.data.validation_fraction:
-        return train, {}
     assert train.labels is not None
     single = train.labels.ndim == 1 and train.labels.dtype == np.int32
     strata = train.labels if single else np.zeros(len(train), np.int32)
@@ -269,8 +267,7 @@ class TextTask(Task):
         Raises:
           UserError: for a name that does not occur.
         """
-        if rules.map:
-            check_map(rules, all_written(stored.labels for stored in sources), self.output_names)
+        check_map(rules, all_written(stored.labels for stored in sources), self.output_names)
 
     @property
     def reading_length(self) -> int | None:
@@ -287,9 +284,10 @@ class TextTask(Task):
         task, new_head = cls.fit(stored.train.labels, config, rules, head, reading)
         if cls.asks_tokenizer:
             task = task.prepared(config, tokenizer)
-        task.check_map(rules, [stored.train, *stored.validation.values(), *stored.test.values()])
+        if rules.map:
+            task.check_map(rules, [stored.train, *stored.validation.values(), *stored.test.values()])
         whole = task._labelled(stored.train, rules)
-        train, held_out = split_off(whole, config)
+        train, held_out = split_off(whole, config) if config.data.validation_fraction else (whole, {})
         validation = {name: task._labelled(s, rules) for name, s in stored.validation.items()}
         test = {name: task._labelled(s, rules) for name, s in stored.test.items()}
         if files:
@@ -329,7 +327,8 @@ class TextTask(Task):
         rules = LabelRules.of(data)
         source = open_source(spec, data, role="test", labelled=True, labels=self.label_kind)
         stored = prepare_shown(source, tokenizer, max_length, long_texts=self.reading.long_texts)
-        self.check_map(rules, [stored])
+        if rules.map:
+            self.check_map(rules, [stored])
         return self._labelled(stored, rules)
 
     def read_unlabelled(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
@@ -465,7 +464,8 @@ class TextInputs:
 
     def say(self) -> None:
         """Tell the user how many texts were cut, and how many have no tokens."""
-        say_cut(self.name, self._cut, self._texts, self._pieces, self.max_length)
+        if self._cut:
+            say_cut(self.name, self._cut, self._texts, self._pieces, self.max_length)
         if self._first_vanished is not None:
             message = "%s: the tokenizer leaves nothing of %d of %d texts, first row %s: their answers mean nothing"
             logger.warning(message, self.name, self._vanished, self._texts, self._first_vanished)
