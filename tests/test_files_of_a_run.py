@@ -16,7 +16,7 @@ def test_few_files_and_functions():
     code, out, err = finish(python(str(ROOT / "scripts" / "files_of_a_run.py"), anew=True))
     assert code == 0, err
     passed = dict(line.split(": ", 1) for line in out.splitlines())
-    for name, (files, functions) in {"run": (75, 676), "read": (22, 152)}.items():
+    for name, (files, functions) in {"run": (57, 660), "read": (13, 142)}.items():
         counted = [int(part.split()[0]) for part in passed[name].split(", ")]
         assert counted[0] <= files, f"{name}: {counted[0]} files"
         assert counted[1] <= functions, f"{name}: {counted[1]} functions"
