@@ -69,7 +69,7 @@ from jaxbert.data import items
 from jaxbert.data.batches import batches
 from jaxbert.data.packing import choose_layout
 from jaxbert.tasks import task_class
-from jaxbert.terminal import ReadingProgress
+from jaxbert.tasks.reading import ReadingProgress
 
 def anonymous():
     status = Path("/proc/self/status").read_text()
