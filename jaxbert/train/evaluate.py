@@ -361,9 +361,9 @@ def with_details(numbers: dict[str, Any], metrics: dict[str, Any]) -> dict[str, 
 
 logger = logging.getLogger("jaxbert")
 
-_MOST = 100.0
+_LARGEST_TEMPERATURE = 100.0
 """The largest temperature, and 1 over the smallest one: if the loss is smallest there, it has no minimum."""
-_COMPARED = ("loss", "calibration_error", "brier")
+_COMPARED_METRICS = ("loss", "calibration_error", "brier")
 
 
 @dataclass(frozen=True)
@@ -450,7 +450,7 @@ def _calibrate(
         folded, scaled = fold_temperature(params, task.last_layer, temperature), task.at_temperature(temperature)
         after = predictor.evaluate(folded, sets, scaled)
         record["after"] = _compared(after)
-        if not any(record["after"][name] > record["before"][name] for name in _COMPARED[:2]):
+        if not any(record["after"][name] > record["before"][name] for name in _COMPARED_METRICS[:2]):
             return folded, scaled, after, record | {"temperature": temperature}
         record["note"] = (
             f"temperature {temperature:.4f} has the smallest loss, but not the smaller calibration error and loss "
@@ -460,7 +460,7 @@ def _calibrate(
 
 
 def _compared(evaluation: Evaluation) -> dict[str, float]:
-    return {name: evaluation.metrics[name] for name in _COMPARED}
+    return {name: evaluation.metrics[name] for name in _COMPARED_METRICS}
 
 
 def fit_temperature(task: Task, outcomes: Sequence[Outcome]) -> float | None:
@@ -475,6 +475,6 @@ def fit_temperature(task: Task, outcomes: Sequence[Outcome]) -> float | None:
         losses = [task.loss_at(temperature, outcome.predictions, outcome.examples) for outcome in outcomes]
         return float(np.average(losses, weights=weights))
 
-    limit = math.log(_MOST)
+    limit = math.log(_LARGEST_TEMPERATURE)
     found = minimize_scalar(loss, bounds=(-limit, limit), method="bounded", options={"xatol": 1e-6})
     return math.exp(found.x) if found.fun < min(loss(-limit), loss(limit)) else None
