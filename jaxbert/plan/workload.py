@@ -29,8 +29,8 @@ from jaxbert.models.families import SIZES, longest_input, published_config, size
 from jaxbert.plan.gpu import GPUS
 from jaxbert.plan.lengths import draw_lengths
 from jaxbert.plan.target import Target
-from jaxbert.tasks import task_class
-from jaxbert.tasks.base import Inputs, Task, with_labels
+from jaxbert.tasks import task_class, with_labels
+from jaxbert.tasks.base import Inputs, Task
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.train.pretrained import load_pretrained

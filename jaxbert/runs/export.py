@@ -33,8 +33,8 @@ from jaxbert.plain import read_json, read_yaml
 from jaxbert.processes import is_main, on_host, wait_for_all
 from jaxbert.runs.checkpoint import Checkpoints, choose_step
 from jaxbert.runs.folder import RunFolder
-from jaxbert.tasks import task_of_model
-from jaxbert.tasks.base import Task, settings_of
+from jaxbert.tasks import settings_of, task_of_model
+from jaxbert.tasks.base import Task
 from jaxbert.tasks.decision import Tuning, temperature_of
 from jaxbert.tasks.reading import named_sets, set_name
 from jaxbert.versions import installed

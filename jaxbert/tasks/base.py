@@ -1,13 +1,11 @@
 """The interface of a task: it reads its data, computes losses and predictions, measures metrics and writes answers.
 
 The trainer knows packed batches, sums and predictions, but no labels or losses. A new task is a folder here, or a class in
-another package, that derives from `Task`. An export's `config.json` keeps the names of labels, and the settings of the task
-under a key of our own.
+another package, that derives from `Task`.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ from transformers import BertConfig
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.batches import Batch as HostBatch
 from jaxbert.data.examples import Examples
-from jaxbert.data.labels import Head, IntegerLabels
+from jaxbert.data.labels import Head
 from jaxbert.data.overview import Overview
 from jaxbert.errors import UserError
 from jaxbert.tasks.decision import Tuning
@@ -445,46 +443,3 @@ def count_examples(batch: Batch) -> Array:
     if "example_index" in batch:
         return (batch["example_index"] * batch["example_mask"]).max() + 1
     return batch["example_mask"].sum()
-
-
-SETTINGS = "jaxbert"
-"""The key of `config.json` with the settings that our own inference needs."""
-
-COMPUTATION = "computation"
-"""The setting that says how evaluations were computed; all other settings are a task's."""
-
-
-def label_names(bert_config: BertConfig) -> tuple[str, ...]:
-    """Return the names of a model's labels, in order."""
-    names = {int(index): str(name) for index, name in (bert_config.id2label or {}).items()}
-    return tuple(names[index] for index in sorted(names))
-
-
-def with_labels(bert_config: BertConfig, names: tuple[str, ...], problem_type: Any = None) -> BertConfig:
-    """Return a copy with label names and the `problem_type` of transformers."""
-    labelled = copy.deepcopy(bert_config)
-    labelled.id2label = dict(enumerate(names))
-    labelled.label2id = {name: index for index, name in enumerate(names)}
-    labelled.problem_type = problem_type
-    return labelled
-
-
-def with_settings(bert_config: BertConfig, task: str, **settings: Any) -> BertConfig:
-    """Return a copy with the name and the settings of a task under `SETTINGS`; `COMPUTATION` is kept."""
-    changed = copy.deepcopy(bert_config)
-    kept = {key: value for key, value in settings_of(bert_config).items() if key == COMPUTATION}
-    setattr(changed, SETTINGS, dict(sorted({"task": task, **settings, **kept}.items())))
-    return changed
-
-
-def settings_of(bert_config: BertConfig) -> dict[str, Any]:
-    """Return the settings that `with_settings` wrote; empty for a configuration of another program."""
-    settings = getattr(bert_config, SETTINGS, None)
-    return dict(settings) if isinstance(settings, dict) else {}
-
-
-def integers_of(settings: dict[str, Any]) -> IntegerLabels:
-    """Return the meaning of integers in the label column of training; "either" if it was not recorded."""
-    found = settings.get("integers")
-    known: dict[Any, IntegerLabels] = {"index": "index", "name": "name", "position": "position"}
-    return known.get(found, "either") if isinstance(found, str) else "either"

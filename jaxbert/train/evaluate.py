@@ -29,16 +29,8 @@ from jaxbert.data.packing import WINDOW, Ladder, Layout, choose_layout
 from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import FunctionalModel, Params
 from jaxbert.runs.export import fold_temperature
-from jaxbert.tasks.base import (
-    COMPUTATION,
-    SETTINGS,
-    Evaluation,
-    Gathered,
-    Outcome,
-    Task,
-    count_predictions,
-    settings_of,
-)
+from jaxbert.tasks import COMPUTATION, SETTINGS, settings_of
+from jaxbert.tasks.base import Evaluation, Gathered, Outcome, Task, count_predictions
 from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.metrics import value_of
 from jaxbert.train.programs import Compiled

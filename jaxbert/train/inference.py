@@ -25,8 +25,8 @@ from jaxbert.models.families import longest_input
 from jaxbert.models.functional import make_model
 from jaxbert.options import InferenceOptions
 from jaxbert.runs.folder import RunFolder
-from jaxbert.tasks import say_guess, task_of_model
-from jaxbert.tasks.base import COMPUTATION, AnswerPart, Evaluation, Inputs, Outcome, Task, TaskInputs, settings_of
+from jaxbert.tasks import COMPUTATION, say_guess, settings_of, task_of_model
+from jaxbert.tasks.base import AnswerPart, Evaluation, Inputs, Outcome, Task, TaskInputs
 from jaxbert.tasks.decision import Tuning, with_answer_options
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.tasks.top_k import with_top_k

@@ -28,8 +28,8 @@ from jaxbert.models.families import longest_input
 from jaxbert.models.functional import Params
 from jaxbert.runs.export import export_params
 from jaxbert.runs.folder import RunFolder
-from jaxbert.tasks import say_other_head, task_class
-from jaxbert.tasks.base import Inputs, Task, settings_of
+from jaxbert.tasks import say_other_head, settings_of, task_class
+from jaxbert.tasks.base import Inputs, Task
 from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.train.evaluate import Predictor, keep_compute_settings

@@ -28,7 +28,8 @@ from jaxbert.data.table import Table
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 from jaxbert.models.heads import PromptHead
-from jaxbert.tasks.base import SETTINGS, Inputs, label_names, settings_of
+from jaxbert.tasks import SETTINGS, label_names, settings_of
+from jaxbert.tasks.base import Inputs
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.reading import TextInputs, named_sets

@@ -24,19 +24,8 @@ from jaxbert.data.labels import Head, IntegerLabels, count_labels, encode, fit_l
 from jaxbert.data.overview import Labelling
 from jaxbert.data.tokens import AS_IT_IS, Reading
 from jaxbert.errors import UserError
-from jaxbert.tasks.base import (
-    Batch,
-    Outcome,
-    Sums,
-    Tally,
-    integers_of,
-    label_names,
-    list_names,
-    metrics_of,
-    settings_of,
-    with_labels,
-    with_settings,
-)
+from jaxbert.tasks import integers_of, label_names, settings_of, with_labels, with_settings
+from jaxbert.tasks.base import Batch, Outcome, Sums, Tally, list_names, metrics_of
 from jaxbert.tasks.decision import (
     MOST_PROBABLE,
     Conformity,

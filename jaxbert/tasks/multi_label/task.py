@@ -25,19 +25,8 @@ from jaxbert.data.labels import Head, IntegerLabels, count_labels, meaning_of
 from jaxbert.data.overview import Labelling
 from jaxbert.data.tokens import AS_IT_IS, Reading, hash_rows
 from jaxbert.errors import UserError
-from jaxbert.tasks.base import (
-    Batch,
-    Outcome,
-    Sums,
-    Tally,
-    integers_of,
-    label_names,
-    list_names,
-    metrics_of,
-    settings_of,
-    with_labels,
-    with_settings,
-)
+from jaxbert.tasks import integers_of, label_names, settings_of, with_labels, with_settings
+from jaxbert.tasks.base import Batch, Outcome, Sums, Tally, list_names, metrics_of
 from jaxbert.tasks.decision import Tuning, are_numbers, label_thresholds, temperature_of, temperature_setting
 from jaxbert.tasks.distance import binary_divergence
 from jaxbert.tasks.metrics import ForecastCounts, LabelScores

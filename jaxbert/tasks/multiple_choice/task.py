@@ -32,7 +32,8 @@ from jaxbert.data.store import Stored, StoredColumn, cache_folder
 from jaxbert.data.table import Place, Table
 from jaxbert.data.tokens import Encoded, LongTexts, encode_part, hash_texts, joined
 from jaxbert.models import heads
-from jaxbert.tasks.base import Batch, Inputs, Outcome, Sums, Task, settings_of, with_settings
+from jaxbert.tasks import settings_of, with_settings
+from jaxbert.tasks.base import Batch, Inputs, Outcome, Sums, Task
 from jaxbert.tasks.decision import MOST_PROBABLE, Conformity, Decision, Tuning, selective_accuracy
 from jaxbert.tasks.items import ItemInputs, encode_shown, read_items, refuse
 from jaxbert.tasks.metrics import brier_scores, calibration_error

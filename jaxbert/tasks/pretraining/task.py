@@ -26,7 +26,8 @@ from jaxbert.data.sources import Role
 from jaxbert.data.store import cache_folder
 from jaxbert.errors import UserError
 from jaxbert.models.heads import MaskedLM, PreTraining
-from jaxbert.tasks.base import Batch, Inputs, Sums, Task, TaskInputs, settings_of, with_settings
+from jaxbert.tasks import settings_of, with_settings
+from jaxbert.tasks.base import Batch, Inputs, Sums, Task, TaskInputs
 from jaxbert.tasks.pretraining.corpus import Corpus, read_corpus, view_corpus
 from jaxbert.tasks.pretraining.documents import Documents, open_documents
 from jaxbert.tasks.pretraining.masking import Masking, MaskingVocabulary

@@ -25,7 +25,8 @@ from jaxbert.data.overview import TRAIN, Labelling, View, view_items
 from jaxbert.data.store import Stored, cache_folder
 from jaxbert.data.tokens import AS_IT_IS, Reading, hash_texts
 from jaxbert.models import heads
-from jaxbert.tasks.base import Batch, Inputs, Sums, Task, settings_of, with_settings
+from jaxbert.tasks import settings_of, with_settings
+from jaxbert.tasks.base import Batch, Inputs, Sums, Task
 from jaxbert.tasks.items import ItemInputs, encode_shown, read_items, reading_of, refuse, shared_tokens
 from jaxbert.tasks.question_answering.answers import Candidate, Scored, exact_and_f1, has_chinese, n_best, no_answer
 from jaxbert.tasks.question_answering.read import Questions, open_questions, read_questions

@@ -20,7 +20,8 @@ from jaxbert.data.store import Stored
 from jaxbert.data.tokens import AS_IT_IS, Reading
 from jaxbert.errors import UserError
 from jaxbert.models.heads import SequenceClassificationHead
-from jaxbert.tasks.base import Batch, Sums, settings_of, with_labels, with_settings
+from jaxbert.tasks import settings_of, with_labels, with_settings
+from jaxbert.tasks.base import Batch, Sums
 from jaxbert.tasks.pooling import pool_examples, pool_windows, spread_over_windows
 from jaxbert.tasks.reading import TextTask
 

@@ -30,20 +30,8 @@ from jaxbert.data.overview import TRAIN, View
 from jaxbert.data.store import Stored, cache_folder
 from jaxbert.data.tokens import AS_IT_IS, Reading
 from jaxbert.models import heads
-from jaxbert.tasks.base import (
-    Batch,
-    Inputs,
-    Sums,
-    Tally,
-    Task,
-    count_examples,
-    label_names,
-    list_names,
-    metrics_of,
-    settings_of,
-    with_labels,
-    with_settings,
-)
+from jaxbert.tasks import label_names, settings_of, with_labels, with_settings
+from jaxbert.tasks.base import Batch, Inputs, Sums, Tally, Task, count_examples, list_names, metrics_of
 from jaxbert.tasks.distance import divergence
 from jaxbert.tasks.items import ItemInputs, encode_shown, hold_shown, read_items, reading_of, refuse, shared_tokens
 from jaxbert.tasks.pooling import log_odds
