@@ -1,4 +1,4 @@
-"""Cut a corpus into sentences, and keep their token ids, document by document, in memory-mapped files.
+"""Tokenize a corpus to the token ids of its sentences, document by document, in memory-mapped files.
 
 `store` keeps sentences like examples, without special tokens; an empty sentence ends a document. Only a slice of the text is
 in memory at a time. `pairs` makes examples of sentences.
@@ -6,7 +6,6 @@ in memory at a time. `pairs` makes examples of sentences.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -23,6 +22,7 @@ from jaxbert.data.table import Facts
 from jaxbert.data.tokens import Encoded, Seen, Shard, Tokens, forget_lengths, hash_rows
 from jaxbert.errors import UserError, foreign_errors
 from jaxbert.tasks.pretraining.documents import END, Documents
+from jaxbert.tasks.pretraining.sentences import split_sentences
 
 INSIDE_WORD = 1 << 30
 """Added to the id of a token that continues the segmented word of the token before it."""
@@ -193,51 +193,3 @@ def view_corpus(name: str, corpus: Corpus, chosen: np.ndarray | None, max_length
     hashes = hash_rows([sentences.ids[low:high] for low, high in stretches])
     seen = Seen(lengths, hashes, (numbers + 1).astype(np.int32), ((0, corpus.name),), Facts())
     return View(name, seen, max_length, np.flatnonzero(lengths == 0), windows=True, unit=DOCUMENTS)
-
-
-_CLOSING = "\"'”’」』）)\\]】》"
-_OPENING = "\"'“‘「『（(\\[【《"
-_CHINESE = "\u3400-\u9fff\uf900-\ufaff"
-_END = re.compile(
-    rf"[。！？｡…；]+[{_CLOSING}]*\s*"  # Chinese: no space needs to follow
-    rf"|[.!?]+(?:\s?[{_CLOSING}](?=\s))*\s+(?=[{_OPENING}]?\s?[^\W_a-z]|[{_OPENING}{_CHINESE}])"
-)
-_LETTERS_BEFORE = re.compile(r"[^\W\d_](?:[\w.]*\w)?$")
-_ABBREVIATIONS = frozenset(
-    {"mr", "mrs", "ms", "dr", "prof", "rev", "gen", "col", "lt", "sgt", "capt", "gov", "sen", "rep", "st", "jr", "sr"}
-    | {"jan", "feb", "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec"}
-    | {"fig", "figs", "no", "nos", "vol", "pp", "ed", "eds", "vs", "etc", "cf", "al", "approx", "est", "e.g", "i.e"}
-    | {"inc", "ltd", "co", "corp", "dept", "a.m", "p.m", "u.s", "u.k"}
-)
-
-
-def split_sentences(line: str) -> list[str]:
-    """Return the sentences of a line in English or Chinese, stripped; at least one if the line is not blank.
-
-    A sentence ends
-
-    - after `。！？…；` or the half-width form `｡`, and closing quotation marks or brackets that follow;
-    - after `.`, `!` or `?`, and closing quotation marks or brackets that follow, if white space comes next and then the
-      start of a sentence (a capital, a digit, an opening quotation mark or bracket, a Chinese character). A full stop after
-      a single capital (an initial) or one of a few abbreviations does not end a sentence.
-
-    Only white space between sentences is left out. The rules are approximate: a mistake makes a sentence longer or shorter,
-    but no token is lost.
-    """
-    sentences, begin = [], 0
-    for end in _END.finditer(line):
-        if end[0][0] == "." and end[0].rstrip() == "." and _is_abbreviation(line, end.start()):
-            continue
-        sentences.append(line[begin : end.end()].strip())
-        begin = end.end()
-    sentences.append(line[begin:].strip())
-    return [sentence for sentence in sentences if sentence]
-
-
-def _is_abbreviation(line: str, stop: int) -> bool:
-    """Return whether the full stop at `stop` belongs to the word before it."""
-    before = _LETTERS_BEFORE.search(line, max(0, stop - 12), stop)
-    if before is None:
-        return False
-    word = before[0]
-    return (len(word) == 1 and word.isupper()) or word.lower() in _ABBREVIATIONS

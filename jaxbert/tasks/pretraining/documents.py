@@ -1,7 +1,7 @@
 """Read raw text from any source as a stream of lines with the ends of documents.
 
-Text files are read here; `sources` reads tables, whose records are one document each. `corpus` splits lines into
-sentences and tokenizes them.
+Text files are read here; `sources` reads tables, whose records are one document each. `sentences` splits lines into
+sentences, and `corpus` tokenizes them.
 """
 
 from __future__ import annotations

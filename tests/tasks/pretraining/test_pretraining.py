@@ -15,9 +15,10 @@ from jaxbert.config import DataConfig, PretrainConfig
 from jaxbert.data.tokens import Encoded, Shard
 from jaxbert.errors import UserError
 from jaxbert.tasks.pretraining import corpus as corpora
-from jaxbert.tasks.pretraining.corpus import INSIDE_WORD, read_corpus, split_sentences
+from jaxbert.tasks.pretraining.corpus import INSIDE_WORD, read_corpus
 from jaxbert.tasks.pretraining.documents import open_documents
 from jaxbert.tasks.pretraining.pairs import Recipe, make_pair_examples
+from jaxbert.tasks.pretraining.sentences import split_sentences
 from jaxbert.tasks.pretraining.vocabulary import train_vocabulary, write_vocabulary
 
 WORDS = [f"w{i}" for i in range(200)]
