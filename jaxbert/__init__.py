@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from jaxbert.api.vocabulary import extend_vocabulary, prune_vocabulary
     from jaxbert.config import Config
     from jaxbert.errors import StoppedError, UserError
-    from jaxbert.train.callbacks import STOP, Callback
+    from jaxbert.train.run import STOP, Callback
     from jaxbert.understand.audit import Audit
 
 __version__ = "0.1.0.dev0"
@@ -105,9 +105,9 @@ __all__ = [
     "search",
 ]
 _HOMES = {
-    "STOP": "jaxbert.train.callbacks",
+    "STOP": "jaxbert.train.run",
     "Audit": "jaxbert.understand.audit",
-    "Callback": "jaxbert.train.callbacks",
+    "Callback": "jaxbert.train.run",
     "Config": "jaxbert.config",
     "Metric": "jaxbert.api.own",
     "Model": "jaxbert.api.model",

@@ -1,12 +1,19 @@
-"""The exceptions for a user's mistake and for a stopped run, and the conversion of libraries' exceptions to the first."""
+"""The exceptions for a user's mistake and for a stopped run, and the conversion of libraries' exceptions to the first.
+
+Beside them stands what their messages are made of: short texts, lists of names, a similar name, the kind of a value."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
+from typing import Any
 
 STOPPED_EXIT_CODE = 75
 _LONGEST = 300
+MOST_COMPARED = 1000
+"""The most names that are compared to find a similar one: a broken header can have millions."""
 
 
 class UserError(Exception):
@@ -81,3 +88,28 @@ def foreign_errors(message: str) -> Iterator[None]:
             said = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"{message}: {_cut(said)}") from error
         raise
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """Return the one of `names` that is most similar to `name`; None if none is similar."""
+    folded = {other.casefold(): other for other in islice(names, MOST_COMPARED)}
+    found = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    return folded[found[0]] if found else None
+
+
+def quoted(values: Iterable[Any], most: int = 20) -> str:
+    """Return a list of at most `most` values for a message, each shortened."""
+    everything = list(values)
+    shown = ", ".join(repr(shorten(v) if isinstance(v, str) else v) for v in everything[:most])
+    return shown + (f" and {len(everything) - most} more" if len(everything) > most else "")
+
+
+def shorten(text: str, most: int = 40) -> str:
+    """Cut a text to `most` characters, so that a message stays one readable line."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def kind_of(value: Any) -> str:
+    """Return the kind of a value, for a message."""
+    names = {bool: "true or false", int: "a number", float: "a fraction", list: "a list", dict: "an object"}
+    return names.get(type(value), f"a value of type {type(value).__name__}")

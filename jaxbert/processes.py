@@ -19,7 +19,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxbert.data.tokens import Encoded, Shard
 from jaxbert.errors import UserError
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -157,40 +156,3 @@ def on_host(tree: Any) -> Any:
         return jax.device_get(array)
 
     return jax.tree.map(gather, tree)
-
-
-def tokenizing_shard() -> Shard:
-    """Return this process's part of tokenizing, with the devices' network for the exchange."""
-    count = jax.process_count()
-    return Shard() if count == 1 else Shard(jax.process_index(), count, _gather_encoded, _all_say_yes)
-
-
-def _all_say_yes(mine: bool) -> bool:
-    return bool(multihost_utils.process_allgather(np.int32(mine)).all())
-
-
-def _gather_encoded(mine: Encoded) -> list[Encoded]:
-    """Exchange all arrays as one, padded to a power of two so that few programs are compiled.
-
-    The columns of all processes have the same names, dtypes (of 4 or 8 bytes) and shapes after the first axis.
-    """
-    columns = dict(mine.columns)
-    arrays = [mine.ids, mine.lengths, mine.first_lengths, mine.windows, mine.whole, *columns.values()]
-    words = [np.ascontiguousarray(array).reshape(-1).view(np.int32) for array in arrays]
-    sizes = np.array([*map(len, words), mine.cut], np.int32)
-    all_sizes = np.asarray(multihost_utils.process_allgather(sizes))
-    longest = int(all_sizes[:, :-1].sum(1).max())
-    message = np.zeros(1 << longest.bit_length(), np.int32)
-    content = np.concatenate(words)
-    message[: len(content)] = content
-    messages = np.asarray(multihost_utils.process_allgather(message))
-
-    def unpack(message: np.ndarray, sizes: np.ndarray) -> Encoded:
-        ends = np.cumsum(sizes[:-1])
-        parts = np.split(message[: ends[-1]], ends[:-1])
-        found = [part.view(a.dtype).reshape(-1, *a.shape[1:]) for part, a in zip(parts, arrays, strict=True)]
-        ids, lengths, first_lengths, windows, whole, *others = found
-        further = dict(zip(columns, others, strict=True))
-        return Encoded(ids, lengths, first_lengths, int(sizes[-1]), windows, whole, further)
-
-    return [unpack(message, sizes) for message, sizes in zip(messages, all_sizes, strict=True)]

@@ -1,10 +1,8 @@
-"""The terminal, shared by all parts of the package: one console on stderr, a spinner, progress through a source."""
+"""The terminal, shared by all parts of the package: one console on stderr, a spinner for the current work."""
 
 from __future__ import annotations
 
 import logging
-import time
-from importlib.util import find_spec
 
 from rich.console import Console
 from rich.text import Text
@@ -12,12 +10,6 @@ from rich.text import Text
 console = Console(stderr=True, markup=False)
 PLAIN_LINE_SECONDS = 10.0
 """Seconds between two lines of progress without a terminal."""
-_SHORT_SECONDS = 2.0
-
-
-def shows_bars() -> bool:
-    """Return whether a bar can move: on a terminal, and in a notebook with widgets."""
-    return console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
 
 
 def mute() -> None:
@@ -26,7 +18,8 @@ def mute() -> None:
     logging.getLogger("jaxbert").setLevel(logging.ERROR)
 
 
-def _spinner() -> str:
+def spinner() -> str:
+    """Return the name of a spinner that the terminal can show."""
     return "dots" if console.encoding.startswith("utf") else "line"
 
 
@@ -34,7 +27,7 @@ class Status:
     """Shows the current work: with a spinner on a terminal, else one line each time; use it as a context manager."""
 
     def __init__(self, first: str) -> None:
-        self._status = console.status(first, spinner=_spinner(), refresh_per_second=4)
+        self._status = console.status(first, spinner=spinner(), refresh_per_second=4)
 
     def __enter__(self) -> Status:
         self._status.start()
@@ -48,34 +41,3 @@ class Status:
         self._status.update(Text(line))
         if not console.is_terminal:
             console.print(line, highlight=False, soft_wrap=True)
-
-
-class ReadingProgress:
-    """Shows progress through a source, unless reading takes only a moment or it is `silent`."""
-
-    def __init__(self, name: str, doing: str = "tokenizing", *, silent: bool = False) -> None:
-        self._name, self._doing, self._silent = name, doing, silent
-        self._rows = 0
-        self._begin = self._last_plain_line = time.monotonic()
-        self._status = console.status("", spinner=_spinner())
-
-    def __enter__(self) -> ReadingProgress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._status.stop()
-
-    def add(self, rows: int) -> None:
-        """Count rows, and show the count now and then."""
-        self._rows += rows
-        if self._silent:
-            return
-        now = time.monotonic()
-        rate = f"{self._rows / max(now - self._begin, 1e-9):,.0f} rows/s"
-        line = f"{self._doing} {self._name}: {self._rows:,} rows, {rate}"
-        if console.is_terminal and now - self._begin > _SHORT_SECONDS:
-            self._status.start()
-            self._status.update(Text(line))
-        elif not console.is_terminal and now - self._last_plain_line > PLAIN_LINE_SECONDS:
-            self._last_plain_line = now
-            console.print(Text(line), soft_wrap=True)

@@ -26,7 +26,7 @@ BELOW = {
     "data": {"config", "bucket", "plain", "errors"},
     "models": set(),
     "interop": {"models", "plain", "errors"},
-    "processes": {"data", "errors"},
+    "processes": {"errors"},
     "tasks": {"models", "data", "processes", "terminal", "config", "ranges", "bucket", "errors"},
     "runs": {
         *(

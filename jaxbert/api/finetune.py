@@ -29,10 +29,9 @@ from jaxbert.processes import is_alone, is_main
 from jaxbert.runs.folder import RunFolder
 from jaxbert.settings import make_config, place_keys
 from jaxbert.terminal import console
-from jaxbert.train.callbacks import Additions, Callback, Function
 from jaxbert.train.inference import Finished
 from jaxbert.train.report import print_curve, print_summary
-from jaxbert.train.run import NOTHING
+from jaxbert.train.run import NOTHING, Additions, Callback, Function
 from jaxbert.train.runtime import prepare_process
 from jaxbert.train.trainer import run_training
 from jaxbert.understand.curve import read_shares, run_curve

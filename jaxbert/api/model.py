@@ -16,8 +16,7 @@ from jaxbert.errors import UserError
 from jaxbert.launch.start import start
 from jaxbert.options import ExplainOptions, InferenceOptions, Quantize, RobustnessOptions
 from jaxbert.processes import is_main
-from jaxbert.runs.card import copy_card
-from jaxbert.runs.export import check_target, export_params
+from jaxbert.runs.export import check_target, copy_card, export_params
 from jaxbert.runs.folder import RunFolder
 from jaxbert.serve.formats import Format, check_format, check_graphs, write_format
 from jaxbert.serve.onnx_engine import is_onnx, open_engine

@@ -14,12 +14,11 @@ import numpy as np
 from jax import Array
 
 from jaxbert.data.examples import Examples
-from jaxbert.data.table import shorten
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, shorten
 from jaxbert.tasks.base import Batch, Gathered, Sums, Tally, Task, count_predictions
-from jaxbert.tasks.direction import declare, is_known
-from jaxbert.tasks.text import TextTask
-from jaxbert.train.callbacks import Additions, Callback, Callbacks, Function
+from jaxbert.tasks.metrics import declare, is_known
+from jaxbert.tasks.reading import TextTask
+from jaxbert.train.run import Additions, Callback, Callbacks, Function
 
 LossFunction = Callable[[dict[str, Any], Batch], Array]
 """Your own loss, `(outputs, batch) -> losses`. B rows, S example slots in each row, C labels (1 for scores):

@@ -16,7 +16,7 @@ from jaxbert.errors import UserError
 from jaxbert.options import SearchOptions
 from jaxbert.settings import make_config, place_keys
 from jaxbert.studies.study import run_search
-from jaxbert.train.callbacks import NOTHING, Additions
+from jaxbert.train.run import NOTHING, Additions
 
 _OTHERS = ("stopping", "storage", "keep")
 """The options of a search that are not arguments of their own."""

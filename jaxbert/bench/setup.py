@@ -19,8 +19,8 @@ from jaxbert.models.families import longest_input
 from jaxbert.plan.lengths import draw_lengths
 from jaxbert.plan.workload import DEFAULT_LENGTHS, find_shape, replacement_task
 from jaxbert.runs.folder import RunFolder
+from jaxbert.tasks import with_labels
 from jaxbert.tasks.base import Inputs
-from jaxbert.tasks.exported import with_labels
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.train.pretrained import Pretrained
 from jaxbert.train.programs import Program, training_layout

@@ -21,11 +21,10 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from jaxbert.bench.options import BenchOptions
 from jaxbert.bench.trace import Trace
-from jaxbert.data.batches import Batch, BatchSize
+from jaxbert.data.batches import Batch, BatchSize, Prefetcher
 from jaxbert.hardware import device_spec
 from jaxbert.models.functional import Params, init_params
 from jaxbert.plan.roofline import StepCost, known_peaks, least_bytes, moved_by_optimizer, roofline
-from jaxbert.train.prefetch import Prefetcher
 from jaxbert.train.programs import Compiled, Program, compute_dtype
 from jaxbert.train.run import Run
 from jaxbert.train.sharding import platform_of, row_devices

@@ -46,9 +46,9 @@ def run(arguments: list[str]) -> int:
     from jaxbert.plain import to_json
     from jaxbert.processes import is_main
     from jaxbert.runs.folder import RunFolder
-    from jaxbert.terminal import ReadingProgress
+    from jaxbert.tasks.reading import ReadingProgress
 
-    check_rows("predict", data)
+    check_rows(data)
     RunFolder(values.model).check_one_model()
     model = open_model(values, values.input)
     from jaxbert.understand.explain import Explainer, WordEffects, unit_of

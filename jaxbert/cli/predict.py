@@ -47,9 +47,9 @@ def run(arguments: list[str]) -> int:
     data, kept = data_config(values), parse_keep(values.keep)
     check_output(values.output, tables=True, source=values.input)
     from jaxbert.data.sources import STDIN, check_rows, stdin_waits
-    from jaxbert.terminal import ReadingProgress
+    from jaxbert.tasks.reading import ReadingProgress
 
-    check_rows("predict", data)
+    check_rows(data)
     model = open_model(values, values.input)
     write = make_writer(values.output, model.task, kept, values.label_separator)
     feed = model.open_inputs(values.input, data, tuple(kept))

@@ -26,15 +26,14 @@ from jax import Array
 from jaxbert.bucket import fetched
 from jaxbert.config import Distilling
 from jaxbert.data import store
-from jaxbert.data.content import content_of
-from jaxbert.data.examples import Examples
+from jaxbert.data.examples import Examples, content_of
 from jaxbert.data.store import StoredColumn, Writer, cache_folder
 from jaxbert.errors import UserError
 from jaxbert.models.families import longest_input
-from jaxbert.processes import tokenizing_shard
 from jaxbert.runs.folder import RunFolder
 from jaxbert.runs.identity import check_same_tokenizer
 from jaxbert.tasks.base import Batch, Gathered, Task, count_predictions, list_names
+from jaxbert.tasks.reading import tokenizing_shard
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.inference import TrainedModel, open_trained
 from jaxbert.train.pretrained import Pretrained, model_folder, weights_checksums

@@ -23,12 +23,11 @@ from jax import Array
 
 from jaxbert.compress.answers import Teacher, open_teacher
 from jaxbert.config import Config, Distilling
-from jaxbert.data.content import content_of
-from jaxbert.data.examples import Examples, join_examples
+from jaxbert.data.examples import Examples, content_of, join_examples
 from jaxbert.tasks.base import Batch, Inputs, Sums, Task
 from jaxbert.terminal import console
-from jaxbert.train.callbacks import Additions
 from jaxbert.train.pretrained import Pretrained
+from jaxbert.train.run import Additions
 
 logger = logging.getLogger("jaxbert")
 

@@ -45,8 +45,7 @@ from jaxbert.interop.formats import Tensors
 from jaxbert.interop.write import save_tensors
 from jaxbert.options import NewWordsOptions
 from jaxbert.plain import to_json
-from jaxbert.runs.card import copy_card
-from jaxbert.runs.export import check_target
+from jaxbert.runs.export import check_target, copy_card
 from jaxbert.tasks.pretraining.corpus import is_chinese_character
 from jaxbert.tasks.pretraining.vocabulary import write_vocabulary
 

@@ -17,9 +17,8 @@ from jaxbert.compress.importance import choose_cut
 from jaxbert.compress.sizes import Remnant, Sizes, target_sizes
 from jaxbert.config import Config, Pruning
 from jaxbert.errors import UserError
-from jaxbert.train.callbacks import Additions
 from jaxbert.train.programs import Program
-from jaxbert.train.run import Run
+from jaxbert.train.run import Additions, Run
 from jaxbert.train.sharding import owner
 from jaxbert.train.step import State, init_state
 

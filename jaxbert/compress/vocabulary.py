@@ -34,10 +34,9 @@ from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.interop.write import save_tensors
 from jaxbert.models.families import family_of
 from jaxbert.models.families.base import Family
-from jaxbert.runs.card import copy_card
-from jaxbert.runs.export import check_target
+from jaxbert.runs.export import check_target, copy_card
 from jaxbert.tasks.pretraining.documents import open_documents
-from jaxbert.terminal import ReadingProgress
+from jaxbert.tasks.reading import ReadingProgress
 from jaxbert.train.pretrained import model_folder
 
 _LINES = 4096

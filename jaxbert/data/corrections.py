@@ -15,14 +15,14 @@ import numpy as np
 
 from jaxbert.config import DataConfig
 from jaxbert.data.examples import Examples
+from jaxbert.data.files import extension_of
 from jaxbert.data.label_column import Labels
-from jaxbert.data.label_kinds import make_label_column
 from jaxbert.data.overview import TRAIN
-from jaxbert.data.places import extension_of
 from jaxbert.data.sources import Source, open_source
-from jaxbert.data.table import LabelKind, Table, Wanted, nearest, quoted, shorten
+from jaxbert.data.store import make_label_column
+from jaxbert.data.table import LabelKind, Table, Wanted
 from jaxbert.data.tokens import Seen
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, nearest, quoted, shorten
 
 Action = Literal["keep", "relabel", "drop"]
 ACTIONS = get_args(Action)
@@ -56,13 +56,13 @@ class Correction(NamedTuple):
     text_hash: str
 
 
-def read_corrections(files: str | Sequence[str] | None) -> list[list[Correction]]:
+def read_corrections(files: str | Sequence[str]) -> list[list[Correction]]:
     """Read files of corrections, each as a list.
 
     Raises:
       UserError: for a file that is missing or lacks a column, an unknown action, and a row that is named twice.
     """
-    return [list(_read(name)) for name in ([files] if isinstance(files, str) else files or ())]
+    return [list(_read(name)) for name in ([files] if isinstance(files, str) else files)]
 
 
 def _read(name: str) -> Iterator[Correction]:

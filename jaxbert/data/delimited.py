@@ -1,7 +1,7 @@
 """Read records of separated fields: csv, tsv and similar files that spreadsheets and other programs write.
 
 The separator is decided once for a file, from its header or, without a header, from the number of fields in its first
-records. A malformed record does not affect the others. `intake` checks the values.
+records. A malformed record does not affect the others. `Intake` checks the values.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from itertools import accumulate, chain, islice
 from operator import itemgetter
 
 from jaxbert.config import DataConfig
-from jaxbert.data import streams
-from jaxbert.data.intake import BLANK, Intake, Problem, RawPart
-from jaxbert.data.streams import Text
-from jaxbert.data.table import Wanted, at_row, find_column, quoted
-from jaxbert.errors import UserError
+from jaxbert.data import files
+from jaxbert.data.files import Text
+from jaxbert.data.table import BLANK, Intake, Problem, RawPart, Wanted, at_row, find_column
+from jaxbert.errors import UserError, quoted
 
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
 _FIRST_LINES = 100
@@ -48,7 +47,7 @@ class Dialect:
         if self.quote is None:
             bare = (line.rstrip("\r\n") for line in lines)
             return (line.split(self.separator) if line else [] for line in bare)
-        csv.field_size_limit(streams.LONGEST_ROW)
+        csv.field_size_limit(files.LONGEST_ROW)
         # Without `strict`, all records after an unclosed quote would become one field.
         return csv.reader(lines, delimiter=self.separator, quotechar=self.quote, strict=True)
 
@@ -105,7 +104,8 @@ def _find_dialect(head: list[str], usual: str, said: str | None, source: str, in
     Raises:
       UserError: if several separators are possible.
     """
-    data, separator = intake.data, separator_of(intake.data)
+    data = intake.data
+    separator = "\t" if data.separator in ("\\t", "tab") else data.separator
     if separator is None and said is not None:
         separator = said
         intake.facts.say(source, f"the fields are separated by {_name(said)}, as the first line says")
@@ -114,11 +114,6 @@ def _find_dialect(head: list[str], usual: str, said: str | None, source: str, in
         separator = find({other: Dialect.of(other, data).first(head) for other in SEPARATORS}, usual, source, intake)
     intake.facts.separator = intake.facts.separator or separator
     return Dialect.of(separator, data)
-
-
-def separator_of(data: DataConfig) -> str | None:
-    """Return the configured separator, None if unset; a tab may be written as `\\t` or `tab`."""
-    return "\t" if data.separator in ("\\t", "tab") else data.separator
 
 
 def _by_header(first: dict[str, list[list[str]]], usual: str, source: str, intake: Intake) -> str:

@@ -1,12 +1,17 @@
-"""Tokenized examples with their labels, and the windows of long examples. Says nothing of rows or steps.
+"""Tokenized examples with their labels, the windows of long examples, and a checksum of both. Says nothing of rows or steps.
 
 An example is one segment, or, if its text is longer than the model reads, one segment for each of its windows. `example_ids`
 number segments; a step counts examples.
+
+`content_of` identifies a data set: its numbers of examples and tokens, and a checksum of its tokens and labels. The place of
+the data, their format and the way they were read do not count. Labels are compared by name, so the order of the label names
+does not count either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -144,3 +149,75 @@ def _in_windows(examples: Examples) -> Examples:
     if examples.windows is not None:
         return examples
     return replace(examples, windows=Windows.of_counts(np.ones(len(examples), np.int64)))
+
+
+_BLOCK = 1 << 18
+"""Elements that are hashed at once, so that a memory-mapped array is never copied completely."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """The size and the checksum of a data set."""
+
+    examples: int
+    tokens: int
+    checksum: str
+
+
+def content_of(parts: Sequence[Examples], names: Sequence[str] = ()) -> Content:
+    """Return the content of a data set, or of the parts that were split from one.
+
+    Args:
+      parts: the examples of each part.
+      names: the label name of each number in `labels` and `token_labels`; empty where numbers have no names.
+    """
+    sum_ = hashlib.sha256()
+    order = np.argsort(np.array(names, object), kind="stable") if len(names) else np.zeros(0, np.int64)
+    ids = None
+    for part in parts:
+        if part.tokens.ids is not ids:  # parts of one set share them
+            ids = part.tokens.ids
+            _hash_array(sum_, ids)
+        for array in (part.tokens.begins, part.tokens.lengths, part.tokens.first_lengths):
+            _hash_array(sum_, array)
+        if part.windows is not None:
+            _hash_array(sum_, part.windows.first)
+        _hash_labels(sum_, part.labels, order)
+        _hash_labels(sum_, part.token_labels, order)
+        if part.extra is not None:
+            for array in part.extra.content():
+                _hash_array(sum_, array)
+    return Content(
+        sum(map(_count_records, parts)), sum(int(p.tokens.lengths.sum()) for p in parts), sum_.hexdigest()[:32]
+    )
+
+
+def _count_records(part: Examples) -> int:
+    """Count the records of the source; one record may be several examples."""
+    return len(part) if part.rows is None else len(np.unique(part.rows))
+
+
+def _hash_labels(sum_: Any, labels: np.ndarray | None, order: np.ndarray) -> None:
+    """Add labels as if the names were sorted: an index is replaced, the columns of a bool table [N, C] are reordered."""
+    if labels is None:
+        return
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    if labels.ndim == 2 and labels.shape[1] == len(order):
+        _hash_array(sum_, labels, lambda block: block[:, order])
+    elif labels.ndim == 1 and labels.dtype == np.int32 and len(order):  # a number below 0 is no label
+        _hash_array(
+            sum_, labels, lambda block: np.where(block < 0, block, place[np.maximum(block, 0)]).astype(np.int32)
+        )
+    else:
+        _hash_array(sum_, labels)
+
+
+def _hash_array(
+    sum_: Any, array: np.ndarray, change: Callable[[np.ndarray], np.ndarray] = np.ascontiguousarray
+) -> None:
+    """Add an array block by block; `change` is applied to each block first."""
+    sum_.update(f"{array.dtype.str} {array.shape};".encode())
+    rows = max(1, _BLOCK // max(1, int(np.prod(array.shape[1:]))))
+    for low in range(0, len(array), rows):
+        sum_.update(np.ascontiguousarray(change(array[low : low + rows])))

@@ -1,24 +1,24 @@
 """Read examples from a dataset on the Hugging Face Hub, from its local copy, or from a folder that `save_to_disk` wrote.
 
 Finds the dataset, its config and its split through the datasets library, and turns the errors of that library into one
-line. `intake` checks the values of the columns.
+line. `Intake` checks the values of the columns.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from etils import epath
 
-from jaxbert.data.intake import Intake, RawPart
-from jaxbert.data.places import split_of
-from jaxbert.data.table import Facts, class_names, quoted, shorten
-from jaxbert.errors import UserError, foreign_errors
+from jaxbert.data.files import split_of
+from jaxbert.data.table import Facts, Intake, RawPart
+from jaxbert.errors import UserError, foreign_errors, quoted, shorten
 from jaxbert.plain import read_json, shown
 
 _DICT, _STATE, _INFO = "dataset_dict.json", "state.json", "dataset_info.json"
@@ -205,3 +205,47 @@ def _explain(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{reason} Check the name; a private dataset needs `hf auth login`"
     return f"cannot be loaded: {reason}"
+
+
+_LISTS = ("List", "LargeList", "Sequence")
+
+
+def class_names(features: Mapping[str, Any], column: str) -> list[str] | None:
+    """Return the names for the integers of a column, or inside its lists; None if there are none.
+
+    Args:
+      features: the features of a data set of `datasets` or of TFDS, or the result of `parquet_features`.
+      column: the name of the column; `a.b` for the field `b` inside the column `a`.
+    """
+    feature: Any = features
+    for part in [column] if column in features else column.split("."):
+        inner = _without_lists(feature)
+        feature = inner.get(part) if isinstance(inner, Mapping) else None
+    feature = _without_lists(feature)
+    if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
+        names = feature.get("names") or range(feature.get("num_classes") or 0)
+    else:
+        names = feature.names if type(feature).__name__ == "ClassLabel" else ()
+    return [str(name) for name in names] or None
+
+
+def _without_lists(feature: Any) -> Any:
+    """Return the feature inside all lists."""
+    while True:
+        if isinstance(feature, list) and len(feature) == 1:
+            feature = feature[0]
+        elif isinstance(feature, dict) and feature.get("_type") in _LISTS:
+            feature = feature.get("feature")
+        elif (inner := getattr(feature, "feature", None)) is not None:
+            feature = inner
+        else:
+            return feature
+
+
+def parquet_features(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+    """Return the features that the datasets library wrote to the metadata of a parquet file; empty if there are none."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return {}
+    return features if isinstance(features, dict) else {}

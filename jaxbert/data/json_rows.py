@@ -1,7 +1,7 @@
 """Read records that are JSON objects: one a line, all in an array, or all in the only list of an object.
 
 An array is parsed element by element. An object with a list is read completely, up to `MOST_AT_ONCE` characters, so that a
-second list is noticed. `intake` checks the values.
+second list is noticed. `Intake` checks the values.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from collections.abc import Collection, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
-from jaxbert.data import streams
-from jaxbert.data.intake import BLANK, Intake, Problem, RawPart
-from jaxbert.data.streams import Text
-from jaxbert.data.table import Facts, at_row, quoted
-from jaxbert.errors import UserError, one_line
+from jaxbert.data import files
+from jaxbert.data.files import Text
+from jaxbert.data.table import BLANK, Facts, Intake, Problem, RawPart, at_row
+from jaxbert.errors import UserError, one_line, quoted
 
 MOST_AT_ONCE = 2**30
 """The most characters of an object with a list of records; SQuAD 2.0 has 42 MB."""
@@ -284,8 +283,8 @@ class _Scanner:
                 if end < len(self._buffer) or not self._more():  # more digits may follow
                     break
             except json.JSONDecodeError as error:
-                if len(self._buffer) - self._at > streams.LONGEST_ROW:
-                    raise ValueError(f"or one of more than {streams.LONGEST_ROW >> 20} MiB") from error
+                if len(self._buffer) - self._at > files.LONGEST_ROW:
+                    raise ValueError(f"or one of more than {files.LONGEST_ROW >> 20} MiB") from error
                 if not self._more():
                     raise ValueError(error.msg) from error
         end = self._at + length

@@ -1,11 +1,14 @@
-"""Encode the label column of texts as codes, and compare the names of labels.
+"""Encode a column of names or scores as codes, read lists that are written as text, and compare the names of labels.
 
 A code is kept for each example, and each distinct value once, as it was written. `labels` and `label_lists` decide the
-meaning of the values, from all of them and never from one example."""
+meaning of the values, from all of them and never from one example; `label_lists` encodes columns of lists."""
 
 from __future__ import annotations
 
+import ast
+import json
 import logging
+import math
 import re
 import unicodedata
 from collections import Counter
@@ -18,8 +21,8 @@ import numpy as np
 
 from jaxbert.bucket import fetched, to_path
 from jaxbert.config import DataConfig
-from jaxbert.data.table import Row, Table, Wanted, at_row, decode, is_missing, kind_of, nearest, quoted, shorten
-from jaxbert.errors import UserError
+from jaxbert.data.table import Row, Table, Wanted, at_row, is_missing, not_utf8
+from jaxbert.errors import UserError, kind_of, nearest, quoted, shorten
 from jaxbert.plain import read_json, read_yaml, shown
 
 WHOLE = re.compile(r"[+-]?(?:0|[1-9][0-9]{0,17})")
@@ -49,16 +52,17 @@ class LabelRules(NamedTuple):
         Raises:
           UserError: if `data.label_map` is no map from names to names.
         """
-        return cls(data.label_names, data.label_format, _read_map(data.label_map), data.label_separator)
+        names = {} if data.label_map is None else _read_map(data.label_map)
+        return cls(data.label_names, data.label_format, names, data.label_separator)
 
     def rename(self, name: str) -> str:
         """Return the new name in the user's map, or the same name."""
         return self.map.get(name, name)
 
 
-def _read_map(given: str | dict[str, Any] | None) -> dict[str, str]:
+def _read_map(given: str | dict[str, Any]) -> dict[str, str]:
     """Return `data.label_map` as texts, from a YAML or JSON file where it is a path."""
-    content: Any = given or {}
+    content: Any = given
     if isinstance(given, str):
         if given.lstrip().startswith("{"):
             raise UserError(f"data.label_map {shown(given)} must map names to names: write each in quotes")
@@ -315,3 +319,202 @@ def as_name(value: Any) -> str:
     """Return a value as the name of a label."""
     number = None if isinstance(value, str) else whole_number(value)
     return str(value).strip() if number is None else str(number)
+
+
+def decode(value: bytes, column: str, source: str, row: Row) -> str:
+    """Return UTF-8 bytes as text, or raise `UserError` with the record."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        message = f"column {column!r} is {not_utf8(error)}"
+        raise UserError(f"{at_row(source, row)}: {message}: convert the text to UTF-8") from error
+
+
+_CALL = re.compile(r"(?:np\.|numpy\.|torch\.)?(?:array|tensor|list|set|frozenset|tuple)\((.*)\)", re.DOTALL)
+_OPTIONS = re.compile(r",\s*(?:dtype|device)\s*=[^\[\]]*\Z")
+_MEMBER = re.compile(
+    r"""\s*(?:np\.\w+\()?
+        (?: (?P<quoted> [bu]?'(?:[^'\\]|\\.)*' | [bu]?"(?:[^"\\]|\\.)*")
+          | (?P<number> [+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)
+          | (?P<word> True|False|true|false) )
+        \)?(?P<end> \s*,\s* | \s+ | \Z)""",
+    re.VERBOSE | re.DOTALL,
+)
+_PAIRS = {"[": "]", "(": ")", "{": "}"}
+
+
+def looks_like_list(text: str) -> bool:
+    """Return whether a text begins with a square or curly bracket, or is a call such as `array(...)`."""
+    return text[:1] in ("[", "{") or _CALL.fullmatch(text) is not None
+
+
+def read_list(text: str) -> list[Any] | None:
+    """Return the members of a list that is written as text: texts, numbers, true and false; None if it is no list."""
+    if text[:1] == "[" and (members := _read_json(text)) is not None:
+        return members
+    call = _CALL.fullmatch(text)
+    if call is not None:
+        text = _OPTIONS.sub("", call[1]).strip() or "[]"
+    if len(text) < 2 or _PAIRS.get(text[0]) != text[-1]:
+        return None
+    inside = text[1:-1].strip()
+    if inside and text[0] != "[" and not inside.startswith(("'", '"')) and "," not in inside:
+        return None  # "(other)" is a name
+    members = []
+    at = 0
+    while at < len(inside):
+        found = _MEMBER.match(inside, at)
+        if found is None:
+            return None
+        members.append(_member(found))
+        at = found.end()
+    return members
+
+
+def _read_json(text: str) -> list[Any] | None:
+    try:
+        members = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    plain = all(isinstance(m, str | int) or (isinstance(m, float) and math.isfinite(m)) for m in members)
+    return members if plain else None
+
+
+def _member(found: re.Match[str]) -> Any:
+    if quoted := found["quoted"]:
+        # A name is taken as it is written, unless it has escapes.
+        return _unescaped(quoted) if "\\" in quoted else quoted.lstrip("bu")[1:-1]
+    if number := found["number"]:
+        return int(number) if number.lstrip("+-").isdigit() else float(number)
+    return found["word"].lower() == "true"
+
+
+def _unescaped(quoted: str) -> str:
+    try:
+        value = ast.literal_eval(quoted)
+    except (ValueError, SyntaxError):
+        return quoted[1:-1]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+_LARGEST = float(np.finfo(np.float32).max)
+_WITH_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]+")
+_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2},[0-9]{3}")
+
+
+class ScoreColumn:
+    """Read a column of scores; a code is the bits of a float32.
+
+    Commas are decimal commas if no number of the column has a point, and at least one comma cannot separate thousands.
+    """
+
+    def __init__(self, wanted: Wanted, source: str) -> None:
+        self._column = wanted.label
+        self._source = source
+        self._absent = wanted.labelled is False
+        self._required = bool(wanted.labelled)
+        self._point: Row | None = None
+        """The first record whose score has a point."""
+        self._comma: Row | None = None
+        """The first record whose score has a comma."""
+        self._decimal = False
+        """Whether at least one comma is certainly a decimal comma."""
+        self._named: list[float] | None = None
+        """The scores that are the names of a data set's integer labels, in order from 0."""
+        self._notes: list[str] = []
+
+    def add(self, table: Table) -> np.ndarray | None:
+        """Return the bits of a part's scores, int32, or None if a score is missing.
+
+        Raises:
+          UserError: for the first value that is no finite number, or is missing though required.
+        """
+        if table.labels is None or self._absent:
+            self._absent = True
+            return None
+        if table.label_names is not None and self._named is None and not is_generic(table.label_names):
+            self._named = self._read_names(table.label_names)
+        scores = np.empty(len(table), np.float32)
+        for i, value in enumerate(table.labels):
+            score = self._score(value, table, i)
+            if score is None:
+                self._absent = True
+                return None
+            scores[i] = score
+        return scores.view(np.int32)
+
+    def _read_names(self, names: list[str]) -> list[float]:
+        try:
+            scores = [float(name) for name in names]
+        except ValueError as error:
+            raise UserError(
+                f"{self._source}: the numbers in column {self._column!r} stand for names ({quoted(names, 5)}) and are no "
+                "scores: set task: classification, or name a column of scores"
+            ) from error
+        self._notes.append(f"the scores are the names of the labels, {quoted(names, 5)}")
+        return scores
+
+    def _score(self, value: Any, table: Table, index: int) -> float | None:
+        if type(value) is bytes:
+            value = decode(value, self._column, self._source, table.row(index))
+        missing = is_missing(value)
+        if missing and not self._required:
+            return None
+        try:
+            score = np.nan if missing or isinstance(value, bool) else self._number(value, table, index)
+        except (TypeError, ValueError):
+            score = np.nan
+        if not abs(score) <= _LARGEST:  # not a number, too
+            held = (
+                "is empty" if value is None or (missing and isinstance(value, str)) else f"holds {shorten(repr(value))}"
+            )
+            raise UserError(
+                f"{at_row(self._source, table.row(index))}: column {self._column!r} {held}, but a score is a finite number: "
+                "correct it, or remove the row"
+            )
+        return score
+
+    def _number(self, value: Any, table: Table, index: int) -> float:
+        if self._named is not None:
+            return self._named[value] if 0 <= value < len(self._named) else np.nan
+        if not isinstance(value, str):
+            return float(value)
+        if _WITH_COMMA.fullmatch(text := value.strip()):
+            if self._comma is None:
+                self._comma = table.row(index)
+            self._decimal = self._decimal or not _THOUSANDS.fullmatch(text)
+            return float(text.replace(",", "."))
+        if self._point is None and "." in text:
+            self._point = table.row(index)
+        return float(text) if "_" not in text else np.nan  # Python would accept 1_000
+
+    def finish(self) -> LabelVocabulary | None:
+        """Return an empty vocabulary with notes; None if not every record has a score.
+
+        Raises:
+          UserError: if a comma may be a decimal comma or a separator of thousands.
+        """
+        if self._absent:
+            return None
+        if self._comma is not None:
+            where = f"{at_row(self._source, self._comma)}: column {self._column!r} holds a number with a comma"
+            if self._point is not None:
+                other = at_row(self._source, self._point)
+                raise UserError(f"{where}, but {other} one with a point: write all with a point before their decimals")
+            if not self._decimal:
+                raise UserError(
+                    f"{where}, which can stand before decimals or between thousands: write a point, or none"
+                )
+            self._notes.append(f"the comma in column {self._column!r} is taken as a decimal point")
+        return LabelVocabulary([], [], None, notes=self._notes)
+
+
+def scores_of(labels: Labels) -> np.ndarray:
+    """Return the scores, float32 [N], and tell the user the notes on them."""
+    scores = np.asarray(labels.codes).view(np.float32)
+    for note in labels.vocabulary.notes:
+        logger.warning("%s: %s", labels.source, note)
+    if len(scores) > 1 and (scores == scores[0]).all():
+        hidden = ": this is how data sets mark scores that they hide" if scores[0] == -1 else ""
+        logger.warning("%s: every score is %g%s", labels.source, scores[0], hidden)
+    return scores

@@ -22,11 +22,10 @@ from jaxbert.data.label_column import (
     fold,
     is_generic,
     numbers_mean,
+    read_list,
     whole_number,
 )
-from jaxbert.data.label_kinds import read_list
-from jaxbert.data.table import quoted
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, quoted
 
 _NUMBER = re.compile(r"[+-]?[0-9]*[.,]?[0-9]+")
 _PADDED = re.compile(r"-?0[0-9]+")

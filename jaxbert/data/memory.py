@@ -14,12 +14,12 @@ from functools import partial
 from typing import Any
 
 from jaxbert.data.hub import Split, read_hub
-from jaxbert.data.intake import Intake, Problem, RawPart
 from jaxbert.data.json_rows import parts_of
-from jaxbert.data.table import PART_ROWS, kind_of, shorten
-from jaxbert.errors import UserError
+from jaxbert.data.table import PART_ROWS, Intake, Problem, RawPart
+from jaxbert.errors import UserError, kind_of, shorten
 
 PREFIX = "memory:"
+"""The beginning of the names of rows that a Python program holds."""
 _FORM = '[{"text": "A fine film.", "label": "good"}, ...]'
 _DATASETS = {
     "datasets.DatasetDict": 'one of its splits, dataset["train"]',
@@ -108,11 +108,6 @@ def hold(rows: Any, role: str, what: str | None = None) -> Iterator[str]:
     finally:
         with _lock:
             del _held[name]
-
-
-def is_held(spec: str) -> bool:
-    """Return whether a source names rows that a Python program holds."""
-    return spec.startswith(PREFIX)
 
 
 def find_held(spec: str) -> Held:

@@ -14,10 +14,9 @@ from typing import Any, TypeVar
 
 from jaxbert.config import DataConfig
 from jaxbert.data import memory, tfds
-from jaxbert.data.hub import Split
-from jaxbert.data.intake import BadRows, Problem
+from jaxbert.data.files import JSON_LINES, FoundFiles, Text, extension_of, find_file, find_files, opened
+from jaxbert.data.hub import Split, class_names
 from jaxbert.data.json_rows import json_records
-from jaxbert.data.places import JSON_LINES, FoundFiles, extension_of, find_file, find_files
 from jaxbert.data.sources import (
     SPLITS,
     STDIN,
@@ -31,9 +30,8 @@ from jaxbert.data.sources import (
     stdin_text,
     stdin_waits,
 )
-from jaxbert.data.streams import Text, opened
-from jaxbert.data.table import Facts, Place, Row, at_row, class_names, find_column, kind_of, nearest, quoted, shorten
-from jaxbert.errors import UserError
+from jaxbert.data.table import BadRows, Facts, Place, Problem, Row, at_row, find_column
+from jaxbert.errors import UserError, kind_of, nearest, quoted, shorten
 
 TABLES = (*JSON_LINES, ".parquet")
 
@@ -131,14 +129,15 @@ def open_records(spec: str, role: Role, data: DataConfig) -> Records:
     Raises:
       UserError: for a source that is missing or of another kind; while it is read, for a malformed one.
     """
-    check_rows(role, data)
+    if role == "predict":
+        check_rows(data)
     if spec == STDIN:
         return Records(STDIN_NAME, partial(_in_stdin, data), data, role, lambda: None)
     if spec.startswith("tfds:"):
         prepared = tfds.open_tfds(spec, SPLITS[role])
         features = dict(prepared.builder.info.features.items())
         return Records(spec, lambda _: tfds.tfds_records(prepared), data, role, prepared.identity, features)
-    if memory.is_held(spec):
+    if spec.startswith(memory.PREFIX):
         held = memory.find_held(spec)
         return Records(held.name, lambda _: held.records(), data, role, lambda: None, held.features)
     split = find_split(spec, role)

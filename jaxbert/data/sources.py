@@ -22,13 +22,23 @@ from typing import Any, Literal
 
 from jaxbert.bucket import fetched, to_path
 from jaxbert.config import DataConfig
-from jaxbert.data import hub, memory, places, tfds
+from jaxbert.data import hub, memory, tfds
 from jaxbert.data.delimited import SEPARATORS, read_delimited
-from jaxbert.data.intake import Intake, Problem, RawPart
+from jaxbert.data.files import (
+    DELIMITERS,
+    JSON_LINES,
+    FoundFiles,
+    Text,
+    check_there,
+    divided,
+    extension_of,
+    find_file,
+    find_files,
+    opened,
+)
+from jaxbert.data.hub import class_names, parquet_features
 from jaxbert.data.json_rows import array_elements, json_lines, parts_of, read_json_parts, until_filled
-from jaxbert.data.places import DELIMITERS, JSON_LINES, FoundFiles, divided, extension_of, find_file, find_files
-from jaxbert.data.streams import Text, opened
-from jaxbert.data.table import PART_ROWS, Facts, LabelKind, Table, Wanted, class_names, parquet_features
+from jaxbert.data.table import PART_ROWS, Facts, Intake, LabelKind, Problem, RawPart, Table, Wanted
 from jaxbert.errors import UserError, foreign_errors
 
 
@@ -191,7 +201,8 @@ def open_source(
     Raises:
       UserError: for a source that is missing or unreachable.
     """
-    check_rows(role, data)
+    if role == "predict":
+        check_rows(data)
     wanted = Wanted.of(data, labelled, labels, kept, optional)
     name = name_of(spec)
     waits = spec == STDIN and stdin_waits()
@@ -220,16 +231,16 @@ def name_of(spec: str) -> str:
     Raises:
       UserError: for rows in memory that are no longer held.
     """
-    return STDIN_NAME if spec == STDIN else memory.find_held(spec).name if memory.is_held(spec) else spec
+    return STDIN_NAME if spec == STDIN else memory.find_held(spec).name if spec.startswith(memory.PREFIX) else spec
 
 
-def check_rows(role: Role, data: DataConfig) -> None:
-    """Check that prediction, which gives an answer for each record, leaves no record out.
+def check_rows(data: DataConfig) -> None:
+    """Check the settings of prediction: it gives an answer for each record, and leaves none out.
 
     Raises:
       UserError: if the configuration leaves bad records out.
     """
-    if role == "predict" and data.bad_rows == "skip":
+    if data.bad_rows == "skip":
         raise UserError("bad_rows is skip, but predict gives an answer for each row: leave it out, and mend the rows")
 
 
@@ -263,7 +274,7 @@ def check_source(spec: str) -> None:
       UserError: if the file does not exist.
     """
     if spec != STDIN and not spec.startswith(("hf:", "tfds:", memory.PREFIX)):
-        places.check_there(spec)
+        check_there(spec)
 
 
 def _find(
@@ -272,7 +283,7 @@ def _find(
     """Return the function that reads a source, and the one that identifies its content (None if that is impossible)."""
     if spec == STDIN:
         return partial(_read_stdin, data), None
-    if memory.is_held(spec):
+    if spec.startswith(memory.PREFIX):
         held = memory.find_held(spec)
         return lambda intake: intake.tables(held.parts(intake), held.name), None
     if spec.startswith("tfds:"):

@@ -1,11 +1,12 @@
-"""Store tokens, label codes and items as files in a folder, and keep such folders in a cache for later starts.
+"""Turn a source of texts into stored tokens and label codes, and keep what is stored in a cache for later starts.
 
-A folder is written part by part and opened as memory-mapped arrays. It can have further columns besides the common ones. A
+`prepare` takes the tokens of a source from the cache, or reads and tokenizes the source part by part into a new folder. A
+folder is opened as memory-mapped arrays. It can have further columns besides the common ones, or hold items (`items`). A
 header describes the files, with a checksum of each and of itself, so that an incomplete or damaged folder is never accepted.
 
 In the cache, the name of an entry is a hash of everything that decides its content: the source, the settings for reading,
 the tokenizer, the longest segment. An entry appears complete, by a rename, so several processes may share the cache. When
-the entries exceed `LIMIT_BYTES`, the least recently used ones are removed first. `prepare` produces the content."""
+the entries exceed `LIMIT_BYTES`, the least recently used ones are removed first."""
 
 from __future__ import annotations
 
@@ -23,15 +24,18 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
 from jaxbert.data.examples import Windows
-from jaxbert.data.label_column import Labels, LabelVocabulary
-from jaxbert.data.table import Facts
-from jaxbert.data.tokens import Encoded, LongTexts, Seen, Tokens, Watcher
+from jaxbert.data.label_column import LabelColumn, Labels, LabelVocabulary, ScoreColumn
+from jaxbert.data.label_lists import ListColumn
+from jaxbert.data.sources import Source
+from jaxbert.data.table import Facts, Table, Wanted
+from jaxbert.data.tokens import Encoded, LongTexts, Seen, Shard, Tokens, Watcher, encode_shared, forget_lengths, say_cut
 from jaxbert.errors import UserError
 
 FORMAT = 5
@@ -472,3 +476,86 @@ def _make_room(folder: Path, keep: str) -> None:
         if path.name != keep:
             shutil.rmtree(path, ignore_errors=True)
             total -= size
+
+
+def prepare(
+    source: Source,
+    tokenizer: Any,
+    max_length: int,
+    *,
+    folder: Path | None = None,
+    on_rows: Callable[[int], None] = lambda rows: None,
+    shard: Shard = Shard(),  # noqa: B008 (frozen)
+    long_texts: LongTexts = LongTexts(),  # noqa: B008 (frozen)
+) -> Stored:
+    """Return a source's tokens and labels, and tell the user how many texts were longer than `max_length`.
+
+    Args:
+      source: the source to read, if the cache does not have its tokens.
+      tokenizer: a transformers tokenizer.
+      max_length: the longest segment in tokens, special tokens included.
+      folder: the cache, for the next start; None for no cache.
+      on_rows: called with the number of records read since the last call.
+      shard: the part that this process tokenizes; every process of the run reads the same source at the same time.
+      long_texts: how texts above `max_length` are read.
+
+    Raises:
+      UserError: for the first malformed record.
+    """
+    stored = cached(
+        source.name,
+        lambda: entry_name(source.identity(), tokenizer, max_length, long_texts),
+        partial(_read, source, tokenizer, max_length, long_texts, on_rows, shard),
+        folder=folder,
+        all_have=shard.all_have,
+    )
+    forget_lengths(tokenizer)
+    if stored.cut:
+        windows = len(stored.tokens) if stored.windows else 0
+        texts = len(stored.windows.counts) if stored.windows else len(stored.tokens)
+        say_cut(source.name, stored.cut, texts, windows, max_length)
+    return stored
+
+
+def _read(
+    source: Source,
+    tokenizer: Any,
+    max_length: int,
+    long_texts: LongTexts,
+    on_rows: Callable[[int], None],
+    shard: Shard,
+    folder: Path,
+) -> None:
+    """Read and tokenize a source into an empty folder."""
+    labels, watcher = make_label_column(source.wanted, source.name), Watcher(tokenizer)
+    unknown, unknown_id = 0, getattr(tokenizer, "unk_token_id", None)
+    with Writer(folder) as writer:
+        for part in source.parts():
+            codes = labels.add(part)
+            if codes is not None:
+                writer.add_labels(codes)
+            writer.add_rows(*watcher.add(part))
+            for encoded in encode_shared(part, tokenizer, max_length, long_texts, shard):
+                writer.add(encoded)
+                unknown += 0 if unknown_id is None else int(np.count_nonzero(encoded.ids == unknown_id))
+                on_rows(len(encoded.whole))
+        writer.finish(labels.finish(), watcher, unknown)
+
+
+class Column(Protocol):
+    """Encodes a label column as codes, part by part."""
+
+    def add(self, table: Table) -> np.ndarray | None:
+        """Return the codes of a part's labels, int32, or None if there are no labels."""
+        ...
+
+    def finish(self) -> LabelVocabulary | None:
+        """Return the value of each code; None if not every record has a label."""
+        ...
+
+
+def make_label_column(wanted: Wanted, source: str) -> Column:
+    """Return the encoder for the wanted kind of labels."""
+    if wanted.labels == "list":
+        return ListColumn(wanted, source)
+    return ScoreColumn(wanted, source) if wanted.labels == "number" else LabelColumn(wanted, source)

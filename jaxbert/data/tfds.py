@@ -1,7 +1,7 @@
 """Read examples from a TensorFlow Datasets folder by random access, without TensorFlow.
 
 Only data that is already prepared as array_record is read. Nothing is downloaded, because TFDS needs TensorFlow for many
-sources and waits minutes for a network that cannot be reached. `intake` checks the values of the columns.
+sources and waits minutes for a network that cannot be reached. `Intake` checks the values of the columns.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxbert.data.hub import name_split
-from jaxbert.data.intake import Intake, Problem, RawPart
-from jaxbert.data.table import PART_ROWS, class_names, quoted, shorten
-from jaxbert.errors import UserError
+from jaxbert.data.hub import class_names, name_split
+from jaxbert.data.table import PART_ROWS, Intake, Problem, RawPart
+from jaxbert.errors import UserError, quoted, shorten
 from jaxbert.plain import read_json, shown
 
 _OWN_FEATURES = "tensorflow_datasets."

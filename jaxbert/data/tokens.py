@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -16,12 +17,17 @@ import numpy as np
 import xxhash
 
 from jaxbert.data.table import Facts, Place, Row, Table, at_row
+from jaxbert.errors import foreign_errors
 
 How = Literal["cut", "head_tail", "windows"]
 Pooling = Literal["mean", "max"]
 _HEAD = 4
 """For a text that is cut in the middle, one in this many kept tokens is from its start (Sun et al., 2019: 128 of 510)."""
 _MOST_SHARED = 128
+PART_CHARACTERS = 2**20
+"""Characters that are tokenized at once, roughly: the tokenizer's result takes some hundred bytes a token."""
+
+logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,35 @@ def joined(parts: Sequence[Encoded]) -> Encoded:
         if parts
         else {},
     )
+
+
+def say_cut(source: str, cut: int, texts: int, windows: int, max_length: int) -> None:
+    """Tell the user how many texts were cut, or read in how many windows."""
+    became = f"read in {windows:,} windows" if windows else "cut"
+    message = "%s: %d of %d texts are longer than %d tokens and were %s"
+    logger.warning(message, source, cut, texts, max_length, became)
+
+
+def encode_shared(
+    part: Table, tokenizer: Any, max_length: int, long_texts: LongTexts, shard: Shard
+) -> Iterator[Encoded]:
+    """Tokenize a part; with several processes, each tokenizes a slice of it and all get all tokens."""
+    if shard.count == 1:
+        yield from encode_part(part, tokenizer, max_length, long_texts)
+        return
+    mine = shard.of(part)
+    yield from shard.gather(joined(list(encode_part(mine, tokenizer, max_length, long_texts)) if len(mine) else []))
+
+
+def encode_part(part: Table, tokenizer: Any, max_length: int, long_texts: LongTexts) -> Iterator[Encoded]:
+    """Tokenize a part in slices of about the same number of characters."""
+    characters = sum(map(len, part.texts)) + sum(map(len, part.pairs or ()))
+    size = max(1, PART_CHARACTERS * len(part) // characters)
+    for start in range(0, len(part), size):
+        pairs = None if part.pairs is None else part.pairs[start : start + size]
+        with foreign_errors(f"{part.source}: the tokenizer fails on a text near row {part.rows[start]}"):
+            encoded = encode_texts(tokenizer, part.texts[start : start + size], pairs, max_length, long_texts)
+        yield encoded
 
 
 def encode_texts(

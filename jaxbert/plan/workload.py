@@ -29,10 +29,9 @@ from jaxbert.models.families import SIZES, longest_input, published_config, size
 from jaxbert.plan.gpu import GPUS
 from jaxbert.plan.lengths import draw_lengths
 from jaxbert.plan.target import Target
-from jaxbert.tasks import task_class
+from jaxbert.tasks import task_class, with_labels
 from jaxbert.tasks.base import Inputs, Task
 from jaxbert.tasks.classification.task import Classification
-from jaxbert.tasks.exported import with_labels
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.train.pretrained import load_pretrained
 from jaxbert.train.programs import Program, check_fp8, count_steps, training_layout, unrolls_layers

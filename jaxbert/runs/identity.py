@@ -20,9 +20,8 @@ from transformers import BertConfig
 
 from jaxbert.bucket import write_whole
 from jaxbert.config import Config
-from jaxbert.data.content import Content, content_of
-from jaxbert.data.table import quoted
-from jaxbert.errors import UserError
+from jaxbert.data.examples import Content, content_of
+from jaxbert.errors import UserError, quoted
 from jaxbert.interop.read import find_weights
 from jaxbert.plain import flat, read_json, shown
 from jaxbert.runs.folder import RunFolder

@@ -33,7 +33,7 @@ from jaxbert.serve.metrics import Metrics
 from jaxbert.serve.onnx_engine import is_onnx
 from jaxbert.serve.scheduler import Packed, Scheduler, Waiting, serving_layouts
 from jaxbert.tasks.base import Gathered, count_predictions
-from jaxbert.tasks.text import TextInputs, TextTask
+from jaxbert.tasks.reading import TextInputs, TextTask
 from jaxbert.train.asked import reads_pairs, rows_of_texts
 from jaxbert.train.evaluate import Ensemble, token_places
 from jaxbert.train.inference import TrainedModel

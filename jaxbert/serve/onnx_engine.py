@@ -28,8 +28,8 @@ from jaxbert.options import InferenceOptions, Quantize
 from jaxbert.runs.export import GRAPHS, graph_file
 from jaxbert.runs.folder import RunFolder
 from jaxbert.serve.onnx_export import check_head, graph_metadata, packed_graph, require_onnx
+from jaxbert.tasks import COMPUTATION, settings_of
 from jaxbert.tasks.base import Task
-from jaxbert.tasks.exported import COMPUTATION, settings_of
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.train.evaluate import ComputeSettings, Predictor
 from jaxbert.train.inference import TrainedModel, open_task, open_trained

@@ -34,9 +34,8 @@ from jaxbert.models.heads import (
 from jaxbert.options import Quantize
 from jaxbert.processes import is_main, wait_for_all
 from jaxbert.runs.export import GRAPHS, graph_file
-from jaxbert.tasks import task_of_model
+from jaxbert.tasks import label_names, settings_of, task_of_model
 from jaxbert.tasks.base import Task
-from jaxbert.tasks.exported import label_names, settings_of
 from jaxbert.versions import installed
 
 if TYPE_CHECKING:

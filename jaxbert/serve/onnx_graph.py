@@ -20,11 +20,7 @@ from transformers import BertConfig
 from jaxbert.errors import UserError
 from jaxbert.models.families import family_of
 from jaxbert.models.families.base import Family
-from jaxbert.models.heads import (
-    MultipleChoiceHead,
-    SequenceClassificationHead,
-    TokenClassificationHead,
-)
+from jaxbert.models.heads import MultipleChoiceHead, SequenceClassificationHead, TokenClassificationHead
 from jaxbert.options import Quantize
 from jaxbert.serve.onnx_ops import MASKED, GraphWriter
 

@@ -22,9 +22,8 @@ from jaxbert.options import Quantize
 from jaxbert.processes import is_main, wait_for_all
 from jaxbert.runs.export import TRITON
 from jaxbert.serve.onnx_export import require_onnx, serialized_graph, write_bytes_whole
-from jaxbert.tasks import task_of_model
+from jaxbert.tasks import label_names, task_of_model
 from jaxbert.tasks.base import Task
-from jaxbert.tasks.exported import label_names
 
 _MODEL = "jaxbert"
 """The name of the model in the repository."""

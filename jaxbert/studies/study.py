@@ -39,9 +39,8 @@ from jaxbert.studies.storage import begin_study, check_study, make_sampler, need
 from jaxbert.studies.trial import SPEEDS, Objective, Shapes, TrialWatcher, train_trial
 from jaxbert.studies.workers import Worker
 from jaxbert.terminal import console
-from jaxbert.train.callbacks import NOTHING, Additions
 from jaxbert.train.programs import count_steps
-from jaxbert.train.run import Run
+from jaxbert.train.run import NOTHING, Additions, Run
 from jaxbert.train.trainer import show_data
 
 if TYPE_CHECKING:

@@ -15,11 +15,10 @@ import jax
 from jaxbert.config import Config, ModelConfig, OptimizerConfig, TrainConfig
 from jaxbert.processes import on_host
 from jaxbert.runs.folder import RunFolder
-from jaxbert.tasks.direction import falls, value_of
-from jaxbert.train.callbacks import STOP, Additions, Callback, Callbacks
+from jaxbert.tasks.metrics import falls, value_of
 from jaxbert.train.inference import Finished
 from jaxbert.train.programs import count_steps, with_dropout
-from jaxbert.train.run import Run, SharedPrograms, open_run
+from jaxbert.train.run import STOP, Additions, Callback, Callbacks, Run, SharedPrograms, open_run
 from jaxbert.train.trainer import run_training
 from jaxbert.understand.folds import run_folds
 

@@ -1,12 +1,15 @@
-"""Find the class of a task by its name: the tasks of this package, and those of other packages.
+"""Find the class of a task by its name: the tasks of this package, and those of other packages; write its part of an export.
 
 Another package adds a task by an entry point of the group `jaxbert.tasks`, by `register`, or as
 `task: their_package.module:TheirTask` in a configuration. A model never names code to import: a model of another package's
 task opens only if that package is installed or its task is registered. `base` says what a task must do.
+
+The task's part of an export's `config.json` is the names of labels, and settings under a key of our own.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
 from importlib.metadata import entry_points
@@ -14,11 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jaxbert.errors import UserError
 from jaxbert.models.families import family_of
-from jaxbert.tasks.exported import settings_of
 
 if TYPE_CHECKING:
     from transformers import BertConfig
 
+    from jaxbert.data.labels import IntegerLabels
     from jaxbert.tasks.base import Task
 
 GROUP = "jaxbert.tasks"
@@ -167,3 +170,46 @@ def say_other_head(name: str, bert_config: BertConfig, task: str, num_labels: in
     before = _trained_task(bert_config)
     if before != task and {before, task} <= _CLASSIFIERS and bert_config.num_labels == num_labels:
         logger.warning("%s: the head was trained for %s, and goes on from there for %s", name, before, task)
+
+
+SETTINGS = "jaxbert"
+"""The key of `config.json` with the settings that our own inference needs."""
+
+COMPUTATION = "computation"
+"""The setting that says how evaluations were computed; all other settings are a task's."""
+
+
+def label_names(bert_config: BertConfig) -> tuple[str, ...]:
+    """Return the names of a model's labels, in order."""
+    names = {int(index): str(name) for index, name in (bert_config.id2label or {}).items()}
+    return tuple(names[index] for index in sorted(names))
+
+
+def with_labels(bert_config: BertConfig, names: tuple[str, ...], problem_type: Any = None) -> BertConfig:
+    """Return a copy with label names and the `problem_type` of transformers."""
+    labelled = copy.deepcopy(bert_config)
+    labelled.id2label = dict(enumerate(names))
+    labelled.label2id = {name: index for index, name in enumerate(names)}
+    labelled.problem_type = problem_type
+    return labelled
+
+
+def with_settings(bert_config: BertConfig, task: str, **settings: Any) -> BertConfig:
+    """Return a copy with the name and the settings of a task under `SETTINGS`; `COMPUTATION` is kept."""
+    changed = copy.deepcopy(bert_config)
+    kept = {key: value for key, value in settings_of(bert_config).items() if key == COMPUTATION}
+    setattr(changed, SETTINGS, dict(sorted({"task": task, **settings, **kept}.items())))
+    return changed
+
+
+def settings_of(bert_config: BertConfig) -> dict[str, Any]:
+    """Return the settings that `with_settings` wrote; empty for a configuration of another program."""
+    settings = getattr(bert_config, SETTINGS, None)
+    return dict(settings) if isinstance(settings, dict) else {}
+
+
+def integers_of(settings: dict[str, Any]) -> IntegerLabels:
+    """Return the meaning of integers in the label column of training; "either" if it was not recorded."""
+    found = settings.get("integers")
+    known: dict[Any, IntegerLabels] = {"index": "index", "name": "name", "position": "position"}
+    return known.get(found, "either") if isinstance(found, str) else "either"

@@ -26,8 +26,8 @@ from jaxbert.models.families import family_of
 from jaxbert.models.functional import FunctionalModel, Params, make_model
 from jaxbert.models.mean import one_layer_more, with_mean_layer
 from jaxbert.processes import on_host
+from jaxbert.tasks import SETTINGS, settings_of
 from jaxbert.tasks.base import Batch, Sums, Task
-from jaxbert.tasks.exported import SETTINGS, settings_of
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.pretrained import Pretrained
 from jaxbert.train.sharding import place

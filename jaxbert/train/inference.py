@@ -13,6 +13,7 @@ from transformers import BertConfig
 
 from jaxbert.bucket import fetched
 from jaxbert.config import Config, DataConfig, MeshConfig, ModelConfig, PrecisionConfig
+from jaxbert.data.batches import Prefetcher
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Ladder
 from jaxbert.data.tokens import Tokens
@@ -24,15 +25,12 @@ from jaxbert.models.families import longest_input
 from jaxbert.models.functional import make_model
 from jaxbert.options import InferenceOptions
 from jaxbert.runs.folder import RunFolder
-from jaxbert.tasks import say_guess, task_of_model
+from jaxbert.tasks import COMPUTATION, say_guess, settings_of, task_of_model
 from jaxbert.tasks.base import AnswerPart, Evaluation, Inputs, Outcome, Task, TaskInputs
 from jaxbert.tasks.decision import Tuning, with_answer_options
-from jaxbert.tasks.exported import COMPUTATION, settings_of
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.tasks.top_k import with_top_k
-from jaxbert.train.calibrate import calibrate_model
-from jaxbert.train.evaluate import Chunk, ComputeSettings, Ensemble, Predictor
-from jaxbert.train.prefetch import Prefetcher
+from jaxbert.train.evaluate import Chunk, ComputeSettings, Ensemble, Predictor, calibrate_model
 from jaxbert.train.pretrained import model_folder
 from jaxbert.train.programs import compute_dtype, layer_call
 from jaxbert.train.runtime import multiply_in

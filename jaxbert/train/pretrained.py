@@ -26,8 +26,8 @@ from jaxbert.models.families import SIZES, family_of, sized_config
 from jaxbert.models.functional import FunctionalModel, Params, init_params
 from jaxbert.processes import main_decides
 from jaxbert.runs.folder import RunFolder
+from jaxbert.tasks import label_names
 from jaxbert.tasks.base import Task
-from jaxbert.tasks.exported import label_names
 from jaxbert.tasks.pretraining.documents import open_documents
 from jaxbert.tasks.pretraining.vocabulary import train_vocabulary, write_vocabulary
 from jaxbert.tasks.reading import training_spec

@@ -32,7 +32,15 @@ from jaxbert.models.functional import FunctionalModel, Params, make_model
 from jaxbert.models.layers import DropRates
 from jaxbert.models.residual import ResidualNorm
 from jaxbert.tasks.base import Sums, Task
-from jaxbert.train.optimizer import Optimizer, Rates, make_optimizer, make_schedule
+from jaxbert.train.optimizer import (
+    Optimizer,
+    Rates,
+    Trainable,
+    choose_trainable,
+    layer_lr_scales,
+    make_optimizer,
+    make_schedule,
+)
 from jaxbert.train.sharding import (
     batch_spread,
     make_key,
@@ -46,16 +54,7 @@ from jaxbert.train.sharding import (
     state_shardings,
     word_sharding,
 )
-from jaxbert.train.step import (
-    DeviceBatch,
-    Harder,
-    State,
-    init_state,
-    make_group_step,
-    make_train_step,
-    with_average,
-)
-from jaxbert.train.trainable import Trainable, choose_trainable, layer_lr_scales
+from jaxbert.train.step import DeviceBatch, Harder, State, init_state, make_group_step, make_train_step, with_average
 from jaxbert.train.tuned import NOTHING_TUNED, Tuned
 
 _TRACED_OR_COMPILED = "/jax/core/compile/"

@@ -22,8 +22,7 @@ from jaxbert.data import store
 from jaxbert.data.augment import Fills, TokenKinds, single_words
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.batches import Batch as HostBatch
-from jaxbert.data.content import content_of
-from jaxbert.data.examples import Examples
+from jaxbert.data.examples import Examples, content_of
 from jaxbert.data.store import StoredColumn, Writer, cache_folder
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
@@ -33,9 +32,9 @@ from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.families import longest_input
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import MaskedLM
-from jaxbert.processes import tokenizing_shard
 from jaxbert.runs.identity import FILLS, check_same_tokenizer
 from jaxbert.tasks.base import Batch, Task
+from jaxbert.tasks.reading import tokenizing_shard
 from jaxbert.terminal import console
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.pretrained import model_folder, weights_checksums

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from importlib.util import find_spec
 from itertools import dropwhile
 from statistics import mean, stdev
 from typing import Any
@@ -14,8 +15,8 @@ from rich.text import Text
 from tensorboardX import SummaryWriter
 
 from jaxbert.runs.folder import RunFolder
-from jaxbert.tasks.direction import value_of
-from jaxbert.terminal import PLAIN_LINE_SECONDS, console, shows_bars
+from jaxbert.tasks.metrics import value_of
+from jaxbert.terminal import PLAIN_LINE_SECONDS, console
 
 _DRAW_SECONDS = 0.3
 _HEADLINE = 4
@@ -53,7 +54,8 @@ class Report:
             # In a notebook, a drawing thread would overwrite the program's own output.
             auto_refresh=not console.is_jupyter,
         )
-        self._has_bar = shows_bars()
+        # A bar can move on a terminal, and in a notebook with widgets.
+        self._has_bar = console.is_terminal or (console.is_jupyter and find_spec("ipywidgets") is not None)
         self._last_drawn = 0.0
         self._task = self._bar.add_task("training", total=total_steps, completed=first_step, note="compiling")
         self._last_plain_line = 0.0

@@ -15,7 +15,7 @@ from transformers import BertConfig
 
 from jaxbert.data.batches import BatchSize
 from jaxbert.hardware import device_spec
-from jaxbert.train.trainable import Backward
+from jaxbert.train.optimizer import Backward
 
 
 def training_flops(

@@ -20,8 +20,7 @@ from jaxbert.errors import UserError
 from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import FunctionalModel, Params
 from jaxbert.tasks.base import Sums, Task
-from jaxbert.train.optimizer import Optimizer, finite_steps
-from jaxbert.train.trainable import Trainable
+from jaxbert.train.optimizer import Optimizer, Trainable, finite_steps
 
 DeviceBatch = dict[str, Array]
 Outputs = dict[str, Any]

@@ -19,30 +19,26 @@ import numpy as np
 from jax import Array
 
 from jaxbert.config import Config
-from jaxbert.data.batches import Batch, BatchSize
+from jaxbert.data.batches import Batch, BatchSize, Prefetcher
 from jaxbert.data.overview import TRAIN
 from jaxbert.errors import DivergedError, StoppedError, UserError
 from jaxbert.models.functional import Params
 from jaxbert.processes import Interrupt, all_alike, is_main, main_decides, wait_for_all
-from jaxbert.runs.card import model_card, write_card
 from jaxbert.runs.checkpoint import Checkpoints, committed_steps
-from jaxbert.runs.export import SIZES_OF_LAYERS, save_start
+from jaxbert.runs.export import SIZES_OF_LAYERS, model_card, save_start, write_card
 from jaxbert.runs.folder import RunFolder
 from jaxbert.runs.identity import Identity, go_on, identify, known_labels
 from jaxbert.runs.lock import RunLock, owned
 from jaxbert.tasks.base import Evaluation, Outcome
 from jaxbert.tasks.decision import Tuning
-from jaxbert.tasks.direction import falls, improves, merit, value_of
+from jaxbert.tasks.metrics import falls, improves, merit, value_of
 from jaxbert.tasks.reading import set_name
 from jaxbert.terminal import console
-from jaxbert.train.calibrate import Calibrated, calibrate_model
-from jaxbert.train.callbacks import NOTHING, Additions, Stages
-from jaxbert.train.evaluate import numbers_of, with_details
+from jaxbert.train.evaluate import Calibrated, calibrate_model, numbers_of, with_details
 from jaxbert.train.inference import Finished, TrainedModel
-from jaxbert.train.prefetch import Prefetcher
 from jaxbert.train.programs import CompileLog, group_batches
 from jaxbert.train.report import Report, data_notes, data_table, metrics_headline
-from jaxbert.train.run import Run, open_run
+from jaxbert.train.run import NOTHING, Additions, Run, Stages, open_run
 from jaxbert.train.speed import Speed
 from jaxbert.train.step import DeviceBatch, State
 from jaxbert.versions import say_untested

@@ -123,13 +123,7 @@ def find_tuned(program: Program, layout: Layout) -> Tuned:
     Several processes must compile the same programs: they use settings only if all of them find the same.
     """
     path = tuned_file()
-    content = _read(path) if path is not None else _nothing()
-    found = _usable(
-        program,
-        layout,
-        _settings(content["kernels"], kernel_place(program, layout.row_length)),
-        _settings(content["steps"], step_place(program, layout)),
-    )
+    found = NOTHING_TUNED if path is None or not path.exists() else _usable(program, layout, _read(path))
     if not all_alike(hashlib.sha256(repr(found).encode()).digest()[:16]):
         logger.warning("tuned settings are not used, because the processes of this run have found different ones")
         return NOTHING_TUNED
@@ -138,8 +132,10 @@ def find_tuned(program: Program, layout: Layout) -> Tuned:
     return found
 
 
-def _usable(program: Program, layout: Layout, kernel: dict[str, Any], step: dict[str, Any]) -> Tuned:
-    """Leave out what the user has set, and what does not apply."""
+def _usable(program: Program, layout: Layout, content: Content) -> Tuned:
+    """Return the settings for a run of this kind without those that the user has set, and those that do not apply."""
+    kernel = _settings(content["kernels"], kernel_place(program, layout.row_length))
+    step = _settings(content["steps"], step_place(program, layout))
     model, train = program.config.model, program.config.train
     by_pallas = backend_of(program.call.attention, program.attention_request(layout.row_length)) == "pallas"
     free = model.scan_layers is None and model.remat == "none"

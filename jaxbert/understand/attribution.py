@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxbert.data.batches import Batch, batches
+from jaxbert.data.batches import Batch, Prefetcher, batches
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Ladder, Layout, choose_layout
 from jaxbert.interop.names import flax_path
@@ -25,7 +25,6 @@ from jaxbert.models.families import family_of
 from jaxbert.models.functional import Params
 from jaxbert.options import ExplainOptions
 from jaxbert.train.evaluate import Predictor, token_places
-from jaxbert.train.prefetch import Prefetcher
 from jaxbert.train.programs import Compiled
 from jaxbert.train.sharding import own_rows, put_batch, replicated, row_alignment, row_devices
 from jaxbert.train.step import DeviceBatch

@@ -24,7 +24,7 @@ from jaxbert.data.tokens import hash_rows
 from jaxbert.errors import UserError
 from jaxbert.runs.out_of_fold import FILE, OutOfFold, read_out_of_fold
 from jaxbert.tasks.base import Task
-from jaxbert.tasks.text import TextTask
+from jaxbert.tasks.reading import TextTask
 from jaxbert.train.inference import Finished
 from jaxbert.understand import confident
 from jaxbert.understand.near_duplicates import find_similar

@@ -9,8 +9,7 @@ from etils import epath
 from jaxbert.bucket import to_path
 from jaxbert.errors import UserError
 from jaxbert.processes import is_main
-from jaxbert.runs.card import copy_card
-from jaxbert.runs.export import check_target, export_params
+from jaxbert.runs.export import check_target, copy_card, export_params
 from jaxbert.runs.folder import RunFolder
 from jaxbert.train.inference import TrainedModel
 

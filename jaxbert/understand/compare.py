@@ -16,9 +16,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxbert.data.table import Row, shorten
-from jaxbert.errors import UserError
-from jaxbert.tasks.direction import falls
+from jaxbert.data.table import Row
+from jaxbert.errors import UserError, shorten
+from jaxbert.tasks.metrics import falls
 from jaxbert.train.inference import Finished
 from jaxbert.understand.judged import Judged, judge
 from jaxbert.understand.paired import LEVEL, RESAMPLES, difference_interval, mcnemar

@@ -22,9 +22,8 @@ from jaxbert.data.split import make_order
 from jaxbert.errors import UserError
 from jaxbert.plain import to_json
 from jaxbert.processes import is_main
-from jaxbert.tasks.direction import falls
-from jaxbert.train.callbacks import NOTHING, Additions
-from jaxbert.train.run import Run
+from jaxbert.tasks.metrics import falls
+from jaxbert.train.run import NOTHING, Additions, Run
 from jaxbert.understand.folds import Division, Part, Trainings, start_divided
 
 FILES = ("curve.json", "curve.png")

@@ -17,11 +17,11 @@ import numpy as np
 
 from jaxbert.config import DataConfig
 from jaxbert.data.examples import Examples
-from jaxbert.data.table import Table, concatenate_tables
+from jaxbert.data.table import Table
 from jaxbert.errors import UserError
 from jaxbert.options import ExplainOptions
 from jaxbert.tasks.base import Outcome, Task, TaskInputs
-from jaxbert.tasks.text import TextTask
+from jaxbert.tasks.reading import TextTask, concatenate_tables
 from jaxbert.tasks.token_classification.task import TokenClassification
 from jaxbert.train.evaluate import Ensemble
 from jaxbert.train.inference import TrainedModel

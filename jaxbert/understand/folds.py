@@ -23,8 +23,8 @@ from jaxbert.config import TUNING_KEYS, Config
 from jaxbert.data.examples import Examples
 from jaxbert.data.sources import open_source
 from jaxbert.data.split import make_folds
-from jaxbert.data.table import Facts, Row, at_row, is_missing, quoted
-from jaxbert.errors import UserError
+from jaxbert.data.table import Facts, Row, at_row, is_missing
+from jaxbert.errors import UserError, quoted
 from jaxbert.interop.load import load_params
 from jaxbert.plain import read_json
 from jaxbert.processes import is_main, main_decides, on_host
@@ -35,17 +35,14 @@ from jaxbert.tasks.base import Inputs, Outcome, Task, count_predictions
 from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.multiple_choice.read import open_choice_questions
 from jaxbert.tasks.multiple_choice.task import MultipleChoice
-from jaxbert.tasks.reading import set_name, training_spec
+from jaxbert.tasks.reading import TextTask, set_name, training_spec
 from jaxbert.tasks.regression.task import Regression
-from jaxbert.tasks.text import TextTask
 from jaxbert.terminal import console
-from jaxbert.train.calibrate import calibrate_model
-from jaxbert.train.callbacks import NOTHING, Additions
-from jaxbert.train.evaluate import Ensemble
+from jaxbert.train.evaluate import Ensemble, calibrate_model
 from jaxbert.train.inference import Finished, TrainedModel
 from jaxbert.train.programs import count_steps, training_layout
 from jaxbert.train.report import metrics_headline
-from jaxbert.train.run import Run, SharedPrograms, open_run
+from jaxbert.train.run import NOTHING, Additions, Run, SharedPrograms, open_run
 from jaxbert.train.sharding import place
 from jaxbert.train.trainer import Opener, Started, show_data, start_training, train_run
 

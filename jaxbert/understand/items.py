@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from jaxbert.data.offsets import Located, locate_tokens
-from jaxbert.data.table import Table, nearest, quoted
+from jaxbert.data.table import Table
 from jaxbert.data.tokens import LongTexts, Tokens
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, nearest, quoted
 from jaxbert.tasks.base import Outcome, Task
 from jaxbert.tasks.classification.task import Classification
+from jaxbert.tasks.items import shared_tokens
 from jaxbert.tasks.question_answering.task import QuestionAnswering
 from jaxbert.tasks.question_answering.windows import Asked
-from jaxbert.tasks.reading import shared_tokens
-from jaxbert.tasks.text import TextTask
+from jaxbert.tasks.reading import TextTask
 from jaxbert.tasks.token_classification.align import find_units, locate_documents, windows_of
 from jaxbert.tasks.token_classification.marks import Marks
 from jaxbert.tasks.token_classification.scheme import OUTSIDE

@@ -17,7 +17,7 @@ from jaxbert.tasks.base import Outcome, Task
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.multi_label.task import MultiLabel
 from jaxbert.tasks.multiple_choice.task import MultipleChoice
-from jaxbert.tasks.question_answering.squad_scores import exact_and_f1, has_chinese
+from jaxbert.tasks.question_answering.answers import exact_and_f1, has_chinese
 from jaxbert.tasks.question_answering.task import QuestionAnswering
 from jaxbert.tasks.regression.task import Regression
 from jaxbert.tasks.token_classification.task import PlainTags, TokenClassification

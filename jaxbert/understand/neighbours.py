@@ -15,7 +15,7 @@ from jaxbert.data.overview import TRAIN
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import Batch, Task
 from jaxbert.tasks.pooling import pool_windows
-from jaxbert.tasks.text import TextTask
+from jaxbert.tasks.reading import TextTask
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.inference import Finished, TrainedModel
 from jaxbert.understand.records import Record, read_records

@@ -14,8 +14,7 @@ from jaxbert.data.overview import TRAIN
 from jaxbert.data.sources import Role, open_source
 from jaxbert.data.table import Row
 from jaxbert.errors import UserError
-from jaxbert.tasks.reading import named_sets, set_name, training_spec
-from jaxbert.tasks.text import TextTask
+from jaxbert.tasks.reading import TextTask, named_sets, set_name, training_spec
 from jaxbert.tasks.token_classification.task import TokenClassification
 from jaxbert.train.inference import Finished
 

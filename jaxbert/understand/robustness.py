@@ -24,8 +24,8 @@ from jaxbert.errors import UserError
 from jaxbert.options import RobustnessOptions
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks.base import Task
-from jaxbert.tasks.question_answering.squad_scores import has_chinese
-from jaxbert.tasks.text import TextTask
+from jaxbert.tasks.question_answering.answers import has_chinese
+from jaxbert.tasks.reading import TextTask
 from jaxbert.train.inference import TrainedModel
 from jaxbert.understand.judged import Judged, judge
 from jaxbert.understand.perturb import KINDS, STRENGTHS, check_kind, perturb

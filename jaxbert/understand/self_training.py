@@ -20,8 +20,7 @@ import numpy as np
 
 from jaxbert.bucket import fetched, write_whole
 from jaxbert.config import Config, SelfTraining
-from jaxbert.data.content import content_of
-from jaxbert.data.examples import Examples, join_examples
+from jaxbert.data.examples import Examples, content_of, join_examples
 from jaxbert.data.overview import TRAIN
 from jaxbert.data.sources import open_source
 from jaxbert.data.tokens import Seen
@@ -30,13 +29,12 @@ from jaxbert.plain import read_json
 from jaxbert.processes import main_decides, wait_for_all
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks.base import Inputs
-from jaxbert.tasks.direction import improves, value_of
-from jaxbert.tasks.text import TextTask
+from jaxbert.tasks.metrics import improves, value_of
+from jaxbert.tasks.reading import TextTask
 from jaxbert.terminal import console
-from jaxbert.train.callbacks import NOTHING, Additions
 from jaxbert.train.inference import Finished
 from jaxbert.train.programs import training_layout
-from jaxbert.train.run import Run, open_run
+from jaxbert.train.run import NOTHING, Additions, Run, open_run
 from jaxbert.train.sharding import place
 from jaxbert.train.trainer import Opener, show_data, start_training
 from jaxbert.understand.folds import Trainings

@@ -34,15 +34,13 @@ from input_memory import resident
 from table import cpu_name
 
 from jaxbert.config import DataConfig
-from jaxbert.data.batches import Batch, batch_size_of, batches, fill_rows
+from jaxbert.data.batches import Batch, Prefetcher, batch_size_of, batches, fill_rows
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import Layout, choose_layout, plan_epoch
-from jaxbert.data.prepare import prepare
 from jaxbert.data.sources import open_source
-from jaxbert.data.store import Stored, Writer, open_stored
+from jaxbert.data.store import Stored, Writer, open_stored, prepare
 from jaxbert.data.tokens import Encoded
 from jaxbert.plan.lengths import draw_lengths
-from jaxbert.train.prefetch import Prefetcher
 
 _PART = 100_000
 """Examples that are written to the cache at once."""

@@ -21,8 +21,8 @@ from jaxbert.data.examples import Examples
 from jaxbert.data.label_column import LabelRules
 from jaxbert.data.labels import encode, fit_labels
 from jaxbert.data.packing import choose_layout
-from jaxbert.data.prepare import prepare
 from jaxbert.data.sources import open_source
+from jaxbert.data.store import prepare
 
 
 def resident() -> dict[str, float]:

@@ -36,14 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxbert.bench.serving import (
-    LoadResult,
-    cpu_seconds,
-    find_goodput,
-    offer_load,
-    request_bodies,
-    running_server,
-)
+from jaxbert.bench.serving import LoadResult, cpu_seconds, find_goodput, offer_load, request_bodies, running_server
 
 _PEERS = ("padded", "single", "transformers")
 _SERVERS = ("jaxbert-jax", "jaxbert-onnx", *_PEERS, "infinity")

@@ -18,7 +18,7 @@ from runs import ROOT, CrashError, finish, python, read_metrics, weights
 import jaxbert
 from jaxbert.cli.main import main
 from jaxbert.processes import Interrupt
-from jaxbert.train import callbacks
+from jaxbert.train.run import Callbacks
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
@@ -244,7 +244,7 @@ def test_no_callback_is_called_after_one_has_raised():
     def fail(event, step, values):
         raise CrashError
 
-    told = callbacks.Callbacks([fail, recorder])
+    told = Callbacks([fail, recorder])
     with pytest.raises(CrashError):
         told.tell("step", 1, {})
     told.tell("step", 2, {})

@@ -14,7 +14,7 @@ from jaxbert.data.examples import Examples
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 from jaxbert.tasks.base import metrics_of
-from jaxbert.tasks.direction import falls
+from jaxbert.tasks.metrics import falls
 from jaxbert.tasks.pretraining.task import Pretraining
 from jaxbert.tasks.regression.task import Regression
 

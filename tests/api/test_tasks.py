@@ -10,7 +10,7 @@ from tiny import random_params
 from transformers import BertTokenizer
 
 import jaxbert
-from jaxbert.data.content import content_of
+from jaxbert.data.examples import content_of
 from jaxbert.data.memory import hold
 from jaxbert.interop.write import save_folder
 from jaxbert.models.functional import make_model

@@ -9,8 +9,7 @@ from runs import make_config
 
 from jaxbert.errors import UserError
 from jaxbert.runs.folder import RunFolder
-from jaxbert.tasks import task_of_model
-from jaxbert.tasks.exported import SETTINGS
+from jaxbert.tasks import SETTINGS, task_of_model
 from jaxbert.train.run import open_run
 
 

@@ -11,8 +11,8 @@ from token_tasks import write_problem, write_questions, write_sentences
 
 from jaxbert.cli.main import main
 from jaxbert.config import DataConfig
+from jaxbert.tasks.question_answering.answers import parts
 from jaxbert.tasks.question_answering.read import read_questions
-from jaxbert.tasks.question_answering.squad_scores import parts
 from jaxbert.tasks.token_classification.read import read_tagged_texts
 from jaxbert.tasks.token_classification.scheme import spans_of
 

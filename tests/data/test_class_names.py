@@ -10,8 +10,8 @@ import pytest
 from tables import read
 
 from jaxbert.config import DataConfig
+from jaxbert.data.hub import class_names, parquet_features
 from jaxbert.data.records import open_records
-from jaxbert.data.table import class_names, parquet_features
 from jaxbert.errors import UserError
 
 NAMES = ["neg", "pos"]

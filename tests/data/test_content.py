@@ -7,8 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from jaxbert.data.content import content_of
-from jaxbert.data.examples import Examples, Windows
+from jaxbert.data.examples import Examples, Windows, content_of
 from jaxbert.data.tokens import Tokens
 
 NAMES = ("alpha", "beta", "gamma")
@@ -79,5 +78,5 @@ def test_a_long_text_counts_once():
 
 def test_blocks_change_nothing(monkeypatch):
     whole = content_of([PLAIN], NAMES)
-    monkeypatch.setattr("jaxbert.data.content._BLOCK", 3)
+    monkeypatch.setattr("jaxbert.data.examples._BLOCK", 3)
     assert content_of([PLAIN], NAMES) == whole

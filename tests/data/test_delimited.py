@@ -175,7 +175,7 @@ def test_what_is_empty_at_the_edges_is_left_out(load, notes, content):
 def test_rows_are_those_of_the_file_through_parts_and_quoted_lines(load, monkeypatch):
     content = 'text,label\n"one\ntwo",x\n\n"a\n\nb",y\nc,z\n"d\ne",\n'
     for rows in (1, 2, 3, 4096):
-        monkeypatch.setattr("jaxbert.data.intake.PART_ROWS", rows)
+        monkeypatch.setattr("jaxbert.data.table.PART_ROWS", rows)
         table = load(content, bad_rows="skip")
         assert (table.texts, table.rows) == (["one\ntwo", "a\n\nb", "c"], [2, 5, 8])
 

@@ -8,8 +8,8 @@ from transformers import BertTokenizer
 
 from jaxbert.config import DataConfig
 from jaxbert.data.packing import choose_layout, plan_epoch
-from jaxbert.data.prepare import prepare
 from jaxbert.data.sources import open_source
+from jaxbert.data.store import prepare
 from jaxbert.plan.lengths import draw_lengths
 
 

@@ -11,7 +11,7 @@ import pytest
 from tables import read
 
 from jaxbert.config import DataConfig
-from jaxbert.data import streams
+from jaxbert.data import files
 from jaxbert.data.table import Table
 from jaxbert.errors import UserError
 
@@ -239,7 +239,7 @@ def test_cut_off_parquet(tmp_path):
     ],
 )
 def test_rows_have_a_bound(tmp_path, monkeypatch, name, content, expected):
-    monkeypatch.setattr(streams, "LONGEST_ROW", 100)
+    monkeypatch.setattr(files, "LONGEST_ROW", 100)
     path = write(tmp_path / name, content)
     if expected is None:
         assert load(path).texts[-1] == "c" * 90

@@ -15,11 +15,12 @@ from test_share import Exchange
 from transformers import BertTokenizer
 
 from jaxbert.config import Config, DataConfig
-from jaxbert.data import prepare
-from jaxbert.data.content import content_of
+from jaxbert.data import items, tokens
+from jaxbert.data.examples import content_of
 from jaxbert.data.table import Place
 from jaxbert.errors import UserError
-from jaxbert.tasks import reading, task_class
+from jaxbert.tasks import items as item_sets
+from jaxbert.tasks import task_class
 from jaxbert.tasks.multiple_choice.read import ChoiceQuestion as Choice
 from jaxbert.tasks.question_answering.read import Answer, Question, read_questions
 from jaxbert.tasks.token_classification.read import TaggedText, TaggedTexts, open_tagged_texts
@@ -121,8 +122,8 @@ def test_a_second_start_reads_and_tokenizes_nothing(tmp_path, tokenizer, kind, f
         raise AssertionError("read or tokenized again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare.ItemSource, "stream", none)
-        patch.setattr(prepare, "_encode", none)
+        patch.setattr(items.ItemSource, "stream", none)
+        patch.setattr(items, "_encode", none)
         again = make(tmp_path / "cache")
     assert_same(first, without)
     assert_same(first, again)
@@ -135,7 +136,8 @@ def test_a_second_start_reads_and_tokenizes_nothing(tmp_path, tokenizer, kind, f
 @pytest.mark.parametrize("kind", MAKERS)
 def test_parts_make_no_difference(tmp_path, tokenizer, kind, monkeypatch):
     whole = read(tmp_path, kind, tokenizer, None)
-    monkeypatch.setattr(prepare, "_CHARACTERS", 200)
+    for module in (items, tokens):
+        monkeypatch.setattr(module, "PART_CHARACTERS", 200)
     assert_same(whole, read(tmp_path, kind, tokenizer, None))
 
 
@@ -143,9 +145,10 @@ def test_parts_make_no_difference(tmp_path, tokenizer, kind, monkeypatch):
 def test_processes_share_the_tokenizing(tmp_path, tokenizer, kind, monkeypatch):
     """Each gets the tokens of one; threads stand for processes."""
     expected = read(tmp_path, kind, tokenizer, None)
-    monkeypatch.setattr(prepare, "_CHARACTERS", 300)
+    for module in (items, tokens):
+        monkeypatch.setattr(module, "PART_CHARACTERS", 300)
     exchange, mine = Exchange(3), {}
-    monkeypatch.setattr(reading, "tokenizing_shard", lambda: mine[threading.get_ident()])
+    monkeypatch.setattr(item_sets, "tokenizing_shard", lambda: mine[threading.get_ident()])
 
     def start(index):
         mine[threading.get_ident()] = exchange.shard(index)
@@ -182,7 +185,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(tmp_path, tokenizer, m
     write(path, "token_classification")
     source = open_tagged_texts(str(path), DataConfig(), role="train", labelled=True)
     monkeypatch.setattr(TaggedTexts, "survey", classmethod(changed))
-    found = prepare.hold_items(TaggedTexts, source, folder=tmp_path / "cache")
+    found = items.hold_items(TaggedTexts, source, folder=tmp_path / "cache")
     assert found.entry is None
     assert list((tmp_path / "cache").iterdir()) == []
 

@@ -27,7 +27,7 @@ from jaxbert.data.label_column import LabelRules
 from jaxbert.data.labels import encode
 from jaxbert.data.examples import Examples
 from jaxbert.data.packing import choose_layout
-from jaxbert.data.prepare import prepare
+from jaxbert.data.store import prepare
 from jaxbert.data.sources import open_source
 
 def tokenizer(texts, pairs, **_):
@@ -65,11 +65,11 @@ import json, random, sys
 from pathlib import Path
 from transformers import BertTokenizer
 from jaxbert.config import Config, DataConfig
-from jaxbert.data import prepare
+from jaxbert.data import items
 from jaxbert.data.batches import batches
 from jaxbert.data.packing import choose_layout
 from jaxbert.tasks import task_class
-from jaxbert.terminal import ReadingProgress
+from jaxbert.tasks.reading import ReadingProgress
 
 def anonymous():
     status = Path("/proc/self/status").read_text()
@@ -80,7 +80,7 @@ def watch(*_):
     peak = max(peak, anonymous())
 
 path, count, kind = Path(sys.argv[1]).with_suffix(".jsonl"), int(sys.argv[2]), sys.argv[3]
-prepare._CHARACTERS = 2**17  # what is held of a part does not hide what is held of all
+items.PART_CHARACTERS = 2**17  # what is held of a part does not hide what is held of all
 words = "one two three four five six seven eight nine ten".split()
 vocab = path.with_suffix(".vocab")
 vocab.write_text("\\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]) + "\\n")

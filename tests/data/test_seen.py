@@ -8,8 +8,8 @@ from runs import VOCAB, write_csv
 from transformers import BertTokenizer
 
 from jaxbert.config import DataConfig
-from jaxbert.data.prepare import prepare
 from jaxbert.data.sources import open_source
+from jaxbert.data.store import prepare
 from jaxbert.data.table import Facts
 from jaxbert.data.tokens import Seen, hash_texts
 

@@ -11,7 +11,7 @@ from runs import VOCAB, random_rows, write_csv
 from transformers import BertTokenizer
 
 from jaxbert.config import DataConfig
-from jaxbert.data import prepare, table
+from jaxbert.data import store, table, tokens
 from jaxbert.data.sources import open_source
 from jaxbert.data.tokens import Shard, encode_texts, joined
 
@@ -43,7 +43,7 @@ def vocab(tmp_path):
 
 def make(path, vocab, folder, shard):
     source = open_source(str(path), DataConfig(), role="train", labelled=True)
-    return prepare.prepare(source, BertTokenizer(vocab=vocab), 8, folder=folder, shard=shard)
+    return store.prepare(source, BertTokenizer(vocab=vocab), 8, folder=folder, shard=shard)
 
 
 def together(count, path, vocab, folders):
@@ -62,7 +62,7 @@ def assert_same(found, expected):
 @pytest.mark.parametrize("count", [2, 3, 8])
 def test_all_get_the_tokens_of_one_and_tokenize_a_share(tmp_path, vocab, monkeypatch, count):
     """Parts of seven rows, some of which leave a process without a row."""
-    for module in ("jaxbert.data.sources", "jaxbert.data.table", "jaxbert.data.intake"):
+    for module in ("jaxbert.data.sources", "jaxbert.data.table"):
         monkeypatch.setattr(f"{module}.PART_ROWS", 7)
     path = write_csv(tmp_path / "train.csv", random_rows(60))
     expected = make(path, vocab, None, Shard())
@@ -72,7 +72,7 @@ def test_all_get_the_tokens_of_one_and_tokenize_a_share(tmp_path, vocab, monkeyp
         tokenized.append(len(texts))
         return encode_texts(tokenizer, texts, *settings)
 
-    monkeypatch.setattr(prepare, "encode_texts", count_rows)
+    monkeypatch.setattr(tokens, "encode_texts", count_rows)
     for found in together(count, path, vocab, [None] * count):
         assert_same(found, expected)
     assert sum(tokenized) == 60

@@ -8,10 +8,9 @@ import pytest
 from tables import read, whole
 
 from jaxbert.config import DataConfig
-from jaxbert.data.intake import Intake
+from jaxbert.data.files import Text
 from jaxbert.data.sources import read_lines
-from jaxbert.data.streams import Text
-from jaxbert.data.table import Wanted
+from jaxbert.data.table import Intake, Wanted
 from jaxbert.errors import UserError
 
 
@@ -88,6 +87,6 @@ def test_missing_txt_is_a_user_error(tmp_path):
 
 def test_importing_the_readers_is_cheap():
     heavy = "{'jax', 'datasets', 'transformers', 'tensorflow_datasets', 'sklearn', 'pyarrow'}"
-    modules = "sources, hub, tfds, labels, split, table, prepare"
+    modules = "sources, hub, tfds, labels, split, table, store, items"
     code = f"import sys; from jaxbert.data import {modules}; print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"

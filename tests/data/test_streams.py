@@ -16,9 +16,10 @@ import pytest
 from tables import read
 
 from jaxbert.config import DataConfig, PretrainConfig
-from jaxbert.data import streams
+from jaxbert.data import files
+from jaxbert.data.encodings import likely_encoding
+from jaxbert.data.files import Text
 from jaxbert.data.sources import open_source
-from jaxbert.data.streams import Text, likely_encoding
 from jaxbert.errors import UserError
 from jaxbert.tasks.pretraining.documents import open_documents
 
@@ -85,7 +86,7 @@ def test_an_xz_file_that_asks_for_much_memory_is_refused(tmp_path):
     packer = lzma.LZMACompressor(filters=[{"id": lzma.FILTER_LZMA2, "preset": 0}])
     path.write_bytes(packer.compress(b"text,label\na,x\n") + packer.flush())
     assert load(path).texts == ["a"]
-    assert filters[0]["dict_size"] > streams._MOST_XZ  # such a header is refused by the library's own bound
+    assert filters[0]["dict_size"] > files._MOST_XZ  # such a header is refused by the library's own bound
     with pytest.raises(lzma.LZMAError):
         lzma.LZMADecompressor(memlimit=2**16).decompress(path.read_bytes())
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jaxbert.interop.casing import casing_of
-from jaxbert.interop.tokenizer import read_vocabulary
+from jaxbert.interop.tokenizer import casing_of, read_vocabulary
 from jaxbert.models.families import DEFAULT
 
 WORDS = tuple(f"w{i}" for i in range(3000))

@@ -22,7 +22,7 @@ from runs import LABELS, ROOT, CrashError, Problem, crash_before, python, read_m
 from jaxbert.bucket import copy, create, fetched, in_bucket
 from jaxbert.cli.main import main
 from jaxbert.cli.output import check_output
-from jaxbert.data.places import find_files
+from jaxbert.data.files import find_files
 from jaxbert.errors import UserError
 from jaxbert.runs.checkpoint import Checkpoints
 from jaxbert.runs.folder import RunFolder

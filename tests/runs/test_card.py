@@ -9,7 +9,7 @@ from etils import epath
 from huggingface_hub import ModelCard
 from runs import make_config
 
-from jaxbert.runs.card import MARKER, copy_card, model_card, write_card
+from jaxbert.runs.export import MARKER, copy_card, model_card, write_card
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.multi_label.task import MultiLabel
 from jaxbert.tasks.question_answering.task import QuestionAnswering

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from jaxbert.data.content import Content
+from jaxbert.data.examples import Content
 from jaxbert.errors import UserError
 from jaxbert.runs.identity import Identity, go_on, known_labels
 

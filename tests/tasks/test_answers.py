@@ -9,8 +9,7 @@ import unicodedata
 import numpy as np
 import pytest
 
-from jaxbert.tasks.question_answering.n_best import Scored, n_best, no_answer
-from jaxbert.tasks.question_answering.squad_scores import exact_and_f1, has_chinese
+from jaxbert.tasks.question_answering.answers import Scored, exact_and_f1, has_chinese, n_best, no_answer
 
 
 def random_windows(rng: np.random.Generator) -> list[Scored]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxbert.tasks.calibration import ForecastCounts, brier_scores, calibration_error, reliability_bins
+from jaxbert.tasks.metrics import ForecastCounts, brier_scores, calibration_error, reliability_bins
 
 CONFIDENCE = np.array([0.9, 0.6, 0.8, 0.7, 0.9, 0.6])
 CORRECT = np.array([True, False, True, False, False, True])

@@ -28,7 +28,7 @@ from jaxbert.tasks.decision import (
 )
 from jaxbert.tasks.multi_label.task import MultiLabel
 from jaxbert.tasks.regression.task import Regression
-from jaxbert.train.calibrate import fit_temperature
+from jaxbert.train.evaluate import fit_temperature
 
 NAMES = ("ham", "spam")
 

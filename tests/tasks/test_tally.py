@@ -10,7 +10,7 @@ from jaxbert.data.examples import Examples, Windows
 from jaxbert.data.tokens import LongTexts, Reading, Tokens
 from jaxbert.tasks.base import list_names
 from jaxbert.tasks.classification.task import Classification
-from jaxbert.tasks.label_scores import LabelScores
+from jaxbert.tasks.metrics import LabelScores
 from jaxbert.tasks.multi_label import threshold
 from jaxbert.tasks.multi_label.task import MultiLabel
 from jaxbert.tasks.multi_label.threshold import ThresholdSearch, best_threshold

@@ -22,8 +22,7 @@ from jaxbert.tasks.base import Evaluation, Outcome, Task
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.multi_label.task import MultiLabel
-from jaxbert.train.calibrate import calibrate_model
-from jaxbert.train.evaluate import average_metrics
+from jaxbert.train.evaluate import average_metrics, calibrate_model
 from jaxbert.train.inference import open_trained
 from jaxbert.understand.reopen import reopen
 
@@ -124,7 +123,7 @@ def test_several_labels_have_one_temperature_and_a_threshold_each():
 
 def test_what_is_worse_is_not_folded(monkeypatch, caplog):
     log_odds, examples = too_sure()
-    monkeypatch.setattr("jaxbert.train.calibrate.fit_temperature", lambda *_: 0.2)
+    monkeypatch.setattr("jaxbert.train.evaluate.fit_temperature", lambda *_: 0.2)
     task = MultiLabel(("a", "b", "c"))
     tuned = calibrate_model(Scaled(log_odds), KERNEL, task, {"dev": examples}, Tuning(temperature=True))
     calibration = tuned.record["calibration"]

@@ -22,11 +22,10 @@ from jaxbert.data.batches import batch_size_of
 from jaxbert.errors import StoppedError, UserError
 from jaxbert.runs.checkpoint import Checkpoints
 from jaxbert.tasks.base import Evaluation
-from jaxbert.train.callbacks import NOTHING
+from jaxbert.train.optimizer import Backward
 from jaxbert.train.programs import Compiled
-from jaxbert.train.run import Run
+from jaxbert.train.run import NOTHING, Run
 from jaxbert.train.step import make_group_step
-from jaxbert.train.trainable import Backward
 from jaxbert.train.trainer import Progress, Trainer
 
 STEPS_PER_EPOCH = 5

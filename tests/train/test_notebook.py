@@ -69,7 +69,7 @@ def said(things):
 
 
 def test_a_bar_is_one_widget(notebook, monkeypatch, tmp_path):
-    monkeypatch.setattr(terminal, "find_spec", lambda name: object())
+    monkeypatch.setattr(report, "find_spec", lambda name: object())
     drawn = []
     close = Output.close
     monkeypatch.setattr(Output, "close", lambda self: (drawn.extend(self.drawn), close(self)))
@@ -81,7 +81,7 @@ def test_a_bar_is_one_widget(notebook, monkeypatch, tmp_path):
 
 
 def test_without_widgets_there_are_lines(notebook, monkeypatch, tmp_path):
-    monkeypatch.setattr(terminal, "find_spec", lambda name: None)
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
     take_steps(tmp_path)
     lines = [
         "compiling the step for 2 rows",

@@ -20,10 +20,9 @@ from jaxbert.interop.names import unstack_layers
 from jaxbert.models.functional import make_model
 from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.plan.hlo_cost import read_cost
-from jaxbert.train.optimizer import make_optimizer
+from jaxbert.train.optimizer import Backward, choose_trainable, layer_lr_scales, make_optimizer
 from jaxbert.train.programs import training_layout
 from jaxbert.train.speed import training_flops
-from jaxbert.train.trainable import Backward, choose_trainable, layer_lr_scales
 
 LAYERS = 4
 BERT = small_config(num_hidden_layers=LAYERS, num_attention_heads=4)

@@ -19,8 +19,8 @@ from tiny import random_params
 from jaxbert.config import DataConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.labels import LabelSet, encode
-from jaxbert.data.prepare import prepare
 from jaxbert.data.sources import open_source
+from jaxbert.data.store import prepare
 
 STEPS = 50
 SHORT = 12

@@ -8,13 +8,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from jaxbert.understand import paired
-from jaxbert.understand.paired import (
-    difference_interval,
-    f1_measure,
-    mcnemar,
-    mean_measure,
-    pearson_measure,
-)
+from jaxbert.understand.paired import difference_interval, f1_measure, mcnemar, mean_measure, pearson_measure
 
 RNG = np.random.default_rng(0)
 GOLD = RNG.integers(0, 4, 300)

@@ -24,15 +24,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 
 from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
-from jaxbert.models.attention.tiles import (
-    MASKED,
-    Matrix,
-    dropout_seed,
-    kept,
-    matrix_of,
-    neighbours,
-    tile_padding,
-)
+from jaxbert.models.attention.tiles import MASKED, Matrix, dropout_seed, kept, matrix_of, neighbours, tile_padding
 from jaxbert.models.layers import DropRate
 
 _LANES = 128

@@ -28,12 +28,11 @@ from jaxbert.data.table import Table
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 from jaxbert.models.heads import PromptHead
+from jaxbert.tasks import SETTINGS, label_names, settings_of
 from jaxbert.tasks.base import Inputs
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.decision import Tuning
-from jaxbert.tasks.exported import SETTINGS, label_names, settings_of
-from jaxbert.tasks.reading import named_sets
-from jaxbert.tasks.text import TextInputs
+from jaxbert.tasks.reading import TextInputs, named_sets
 
 _LEAST = 3
 """The least length of a text with its special tokens."""

@@ -1,6 +1,6 @@
 """Single-label text classification: softmax cross-entropy, scikit-learn's metrics, and answers with probabilities.
 
-`tasks.text` reads the texts, and `data.labels` decides the labels."""
+`tasks.reading` reads the texts, and `data.labels` decides the labels."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from jaxbert.data.labels import Head, IntegerLabels, count_labels, encode, fit_l
 from jaxbert.data.overview import Labelling
 from jaxbert.data.tokens import AS_IT_IS, Reading
 from jaxbert.errors import UserError
+from jaxbert.tasks import integers_of, label_names, settings_of, with_labels, with_settings
 from jaxbert.tasks.base import Batch, Outcome, Sums, Tally, list_names, metrics_of
-from jaxbert.tasks.calibration import brier_scores, calibration_error
 from jaxbert.tasks.decision import (
     MOST_PROBABLE,
     Conformity,
@@ -36,8 +36,7 @@ from jaxbert.tasks.decision import (
     selective_accuracy,
 )
 from jaxbert.tasks.distance import divergence
-from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings
-from jaxbert.tasks.label_scores import LabelScores
+from jaxbert.tasks.metrics import LabelScores, brier_scores, calibration_error
 from jaxbert.tasks.pooling import (
     WholeExamples,
     focal_factor,
@@ -47,7 +46,7 @@ from jaxbert.tasks.pooling import (
     pool_windows,
     spread_over_windows,
 )
-from jaxbert.tasks.text import LabelTask
+from jaxbert.tasks.reading import LabelTask
 from jaxbert.tasks.top_k import shown_probabilities
 
 _DENSE_UP_TO = 30

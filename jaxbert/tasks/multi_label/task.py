@@ -1,6 +1,6 @@
 """Multi-label text classification: a sigmoid for each label, and thresholds that are tuned on the validation set.
 
-`tasks.text` reads the texts, `data.label_lists` decides the labels, and `threshold` finds the threshold."""
+`tasks.reading` reads the texts, `data.label_lists` decides the labels, and `threshold` finds the threshold."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ from jaxbert.data.labels import Head, IntegerLabels, count_labels, meaning_of
 from jaxbert.data.overview import Labelling
 from jaxbert.data.tokens import AS_IT_IS, Reading, hash_rows
 from jaxbert.errors import UserError
+from jaxbert.tasks import integers_of, label_names, settings_of, with_labels, with_settings
 from jaxbert.tasks.base import Batch, Outcome, Sums, Tally, list_names, metrics_of
-from jaxbert.tasks.calibration import ForecastCounts
 from jaxbert.tasks.decision import Tuning, are_numbers, label_thresholds, temperature_of, temperature_setting
 from jaxbert.tasks.distance import binary_divergence
-from jaxbert.tasks.exported import integers_of, label_names, settings_of, with_labels, with_settings
-from jaxbert.tasks.label_scores import LabelScores
+from jaxbert.tasks.metrics import ForecastCounts, LabelScores
 from jaxbert.tasks.multi_label.threshold import UNTUNED, Given, ThresholdSearch, given_from
 from jaxbert.tasks.pooling import (
     WholeExamples,
@@ -40,7 +39,7 @@ from jaxbert.tasks.pooling import (
     pool_windows,
     spread_over_windows,
 )
-from jaxbert.tasks.text import LabelTask
+from jaxbert.tasks.reading import LabelTask
 from jaxbert.tasks.top_k import shown_probabilities
 
 

@@ -16,13 +16,11 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxbert.config import DataConfig
-from jaxbert.data.intake import BadRows, Problem
-from jaxbert.data.label_column import whole_number
-from jaxbert.data.label_kinds import read_list
-from jaxbert.data.prepare import ItemSet, ItemSource, hold_items, read_by
+from jaxbert.data.items import ItemSet, ItemSource, hold_items, read_by
+from jaxbert.data.label_column import read_list, whole_number
 from jaxbert.data.sources import Role, Source, open_source
-from jaxbert.data.table import Facts, Place, Row, Table, at_row, is_missing, kind_of, row_of, shorten
-from jaxbert.errors import UserError
+from jaxbert.data.table import BadRows, Facts, Place, Problem, Row, Table, at_row, is_missing, row_of
+from jaxbert.errors import UserError, kind_of, shorten
 
 Meaning = Literal["number from 0", "number from 1", "letter", "text"]
 """The meaning of a value in the label column."""

@@ -25,17 +25,18 @@ from transformers import BertConfig
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.examples import Examples
+from jaxbert.data.items import Encoder, encode_in_memory
 from jaxbert.data.labels import Head
 from jaxbert.data.overview import Labelling, View, view_items
-from jaxbert.data.prepare import Encoder, encode_in_memory, encode_part
 from jaxbert.data.store import Stored, StoredColumn, cache_folder
 from jaxbert.data.table import Place, Table
-from jaxbert.data.tokens import Encoded, LongTexts, hash_texts, joined
+from jaxbert.data.tokens import Encoded, LongTexts, encode_part, hash_texts, joined
 from jaxbert.models import heads
+from jaxbert.tasks import settings_of, with_settings
 from jaxbert.tasks.base import Batch, Inputs, Outcome, Sums, Task
-from jaxbert.tasks.calibration import brier_scores, calibration_error
 from jaxbert.tasks.decision import MOST_PROBABLE, Conformity, Decision, Tuning, selective_accuracy
-from jaxbert.tasks.exported import settings_of, with_settings
+from jaxbert.tasks.items import ItemInputs, encode_shown, read_items, refuse
+from jaxbert.tasks.metrics import brier_scores, calibration_error
 from jaxbert.tasks.multiple_choice.read import (
     MEANINGS,
     ChoiceQuestions,
@@ -46,7 +47,6 @@ from jaxbert.tasks.multiple_choice.read import (
     right_choices,
 )
 from jaxbert.tasks.pooling import mean_of_logs
-from jaxbert.tasks.reading import ItemInputs, encode_shown, read_items, refuse
 
 logger = logging.getLogger("jaxbert")
 

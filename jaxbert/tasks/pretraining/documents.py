@@ -15,9 +15,8 @@ from typing import Any
 
 from jaxbert.config import DataConfig, PretrainConfig
 from jaxbert.data import memory
-from jaxbert.data.places import extension_of, find_file, find_files
+from jaxbert.data.files import Text, extension_of, find_file, find_files, opened
 from jaxbert.data.sources import SPLITS, Role, file_identity, find_split, open_source
-from jaxbert.data.streams import Text, opened
 from jaxbert.data.table import Facts, Table
 
 END = ""

@@ -26,15 +26,13 @@ from jaxbert.data.sources import Role
 from jaxbert.data.store import cache_folder
 from jaxbert.errors import UserError
 from jaxbert.models.heads import MaskedLM, PreTraining
-from jaxbert.processes import tokenizing_shard
+from jaxbert.tasks import settings_of, with_settings
 from jaxbert.tasks.base import Batch, Inputs, Sums, Task, TaskInputs
-from jaxbert.tasks.exported import settings_of, with_settings
 from jaxbert.tasks.pretraining.corpus import Corpus, read_corpus, view_corpus
 from jaxbert.tasks.pretraining.documents import Documents, open_documents
 from jaxbert.tasks.pretraining.masking import Masking, MaskingVocabulary
 from jaxbert.tasks.pretraining.pairs import Recipe, make_pair_examples
-from jaxbert.tasks.reading import named_sets, set_name, training_spec
-from jaxbert.terminal import ReadingProgress
+from jaxbert.tasks.reading import ReadingProgress, named_sets, set_name, tokenizing_shard, training_spec
 
 # Keeps this draw apart from the other draws of the same seed.
 _PURPOSE = 0x646F6373

@@ -11,22 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jaxbert.config import DataConfig
-from jaxbert.data.intake import Problem
-from jaxbert.data.places import existing_file
-from jaxbert.data.prepare import ItemSet, ItemSource, hold_items, read_by
-from jaxbert.data.records import (
-    TABLES,
-    Items,
-    Keeper,
-    is_table,
-    missing_column,
-    open_records,
-    text_of,
-    wrong_kind,
-)
+from jaxbert.data.files import existing_file
+from jaxbert.data.items import ItemSet, ItemSource, hold_items, read_by
+from jaxbert.data.records import TABLES, Items, Keeper, is_table, missing_column, open_records, text_of, wrong_kind
 from jaxbert.data.sources import Role, name_of
-from jaxbert.data.table import Facts, Row, at_row, row_of, shorten
-from jaxbert.errors import UserError
+from jaxbert.data.table import Facts, Problem, Row, at_row, row_of
+from jaxbert.errors import UserError, shorten
 
 
 @dataclass(frozen=True)

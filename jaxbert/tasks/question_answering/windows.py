@@ -1,7 +1,7 @@
 """Cut questions with contexts into windows of tokens, and map tokens back to the characters of the context.
 
 A window is `[CLS] question [SEP] context [SEP]` with as much of the context as fits; the rest follows in further windows.
-`read` reads the questions, and `n_best` chooses answers.
+`read` reads the questions, and `answers` chooses answers.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxbert.data.items import Encoder
 from jaxbert.data.offsets import Located, cut_windows, locate_tokens
-from jaxbert.data.prepare import Encoder
 from jaxbert.data.store import Stored, StoredColumn
 from jaxbert.data.tokens import Encoded, Tokens, hash_texts
 from jaxbert.errors import UserError

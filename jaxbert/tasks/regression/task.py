@@ -1,4 +1,4 @@
-"""Regression: a score for each example, trained with the mean squared error. `tasks.text` reads the texts."""
+"""Regression: a score for each example, trained with the mean squared error. `tasks.reading` reads the texts."""
 
 from __future__ import annotations
 
@@ -13,18 +13,17 @@ from transformers import BertConfig
 
 from jaxbert.config import Config, TrainConfig
 from jaxbert.data.examples import Examples
-from jaxbert.data.label_column import LabelRules, Labels
-from jaxbert.data.label_kinds import scores_of
+from jaxbert.data.label_column import LabelRules, Labels, scores_of
 from jaxbert.data.labels import Head
 from jaxbert.data.overview import Labelling
 from jaxbert.data.store import Stored
 from jaxbert.data.tokens import AS_IT_IS, Reading
 from jaxbert.errors import UserError
 from jaxbert.models.heads import SequenceClassificationHead
+from jaxbert.tasks import settings_of, with_labels, with_settings
 from jaxbert.tasks.base import Batch, Sums
-from jaxbert.tasks.exported import settings_of, with_labels, with_settings
 from jaxbert.tasks.pooling import pool_examples, pool_windows, spread_over_windows
-from jaxbert.tasks.text import TextTask
+from jaxbert.tasks.reading import TextTask
 
 LABEL = "score"
 """The name of the only output in the configuration of an export."""

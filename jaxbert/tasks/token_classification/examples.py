@@ -13,13 +13,13 @@ import numpy as np
 
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.examples import Examples
+from jaxbert.data.items import Encoder
 from jaxbert.data.labels import Head, count_labels, say_replaced
 from jaxbert.data.overview import Labelling, View, view_items
-from jaxbert.data.prepare import Encoder
 from jaxbert.data.store import Stored, StoredColumn
-from jaxbert.data.table import at_row, quoted
+from jaxbert.data.table import at_row
 from jaxbert.data.tokens import Encoded, hash_rows, hash_texts
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, quoted
 from jaxbert.tasks.token_classification.align import By, Units, align
 from jaxbert.tasks.token_classification.marks import MarkHashes, Marks, marked_spans, say_odd, tag_units
 from jaxbert.tasks.token_classification.read import TaggedTexts

@@ -14,9 +14,8 @@ from itertools import accumulate, compress, pairwise
 from typing import NamedTuple
 
 from jaxbert.config import DataConfig
-from jaxbert.data.intake import BadRows, Problem
-from jaxbert.data.table import Facts, quoted
-from jaxbert.errors import UserError
+from jaxbert.data.table import BadRows, Facts, Problem
+from jaxbert.errors import UserError, quoted
 from jaxbert.tasks.token_classification.remarks import Line, find_remarks
 from jaxbert.tasks.token_classification.tag_sets import clean_tag, looks_like_scheme
 

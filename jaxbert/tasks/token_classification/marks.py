@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jaxbert.data.batches import NO_LABEL
-from jaxbert.data.prepare import Lazy
+from jaxbert.data.items import Lazy
 from jaxbert.data.store import entry_of
-from jaxbert.data.table import at_row, quoted
-from jaxbert.errors import UserError
+from jaxbert.data.table import at_row
+from jaxbert.errors import UserError, quoted
 from jaxbert.tasks.token_classification.align import Units
 from jaxbert.tasks.token_classification.read import TaggedText, TaggedTexts
 from jaxbert.tasks.token_classification.scheme import BIO, OUTSIDE, Span, spans_of, tags_of

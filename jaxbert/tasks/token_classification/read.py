@@ -17,9 +17,8 @@ from typing import Any
 
 from jaxbert.config import DataConfig
 from jaxbert.data.batches import NO_LABEL
-from jaxbert.data.intake import Intake
-from jaxbert.data.places import existing_file
-from jaxbert.data.prepare import ItemSet, ItemSource, hold_items, read_by
+from jaxbert.data.files import Text, existing_file, opened
+from jaxbert.data.items import ItemSet, ItemSource, hold_items, read_by
 from jaxbert.data.records import (
     Keeper,
     Records,
@@ -31,9 +30,8 @@ from jaxbert.data.records import (
     wrong_kind,
 )
 from jaxbert.data.sources import STDIN, Role, checksum_of, name_of, open_source, read_lines, stdin_text, stdin_waits
-from jaxbert.data.streams import Text, opened
-from jaxbert.data.table import Facts, Place, Row, Table, Wanted, at_row, quoted, row_of, shorten
-from jaxbert.errors import UserError
+from jaxbert.data.table import Facts, Intake, Place, Row, Table, Wanted, at_row, row_of
+from jaxbert.errors import UserError, quoted, shorten
 from jaxbert.tasks.token_classification.lines import read_sentences
 from jaxbert.tasks.token_classification.scheme import Span
 from jaxbert.tasks.token_classification.tag_sets import clean_tag

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from jaxbert.data.table import at_row, shorten
-from jaxbert.errors import UserError
+from jaxbert.data.table import at_row
+from jaxbert.errors import UserError, shorten
 from jaxbert.tasks.token_classification.tag_sets import looks_like_scheme
 
 _NAMED = re.compile(r"#+[ \t]+((sent_id|text|newdoc|newpar|id)\b|[\w.:-]+[ \t]*=)|#.*[ \t]\w+=\S*$")

@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from jaxbert.data.label_column import find_places, fold
-from jaxbert.data.table import quoted
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, quoted
 from jaxbert.tasks.token_classification.scheme import OUTSIDE, SCHEMES, Scheme
 
 _OUTSIDES = (OUTSIDE, "0", "o")

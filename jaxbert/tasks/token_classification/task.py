@@ -24,17 +24,17 @@ from transformers import BertConfig
 from jaxbert.config import Config, DataConfig
 from jaxbert.data.batches import NO_LABEL
 from jaxbert.data.examples import Examples
+from jaxbert.data.items import encode_in_memory
 from jaxbert.data.labels import Head
 from jaxbert.data.overview import TRAIN, View
-from jaxbert.data.prepare import encode_in_memory
 from jaxbert.data.store import Stored, cache_folder
 from jaxbert.data.tokens import AS_IT_IS, Reading
 from jaxbert.models import heads
+from jaxbert.tasks import label_names, settings_of, with_labels, with_settings
 from jaxbert.tasks.base import Batch, Inputs, Sums, Tally, Task, count_examples, list_names, metrics_of
 from jaxbert.tasks.distance import divergence
-from jaxbert.tasks.exported import label_names, settings_of, with_labels, with_settings
+from jaxbert.tasks.items import ItemInputs, encode_shown, hold_shown, read_items, reading_of, refuse, shared_tokens
 from jaxbert.tasks.pooling import log_odds
-from jaxbert.tasks.reading import ItemInputs, encode_shown, hold_shown, read_items, reading_of, refuse, shared_tokens
 from jaxbert.tasks.token_classification.align import By
 from jaxbert.tasks.token_classification.examples import (
     as_head,

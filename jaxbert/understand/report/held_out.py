@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxbert.tasks.base import Outcome, Task
-from jaxbert.tasks.direction import falls
+from jaxbert.tasks.metrics import falls
 from jaxbert.tasks.token_classification.task import TokenClassification
 from jaxbert.train.inference import Finished
 from jaxbert.understand.judged import Judged, judge

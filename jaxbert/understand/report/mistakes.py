@@ -14,8 +14,8 @@ from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.multi_label.task import MultiLabel
 from jaxbert.tasks.multiple_choice.task import MultipleChoice
 from jaxbert.tasks.question_answering.task import QuestionAnswering
+from jaxbert.tasks.reading import TextTask
 from jaxbert.tasks.regression.task import Regression
-from jaxbert.tasks.text import TextTask
 from jaxbert.tasks.token_classification.marks import join_words
 from jaxbert.tasks.token_classification.task import PlainTags, TokenClassification
 from jaxbert.train.inference import Finished

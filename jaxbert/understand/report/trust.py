@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxbert.tasks.calibration import reliability_bins
 from jaxbert.tasks.classification.task import Classification
+from jaxbert.tasks.metrics import reliability_bins
 from jaxbert.tasks.multi_label.task import MultiLabel
 from jaxbert.tasks.token_classification.task import TokenClassification
 from jaxbert.understand.report.charts import Plane, Series, draw, picked

@@ -12,9 +12,9 @@ import numpy as np
 
 from jaxbert.config import Config
 from jaxbert.data.batches import batches
-from jaxbert.data.memory import is_held
+from jaxbert.data.memory import PREFIX
 from jaxbert.plain import read_json
-from jaxbert.tasks.direction import falls, improves, value_of
+from jaxbert.tasks.metrics import falls, improves, value_of
 from jaxbert.train.inference import Finished
 from jaxbert.train.programs import training_layout
 from jaxbert.train.report import data_lines, data_notes
@@ -218,7 +218,7 @@ def _bytes(count: int) -> str:
 def again_section(finished: Finished) -> Html:
     """Return the command that makes the run again, and the versions."""
     versions = installed() | {"jax": str(finished.summary["jax_version"])}
-    held = any(is_held(str(spec)) for spec in _sources(finished.config))
+    held = any(str(spec).startswith(PREFIX) for spec in _sources(finished.config))
     note = "Rows that a Python program held in memory have no name on the command line." if held else None
     return joined_html(
         [

@@ -142,7 +142,7 @@ def test_questions_to_answer_need_no_label_and_keep_columns(tmp_path):
 
 def test_rows_left_out_are_counted_over_all_parts_and_both_checks(tmp_path, monkeypatch):
     """Two without a question, which every reader of tables checks, and two without choices, in different parts."""
-    monkeypatch.setattr("jaxbert.data.intake.PART_ROWS", 50)
+    monkeypatch.setattr("jaxbert.data.table.PART_ROWS", 50)
     rows = [f"q{i},x,y,0" for i in range(200)]
     for at, row in ((5, "q,only,,0"), (20, ",x,y,0"), (150, "q,only,,0"), (180, ",x,y,0")):
         rows[at] = row

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from jaxbert.train.prefetch import Prefetcher
+from jaxbert.data.batches import Prefetcher
 
 
 def threads() -> int:

@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from jaxbert import terminal as module
-from jaxbert.terminal import ReadingProgress
+from jaxbert.tasks import reading as module
+from jaxbert.tasks.reading import ReadingProgress
 
 
 @pytest.fixture

@@ -1,16 +1,15 @@
-"""Turn a source into tokens: take them from the cache, or read and tokenize the source part by part.
+"""Turn a source into items, and items into tokens: take them from the cache, or make them part by part.
 
-Texts are tokenized directly. Items are examples of more than a text and a label (tagged texts, questions, choices). They
-take two steps, each with its own entry in the cache: the records of a source become items, which do not depend on a model,
-and the items become tokens with further columns of the task. Only one part is in memory at a time. The task defines its
-items and how they are tokenized; `store` keeps the files."""
+Items are examples of more than a text and a label (tagged texts, questions, choices). They take two steps, each with its
+own entry in the cache: the records of a source become items, which do not depend on a model, and the items become tokens
+with further columns of the task. Only one part is in memory at a time. The task defines its items and how they are
+tokenized; `store` keeps the files, and turns texts into tokens."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -20,122 +19,10 @@ import numpy as np
 from jaxbert.config import COLUMN_KEYS, FILE_KEYS, DataConfig
 from jaxbert.data import store
 from jaxbert.data.examples import Windows
-from jaxbert.data.label_kinds import make_label_column
-from jaxbert.data.sources import Source
 from jaxbert.data.store import Stored, StoredColumn, Writer
-from jaxbert.data.table import Facts, Row, Table
-from jaxbert.data.tokens import (
-    Encoded,
-    LongTexts,
-    Shard,
-    Tokens,
-    Watcher,
-    encode_texts,
-    forget_lengths,
-    hash_rows,
-    hash_texts,
-    joined,
-)
-from jaxbert.errors import UserError, foreign_errors
-
-_CHARACTERS = 2**20
-"""Characters that are tokenized at once, roughly: the tokenizer's result takes some hundred bytes a token."""
-
-logger = logging.getLogger("jaxbert")
-
-
-def prepare(
-    source: Source,
-    tokenizer: Any,
-    max_length: int,
-    *,
-    folder: Path | None = None,
-    on_rows: Callable[[int], None] = lambda rows: None,
-    shard: Shard = Shard(),  # noqa: B008 (frozen)
-    long_texts: LongTexts = LongTexts(),  # noqa: B008 (frozen)
-) -> Stored:
-    """Return a source's tokens and labels, and tell the user how many texts were longer than `max_length`.
-
-    Args:
-      source: the source to read, if the cache does not have its tokens.
-      tokenizer: a transformers tokenizer.
-      max_length: the longest segment in tokens, special tokens included.
-      folder: the cache, for the next start; None for no cache.
-      on_rows: called with the number of records read since the last call.
-      shard: the part that this process tokenizes; every process of the run reads the same source at the same time.
-      long_texts: how texts above `max_length` are read.
-
-    Raises:
-      UserError: for the first malformed record.
-    """
-    stored = store.cached(
-        source.name,
-        lambda: store.entry_name(source.identity(), tokenizer, max_length, long_texts),
-        partial(_read, source, tokenizer, max_length, long_texts, on_rows, shard),
-        folder=folder,
-        all_have=shard.all_have,
-    )
-    forget_lengths(tokenizer)
-    windows = len(stored.tokens) if stored.windows else 0
-    texts = len(stored.windows.counts) if stored.windows else len(stored.tokens)
-    say_cut(source.name, stored.cut, texts, windows, max_length)
-    return stored
-
-
-def say_cut(source: str, cut: int, texts: int, windows: int, max_length: int) -> None:
-    """Tell the user how many texts were cut, or read in how many windows, if any."""
-    if cut:
-        became = f"read in {windows:,} windows" if windows else "cut"
-        message = "%s: %d of %d texts are longer than %d tokens and were %s"
-        logger.warning(message, source, cut, texts, max_length, became)
-
-
-def _read(
-    source: Source,
-    tokenizer: Any,
-    max_length: int,
-    long_texts: LongTexts,
-    on_rows: Callable[[int], None],
-    shard: Shard,
-    folder: Path,
-) -> None:
-    """Read and tokenize a source into an empty folder."""
-    labels, watcher = make_label_column(source.wanted, source.name), Watcher(tokenizer)
-    unknown, unknown_id = 0, getattr(tokenizer, "unk_token_id", None)
-    with Writer(folder) as writer:
-        for part in source.parts():
-            codes = labels.add(part)
-            if codes is not None:
-                writer.add_labels(codes)
-            writer.add_rows(*watcher.add(part))
-            for encoded in _encode_shared(part, tokenizer, max_length, long_texts, shard):
-                writer.add(encoded)
-                unknown += 0 if unknown_id is None else int(np.count_nonzero(encoded.ids == unknown_id))
-                on_rows(len(encoded.whole))
-        writer.finish(labels.finish(), watcher, unknown)
-
-
-def _encode_shared(
-    part: Table, tokenizer: Any, max_length: int, long_texts: LongTexts, shard: Shard
-) -> Iterator[Encoded]:
-    """Tokenize a part; with several processes, each tokenizes a slice of it and all get all tokens."""
-    if shard.count == 1:
-        yield from encode_part(part, tokenizer, max_length, long_texts)
-        return
-    mine = shard.of(part)
-    yield from shard.gather(joined(list(encode_part(mine, tokenizer, max_length, long_texts)) if len(mine) else []))
-
-
-def encode_part(part: Table, tokenizer: Any, max_length: int, long_texts: LongTexts) -> Iterator[Encoded]:
-    """Tokenize a part in slices of about the same number of characters."""
-    characters = sum(map(len, part.texts)) + sum(map(len, part.pairs or ()))
-    size = max(1, _CHARACTERS * len(part) // characters)
-    for start in range(0, len(part), size):
-        pairs = None if part.pairs is None else part.pairs[start : start + size]
-        with foreign_errors(f"{part.source}: the tokenizer fails on a text near row {part.rows[start]}"):
-            encoded = encode_texts(tokenizer, part.texts[start : start + size], pairs, max_length, long_texts)
-        yield encoded
-
+from jaxbert.data.table import Facts, Row
+from jaxbert.data.tokens import PART_CHARACTERS, Encoded, Shard, Tokens, Watcher, forget_lengths, hash_rows, hash_texts
+from jaxbert.errors import UserError
 
 _MOST_ITEMS = 16_384
 
@@ -342,7 +229,7 @@ def in_slices(items: Iterable[AnyItem]) -> Iterator[list[AnyItem]]:
     for item in items:
         part.append(item)
         characters += len(item.key()) + 1
-        if characters > _CHARACTERS or len(part) == _MOST_ITEMS:
+        if characters > PART_CHARACTERS or len(part) == _MOST_ITEMS:
             yield part
             part, characters = [], 0
     if part:

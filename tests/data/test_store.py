@@ -17,7 +17,7 @@ from runs import VOCAB, random_rows, write_csv
 from transformers import BertTokenizer
 
 from jaxbert.config import DataConfig
-from jaxbert.data import intake, prepare, sources, store, table
+from jaxbert.data import sources, store, table, tokens
 from jaxbert.data.label_column import LabelVocabulary
 from jaxbert.data.sources import open_source
 from jaxbert.data.tokens import LongTexts
@@ -63,7 +63,7 @@ def data_file(tmp_path):
 
 def make(path, tokenizer, folder=None, max_length=8, limit=None, role="train", labelled=True, **keys):
     source = open_source(str(path), DataConfig(**keys), role=role, labelled=labelled, limit=limit)
-    return prepare.prepare(source, tokenizer, max_length, folder=folder)
+    return store.prepare(source, tokenizer, max_length, folder=folder)
 
 
 def assert_same(found, expected) -> None:
@@ -81,7 +81,7 @@ def forbid_reading(monkeypatch) -> None:
         raise AssertionError("the texts were read again")
 
     monkeypatch.setattr(sources, "read_file", refuse)
-    monkeypatch.setattr(prepare, "encode_texts", refuse)
+    monkeypatch.setattr(tokens, "encode_texts", refuse)
 
 
 def test_a_cached_start_gives_the_same_and_reads_nothing(tokenizer, data_file, folder, notes, monkeypatch):
@@ -103,9 +103,8 @@ def test_parts_make_no_difference(tokenizer, tmp_path, part_rows, characters, mo
     rows = [(text, text[::-1], i % 7) for i, (text, _) in enumerate(random_rows(60))]
     path = write_csv(tmp_path / "a.csv", rows, ("text", "other", "label"))
     whole = make(path, tokenizer, text_pair="other")
-    for module in (table, intake):
-        monkeypatch.setattr(module, "PART_ROWS", part_rows)
-    monkeypatch.setattr(prepare, "_CHARACTERS", characters)
+    monkeypatch.setattr(table, "PART_ROWS", part_rows)
+    monkeypatch.setattr(tokens, "PART_CHARACTERS", characters)
     parts = make(path, tokenizer, text_pair="other")
     assert_same(parts, whole)
     assert len(parts.tokens) == 60
@@ -241,7 +240,7 @@ def test_a_kill_leaves_no_entry(tokenizer, data_file, folder, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "encode_texts", killed)
+        patch.setattr(tokens, "encode_texts", killed)
         patch.setattr(store.shutil, "rmtree", lambda *_, **__: None)  # a killed process does not tidy up
         with pytest.raises(KeyboardInterrupt):
             make(data_file, tokenizer, folder)
@@ -252,14 +251,14 @@ def test_a_kill_leaves_no_entry(tokenizer, data_file, folder, monkeypatch):
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_kept(tokenizer, data_file, folder, monkeypatch):
-    encode = prepare.encode_texts
+    encode = tokens.encode_texts
 
     def append(*arguments):
         with data_file.open("a") as file:
             file.write("w1,good\n")
         return encode(*arguments)
 
-    monkeypatch.setattr(prepare, "encode_texts", append)
+    monkeypatch.setattr(tokens, "encode_texts", append)
     make(data_file, tokenizer, folder)
     assert list(folder.iterdir()) == []
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from jaxbert.config import DataConfig
-from jaxbert.data.label_column import LabelRules, Labels
-from jaxbert.data.label_kinds import make_label_column, scores_of
+from jaxbert.data.label_column import LabelRules, Labels, scores_of
 from jaxbert.data.label_lists import encode_lists, fit_label_lists
 from jaxbert.data.labels import Head, LabelSet, encode, meaning_of
+from jaxbert.data.store import make_label_column
 from jaxbert.data.table import Facts, Table, Wanted
 from jaxbert.errors import UserError
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from jaxbert.tasks.classification.task import Classification
-from jaxbert.tasks.direction import falls, improves, merit, value_of
+from jaxbert.tasks.metrics import falls, improves, merit, value_of
 from jaxbert.tasks.multi_label.task import MultiLabel
 from jaxbert.tasks.pretraining.task import Pretraining
 from jaxbert.tasks.question_answering.task import QuestionAnswering
