@@ -138,8 +138,8 @@ def by_files(
         )
     elif not lowers and stated is None:
         logger.warning(
-            "%s: texts keep their capitals, as tokenizer.json says: transformers 5 would lower-case them, for want of a "
-            "word in tokenizer_config.json",
+            "%s: texts keep their capitals, as tokenizer.json says: transformers 5 would lower-case them, because "
+            "tokenizer_config.json does not say it",
             folder,
         )
     warn_of_misfit(str(folder), casing, lower_case=lowers)

@@ -75,8 +75,8 @@ class Callbacks:
         for callback in callbacks:
             if isinstance(callback, type) or not (isinstance(callback, Callback) or callable(callback)):
                 raise UserError(
-                    f"callbacks: {callback!r} is no callback: give functions (event, step, values), or objects of classes "
-                    "that derive from jaxbert.Callback"
+                    f"callbacks: {callback!r} is not a callback: give functions (event, step, values), or objects of "
+                    "classes that derive from jaxbert.Callback"
                 )
         self._callbacks = tuple(callbacks)
         self._raised = False

@@ -222,7 +222,7 @@ def _check_additions(config: Config, additions: Additions) -> None:
     """Raise `UserError` for what the caller of `open_run` would have to add and did not."""
     for key, added in (("teacher", additions.teach), ("prune", additions.stages)):
         if getattr(config.train, key) is not None and added is None:
-            raise UserError(f"train.{key} works with `jaxbert train` and `jaxbert.finetune` alone: leave it out here")
+            raise UserError(f"train.{key} works only with `jaxbert train` and `jaxbert.finetune`: leave it out here")
 
 
 def _augmented(run: Run, max_length: int, *, use_tuned: bool) -> Run:

@@ -195,4 +195,4 @@ def test_a_disk_without_room_is_seen_before_saving(problem, undisturbed, monkeyp
     assert problem.train(**keys(problem, "full")) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert "has room for 0.0 MB, but a checkpoint needs 0." in last
-    assert "to go on from the beginning" in last
+    assert "to resume from the beginning" in last

@@ -51,8 +51,8 @@ def _nothing(summary: Mapping[str, Any]) -> str:
     if summary["eval"] or summary["test"]:
         return "The predictions for the sets did not fit in memory: their metrics are in summary.json."
     if "folds" in summary:
-        return "There is no validation or test set: the folds tell how good such a model is."
-    return "There is no validation or test set, so nothing is known of how good the model is."
+        return "There is no validation or test set: the metrics of the folds show how good such a model is."
+    return "There is no validation or test set, so it is not known how good the model is."
 
 
 def _folds(summary: Mapping[str, Any]) -> Html | None:

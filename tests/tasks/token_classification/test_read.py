@@ -127,7 +127,7 @@ WRONG = {
     ),
     "words": ("t.jsonl", [{"tokens": "a b", "tags": []}], r".*holds text \('a b'\), but it must hold a list of words"),
     "numbers": ("t.jsonl", [{"tokens": ["a"], "tags": [1]}], r".*are numbers: name them by data\.label_names"),
-    "not json": ("t.jsonl", "{tokens\n", r".*row 1: not a whole JSON object.*"),
+    "not json": ("t.jsonl", "{tokens\n", r".*row 1: not a complete JSON object.*"),
 }
 
 
