@@ -279,7 +279,7 @@ def test_folders_that_are_no_models(refused, tmp_path):
     folder = tmp_path / "empty"
     folder.mkdir()
     assert f"the folder {folder} is not a model: it has no config.json" in refused(model__name_or_path=folder)
-    assert "is no folder" in refused(model__name_or_path=tmp_path / "nowhere" / "else")
+    assert "is not a folder" in refused(model__name_or_path=tmp_path / "nowhere" / "else")
     (folder / "note.txt").write_text("x")
     assert "is a file" in refused(model__name_or_path=folder / "note.txt")
 

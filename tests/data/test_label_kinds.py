@@ -227,7 +227,7 @@ def test_pairs_of_0_and_1_have_two_readings(caplog):
         ([["a"], {"a": 1}], "row 3: column 'label' holds an object"),
         (["a,b", "[a, b"], "row 3: '[a, b' cannot be read as a list: write it as JSON"),
         (["[0 0 ... 0]", "[0 1 ... 0]"], "row 2: '[0 0 ... 0]' cannot be read as a list"),
-        (["['a']", "[b]"], "row 3: '[b]' is no list"),
+        (["['a']", "[b]"], "row 3: '[b]' cannot be read as a list"),
         (["a;b", "a"], "row 2: 'a;b' holds ';': if it separates labels, set data.label_separator"),
         (["a|b", "a"], "row 2: 'a|b' holds '|'"),
         (["好、坏", "好"], "row 2: '好、坏' holds '、'"),

@@ -60,7 +60,7 @@ def test_a_hub_name_that_is_not_cached_is_one_line_offline(tmp_path):
 def test_a_missing_folder_is_one_line(name, tmp_path, monkeypatch):
     (tmp_path / "inner").mkdir()
     monkeypatch.chdir(tmp_path / "inner")
-    assert "no folder" in (message := error_of(resolve, name)) or "is not a model" in message
+    assert "not a folder" in (message := error_of(resolve, name)) or "is not a model" in message
 
 
 def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path):
