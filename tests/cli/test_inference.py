@@ -271,7 +271,7 @@ def test_what_export_refuses(problem, run, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
-    assert "holds something else" in refused(capsys, "export", "--run", run, "--output", tmp_path / "full")
+    assert "has other files" in refused(capsys, "export", "--run", run, "--output", tmp_path / "full")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
 
 

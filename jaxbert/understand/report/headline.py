@@ -78,7 +78,7 @@ def _against(model: float, baseline: float, what: list[object]) -> list[object]:
     if model <= baseline:
         return [
             *what,
-            f" is as good ({baseline:.1%}) or better: the model has learned nothing of use (it reaches {model:.1%}).",
+            f" is as good ({baseline:.1%}) or better: the model has learned nothing useful (it reaches {model:.1%}).",
         ]
     fewer = f", {1 - (1 - model) / (1 - baseline):.0%} fewer errors" if baseline < 1 else ""
     return [f"{model:.1%} are right{fewer} than ", *what, f" ({baseline:.1%})."]
