@@ -43,7 +43,7 @@ class DivergedError(UserError):
 class StoppedError(Exception):
     """A signal ended the run after its state was saved; run it again to resume."""
 
-    def __init__(self, step: int, way: str = "run the same command to go on", what: str = "step {}, which is") -> None:
+    def __init__(self, step: int, way: str = "run the same command to resume", what: str = "step {}, which is") -> None:
         super().__init__(f"stopped after {what.format(step)} saved; {way}")
         self.step = step
         """The number of the last step."""

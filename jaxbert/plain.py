@@ -134,7 +134,7 @@ def _check_not_hidden(mark: yaml.Mark) -> None:
     if hidden := _HIDDEN.match(mark.buffer or "", mark.pointer):
         raise ValueError(
             f"line {mark.line + 1}: {shown(hidden[1])} is a comment, so the key has no value: put it in quotes, "
-            "or a space behind the #"
+            "or a space after the #"
         )
 
 

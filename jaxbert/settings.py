@@ -120,7 +120,7 @@ def check_keys(path: str) -> None:
     """
     content = read_yaml(Path(path), f"--config {path}") or {}
     if not isinstance(content, dict):
-        raise UserError(f"--config {path} must hold sections ({', '.join(SECTIONS)}) with keys, but is no mapping")
+        raise UserError(f"--config {path} must hold sections ({', '.join(SECTIONS)}) with keys, but is not a mapping")
     for section, values in content.items():
         if section == "task":
             continue

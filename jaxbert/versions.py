@@ -49,7 +49,7 @@ def untested() -> str:
 def say_untested() -> None:
     """Print one note about the libraries that are newer than any tested version."""
     if names := untested():
-        logger.warning("newer than tested, see that results are as before: %s", names)
+        logger.warning("these libraries are newer than the tested ones, so check that results are as before: %s", names)
 
 
 def _minor(release: str) -> tuple[int, int]:

@@ -68,4 +68,7 @@ def test_a_run_says_so_at_its_start(monkeypatch, tmp_path, caplog):
     monkeypatch.setattr("jaxbert.versions.untested", lambda: "jax 9.0 (tested up to 0.12.0)")
     with pytest.raises(UserError):
         run_training(make_config(data__train=str(tmp_path / "nowhere.csv"), train__output_dir=str(tmp_path / "run")))
-    assert "newer than tested, see that results are as before: jax 9.0 (tested up to 0.12.0)" in caplog.messages
+    assert (
+        "these libraries are newer than the tested ones, so check that results are as before: jax 9.0 (tested up to 0.12.0)"
+        in caplog.messages
+    )

@@ -208,7 +208,7 @@ def _run(config: Config, additions: Additions, *, named: bool) -> Result:
     try:
         summary = _train(config, additions)
     except StoppedError as stop:
-        raise StoppedError(stop.step, f"call it again with output_dir={folder!r} to go on") from None
+        raise StoppedError(stop.step, f"call it again with output_dir={folder!r} to resume") from None
     return Result(as_path(folder), summary["eval"], summary)
 
 
@@ -303,5 +303,5 @@ def new_run_folder(name: str) -> str:
     numbered = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
     free = next(folder for folder in numbered if not to_path(folder).exists())
     if free != name:
-        console.print(f"{name} is there already: this run is in {free}", highlight=False, soft_wrap=True)
+        console.print(f"{name} exists already: this run is in {free}", highlight=False, soft_wrap=True)
     return free

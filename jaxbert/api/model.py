@@ -292,7 +292,7 @@ class Model:
         """Check that the model has parameters."""
         if is_onnx(self._trained):
             raise UserError(
-                f"{method}: this model was opened with engine='onnx', which has answers alone: use engine='jax'"
+                f"{method}: this model was opened with engine='onnx', which only predicts and evaluates: use engine='jax'"
             )
 
     def _reading(self, columns: Mapping[str, Any]) -> DataConfig:

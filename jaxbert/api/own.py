@@ -123,11 +123,13 @@ def make_additions(
     """
     given = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
     if loss is not None and not callable(loss):
-        raise UserError(f"loss: {loss!r} is no function: give a function (outputs, batch) that returns losses [B, S]")
+        raise UserError(
+            f"loss: {loss!r} is not a function: give a function (outputs, batch) that returns losses [B, S]"
+        )
     functions = _functions(metrics)
     if best_metric in functions and not isinstance(metrics[best_metric], Metric):
         raise UserError(
-            f"best_metric is {best_metric}, a metric of your own: say which way it is better, "
+            f"best_metric is {best_metric}, a metric of your own: say whether larger values are better, "
             f"metrics={{{best_metric!r}: jaxbert.Metric(FUNCTION, greater_is_better=True)}}"
         )
     change = partial(with_own, own=Own(loss, functions)) if loss or functions else lambda task: task
@@ -148,7 +150,7 @@ def _functions(metrics: Mapping[str, MetricFunction | Metric]) -> dict[str, Metr
         functions[name] = metric.function if isinstance(metric, Metric) else metric
         if not callable(functions[name]):
             raise UserError(
-                f"metrics: {name!r} is no function: give a function (labels, predicted) that returns a number"
+                f"metrics: {name!r} is not a function: give a function (labels, predicted) that returns a number"
             )
         declare(name, greater_is_better=metric.greater_is_better if isinstance(metric, Metric) else True)
     return functions

@@ -178,7 +178,7 @@ def running_server(command: list[str], port: int) -> Iterator[subprocess.Popen[b
         until = time.monotonic() + _START_SECONDS
         while not _healthy(port):
             if process.poll() is not None or time.monotonic() > until:
-                raise UserError(f"the server does not start: try it by {' '.join(command)}")
+                raise UserError(f"the server did not start: run this command to see why: {' '.join(command)}")
             time.sleep(0.2)
         yield process
     finally:
@@ -250,7 +250,9 @@ def bench_server(
         lines.clear()
         idle = measure(_FIRST_RATE / 4)
         if idle.errors and not idle.latencies:
-            raise UserError("the server answers no single text: --mode serve is for models that read single texts")
+            raise UserError(
+                "--mode serve sends single texts, but this model does not read single texts: name another model"
+            )
         goodput, _ = find_goodput(measure, _FIRST_RATE, options.limit_ms)
     about = {"model": config.model.name_or_path, "engine": options.engine, "quantize": options.quantize}
     found = {"goodput": round(goodput, 2), "limit_ms": options.limit_ms, "idle_p50_ms": idle.to_dict()["p50_ms"]}

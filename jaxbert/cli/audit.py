@@ -62,7 +62,7 @@ def _show(found: Audit, output: str | None) -> None:
             table.add_row(*(Text(cell) for cell in _cells(suspect)))
         console.print(table)
     console.print(
-        f"{summary['rows']:,} labels judged: {summary['label']:,} are probably wrong, {summary['near_duplicate']:,} rows "
+        f"{summary['rows']:,} labels checked: {summary['label']:,} are probably wrong, {summary['near_duplicate']:,} rows "
         f"are similar to a row with another label, {summary['outlier']:,} are outliers",
         highlight=False,
         soft_wrap=True,

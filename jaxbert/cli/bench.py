@@ -169,7 +169,7 @@ def _tune(config: Config, options: BenchOptions, values: Namespace) -> int:
     path = tuned_file()
     if path is None:
         raise UserError(
-            "--tune keeps its results beside the compiled programs, and none are kept on this machine: name a folder by "
+            "--tune saves its results in the folder of compiled programs, but this machine has none: set "
             "JAX_COMPILATION_CACHE_DIR"
         )
     if not is_alone():

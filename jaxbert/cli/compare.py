@@ -44,7 +44,7 @@ def run(arguments: list[str]) -> int:
 
 @functools.cache
 def _make_parser() -> Parser:
-    parser = make_parser("compare", "Compare complete runs on the held-out set that they have in common.")
+    parser = make_parser("compare", "Compare complete runs on a held-out set that all of them have.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="Run folders; each is compared with the first one.")
     parser.add_argument(
         "--set",
@@ -57,7 +57,7 @@ def _make_parser() -> Parser:
         "--timed",
         type=bool,
         default=False,
-        help="Whether the models answer again for up to 512 examples of the set, in turns, to be timed.",
+        help="Whether to time the models: each predicts up to 512 examples of the set again, in turns.",
     )
     parser.add_argument(
         "--page", type=str | None, default="comparison.html", help="HTML file with everything; null to write none."

@@ -30,7 +30,9 @@ def run(arguments: list[str]) -> int:
 
 @functools.cache
 def _make_parser() -> Parser:
-    parser = make_parser("curve", "Measure a model at growing shares of the training rows.", _USAGE, _MAIN_KEYS)
+    parser = make_parser(
+        "curve", "Train on growing shares of the rows, and tell whether more labels would help.", _USAGE, _MAIN_KEYS
+    )
     parser.add_argument(
         "--fractions", type=str, default=FRACTIONS, help="Shares of the training rows, at least two: 1/4,1/2,1."
     )

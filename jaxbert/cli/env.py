@@ -12,7 +12,7 @@ from jaxbert.errors import one_line
 
 def run(arguments: list[str]) -> int:
     """Print the environment of a run."""
-    parse(make_parser("env", "Print versions, devices and cache folders, for the report of a fault."), arguments)
+    parse(make_parser("env", "Print versions, devices and cache folders, to add to a bug report."), arguments)
     import jax
 
     from jaxbert.data.store import cache_folder

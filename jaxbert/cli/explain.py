@@ -71,7 +71,9 @@ def run(arguments: list[str]) -> int:
 
 @functools.cache
 def _make_parser() -> Parser:
-    parser = make_parser("explain", "Tell which words of a text an answer comes from.", _USAGE, _MAIN_KEYS)
+    parser = make_parser(
+        "explain", "Show how much each word of a text supports the model's answer.", _USAGE, _MAIN_KEYS
+    )
     add_options(parser, batch_size=TrainConfig.eval_batch_size)
     add_texts(
         parser, "standard input", "A name that ends in .html gets a page with coloured words, any other JSON lines."
@@ -81,7 +83,7 @@ def _make_parser() -> Parser:
         "--summary",
         type=str | None,
         default=None,
-        help="File for the words that push each label most over all texts, as JSON.",
+        help="JSON file for the words of all texts that support or contradict each label most.",
     )
     return parser
 

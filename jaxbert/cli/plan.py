@@ -50,7 +50,10 @@ def run(arguments: list[str]) -> int:
 @functools.cache
 def _make_parser() -> Parser:
     parser = make_parser(
-        "plan", "Say whether a run fits devices, and how long a step takes and costs there.", _USAGE, _MAIN_KEYS
+        "plan",
+        "Tell whether a run fits into the memory of other devices, and predict its time and price.",
+        _USAGE,
+        _MAIN_KEYS,
     )
     add_config(parser)
     parser.add_argument(

@@ -68,7 +68,7 @@ def run(arguments: list[str]) -> int:
 
 @functools.cache
 def _make_parser() -> Parser:
-    parser = make_parser("predict", "Let a model answer for each text, in input order.", _USAGE, _MAIN_KEYS)
+    parser = make_parser("predict", "Write a model's answer for each text, in input order.", _USAGE, _MAIN_KEYS)
     add_options(parser, batch_size=TrainConfig.eval_batch_size)
     add_texts(
         parser,

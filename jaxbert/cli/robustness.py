@@ -81,7 +81,7 @@ def _table(numbers: dict[str, Any]) -> Any:
 
 @functools.cache
 def _make_parser() -> Parser:
-    title = "Disturb the texts of labelled rows, and tell how many answers change."
+    title = "Put faults into the texts of labelled rows, and tell how many answers change."
     parser = make_parser("robustness", title, _USAGE, _MAIN_KEYS)
     add_options(parser)
     parser.add_argument("--data", type=str, required=True, help="The labelled rows: a file, hf:NAME or tfds:NAME.")

@@ -23,8 +23,8 @@ Example:  jaxbert serve --model runs/reviews --port 8080
           curl http://127.0.0.1:8080/predict -d '{"inputs": "What a film"}'
 Model:    a run folder, an exported folder or a name on the Hugging Face Hub; NAME=FOLDER gives it
           a name, and --model may be given several times.
-Results:  answers on the port; the log as JSON lines on standard error. SIGTERM ends when all are
-          answered, SIGHUP opens the models again."""
+Results:  answers on the port; the log as JSON lines on standard error. After SIGTERM the
+          server answers all requests and ends; after SIGHUP it opens the models again."""
 _MAIN_KEYS = ("model", "port", "host", "engine", "quantize", "workers", "explain", "top_k", "max_queue", "api_key")
 _INFERENCE_KEYS = ("max_length", "lower_case", "precision", *ANSWER_OPTIONS, *ENGINE_OPTIONS)
 _NAMED = re.compile(r"([\w.-]+)=(.+)")

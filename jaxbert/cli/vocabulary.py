@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _ACTIONS = {
     "prune": "Remove the tokens that a corpus never uses from a model.",
-    "extend": "Make tokens of the frequent words and unknown characters of a corpus.",
+    "extend": "Add the frequent words and unknown characters of a corpus to a model as tokens.",
 }
 _USAGE = """\
 Example:  jaxbert vocabulary prune --model bert-base-multilingual-cased \\
@@ -96,7 +96,7 @@ def _table(found: LargerVocabulary) -> Any:
     """Return the counts by script as a table of the terminal."""
     from rich.table import Table
 
-    table = Table("script", "words", "pieces a word", "now", "unknown", "now", "tokens")
+    table = Table("script", "words", "pieces per word", "now", "unknown", "now", "tokens")
     for name, counts in found.scripts.items():
         numbers = counts.to_dict()
         table.add_row(
@@ -111,9 +111,11 @@ def _table(found: LargerVocabulary) -> Any:
 
 @functools.cache
 def _make_parser(action: str) -> Parser:
-    verb = f"vocabulary {action}".strip()
+    verb = f"vocabulary {action or '|'.join(_ACTIONS)}"
     keys = (*_MAIN_KEYS[:3], *_NEW_KEYS[:3], *_MAIN_KEYS[3:]) if action == "extend" else _MAIN_KEYS
-    parser = make_parser(verb, _ACTIONS.get(action, " ".join(_ACTIONS.values())), _USAGE, keys)
+    parser = make_parser(
+        verb, _ACTIONS.get(action, "\n".join(f"{name}: {what}" for name, what in _ACTIONS.items())), _USAGE, keys
+    )
     parser.add_argument(
         "--model", type=str, required=True, help="The model: an exported folder, a run folder or a name on the Hub."
     )

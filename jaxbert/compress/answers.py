@@ -138,9 +138,7 @@ class Teacher:
             for ids, predictions in self.predictor.pieces(self.model.params, part):
                 gathered.add(ids, predictions)
             if not np.isfinite(gathered.rows).all():
-                raise UserError(
-                    f"train.teacher {self.name} gives answers that are not finite: it has diverged, take another"
-                )
+                raise UserError(f"train.teacher {self.name} gives answers that are not finite: name another teacher")
             yield self._divided(gathered.rows)
 
     def _divided(self, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -184,7 +182,9 @@ def open_teacher(name: str, task: Task, pretrained: Pretrained, settings: Distil
             )
         order = np.array([theirs.index(label) for label in ours])
     if getattr(teacher, "by", None) != getattr(task, "by", None):
-        raise UserError(f"{said} tags other units of a text: train a teacher on texts that are written in the same way")
+        raise UserError(
+            f"{said} tags other parts of a text (words or tokens): train a teacher on texts that are written in the same way"
+        )
     check_same_tokenizer(said, model.tokenizer, pretrained.tokenizer)
     layers = _layers(said, model, pretrained) if settings.hidden else ()
     predictor = model.predictor if not layers else _showing_states(model.predictor, layers)

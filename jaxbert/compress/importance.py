@@ -90,7 +90,7 @@ def _scores(run: Run, params: Params, measured: Sequence[DeviceBatch]) -> tuple[
     sums = [sum(part.astype(np.float64) for part in kind) for kind in zip(*parts, strict=True)]
     if not all(np.isfinite(kind).all() for kind in sums):
         raise UserError(
-            "train.prune: the loss is not finite, so nothing can be told of the parts: the model has diverged"
+            "train.prune: the loss is not finite, so the importance of the parts cannot be measured: the model has diverged"
         )
     return sums[0], sums[1]
 

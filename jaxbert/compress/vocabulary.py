@@ -282,5 +282,6 @@ def _compare(tokenizer: Any, smaller: Any, kept: np.ndarray, corpora: Sequence[s
                 != kept[encode_texts(smaller, [line], None, _WHOLE).ids].tolist()
             )
             raise UserError(
-                f"the smaller vocabulary reads {line!r:.200} otherwise, so nothing is written: leave it out"
+                f"the smaller vocabulary reads {line!r:.200} differently, so nothing is written: remove this text from "
+                "the corpus"
             )

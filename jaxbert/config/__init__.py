@@ -67,8 +67,8 @@ class ModelConfig:
     """The model that training starts from: a local folder, a name on the Hugging Face Hub, or the size of a new model
     (tiny, mini, small, base, large)."""
     layers: int | list[int] | None = None
-    """Layers of a trained model to start from: how many, evenly spaced with the first and the last one, or a list of their
-    numbers from 0. If not set, all."""
+    """Layers of a trained model to start from: their number (evenly spaced, with the first and the last one), or a list of
+    places from 0. If not set, all."""
     num_labels: Annotated[int, Range(least=1, most=2**17)] | None = None
     """Number of labels. If not set, the labels of the training data are counted."""
     head: Literal["auto", "new"] = "auto"
@@ -86,7 +86,7 @@ class ModelConfig:
     0."""
     scan_layers: bool | None = None
     """Whether to run the layers as one compiled loop (a small program) instead of unrolled. If not set, the faster one on
-    this device, by `jaxbert bench --tune` if it has run."""
+    this device, as `jaxbert bench --tune` measured it, or else the usual one."""
     attention: Literal["auto", "xla", "cudnn", "pallas", "mosaic", "splash"] = "auto"
     """How attention is computed: xla works everywhere, cudnn and pallas need an NVIDIA GPU, mosaic and splash a TPU; auto
     chooses by device and row length. If the device or another setting does not allow the choice, xla is used and a line says
@@ -151,8 +151,8 @@ class TrainConfig:
     """Number of steps of one batch shape that are sent to the device at once, which helps if steps are short. The results
     are the same; a signal waits for all of them. If not set, the number that `jaxbert bench --tune` found, or else 1."""
     epochs: NotNegative = 3
-    """Number of passes over the training examples. 0, with `method` contrastive or prompt alone: the model is not
-    changed."""
+    """Number of passes over the training examples. 0 is possible only with `method` contrastive or prompt: then the model is
+    not trained."""
     max_steps: Positive | None = None
     """Number of optimizer steps after which training stops; replaces `epochs`."""
     seed: NotNegative = 0
@@ -166,8 +166,8 @@ class TrainConfig:
     keep_checkpoints: Positive = 2
     """Number of latest checkpoints to keep; the best one is kept too."""
     best_metric: str | None = None
-    """Validation metric that chooses the best checkpoint: the smallest value of loss, perplexity, mse or mae, the largest of
-    any other. If not set, the main metric of the task (accuracy for classification)."""
+    """Validation metric that chooses the best checkpoint: the smallest value of loss, perplexity, mse, mae, brier and
+    errors, the largest of any other. If not set, the main metric of the task (accuracy for classification)."""
     keep_best: bool = True
     """Whether to export the best checkpoint instead of the last one, if there is a validation set."""
     max_bad_steps: Positive = 10
@@ -177,44 +177,44 @@ class TrainConfig:
     """Number of consecutive evaluations without a better `best_metric`, after which training stops. If not set, it does not
     stop early."""
     method: Literal["plain", "contrastive", "prompt"] = "plain"
-    """How a classification is learned. With a few labels a class: contrastive, from pairs of texts; prompt, from words that
-    the model fills into a template (`prompt`). docs/few-labels.md"""
+    """How a classification is learned. plain: a classifier on top of the model. For few labelled texts: contrastive, from
+    pairs of texts; prompt, by words that the model puts into a template (`prompt`). docs/few-labels.md"""
     prompt: dict[str, Any] | None = None
-    """method prompt: a text with room for the answer, and the words of each label, such as {template: "{text} It was
-    [MASK].", verbalizers: {good: [great], bad: [terrible]}}."""
+    """For `method: prompt`: a template with [MASK] in the place of the answer, and the words of each label: {template:
+    "{text} It was [MASK].", verbalizers: {good: [great], bad: [terrible]}}."""
     label_smoothing: Share = 0.0
     """Fraction of the target probability that is spread over all labels."""
     class_weights: ClassWeights = "none"
     """Weight of each label in the loss: none, balanced (higher for rare labels), or a list of numbers in label order."""
     focal_gamma: NotNegativeNumber = 0.0
-    """Focal loss of classification and multi_label: the loss of a label that the model gives the probability p counts
-    (1 - p)**gamma times, so that hard examples count more. 0: the plain loss. docs/harder.md"""
+    """Focal loss of classification and multi_label: the loss of a label with probability p is multiplied by (1 - p)**gamma,
+    so that hard examples count more. 0: the plain loss. docs/harder.md"""
     r_drop: NotNegativeNumber = 0.0
-    """Weight of the divergence between the answers under two dropout masks (R-Drop); each example is computed twice. 0: one
-    mask. docs/harder.md"""
+    """R-Drop: weight of the divergence between the answers with two dropout masks; each example is computed twice. 0: no
+    R-Drop. docs/harder.md"""
     adversarial: Literal["none", "fgm"] = "none"
-    """fgm: each step also learns from word vectors that are pushed in the direction in which the loss grows; it takes two
-    passes. docs/harder.md"""
+    """Adversarial training. fgm: each step also learns from word embeddings that are moved in the direction in which the
+    loss grows; a step takes two passes. docs/harder.md"""
     adversarial_epsilon: PositiveNumber = 0.1
-    """adversarial: the length of the push, over all tokens of a text."""
+    """How far `adversarial` moves the word embeddings: the length of the change of a text, over all its tokens."""
     ema: Share = 0.0
-    """Decay of a moving average of the parameters, such as 0.999, by which evaluations, the best step and the export go. 0:
-    none. docs/harder.md"""
+    """Decay of a moving average of the parameters, such as 0.999. Evaluations, the best checkpoint and the export use the
+    average. 0: no average. docs/harder.md"""
     folds: Annotated[int, Range(least=2)] | None = None
-    """Number K of parts into which the training rows are divided: K models are trained, each on K - 1 parts, and answer for
-    the part that they did not see (cross-validation). If not set, there are no folds."""
+    """Number K of parts into which the training rows are divided: K models are trained, each on K - 1 parts, and each
+    predicts the part that it did not see (cross-validation). If not set, there are no folds."""
     folds_final: bool = True
     """Folds: whether a last model is trained on all rows and exported. If false, the run is an ensemble: one model whose
     probabilities are the mean of those of the folds."""
     calibration: Literal["none", "temperature"] = "none"
     """Whether the probabilities of the trained model are calibrated. temperature: the logits are divided by the number that
-    gives the smallest loss on held-out rows (of a run: the validation set); it is folded into the last layer."""
+    gives the smallest loss on held-out rows (in a run: the validation set); the exported weights contain it."""
     threshold: str | None = None
     """Two labels: how the threshold of the positive label is chosen on the held-out rows: f_beta=1 (largest F-beta),
-    precision=0.9 or recall=0.95 (at least this, with the best of the other), cost=1:5 (of a false positive and a false
-    negative). If not set, the more probable label is the answer."""
+    precision=0.9 or recall=0.95 (at least this value, and the largest recall or precision), cost=1:5 (costs of a false
+    positive and of a false negative). If not set, the more probable label is the answer."""
     positive_label: str | None = None
-    """The label that `threshold` is for. It may be left out if the names tell it: 1 and not 0, yes and not no, ..."""
+    """The label that `threshold` is for. It may be left out if the names are a known pair: 0 and 1, no and yes, ..."""
     thresholds: Literal["one", "per_label"] = "one"
     """multi_label: the thresholds that are chosen on the held-out rows: one for all labels (largest micro F1), or one for
     each (per_label: the largest F1 of the label)."""
@@ -223,16 +223,17 @@ class TrainConfig:
     Hub, of the same task, labels and tokenizer. docs/smaller.md"""
     distill: dict[str, float] | None = None
     """How much is learned from `teacher`: {temperature: 2, weight: 0.5, hidden: 0}. `weight` is the teacher's share of the
-    loss, `hidden` the weight of the first token's vectors in between."""
+    loss, `hidden` the weight of the first token's vectors after each layer."""
     prune: dict[str, int | float | list[int]] | None = None
-    """What is left of the model: {layers: 4, heads: 6, intermediate: 0.5}, numbers or shares below 1. The least important
-    ones are removed before the first step or, with {steps: [100, 200]}, in parts before these steps. docs/smaller.md"""
+    """How much of the model is left after pruning: {layers: 4, heads: 6, intermediate: 0.5}, numbers or shares below 1. The
+    least important ones are removed before the first step or, with {steps: [100, 200]}, in parts before these steps.
+    docs/smaller.md"""
     augment: dict[str, float | str] | None = None
     """Changes of the training texts, new in each epoch: {word_dropout: 0.1, swap: 0.1, punctuation: 0.3, share: 0.5}, or
     {refill: 0.1, refill_model: MODEL}, words that a model fills in. docs/augmentation.md"""
     self_training: dict[str, int | float] | None = None
-    """How data.unlabelled is learned without a teacher: {rounds: 1, threshold: 0.9}. The model labels the texts of which it
-    is so sure, and is trained again on all. docs/self-training.md"""
+    """How data.unlabelled is learned without a teacher: {rounds: 1, threshold: 0.9}. The model labels the texts for which
+    its probability is at least the threshold, and a new model is trained on all. docs/self-training.md"""
     accept_changed_data: bool = False
     """Whether a run may resume although its data have changed, if the label names are the same; the changes are printed. If
     false, such a run is refused."""
@@ -468,7 +469,7 @@ class Config:
             check_method(self)
         elif self.train.epochs == 0 and self.train.max_steps is None:
             raise UserError(
-                "train.epochs is 0, so that nothing is learned: only train.method contrastive and prompt allow it"
+                "train.epochs is 0, which only train.method contrastive and prompt allow: set it to 1 or more"
             )
         if self.pretrain.vocab_size and self.model.vocab:
             raise UserError("pretrain.vocab_size and model.vocab are both set: train a vocabulary, or give one")
@@ -486,11 +487,14 @@ class Config:
             )
         if group is not None and self.data.validation_fraction:
             raise UserError(
-                "data.group and data.validation_fraction are both set, but groups are kept together in folds alone: give "
+                "data.group and data.validation_fraction are both set, but groups are kept together only in folds: give "
                 "data.validation, or no validation set"
             )
         if train.accept_changed_data:
-            raise UserError("train.accept_changed_data does not work with train.folds: other data have other folds")
+            raise UserError(
+                "train.accept_changed_data does not work with train.folds, because changed data have other folds: "
+                "leave one of them out"
+            )
 
     def _check_smaller(self) -> None:
         train = self.train

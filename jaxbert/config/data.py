@@ -55,7 +55,7 @@ class DataConfig:
     scheme that fits all tags of the training texts."""
     comment_lines: Literal["auto", "skip", "tokens"] = "auto"
     """Token classification, files with one token per line: whether lines that begin with # are comments (skip) or tokens
-    (tokens). auto: decided from the columns and tags of the whole file."""
+    (tokens). auto: decided from the columns and tags of the complete file."""
     spans: str = "entities"
     """Token classification: column of the spans marked in `text`, a list of {start, end, label}."""
     question: str = "question"
@@ -87,8 +87,8 @@ class DataConfig:
     bad_rows: Literal["error", "skip"] = "error"
     """Malformed or empty rows: stop at the first one (error), or leave all of them out and count them (skip)."""
     group: str | None = None
-    """Folds (`train.folds`): column whose rows with the same value (a person, a document) all stay in one fold. If not set,
-    each row stands alone; in multiple choice, the questions of a context stay together."""
+    """Folds (`train.folds`): all rows with the same value in this column (a person, a document) stay in one fold. If not
+    set, rows are divided one by one; in multiple choice, the questions of a context stay together."""
     label_names: list[str] | None = None
     """Names for integer labels, in order from 0. Token classification: all tags, needed if no training text has some of them
     or if a column holds their numbers."""

@@ -93,7 +93,7 @@ def check_method(config: Config) -> None:
     method = train.method
     if config.task != "classification":
         raise UserError(
-            f"train.method is {method}, which works with task classification alone, but task is {config.task}: leave it out"
+            f"train.method is {method}, which works only with task classification, but task is {config.task}: leave it out"
         )
     for key in _WITHOUT[method]:
         if getattr(train, key) != getattr(defaults, key):
@@ -103,7 +103,10 @@ def check_method(config: Config) -> None:
             f"data.long_texts is windows, which does not work with train.method {method}: take cut or head_tail"
         )
     if config.optimizer.train_only is not None and method == "contrastive":
-        raise UserError("optimizer.train_only does not work with train.method contrastive, whose steps train no head")
+        raise UserError(
+            "optimizer.train_only does not work with train.method contrastive, whose steps train no head: leave one of "
+            "them out"
+        )
     if method == "prompt" and config.data.text_pair is not None:
         raise UserError("train.method prompt reads one text, but data.text_pair names a second one: leave it out")
     if method == "prompt" and config.model.head == "new":

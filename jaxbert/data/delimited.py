@@ -224,7 +224,7 @@ class _Layout:
         if undecoded is not None:
             return Problem(row, bad[undecoded])
         if fields in self.headers:
-            return Problem(row, "the row repeats the header, as where files are put together: remove it")
+            return Problem(row, "the row repeats the header, as in joined files: remove it")
         if len(fields) == self.width:
             return None
         return Problem(row, _width_problem(fields, self.width, self.counted, self.separator))

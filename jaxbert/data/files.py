@@ -296,10 +296,10 @@ _SIGNATURES = {
     b"PAR1": "a parquet file: name it .parquet",
     b"ARROW1": "an Arrow file: name the folder of datasets.save_to_disk, or write it as parquet",
     b"SQLite format 3": "an SQLite database: export the table as CSV",
-    b"\x1f\x8b\x08": "compressed by gzip: name it with .gz behind its extension",
-    b"BZh": "compressed by bzip2: name it with .bz2 behind its extension",
-    b"\xfd7zXZ\x00": "compressed by xz: name it with .xz behind its extension",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd: name it with .zst behind its extension",
+    b"\x1f\x8b\x08": "compressed by gzip: name it with .gz after its extension",
+    b"BZh": "compressed by bzip2: name it with .bz2 after its extension",
+    b"\xfd7zXZ\x00": "compressed by xz: name it with .xz after its extension",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd: name it with .zst after its extension",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it",
     b"Rar!\x1a": "a RAR archive: unpack it",
     b"\x93NUMPY": "a NumPy array: write texts as CSV or JSON lines",
@@ -461,7 +461,7 @@ class Text:
                 place += len(block)
             yield decoder.decode(b"", final=True)
         except UnicodeDecodeError as error:
-            raise UserError(f"{self.source}, behind byte {place:,}: {self._explain(error)}") from error
+            raise UserError(f"{self.source}, after byte {place:,}: {self._explain(error)}") from error
 
     def _lines_of_blocks(self, end: str, first: int | None) -> Iterator[str]:
         rest, row = "", 1
@@ -524,5 +524,5 @@ def _check_text(head: bytes, source: str, wide: bool) -> None:
         return
     likely = likely_encoding(first)
     if likely is None:
-        raise UserError(f"{source}: begins with NUL bytes, as files do that were not written to their end")
+        raise UserError(f"{source}: begins with NUL bytes: it was probably not written completely")
     raise UserError(f"{source}: looks like {likely} without a byte-order mark: set data.encoding to {likely}")

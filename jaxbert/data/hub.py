@@ -100,7 +100,7 @@ def open_saved(folder: Path, base: str, asked: str | None, default_split: str) -
     if not paths or not all(_is_plain(path.name) and path.parent == folder for path in paths):
         raise UserError(f"{spec}: {folder / _STATE} names no files of its folder: save the data set again")
     if asked and state.get("_split") not in (asked, None) and folder.name != asked:
-        raise UserError(f"{spec}: holds the split {shown(state['_split'])} alone: leave out :{asked}")
+        raise UserError(f"{spec}: holds the split {shown(state['_split'])} only: leave out :{asked}")
     with foreign_errors(f"{spec}: cannot be loaded"):
         info = datasets.DatasetInfo.from_dict(read_json(folder / _INFO))
         rows = datasets.concatenate_datasets([datasets.Dataset.from_file(str(path), info=info) for path in paths])

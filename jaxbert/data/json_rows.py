@@ -82,7 +82,7 @@ def json_records(text: Text, known: Collection[str], facts: Facts) -> Rows:
     first = begin[-1].strip() if begin else ""
     if first.startswith("{") and first.endswith("},") and isinstance(_parse_object(first[:-1], 1), dict):
         where = at_row(text.source, len(begin))
-        raise UserError(f"{where}: a comma behind the object: remove all of them, or put all objects between [ and ]")
+        raise UserError(f"{where}: a comma after the object: remove all of them, or put all objects between [ and ]")
     if first.startswith("{") and first.endswith(("{", "[", ",")):
         yield from _of_document(_whole("".join(begin), lines, text), text.source, known, facts)
         return
@@ -128,9 +128,9 @@ def _parse_object(line: str, row: int) -> dict[str, Any] | Problem:
     except (ValueError, RecursionError) as error:
         array = line.lstrip().startswith("[")
         way = "a JSON array is not JSON lines: write each of its objects on a line" if array else _reason(error)
-        return Problem(row, f"not a whole JSON object ({way})")
+        return Problem(row, f"not a complete JSON object ({way})")
     if not isinstance(record, dict):
-        return Problem(row, f"expected one JSON object a line, found {quoted([line.strip()])}")
+        return Problem(row, f"expected one JSON object on each line, found {quoted([line.strip()])}")
     return record
 
 
@@ -139,7 +139,7 @@ def _check_pairs(record: Any) -> None:
     try:
         json.dumps(record, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise ValueError("half a surrogate pair, which is no character") from error
+        raise ValueError("half a surrogate pair, which is not a character") from error
 
 
 def _reason(error: Exception) -> str:
@@ -153,7 +153,9 @@ def _whole(begin: str, lines: Iterator[str], text: Text) -> dict[str, Any]:
         pieces.append(line)
         characters += len(line)
         if characters > MOST_AT_ONCE:
-            raise UserError(f"{source}: an object of more than {MOST_AT_ONCE >> 20} MiB: write a JSON object a line")
+            raise UserError(
+                f"{source}: an object of more than {MOST_AT_ONCE >> 20} MiB: write one JSON object on each line"
+            )
     for number, what in text.bad.items():
         raise UserError(f"{source}, line {number}: {what}")
     try:
@@ -166,7 +168,7 @@ def _whole(begin: str, lines: Iterator[str], text: Text) -> dict[str, Any]:
             if more
             else one_line(error)
         )
-        raise UserError(f"{at_row(source, 1)}: not a whole JSON object ({way})") from error
+        raise UserError(f"{at_row(source, 1)}: not a complete JSON object ({way})") from error
     return content
 
 
@@ -193,7 +195,7 @@ def _of_document(holder: dict[str, Any], source: str, known: Collection[str], fa
     if len(lists) > 1:
         raise UserError(
             f"{source}: an object with the lists {quoted(lists)}, of which each may hold the rows: write the right one "
-            "alone, or a JSON object a line"
+            "alone, or one JSON object on each line"
         )
     if not lists:
         yield 1, holder
@@ -224,17 +226,17 @@ def array_elements(blocks: Iterable[str], source: str) -> Rows:
             value = scanner.value()
         except (ValueError, RecursionError) as error:
             where = at_row(source, row)
-            raise UserError(f"{where}: the array has no whole JSON object there ({one_line(error)})") from error
+            raise UserError(f"{where}: the array has no complete JSON object there ({one_line(error)})") from error
         yield row, value if isinstance(value, dict) else _no_object(value, row)
         next_ = scanner.peek()
         if next_ not in (",", "]"):
             found = repr(next_) if next_ else "the end of the file"
-            raise UserError(f"{at_row(source, row)}: behind it there is {found} in place of a comma or a ]")
+            raise UserError(f"{at_row(source, row)}: after it there is {found} in place of a comma or a ]")
         if next_ == ",":
             scanner.skip(",")
     scanner.skip("]")
     if rest := scanner.peek():
-        raise UserError(f"{source}: behind the end of the array there is more ({rest!r}): it must be one array")
+        raise UserError(f"{source}: after the end of the array there is more ({rest!r}): it must be one array")
 
 
 class _Scanner:

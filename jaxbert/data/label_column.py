@@ -74,7 +74,7 @@ def _read_map(given: str | dict[str, Any]) -> dict[str, str]:
         raise UserError(f"data.label_map {shown(given)} must map names to names, as {{pos: positive}}")
     for name in (name for pair in content.items() for name in pair):
         if type(name) not in (str, int):  # YAML reads `no` as false
-            raise UserError(f"data.label_map: {shown(name)} is no name of a label: write it in quotes")
+            raise UserError(f"data.label_map: {shown(name)} is not the name of a label: write it in quotes")
     return {str(name).strip(): str(meant).strip() for name, meant in content.items()}
 
 
@@ -94,7 +94,7 @@ def check_map(rules: LabelRules, written: Iterable[str], known: Sequence[str]) -
         if name not in there:
             near = nearest(name, sorted(there))
             hint = f"; did you mean {near!r}?" if near else ""
-            raise UserError(f"data.label_map renames {name!r}, which is no label of the data{hint}")
+            raise UserError(f"data.label_map renames {name!r}, which is not a label of the data{hint}")
         if meant not in known:
             raise UserError(f"data.label_map makes {name!r} {meant!r}, but the labels are {quoted(known)}")
 
@@ -295,7 +295,7 @@ class LabelColumn:
 
     def _refuse(self, value: Any, where: str) -> NoReturn:
         several = isinstance(value, list | tuple | np.ndarray)
-        way = ": for several labels a text set task: multi_label, else write the label alone" if several else ""
+        way = ": if a text has several labels, set task: multi_label, else write the label alone" if several else ""
         kind = "a list" if several else kind_of(value)
         raise UserError(
             f"{where}: column {self._column!r} holds {kind} ({shorten(repr(value))}), but a label is a name or a whole "

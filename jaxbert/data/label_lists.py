@@ -272,7 +272,7 @@ def _decide(labels: Labels, rules: LabelRules, expected: int | None) -> str:
         return "auto"
     shown = "[0, 1]" if hot[min(hot)]["at"] == [1] else "[1, 0]"
     if expected == 2:
-        logger.warning("%s: lists such as %s are taken as multi-hot, for there are 2 labels", labels.source, shown)
+        logger.warning("%s: lists such as %s are taken as multi-hot, because there are 2 labels", labels.source, shown)
         return "multi_hot"
     raise UserError(
         f"{labels.place(min(hot))}: {shown} can be two indices, or 0 and 1 for each of two labels: set data.label_format to "
@@ -418,7 +418,7 @@ def _read_text(labels: Labels, code: int, rules: LabelRules, unquoted: bool) -> 
         return split(text, rules.separator)
     where, as_name = labels.place(code), "if all of it belongs to names, set data.label_format to names"
     if looks_like_list(text):
-        raise UserError(f"{where}: {shorten(text)!r} is no list that can be read: write it as JSON; {as_name}")
+        raise UserError(f"{where}: {shorten(text)!r} cannot be read as a list: write it as JSON; {as_name}")
     between = next((other for other in OTHER_SEPARATORS if other in text), " ")
     raise UserError(
         f"{where}: {shorten(text)!r} holds {between!r}: if it separates labels, set data.label_separator; {as_name}"

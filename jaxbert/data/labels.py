@@ -104,7 +104,8 @@ def _with_names_of(head: Head, labels: Labels, rules: LabelRules, num_labels: in
 def _refuse_index(labels: Labels, code: int, expected: str) -> NoReturn:
     value = labels.vocabulary.values[code]
     raise UserError(
-        f"{labels.place(code)}: label {value!r} is no index, which is {expected} (data.label_format is indices): correct it"
+        f"{labels.place(code)}: label {value!r} is not an index, which is {expected} (data.label_format is indices): "
+        "correct it"
     )
 
 
@@ -225,10 +226,10 @@ def _check_readings(labels: Labels, names: list[str]) -> None:
     as_written = "if it is the name of a label, set data.label_format to names"
     for code, name in enumerate(names):
         if name.lower() in _EMPTY:
-            raise UserError(f"{labels.place(code)}: label {name!r} stands for no value: remove the row; {as_written}")
+            raise UserError(f"{labels.place(code)}: label {name!r} means a missing value: remove the row; {as_written}")
         if name[:1] in ("[", "(", "{") and read_list(name) is not None:
             raise UserError(
-                f"{labels.place(code)}: label {name!r} is a list: for several labels a text set task: multi_label; "
+                f"{labels.place(code)}: label {name!r} is a list: if a text has several labels, set task: multi_label; "
                 f"{as_written}"
             )
     _check_mixture(labels, names)
@@ -321,7 +322,9 @@ def keep_head(
         )
     if in_order:
         return dataclasses.replace(label_set, names=known)
-    logger.warning("%s: the labels are in the order of %s, whose head goes on: %s", source, head.model, quoted(known))
+    logger.warning(
+        "%s: the labels are in the order of %s, whose head is trained further: %s", source, head.model, quoted(known)
+    )
     return LabelSet(known, "name" if label_set.integers == "index" else label_set.integers)
 
 

@@ -241,7 +241,9 @@ def check_rows(data: DataConfig) -> None:
       UserError: if the configuration leaves bad records out.
     """
     if data.bad_rows == "skip":
-        raise UserError("bad_rows is skip, but predict gives an answer for each row: leave it out, and mend the rows")
+        raise UserError(
+            "bad_rows is skip, but predict gives an answer for each row: leave it out, and correct the rows"
+        )
 
 
 def stdin_text(data: DataConfig, facts: Facts | None = None) -> Text:
@@ -371,11 +373,13 @@ def _plain_parts(lines: Iterator[str], text: Text, intake: Intake) -> Iterator[R
     wanted, source = intake.wanted, text.source
     for name in wanted.kept:
         if name != wanted.text:
-            way = "give one JSON object a line"
-            raise UserError(f"{source}: one text a line has no column {name!r} (--keep), only {wanted.text!r}: {way}")
+            way = "give one JSON object on each line"
+            raise UserError(
+                f"{source}: lines of plain text have no column {name!r} (--keep), only {wanted.text!r}: {way}"
+            )
     if wanted.text_pair is not None or wanted.labelled:
         missing = "a second text (data.text_pair)" if wanted.text_pair is not None else "labels"
-        raise UserError(f"{source}: one text a line has no place for {missing}: give one JSON object a line")
+        raise UserError(f"{source}: lines of plain text have no {missing}: give one JSON object on each line")
     numbered = enumerate(lines, 1)
     while (room := intake.room) and (part := list(islice(numbered, room))):
         problems = [Problem(row, text.bad.pop(row)) for row, _ in part if row in text.bad]

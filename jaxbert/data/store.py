@@ -233,8 +233,8 @@ class Writer:
 
 def _cannot_hold(folder: Path, error: OSError) -> UserError:
     return UserError(
-        f"tokens cannot be written to {folder}: {error.strerror or error}: choose a folder with room by data.cache_dir "
-        "(without a cache: by the environment's TMPDIR)"
+        f"tokens cannot be written to {folder}: {error.strerror or error}: choose a folder with more space as "
+        "data.cache_dir (without a cache: as TMPDIR in the environment)"
     )
 
 

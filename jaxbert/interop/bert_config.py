@@ -51,7 +51,7 @@ def read_config(folder: Path | str) -> BertConfig:
     path = config_file(Path(folder))
     content = read_json(path)
     if path.name != CONFIGS[0] and "model_type" in content:
-        logger.warning("%s is taken, for there is no %s", path, CONFIGS[0])
+        logger.warning("%s is used, because there is no %s", path, CONFIGS[0])
     return parse_config(content, path)
 
 
@@ -60,7 +60,7 @@ def parse_config(content: dict, path: object) -> BertConfig:
     model_type = content.get("model_type")
     if model_type is None:
         _check_shape(content, path)
-        logger.warning("%s says no model_type: it is taken for a BERT's", path)
+        logger.warning("%s has no model_type: it is taken for that of a BERT", path)
     elif not (isinstance(model_type, str) and model_type in FAMILIES):
         raise UserError(
             f"{path} has model_type {shown(model_type)}, but only {', '.join(map(repr, FAMILIES))} is supported: "
@@ -89,23 +89,23 @@ def _check_shape(content: dict, path: object) -> None:
     way = f'only BERT is supported; if it is one, add "model_type": "{DEFAULT.model_type}"'
     lacking = [key for key in _SHAPE if key not in content]
     if lacking:
-        raise UserError(f"{path} says no model_type and lacks {', '.join(lacking)}: {way}")
+        raise UserError(f"{path} has no model_type and lacks {', '.join(lacking)}: {way}")
     named = content.get("architectures") or []
     if not isinstance(named, list) or not all(str(name).startswith(DEFAULT.architecture) for name in named):
-        raise UserError(f"{path} says no model_type and has architectures {shown(named)}: {way}")
+        raise UserError(f"{path} has no model_type and has architectures {shown(named)}: {way}")
     others = DEFAULT.foreign_keys.items()
     told = [(key, kind) for key, kind in others if content.get(key) not in (None, content["hidden_size"])]
     if content["type_vocab_size"] == 1:
         told.append(("type_vocab_size 1", "RoBERTa"))
     if told:
-        raise UserError(f"{path} says no model_type, but has {told[0][0]} like {told[0][1]}: {way}")
+        raise UserError(f"{path} has no model_type, but has {told[0][0]} like {told[0][1]}: {way}")
 
 
 def _check_keys(content: dict, config_class: type, path: object) -> None:
     """Refuse keys that would replace attributes of the library's class, and names that are no dtype of torch."""
     for key in content:
         if key.startswith("__") or callable(getattr(config_class, key, None)):
-            raise UserError(f"{path} has the key {shown(key)}, which is no setting of a model: remove it")
+            raise UserError(f"{path} has the key {shown(key)}, which is not a setting of a model: remove it")
     for key in ("dtype", "torch_dtype"):
         if content.get(key) is not None and str(content[key]).removeprefix("torch.") not in _DTYPES:
             raise UserError(f"{path} has {key} {shown(content[key])}, expected one of {', '.join(_DTYPES)}")

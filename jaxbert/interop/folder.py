@@ -85,7 +85,7 @@ def resolve(name_or_path: str | Path, hub: Hub = Hub()) -> Path:
     if path.exists():
         raise UserError(f"{name} is a file: give the folder that holds it, with its config.json")
     if isinstance(name_or_path, Path) or not _HUB_NAME.fullmatch(name):
-        raise UserError(f"{name!r} is no folder: give an existing model folder or a Hub name (NAME or ORG/NAME)")
+        raise UserError(f"{name!r} is not a folder: give an existing model folder or a Hub name (NAME or ORG/NAME)")
     return _find_model(_download(name, hub), f"the Hub model {name}")
 
 
@@ -97,11 +97,11 @@ def _find_model(folder: Path, what: str) -> Path:
         named = f"{', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}"
         raise UserError(f"{what} holds {len(names)} models: name one of them ({named})")
     if not found:
-        raise UserError(f"{what} is no model: {_why_none(folder)}")
+        raise UserError(f"{what} is not a model: {_why_none(folder)}")
     if found[0] != folder:
-        logger.warning("%s is no model itself: %s in it is taken", what, found[0].relative_to(folder))
+        logger.warning("%s is not a model itself: its subfolder %s is used", what, found[0].relative_to(folder))
     if any((path / "modules.json").is_file() for path in {folder, found[0]}):
-        logger.warning("%s is a model of sentence-transformers: its BERT is taken, without the modules behind it", what)
+        logger.warning("%s is a model of sentence-transformers: only its BERT is used, without the other modules", what)
     return found[0]
 
 
@@ -177,7 +177,7 @@ def _download(name: str, hub: Hub) -> Path:
             return folder
     if folder is None:
         raise UserError(
-            f"{name!r} is no local folder, is not in the Hub's cache, and the Hub cannot be reached "
+            f"{name!r} is not a local folder, is not in the Hub's cache, and the Hub cannot be reached "
             f"({one_line(failure.__cause__ or failure) if failure else 'offline'}): check the name and the network"
         ) from failure
     return folder
@@ -204,7 +204,7 @@ def _snapshot(name: str, hub: Hub, patterns: list[str]) -> Path:
         raise UserError(f"the Hub model {name!r} has no revision {hub.revision!r}") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(
-            f"{name!r} is no local folder and no model on the Hub: check the name; a private one needs `hf auth login`"
+            f"{name!r} is neither a local folder nor a model on the Hub: check the name; a private one needs `hf auth login`"
         ) from error
     except Exception as error:  # the library lets its HTTP client's own exceptions through
         raise UserError(f"the Hub model {name!r} cannot be downloaded: {one_line(error)}") from error

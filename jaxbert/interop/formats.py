@@ -234,7 +234,7 @@ def read_tensor_file(path: Path) -> Tensors:
       UserError: if the file is missing, empty, damaged or of another kind.
     """
     if path.suffix not in _READERS:
-        raise UserError(f"{path} is no file of weights: expected {', '.join(_READERS)}")
+        raise UserError(f"{path} is not a file of weights: expected {', '.join(_READERS)}")
     kind, reader = _READERS[path.suffix]
     try:
         if not path.is_file():

@@ -110,7 +110,7 @@ def _normalize(raw: Tensors, source: Path, family: Family, keep_half: bool) -> T
     """Convert names, layout and dtype to current ones; the order is kept, and `raw` is emptied."""
     wrapper = wrapper_of(raw, family)
     if wrapper and not family.look_alikes & set(wrapper.split(".")) and all(name.startswith(wrapper) for name in raw):
-        logger.warning("%s: the name of every tensor begins with %s, which is taken off", source, wrapper)
+        logger.warning("%s: the name of every tensor begins with %s, which is removed", source, wrapper)
     else:
         wrapper = ""
     bare = not any(name.startswith(f"{family.prefix}.", len(wrapper)) for name in raw)

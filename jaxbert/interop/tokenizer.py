@@ -87,7 +87,8 @@ class Vocabulary:
         if missing:
             line, first = next(((i, shown(t)) for i, t in enumerate(self.tokens, 1) if t), (1, "empty"))
             raise UserError(
-                f"{self.name} lacks {', '.join(missing)} (line {line} is {first}): give a BERT vocabulary, one token a line"
+                f"{self.name} lacks {', '.join(missing)} (line {line} is {first}): give a BERT vocabulary, one token on "
+                "each line"
             )
 
     def warn_of_repeated(self) -> None:
@@ -144,7 +145,7 @@ def new_tokenizer(path: Path, lower_case: bool | None) -> Any:
     vocabulary.refuse_repeated()
     casing = casing_of(vocabulary.tokens, DEFAULT.piece_marker)
     options: Any = by_vocabulary(vocabulary.name, casing, {}, lower_case)
-    with foreign_errors(f"{vocabulary.name} is no BERT vocabulary, one token a line"):
+    with foreign_errors(f"{vocabulary.name} is not a BERT vocabulary, one token on each line"):
         return BertTokenizer(vocab=vocabulary.ids(), **options)
 
 
@@ -152,11 +153,14 @@ def _check_size(folder: Path, size: int, expected: int) -> None:
     if size > expected:
         raise UserError(
             f"{folder}: the tokenizer has {size} tokens, but the model only {expected}: "
-            "put the tokenizer there that the model was trained with"
+            "put the model's own tokenizer there"
         )
     if expected - size > max(128, _FEWER * expected):
         logger.warning(
-            "%s: the tokenizer has %d tokens, but the model %d: see that it is the model's own", folder, size, expected
+            "%s: the tokenizer has %d tokens, but the model %d: check that it belongs to the model",
+            folder,
+            size,
+            expected,
         )
 
 
@@ -179,7 +183,7 @@ def _load(folder: Path, config: BertConfig, settings: dict[str, Any], lower_case
             options = by_files(folder, casing, settings, content["normalizer"], lower_case)
             return _auto(folder, config, **options)
         if berts:
-            logger.warning("%s splits texts in a way of its own: it is taken as it is", path)
+            logger.warning("%s is not BERT's usual tokenizer: it is used without changes", path)
             named, usual = _named_special(folder, settings, family), family.special_tokens
             special: Any = {kind: token for kind, token in usual.items() if kind not in named and token in tokens}
             tokenizer = TokenizersBackend.from_pretrained(
@@ -309,11 +313,11 @@ def _check_class(name: object, path: Path) -> None:
     if name is None:
         return
     if not isinstance(name, str) or not _CLASS.fullmatch(name):  # looking a name up imports its module
-        raise UserError(f"{path} has tokenizer_class {shown(name)}, which is no tokenizer")
+        raise UserError(f"{path} has tokenizer_class {shown(name)}, which is not a tokenizer")
     for variant in {name, f"{name}Fast", name.removesuffix("Fast")}:
         found = getattr(transformers, variant, None)
         if found is not None and not (isinstance(found, type) and issubclass(found, PreTrainedTokenizerBase)):
-            raise UserError(f"{path} has tokenizer_class {shown(name)}, which is no tokenizer")
+            raise UserError(f"{path} has tokenizer_class {shown(name)}, which is not a tokenizer")
 
 
 def _check_tokens(tokenizer: Any, vocab_size: int, largest: int) -> None:
@@ -495,8 +499,8 @@ def by_files(
         )
     elif not lowers and stated is None:
         logger.warning(
-            "%s: texts keep their capitals, as tokenizer.json says: transformers 5 would lower-case them, for want of a "
-            "word in tokenizer_config.json",
+            "%s: texts keep their capitals, as tokenizer.json says: transformers 5 would lower-case them, because "
+            "tokenizer_config.json does not say it",
             folder,
         )
     warn_of_misfit(str(folder), casing, lower_case=lowers)

@@ -29,7 +29,9 @@ def tpu_metadata(environment: Environment) -> dict[str, str]:
     try:
         found = {name: _attribute(server, name) for name in (METADATA_HOSTS, METADATA_WORKER, "tpu-env")}
     except OSError as error:
-        logger.info(f"the metadata server {server} did not answer ({error}): this TPU host is taken for the only one")
+        logger.info(
+            f"the metadata server {server} did not answer ({error}): this process runs as if it were the only TPU host"
+        )
         return {}
     multislice = _read_tpu_env(found.pop("tpu-env") or "")
     return {name: value for name, value in found.items() if value} | multislice

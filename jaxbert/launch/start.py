@@ -117,8 +117,8 @@ def _check_port(address: str) -> None:
         socket.create_server(("", int(port)), family=family, dualstack_ipv6=both).close()
     except OSError as error:
         raise UserError(
-            f"port {port} of {host}, where process 0 is to listen, is taken ({error.strerror}): end what uses it, or choose "
-            "another one with launch.coordinator or JAX_COORDINATOR_PORT, the same for all processes"
+            f"port {port} of {host}, where process 0 is to listen, is taken ({error.strerror}): stop the program that "
+            "uses it, or choose another port with launch.coordinator or JAX_COORDINATOR_PORT, the same for all processes"
         ) from error
 
 

@@ -17,7 +17,7 @@ _SST2_COUNTS = (
     85, 73, 55, 42, 50, 40, 36, 19, 21, 22, 15, 8, 6, 3, 2, 5, 5, 1, 2, 2,
 )
 # fmt: on
-_FORMS = "sst2, uniform:LOW:HIGH, fixed:N or a file with one length a line"
+_FORMS = "sst2, uniform:LOW:HIGH, fixed:N or a file with one length on each line"
 
 
 def draw_lengths(spec: str, count: int, max_length: int, seed: int) -> np.ndarray:
@@ -69,17 +69,19 @@ def _read_file(name: str) -> np.ndarray:
     try:
         lines = Path(name).expanduser().read_text("utf-8").splitlines()
     except FileNotFoundError as error:
-        raise UserError(f"--lengths {name} is no file and not understood: give {_FORMS}") from error
+        raise UserError(f"--lengths {name} is not a file, and is not understood: give {_FORMS}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--lengths {name} cannot be read: {' '.join(str(error).split())}") from error
     lengths = [_length(line, f"--lengths {name}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
     if not lengths:
-        raise UserError(f"--lengths {name} is empty: give one length in tokens a line")
+        raise UserError(f"--lengths {name} is empty: give one length in tokens on each line")
     return np.array(lengths)
 
 
 def _length(line: str, where: str) -> int:
     text = line.strip()
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and 1 <= int(text) < 2**31):
-        raise UserError(f"{where}: {text[:40]!r} is no length: give one whole number of tokens a line, at least 1")
+        raise UserError(
+            f"{where}: {text[:40]!r} is not a length: give one whole number of tokens on each line, at least 1"
+        )
     return int(text)

@@ -89,7 +89,7 @@ def find_material(config: Config, lengths: str | None) -> Material:
     """
     if config.train.method == "contrastive":
         logger.warning(
-            "train.method contrastive is planned as plain: its own step has a layer more and compares all texts"
+            "train.method contrastive is planned as plain: its real step has one more layer and compares all texts"
         )
     if lengths is None and config.data.train is not None:
         try:
@@ -106,7 +106,7 @@ def replacement_task(config: Config) -> Classification:
     method = config.train.method
     if config.task != "classification" or method != "plain":
         what = f"task {config.task}" if method == "plain" else f"train.method {method}"
-        logger.warning("%s needs data.train: a plain classifier stands in its place", what)
+        logger.warning("%s needs data.train: a plain classifier is planned in its place", what)
     return Classification(tuple(config.data.label_names or (f"LABEL_{i}" for i in range(config.model.num_labels or 2))))
 
 
@@ -204,7 +204,7 @@ def _shape(model: ModelConfig) -> BertConfig:
         try:
             return load_pretrained(model).bert_config
         except UserError as error:
-            logger.warning("the vocabulary is taken to be that of BERT-base: %s", error)
+            logger.warning("the vocabulary is assumed to be that of BERT-base: %s", error)
     return find_shape(model)
 
 
@@ -226,9 +226,11 @@ def find_shape(model: ModelConfig) -> BertConfig:
     except Exception as error:  # the library does not catch its HTTP client's exceptions
         published = published_config(name)
         if published is not None:
-            logger.warning("the Hub gave no config.json of %s: its shape is taken as it was published", name)
+            logger.warning("the Hub gave no config.json of %s: the shape that was published with it is used", name)
             return published
         raise UserError(
-            f"model.name_or_path {name!r} is no size ({', '.join(SIZES)}) and no folder, and the Hub gave no config.json "
-            f"(a size of the same shape will do where no weights are needed): {' '.join(str(error).split())[:200]}"
+            f"model.name_or_path {name!r} is neither a size ({', '.join(SIZES)}) nor a folder, and the Hub gave no "
+            "config.json "
+            "(you can also name a size with the same shape, because no weights are needed): "
+            f"{' '.join(str(error).split())[:200]}"
         ) from error

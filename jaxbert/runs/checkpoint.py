@@ -149,7 +149,7 @@ class Checkpoints:
         if free < needed:
             raise UserError(
                 f"{self.folder} has room for {free / 1e6:,.1f} MB, but a checkpoint needs {needed / 1e6:,.1f} MB: make room "
-                f"and run the same command to go on {self._after_last()}"
+                f"and run the same command to resume {self._after_last()}"
             )
 
     @contextlib.contextmanager
@@ -163,7 +163,7 @@ class Checkpoints:
                 raise
             raise UserError(
                 f"the checkpoint of step {self._saving} cannot be written to {self.folder} ({_line(error)}); it needs "
-                f"{self._needed / 1e6:,.1f} MB: make room and run the same command to go on {self._after_last()}"
+                f"{self._needed / 1e6:,.1f} MB: free some space and run the same command to resume {self._after_last()}"
             ) from error
 
     def _after_last(self) -> str:
@@ -191,7 +191,7 @@ class Checkpoints:
           UserError: if the checkpoint is damaged.
         """
         if wrong := find_damage(self.folder / str(step)):
-            raise UserError(f"the checkpoint of step {step} in {self.folder} is damaged ({wrong}): take another --step")
+            raise UserError(f"the checkpoint of step {step} in {self.folder} is damaged ({wrong}): use another --step")
         sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         args = ocp.args.Composite(state=ocp.args.StandardRestore(fallback_sharding=sharding))
         state = self._manager.restore(step, args=args)["state"]
@@ -217,7 +217,7 @@ def choose_step(checkpoints: Checkpoints, which: str) -> int:
         best = checkpoints.progress(steps[-1])["best_step"]
         if best is None:
             raise UserError(
-                f"{checkpoints.folder}: the run had no evaluation that counts yet, so none is best: take --step last"
+                f"{checkpoints.folder}: no evaluation of the run counts yet, so no checkpoint is the best: use --step last"
             )
         return best
     if not which.isdigit() or int(which) not in steps:

@@ -113,7 +113,7 @@ def check_target(output: str | os.PathLike[str], key: str) -> epath.Path:
     """
     target = to_path(output)
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "config.json").exists())):
-        raise UserError(f"{key} {target} holds something else than a model: choose a new folder")
+        raise UserError(f"{key} {target} has other files than those of a model: choose a new folder")
     return target
 
 
@@ -127,7 +127,7 @@ def export_run(run: str | Path, step: str, output: str | Path) -> epath.Path:
     """
     folder = RunFolder(run)
     if not folder.config.exists():
-        raise UserError(f"{folder.path} is no run folder: it has no config.yaml")
+        raise UserError(f"{folder.path} is not a run folder: it has no config.yaml")
     folder.check_one_model()
     if not folder.checkpoints.is_dir():
         raise UserError(f"{folder.path} has no checkpoints yet: train first")

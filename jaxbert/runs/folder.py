@@ -94,14 +94,14 @@ class RunFolder:
         if self.config.name not in names:
             shown_names = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             raise UserError(
-                f"train.output_dir {self.path} holds something else than a run ({shown_names}): choose a new folder"
+                f"train.output_dir {self.path} has other files than those of a run ({shown_names}): choose a new folder"
             )
         free = _FREE | (_COMPARED if self.data.name in names else set())
         differing = _differences(_read_config(self.config), config.to_dict(), free)
         if differing:
             raise UserError(
                 f"train.output_dir {self.path} holds a run with another configuration ({'; '.join(differing)}): "
-                f"use the same one to go on{self.way_out()}"
+                f"use the same configuration to resume{self.way_out()}"
             )
         if self.summary.name in names:
             raise UserError(f"the run in {self.path} is complete: see {self.summary}{self.way_out()}")
@@ -137,8 +137,8 @@ class RunFolder:
         """
         if members := self.members():
             raise UserError(
-                f"{self.path} is an ensemble of {len(members)} models, and one model is needed here: name one of them, "
-                f"such as {members[0]}, or train with train.folds_final"
+                f"{self.path} is an ensemble of {len(members)} models, and this command needs one model: name one of "
+                f"them, such as {members[0]}, or train with train.folds_final"
             )
 
     def way_out(self) -> str:

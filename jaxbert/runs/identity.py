@@ -106,7 +106,7 @@ class Identity:
             found = cls(sets=sets, **content)
             found._check()
         except (TypeError, AttributeError, KeyError) as error:
-            raise UserError(f"{path} is damaged: remove it to go on without comparing the data") from error
+            raise UserError(f"{path} is damaged: remove it to resume without comparing the data") from error
         return found
 
 
@@ -236,23 +236,24 @@ def go_on(folder: RunFolder, before: Identity | None, now: Identity, *, learned:
         if not learned:
             return now
         logger.warning(
-            "%s was begun without keeping what its data are: whether they are the same cannot be told", folder.path
+            "%s was begun by an older version, which did not record its data: it is not known whether the data are the same",
+            folder.path,
         )
         before = dataclasses.replace(now, labels=now.labels and known_labels(folder, None))
     never = _never_accepted(before, now)
     changes = [*never, *_changed_sets(before.sets, now.sets, only_counts=bool(never))]
     if changes and not learned:
-        logger.warning("%s: no checkpoint was saved yet, so the run begins anew: %s", folder.path, "; ".join(changes))
+        logger.warning("%s: no checkpoint was saved yet, so the run begins again: %s", folder.path, "; ".join(changes))
         return now
     if never or (changes and not accepts):
         raise UserError(
-            f"the run in {folder.path} has learned from something else ({'; '.join(changes)}): give it the same again"
-            + (folder.way_out() if never else ", or set train.accept_changed_data to go on with the new data")
+            f"the run in {folder.path} began with other data or another model ({'; '.join(changes)}): use the same ones"
+            + (folder.way_out() if never else ", or set train.accept_changed_data to continue with the new data")
         )
     if changes:
         steps = f"; {now.steps} steps in all, not {before.steps}: the learning rate follows"
         steps = steps if now.steps != before.steps else ""
-        logger.warning("%s goes on with changed data (%s%s)", folder.path, "; ".join(changes), steps)
+        logger.warning("%s continues with changed data (%s%s)", folder.path, "; ".join(changes), steps)
     changes = [*before.changes, *(["; ".join(changes)] if changes else [])]
     return dataclasses.replace(now, model=_kept_model(before.model, now.model), changes=changes)
 
@@ -320,6 +321,8 @@ def _changed_sets(before: Mapping[str, Content], now: Mapping[str, Content], *, 
 def _kept_model(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     """Return the model with which the run began, under the name that it has now."""
     if before["weights"] != now["weights"]:
-        logger.warning("the weights in %s have changed since the run began from them: it has its own", now["name"])
+        logger.warning(
+            "the weights in %s have changed since the run began from them: the run keeps its own", now["name"]
+        )
         return before
     return now

@@ -208,7 +208,7 @@ class RunLock:
         wait, begin = STALE_SECONDS - self._age(first), self._clock.now()
         if wait > 0:
             logger.warning(
-                "%s is in use by %s, unless that is dead: waiting up to %d s for a sign of life",
+                "%s is in use by %s, if that process is still alive: waiting up to %d s to see it",
                 *(self._run, owner, round(wait)),
             )
         while self._clock.now() < begin + wait:
@@ -253,12 +253,12 @@ class RunLock:
         """Check that this process is still the owner.
 
         Raises:
-          UserError: if another process has taken over because this one gave no sign of life for too long.
+          UserError: if another process has taken over because this one gave no answer for too long.
         """
         if self._number and os.getpid() == self._me.pid and not self._is_mine():
             raise UserError(
                 f"train.output_dir {self._run} was taken over by {self._newest()[1]}, because this process gave no sign of "
-                f"life for {STALE_SECONDS:g} s: what it did since its last checkpoint is not saved"
+                f"life for {STALE_SECONDS:g} s: its steps since the last checkpoint are not saved"
             )
 
     def release(self, *, keep: bool) -> None:

@@ -159,7 +159,7 @@ def _item(value: Any, most: int, pairs: bool, words: bool) -> Any:
                 reads = "pairs of texts" if pairs else "single texts"
                 raise RefusedError(f"this input has {len(value)} texts, but the model reads {reads}", "text")
     elif not isinstance(value, str | dict):
-        raise RefusedError(f"this input is no text but {json.dumps(value)[:50]}", "text")
+        raise RefusedError(f"this input is not a text but {json.dumps(value)[:50]}", "text")
     parts = [value] if isinstance(value, str) else value if isinstance(value, list) else [to_text(value)]
     if (size := sum(map(len, parts))) > most:
         raise RefusedError(f"this input has {size} characters, but at most {most} are read", "too_large")

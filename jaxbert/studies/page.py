@@ -90,7 +90,8 @@ def _front(found: Found) -> Html:
     series = [Series(values[:, 1], values[:, 0], "trial", "points", 1), Series(edge[:, 1], edge[:, 0], "front", "dots")]
     rows = [[record.number, *(record.values or ())] for record in front]
     chart = figure(
-        draw(series, Plane(names[1], names[0])), "No other trial is better in one and as good in the others."
+        draw(series, Plane(names[1], names[0])),
+        "No other trial is better in one objective and at least as good in the others.",
     )
     return joined_html([element("div", chart, kind="charts"), table(["trial", *names], rows, sortable=True)])
 
@@ -117,7 +118,7 @@ def importances(study: optuna.Study, objective: int = 0) -> dict[str, float]:
 def _importance(study: optuna.Study, space: Sequence[Dimension], found: Found) -> Html:
     shares = importances(study)
     if not shares:
-        return paragraphs(f"It is told from {_FEWEST} complete trials on that differ.")
+        return paragraphs(f"At least {_FEWEST} complete trials with different values are needed.")
     said = (
         f"How much of the differences in {found.objectives[0].name} each key explains (functional analysis of variance over "
         "the complete trials). With few trials this is rough."
@@ -162,7 +163,7 @@ def _parallel(space: Sequence[Dimension], found: Found) -> Html:
     drawing = element(
         "svg", *parts, *lines, viewBox=box, role="img", aria_label="trials side by side", style="min-width:40rem"
     )
-    caption = "A line for each complete trial; the better, the stronger; the best one is thick."
+    caption = "A line for each complete trial. A better trial has a stronger line; the best one is thick."
     return figure(element("div", drawing, kind="scroll"), caption)
 
 

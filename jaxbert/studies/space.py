@@ -183,7 +183,7 @@ def grid(space: Iterable[Dimension]) -> list[dict[str, Any]]:
     for dimension in space:
         if dimension.points is None:
             raise UserError(
-                f"search.method is grid, but {dimension} has no end of values: name them, as {dimension.key}=V1,V2"
+                f"search.method is grid, but {dimension} has infinitely many values: name some, as {dimension.key}=V1,V2"
             )
     points = [dimension.points or () for dimension in space]
     count = math.prod(map(len, points))

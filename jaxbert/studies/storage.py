@@ -69,7 +69,7 @@ def check_study(folder: epath.Path, settings: dict[str, Any]) -> str | None:
         others = sorted({found.name for found in folder.iterdir()} - {STUDY}) if folder.exists() else []
         if others:
             raise UserError(
-                f"train.output_dir {folder} holds something else than a search ({others[0]}): choose a new folder"
+                f"train.output_dir {folder} has other files than those of a search ({others[0]}): choose a new folder"
             )
         return None
     kept = _read_study(path)
@@ -82,7 +82,7 @@ def check_study(folder: epath.Path, settings: dict[str, Any]) -> str | None:
     if differing:
         raise UserError(
             f"train.output_dir {folder} holds a search with other settings or other data ({'; '.join(differing)}): "
-            "use the same ones to go on, or choose a new folder"
+            "use the same ones to resume, or choose a new folder"
         )
     return str(kept.get("name"))
 

@@ -105,7 +105,7 @@ def _import(path: str) -> type[Task]:
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"task {path!r}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Task) and getattr(found, "name", None)):
-        raise UserError(f"task {path!r} is no class that derives from jaxbert.tasks.base.Task and has a name")
+        raise UserError(f"task {path!r} is not a class that derives from jaxbert.tasks.base.Task and has a name")
     try:
         return register(found)
     except ValueError as error:
@@ -162,14 +162,16 @@ def say_guess(name: str, bert_config: BertConfig) -> None:
     """Warn which task is assumed for the model of another program."""
     if settings_of(bert_config).get("task") is None:
         task = task_class(_trained_task(bert_config) or "classification")
-        logger.warning("%s says no task: by its config.json it is taken for %s, %s", name, task.name, task.assumes)
+        logger.warning(
+            "%s does not name a task: by its config.json it is taken for %s, %s", name, task.name, task.assumes
+        )
 
 
 def say_other_head(name: str, bert_config: BertConfig, task: str, num_labels: int) -> None:
     """Warn if a head with the same number of outputs was trained for another task and is trained further."""
     before = _trained_task(bert_config)
     if before != task and {before, task} <= _CLASSIFIERS and bert_config.num_labels == num_labels:
-        logger.warning("%s: the head was trained for %s, and goes on from there for %s", name, before, task)
+        logger.warning("%s: the head was trained for %s, and is trained further for %s", name, before, task)
 
 
 SETTINGS = "jaxbert"

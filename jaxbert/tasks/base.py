@@ -201,7 +201,7 @@ class Task:
         Raises:
           UserError: for a task whose answers are not compared.
         """
-        raise UserError(f"task {self.name} compares no answers with others: leave train.teacher and train.r_drop out")
+        raise UserError(f"task {self.name} cannot compare answers: leave train.teacher and train.r_drop out")
 
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
         """Return the predictions for evaluation, one for each segment, [B, S, ...], or for each token, [B, T, ...]."""

@@ -193,7 +193,8 @@ class Decision:
             return cls(conformity=conformity, temperature=temperature)
         if len(names) != 2 or positive not in names or threshold is None or not are_numbers([threshold], 1):
             raise UserError(
-                f"config.json: `positive_label` is {positive!r} with the `threshold` {threshold!r}, which is no threshold "
+                f"config.json: `positive_label` is {positive!r} with the `threshold` {threshold!r}, which is not a "
+                "threshold "
                 f"for one of the labels {', '.join(names)}: correct it, or remove both"
             )
         return cls(list(names).index(positive), float(threshold), conformity, temperature)
@@ -347,7 +348,9 @@ def with_answer_options(task: Any, abstain_below: float | None, coverage: float 
     decision: Decision | None = getattr(task, "decision", None)
     for option, value in (("--abstain_below", abstain_below), ("--coverage", coverage)):
         if value is not None and decision is None:
-            raise UserError(f"{option} is for models that give one label of some, but this one is of task {task.name}")
+            raise UserError(
+                f"{option} is for models that choose one of several labels, but this one is of task {task.name}"
+            )
     if decision is None or (abstain_below is None and coverage is None):
         return task
     if coverage is not None and decision.conformity is None:

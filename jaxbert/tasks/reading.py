@@ -323,7 +323,7 @@ class TextTask(Task):
     def read_for(self, spec: str, data: DataConfig, tokenizer: Any, max_length: int) -> Examples:
         _check_pairs(self.reading, data)
         if self.label_kind != "list" and (isinstance(data.label, list) or data.label_format == "multi_hot"):
-            raise UserError("this model gives one label a text: name one column of labels, which are not multi_hot")
+            raise UserError("this model gives each text one label: name one column of labels, which are not multi_hot")
         rules = LabelRules.of(data)
         source = open_source(spec, data, role="test", labelled=True, labels=self.label_kind)
         stored = prepare_shown(source, tokenizer, max_length, long_texts=self.reading.long_texts)
@@ -458,9 +458,7 @@ class TextInputs:
         ):
             if row is not None and what not in self._said:
                 self._said.add(what)
-                logger.warning(
-                    "%s: %s (how many such texts there are is said at the end)", at_row(self.name, row), what
-                )
+                logger.warning("%s: %s (the number of such texts is printed at the end)", at_row(self.name, row), what)
 
     def say(self) -> None:
         """Tell the user how many texts were cut, and how many have no tokens."""
@@ -494,7 +492,7 @@ def _check_pairs(reading: Reading, data: DataConfig) -> None:
       UserError: if it is not known.
     """
     if reading.pairs and data.text_pair is None:
-        raise UserError("this model reads pairs of texts: say with --text_pair which column has the second")
+        raise UserError("this model reads pairs of texts: name the column of the second text with --text_pair")
 
 
 def _reading(config: Config, max_length: int) -> Reading:

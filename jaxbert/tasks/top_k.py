@@ -25,7 +25,7 @@ def with_top_k(task: Task, top_k: int | None) -> Task:
         return task
     if not hasattr(task, "top_k"):
         raise UserError(
-            "--top_k says how many labels an answer shows the probabilities of, but this model's answers have none: "
+            "--top_k is the number of labels whose probabilities an answer shows, but this model's answers have none: "
             "leave it out"
         )
     chosen: Any = dataclasses.replace(task, top_k=top_k)  # type: ignore[type-var]

@@ -30,7 +30,7 @@ def rows_of_texts(task: Task, items: Sequence[Any], data: DataConfig) -> tuple[S
     if all(isinstance(item, Mapping) for item in items):
         return items, data
     if any(isinstance(item, Mapping) for item in items):
-        raise UserError("texts: some are texts and some are rows: give one kind")
+        raise UserError("texts: some are texts and others are rows: give only texts or only rows")
     if not any(isinstance(item, list | tuple) for item in items):
         if reads_pairs(task):
             raise UserError("this model reads pairs of texts: give each as (FIRST, SECOND)")
@@ -39,7 +39,7 @@ def rows_of_texts(task: Task, items: Sequence[Any], data: DataConfig) -> tuple[S
         return [{data.tokens: item} for item in items], data
     for number, item in enumerate(items, 1):
         if not isinstance(item, list | tuple) or len(item) != 2:
-            raise UserError(f"texts, row {number}: {item!r:.60} is no pair of texts: give each as (FIRST, SECOND)")
+            raise UserError(f"texts, row {number}: {item!r:.60} is not a pair of texts: give each as (FIRST, SECOND)")
     if task.name == "question_answering":
         return [{data.question: first, data.context: second} for first, second in items], data
     paired = dataclasses.replace(data, text_pair=data.text_pair or "text_pair")

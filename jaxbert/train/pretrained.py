@@ -69,8 +69,8 @@ class Pretrained:
         if self.folder is None or not has_word_scores(self.folder, family_of(self.bert_config)):
             name = "a new model" if self.folder is None else str(self.folder)
             raise UserError(
-                f"train.method prompt asks a model for words, but {name} has no trained head for masked words, and a new "
-                "one knows nothing: take a model of masked words, such as one of `jaxbert pretrain`"
+                f"train.method prompt needs a trained head for masked words, but {name} has none: name a model that "
+                "predicts masked words, such as one of `jaxbert pretrain`"
             )
 
     def params(
@@ -114,8 +114,8 @@ def load_pretrained(config: ModelConfig, teacher: str | None = None) -> Pretrain
             return Pretrained(sized_config(config.name_or_path, len(tokenizer)), tokenizer, None)
         if config.vocab is None:
             raise UserError(
-                f"a new model ({config.name_or_path}) needs a vocabulary: set model.vocab to a file, one token a line "
-                "(`jaxbert pretrain` can train one: pretrain.vocab_size)"
+                f"a new model ({config.name_or_path}) needs a vocabulary: set model.vocab to a file with one token on "
+                "each line (`jaxbert pretrain` can train one: pretrain.vocab_size)"
             )
         tokenizer = new_tokenizer(fetched(to_path(config.vocab)), config.lower_case)
         return Pretrained(sized_config(config.name_or_path, len(tokenizer)), tokenizer, None)

@@ -104,8 +104,8 @@ class Callbacks:
         for callback in callbacks:
             if isinstance(callback, type) or not (isinstance(callback, Callback) or callable(callback)):
                 raise UserError(
-                    f"callbacks: {callback!r} is no callback: give functions (event, step, values), or objects of classes "
-                    "that derive from jaxbert.Callback"
+                    f"callbacks: {callback!r} is not a callback: give functions (event, step, values), or objects of "
+                    "classes that derive from jaxbert.Callback"
                 )
         self._callbacks = tuple(callbacks)
         self._raised = False
@@ -344,7 +344,7 @@ def _check_additions(config: Config, additions: Additions) -> None:
     """Raise `UserError` for what the caller of `open_run` would have to add and did not."""
     for key, added in (("teacher", additions.teach), ("prune", additions.stages)):
         if getattr(config.train, key) is not None and added is None:
-            raise UserError(f"train.{key} works with `jaxbert train` and `jaxbert.finetune` alone: leave it out here")
+            raise UserError(f"train.{key} works only with `jaxbert train` and `jaxbert.finetune`: leave it out here")
 
 
 def _augmented(run: Run, max_length: int, *, use_tuned: bool) -> Run:

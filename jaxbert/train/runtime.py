@@ -54,7 +54,7 @@ def _can_keep(folder: Path) -> bool:
         with tempfile.TemporaryFile(dir=folder):
             return True
     except OSError as error:
-        message = "compiled programs cannot be kept in %s (%s), and each start compiles anew: name another folder by "
+        message = "compiled programs cannot be kept in %s (%s), so each start compiles again: name another folder by "
         logger.warning(message + "JAX_COMPILATION_CACHE_DIR", folder, error.strerror or error)
         return False
 

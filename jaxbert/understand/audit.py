@@ -70,7 +70,7 @@ class Audit:
     """`data.label_separator`, for several labels in a field of a table."""
 
     def to_json_lines(self) -> str:
-        """Return one JSON object a line."""
+        """Return one JSON object on each line."""
         return "".join(json.dumps(suspect, ensure_ascii=False) + "\n" for suspect in self.suspects)
 
     def to_table(self, separator: str = ",") -> str:
@@ -183,7 +183,7 @@ def _judged_rows(finished: Finished, rank_by: confident.RankBy) -> tuple[_Rows, 
     """Judge the labels of a run; return the rows, without their texts, and where the predictions come from."""
     task = finished.model.task
     if not has_labels_to_judge(task, finished.inputs.train):
-        raise UserError(f"audit judges labels, scores and choices of whole texts; task {task.name} has none")
+        raise UserError(f"audit checks labels, scores and choices of complete texts, but task {task.name} has none")
     sets, evidence = _sets_of(finished)
     labels = np.concatenate([np.asarray(one.examples.labels) for one in sets])
     ends = np.cumsum([len(one.examples) for one in sets])
@@ -225,7 +225,7 @@ def _sets_of(finished: Finished) -> tuple[list[_Set], str]:
             scores = np.asarray(task.labels_and_answers(outcome.predictions, outcome.examples)[1])
         found.append(_Set(views[name], source, outcome.examples, everything, outcome.probabilities, scores))
     if not found:
-        raise UserError(f"{folder} has neither folds nor a validation or test set, so no label can be judged: {_HOW}")
+        raise UserError(f"{folder} has neither folds nor a validation or test set, so no label can be checked: {_HOW}")
     learned = [_Set(views[TRAIN], TRAIN, finished.inputs.train, nothing)] if TRAIN in views else []
     return [*learned, *found], "held_out"
 
@@ -255,7 +255,7 @@ def _judge(task: Task, labels: np.ndarray, sets: Sequence[_Set], rank_by: confid
     if not all(
         np.isfinite(part).all() for one in found for part in (one.probabilities, one.scores) if part is not None
     ):
-        raise UserError("some predictions are no finite numbers, so the model has diverged: train with a lower rate")
+        raise UserError("some predictions are not finite numbers, so the model has diverged: train with a lower rate")
     if labels.dtype.kind == "f":
         scores = np.concatenate([one.scores for one in found if one.scores is not None]).astype(np.float64)
         residuals = labels - scores

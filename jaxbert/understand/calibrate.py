@@ -28,7 +28,9 @@ def target_of(name: str, output: str | os.PathLike[str] | None) -> epath.Path:
         return run.export
     if to_path(name).exists():
         return to_path(name)
-    raise UserError(f"--model {name} is no folder here: name the folder for the calibrated model with --output")
+    raise UserError(
+        f"--model {name} is not a folder on this machine: name the folder for the calibrated model with --output"
+    )
 
 
 def write_calibrated(model: TrainedModel, name: str, target: epath.Path) -> None:

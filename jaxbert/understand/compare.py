@@ -203,7 +203,7 @@ class _Side:
         if judged is None:
             raise UserError(f"{name} is a run of the task {run.model.task.name}, whose answers cannot be compared")
         if np.isnan(run.outcomes[chosen].predictions).any():
-            raise UserError(f"{name} has predictions that are no numbers, so its model has diverged: leave it out")
+            raise UserError(f"{name} has predictions that are not numbers, so its model has diverged: leave it out")
         return cls(name, *read_texts(run, chosen), judged)
 
 

@@ -64,7 +64,7 @@ def pair_part(pair: Pair) -> Html:
     """Return the differences of a pair, and the texts that both answer differently."""
     widest = max((abs(edge) for found in pair.differences for edge in (found.low, found.high)), default=0.0) or 1.0
     head = ["metric", f"{pair.second} minus {pair.first}", f"{LEVEL:.0%} interval", "", "better"]
-    how = f"Intervals: paired bootstrap, {RESAMPLES:,} resamples, fixed seed. An interval with 0 in it shows no difference."
+    how = f"Intervals: paired bootstrap, {RESAMPLES:,} resamples, fixed seed. An interval around 0 shows no difference."
     most = f"The {len(pair.shown)} whose answers differ most in quality." if pair.differing > len(pair.shown) else None
     shown = ["row", "text", "right", pair.first, pair.second]
     return joined_html(

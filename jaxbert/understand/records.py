@@ -89,7 +89,7 @@ def read_columns(finished: Finished, name: str, examples: Examples, columns: Seq
         found |= zip((item.row for item in part.items), part.kept_rows(), strict=True)
     items = items_in(examples)
     if any(item.row not in found for item in items):
-        raise UserError(f"{spec}: rows of the run are not there any more: give the same data")
+        raise UserError(f"{spec}: rows of the run do not exist any more: give the same data")
     return {column: [found[item.row][column] for item in items] for column in columns}
 
 

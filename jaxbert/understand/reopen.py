@@ -33,7 +33,7 @@ def reopen(path: str | os.PathLike[str]) -> Finished:
     """
     folder = RunFolder(path)
     if not folder.config.exists():
-        raise UserError(f"{folder.path} is no run folder: it has no config.yaml")
+        raise UserError(f"{folder.path} is not a run folder: it has no config.yaml")
     if not folder.summary.exists():
         raise UserError(f"{folder.path} is a run that has not finished: run the same command again to finish it")
     model = open_trained(os.fspath(path))

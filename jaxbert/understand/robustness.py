@@ -119,7 +119,7 @@ def measure_robustness(model: TrainedModel, spec: str, data: DataConfig, options
             seeds = (f"{options.seed}/{row}" for row in rows)
             changed = [_disturb(pair, kind, strength, seed) for pair, seed in zip(texts, seeds, strict=True)]
             if changed == texts:
-                logger.warning("%s: no text has a place for %s, which are left out", spec, kind.replace("_", " "))
+                logger.warning("%s: no text can be changed by %s, which are left out", spec, kind.replace("_", " "))
                 break
             _, disturbed_value, judged = _judged(model, _as_examples(model, changed, examples))
             touched = float(np.mean([one != other for one, other in zip(texts, changed, strict=True)]))
@@ -136,7 +136,7 @@ def _check(task: Task, options: RobustnessOptions) -> TextTask:
     """
     if not isinstance(task, TextTask):
         raise UserError(
-            f"this model's task is {task.name}, but texts are disturbed for classification, multi_label and regression alone"
+            f"this model's task is {task.name}, but robustness is measured for classification, multi_label and regression"
         )
     for kind in options.kinds or ():
         check_kind(kind)

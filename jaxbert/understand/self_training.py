@@ -276,7 +276,5 @@ def _say_result(summary: Mapping[str, Any]) -> None:
     record = summary["self_training"]
     metric, before, after = record["metric"], record["rounds"][0]["value"], value_of(summary["eval"], record["metric"])
     if improves(metric, before, after):
-        said = (
-            "self-training made the model worse on the validation set: %s %.4f, and %.4f with the labelled rows alone"
-        )
+        said = "self-training made the model worse on the validation set: %s %.4f, and %.4f with only the labelled rows"
         logger.warning(said + "; a higher threshold may help, or leave it out", metric, after, before)

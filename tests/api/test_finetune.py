@@ -119,11 +119,11 @@ def test_a_run_goes_on_after_an_exception_and_after_ctrl_c(run, tmp_path):
     with pytest.raises(CrashError):
         finetune(run, callbacks=crash, **keys)
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(jaxbert.StoppedError, match=r"stopped after step 9, .* output_dir='.*/run' to go on"):
+    with pytest.raises(jaxbert.StoppedError, match=r"stopped after step 9, .* output_dir='.*/run' to resume"):
         finetune(run, callbacks=interrupt, **keys)
     assert signal.getsignal(signal.SIGINT) is before
     with pytest.raises(
-        jaxbert.UserError, match=r"learned from something else \(data.train: 100 examples there, 99 now\)"
+        jaxbert.UserError, match=r"began with other data or another model \(data.train: 100 examples there, 99 now\)"
     ):
         finetune(run, train=rows_of(99), **keys)
     with pytest.raises(jaxbert.UserError, match=r"another loss .the task's own there, .*own_loss now"):
@@ -173,7 +173,7 @@ def test_without_a_folder_each_call_is_a_new_run(run, tmp_path, monkeypatch, cap
     thread.start()
     thread.join()
     assert [str(result.folder) for result in found] == ["runs/classifier", "runs/classifier-2"]
-    assert "runs/classifier is there already: this run is in runs/classifier-2" in capfd.readouterr().err
+    assert "runs/classifier exists already: this run is in runs/classifier-2" in capfd.readouterr().err
     first, second = (recorder.values[0]["loss"] for recorder in recorders)
     assert second == pytest.approx(2 * first, rel=1e-6)
     assert [result.metrics for result in found] == [{}, {}]
@@ -189,17 +189,20 @@ def test_without_a_folder_each_call_is_a_new_run(run, tmp_path, monkeypatch, cap
         ({"nothing_like_it": 1}, "unknown key nothing_like_it; `jaxbert train --help` lists all keys"),
         ({"epochs": "three"}, "train.epochs is three, but it must be a whole number"),
         ({"max_length": "long"}, "data.max_length is long, but it must be a whole number or null"),
-        ({"epochs": 0}, "train.epochs is 0, so that nothing is learned"),
+        ({"epochs": 0}, "train.epochs is 0, which only train.method"),
         ({"config": "nowhere.yaml"}, "nowhere.yaml does not exist"),
         ({"task": "poetry"}, "task is 'poetry', but"),
         ({"train": [("a", "b")]}, "train, row 1: is a tuple"),
         ({"train": "nowhere.csv"}, "nowhere.csv: no such file"),
-        ({"callbacks": 3}, "callbacks: 3 is no callback"),
-        ({"callbacks": jaxbert.Callback}, "callbacks: .* is no callback"),
+        ({"callbacks": 3}, "callbacks: 3 is not a callback"),
+        ({"callbacks": jaxbert.Callback}, "callbacks: .* is not a callback"),
         ({"metrics": {"accuracy": len}}, "'accuracy' is the name of a metric that jaxbert computes"),
-        ({"metrics": {"mine": 3}}, "'mine' is no function"),
-        ({"metrics": {"mine": len}, "best_metric": "mine"}, "best_metric is mine, .*say which way it is better"),
-        ({"loss": 3}, "loss: 3 is no function"),
+        ({"metrics": {"mine": 3}}, "'mine' is not a function"),
+        (
+            {"metrics": {"mine": len}, "best_metric": "mine"},
+            "best_metric is mine, .*say whether larger values are better",
+        ),
+        ({"loss": 3}, "loss: 3 is not a function"),
     ],
 )
 def test_a_mistake_is_one_line(run, keys, message, tmp_path):

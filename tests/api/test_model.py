@@ -95,7 +95,7 @@ def test_an_export_is_a_model_again(run, answers, tmp_path):
     assert jaxbert.load(folder).predict(TEXTS) == answers
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "notes.txt").write_text("mine")
-    with pytest.raises(jaxbert.UserError, match=r"folder .*/taken holds something else than a model"):
+    with pytest.raises(jaxbert.UserError, match=r"folder .*/taken has other files than those of a model"):
         run.result.model.export(tmp_path / "taken")
 
 
@@ -116,8 +116,8 @@ def test_a_run_s_columns_are_its_model_s(tmp_path):
         (["w1", " "], r"^texts, row 2: column 'text' is empty"),
         (["w1", None], r"^texts, row 2: column 'text' is empty"),
         (["w1", 3], r"^texts, row 2: column 'text' holds a number"),
-        (["w1", {"text": "w2"}], "some are texts and some are rows"),
-        ([("a", "b", "c")], "row 1: .* is no pair of texts"),
+        (["w1", {"text": "w2"}], "some are texts and others are rows"),
+        ([("a", "b", "c")], "row 1: .* is not a pair of texts"),
         ([{"body": "w1"}], r"^texts, row 1: no column 'text' \(data.text\)"),
         (7, "texts: is a number"),
         (Path("nowhere.csv"), "nowhere.csv: no such file"),

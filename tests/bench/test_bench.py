@@ -206,7 +206,7 @@ def test_the_first_run_of_a_shape_is_never_on_the_clock(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--lengths=sst3"], "--lengths sst3 is no file and not understood"),
+        (["--lengths=sst3"], "--lengths sst3 is not a file, and is not understood"),
         (["--lengths=fixed:500"], "500 tokens are above the longest example (40)"),
         (["--bench.steps=0"], "bench.steps is 0, but it must be at least 1"),
         (["--bench.warmup=-1"], "bench.warmup is -1, but it must be at least 0"),
@@ -214,7 +214,7 @@ def test_the_first_run_of_a_shape_is_never_on_the_clock(folder, monkeypatch):
         (["--data.max_length=41"], "the model has 40 positions"),
         (["--train.batch_size=0"], "train.batch_size is 0"),
         (["--mesh.data=3"], "does not fit 8 devices"),
-        (["--model.name_or_path=no/such-model"], "is no size (tiny, mini, small, base, large) and no folder"),
+        (["--model.name_or_path=no/such-model"], "is neither a size (tiny, mini, small, base, large) nor a folder"),
         (["--data.train=missing.csv", "--model.name_or_path=tiny"], "needs a vocabulary"),
         (["--cost_per_hour=-1"], "--cost_per_hour is -1, but it must be above 0"),
         (["--cost_per_hour=.inf"], "--cost_per_hour is inf, but it must be finite and above 0"),

@@ -54,7 +54,7 @@ def refused(capsys, *words):
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):
-    assert "is no local folder" in refused(capsys, "--model.name_or_path", "no/such-model")
+    assert "is not a local folder" in refused(capsys, "--model.name_or_path", "no/such-model")
     assert "leave out --tune" in refused(capsys, "--tune")
     assert "leave out --sweep" in refused(capsys, "--sweep", "train.batch_size=1,2")
     assert "--mode serve does not run" in refused(capsys, "--profile", str(tmp_path))

@@ -230,4 +230,4 @@ def test_what_was_timed_is_written_also_where_it_cannot_be_kept(folder, kept, ca
 def test_without_a_folder_nothing_is_timed(folder, capsys, monkeypatch):
     monkeypatch.setattr(tuned, "tuned_file", lambda: None)
     assert main(arguments(folder, "--tune")) == 2
-    assert "name a folder by JAX_COMPILATION_CACHE_DIR" in capsys.readouterr().err.splitlines()[-1]
+    assert "set JAX_COMPILATION_CACHE_DIR" in capsys.readouterr().err.splitlines()[-1]

@@ -35,7 +35,7 @@ def test_the_first_folders_are_taken_for_bert(case, vocabularies, tmp_path, capl
     (tmp_path / "vocab.txt").write_bytes((vocabularies / "bert-base-uncased-vocab.txt").read_bytes())
     start = load_pretrained(ModelConfig(name_or_path=str(tmp_path)))
     assert caplog.messages == [
-        f"{tmp_path / name} says no model_type: it is taken for a BERT's",
+        f"{tmp_path / name} has no model_type: it is taken for that of a BERT",
         f"{tmp_path / 'vocab.txt'}: no word in it has capitals: texts are lower-cased (model.lower_case)",
     ]
     assert start.tokenizer("Hello")["input_ids"] == [101, 7592, 102]

@@ -61,7 +61,7 @@ def test_case(start, begin, case, tmp_path):
         code, _, err = start("run", *more)
         assert code == 2
         said = "labels 'alpha', 'gamma', 'zeta' there, 'aardvark', 'alpha', 'gamma' now"
-        assert f"error: the run in run has learned from something else ({said})" in err
+        assert f"error: the run in run began with other data or another model ({said})" in err
         assert content(run) == before
 
     shutil.copy(case / "more.csv", "data.csv")
@@ -72,7 +72,7 @@ def test_case(start, begin, case, tmp_path):
     assert content(run) == before
     shutil.copytree(run, "accepted")
     err = begin("accepted", "--train.accept_changed_data", "true")
-    assert "note: accepted goes on with changed data (data.train: 48 examples there, 60 now; 16 steps in all" in err
+    assert "note: accepted continues with changed data (data.train: 48 examples there, 60 now; 16 steps in all" in err
     assert "going on after step 6," in err
     kept = json.loads((tmp_path / "accepted" / "data.json").read_text())
     assert kept["labels"] == ["alpha", "gamma", "zeta"]

@@ -278,8 +278,8 @@ def test_vocabularies_of_new_models(refused, tmp_path, content):
 def test_folders_that_are_no_models(refused, tmp_path):
     folder = tmp_path / "empty"
     folder.mkdir()
-    assert f"the folder {folder} is no model: it has no config.json" in refused(model__name_or_path=folder)
-    assert "is no folder" in refused(model__name_or_path=tmp_path / "nowhere" / "else")
+    assert f"the folder {folder} is not a model: it has no config.json" in refused(model__name_or_path=folder)
+    assert "is not a folder" in refused(model__name_or_path=tmp_path / "nowhere" / "else")
     (folder / "note.txt").write_text("x")
     assert "is a file" in refused(model__name_or_path=folder / "note.txt")
 
@@ -360,7 +360,7 @@ def test_damaged_models(refused, tmp_path, name):
 def test_an_output_folder_that_holds_something_else(problem, tmp_path, capsys):
     (tmp_path / "thesis.tex").write_text("ten years of work")
     code = problem.train(train__output_dir=tmp_path)
-    assert "holds something else than a run (thesis.tex)" in only_line(code, capsys.readouterr())
+    assert "has other files than those of a run (thesis.tex)" in only_line(code, capsys.readouterr())
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     code = problem.train(train__output_dir=tmp_path / "thesis.tex")
     assert "is a file" in only_line(code, capsys.readouterr())

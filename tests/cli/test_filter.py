@@ -148,7 +148,7 @@ def test_json_lines_with_columns_of_the_input(pipes, model, answers, tmp_path):
     [
         ("{}\n", "\n", "the line is blank: each line is one example"),
         ('{{"text": "{}"}}\n', '{"text": " "}\n', "column 'text' is empty: fill in the text or remove the row"),
-        ('{{"text": "{}"}}\n', '{"text"}\n', "not a whole JSON object ("),
+        ('{{"text": "{}"}}\n', '{"text"}\n', "not a complete JSON object ("),
     ],
 )
 def test_a_bad_line_ends_it_after_the_answers_before(pipes, model, answers, capsys, form, bad, problem):
@@ -173,7 +173,7 @@ def test_texts_that_are_cut_or_lost_are_said_at_once_and_counted_at_the_end(pipe
             said.append(capsys.readouterr().err)
 
     assert pipes.run(play, "--model", model) == 0
-    first = "note: standard input, row {}: {} (how many such texts there are is said at the end)\n"
+    first = "note: standard input, row {}: {} (the number of such texts is printed at the end)\n"
     lost = "the tokenizer leaves nothing of this text, and its answer means nothing"
     assert said == ["", first.format(2, "longer than 48 tokens and cut"), "", first.format(4, lost)]
     assert capsys.readouterr().err == (

@@ -243,7 +243,7 @@ def test_pairs_go_through_all_verbs(problem, tmp_path, capsys):
     columns = ["--model", str(tmp_path / "run"), "--text", "#1 String", "--text_pair", "#2 String"]
     for verb, source_flag in (("predict", "--input"), ("evaluate", "--data")):
         line = refused(capsys, verb, *columns[:4], source_flag, source)
-        assert line == "this model reads pairs of texts: say with --text_pair which column has the second"
+        assert line == "this model reads pairs of texts: name the column of the second text with --text_pair"
     assert main(["predict", *columns, "--input", str(source)]) == 0
     answers = read_lines(capsys.readouterr().out)
     assert main(["evaluate", *columns, "--data", str(source)]) == 0
@@ -267,11 +267,11 @@ def test_what_export_refuses(problem, run, tmp_path, capsys):
     assert "'newest' is not there" in refused(
         capsys, "export", "--run", run, "--step", "newest", "--output", tmp_path / "x"
     )
-    assert "is no run folder" in refused(capsys, "export", "--run", tmp_path, "--output", tmp_path / "x")
+    assert "is not a run folder" in refused(capsys, "export", "--run", tmp_path, "--output", tmp_path / "x")
     assert not (tmp_path / "x").exists()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
-    assert "holds something else" in refused(capsys, "export", "--run", run, "--output", tmp_path / "full")
+    assert "has other files" in refused(capsys, "export", "--run", run, "--output", tmp_path / "full")
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["thesis.tex"]
 
 

@@ -61,7 +61,7 @@ def test_inspect_tells_everything(problem: Problem, tmp_path: Path, capsys: pyte
     said = " ".join(capsys.readouterr().err.split())
     for words in (
         "bad 3, good 2",
-        "labels of a class: 2 to 3, half of them up to 2; up to 64 speak",
+        "rows of each label: 2 to 3, the median is 2; up to 64, try train.method contrastive",
         "row 3 of validation is row 3 of train",
         "rows 2, 4, labels good, bad",
     ):

@@ -277,7 +277,7 @@ def test_kept_answers_are_the_teachers(problem, tmp_path):
             "has other labels (bad, good) than the run (bad, fair, good)",
         ),
         ({"model__name_or_path": "other", "model__layers": None}, "has another vocabulary (71 tokens there, 72 here)"),
-        ({"train__teacher": "nowhere"}, "'nowhere' is no local folder"),
+        ({"train__teacher": "nowhere"}, "'nowhere' is not a local folder"),
         (
             {"task": "regression", "data__train": "numbers.csv", "data__validation": None},
             "is of task classification, but",

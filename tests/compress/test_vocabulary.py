@@ -126,7 +126,7 @@ def test_other_heads(tmp_path, changes):
         (["prune", "--model", "MODEL", "--corpus", "nothing.csv", "--output", "out"], "nothing.csv"),
         (
             ["prune", "--model", "MODEL", "--corpus", "CORPUS", "--output", "CORPUS"],
-            "holds something else than a model",
+            "has other files than those of a model",
         ),
     ],
 )

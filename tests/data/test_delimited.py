@@ -184,9 +184,7 @@ def test_rows_are_those_of_the_file_through_parts_and_quoted_lines(load, monkeyp
 def test_a_header_in_the_middle_is_no_example(load, notes, mark):
     """Files were put together by `cat`."""
     content = f"text,label\na,x\n{mark}text,label\nb,y\ntext,other\n"
-    with pytest.raises(
-        UserError, match="row 3: the row repeats the header, as where files are put together: remove it"
-    ):
+    with pytest.raises(UserError, match="row 3: the row repeats the header, as in joined files: remove it"):
         load(content)
     table = load(content, bad_rows="skip")
     assert (table.texts, table.rows) == (["a", "b", "text"], [2, 4, 5])

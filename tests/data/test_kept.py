@@ -49,7 +49,7 @@ def test_plain_text_has_the_text_alone(tmp_path, monkeypatch):
     assert kept(tmp_path / "a.txt", "text") == [("good",), ("bad",)]
     for spec in (tmp_path / "a.txt", "-"):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"good\nbad\n")))
-        with pytest.raises(UserError, match="one text a line has no column 'id'"):
+        with pytest.raises(UserError, match="lines of plain text have no column 'id'"):
             kept(spec, "id")
 
 

@@ -193,7 +193,7 @@ def test_pairs_of_0_and_1_have_two_readings(caplog):
     assert not caplog.records
     assert lists(pairs, num_labels=2)[1][0] == ["LABEL_1"]
     assert lists(pairs, rules=LabelRules(["a", "b"]))[1][1] == ["a"]
-    assert "lists such as [0, 1] are taken as multi-hot, for there are 2 labels" in caplog.records[0].getMessage()
+    assert "lists such as [0, 1] are taken as multi-hot, because there are 2 labels" in caplog.records[0].getMessage()
     # As fractions, or with a label that would stand twice, they have one.
     assert lists([[0.0, 1.0], [1.0, 0.0]])[1] == [["LABEL_1"], ["LABEL_0"]]
     assert lists([*pairs, [0, 0]])[1] == [["LABEL_1"], ["LABEL_0"], ["LABEL_1"], []]
@@ -225,9 +225,9 @@ def test_pairs_of_0_and_1_have_two_readings(caplog):
         ([["a"], True], "row 3: column 'label' holds true or false (True) among its labels"),
         ([["a"], [""]], "row 3: column 'label' holds an empty text ('') among its labels"),
         ([["a"], {"a": 1}], "row 3: column 'label' holds an object"),
-        (["a,b", "[a, b"], "row 3: '[a, b' is no list that can be read: write it as JSON"),
-        (["[0 0 ... 0]", "[0 1 ... 0]"], "row 2: '[0 0 ... 0]' is no list that can be read"),
-        (["['a']", "[b]"], "row 3: '[b]' is no list"),
+        (["a,b", "[a, b"], "row 3: '[a, b' cannot be read as a list: write it as JSON"),
+        (["[0 0 ... 0]", "[0 1 ... 0]"], "row 2: '[0 0 ... 0]' cannot be read as a list"),
+        (["['a']", "[b]"], "row 3: '[b]' cannot be read as a list"),
         (["a;b", "a"], "row 2: 'a;b' holds ';': if it separates labels, set data.label_separator"),
         (["a|b", "a"], "row 2: 'a|b' holds '|'"),
         (["好、坏", "好"], "row 2: '好、坏' holds '、'"),

@@ -110,11 +110,15 @@ def test_fit_and_encode(labels, keys, names, indices):
         (["caf\u00e9", "cafe\u0301"], {}, "row 3: label 'cafe\u0301' differs only in its spelling"),
         (["not_spam", "not spam"], {}, "to make them one, set data.label_map to {not spam: not_spam}"),
         (["1", "01"], {}, "row 3: label '01' differs only in its spelling from '1'"),
-        (["a", "b", "nan"], {}, "row 4: label 'nan' stands for no value: remove the row"),
-        (["['a']", "['b']"], {}, "row 2: label \"['a']\" is a list: for several labels a text set task: multi_label"),
+        (["a", "b", "nan"], {}, "row 4: label 'nan' means a missing value: remove the row"),
+        (
+            ["['a']", "['b']"],
+            {},
+            "row 2: label \"['a']\" is a list: if a text has several labels, set task: multi_label",
+        ),
         (["a", "[1 0]"], {}, "row 3: label '[1 0]' is a list"),
-        (["a", "7"], {"format": "indices"}, "row 2: label 'a' is no index, which is a whole number"),
-        ([-1, 0], {"format": "indices"}, "row 2: label -1 is no index, which is 0 or more"),
+        (["a", "7"], {"format": "indices"}, "row 2: label 'a' is not an index, which is a whole number"),
+        ([-1, 0], {"format": "indices"}, "row 2: label -1 is not an index, which is 0 or more"),
         ([0, 2**40], {"format": "indices"}, "has the index 1099511627776, but there can be 131072 labels"),
         ([0, 4], {"format": "indices", "num_labels": 4}, "model.num_labels is 4, but train.csv has the index 4"),
     ],
@@ -287,7 +291,7 @@ def test_a_map_must_rename_something_known():
     written = all_written([make_labels(["pos", "neg"]), None, make_labels([0, 1], ["a", "b"])])
     assert written == {"pos", "neg", "a", "b"}
     check_map(LabelRules(map={"pos": "positive", "b": "positive"}), written, ("negative", "positive"))
-    with pytest.raises(UserError, match="renames 'pso', which is no label of the data; did you mean 'pos'"):
+    with pytest.raises(UserError, match="renames 'pso', which is not a label of the data; did you mean 'pos'"):
         check_map(LabelRules(map={"pso": "positive"}), written, ("positive",))
     with pytest.raises(UserError, match="makes 'pos' 'postive', but the labels are 'positive'"):
         check_map(LabelRules(map={"pos": "postive"}), written, ("positive",))

@@ -125,4 +125,6 @@ def test_many_labels_of_a_class_speak_for_plain_training():
     assert propose_method({"a": 64, "b": 64})["method"] == "contrastive"
     found = propose_method({"a": 3, "b": 1000, "c": 800})
     assert (found["method"], found["median"]) == ("plain", 800)
-    assert found["sentence"].startswith("labels of a class: 3 to 1,000, half of them up to 800; more than 64 speak for")
+    assert found["sentence"].startswith(
+        "rows of each label: 3 to 1,000, the median is 800; above 64, train.method plain"
+    )

@@ -60,7 +60,7 @@ def test_a_hub_name_that_is_not_cached_is_one_line_offline(tmp_path):
 def test_a_missing_folder_is_one_line(name, tmp_path, monkeypatch):
     (tmp_path / "inner").mkdir()
     monkeypatch.chdir(tmp_path / "inner")
-    assert "no folder" in (message := error_of(resolve, name)) or "is no model" in message
+    assert "not a folder" in (message := error_of(resolve, name)) or "is not a model" in message
 
 
 def test_a_folder_that_is_no_model_says_what_it_lacks(tmp_path):
@@ -97,7 +97,7 @@ def test_a_good_config_is_read_whatever_the_folder_is_called(edit):
     ("changes", "expected"),
     [
         ({"model_type": "roberta"}, "'roberta'"),
-        ({"model_type": ..., "vocab_size": ...}, "says no model_type and lacks vocab_size"),
+        ({"model_type": ..., "vocab_size": ...}, "has no model_type and lacks vocab_size"),
         ({"model_type": ..., "architectures": ["RobertaModel"]}, "has architectures ['RobertaModel']: only BERT"),
         ({"model_type": ..., "embedding_size": 16}, "embedding_size like ALBERT or ELECTRA"),
         ({"model_type": ..., "type_vocab_size": 1}, "type_vocab_size 1 like RoBERTa"),
@@ -131,14 +131,14 @@ def test_a_config_of_the_shape_of_bert_is_taken_for_one(edit, name, caplog):
     path.rename(folder / name).write_text(json.dumps({k: content[k] for k in OLDEST} | {"directionality": "bidi"}))
     config = read_config(resolve(folder))
     assert (config.model_type, config.num_hidden_layers, config.vocab_size) == ("bert", 3, 120)
-    assert caplog.messages == [f"{folder / name} says no model_type: it is taken for a BERT's"]
+    assert caplog.messages == [f"{folder / name} has no model_type: it is taken for that of a BERT"]
 
 
 def test_a_whole_config_by_googles_name_is_said(edit, caplog):
     folder = edit()
     (folder / "config.json").rename(folder / "bert_config.json")
     assert read_config(resolve(folder)).id2label[2] == "good"
-    assert caplog.messages == [f"{folder / 'bert_config.json'} is taken, for there is no config.json"]
+    assert caplog.messages == [f"{folder / 'bert_config.json'} is used, because there is no config.json"]
 
 
 @pytest.mark.parametrize("below", ["checkpoint-500", "0_Transformer", "export", f"snapshots/{COMMIT}"])
@@ -150,14 +150,14 @@ def test_the_only_model_one_folder_below_is_taken_and_said(tmp_path, below, capl
     write_tiny(tmp_path / "2_Dense")
     (tmp_path / "2_Dense" / "config.json").write_text('{"in_features": 32}')
     assert resolve(tmp_path) == tmp_path / below
-    assert caplog.messages == [f"the folder {tmp_path} is no model itself: {below} in it is taken"]
+    assert caplog.messages == [f"the folder {tmp_path} is not a model itself: its subfolder {below} is used"]
 
 
 def test_a_model_of_sentence_transformers_says_so(tmp_path, caplog):
     write_tiny(tmp_path)
     (tmp_path / "modules.json").write_text("[]")
     assert resolve(tmp_path) == tmp_path
-    assert "sentence-transformers: its BERT is taken" in caplog.text
+    assert "sentence-transformers: only its BERT is used" in caplog.text
 
 
 def test_a_model_is_taken_before_those_below(tmp_path, caplog):
@@ -189,7 +189,7 @@ def test_of_several_snapshots_the_main_one_is_taken(tmp_path):
         (("adapter_config.json", "adapter_model.safetensors"), "an adapter (PEFT, LoRA) to 'org/base': merge the two"),
         (("config.json", "onnx/model.onnx"), "an ONNX graph"),
         (("config.json", "model.fp16.safetensors"), "weights by another name: rename them to model.safetensors"),
-        (("model.safetensors",), "is no model: it has no config.json"),
+        (("model.safetensors",), "is not a model: it has no config.json"),
     ],
 )
 def test_what_is_no_model_is_named_for_what_it_is(tmp_path, files, expected):

@@ -120,9 +120,9 @@ def test_another_format_is_fetched_where_there_is_no_safetensors(hub, tmp_path):
 def test_an_unknown_name_and_no_network_are_one_line(hub, tmp_path):
     hub.folder.mkdir()
     unknown = run_resolve("org/unknown", tmp_path, hub.server_port)
-    assert "no model on the Hub" in unknown.stderr.splitlines()[-1]
+    assert "nor a model on the Hub" in unknown.stderr.splitlines()[-1]
     no_network = run_resolve("org/tiny", tmp_path, 9)
     assert "cannot be reached" in no_network.stderr.splitlines()[-1]
     empty = run_resolve("org/tiny", tmp_path, hub.server_port)
-    assert "org/tiny is no model" in empty.stderr.splitlines()[-1]
+    assert "org/tiny is not a model" in empty.stderr.splitlines()[-1]
     assert all(done.returncode == 1 and "Traceback" not in done.stderr for done in (unknown, no_network, empty))

@@ -127,7 +127,7 @@ def test_a_prefix_of_all_names_is_taken_off_and_said(folder, tensors, wrapper, b
     write_tensors(folder, named)
     assert_same_tensors(read_tensors(folder), tensors)
     usual = bare and wrapper == "bert."
-    said = f"the name of every tensor begins with {wrapper}, which is taken off"
+    said = f"the name of every tensor begins with {wrapper}, which is removed"
     assert [message.partition(": ")[2] for message in caplog.messages] == ([] if usual else [said])
 
 

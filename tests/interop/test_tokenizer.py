@@ -82,7 +82,7 @@ READ = [
         {"vocab": CASED, "saved": False, "normalizer": {"type": "NFC"}},
         None,
         KEPT,
-        "splits texts in a way of its own",
+        "is not BERT's usual tokenizer",
     ),
 ]
 

@@ -39,7 +39,7 @@ def test_a_file_is_drawn_from_and_cut(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("sst3", "is no file and not understood"),
+        ("sst3", "is not a file, and is not understood"),
         ("", "cannot be read|not understood"),
         ("fixed", "not understood"),
         ("fixed:x", "not understood"),
@@ -59,7 +59,7 @@ def test_other_specs_are_refused(spec, message):
     ("content", "message"),
     [
         ("", "is empty"),
-        ("4\nfour\n", "line 2: 'four' is no length"),
+        ("4\nfour\n", "line 2: 'four' is not a length"),
         ("0\n", "line 1"),
         ("7" * 5000, "line 1"),
         ("-3\n", "line 1"),

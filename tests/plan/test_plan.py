@@ -289,10 +289,10 @@ def test_data_that_is_elsewhere_is_replaced_and_said(folder, capsys):
 def test_a_known_checkpoint_needs_no_hub(capsys):
     assert main(["plan", "--model.name_or_path=google-bert/bert-base-chinese", "--topology=cpu:1"]) == 2
     said = capsys.readouterr().err
-    assert "note: the Hub gave no config.json of google-bert/bert-base-chinese: its shape is taken as it was" in said
+    assert "note: the Hub gave no config.json of google-bert/bert-base-chinese: the shape that was published" in said
     assert said.splitlines()[-1] == "error: as far as this"
     assert main(["plan", "--model.name_or_path=no/such", "--topology=cpu:1"]) == 2
-    assert "(a size of the same shape will do where no weights are needed)" in capsys.readouterr().err
+    assert "(you can also name a size with the same shape, because no weights are needed)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

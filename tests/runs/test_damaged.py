@@ -183,7 +183,7 @@ def test_a_save_that_fails_stops_the_run_and_leaves_the_others(problem, crashed,
     assert "Traceback" not in err
     last = err.splitlines()[-1]
     assert last.startswith("error: the checkpoint of step 7 cannot be written")
-    assert f"go on after step {SAVED[-1]}" in last
+    assert f"resume after step {SAVED[-1]}" in last
     assert "(File too large); it needs 0." in last
     with Checkpoints(crashed / "checkpoints", read_only=True) as checkpoints:
         assert checkpoints.steps == list(SAVED)
@@ -195,4 +195,4 @@ def test_a_disk_without_room_is_seen_before_saving(problem, undisturbed, monkeyp
     assert problem.train(**keys(problem, "full")) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert "has room for 0.0 MB, but a checkpoint needs 0." in last
-    assert "to go on from the beginning" in last
+    assert "to resume from the beginning" in last

@@ -83,7 +83,7 @@ def test_changed_data_are_refused_unless_they_are_accepted(folder, said, now, wh
     assert "train.accept_changed_data" in str(caught.value)
     kept = go_on(folder, BEFORE, now, learned=True, accepts=True)
     assert kept == dataclasses.replace(now, changes=[what])
-    assert said.messages == [f"{folder.path} goes on with changed data ({what})"]
+    assert said.messages == [f"{folder.path} continues with changed data ({what})"]
 
 
 def test_another_number_of_steps_is_said(folder, said):
@@ -128,7 +128,7 @@ def test_what_the_weights_do_not_fit_is_never_accepted(folder, now, what):
     for accepts in (False, True):
         with pytest.raises(UserError) as caught:
             go_on(folder, BEFORE, now, learned=True, accepts=accepts)
-        assert f"({what}): give it the same again" in str(caught.value)
+        assert f"({what}): use the same ones" in str(caught.value)
         assert "accept_changed_data" not in str(caught.value)
 
 
@@ -165,7 +165,7 @@ def test_a_model_may_have_moved_and_its_weights_may_have_changed(folder, said):
 def test_before_the_first_checkpoint_everything_may_change(folder, said):
     now = changed(labels=["a", "b"], sets={"data.train": Content(60, 1, "u")})
     assert go_on(folder, BEFORE, now, learned=False, accepts=False) == now
-    assert "the run begins anew" in said.messages[0]
+    assert "the run begins again" in said.messages[0]
     assert "labels 'neg', 'pos' there, 'a', 'b' now" in said.messages[0]
 
 
@@ -176,7 +176,7 @@ def test_a_run_of_an_older_version_goes_on_and_says_what_is_not_known(folder, sa
     (folder.start / "config.json").write_text('{"id2label": {"1": "pos", "0": "neg"}}')
     assert known_labels(folder, None) == ["neg", "pos"]
     assert go_on(folder, None, BEFORE, learned=True, accepts=False) == BEFORE
-    assert "whether they are the same cannot be told" in said.messages[0]
+    assert "it is not known whether the data are the same" in said.messages[0]
     with pytest.raises(UserError, match="labels 'neg', 'pos' there, 'new', 'pos' now"):
         go_on(folder, None, changed(labels=["new", "pos"]), learned=True, accepts=False)
     assert go_on(folder, None, changed(labels=[]), learned=True, accepts=False) == changed(labels=[])

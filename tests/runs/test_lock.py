@@ -130,7 +130,7 @@ def test_one_elsewhere_is_refused_after_its_next_sign_of_life(folder, said):
     with pytest.raises(UserError, match="in use by process 1 on node-7"):
         RunLock(folder, there.clock()).acquire()
     assert there.passed < 2 * BEAT_SECONDS
-    assert f"waiting up to {STALE_SECONDS - 10:.0f} s for a sign of life" in said.messages[0]
+    assert f"waiting up to {STALE_SECONDS - 10:.0f} s to see it" in said.messages[0]
 
 
 def test_one_elsewhere_that_gives_none_is_dead(folder, said):

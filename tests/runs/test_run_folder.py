@@ -73,7 +73,7 @@ def test_the_way_out_is_named(folder):
             folder.check(config(train__epochs=9))
         return str(caught.value)
 
-    assert message().endswith("use the same one to go on, or choose a new train.output_dir")
+    assert message().endswith("use the same configuration to resume, or choose a new train.output_dir")
     (folder.checkpoints / "60").mkdir(parents=True)
     way = f"`jaxbert export --run {folder.path} --step last --output DIR`, then --model.name_or_path DIR"
     assert message().endswith(f"to train its weights further, begin a new run: {way} --train.output_dir NEW")
@@ -89,7 +89,7 @@ def test_a_start_that_was_cut_off_leaves_a_folder_for_the_next(tmp_path):
     folder.data.write_text("{}")
     folder.check(Config())
     (folder.path / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match=r"something else than a run \(data\.json, lock, start, \.\.\.\)"):
+    with pytest.raises(UserError, match=r"other files than those of a run \(data\.json, lock, start, \.\.\.\)"):
         folder.check(Config())
 
 

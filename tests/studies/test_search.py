@@ -136,7 +136,7 @@ def test_an_interrupted_search_goes_on_with_the_same_trials(problem, whole, monk
         patch.setattr(Interrupt, "agreed", lambda self: next(asked, True))
         assert main(arguments(problem, "killed", "--search.keep=all", **options)) == 75
     said = capsys.readouterr().err
-    assert "trials, which are saved; run the same command to go on" in said.replace("\n", " ")
+    assert "trials, which are saved; run the same command to resume" in said.replace("\n", " ")
     found = search(problem, "killed", "--search.keep=all", **options)
     assert trials_of(found) == trials_of(whole)
     for number in range(TRIALS):

@@ -85,7 +85,7 @@ def test_a_study_keeps_its_settings(folder):
         check_study(folder / "new", other)
     (folder / "old").mkdir()
     (folder / "old" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"something else than a search \(notes.txt\)"):
+    with pytest.raises(UserError, match=r"other files than those of a search \(notes.txt\)"):
         check_study(folder / "old", settings)
 
 

@@ -194,7 +194,7 @@ def test_answers_with_sets_of_labels_and_without_a_label():
     assert table == 'label,score,label_set,a,b,c\n,0.5,"a,b",0.5,0.3,0.2\nb,0.8,b,0.1,0.8,0.1\n'
     assert with_answer_options(task, None, None) is task
     for option in ({"abstain_below": 0.5, "coverage": None}, {"abstain_below": None, "coverage": 0.9}):
-        with pytest.raises(UserError, match="is for models that give one label of some"):
+        with pytest.raises(UserError, match="is for models that choose one of several labels"):
             with_answer_options(Regression(), **option)
     with pytest.raises(UserError, match="--coverage needs the scores of held-out rows"):
         with_answer_options(Classification(NAMES), None, 0.9)
@@ -230,8 +230,11 @@ def test_an_export_keeps_the_decision():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"positive_label": "eggs"}, "`positive_label` is 'eggs' with the `threshold` 0.25, which is no threshold"),
-        ({"threshold": "high"}, "with the `threshold` 'high', which is no threshold for one of the labels ham, spam"),
+        ({"positive_label": "eggs"}, "`positive_label` is 'eggs' with the `threshold` 0.25, which is not a threshold"),
+        (
+            {"threshold": "high"},
+            "with the `threshold` 'high', which is not a threshold for one of the labels ham, spam",
+        ),
         ({"temperature": 0}, "`temperature` is 0, but it must be a number above 0"),
         ({"temperature": True}, "`temperature` is True"),
     ],

@@ -57,7 +57,7 @@ def test_a_class_by_its_path(package):
     [
         ("their_tasks:Whispering", "has no attribute 'Whispering'"),
         ("no_such_package:Task", "No module named 'no_such_package'"),
-        ("their_tasks:nothing", "is no class that derives from jaxbert.tasks.base.Task and has a name"),
+        ("their_tasks:nothing", "is not a class that derives from jaxbert.tasks.base.Task and has a name"),
         ("their_tasks:Taken", "there is a task 'regression' already: give Taken another name"),
         (":", "task ':'"),
     ],

@@ -318,7 +318,7 @@ def test_mistakes_of_the_verb(plain, noisy, tmp_path, capsys):
             "--threshold: the positive label may be 'bad' or 'good': name it with --positive",
         ),
         (["--positive_label", "good"], "--positive_label is the label that --threshold is for"),
-        (["--output", str(noisy.problem.folder)], "holds something else than a model"),
+        (["--output", str(noisy.problem.folder)], "has other files than those of a model"),
     ):
         assert main(["calibrate", "--model", str(plain), "--data", dev, *options]) == 2
         assert message in capsys.readouterr().err

@@ -187,13 +187,13 @@ def test_a_trained_mean_is_not_added_again_and_no_step_is_a_probe(trained, tmp_p
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
-        ({"task": "multi_label"}, "works with task classification alone, but task is multi_label"),
+        ({"task": "multi_label"}, "works only with task classification, but task is multi_label"),
         ({"train": {"r_drop": 1.0}}, "train.r_drop does not work with train.method contrastive"),
         ({"train": {"ema": 0.9}}, "train.ema does not work with train.method contrastive"),
         ({"train": {"accumulation_steps": 2}}, "train.accumulation_steps does not work"),
         ({"data": {"long_texts": "windows"}}, "data.long_texts is windows"),
         ({"optimizer": {"train_only": "head"}}, "optimizer.train_only does not work"),
-        ({"train": {"method": "plain", "epochs": 0}}, "train.epochs is 0, so that nothing is learned"),
+        ({"train": {"method": "plain", "epochs": 0}}, "train.epochs is 0, which only train.method"),
         ({"train": {"method": "setfit"}}, "train.method is 'setfit'"),
     ],
 )

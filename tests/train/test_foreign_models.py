@@ -39,7 +39,7 @@ def test_what_a_model_is_taken_for_is_said(caplog, config, task, said):
     if said is None:
         assert not caplog.messages
     else:
-        assert f"org/model says no task: by its config.json it is taken for {task}, " in caplog.text
+        assert f"org/model does not name a task: by its config.json it is taken for {task}, " in caplog.text
         assert said in caplog.text
 
 
@@ -65,4 +65,4 @@ def test_a_head_of_no_task_is_refused(head):
 )
 def test_a_head_that_goes_on_from_another_task_is_said(caplog, config, task, labels, said):
     say_other_head("org/model", config, task, labels)
-    assert ("goes on from there for classification" in caplog.text) == said
+    assert ("is trained further for classification" in caplog.text) == said

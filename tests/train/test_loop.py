@@ -354,7 +354,7 @@ def test_a_signal_saves_the_step_and_stops(tmp_path, number, together):
     loop, checkpoints = make_loop(tmp_path, total_steps=1000, steps_per_dispatch=together)
     report = Recorder()
     report.log = lambda step, values: os.kill(os.getpid(), number) if step == 7 else None
-    with checkpoints, pytest.raises(StoppedError, match="run the same command to go on"):
+    with checkpoints, pytest.raises(StoppedError, match="run the same command to resume"):
         loop.train(report)
     step = loop.progress.step
     assert 7 <= step <= 9

@@ -156,7 +156,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(problem, number, 
         running[to].send_signal(number)
         ends = [finish(process) for process in running]
     assert [code for code, _, _ in ends] == [75, 75], ends
-    assert "run the same command to go on" in ends[0][2]
+    assert "run the same command to resume" in ends[0][2]
     assert speaks_of_its_place_alone(ends[1][2]), ends
     assert (run / "checkpoints" / str(losses(run)[-1][0])).is_dir()
 

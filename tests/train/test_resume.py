@@ -213,7 +213,7 @@ def test_a_signal_changes_no_bit(problem, undisturbed_command, number, expected)
     assert code == expected, err
     assert not (run / "summary.json").exists()
     if expected == 75:
-        assert "run the same command to go on" in err
+        assert "run the same command to resume" in err
         last = max(whole_losses(run))
         assert (run / "checkpoints" / str(last)).is_dir()
     code, _, err = finish(command(*arguments))

@@ -222,7 +222,7 @@ def test_from_a_run_to_its_corrections(tmp_path, capsys):
     assert main(["audit", str(run), f"--output={table}"]) == 0
     assert main(["audit", str(run), f"--output={lines}", "--rank_by=normalized_margin"]) == 0
     said = " ".join(capsys.readouterr().err.split())
-    assert "37 labels judged: 1 are probably wrong" in said
+    assert "37 labels checked: 1 are probably wrong" in said
     assert "only rows of validation were judged" in said
     (first, *_) = suspects = [json.loads(line) for line in lines.read_text("utf-8").splitlines()]
     assert suspects == jaxbert.audit(run, rank_by="normalized_margin").suspects

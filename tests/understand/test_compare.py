@@ -155,7 +155,7 @@ def test_other_held_out_data_are_refused(first, tmp_path, capsys, change):
     [
         ([], "needs at least two run folders"),
         (["FIRST"], "is named twice"),
-        (["no/such/run"], "is no run folder"),
+        (["no/such/run"], "is not a run folder"),
         (["SECOND", "--set=tset"], "--set tset is not a held-out set of all runs (first: validation, test;"),
     ],
 )
@@ -174,7 +174,7 @@ def test_a_diverged_model_is_refused(first, tmp_path, capsys):
         **{name: np.full_like(rows, np.nan) for name, rows in np.load(first / "predictions.npz").items()},
     )
     assert main(["compare", str(first), str(other), "--page=null"]) == 2
-    assert "other has predictions that are no numbers, so its model has diverged" in capsys.readouterr().err
+    assert "other has predictions that are not numbers, so its model has diverged" in capsys.readouterr().err
 
 
 def write_lines(path: Path, rows: list[dict]) -> Path:

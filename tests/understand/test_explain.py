@@ -173,7 +173,7 @@ def test_scores_labels_and_pairs(tmp_path):
 def test_mistakes_are_named(model):
     with pytest.raises(UserError, match="label 'goood' is none of the model's labels: 'bad', 'good'; did you mean"):
         model.explain(TEXTS, label="goood")
-    with pytest.raises(UserError, match="is no run folder"):
+    with pytest.raises(UserError, match="is not a run folder"):
         model.explain(TEXTS[:1], neighbours=1)
     with pytest.raises(UserError, match="steps is 0, but it must be at least 1"):
         model.explain(TEXTS, steps=0)

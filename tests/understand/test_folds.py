@@ -174,7 +174,7 @@ def test_an_ensemble_is_one_model_whose_probabilities_are_the_mean(problem, run,
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert summary["folds"]["mean"] == summary_of(run)["folds"]["mean"]
     assert main(["export", f"--run={folder}", "--output", str(tmp_path / "one")]) == 2
-    assert "is an ensemble of 3 models, and one model is needed here" in capsys.readouterr().err
+    assert "is an ensemble of 3 models, and this command needs one model" in capsys.readouterr().err
     with pytest.raises(jaxbert.UserError, match="is an ensemble"):
         model.export(tmp_path / "one")
     dev = problem.folder / "dev.csv"
@@ -212,7 +212,7 @@ def test_an_ensemble_decides_by_its_own_probabilities(problem, capsys):
     own = sorted(a["probabilities"][label] for a, (_, label) in zip(answers, held_out, strict=True))
     assert sum(label in a["label_set"] for a, (_, label) in zip(answers, held_out, strict=True)) == 40 - 7, own
     assert main(["calibrate", "--model", str(folder), "--data", str(dev), "--output", str(folder / "new")]) == 2
-    assert "is an ensemble of 3 models, and one model is needed here" in capsys.readouterr().err
+    assert "is an ensemble of 3 models, and this command needs one model" in capsys.readouterr().err
     with pytest.raises(jaxbert.UserError, match="is an ensemble"):
         model.calibrate(dev)
 

@@ -92,7 +92,7 @@ def test_a_run_that_is_not_complete_is_refused(run, tmp_path):
     (copy / "summary.json").unlink()
     with pytest.raises(UserError, match="has not finished"):
         reopen(copy)
-    with pytest.raises(UserError, match="no run folder"):
+    with pytest.raises(UserError, match="not a run folder"):
         reopen(tmp_path)
 
 

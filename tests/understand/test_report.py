@@ -161,12 +161,12 @@ def test_a_run_without_a_held_out_set_has_a_page(run):
     finished = dataclasses.replace(reopen(run), outcomes={})
     assert "The predictions for the sets did not fit in memory" in report_page(finished)
     finished = dataclasses.replace(finished, summary=finished.summary | {"eval": {}, "test": None})
-    assert "There is no validation or test set, so nothing is known" in report_page(finished)
+    assert "There is no validation or test set, so it is not known" in report_page(finished)
 
 
 def test_a_folder_that_is_no_complete_run_is_refused(tmp_path, capsys):
     assert main(["report", str(tmp_path)]) == 2
-    assert "is no run folder" in capsys.readouterr().err
+    assert "is not a run folder" in capsys.readouterr().err
 
 
 ROWS = {
@@ -310,7 +310,7 @@ def test_a_diverged_model_has_a_page(task, tokenizer, tmp_path):
     assert "Reliability" not in text
     assert SHOWN[task][0] in text
     judged = task in ("classification", "multi_label", "regression", "multiple_choice")
-    assert ("Not shown: some predictions are no finite numbers" in text) == judged
+    assert ("Not shown: some predictions are not finite numbers" in text) == judged
 
 
 def test_a_tuned_threshold_decides_the_answers_that_the_page_counts(tokenizer, tmp_path):
@@ -345,7 +345,7 @@ def test_a_run_in_folds_shows_what_they_measured(tokenizer, tmp_path):
         assert "Packed rows" not in text
         alone = {"eval": {}, "test": None}
         text = Parsed(report_page(dataclasses.replace(ensemble, outcomes={}, summary=ensemble.summary | alone))).text
-        assert "the folds tell how good such a model is" in text
+        assert "the metrics of the folds show how good such a model is" in text
         assert "accuracy0.81250.06250.8047" in text
 
 

@@ -192,7 +192,7 @@ def test_a_worse_model_is_said(caplog):
     rounds = [{"value": 0.9, "round": 1}]
     summary = {"self_training": {"metric": "accuracy", "rounds": rounds}, "eval": {"accuracy": 0.8}}
     self_training._say_result(summary)
-    assert "accuracy 0.8000, and 0.9000 with the labelled rows alone" in caplog.text
+    assert "accuracy 0.8000, and 0.9000 with only the labelled rows" in caplog.text
     caplog.clear()
     self_training._say_result(summary | {"eval": {"accuracy": 0.9}})
     assert not caplog.text

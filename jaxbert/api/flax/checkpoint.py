@@ -124,8 +124,8 @@ def load_checkpoint(
         halves = [tensor for tensor in tensors.values() if tensor.dtype.name == name]
         if halves:
             _logger.warning(
-                "%s: %d of %d tensors are %s, and so are the parameters made of them: if you did not mean that, or before "
-                "you train them, widen them by `to_fp32`",
+                "%s: %d of %d tensors are %s, and so are the parameters made of them: to have or to train float32 "
+                "parameters, convert them with `to_fp32`",
                 *(found.weights, len(halves), len(tensors), name),
             )
     params = jax.tree.map(jnp.asarray, names.layers_from_torch(tensors))

@@ -163,7 +163,7 @@ def _answers(answers: Any, context: str, where: str) -> tuple[Answer, ...]:
     for answer in answers:
         text, start = (answer.get("text"), answer.get("answer_start")) if isinstance(answer, dict) else (None, None)
         if not isinstance(text, str) or not text.strip() or type(start) is not int:
-            raise UserError(f"{where}: {shorten(repr(answer))} is no answer: write {{text, answer_start}}")
+            raise UserError(f"{where}: {shorten(repr(answer))} is not an answer: write {{text, answer_start}}")
         if start < 0 or context[start : start + len(text)] != text:
             there = repr(shorten(context[start : start + len(text)])) if 0 <= start < len(context) else "nothing"
             raise UserError(

@@ -61,7 +61,9 @@ def as_head(tag_set: TagSet, head: Head, source: str) -> TagSet:
             f"{head.model} has a trained head for other tags: {source} has {quoted(tag_set.names)}, {head.model} "
             f"{quoted(names)}: set model.head to new, for a head without its training"
         )
-    logger.warning("%s: the tags are in the order of %s, whose head goes on: %s", source, head.model, quoted(names))
+    logger.warning(
+        "%s: the tags are in the order of %s, whose head is trained further: %s", source, head.model, quoted(names)
+    )
     return dataclasses.replace(tag_set, names=names)
 
 

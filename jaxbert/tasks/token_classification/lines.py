@@ -311,7 +311,7 @@ def _word_column(layout: _Layout, wanted: str, source: str) -> int:
         return named[0]
     if layout.still:
         raise UserError(
-            f"{source}: the first column ({quoted(sorted(layout.values[0]), 3)}) changes within no sentence, and seems "
+            f"{source}: the first column ({quoted(sorted(layout.values[0]), 3)}) never changes inside a sentence, and seems "
             "to hold no words: give the number of the words' column by data.tokens"
         )
     return int(layout.index)
@@ -381,4 +381,4 @@ def _say(layout: _Layout, used: list[str], comments: int, source: str) -> None:
     elif layout.index:
         logger.warning("%s: the first column counts the words: words are taken from column %s", source, columns)
     if comments:
-        logger.warning("%s: %d comment lines, which begin with #, were passed over", source, comments)
+        logger.warning("%s: %d comment lines, which begin with #, were skipped", source, comments)

@@ -81,7 +81,7 @@ def fit_tags(documents: TaggedTexts, names: list[str] | None, setting: str = "au
         seen.update((OUTSIDE, *tags_of([Span(0, 2, label)], 2)))
     if names is None:
         if not seen:
-            raise UserError(f"{documents.source}: nothing is marked: at least one word must be")
+            raise UserError(f"{documents.source}: no word has a tag: at least one is needed")
         tag_set = fit_tag_set(seen, documents.source, setting)
         return _respell(documents, tag_set.read_as), tag_set
     if len(set(names)) < len(names):

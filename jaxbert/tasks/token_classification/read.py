@@ -136,7 +136,9 @@ def _find(
         source = open_source(spec, data, role=role, labelled=False, kept=kept)
         return lambda facts: _from_texts(source.parts(facts)), source.identity
     if kept:
-        raise UserError(f"{spec}: a file with a token a line has no columns to copy into answers: leave out --keep")
+        raise UserError(
+            f"{spec}: a file with one token on each line has no columns to copy into answers: leave out --keep"
+        )
     existing_file(spec)
     return partial(_token_lines, spec, data, labelled), lambda: checksum_of(existing_file(spec), spec)
 
@@ -254,14 +256,14 @@ def _spans(record: Mapping[str, Any], text: str, row: Row, source: str, data: Da
 def _span(value: Any, text: str, where: str) -> Span:
     fields = [value.get(key) for key in Span._fields] if isinstance(value, dict) else value
     if not isinstance(fields, list) or len(fields) != 3:
-        raise UserError(f"{where}: {shorten(repr(value))} is no span: write {{start, end, label}}")
+        raise UserError(f"{where}: {shorten(repr(value))} is not a span: write {{start, end, label}}")
     start, end, label = fields
     if type(start) is not int or type(end) is not int or not isinstance(label, str) or not label:
-        raise UserError(f"{where}: {shorten(repr(value))} is no span: start and end are integers, label is text")
+        raise UserError(f"{where}: {shorten(repr(value))} is not a span: start and end are integers, label is text")
     if not 0 <= start < end <= len(text):
         raise UserError(
             f"{where}: span {start} to {end} is outside its text of {len(text)} characters: count characters from 0, "
-            "with the end behind the last"
+            "with the end after the last"
         )
     marked = text[start:end]
     if not marked.strip():

@@ -93,5 +93,5 @@ def _are_comments(tag: str, lines: Sequence[Line], known: set[str], source: str)
 def _unclear(line: Line, source: str) -> UserError:
     return UserError(
         f"{at_row(source, line.row)}: {shorten(line.text)!r} can be a comment or a token: set data.comment_lines to "
-        "skip, which passes over all lines that begin with #, or to tokens"
+        "skip, which skips all lines that begin with #, or to tokens"
     )

@@ -206,7 +206,7 @@ def _refuse_mixtures(marking: Sequence[str], outsides: Sequence[str], source: st
     """Raise `UserError` if only some tags are those of a scheme: a mistake, or plain tags that look like a scheme's."""
     half = [tag for tag in marking if _HALF.fullmatch(tag)]
     if half:
-        raise UserError(f"{source}: {quoted(half)} lack a label behind the letter: complete them{_OR_PLAIN}")
+        raise UserError(f"{source}: {quoted(half)} lack a label after the letter: complete them{_OR_PLAIN}")
     if {OUTSIDE, "0"} <= set(outsides):
         raise _both(outsides, source)
     for notation in NOTATIONS:

@@ -51,8 +51,8 @@ def _nothing(summary: Mapping[str, Any]) -> str:
     if summary["eval"] or summary["test"]:
         return "The predictions for the sets did not fit in memory: their metrics are in summary.json."
     if "folds" in summary:
-        return "There is no validation or test set: the folds tell how good such a model is."
-    return "There is no validation or test set, so nothing is known of how good the model is."
+        return "There is no validation or test set: the metrics of the folds show how good such a model is."
+    return "There is no validation or test set, so it is not known how good the model is."
 
 
 def _folds(summary: Mapping[str, Any]) -> Html | None:
@@ -78,7 +78,7 @@ def _against(model: float, baseline: float, what: list[object]) -> list[object]:
     if model <= baseline:
         return [
             *what,
-            f" is as good ({baseline:.1%}) or better: the model has learned nothing of use (it reaches {model:.1%}).",
+            f" is as good ({baseline:.1%}) or better: the model has learned nothing useful (it reaches {model:.1%}).",
         ]
     fewer = f", {1 - (1 - model) / (1 - baseline):.0%} fewer errors" if baseline < 1 else ""
     return [f"{model:.1%} are right{fewer} than ", *what, f" ({baseline:.1%})."]

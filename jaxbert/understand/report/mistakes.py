@@ -32,7 +32,7 @@ _BEFORE, _SHOWN = 150, 600
 """Characters of a long text before the first error, and in all."""
 _LEGEND = (
     *("Words ", coloured_word("for", 1), " the answer given and ", coloured_word("against", -1), " it; "),
-    "the stronger the colour, the more changes without the word (jaxbert explain, occlusion).",
+    "a stronger colour means that the answer changes more without the word (jaxbert explain, occlusion).",
 )
 Mark = tuple[int, int, str, str]
 

@@ -108,7 +108,7 @@ def _thresholds(held_out: HeldOut) -> Html | None:
         for name, values, colour in (("F1", f1, 0), ("precision", precision, 1), ("recall", recall, 2))
     ]
     caption = (
-        f"Thresholds: precision, recall and F1 of {about} if it is given from this probability on. "
+        f"Thresholds: precision, recall and F1 of {about} if it is given at this probability or above. "
         f"In use: {'one for each label' if used is None else f'{shown_number(used)} (dotted)'}. "
         f"Largest F1: {f1[best]:.4f} from {least[best]:.4f}."
     )

@@ -142,11 +142,13 @@ def self_training_section(summary: Mapping[str, Any]) -> Html:
     rows.append([f"training {len(rounds) + 1}, the last one", after, None, *(None for _ in names)])
     more = "" if len(names) == len(rounds[0]["by_label"]) else f" The first {len(names)} labels are shown."
     caption = (
-        f"{record['unlabelled']:,} texts without labels: a training adds those of which its model is sure by at least "
-        f"{record['threshold']:g}, for the next one. They are in added.jsonl.{more}"
+        f"{record['unlabelled']:,} texts without labels. Each training labels those for which the probability is at "
+        f"least {record['threshold']:g}, and the next training learns from them too. They are in added.jsonl.{more}"
     )
     worse = improves(metric, rounds[0]["value"], after)
-    said = "The last model is worse on the validation set than the first one, which had the labelled rows alone."
+    said = (
+        "The last model is worse on the validation set than the first one, which learned only from the labelled rows."
+    )
     left = [f"{count:,} texts were left out: they are also in {name}." for name, count in record["left_out"].items()]
     notes = [f"Training {one['round']}: {one['note']}." for one in rounds if "note" in one]
     columns = ["", f"validation: {metric}", "texts added", *names]
@@ -177,8 +179,8 @@ def packing_section(finished: Finished) -> Html | None:
     shown = len(drawn)
     said = (
         f"{'All' if shown == len(rows) else f'The first {shown} of'} {len(rows)} rows of the first step: "
-        f"{rows.shape[1]} tokens each, {int(batch['example_mask'].sum())} segments. A piece is a segment; hatching is "
-        f"padding, {1 - np.count_nonzero(rows) / rows.size:.1%} of the step."
+        f"{rows.shape[1]} tokens each, {int(batch['example_mask'].sum())} segments. Each coloured piece is a segment; "
+        f"hatched pieces are padding, {1 - np.count_nonzero(rows) / rows.size:.1%} of the step."
     )
     return joined_html([element("div", *drawn, role="img", aria_label=said), element("p", said, kind="note")])
 

@@ -80,7 +80,7 @@ def report_page(finished: Finished) -> str:
         sections.append((f"Set: {one.name}", joined_html(tell(one) for tell in _OF_A_SET)))
     left = [one.name for one in sets[_MOST_SETS:]]
     if left:
-        sections.append(("Further sets", Html(f"{len(left)} more sets are in the table of results alone.")))
+        sections.append(("Further sets", Html(f"{len(left)} more sets are only in the table of results.")))
     sections += [
         ("Texts that the model labelled", self_training_section(summary) if "self_training" in summary else None),
         ("Disturbed texts", robustness_section(finished)),

@@ -50,7 +50,9 @@ def test_what_older_programs_left_is_read_as_by_the_command_line(folder, tmp_pat
     (folder / "bert_config.json").write_text(json.dumps(content | {"model_type": None, "architectures": None}))
     folder.rename(tmp_path / "checkpoint-500")
     assert_loaded(load(tmp_path).params)
-    assert [said in caplog.text for said in ("checkpoint-500 in it is taken", "no model_type", "begins with module.")]
+    assert [
+        said in caplog.text for said in ("its subfolder checkpoint-500 is used", "no model_type", "begins with module.")
+    ]
 
 
 def test_a_file_of_weights(folder):

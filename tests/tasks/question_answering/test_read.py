@@ -102,7 +102,7 @@ WRONG = {
     "no number": (
         "a.jsonl",
         record_with(answers={"text": ["308"], "answer_start": ["21"]}),
-        r".*'q1': .* is no answer: write \{text, answer_start\}",
+        r".*'q1': .* is not an answer: write \{text, answer_start\}",
     ),
     "lists": (
         "a.jsonl",
@@ -128,8 +128,8 @@ WRONG = {
     ),
     "no questions": ("a.json", '{"data": []}', r".*a\.json: no questions: at least one is needed"),
     "empty": ("a.jsonl", "", r".*a\.jsonl: no questions.*"),
-    "cut off": ("a.json", json.dumps(SQUAD, indent=1)[:-9], r".*a\.json, row 1: not a whole JSON object.*"),
-    "cut off, one line": ("a.json", json.dumps(SQUAD)[:-9], r".*a\.json, row 1: not a whole JSON object.*"),
+    "cut off": ("a.json", json.dumps(SQUAD, indent=1)[:-9], r".*a\.json, row 1: not a complete JSON object.*"),
+    "cut off, one line": ("a.json", json.dumps(SQUAD)[:-9], r".*a\.json, row 1: not a complete JSON object.*"),
     "another kind": (
         "a.csv",
         "question,context\n",

@@ -39,7 +39,7 @@ def test_comments_are_passed_over_and_counted(name, caplog):
     assert pairs(COMMENTS[name], **keys) == [ADA, ADA]
     number = COMMENTS[name].count("#") if "MEDLINE" not in COMMENTS[name] else 2
     assert [m for m in caplog.messages if "comment" in m] == [
-        f"a.conll: {number} comment lines, which begin with #, were passed over"
+        f"a.conll: {number} comment lines, which begin with #, were skipped"
     ]
     words = [["Ada", "ran"], ["Ada", "ran"]]
     assert [s.words for s in read(COMMENTS[name], labelled=False)] == words
@@ -110,7 +110,7 @@ def test_conll_u(caplog):
     assert second == (range(13, 14), ["Hola"], ["INTJ"])
     assert caplog.messages == [
         "a.conll: CoNLL-U: words are taken from FORM and tags from UPOS (data.tag_column names another)",
-        "a.conll: 2 comment lines, which begin with #, were passed over",
+        "a.conll: 2 comment lines, which begin with #, were skipped",
     ]
     for name in ("XPOS", "xpos", "5"):
         assert read(CONLL_U, tag_column=name)[1].tags == ["I"]
@@ -167,7 +167,7 @@ def test_the_last_column_holds_the_tags_unless_others_can_be_meant():
         read("EU NNP eu\nwon VB win\n")
     assert read("EU NNP eu\nwon VB win\n", tag_column="2")[0].tags == ["NNP", "VB"]
     with pytest.raises(
-        UserError, match=r"the first column \('doc1', 'doc2'\) changes within no sentence.*data\.tokens"
+        UserError, match=r"the first column \('doc1', 'doc2'\) never changes inside a sentence.*data\.tokens"
     ):
         read("doc1 EU B-X\ndoc1 won O\n" * 4 + "\n" + "doc2 EU B-X\n" * 4)
 

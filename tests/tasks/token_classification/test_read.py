@@ -116,7 +116,7 @@ WRONG = {
     ),
     "outside": ("t.jsonl", [{"text": "abc", "entities": [[1, 4, "A"]]}], r".*span 1 to 4 is outside its text of 3.*"),
     "blank": ("t.jsonl", [{"text": "a  b", "entities": [[1, 3, "A"]]}], r".*span 1 to 3 marks blanks only.*"),
-    "no span": ("t.jsonl", [{"text": "abc", "entities": [{"start": "1", "end": 2, "label": "A"}]}], r".*no span:.*"),
+    "no span": ("t.jsonl", [{"text": "abc", "entities": [{"start": "1", "end": 2, "label": "A"}]}], r".*not a span:.*"),
     "no column": ("t.jsonl", [{"txt": "abc"}], r".*row 1: neither a column 'tokens' .* nor 'text' .*'txt'"),
     "no spans": ("t.jsonl", [{"text": "abc", "entitys": []}], r".*no column 'entities' \(data\.spans\);.*'entitys'\?"),
     "no tags": ("t.jsonl", [{"tokens": ["a"], "tag": ["O"]}], r".*no column 'tags' \(data\.tag_column\);.*'tag'\?"),
@@ -127,7 +127,7 @@ WRONG = {
     ),
     "words": ("t.jsonl", [{"tokens": "a b", "tags": []}], r".*holds text \('a b'\), but it must hold a list of words"),
     "numbers": ("t.jsonl", [{"tokens": ["a"], "tags": [1]}], r".*are numbers: name them by data\.label_names"),
-    "not json": ("t.jsonl", "{tokens\n", r".*row 1: not a whole JSON object.*"),
+    "not json": ("t.jsonl", "{tokens\n", r".*row 1: not a complete JSON object.*"),
 }
 
 

@@ -97,7 +97,7 @@ UNCLEAR = {
     "B I M U": r"the tags mix schemes.*",
     "B-PER I-PER O 0": r"both 'O' and '0' are tags: .* data\.tag_scheme to plain.*",
     "PER LOC O 0": r"both 'O' and '0' are tags: .*",
-    "B- O": r"'B-' lack a label behind the letter.*",
+    "B- O": r"'B-' lack a label after the letter.*",
     "S M": r"the tags 'M', 'S' can be plain, or of a scheme.*data\.tag_scheme to plain or to the scheme",
     "S-ADV S-BAR": r"the tags 'S-ADV', 'S-BAR' can be plain.*",
     "O": r"every tag is 'O': at least one word must be marked",
