@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jaxbert.config import Config
-from jaxbert.errors import DivergedError, InUseError, StoppedError, UserError, foreign_errors, one_line
+from jaxbert.errors import (
+    DivergedError,
+    InUseError,
+    StoppedError,
+    UnfitError,
+    UserError,
+    foreign_errors,
+    one_line,
+    raised_as,
+)
 from jaxbert.options import SearchOptions
 from jaxbert.plain import read_json
 from jaxbert.processes import Interrupt, is_alone
@@ -287,7 +296,8 @@ class _Search:
         """Train a trial, unless that was done before, and return its summary."""
         if folder.summary.exists():
             return read_json(folder.summary)
-        config = with_values(self.plan.config, params | {"train.output_dir": str(folder.path)})
+        with raised_as(UnfitError):
+            config = with_values(self.plan.config, params | {"train.output_dir": str(folder.path)})
 
         def stops(upto: float = math.inf) -> bool:
             found = {record.number: record for record in trials_of(self._study)}
@@ -357,7 +367,7 @@ class _Search:
 
 def _is_the_trials(error: Exception) -> bool:
     """Return whether an exception is about the values of one trial, so that others may go on."""
-    return isinstance(error, DivergedError) or "RESOURCE_EXHAUSTED" in str(error)
+    return isinstance(error, DivergedError | UnfitError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _ended(record: TrialRecord, found: Found) -> str:
