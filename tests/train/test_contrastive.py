@@ -191,6 +191,7 @@ def test_a_trained_mean_is_not_added_again_and_no_step_is_a_probe(trained, tmp_p
         ({"train": {"r_drop": 1.0}}, "train.r_drop does not work with train.method contrastive"),
         ({"train": {"ema": 0.9}}, "train.ema does not work with train.method contrastive"),
         ({"train": {"accumulation_steps": 2}}, "train.accumulation_steps does not work"),
+        ({"train": {"batch_size": 1}}, "train.batch_size is 1, but train.method contrastive compares the texts"),
         ({"data": {"long_texts": "windows"}}, "data.long_texts is windows"),
         ({"optimizer": {"train_only": "head"}}, "optimizer.train_only does not work"),
         ({"train": {"method": "plain", "epochs": 0}}, "train.epochs is 0, so that nothing is learned"),
