@@ -44,7 +44,15 @@ from jaxbert.studies.results import (
 )
 from jaxbert.studies.space import Dimension, grid, parse_space, with_values
 from jaxbert.studies.stopping import Rule, below_median, halving, never
-from jaxbert.studies.storage import begin_study, check_study, make_sampler, need_optuna, open_storage
+from jaxbert.studies.storage import (
+    begin_study,
+    check_study,
+    is_outside,
+    make_sampler,
+    need_optuna,
+    open_storage,
+    without_password,
+)
 from jaxbert.studies.trial import SPEEDS, Objective, Shapes, TrialWatcher, train_trial
 from jaxbert.studies.workers import Worker
 from jaxbert.terminal import console
@@ -91,16 +99,18 @@ def run_search(config: Config, options: SearchOptions, additions: Additions = NO
     need_optuna()
     space = _check(config, options)
     folder = RunFolder(config.train.output_dir).path
-    settings = {"config": config.to_dict(), "search": dataclasses.asdict(options)}
+    chosen = dataclasses.asdict(options) | {"storage": without_password(options.storage)}
+    settings = {"config": config.to_dict(), "search": chosen}
     check_study(folder, settings)
     shapes = Shapes()
     run = shapes.open(config, RunFolder(folder), (), additions)
     show_data(run)
     plan = _plan(config, options, space, run)
+    storage = open_storage(options.storage, folder) if is_outside(options.storage, folder) else None
     name = begin_study(folder, settings | {"content": _identity(config, run)})
     import optuna
 
-    storage = open_storage(options.storage, folder)
+    storage = storage or open_storage(options.storage, folder)
     with foreign_errors("search.storage cannot be used"):
         study = optuna.create_study(
             storage=storage,

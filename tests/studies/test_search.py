@@ -296,6 +296,8 @@ def test_from_python(problem, tmp_path):
             "train.self_training does not work with a search",
         ),
         (("--search.trials=0",), {}, "search.trials is 0, but it must be at least 1"),
+        (("--search.storage=nowhere/journal.log",), {}, "search.storage nowhere/journal.log cannot be opened"),
+        (("--search.storage=nothing://me:secret@there",), {}, "search.storage nothing://...@there cannot be opened"),
     ],
 )
 def test_mistakes_are_said_and_leave_nothing(problem, capsys, flags, changes, said):
