@@ -40,6 +40,10 @@ class DivergedError(UserError):
     """Loss or gradient were not finite for too many steps in a row."""
 
 
+class UnfitError(UserError):
+    """The values of a trial contradict each other, or fit neither the data nor the model."""
+
+
 class StoppedError(Exception):
     """A signal ended the run after its state was saved; run it again to resume."""
 

@@ -52,7 +52,7 @@ _UNION = re.compile(
 """The parser's message about a value that fits none of several types."""
 _SINGLE = re.compile(r'(?P<key>[\w.]+)"?: Expected an? (?P<kind>.+)\. Got value: ?(?P<value>.*)')
 """The parser's message about a value that does not fit a single type."""
-_KIND = re.compile(r"[\w.]+(?:\[[^\]]*\])?")
+_KIND = re.compile(r"[\w.]+(?:\[(?:[^\[\]]|\[[^\[\]]*\])*\])?")
 _KINDS = {
     "str": "text",
     "int": "a whole number",
@@ -60,6 +60,7 @@ _KINDS = {
     "bool": "true or false",
     "NoneType": "null",
     "list[str]": "[TEXT, ...]",
+    "list[int]": "[NUMBER, ...]",
     "list[float]": "[NUMBER, ...]",
     "dict[str, str]": "{NAME: TEXT, ...}",
 }
@@ -162,7 +163,7 @@ def explain(error: ArgumentError) -> str:
 def plain_kind(kind: str) -> str:
     """Return a type in plain words."""
     if (choices := re.search(r"Literal\[(.*)\]", kind)) is None:
-        return _KINDS.get(kind, kind)
+        return _KINDS.get(kind, "{NAME: VALUE, ...}" if kind.startswith("dict[") else kind)
     names = choices[1].replace("'", "")
     return listed_choices(tuple(names.split(", ")))
 

@@ -98,6 +98,10 @@ def check_method(config: Config) -> None:
     for key in _WITHOUT[method]:
         if getattr(train, key) != getattr(defaults, key):
             raise UserError(f"train.{key} does not work with train.method {method}, {_WHY[method]}: leave it out")
+    if method == "contrastive" and train.batch_size < 2:
+        raise UserError(
+            "train.batch_size is 1, but train.method contrastive compares the texts of a step: take 2 or more, such as 32"
+        )
     if config.data.long_texts == "windows":
         raise UserError(
             f"data.long_texts is windows, which does not work with train.method {method}: take cut or head_tail"

@@ -20,6 +20,7 @@ from jaxbert.serve.engine import Engine
 from jaxbert.serve.forms import RefusedError
 from jaxbert.serve.metrics import Metrics
 from jaxbert.serve.onnx_engine import is_onnx
+from jaxbert.tasks.pretraining.task import NOT_FINE_TUNED, Pretraining
 from jaxbert.train.asked import rows_of_texts
 from jaxbert.train.inference import TrainedModel
 from jaxbert.understand.explain import Explainer, Explanation
@@ -53,7 +54,13 @@ class Served:
     """One model of a server."""
 
     def __init__(self, name: str, source: str, trained: TrainedModel, service: Service) -> None:
-        """Prepare its engine; it computes nothing yet."""
+        """Prepare its engine; it computes nothing yet.
+
+        Raises:
+          UserError: for a model that was pretrained only.
+        """
+        if isinstance(trained.task, Pretraining):
+            raise UserError(f"{source}: {NOT_FINE_TUNED}")
         self.name, self.source, self.trained = name, source, trained
         self.data = columns_of(source)
         self.engine = Engine(trained, self.data, service.options, service.metrics)

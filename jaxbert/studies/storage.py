@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import secrets
 import time
@@ -111,17 +112,37 @@ def begin_study(folder: epath.Path, settings: dict[str, Any]) -> str:
     return name if written else begin_study(folder, settings)
 
 
+def without_password(where: str | None) -> str | None:
+    """Return a storage as it may be shown and kept: the address of a database has no user and no password."""
+    return None if where is None else re.sub(r"//[^@/]*@", "//...@", where)
+
+
+def is_outside(where: str | None, folder: epath.Path) -> bool:
+    """Return whether a storage is not in the folder of the study, so that it can be opened before the study begins."""
+    if where is None or _is_database(where):
+        return where is not None
+    journal, inside = (Path(os.path.abspath(path)) for path in (_journal_path(where), folder))
+    return inside not in journal.parents
+
+
+def _is_database(where: str) -> bool:
+    return "://" in where and not where.startswith("file://")
+
+
+def _journal_path(where: str) -> epath.Path:
+    return epath.Path(where.removeprefix("file://"))
+
+
 def open_storage(where: str | None, folder: epath.Path) -> optuna.storages.BaseStorage:
     """Open the storage of a study.
 
     Raises:
       UserError: if it cannot be opened, or a journal would be in a bucket.
     """
-    if where is not None and "://" in where and not where.startswith("file://"):
-        said = re.sub(r"//[^@/]*@", "//...@", where)
-        with foreign_errors(f"search.storage {said} cannot be opened"):
+    if where is not None and _is_database(where):
+        with foreign_errors(f"search.storage {without_password(where)} cannot be opened"):
             return _open_database(_with_driver(where))
-    path = folder / JOURNAL if where is None else epath.Path(where.removeprefix("file://"))
+    path = folder / JOURNAL if where is None else _journal_path(where)
     if in_bucket(path):
         raise UserError(f"{path} is in a bucket, which has no journal: set search.storage to a database or a file")
     with foreign_errors(f"search.storage {path} cannot be opened"):

@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jaxbert.config import Config
-from jaxbert.errors import DivergedError, InUseError, StoppedError, UserError, foreign_errors, one_line
+from jaxbert.errors import (
+    DivergedError,
+    InUseError,
+    StoppedError,
+    UnfitError,
+    UserError,
+    foreign_errors,
+    one_line,
+    raised_as,
+)
 from jaxbert.options import SearchOptions
 from jaxbert.plain import read_json
 from jaxbert.processes import Interrupt, is_alone
@@ -35,7 +44,15 @@ from jaxbert.studies.results import (
 )
 from jaxbert.studies.space import Dimension, grid, parse_space, with_values
 from jaxbert.studies.stopping import Rule, below_median, halving, never
-from jaxbert.studies.storage import begin_study, check_study, make_sampler, need_optuna, open_storage
+from jaxbert.studies.storage import (
+    begin_study,
+    check_study,
+    is_outside,
+    make_sampler,
+    need_optuna,
+    open_storage,
+    without_password,
+)
 from jaxbert.studies.trial import SPEEDS, Objective, Shapes, TrialWatcher, train_trial
 from jaxbert.studies.workers import Worker
 from jaxbert.terminal import console
@@ -81,16 +98,18 @@ def run_search(config: Config, options: SearchOptions, additions: Additions = NO
     need_optuna()
     space = _check(config, options)
     folder = RunFolder(config.train.output_dir).path
-    settings = {"config": config.to_dict(), "search": dataclasses.asdict(options)}
+    chosen = dataclasses.asdict(options) | {"storage": without_password(options.storage)}
+    settings = {"config": config.to_dict(), "search": chosen}
     check_study(folder, settings)
     shapes = Shapes()
     run = shapes.open(config, RunFolder(folder), (), additions)
     show_data(run)
     plan = _plan(config, options, space, run)
+    storage = open_storage(options.storage, folder) if is_outside(options.storage, folder) else None
     name = begin_study(folder, settings | {"content": _identity(config, run)})
     import optuna
 
-    storage = open_storage(options.storage, folder)
+    storage = storage or open_storage(options.storage, folder)
     with foreign_errors("search.storage cannot be used"):
         study = optuna.create_study(
             storage=storage,
@@ -286,7 +305,8 @@ class _Search:
         """Train a trial, unless that was done before, and return its summary."""
         if folder.summary.exists():
             return read_json(folder.summary)
-        config = with_values(self.plan.config, params | {"train.output_dir": str(folder.path)})
+        with raised_as(UnfitError):
+            config = with_values(self.plan.config, params | {"train.output_dir": str(folder.path)})
 
         def stops(upto: float = math.inf) -> bool:
             found = {record.number: record for record in trials_of(self._study)}
@@ -356,7 +376,7 @@ class _Search:
 
 def _is_the_trials(error: Exception) -> bool:
     """Return whether an exception is about the values of one trial, so that others may go on."""
-    return isinstance(error, DivergedError) or "RESOURCE_EXHAUSTED" in str(error)
+    return isinstance(error, DivergedError | UnfitError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _ended(record: TrialRecord, found: Found) -> str:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import jax
 
 from jaxbert.config import Config, ModelConfig, OptimizerConfig, TrainConfig
+from jaxbert.errors import UnfitError, raised_as
 from jaxbert.processes import on_host
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks.metrics import falls, value_of
@@ -82,11 +84,16 @@ class Shapes:
     runs: list[Run] = field(default_factory=list)
 
     def open(self, config: Config, folder: RunFolder, known: Sequence[str], additions: Additions) -> Run:
-        """Return a trial's run, like `open_run`, from what an earlier trial has opened where that is the same."""
+        """Return a trial's run, like `open_run`, from what an earlier trial has opened where that is the same.
+
+        Raises:
+          UserError: as `open_run`; of any but the first run an `UnfitError`, because the first one fits data and model.
+        """
         for run in self.runs:
             if (found := _from_same_shape(run, config, folder, additions)) is not None:
                 return found
-        run = open_run(config, folder, known, additions)
+        with raised_as(UnfitError) if self.runs else nullcontext():
+            run = open_run(config, folder, known, additions)
         steps = run.program.step_programs()
         shared = SharedPrograms(steps, run.predictor, run.program.first_state)
         run = dataclasses.replace(run, shared=shared)
@@ -166,6 +173,7 @@ def train_trial(
 
     Raises:
       DivergedError: if the trial has no result.
+      UnfitError: for values that fit neither the data nor the model.
       UserError: for a mistake in configuration, data or model.
       StoppedError: if a signal ended the run after saving.
     """

@@ -22,6 +22,7 @@ from scipy.special import logsumexp, softmax
 from transformers import BertConfig
 
 from jaxbert.config import Config
+from jaxbert.interop.bert_config import read_config
 from jaxbert.models.families import family_of
 from jaxbert.models.functional import FunctionalModel, Params, make_model
 from jaxbert.models.mean import one_layer_more, with_mean_layer
@@ -108,10 +109,17 @@ class WithMeanLayer(Pretrained):
 
 def with_mean(pretrained: Pretrained) -> Pretrained:
     """Return the model with a layer more that takes the mean, unless its last layer does so."""
-    if settings_of(pretrained.bert_config).get(_MEAN) is True:
+    if settings_of(pretrained.bert_config).get(_MEAN) is True and _has_last_layer(pretrained):
         return pretrained
     fields = {field.name: getattr(pretrained, field.name) for field in dataclasses.fields(pretrained)}
     return WithMeanLayer(**fields | {"bert_config": one_layer_more(pretrained.bert_config)})
+
+
+def _has_last_layer(pretrained: Pretrained) -> bool:
+    """Return whether `model.layers` has left the last layer of the model's folder where it was."""
+    if pretrained.layers is None or pretrained.folder is None:
+        return True
+    return pretrained.layers[-1] == read_config(pretrained.folder).num_hidden_layers - 1
 
 
 def frozen_parts(config: Config, bert_config: BertConfig) -> Config:

@@ -19,6 +19,7 @@ from jaxbert.config import DataConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.table import Table
 from jaxbert.errors import UserError
+from jaxbert.models.heads import PromptHead
 from jaxbert.options import ExplainOptions
 from jaxbert.tasks.base import Outcome, Task, TaskInputs
 from jaxbert.tasks.reading import TextTask, concatenate_tables
@@ -71,6 +72,11 @@ class Explainer:
         """
         model, task = self.model, self.model.task
         if task.explains is None:
+            if task.head is PromptHead:
+                raise UserError(
+                    "this model answers by a prompt, and such answers cannot be explained: those of a model that "
+                    "was trained with train.method plain or contrastive can"
+                )
             raise UserError(
                 f"this model's task is {task.name}, whose answers cannot be explained: those of classification, "
                 "multi_label, regression, token_classification and question_answering can"

@@ -24,6 +24,7 @@ from jaxbert.data.examples import Examples, content_of, join_examples
 from jaxbert.data.overview import TRAIN
 from jaxbert.data.sources import open_source
 from jaxbert.data.tokens import Seen
+from jaxbert.errors import UserError
 from jaxbert.interop.load import load_params
 from jaxbert.plain import read_json
 from jaxbert.processes import main_decides, wait_for_all
@@ -119,7 +120,11 @@ def run_self_training(config: Config, additions: Additions = NOTHING) -> Finishe
 
 
 def _read_unlabelled(run: Run) -> Unlabelled:
-    """Read the texts without labels; those that are in a set of the run are left out."""
+    """Read the texts without labels; those that are in a set of the run are left out.
+
+    Raises:
+      UserError: if none is left.
+    """
     data, task, tokenizer = run.config.data, run.inputs.task, run.pretrained.tokenizer
     assert isinstance(task, TextTask)
     assert data.unlabelled is not None
@@ -132,6 +137,12 @@ def _read_unlabelled(run: Run) -> Unlabelled:
         if count := int((known & kept).sum()):
             left_out[view.name] = count
         kept &= ~known
+    if not kept.any():
+        sets = " or ".join(f"data.{name}" for name in left_out)
+        raise UserError(
+            f"data.unlabelled {data.unlabelled}: all {len(kept):,} texts are also in {sets}, so that none is left to learn "
+            "from: name other texts, or leave train.self_training out"
+        )
     examples = Examples(stored.tokens, windows=stored.windows).take(np.flatnonzero(kept))
     return Unlabelled(examples, stored.seen, left_out)
 

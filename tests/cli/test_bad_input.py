@@ -230,6 +230,14 @@ def test_sets_by_name(refused, tmp_path, sets):
     assert refused("--config", str(tmp_path / "run.yaml")).startswith(SETS[sets])
 
 
+def test_settings_with_names(refused):
+    """Their types are said in plain words, however deep they go."""
+    for key, value in {"prune": "3", "distill": "x", "augment": "[1]", "self_training": "1", "prompt": "x"}.items():
+        assert refused(f"--train.{key}={value}").endswith("but it must be {NAME: VALUE, ...} or null")
+    line = refused("--model.layers=x")
+    assert line == "model.layers is x, but it must be a whole number or [NUMBER, ...] or null"
+
+
 def test_what_is_frozen(refused):
     line = refused("--optimizer.freeze=[bert/embedings]")
     assert line == "optimizer.freeze: 'bert/embedings' matches no parameter; the nearest is bert/embeddings"

@@ -22,6 +22,7 @@ from runs import command, random_rows
 from served import TASKS, write_export
 
 from jaxbert.cli.main import main
+from jaxbert.tasks.pretraining.task import Pretraining
 
 TEXTS = [text for text, _ in random_rows(40, seed=5)]
 _SECONDS = 60
@@ -92,9 +93,11 @@ def test_it_answers(server):
     assert {"time", "level", "method", "path", "status", "ms"} <= entry.keys()
 
 
-def test_mistakes_are_one_line(folder, server, capsys):
+def test_mistakes_are_one_line(folder, server, tmp_path, capsys):
+    pretrained = write_export(tmp_path / "pretrained", Pretraining(next_sentence=False))
     for arguments, message in (
         (["--model", "nowhere"], "nowhere"),
+        (["--model", str(pretrained)], f"{pretrained}: this model was pretrained and has no answers to give"),
         (["--model", str(folder), "--port", str(server.port)], f"cannot listen on 127.0.0.1:{server.port}: "),
         (["--model", str(folder), "--model", str(folder)], "two models are called model: give them names"),
         (["--model", str(folder), "--port", "70000"], "port is 70000, but it must be"),

@@ -212,6 +212,17 @@ def test_a_trial_without_a_result_does_not_end_the_search(problem, capsys):
     assert "no trial is complete" in capsys.readouterr().err
 
 
+def test_values_that_do_not_go_together_fail_their_trial_alone(problem):
+    """Each is allowed by itself: only one of the four trials has settings that fit each other and the model."""
+    space = ["optimizer.name=sgd,adamw", "optimizer.momentum=0.5", "data.max_length=12,100000"]
+    flags = ("--search.method=grid",)
+    found = search(problem, "unfit", *flags, space=space, optimizer__name="sgd", train__max_steps=3)
+    assert [trial["state"] for trial in found["trials"]] == ["complete", "failed", "failed", "failed"]
+    errors = [trial["error"] for trial in found["trials"][1:]]
+    assert "data.max_length is 100000" in errors[0]
+    assert all("optimizer.momentum" in error for error in errors[1:])
+
+
 def test_folds_are_an_objective(problem):
     changes = {"train__folds": 2, "train__epochs": 1, "data__validation": None, "train__folds_final": False}
     flags = ("--search.method=grid",)
@@ -285,6 +296,8 @@ def test_from_python(problem, tmp_path):
             "train.self_training does not work with a search",
         ),
         (("--search.trials=0",), {}, "search.trials is 0, but it must be at least 1"),
+        (("--search.storage=nowhere/journal.log",), {}, "search.storage nowhere/journal.log cannot be opened"),
+        (("--search.storage=nothing://me:secret@there",), {}, "search.storage nothing://...@there cannot be opened"),
     ],
 )
 def test_mistakes_are_said_and_leave_nothing(problem, capsys, flags, changes, said):

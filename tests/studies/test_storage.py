@@ -12,7 +12,15 @@ from jaxbert.config import Config
 from jaxbert.errors import UserError
 from jaxbert.options import SearchOptions
 from jaxbert.studies.space import parse_space
-from jaxbert.studies.storage import JOURNAL, begin_study, check_study, make_sampler, open_storage
+from jaxbert.studies.storage import (
+    JOURNAL,
+    begin_study,
+    check_study,
+    is_outside,
+    make_sampler,
+    open_storage,
+    without_password,
+)
 
 TEXTS = ("optimizer.learning_rate=log:1e-5:1e-2", "model.dropout=lin:0:0.5", "train.batch_size=16,32,64")
 SPACE = parse_space(TEXTS, Config())
@@ -87,6 +95,20 @@ def test_a_study_keeps_its_settings(folder):
     (folder / "old" / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"other files than those of a search \(notes.txt\)"):
         check_study(folder / "old", settings)
+
+
+def test_a_password_is_not_kept():
+    assert without_password("postgresql://me:secret@there/name") == "postgresql://...@there/name"
+    assert [without_password(where) for where in (None, "j.log", "sqlite:///a.db")] == [None, "j.log", "sqlite:///a.db"]
+
+
+def test_a_journal_may_be_in_the_folder_of_the_study(folder):
+    """It is then made after the study, whose folder must be empty before."""
+    assert not is_outside(None, folder)
+    assert not is_outside(f"{folder}/journals/all.log", folder)
+    assert not is_outside(f"file://{folder}/all.log", folder)
+    assert is_outside(f"{folder}.log", folder)
+    assert is_outside("sqlite:///a.db", folder)
 
 
 def test_storages_that_cannot_be(folder):

@@ -184,6 +184,8 @@ def test_the_export_answers_with_labels(problem, trained, tokenizer, tmp_path, c
         np.testing.assert_allclose([answer["probabilities"][name] for name in NAMES], softmax(scores), atol=1e-4)
     assert main(["export", "--run", str(trained), "--format", "onnx", "--output", str(tmp_path / "onnx")]) == 2
     assert "a model with a prompt has no ONNX graph" in capsys.readouterr().err
+    assert main(["explain", "--model", str(trained), "--input", str(problem.folder / "dev.csv")]) == 2
+    assert "answers by a prompt, and such answers cannot be explained" in capsys.readouterr().err
 
 
 def test_zero_shot(problem, tmp_path, capsys):

@@ -178,6 +178,10 @@ def test_a_trained_mean_is_not_added_again_and_no_step_is_a_probe(trained, tmp_p
     config = json.loads((tmp_path / "again" / "export" / "config.json").read_text())
     assert config["num_hidden_layers"] == 3
     assert json.loads((tmp_path / "again" / "summary.json").read_text())["steps"] == 0
+    less = {**again, "model__layers": "[0, 1]", "model__head": "new"}  # without the layer of the mean: it is added
+    assert problem.train(**less, train__output_dir=tmp_path / "less") == 0
+    config = json.loads((tmp_path / "less" / "export" / "config.json").read_text())
+    assert config["num_hidden_layers"] == 3
     before = json.loads((problem.folder / "whole" / "summary.json").read_text())["eval"]["accuracy"]
     assert json.loads((tmp_path / "again" / "summary.json").read_text())["eval"]["accuracy"] == pytest.approx(
         before, abs=0.1
@@ -191,6 +195,7 @@ def test_a_trained_mean_is_not_added_again_and_no_step_is_a_probe(trained, tmp_p
         ({"train": {"r_drop": 1.0}}, "train.r_drop does not work with train.method contrastive"),
         ({"train": {"ema": 0.9}}, "train.ema does not work with train.method contrastive"),
         ({"train": {"accumulation_steps": 2}}, "train.accumulation_steps does not work"),
+        ({"train": {"batch_size": 1}}, "train.batch_size is 1, but train.method contrastive compares the texts"),
         ({"data": {"long_texts": "windows"}}, "data.long_texts is windows"),
         ({"optimizer": {"train_only": "head"}}, "optimizer.train_only does not work"),
         ({"train": {"method": "plain", "epochs": 0}}, "train.epochs is 0, which only train.method"),

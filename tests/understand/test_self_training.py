@@ -188,6 +188,16 @@ def test_rounds_choose_anew_and_the_report_tells(problem, whole, capsys):
             assert ("is worse on the validation set" in page) is worse
 
 
+def test_texts_that_all_are_in_other_sets_are_refused(problem, capsys):
+    """Before the first step: otherwise nothing is left to label."""
+    write_texts(problem.folder / "known.csv", [text for text, _ in random_rows(100)[:4]])
+    given = keys(problem, "known", data__unlabelled=problem.folder / "known.csv")
+    assert problem.train(**given) == 2
+    said = capsys.readouterr().err
+    assert "known.csv: all 4 texts are also in data.train, so that none is left to learn from: name other texts" in said
+    assert not (problem.folder / "known" / "rounds").exists()
+
+
 def test_a_worse_model_is_said(caplog):
     rounds = [{"value": 0.9, "round": 1}]
     summary = {"self_training": {"metric": "accuracy", "rounds": rounds}, "eval": {"accuracy": 0.8}}
