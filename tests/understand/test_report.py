@@ -201,7 +201,7 @@ SHOWN = {
     "token_classification": ["The texts with the most errors", "F1 of entities", "Reliability"],
     "plain_tags": ["The texts with the most errors", "of 3 words wrong", "Each label"],
     "question_answering": ["The worst answers", "exactly as expected", "Coverage"],
-    "pretraining": ["perplexity is"],
+    "pretraining": ["perplexity is", "Loss by the frequency of tokens", "1,000 to 9,999"],
 }
 EVERYWHERE = ["Learning rate", "Packed rows", "3.0 MiB", "The same run again", "Texts that are in two sets"]
 
@@ -407,7 +407,8 @@ def test_labels_that_may_be_wrong_are_shown_with_their_texts(tokenizer, tmp_path
 
 def test_a_diverged_pretraining_has_a_page(tokenizer, tmp_path):
     with made_up_run(tmp_path / "run", "pretraining", ROWS["pretraining"], tokenizer) as finished:
-        evaluation = finished.summary["eval"] | {"perplexity": None}  # as summary.json has it
+        diverged = {"0": {"masked_tokens": 3, "loss": None}}
+        evaluation = finished.summary["eval"] | {"perplexity": None, "by_frequency": diverged}  # as summary.json has it
         text = Parsed(report_page(dataclasses.replace(finished, summary=finished.summary | {"eval": evaluation}))).text
     assert "perplexity is not finite: the model has diverged" in text
 
