@@ -403,6 +403,8 @@ def test_labels_that_may_be_wrong_are_shown_with_their_texts(tokenizer, tmp_path
     assert "labelled 好, suggested <script>alert(1)</script>" in whole
     assert f"jaxbert audit {tmp_path / 'run'} --output labels.csv" in whole
     assert "more often wrong than they are" not in whole
+    with made_up_run(tmp_path / "weak", "classification", rows, tokenizer) as finished:  # its answers are random
+        assert "the model is more often wrong than they are" in Parsed(report_page(finished)).text
 
 
 def test_a_diverged_pretraining_has_a_page(tokenizer, tmp_path):
