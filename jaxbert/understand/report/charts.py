@@ -119,18 +119,14 @@ def draw(series: Sequence[Series], plane: Plane) -> Html:
         axes.yaxis.set_major_locator(MaxNLocator(5))
         if not plane.y_limits:
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=False)
-        left = max(_LEFT, _BESIDE_DIGITS + _DIGIT * _most_digits(axes.yaxis))
+        low, high = sorted(axes.yaxis.get_view_interval())
+        places = [place for place in axes.yaxis.get_majorticklocs() if low <= place <= high]
+        numbers = axes.yaxis.get_major_formatter().format_ticks(places)
+        left = max(_LEFT, _BESIDE_DIGITS + _DIGIT * max(map(len, numbers), default=0))
         axes.set_position((left, _BOTTOM, _RIGHT - left, _HEIGHT))
         file = io.StringIO()
         canvas.print_svg(file, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return _themed(file.getvalue(), f"{plane.y_name} by {plane.x_name}")
-
-
-def _most_digits(axis: Any) -> int:
-    """Return the number of characters of the longest number beside an axis."""
-    low, high = sorted(axis.get_view_interval())
-    places = [place for place in axis.get_majorticklocs() if low <= place <= high]
-    return max(map(len, axis.get_major_formatter().format_ticks(places)), default=0)
 
 
 def _themed(svg: str, label: str) -> Html:

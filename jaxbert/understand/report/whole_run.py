@@ -195,7 +195,8 @@ def speed_section(summary: Mapping[str, Any]) -> Html:
     rows: list[list[object]] = [["devices", f"{summary['devices']} x {summary['device']}"]]
     if summary["packing_efficiency"]:
         rows.append(["packing efficiency, the share of real tokens", f"{summary['packing_efficiency']:.1%}"])
-    rows += [[said, timed(_rounded(summary[key]))] for key, said in names.items() if summary.get(key) is not None]
+    found = {said: summary[key] for key, said in names.items() if summary.get(key) is not None}
+    rows += [[said, timed(f"{value:,.0f}" if value >= 100 else f"{value:.3g}")] for said, value in found.items()]
     if summary.get("peak_memory_bytes"):
         rows.append(["most memory of a device", timed(_bytes(summary["peak_memory_bytes"]))])
     rows.append(
@@ -207,10 +208,6 @@ def speed_section(summary: Mapping[str, Any]) -> Html:
         bound = "the host bounds the speed" if waited >= _WAITS else "the device bounds the speed"
         lines.append(timed(f"The device waited {waited:.1%} of the time for data: {bound}."))
     return joined_html([table(["", ""], rows), paragraphs(*lines)])
-
-
-def _rounded(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 or isinstance(value, int) else f"{value:.3g}"
 
 
 def _bytes(count: int) -> str:
