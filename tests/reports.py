@@ -20,6 +20,7 @@ from jaxbert.data.memory import hold
 from jaxbert.runs.folder import RunFolder
 from jaxbert.tasks import task_class
 from jaxbert.tasks.base import Outcome, count_predictions
+from jaxbert.tasks.pretraining.masking import FREQUENCIES
 from jaxbert.tasks.reading import set_name
 from jaxbert.train.inference import Finished, TrainedModel
 from jaxbert.train.sharding import make_mesh
@@ -87,7 +88,7 @@ def _predictions(task: str, rng: np.random.Generator, count: int, labels: int) -
     if task == "question_answering":
         return -np.abs(rng.normal(size=(count, 2))).astype(np.float32)
     if task == "pretraining":
-        return np.abs(rng.normal(size=(count, 5))).astype(np.float32)
+        return np.abs(rng.normal(size=(count, 1 + 2 * len(FREQUENCIES) + 2))).astype(np.float32)
     values = rng.normal(size=(count, labels)).astype(np.float32)
     return values if task == "multi_label" else log_softmax(values, axis=-1)
 

@@ -15,7 +15,7 @@ _SHOWN = 10
 
 
 def run(arguments: list[str]) -> int:
-    """Audit the labels of a run; print a table, and write all suspicious rows if `--output` names a file."""
+    """Audit the labels of a run; print the worst rows, and write all suspicious ones if `--output` names a file."""
     parser = make_parser("audit", "Find the rows of a run whose labels are probably wrong.")
     parser.add_argument("run", type=str, help="The run folder (train.output_dir), best of a run with train.folds.")
     parser.add_argument(
@@ -48,19 +48,17 @@ def run(arguments: list[str]) -> int:
 
 
 def _show(found: Audit, output: str | None) -> None:
-    from rich.table import Table
     from rich.text import Text
 
     from jaxbert.terminal import console
 
     summary = found.summary
     if found.suspects:
-        table = Table(title=f"the worst {min(_SHOWN, len(found.suspects))} of {len(found.suspects):,} suspicious rows")
-        for name in ("set", "row", "given", "suggested", "score", "because of", "text"):
-            table.add_column(name, no_wrap=name == "text", overflow="ellipsis" if name == "text" else "fold")
-        for suspect in found.suspects[:_SHOWN]:
-            table.add_row(*(Text(cell) for cell in _cells(suspect)))
-        console.print(table)
+        shown = min(_SHOWN, len(found.suspects))
+        console.print(f"the worst {shown} of {len(found.suspects):,} suspicious rows:", highlight=False)
+    for suspect in found.suspects[:_SHOWN]:
+        console.print(_told(suspect), highlight=False, markup=False, soft_wrap=True)
+        console.print(Text(f"    {' '.join(suspect.get('text', '').split())}"), no_wrap=True, overflow="ellipsis")
     console.print(
         f"{summary['rows']:,} labels checked: {summary['label']:,} are probably wrong, {summary['near_duplicate']:,} rows "
         f"are similar to a row with another label, {summary['outlier']:,} are outliers",
@@ -72,22 +70,15 @@ def _show(found: Audit, output: str | None) -> None:
         console.print("--output FILE.csv writes all of them, for data.corrections", highlight=False, soft_wrap=True)
 
 
-def _cells(suspect: dict[str, Any]) -> list[str]:
-    """Return the cells of a row of the table."""
+def _told(suspect: dict[str, Any]) -> str:
+    """Return what is said of a row, above its text."""
 
     def label(value: Any) -> str:
-        return "" if value is None else ", ".join(value) or "none" if isinstance(value, list) else str(value)
+        return ", ".join(value) or "none" if isinstance(value, list) else str(value)
 
-    score = "" if suspect["score"] is None else f"{suspect['score']:.4f}"
+    given = f"labelled {label(suspect['given'])}"
+    suggested = "" if suspect["suggested"] is None else f", suggested {label(suspect['suggested'])}"
+    score = "" if suspect["score"] is None else f", score {suspect['score']:.4f}"
     reasons = ", ".join(suspect["reasons"]).replace("_", " ")
-    like = f" (as {', '.join(map(str, suspect['like'][:2]))})" if suspect["like"] else ""
-    text = " ".join(suspect.get("text", "").split())
-    return [
-        suspect["set"],
-        str(suspect["row"]),
-        label(suspect["given"]),
-        label(suspect["suggested"]),
-        score,
-        reasons + like,
-        text,
-    ]
+    like = f" as {', '.join(map(str, suspect['like'][:2]))}" if suspect["like"] else ""
+    return f"  row {suspect['row']} of {suspect['set']}: {given}{suggested}{score} ({reasons}{like})"

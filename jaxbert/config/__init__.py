@@ -158,7 +158,7 @@ class TrainConfig:
     seed: NotNegative = 0
     """Random seed of the order, new weights, dropout and the validation split."""
     log_every: Positive = 20
-    """Number of steps between two lines of metrics."""
+    """Number of steps between two lines of metrics; the last step has a line too."""
     eval_every: Positive | None = None
     """Number of steps between two evaluations on the validation set. If not set, once after each epoch."""
     checkpoint_every: Positive | None = None

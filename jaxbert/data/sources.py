@@ -378,7 +378,7 @@ def _plain_parts(lines: Iterator[str], text: Text, intake: Intake) -> Iterator[R
                 f"{source}: lines of plain text have no column {name!r} (--keep), only {wanted.text!r}: {way}"
             )
     if wanted.text_pair is not None or wanted.labelled:
-        missing = "a second text (data.text_pair)" if wanted.text_pair is not None else "labels"
+        missing = "second text (data.text_pair)" if wanted.text_pair is not None else "labels"
         raise UserError(f"{source}: lines of plain text have no {missing}: give one JSON object on each line")
     numbered = enumerate(lines, 1)
     while (room := intake.room) and (part := list(islice(numbered, room))):

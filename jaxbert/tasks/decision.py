@@ -29,6 +29,11 @@ _PAIRS = (
 """Pairs of labels, of which the second one is the positive one."""
 
 
+def place_of_label(label: str, names: Sequence[str]) -> int | None:
+    """Return the index of a label, or None; `1` is LABEL_1, as labels that are numbers in the data are called."""
+    return next((names.index(name) for name in (label, f"LABEL_{label}") if name in names), None)
+
+
 @dataclass(frozen=True)
 class Tuning:
     """What is chosen on held-out examples after training."""
@@ -99,9 +104,10 @@ class Tuning:
             raise UserError(f"{threshold} is for two labels, but there are {len(names):,}: leave it out")
         first, second = names
         if self.positive_label is not None:
-            if self.positive_label not in names:
+            place = place_of_label(self.positive_label, names)
+            if place is None:
                 raise UserError(f"{key} is {self.positive_label!r}, but the labels are {first!r} and {second!r}")
-            return list(names).index(self.positive_label)
+            return place
         known = (first.casefold(), second.casefold())
         if known in _PAIRS:
             return 1

@@ -238,7 +238,7 @@ class Trainer:
         per_second = self.speed.examples / seconds, self.speed.real_tokens / seconds
         rates = dict(zip(("examples_per_second", "real_tokens_per_second"), per_second, strict=True))
         report.progress(progress.step, loss / examples, *per_second, progress.bad_steps)
-        if progress.step % self._config.log_every == 0:
+        if self._is_time(progress.step, self._config.log_every):
             report.log(progress.step, self._window(numbers, rates))
         epoch = progress.step / self.run.steps_per_epoch
         told = {"loss": loss / examples, **numbers, "bad": bad, "epoch": epoch, **rates}

@@ -160,8 +160,8 @@ def audit_finished(finished: Finished, rank_by: confident.RankBy = "self_confide
     return Audit(suspects, summary, finished.config.data.label_separator)
 
 
-def worst_labels(finished: Finished, most: int) -> tuple[list[dict[str, Any]], int]:
-    """Return the `most` labels that are most probably wrong, as `Audit.suspects` has them, and how many there are in all.
+def worst_labels(finished: Finished, most: int) -> tuple[list[dict[str, Any]], int, int]:
+    """Return the `most` labels that are most probably wrong, as `Audit.suspects` has them, how many there are, of how many.
 
     Similar texts are not searched, and only the texts of these rows are read. Errors are those of `audit_run`.
     """
@@ -176,7 +176,7 @@ def worst_labels(finished: Finished, most: int) -> tuple[list[dict[str, Any]], i
             for index, record in zip(own, records, strict=True):
                 pair = {} if record.pair is None else {"text_pair": record.pair}
                 suspects[index] |= {"text": record.text, **pair}
-    return [*suspects.values()], len(wrong)
+    return [*suspects.values()], len(wrong), len(rows.places)
 
 
 def _judged_rows(finished: Finished, rank_by: confident.RankBy) -> tuple[_Rows, str]:

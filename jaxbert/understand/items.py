@@ -16,6 +16,7 @@ from jaxbert.data.tokens import LongTexts, Tokens
 from jaxbert.errors import UserError, nearest, quoted
 from jaxbert.tasks.base import Outcome, Task
 from jaxbert.tasks.classification.task import Classification
+from jaxbert.tasks.decision import place_of_label
 from jaxbert.tasks.items import shared_tokens
 from jaxbert.tasks.question_answering.task import QuestionAnswering
 from jaxbert.tasks.question_answering.windows import Asked
@@ -38,11 +39,12 @@ def find_label(task: Task, label: str) -> int:
     """
     if not task.output_names:
         raise UserError(f"label is {label!r}, but the answers of this model have no labels: leave it out")
-    if label not in task.output_names:
+    place = place_of_label(label, task.output_names)
+    if place is None:
         near = nearest(label, task.output_names)
         hint = f"; did you mean {near!r}?" if near else ""
         raise UserError(f"label {label!r} is none of the model's labels: {quoted(task.output_names)}{hint}")
-    return task.output_names.index(label)
+    return place
 
 
 def items_of(outcome: Outcome, tokenizer: Any, max_length: int, target: int | None) -> Items:

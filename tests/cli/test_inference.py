@@ -284,7 +284,7 @@ def test_what_predict_and_evaluate_refuse(problem, run, rows, tmp_path, capsys):
     line = refused(capsys, *predict, source, "--batch_size", "0")
     assert line == "batch_size is 0, but it must be at least 1"
     assert "the model has 48 positions" in refused(capsys, *predict, source, "--max_length", "49")
-    assert "is no folder" in refused(capsys, "predict", "--model", tmp_path / "a" / "b", "--input", source)
+    assert "is not a folder" in refused(capsys, "predict", "--model", tmp_path / "a" / "b", "--input", source)
     assert "config.json" in refused(capsys, "predict", "--model", tmp_path, "--input", source)
     unknown = write_csv(tmp_path / "unknown.csv", [("w1", "good"), ("w2", "so-so")])
     line = refused(capsys, "evaluate", "--model", run, "--data", unknown)

@@ -44,7 +44,7 @@ def test_json_lines_are_recognized():
         (b"\ngood\n", {}, "standard input, row 1: the line is blank"),
         (b'\n{"text": "a"}\n', {}, "standard input, row 1: the row is blank"),
         (b"good\n\xff\n", {}, "standard input, row 2: not UTF-8 (byte 0xff at position 1"),
-        (b"good\n", {"text_pair": "b"}, "no place for a second text (data.text_pair)"),
+        (b"good\n", {"text_pair": "b"}, "have no second text (data.text_pair)"),
         (b'{"text": "a"}\n{"text": 1}\n', {}, "standard input, row 2: column 'text' holds a number"),
     ],
 )
@@ -61,7 +61,7 @@ def test_dash_reads_standard_input(monkeypatch):
 
 def test_plain_text_has_no_labels(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"one\ntwo\n")))
-    with pytest.raises(UserError, match="no place for labels"):
+    with pytest.raises(UserError, match="have no labels"):
         read("-", DataConfig(), role="test", labelled=True)
 
 

@@ -29,7 +29,7 @@ def batch():
     lengths = rng.integers(6, 16, COUNT).astype(np.int32)
     tokens = Tokens.from_lengths(rng.integers(5, SIZE, lengths.sum()).astype(np.int32), lengths, lengths // 2)
     ids = np.arange(SIZE)
-    masking = Masking(MaskingVocabulary(ids >= 5, ids >= 90, ids[5:].astype(np.int32), 4), 0.3, True, 3, 0)
+    masking = Masking(MaskingVocabulary(ids >= 5, ids >= 90, ids[5:].astype(np.int32), 4), 0.3, True, 3, 0, ids)
     data = Examples(tokens, rng.integers(0, 2, COUNT).astype(np.int32))
     (batch,) = batches(data, Layout(40, (5,), 4), COUNT, seed=0)
     return masking.collate(batch, 0)

@@ -101,6 +101,8 @@ def test_the_positive_label_is_named_or_certain():
     tuning = Tuning(threshold=rule("f_beta=1"))
     assert [tuning.positive_of(names) for names in (("no", "yes"), ("1", "0"), ("负面", "正面"))] == [1, 0, 1]
     assert dataclasses.replace(tuning, positive_label="ham").positive_of(NAMES) == 0
+    written = ("LABEL_0", "LABEL_1")  # the names of labels that are 0 and 1 in the data
+    assert [dataclasses.replace(tuning, positive_label=label).positive_of(written) for label in "01"] == [0, 1]
     with pytest.raises(UserError, match=r"may be 'ham' or 'spam': name it with train.positive_label"):
         tuning.positive_of(NAMES)
     with pytest.raises(UserError, match="'eggs', but the labels are 'ham' and 'spam'"):

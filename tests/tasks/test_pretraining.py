@@ -14,7 +14,7 @@ from jaxbert.data.packing import Layout
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 from jaxbert.models.functional import make_model
-from jaxbert.tasks.pretraining.masking import Masking, MaskingVocabulary
+from jaxbert.tasks.pretraining.masking import FREQUENCIES, Masking, MaskingVocabulary, frequency_groups
 from jaxbert.tasks.pretraining.task import Pretraining
 
 SIZE, COUNT = 120, 12
@@ -33,7 +33,7 @@ def masked_batch(data: Examples, slots: int = 4) -> dict[str, np.ndarray]:
     vocabulary = MaskingVocabulary(ids >= 5, ids >= 90, ids[5:].astype(np.int32), 4)
     layout = Layout(48, (12,), slots)
     (batch,) = batches(data, layout, COUNT, seed=None)
-    return Masking(vocabulary, 0.4, False, 3, 0).collate(batch, 0)
+    return Masking(vocabulary, 0.4, False, 3, 0, frequency_groups(ids)).collate(batch, None)
 
 
 @pytest.fixture(params=[True, False], ids=["pairs", "no pairs"])
@@ -86,8 +86,9 @@ def test_metrics_are_those_of_the_loss(task, model):
     batch = masked_batch(data)
     outputs = outputs_of(model, random_params(model), batch)
     real = batch["example_mask"]
-    predictions = np.zeros((COUNT, 5 if task.next_sentence else 3), np.float32)
-    predictions[batch["example_ids"][real]] = np.asarray(task.predictions(outputs, batch))[real]
+    found = np.asarray(task.predictions(outputs, batch))
+    predictions = np.zeros((COUNT, found.shape[-1]), np.float32)
+    predictions[batch["example_ids"][real]] = found[real]
     metrics = task.metrics(predictions, data)
     totals = task.totals(batch)
     sums = task.sums(outputs, batch, totals, train=True)
@@ -97,6 +98,14 @@ def test_metrics_are_those_of_the_loss(task, model):
     assert metrics["masked_tokens"] == int(sums["masked"])
     assert {name for name, value in metrics.items() if isinstance(value, float)} == set(task.metric_names())
     assert task.default_metric in metrics
+    groups = frequency_groups(batch["masked_labels"])
+    scores = jax.nn.log_softmax(outputs["prediction_logits" if task.next_sentence else "logits"])
+    losses = -np.take_along_axis(np.asarray(scores), batch["masked_labels"][..., None], -1)[..., 0]
+    assert [*metrics["by_frequency"]] == ["1 to 9", "10 to 99", "100 to 999"], "those that are masked"
+    for name, of_group in metrics["by_frequency"].items():
+        chosen = (batch["masked_weights"] > 0) & (groups == FREQUENCIES.index(name))
+        assert of_group["masked_tokens"] == chosen.sum()
+        np.testing.assert_allclose(of_group["loss"], losses[chosen].mean(), rtol=1e-5)
 
 
 def test_what_a_neighbour_holds_changes_nothing(task, model):

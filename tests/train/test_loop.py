@@ -208,7 +208,7 @@ def test_tuned_steps_are_dispatched_together(tmp_path):
 
 def test_a_line_is_the_mean_since_the_last_one(tmp_path):
     _, report, _ = run(tmp_path, log_every=4)
-    assert report.losses() == {4: np.mean([1, 2, 3, 4]), 8: np.mean([5, 6, 7, 8])}
+    assert report.losses() == {4: np.mean([1, 2, 3, 4]), 8: np.mean([5, 6, 7, 8]), 10: 9.5}, "and of the last step"
 
 
 def test_a_window_goes_on_behind_a_checkpoint(tmp_path):

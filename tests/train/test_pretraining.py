@@ -166,7 +166,10 @@ def test_two_processes_pretrain_as_one(problem, tmp_path):
     assert len(losses(one)) > 5
     np.testing.assert_allclose(losses(two), losses(one), rtol=1e-5)
     evaluated = [json.loads((run / "summary.json").read_text())["eval"] for run in (one, two)]
+    first, second = (found.pop("by_frequency") for found in evaluated)
     assert evaluated[1] == pytest.approx(evaluated[0], rel=1e-5)
+    assert second.keys() == first.keys()
+    assert all(second[name] == pytest.approx(first[name], rel=1e-5) for name in first)
 
 
 @pytest.fixture(scope="module")

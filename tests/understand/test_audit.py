@@ -224,6 +224,8 @@ def test_from_a_run_to_its_corrections(tmp_path, capsys):
     said = " ".join(capsys.readouterr().err.split())
     assert "37 labels checked: 1 are probably wrong" in said
     assert "only rows of validation were judged" in said
+    assert f"row 10 of validation: labelled {OTHER[right]}, suggested {right}, score 0.0" in said
+    assert f"(label) {rows[8][0]}" in said, "also on a narrow terminal"
     (first, *_) = suspects = [json.loads(line) for line in lines.read_text("utf-8").splitlines()]
     assert suspects == jaxbert.audit(run, rank_by="normalized_margin").suspects
     assert (first["row"], first["given"], first["suggested"], first["text"]) == (10, OTHER[right], right, rows[8][0])

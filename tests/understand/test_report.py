@@ -24,7 +24,9 @@ from jaxbert.errors import UserError
 from jaxbert.tasks.decision import Decision
 from jaxbert.understand.records import read_records
 from jaxbert.understand.reopen import reopen
+from jaxbert.understand.report.charts import Plane, Series, draw
 from jaxbert.understand.report.held_out import HeldOut
+from jaxbert.understand.report.mistakes import excerpt
 from jaxbert.understand.report.page import Html, element, escaped, marked_text, table
 from jaxbert.understand.report.scores import group_values, number_groups
 from jaxbert.understand.report.trust import threshold_curve
@@ -199,7 +201,7 @@ SHOWN = {
     "token_classification": ["The texts with the most errors", "F1 of entities", "Reliability"],
     "plain_tags": ["The texts with the most errors", "of 3 words wrong", "Each label"],
     "question_answering": ["The worst answers", "exactly as expected", "Coverage"],
-    "pretraining": ["perplexity is"],
+    "pretraining": ["perplexity is", "Loss by the frequency of tokens", "1,000 to 9,999"],
 }
 EVERYWHERE = ["Learning rate", "Packed rows", "3.0 MiB", "The same run again", "Texts that are in two sets"]
 
@@ -274,6 +276,43 @@ def test_marks_keep_the_text():
     assert content == 'In <mark class="missed">Berlin</mark> und <mark class="true">北京</mark>.'
     both = marked_text(text, [(3, 9, "missed", "city"), (6, 9, "wrong", "x")])
     assert Parsed(both).text.startswith("In Berlincity und 北京.also: ")
+
+
+def test_a_long_text_shows_every_error_whole_and_begins_and_ends_between_words():
+    words = [f"word{i:03}" for i in range(400)]
+    text = " ".join(words)
+    found = Parsed(
+        excerpt(text, [(*_place(text, "word100", "word101"), "missed", ""), (*_place(text, "word300"), "wrong", "")])
+    )
+    shown = found.text.replace("…", " ").split()
+    assert set(shown) <= set(words), "no word is cut"
+    assert found.text.startswith("… ")
+    assert found.text.endswith(" …")
+    assert {"word100", "word101", "word299", "word300", "word301"} <= set(shown)
+    assert "word250" not in shown
+    end = _place(text, "word100")[0] + 440  # where the first piece would end
+    across = Parsed(excerpt(text, [(*_place(text, "word100"), "missed", ""), (end - 9, end + 60, "wrong", "")]))
+    assert text[end - 9 : end + 60] in across.text
+    assert len(Parsed(excerpt(text, [(i * 8, i * 8 + 7, "wrong", "") for i in range(0, 400, 20)])).text) < 1300
+    han = "很" * 2000
+    assert Parsed(excerpt(han, [(1000, 1002, "wrong", "")])).text == f"… {'很' * 600} …"
+    assert Parsed(excerpt(text[:600], [])).text == text[:600]
+
+
+def _place(text: str, first: str, last: str = "") -> tuple[int, int]:
+    return text.index(first), text.index(last or first) + len(last or first)
+
+
+def test_the_name_of_an_axis_has_room_beside_long_numbers():
+    """Near-equal values have long numbers: 0.05475; the middle of the name's letters, 9 points high, is in the picture."""
+    for values in ([0.05471, 0.05532], [-0.001234, -0.001233], [0.0, 1.0], [3e-9, 4e-9]):
+        drawing = draw([Series(np.arange(2.0), np.array(values))], Plane("step", "loss"))
+        (place,) = re.findall(r"rotate\(-90 ([\d.-]+) ", drawing)
+        assert float(place) > 9, values
+
+
+def test_a_caption_stays_where_a_wide_table_scrolls():
+    assert table(["a"], [[1]], caption="<").startswith('<p class="note">&lt;</p><div class="scroll"><table>')
 
 
 def test_the_page_of_10_000_rows_takes_two_seconds_and_less_than_1_mb(tokenizer, tmp_path):
@@ -358,15 +397,20 @@ def test_labels_that_may_be_wrong_are_shown_with_their_texts(tokenizer, tmp_path
         logs = np.log(np.where(np.eye(2)[right] > 0, 0.95, 0.05)).astype(np.float32)
         sure = dataclasses.replace(outcome, predictions=logs)
         found = Parsed(report_page(dataclasses.replace(finished, outcomes={"validation": sure})))
-    whole = found.text[found.text.index("2 labels are probably wrong") :]
+    whole = found.text[found.text.index("Of 40 labels, 2 are probably wrong") :]
     for i in (7, 20):
         assert f"good w{i}" in whole
     assert "labelled 好, suggested <script>alert(1)</script>" in whole
+    assert f"jaxbert audit {tmp_path / 'run'} --output labels.csv" in whole
+    assert "more often wrong than they are" not in whole
+    with made_up_run(tmp_path / "weak", "classification", rows, tokenizer) as finished:  # its answers are random
+        assert "the model is more often wrong than they are" in Parsed(report_page(finished)).text
 
 
 def test_a_diverged_pretraining_has_a_page(tokenizer, tmp_path):
     with made_up_run(tmp_path / "run", "pretraining", ROWS["pretraining"], tokenizer) as finished:
-        evaluation = finished.summary["eval"] | {"perplexity": None}  # as summary.json has it
+        diverged = {"0": {"masked_tokens": 3, "loss": None}}
+        evaluation = finished.summary["eval"] | {"perplexity": None, "by_frequency": diverged}  # as summary.json has it
         text = Parsed(report_page(dataclasses.replace(finished, summary=finished.summary | {"eval": evaluation}))).text
     assert "perplexity is not finite: the model has diverged" in text
 

@@ -26,6 +26,8 @@ from jaxbert.tasks.pretraining.sentences import split_sentences
 
 INSIDE_WORD = 1 << 30
 """Added to the id of a token that continues the segmented word of the token before it."""
+_COUNTED = 2**24
+"""The most tokens of a corpus that are counted."""
 _CHARACTERS = 2**20
 """Characters that are tokenized at once, roughly."""
 
@@ -193,3 +195,23 @@ def view_corpus(name: str, corpus: Corpus, chosen: np.ndarray | None, max_length
     hashes = hash_rows([sentences.ids[low:high] for low, high in stretches])
     seen = Seen(lengths, hashes, (numbers + 1).astype(np.int32), ((0, corpus.name),), Facts())
     return View(name, seen, max_length, np.flatnonzero(lengths == 0), windows=True, unit=DOCUMENTS)
+
+
+def count_tokens(corpus: Corpus, size: int, chosen: np.ndarray | None = None) -> np.ndarray:
+    """Return how often each of the `size` tokens of the vocabulary occurs, int64 [size].
+
+    Only the first documents of a corpus are counted, up to some 17 million tokens.
+
+    Args:
+      corpus: the documents.
+      size: the size of the vocabulary.
+      chosen: the documents to count; None for all.
+    """
+    tokens, pieces, counted = corpus.sentences, [np.zeros(0, np.int32)], 0
+    for document in range(len(corpus)) if chosen is None else chosen.tolist():
+        first, last = tokens.begins[corpus.ends[document] + 1], tokens.begins[corpus.ends[document + 1]]
+        pieces.append(tokens.ids[first:last])
+        counted += int(last - first)
+        if counted >= _COUNTED:
+            break
+    return np.bincount(np.concatenate(pieces) & (INSIDE_WORD - 1), minlength=size)

@@ -25,6 +25,14 @@ _PURPOSE = 0x6D61736B
 _EVALUATION = 2**63
 _MASKED, _REPLACED = 0.8, 0.9
 """A chosen token whose draw is below the first becomes [MASK]; below the second, another token; else it stays."""
+_LIMITS = (1, 10, 100, 1000, 10_000)
+FREQUENCIES = ("0", "1 to 9", "10 to 99", "100 to 999", "1,000 to 9,999", "10,000 or more")
+"""Groups of tokens, by how often they occur in the training documents."""
+
+
+def frequency_groups(counts: np.ndarray) -> np.ndarray:
+    """Return the group of `FREQUENCIES` of each token, int32, from how often it occurs."""
+    return np.digitize(counts, _LIMITS).astype(np.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +87,8 @@ class Masking:
     specials: int
     """The number of special tokens of every example."""
     seed: int
+    frequencies: np.ndarray
+    """int32 [V]: the group of `FREQUENCIES` of each token."""
 
     def collate(self, batch: Batch, epoch: int | None) -> Batch:
         """Return a packed batch with masks: `input_ids` changed, and P positions a row to predict.
@@ -86,7 +96,8 @@ class Masking:
         `epoch` is None in evaluation, whose masks are always the same.
 
         New keys are `masked_positions`, `masked_labels` (int32 [B, P]) and `masked_weights` (float32 [B, P], 1 for a token
-        to predict, 0 for padding). For one row length, P is one of two numbers, and the larger one holds any row.
+        to predict, 0 for padding). For one row length, P is one of two numbers, and the larger one holds any row. In
+        evaluation there is also `masked_frequencies` (int32 [B, P]), the group of each token to predict.
         """
         rows, length = batch["input_ids"].shape
         slots = batch["example_mask"].shape[1]
@@ -105,13 +116,10 @@ class Masking:
         column = np.arange(len(at)) - np.searchsorted(row, row)
         positions[row, column], labels[row, column], weights[row, column] = at % length, ids[at], 1
         ids[at] = self._shown(ids[at], draws)
-        return {
-            **batch,
-            "input_ids": ids.reshape(rows, length),
-            "masked_positions": positions,
-            "masked_labels": labels,
-            "masked_weights": weights,
-        }
+        more = {"masked_positions": positions, "masked_labels": labels, "masked_weights": weights}
+        if epoch is None:
+            more["masked_frequencies"] = self.frequencies[labels]
+        return {**batch, "input_ids": ids.reshape(rows, length), **more}
 
     def _budget(self, batch: Batch, keys: np.ndarray) -> np.ndarray:
         """Return how many tokens of each slot may be chosen, from its length alone, which all hosts know for all rows."""

@@ -28,9 +28,9 @@ from jaxbert.errors import UserError
 from jaxbert.models.heads import MaskedLM, PreTraining
 from jaxbert.tasks import settings_of, with_settings
 from jaxbert.tasks.base import Batch, Inputs, Sums, Task, TaskInputs
-from jaxbert.tasks.pretraining.corpus import Corpus, read_corpus, view_corpus
+from jaxbert.tasks.pretraining.corpus import Corpus, count_tokens, read_corpus, view_corpus
 from jaxbert.tasks.pretraining.documents import Documents, open_documents
-from jaxbert.tasks.pretraining.masking import Masking, MaskingVocabulary
+from jaxbert.tasks.pretraining.masking import FREQUENCIES, Masking, MaskingVocabulary, frequency_groups
 from jaxbert.tasks.pretraining.pairs import Recipe, make_pair_examples
 from jaxbert.tasks.reading import ReadingProgress, named_sets, set_name, tokenizing_shard, training_spec
 
@@ -82,7 +82,9 @@ class Pretraining(Task):
         if data.validation_fraction:
             kept, held_out = split_documents(len(corpus), data.validation_fraction, seed)
             read_validation["validation"] = examples("validation", corpus, held_out)
-        masking = Masking(vocabulary, pretrain.masking_probability, pretrain.mask == "word", recipe.specials, seed)
+        groups = frequency_groups(count_tokens(corpus, len(vocabulary.maskable), kept))
+        whole_words = pretrain.mask == "word"
+        masking = Masking(vocabulary, pretrain.masking_probability, whole_words, recipe.specials, seed, groups)
         return Inputs(
             train=examples(TRAIN, corpus, kept),
             validation=read_validation,
@@ -149,21 +151,24 @@ class Pretraining(Task):
         }
 
     def predictions(self, outputs: dict[str, Any], batch: Batch) -> Array:
-        """Return the summed loss of each example's masked tokens, their number and the number of correct ones, [B, S, 3].
+        """Return the number of correct ones of each example's masked tokens, then for each of the G groups of
+        `FREQUENCIES` the summed loss of its masked tokens, and for each their number, [B, S, 1 + 2 G].
 
         With pairs there are two more: the log-probabilities of "next" and "random". The scores of the complete vocabulary
         would not fit a host's memory.
         """
         losses_BP, right_BP = self._masked(outputs, batch)
-        of_masked_BP3 = jnp.stack([losses_BP, batch["masked_weights"], right_BP], axis=-1)
+        group_BPG = jax.nn.one_hot(batch["masked_frequencies"], len(FREQUENCIES))
+        of_group_BPG = [value_BP[..., None] * group_BPG for value_BP in (losses_BP, batch["masked_weights"])]
+        of_masked_BPC = jnp.concatenate([right_BP[..., None], *of_group_BPG], axis=-1)
         slots = batch["example_mask"].shape[1]
         slot_BP = jnp.take_along_axis(batch["segment_ids"], batch["masked_positions"], axis=1) - 1
-        of_examples_BS3 = jnp.einsum(
-            "BPS,BPC->BSC", jax.nn.one_hot(slot_BP, slots), of_masked_BP3, precision=jax.lax.Precision.HIGHEST
+        of_examples_BSC = jnp.einsum(
+            "BPS,BPC->BSC", jax.nn.one_hot(slot_BP, slots), of_masked_BPC, precision=jax.lax.Precision.HIGHEST
         )
         if not self.next_sentence:
-            return of_examples_BS3
-        return jnp.concatenate([of_examples_BS3, self._next(outputs)], axis=-1)
+            return of_examples_BSC
+        return jnp.concatenate([of_examples_BSC, self._next(outputs)], axis=-1)
 
     def _masked(self, outputs: dict[str, Any], batch: Batch) -> tuple[Array, Array]:
         """Return loss and correctness of each masked token, [B, P]; 0 for padding."""
@@ -177,7 +182,10 @@ class Pretraining(Task):
 
     def metrics(self, predictions: np.ndarray, examples: Examples) -> dict[str, Any]:
         """Compute the loss of training, and the accuracy and perplexity of masked tokens."""
-        losses, masked, right = predictions[:, :3].sum(0, dtype=np.float64)
+        groups = len(FREQUENCIES)
+        right, *sums = predictions[:, : 1 + 2 * groups].sum(0, dtype=np.float64)
+        losses_G, masked_G = np.reshape(sums, (2, groups))
+        losses, masked = losses_G.sum(), masked_G.sum()
         count = max(masked, 1.0)
         result: dict[str, Any] = {
             "loss": losses / count,
@@ -186,7 +194,7 @@ class Pretraining(Task):
         }
         if self.next_sentence:
             assert examples.labels is not None
-            scores, labels = predictions[:, 3:], np.asarray(examples.labels)
+            scores, labels = predictions[:, 1 + 2 * groups :], np.asarray(examples.labels)
             next_loss = -scores[np.arange(len(labels)), labels].mean(dtype=np.float64)
             result |= {
                 "nsp_accuracy": (scores.argmax(-1) == labels).mean(),
@@ -197,6 +205,11 @@ class Pretraining(Task):
         return {name: float(value) for name, value in result.items()} | {
             "masked_tokens": int(masked),
             "examples": len(examples),
+            "by_frequency": {
+                name: {"masked_tokens": int(masked_G[i]), "loss": float(losses_G[i] / masked_G[i])}
+                for i, name in enumerate(FREQUENCIES)
+                if masked_G[i]
+            },
         }
 
     def metric_names(self) -> list[str]:

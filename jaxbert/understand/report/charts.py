@@ -47,8 +47,10 @@ _SETTINGS: Any = {
     "legend.frameon": False,
 }
 _SIZE = (4.0, 2.6)
-_INSIDE = (0.18, 0.18, 0.79, 0.77)
-"""Left, bottom, width and height of the axes as shares of the figure."""
+_LEFT, _RIGHT, _BOTTOM, _HEIGHT = 0.18, 0.97, 0.18, 0.77
+"""Where the axes begin and end, and how high they are, as shares of the figure."""
+_DIGIT, _BESIDE_DIGITS = 0.0205, 0.08
+"""Width of a digit on the axis of y, and of the name and the tick beside it, as shares of the figure's width."""
 _MOST_POINTS = 300
 _REMARKS = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", re.DOTALL)
 _IDENTIFIERS = re.compile(r' id="[A-Za-z0-9]+_[\w]+"')
@@ -94,7 +96,7 @@ def draw(series: Sequence[Series], plane: Plane) -> Html:
     with matplotlib.rc_context(_SETTINGS):
         whole = Figure(figsize=_SIZE)
         canvas = FigureCanvasSVG(whole)
-        axes = whole.add_axes(_INSIDE)
+        axes = whole.add_axes((_LEFT, _BOTTOM, _RIGHT - _LEFT, _HEIGHT))
         for one in series:
             colour = (_FIRST, _SECOND, _THIRD)[one.colour]
             if one.kind == "cloud":
@@ -117,6 +119,11 @@ def draw(series: Sequence[Series], plane: Plane) -> Html:
         axes.yaxis.set_major_locator(MaxNLocator(5))
         if not plane.y_limits:
             axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=False)
+        low, high = sorted(axes.yaxis.get_view_interval())
+        places = [place for place in axes.yaxis.get_majorticklocs() if low <= place <= high]
+        numbers = axes.yaxis.get_major_formatter().format_ticks(places)
+        left = max(_LEFT, _BESIDE_DIGITS + _DIGIT * max(map(len, numbers), default=0))
+        axes.set_position((left, _BOTTOM, _RIGHT - left, _HEIGHT))
         file = io.StringIO()
         canvas.print_svg(file, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return _themed(file.getvalue(), f"{plane.y_name} by {plane.x_name}")

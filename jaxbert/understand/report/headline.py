@@ -32,10 +32,8 @@ def headline_section(sets: list[HeldOut], summary: Mapping[str, Any]) -> Html:
         return joined_html([paragraphs(_nothing(summary)), folds])
     lines = [element("p", f"{one.name}: ", *sentence, kind="lead") for one in sets if (sentence := _meaning(one))]
     names = [*dict.fromkeys(name for one in sets for name, value in one.metrics.items() if isinstance(value, float))]
-    rows = [
-        [element("td", one.name, dir="auto"), len(one.outcome), *(one.metrics.get(name) for name in names[:_SHOWN])]
-        for one in sets
-    ]
+    rows: list[list[object]] = [["examples", *(len(one.outcome) for one in sets)]]
+    rows += [[name, *(one.metrics.get(name) for one in sets)] for name in names[:_SHOWN]]
     step = summary["exported_step"]
     model = "the models of all folds together" if step is None else f"the exported model, of step {step}"
     if "ema" in summary:
@@ -43,7 +41,7 @@ def headline_section(sets: list[HeldOut], summary: Mapping[str, Any]) -> Html:
     exported = f"Metrics of {model}; all of them are in summary.json."
     over = next((one.metrics["macro_over"] for one in sets if "f1_macro_present" in one.metrics), None)
     note = None if over is None else element("p", f"f1_macro is the mean over {over}.", kind="note")
-    return joined_html([*lines, table(["set", "examples", *names[:_SHOWN]], rows, caption=exported), note, folds])
+    return joined_html([*lines, table(["set", *(one.name for one in sets)], rows, caption=exported), note, folds])
 
 
 def _nothing(summary: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@ of a run that are probably wrong."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -24,12 +25,27 @@ from jaxbert.understand.coloured import coloured_texts, coloured_word
 from jaxbert.understand.judged import Judged, entities_of
 from jaxbert.understand.records import Record, read_records
 from jaxbert.understand.report.held_out import HeldOut, labels_of
-from jaxbert.understand.report.page import Html, element, joined_html, marked_text, shortened, shown_number, subsection
+from jaxbert.understand.report.page import (
+    Html,
+    element,
+    joined_html,
+    marked_text,
+    paragraphs,
+    shortened,
+    shown_number,
+    subsection,
+)
 from jaxbert.understand.report.words import weights_of_words
 
 _MOST = 20
+_WEAK = 0.25
+"""The share of the labels above which their contradiction says more of the model than of them."""
 _BEFORE, _SHOWN = 150, 600
-"""Characters of a long text before the first error, and in all."""
+"""Characters of a long text before the first error, and of the piece that begins there."""
+_AROUND, _MOST_SHOWN = 60, 1200
+"""Characters around an error behind that piece, and of all pieces."""
+_WORD = 20
+"""Characters within which a piece begins or ends between two words."""
 _LEGEND = (
     *("Words ", coloured_word("for", 1), " the answer given and ", coloured_word("against", -1), " it; "),
     "a stronger colour means that the answer changes more without the word (jaxbert explain, occlusion).",
@@ -54,17 +70,20 @@ def suspect_section(finished: Finished) -> Html | None:
     if not has_labels_to_judge(task, finished.inputs.train):
         return None
     try:
-        suspects, count = worst_labels(finished, _MOST)
+        suspects, count, judged = worst_labels(finished, _MOST)
     except UserError as error:
         return element("p", f"Not shown: {error}", kind="note")
     if not suspects:
         return element("p", "None is found.")
-    folder = finished.folder.path
     said = (
-        f"{count:,} labels are probably wrong (confident learning); these are the worst {len(suspects)}. `jaxbert audit "
-        f"{folder} --output labels.csv` writes all of them, and similar texts with different labels, to correct them."
+        f"Of {judged:,} labels, {count:,} are probably wrong (confident learning); these are the worst {len(suspects)}. "
+        "This command writes all of them, and similar texts with different labels, to correct them:"
     )
-    return joined_html([element("p", said), *map(_suspect, suspects)])
+    weak = f"These are {count / judged:.0%} of the labels: the model is more often wrong than they are."
+    command = element("pre", f"jaxbert audit {shlex.quote(str(finished.folder.path))} --output labels.csv")
+    return joined_html(
+        [element("p", said), command, paragraphs(weak if count > _WEAK * judged else None), *map(_suspect, suspects)]
+    )
 
 
 def _suspect(suspect: Mapping[str, Any]) -> Html:
@@ -276,14 +295,38 @@ def _characters(document: Any) -> tuple[str, Callable[[int], tuple[int, int]]]:
 
 
 def excerpt(text: str, marks: Sequence[Mark]) -> Html:
-    """Return a text with its marks; of a long text, the part that begins shortly before the first error."""
+    """Return a text with its marks; of a long text, the piece that begins shortly before the first error, and the errors
+    behind it with the words around them."""
     if len(text) <= _SHOWN:
         return marked_text(text, marks)
-    first = min((start for start, _, kind, _ in marks if kind != "true"), default=0)
-    begin = max(0, first - _BEFORE)
-    end = begin + _SHOWN
-    kept = [(s - begin, min(e, end) - begin, kind, name) for s, e, kind, name in marks if begin <= s < end]
-    return joined_html(["… " if begin else "", marked_text(text[begin:end], kept), " …" if end < len(text) else ""])
+    parts: list[object] = []
+    last = 0
+    for begin, end in _pieces(text, sorted((start, end) for start, end, kind, _ in marks if kind != "true")):
+        kept = [(s - begin, min(e, end) - begin, kind, name) for s, e, kind, name in marks if begin <= s < end]
+        parts += ["… " if begin > last else None, marked_text(text[begin:end], kept), " " if end < len(text) else None]
+        last = end
+    return joined_html([*parts, "…" if last < len(text) else None])
+
+
+def _pieces(text: str, errors: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the first and last places of the pieces of a long text that are shown, in order; errors are sorted."""
+    begin = max(0, errors[0][0] - _BEFORE) if errors else 0
+    pieces = [(begin, min(begin + _SHOWN, len(text)))]
+    for start, end in errors:
+        first, last = max(0, start - _AROUND), min(end + _AROUND, len(text))
+        if end <= pieces[-1][1] or sum(e - b for b, e in pieces) + last - first > _MOST_SHOWN:
+            continue
+        if first <= pieces[-1][1]:
+            pieces[-1] = pieces[-1][0], last
+        else:
+            pieces.append((first, last))
+    return [_between_words(text, *piece) for piece in pieces]
+
+
+def _between_words(text: str, begin: int, end: int) -> tuple[int, int]:
+    """Return a piece that begins after a blank and ends before one, if there is one near."""
+    first, last = text.find(" ", begin, begin + _WORD), text.rfind(" ", end - _WORD, end)
+    return begin if begin == 0 or first < 0 else first + 1, end if end == len(text) or last < 0 else last
 
 
 _SHOWN_BY: dict[type[Task], tuple[str, Callable[[HeldOut], list[Html]]]] = {

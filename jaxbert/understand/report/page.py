@@ -65,7 +65,7 @@ def shown_number(value: float) -> str:
 def table(
     head: Sequence[object], rows: Iterable[Sequence[object]], *, sortable: bool = False, caption: object = None
 ) -> Html:
-    """Return a table; a column whose first value is a number is aligned to the right."""
+    """Return a table, its caption above it; a column whose first value is a number is aligned to the right."""
     rows = [*rows]
     numeric = [bool(rows) and _is_number(rows[0][column]) for column in range(len(head))]
     kinds = ["number" if right else None for right in numeric]
@@ -79,13 +79,13 @@ def table(
 
     top = element("tr", *(element("th", name, kind=kind, scope="col") for name, kind in zip(head, kinds, strict=True)))
     lines = [element("tr", *map(cell, row, kinds)) for row in rows]
-    title = None if caption is None else element("caption", caption)
     inner = element(
         "table",
-        *(title, element("thead", top) if any(head) else None, element("tbody", *lines)),
+        *(element("thead", top) if any(head) else None, element("tbody", *lines)),
         kind="sortable" if sortable and len(rows) > 1 else None,
     )
-    return element("div", inner, kind="scroll")
+    title = None if caption is None else element("p", caption, kind="note")  # a caption would scroll with a wide table
+    return joined_html([title, element("div", inner, kind="scroll")])
 
 
 def _is_number(value: object) -> bool:

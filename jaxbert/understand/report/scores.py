@@ -121,6 +121,21 @@ def slice_section(held_out: HeldOut) -> Html | None:
     return subsection(f"{score.title[0].upper()}{score.title[1:]} of parts of the set", joined_html(parts))
 
 
+def frequency_section(held_out: HeldOut) -> Html | None:
+    """Return the loss of masked tokens by how often they occur in the training documents; None for other tasks."""
+    groups: dict[str, dict[str, float]] = held_out.metrics.get("by_frequency", {})
+    losses = [group["loss"] for group in groups.values()]
+    if not losses or None in losses or not np.isfinite(losses).all():  # null in summary.json, if the model has diverged
+        return None
+    highest = max(losses) or 1.0
+    rows = [
+        [element("td", name), group["masked_tokens"], group["loss"], bar(group["loss"] / highest)]
+        for name, group in groups.items()
+    ]
+    head = ["occurrences in the training documents", "masked tokens", "loss", ""]
+    return subsection("Loss by the frequency of tokens", table(head, rows))
+
+
 def _slices(title: str, groups: Sequence[tuple[str, np.ndarray]], score: Score) -> Html:
     scores = [score.of(chosen) for _, chosen in groups]
     highest = 1.0 if not score.is_error else max([found for found in scores if found is not None], default=1.0) or 1.0

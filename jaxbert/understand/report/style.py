@@ -23,14 +23,14 @@ h3 { font-size: 1.05rem; margin: 1.6rem 0 .4rem; }
 p { margin: .4rem 0; }
 a { color: var(--first); }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .9rem; }
-.note, figcaption, caption { color: var(--faint); font-size: .9rem; }
+.note, figcaption { color: var(--faint); font-size: .9rem; }
 .lead { font-size: 1.15rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; overflow-wrap: normal; margin: .4rem 0; }
-caption { text-align: left; }
 th, td { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 thead th { font-weight: 600; }
-td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.number, th.number { text-align: right; }
+td.number { font-variant-numeric: tabular-nums; white-space: nowrap; }
 th button {
   font: inherit; color: inherit; background: none; border: 0; padding: 0; cursor: pointer; text-decoration: underline dotted;
 }

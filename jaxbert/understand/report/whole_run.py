@@ -25,7 +25,6 @@ from jaxbert.understand.report.page import (
     figure,
     joined_html,
     paragraphs,
-    shown_number,
     subsection,
     table,
     text_cell,
@@ -198,7 +197,8 @@ def speed_section(summary: Mapping[str, Any]) -> Html:
     rows: list[list[object]] = [["devices", f"{summary['devices']} x {summary['device']}"]]
     if summary["packing_efficiency"]:
         rows.append(["packing efficiency, the share of real tokens", f"{summary['packing_efficiency']:.1%}"])
-    rows += [[said, timed(shown_number(summary[key]))] for key, said in names.items() if summary.get(key) is not None]
+    found = {said: summary[key] for key, said in names.items() if summary.get(key) is not None}
+    rows += [[said, timed(f"{value:,.0f}" if value >= 100 else f"{value:.3g}")] for said, value in found.items()]
     if summary.get("peak_memory_bytes"):
         rows.append(["most memory of a device", timed(_bytes(summary["peak_memory_bytes"]))])
     rows.append(

@@ -15,7 +15,13 @@ from jaxbert.understand.report.held_out import HeldOut
 from jaxbert.understand.report.mistakes import mistake_section, suspect_section
 from jaxbert.understand.report.page import Html, joined_html, page
 from jaxbert.understand.report.parent import parent_section
-from jaxbert.understand.report.scores import confusion_section, label_section, scatter_section, slice_section
+from jaxbert.understand.report.scores import (
+    confusion_section,
+    frequency_section,
+    label_section,
+    scatter_section,
+    slice_section,
+)
 from jaxbert.understand.report.trust import trust_section
 from jaxbert.understand.report.whole_run import (
     again_section,
@@ -33,6 +39,7 @@ _OF_A_SET: tuple[Callable[[HeldOut], Html | None], ...] = (
     label_section,
     confusion_section,
     scatter_section,
+    frequency_section,
     trust_section,
     mistake_section,
     slice_section,

@@ -13,7 +13,7 @@ from jaxbert.data.packing import Layout, choose_layout, padded_layout
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
 from jaxbert.tasks.pretraining.corpus import INSIDE_WORD
-from jaxbert.tasks.pretraining.masking import Masking, MaskingVocabulary
+from jaxbert.tasks.pretraining.masking import FREQUENCIES, Masking, MaskingVocabulary, frequency_groups
 
 CLS, SEP, MASK, UNK, FIRST, SIZE = 2, 3, 4, 1, 5, 105
 """Of a made-up vocabulary whose last 40 tokens go on with a word."""
@@ -27,7 +27,8 @@ def vocabulary() -> MaskingVocabulary:
 
 def masking(**changes) -> Masking:
     return Masking(
-        **({"vocabulary": vocabulary(), "probability": 0.15, "whole_words": False, "specials": 3, "seed": 0} | changes)
+        **({"vocabulary": vocabulary(), "probability": 0.15, "whole_words": False, "specials": 3, "seed": 0} | changes),
+        frequencies=frequency_groups(np.arange(SIZE)),
     )
 
 
@@ -244,3 +245,14 @@ def test_a_vocabulary_without_mask_is_refused(tmp_path):
         tokenizer.mask_token = mask
         with pytest.raises(UserError, match=r"lacks \[MASK\]"):
             MaskingVocabulary.of(tokenizer)
+
+
+def test_groups_of_frequency_are_named_by_their_counts_and_go_with_evaluation_alone():
+    counts = [0, 1, 9, 10, 99, 100, 999, 1000, 9999, 10_000, 10**8]
+    names = ["0", *("1 to 9",) * 2, *("10 to 99",) * 2, *("100 to 999",) * 2, *("1,000 to 9,999",) * 2]
+    assert [FREQUENCIES[i] for i in frequency_groups(np.array(counts))] == [*names, *("10,000 or more",) * 2]
+    (batch,) = batches(Examples(examples(8)), Layout(128, (8,), 4), 8, seed=None)
+    assert "masked_frequencies" not in masking().collate(batch, 0)
+    evaluated = masking().collate(batch, None)
+    chosen = evaluated["masked_weights"] > 0
+    assert (evaluated["masked_frequencies"] == frequency_groups(evaluated["masked_labels"]))[chosen].all()

@@ -15,7 +15,7 @@ from jaxbert.config import DataConfig, PretrainConfig
 from jaxbert.data.tokens import Encoded, Shard
 from jaxbert.errors import UserError
 from jaxbert.tasks.pretraining import corpus as corpora
-from jaxbert.tasks.pretraining.corpus import INSIDE_WORD, read_corpus
+from jaxbert.tasks.pretraining.corpus import INSIDE_WORD, count_tokens, read_corpus
 from jaxbert.tasks.pretraining.documents import open_documents
 from jaxbert.tasks.pretraining.pairs import Recipe, make_pair_examples
 from jaxbert.tasks.pretraining.sentences import split_sentences
@@ -255,6 +255,9 @@ def test_some_documents_alone(corpus):
     found = bodies(make_pair_examples(corpus, Recipe(48, False, CLS, SEP, 0), chosen=chosen))
     documents = documents_of(corpus)
     assert list(chain(*(body for (body,) in found))) == list(chain(*(documents[i] for i in chosen)))
+    counts = count_tokens(corpus, 200, chosen)
+    assert Counter(dict(enumerate(counts.tolist()))) == Counter(chain(*(documents[i] for i in chosen)))
+    assert count_tokens(corpus, 200).sum() == sum(map(len, documents))
 
 
 def test_a_second_start_takes_tokens_and_examples_from_the_cache(tmp_path, tokenizer, monkeypatch):
