@@ -87,7 +87,7 @@ def test_answers_are_those_of_predict(name, folders):
 
 
 @pytest.mark.parametrize("name", ["classification", "documents", "token_classification", "multiple_choice"])
-def test_onnxruntime_computes_no_padding_and_answers_as_predict_does(name, folders):
+def test_onnxruntime_computes_little_padding_and_answers_as_predict_does(name, folders):
     """Its rows are evenly filled; nothing is compiled after the warm-up."""
     pytest.importorskip("onnxruntime")
     items = INPUTS.get(name, TEXTS)
@@ -99,7 +99,7 @@ def test_onnxruntime_computes_no_padding_and_answers_as_predict_does(name, folde
         assert log.count == 0
         real, computed = (service.metrics.value(f"jaxbert_{kind}_tokens") for kind in ("real", "row"))
         expected = [numberless(answer) for answer in Model(served.trained, name, served.data).predict(items)]
-    assert real <= computed < 1.05 * real
+    assert real <= computed < 1.1 * real
     assert_same(first, expected)
     assert_same([answer for (answer,) in alone], expected)
 

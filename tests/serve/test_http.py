@@ -100,7 +100,7 @@ def test_one_bad_text_is_answered_as_such(client, expected):
     found = ask(client, "/answer", inputs=[{"text": TEXTS[0]}, {"test": "a"}])
     assert found[0]["label"] == expected[0]["label"]
     assert "text" in found[1]["error"]
-    assert "no text but 3" in ask(client, "/predict", 422, inputs=[3])["error"]
+    assert "not a text but 3" in ask(client, "/predict", 422, inputs=[3])["error"]
 
 
 def test_limits(client):
