@@ -15,8 +15,10 @@ from served import TASKS, Question, serving, write_export
 
 from jaxbert.api.model import Model
 from jaxbert.config import DataConfig
+from jaxbert.data.batches import Batch
 from jaxbert.errors import UserError
 from jaxbert.options import InferenceOptions, ServeOptions
+from jaxbert.serve.device import Device
 from jaxbert.serve.engine import Engine
 from jaxbert.serve.forms import RefusedError
 from jaxbert.serve.metrics import Metrics
@@ -114,6 +116,23 @@ def test_a_slow_cpu_gets_smaller_batches(folders, monkeypatch, milliseconds, bud
             monkeypatch.setattr(engine, "layouts", engine.layouts[:1])
             engine.warm_up()
             assert (engine.budget, engine._scheduler.budget) == (expected, expected)
+
+
+@pytest.mark.parametrize("name", ["jax", "onnx"])
+def test_a_full_batch_is_timed_with_a_full_batch(folders, monkeypatch, name):
+    """Not with the filler of two tokens with which shapes are compiled."""
+    computed, compute = list[int](), Device.compute
+
+    def count(device: Device, batch: Batch) -> list[np.ndarray]:
+        computed.append(int((batch["segment_ids"] > 0).sum()))
+        return compute(device, batch)
+
+    with serving({"one": folders["classification"]}, InferenceOptions(engine=name), warm=False) as service:
+        engine = service.find().engine
+        engine.warm_up()
+        monkeypatch.setattr(Device, "compute", count)
+        assert engine._time_full() > 0
+        assert min(computed) > 0.7 * engine.budget
 
 
 def test_an_ensemble_answers_with_the_mean(engine, tmp_path):

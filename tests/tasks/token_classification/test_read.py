@@ -149,6 +149,10 @@ def test_missing_files_and_columns(write, tmp_path):
         UserError, match=r"data\.tag_column is 'ner', but in .* it must be the number of a column, from 2 to 2"
     ):
         read(path, tag_column="ner")
+
+
+def test_a_missing_data_set_of_tfds():
+    pytest.importorskip("tensorflow_datasets")
     with pytest.raises(UserError, match="tfds:conll: not found in "):
         read("tfds:conll")
 
