@@ -37,12 +37,17 @@ from jaxbert.train.programs import Compiled
 from jaxbert.train.sharding import own_rows, platform_of, put_batch, replicated, row_alignment, row_devices
 from jaxbert.train.step import make_predict_step
 
+logger = logging.getLogger("jaxbert")
+
 _MOST_TOKENS = 16_384
 """Tokens of one step on one device, if all examples had the longest length."""
 _MOST_INPUTS = 8192
 """Texts that are tokenized and answered together."""
 _MOST_VALUES = 2**25
 """Predicted values that wait at once for the rest of their text, and predicted values of one step."""
+_LARGEST_TEMPERATURE = 100.0
+"""The largest temperature, and 1 over the smallest one: if the loss is smallest there, it has no minimum."""
+_COMPARED_METRICS = ("loss", "calibration_error", "brier")
 
 
 @dataclass(frozen=True)
@@ -349,13 +354,6 @@ def with_details(numbers: dict[str, Any], metrics: dict[str, Any]) -> dict[str, 
     if "sets" in numbers:
         whole["sets"] = {name: metrics["sets"][name] | part for name, part in numbers["sets"].items()}
     return whole
-
-
-logger = logging.getLogger("jaxbert")
-
-_LARGEST_TEMPERATURE = 100.0
-"""The largest temperature, and 1 over the smallest one: if the loss is smallest there, it has no minimum."""
-_COMPARED_METRICS = ("loss", "calibration_error", "brier")
 
 
 @dataclass(frozen=True)
