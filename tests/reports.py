@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -54,10 +54,10 @@ def tokenizer_of(folder: Path, words: Sequence[str]) -> BertTokenizer:
 
 @contextmanager
 def made_up_run(
-    folder: Path, task: str, rows: Sequence[Any], tokenizer: BertTokenizer, seed: int = 0, **changes: Any
+    folder: Path, task: str, rows: Sequence[Any] | str, tokenizer: BertTokenizer, seed: int = 0, **changes: Any
 ) -> Iterator[Finished]:
-    """Yield a run whose training and validation rows are `rows` in memory, or those of `data__validation`."""
-    with hold(rows, "train") as spec:
+    """Yield a run whose training and validation rows are `rows`, in memory or a file, or those of `data__validation`."""
+    with nullcontext(rows) if isinstance(rows, str) else hold(rows, "train") as spec:
         usual = {"data__train": spec, "data__validation": spec, "data__cache_dir": None}
         config = make_config(task, **(usual | changes))
         inputs = task_class(task).read(config, tokenizer, 64)
@@ -76,7 +76,7 @@ def made_up_run(
         run = RunFolder(folder)
         folder.mkdir(exist_ok=True)
         for step in (1, 2):
-            run.log(step, {"train_loss": 1 / step, "learning_rate": 0.1, "grad_norm": 1.0, "eval_loss": 2 / step})
+            run.log(step, {"train_loss": 1 / step, "learning_rate": 5e-5, "grad_norm": 1.0, "eval_loss": 2 / step})
         model = SimpleNamespace(config=SimpleNamespace(vocab_size=100))
         predictor: Any = SimpleNamespace(mesh=make_mesh(config.mesh), model=model)
         yield Finished(config, run, inputs, TrainedModel(inputs.task, tokenizer, {}, predictor, 64), outcomes, summary)

@@ -7,7 +7,6 @@ import json
 import random
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -485,42 +484,3 @@ def test_the_command_has_every_key_that_is_not_the_default():
         "jaxbert train --task regression --data.train 'my rows.csv' --data.validation '{\"en\": \"a.csv\"}' "
         "--data.packing false --train.epochs 5"
     )
-
-
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        pytest.skip("no Chromium is installed, which shows pages as pictures")
-    return found
-
-
-@pytest.mark.slow
-def test_a_browser_shows_the_page_light_and_dark_and_narrow(chromium, tokenizer, tmp_path):
-    from matplotlib.image import imread
-
-    with made_up_run(tmp_path / "run", "classification", ROWS["classification"], tokenizer) as finished:
-        path = write_report(finished)
-    frame = tmp_path / "frame.html"
-    frame.write_text(f'<body style="margin:0"><iframe src="{path}" width="400" height="900" style="border:0"></iframe>')
-    papers = []
-    for scheme, name, shown in ((1, "light", path), (0, "dark", frame)):
-        picture = tmp_path / f"{name}.png"
-        options = [
-            f"--screenshot={picture}",
-            "--window-size=1000,900",
-            f"--blink-settings=preferredColorScheme={scheme}",
-        ]
-        settings = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--hide-scrollbars",
-            f"--user-data-dir={tmp_path / name}",
-        ]
-        subprocess.run([chromium, *settings, *options, f"file://{shown}"], check=True, capture_output=True, timeout=60)
-        pixels = imread(picture)[:, :, :3]
-        papers.append(pixels[5, 5].mean())
-        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 50, "charts and texts are painted"
-    assert papers[0] > 0.9
-    assert papers[1] < 0.2

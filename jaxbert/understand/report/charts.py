@@ -51,6 +51,8 @@ _LEFT, _RIGHT, _BOTTOM, _HEIGHT = 0.18, 0.97, 0.18, 0.77
 """Where the axes begin and end, and how high they are, as shares of the figure."""
 _DIGIT, _BESIDE_DIGITS = 0.0205, 0.08
 """Width of a digit on the axis of y, and of the name and the tick beside it, as shares of the figure's width."""
+_POWER = 0.06
+"""Height of the power of ten above the axis of y, as a share of the figure's height."""
 _MOST_POINTS = 300
 _REMARKS = re.compile(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", re.DOTALL)
 _IDENTIFIERS = re.compile(r' id="[A-Za-z0-9]+_[\w]+"')
@@ -123,7 +125,8 @@ def draw(series: Sequence[Series], plane: Plane) -> Html:
         places = [place for place in axes.yaxis.get_majorticklocs() if low <= place <= high]
         numbers = axes.yaxis.get_major_formatter().format_ticks(places)
         left = max(_LEFT, _BESIDE_DIGITS + _DIGIT * max(map(len, numbers), default=0))
-        axes.set_position((left, _BOTTOM, _RIGHT - left, _HEIGHT))
+        height = _HEIGHT - (_POWER if axes.yaxis.get_major_formatter().get_offset() else 0)
+        axes.set_position((left, _BOTTOM, _RIGHT - left, height))
         file = io.StringIO()
         canvas.print_svg(file, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     return _themed(file.getvalue(), f"{plane.y_name} by {plane.x_name}")
