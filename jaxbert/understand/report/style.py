@@ -39,6 +39,7 @@ th[aria-sort=descending] button::after { content: " \\2193"; }
 td.text { max-width: 34rem; overflow-wrap: anywhere; }
 .text { white-space: pre-wrap; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 19rem), 1fr)); gap: 1rem; }
+.charts:has(> :nth-child(4):last-child) { grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 .charts > figure { max-width: 32rem; }
 figure { margin: 0; }
 svg { display: block; width: 100%; height: auto; }

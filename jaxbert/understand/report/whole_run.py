@@ -113,7 +113,7 @@ def curve_section(finished: Finished) -> Html | None:
         "Loss": (series("train_loss", "training") + series("eval_loss", "validation", 1), "loss"),
         f"{best} on the validation set, {'smaller' if falls(best) else 'larger'} is better": (
             series(f"eval_{best}", colour=1) if best != "loss" else [],
-            "validation",
+            best,
         ),
         "Learning rate": (series("learning_rate"), "learning rate"),
         "Norm of the gradient, before clipping": (series("grad_norm"), "norm"),
