@@ -45,6 +45,40 @@ _WAYS = {
     (".xlsx", ".xls", ".xlsm", ".ods", ".numbers"): "; save the sheet as CSV",
     (".zip", ".tar", ".tgz", ".7z", ".rar"): "; unpack it",
 }
+LONGEST_ROW = 2**24
+"""The most bytes of a line, and characters of a quoted field: far more than a model reads of a text. A longer one means a
+file without line ends or a quote that is not closed; it would be in memory several times before an error."""
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+_BLOCK = 2**16
+_BLANKS = "\ufeff \t\r\n"
+_MOST_XZ = 2**28
+"""The most bytes of memory to unpack .xz; files of `xz -9` need a quarter of it, and a header can ask for 4 GiB."""
+
+_SIGNATURES = {
+    b"PK\x03\x04": "a zip archive or a workbook (.xlsx, .ods): unpack it, or save the sheet as CSV",
+    b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls): save the sheet as CSV",
+    b"%PDF-": "a PDF document",
+    b"PAR1": "a parquet file: name it .parquet",
+    b"ARROW1": "an Arrow file: name the folder of datasets.save_to_disk, or write it as parquet",
+    b"SQLite format 3": "an SQLite database: export the table as CSV",
+    b"\x1f\x8b\x08": "compressed by gzip: name it with .gz after its extension",
+    b"BZh": "compressed by bzip2: name it with .bz2 after its extension",
+    b"\xfd7zXZ\x00": "compressed by xz: name it with .xz after its extension",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd: name it with .zst after its extension",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it",
+    b"Rar!\x1a": "a RAR archive: unpack it",
+    b"\x93NUMPY": "a NumPy array: write texts as CSV or JSON lines",
+    b"version https://git-lfs": "a pointer of Git LFS, and the data is elsewhere: run git lfs pull",
+}
+"""The first bytes of files that are no text, and the kind of each file with a remedy."""
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""The encoding of each byte-order mark; of marks with the same start, the longer one first."""
 
 
 class FoundFiles(NamedTuple):
@@ -278,42 +312,6 @@ def _check_alike(names: list[str], spec: str, mixed: bool) -> None:
         if whole in bare:
             raise UserError(f"{spec}: {bare[whole]} and {name} are probably the same: remove one of them")
         bare[whole] = name
-
-
-LONGEST_ROW = 2**24
-"""The most bytes of a line, and characters of a quoted field: far more than a model reads of a text. A longer one means a
-file without line ends or a quote that is not closed; it would be in memory several times before an error."""
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-_BLOCK = 2**16
-_BLANKS = "\ufeff \t\r\n"
-_MOST_XZ = 2**28
-"""The most bytes of memory to unpack .xz; files of `xz -9` need a quarter of it, and a header can ask for 4 GiB."""
-
-_SIGNATURES = {
-    b"PK\x03\x04": "a zip archive or a workbook (.xlsx, .ods): unpack it, or save the sheet as CSV",
-    b"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls): save the sheet as CSV",
-    b"%PDF-": "a PDF document",
-    b"PAR1": "a parquet file: name it .parquet",
-    b"ARROW1": "an Arrow file: name the folder of datasets.save_to_disk, or write it as parquet",
-    b"SQLite format 3": "an SQLite database: export the table as CSV",
-    b"\x1f\x8b\x08": "compressed by gzip: name it with .gz after its extension",
-    b"BZh": "compressed by bzip2: name it with .bz2 after its extension",
-    b"\xfd7zXZ\x00": "compressed by xz: name it with .xz after its extension",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd: name it with .zst after its extension",
-    b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it",
-    b"Rar!\x1a": "a RAR archive: unpack it",
-    b"\x93NUMPY": "a NumPy array: write texts as CSV or JSON lines",
-    b"version https://git-lfs": "a pointer of Git LFS, and the data is elsewhere: run git lfs pull",
-}
-"""The first bytes of files that are no text, and the kind of each file with a remedy."""
-_MARKS = {
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
-"""The encoding of each byte-order mark; of marks with the same start, the longer one first."""
 
 
 @contextmanager

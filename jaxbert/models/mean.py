@@ -22,6 +22,8 @@ from transformers import BertConfig
 from jaxbert.models.families import family_of
 from jaxbert.models.functional import Params
 
+MEAN_LAYER = "mean_layer"
+"""The key of an export's settings that says that the last layer takes the mean."""
 _AMPLIFIED = 1024.0
 """A power of two, exact in every number format; a hundred times a mean of size 1 is still finite in float16."""
 _POOLED = 0.125

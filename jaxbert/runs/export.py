@@ -45,6 +45,47 @@ TRITON = "triton"
 """The folder of an export that holds its model repository for Triton."""
 SIZES_OF_LAYERS = ("num_hidden_layers", "num_attention_heads", "intermediate_size")
 """The sizes in a model's configuration that pruning changes."""
+_SECTION = "#" * 2
+CARD = "README.md"
+MARKER = "<!-- Written by jaxbert from facts of the run. Remove this line to keep your own text in later exports. -->"
+_CALIBRATED = "This model was calibrated on other rows after training; the results above are those before."
+_PIPELINES = {
+    "classification": "text-classification",
+    "multi_label": "text-classification",
+    "regression": "text-classification",
+    "token_classification": "token-classification",
+    "question_answering": "question-answering",
+    "multiple_choice": "multiple-choice",
+    "pretraining": "fill-mask",
+}
+_HUB_METRICS = {
+    "accuracy": "accuracy",
+    "masked_accuracy": "accuracy",
+    "f1": "f1",
+    "f1_macro": "f1",
+    "f1_micro": "f1",
+    "precision": "precision",
+    "recall": "recall",
+    "mcc": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+    "mse": "mse",
+    "mae": "mae",
+    "r2": "r_squared",
+    "exact_match": "exact_match",
+    "perplexity": "perplexity",
+}
+"""The metrics of the tasks that the Hub has a name for, and that name."""
+_READERS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
+"""By the extension of a file, the reader of `datasets` for it: the Hub wants a type for each data set."""
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 logger = logging.getLogger("jaxbert")
 
 
@@ -183,49 +224,6 @@ def _config_of(folder: RunFolder) -> Config:
         known = {field.name for field in dataclasses.fields(section)}  # type: ignore[arg-type]
         values[name] = section(**{key: value for key, value in content.get(name, {}).items() if key in known})  # type: ignore[operator]
     return Config(task=content.get("task", Config.task), **values)
-
-
-_SECTION = "#" * 2
-CARD = "README.md"
-MARKER = "<!-- Written by jaxbert from facts of the run. Remove this line to keep your own text in later exports. -->"
-_CALIBRATED = "This model was calibrated on other rows after training; the results above are those before."
-_PIPELINES = {
-    "classification": "text-classification",
-    "multi_label": "text-classification",
-    "regression": "text-classification",
-    "token_classification": "token-classification",
-    "question_answering": "question-answering",
-    "multiple_choice": "multiple-choice",
-    "pretraining": "fill-mask",
-}
-_HUB_METRICS = {
-    "accuracy": "accuracy",
-    "masked_accuracy": "accuracy",
-    "f1": "f1",
-    "f1_macro": "f1",
-    "f1_micro": "f1",
-    "precision": "precision",
-    "recall": "recall",
-    "mcc": "matthews_correlation",
-    "pearson": "pearsonr",
-    "spearman": "spearmanr",
-    "mse": "mse",
-    "mae": "mae",
-    "r2": "r_squared",
-    "exact_match": "exact_match",
-    "perplexity": "perplexity",
-}
-"""The metrics of the tasks that the Hub has a name for, and that name."""
-_READERS = {
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-    ".parquet": "parquet",
-    ".txt": "text",
-}
-"""By the extension of a file, the reader of `datasets` for it: the Hub wants a type for each data set."""
-_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def model_card(config: Config, task: Task, summary: Mapping[str, Any], name: str) -> str:

@@ -277,6 +277,8 @@ class _Api:
 
     async def _explained(self, request: Request, asking: Asking, served: Served) -> Response:
         """Compute, and return each answer with the weights of its words."""
+        method = "batch" if asking.many else "single"
+        self.service.metrics.count("te_request_count", method=method)
         computed, mistakes, _ = await self._computed(request, asking, served.engine)
         answers = computed.answers
         if answers:
@@ -286,6 +288,8 @@ class _Api:
             reasons = await asyncio.get_running_loop().run_in_executor(thread, work)
             answers = [a | {"explanation": reason.answer} for a, reason in zip(answers, reasons, strict=True)]
         placed = asking.placed(answers, mistakes)
+        self.service.metrics.count("jaxbert_bad_texts", len(asking) - len(answers))
+        self.service.metrics.count("te_request_success", method=method)
         return _json(placed if asking.many else placed[0])
 
     async def infer(self, request: Request) -> Response:

@@ -25,7 +25,7 @@ from jaxbert.config import Config
 from jaxbert.interop.bert_config import read_config
 from jaxbert.models.families import family_of
 from jaxbert.models.functional import FunctionalModel, Params, make_model
-from jaxbert.models.mean import one_layer_more, with_mean_layer
+from jaxbert.models.mean import MEAN_LAYER, one_layer_more, with_mean_layer
 from jaxbert.processes import on_host
 from jaxbert.tasks import SETTINGS, settings_of
 from jaxbert.tasks.base import Batch, Sums, Task
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from jaxbert.train.run import Run
     from jaxbert.train.step import State
 
-_MEAN = "mean_layer"
 """The setting of an export whose last layer takes the mean."""
 _LOSS_WEIGHT = 10.0
 """The weight of a training text's loss beside the squares of the classifier's weights."""
@@ -57,7 +56,7 @@ class _PairTask(Task):
     def configure(self, bert_config: BertConfig) -> BertConfig:
         """Add that the last layer takes the mean."""
         configured = super().configure(bert_config)
-        setattr(configured, SETTINGS, settings_of(configured) | {_MEAN: True})
+        setattr(configured, SETTINGS, settings_of(configured) | {MEAN_LAYER: True})
         return configured
 
 
@@ -109,7 +108,7 @@ class WithMeanLayer(Pretrained):
 
 def with_mean(pretrained: Pretrained) -> Pretrained:
     """Return the model with a layer more that takes the mean, unless its last layer does so."""
-    if settings_of(pretrained.bert_config).get(_MEAN) is True and _has_last_layer(pretrained):
+    if settings_of(pretrained.bert_config).get(MEAN_LAYER) is True and _has_last_layer(pretrained):
         return pretrained
     fields = {field.name: getattr(pretrained, field.name) for field in dataclasses.fields(pretrained)}
     return WithMeanLayer(**fields | {"bert_config": one_layer_more(pretrained.bert_config)})

@@ -23,9 +23,10 @@ from jaxbert.interop.load import load_params
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.families import longest_input
 from jaxbert.models.functional import make_model
+from jaxbert.models.mean import MEAN_LAYER
 from jaxbert.options import InferenceOptions
 from jaxbert.runs.folder import RunFolder
-from jaxbert.tasks import COMPUTATION, say_guess, settings_of, task_of_model
+from jaxbert.tasks import COMPUTATION, SETTINGS, say_guess, settings_of, task_of_model
 from jaxbert.tasks.base import AnswerPart, Evaluation, Inputs, Outcome, Task, TaskInputs
 from jaxbert.tasks.decision import Tuning, with_answer_options
 from jaxbert.tasks.reading import resolve_max_length
@@ -74,8 +75,13 @@ class TrainedModel:
     @property
     def config(self) -> BertConfig:
         """The model's configuration, with what was tuned since it was opened."""
-        kept = self.predictor.model.config
-        return kept if self.task is self.predictor.task else self.task.configure(kept)
+        opened = self.predictor.model.config
+        if self.task is self.predictor.task:
+            return opened
+        tuned = self.task.configure(opened)
+        if settings_of(opened).get(MEAN_LAYER):  # only the classifier behind this layer was changed
+            setattr(tuned, SETTINGS, settings_of(tuned) | {MEAN_LAYER: True})
+        return tuned
 
     def calibrated(self, spec: str, data: DataConfig, tuning: Tuning) -> tuple[TrainedModel, dict[str, Any]]:
         """Calibrate on a source of labelled examples that were not trained on; return the model and a record of the changes.

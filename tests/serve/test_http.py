@@ -172,7 +172,9 @@ def test_the_openapi_document_names_every_path(client):
     assert names <= set(document["components"]["schemas"])
 
 
-def test_explanations(client, expected):
+def test_explanations(client, service, expected):
+    names = ("te_request_count", "te_request_success")
+    before = [service.metrics.value(name, method="batch") for name in names]
     found = ask(client, "/answer", inputs=[TEXTS[0], 3], explain=True)
     assert found[0]["label"] == expected[0]["label"]
     reason = found[0]["explanation"]
@@ -181,6 +183,7 @@ def test_explanations(client, expected):
         reason["value"] - reason["baseline_value"], rel=0.05
     )
     assert "error" in found[1]
+    assert [service.metrics.value(name, method="batch") for name in names] == [count + 1 for count in before]
     assert "/answer explains" in ask(client, "/predict", 422, inputs="a", explain=True)["error"]
 
 

@@ -178,6 +178,12 @@ def test_a_trained_mean_is_not_added_again_and_no_step_is_a_probe(trained, tmp_p
     config = json.loads((tmp_path / "again" / "export" / "config.json").read_text())
     assert config["num_hidden_layers"] == 3
     assert json.loads((tmp_path / "again" / "summary.json").read_text())["steps"] == 0
+    model = jaxbert.load(problem.folder / "whole")
+    model.calibrate(str(problem.folder / "dev.csv"))  # changes the classifier, and the layer of the mean stays one
+    model.export(tmp_path / "calibrated")
+    again["model__name_or_path"] = tmp_path / "calibrated"
+    assert problem.train(**again, train__output_dir=tmp_path / "third") == 0
+    assert json.loads((tmp_path / "third" / "export" / "config.json").read_text())["num_hidden_layers"] == 3
     less = {**again, "model__layers": "[0, 1]", "model__head": "new"}  # without the layer of the mean: it is added
     assert problem.train(**less, train__output_dir=tmp_path / "less") == 0
     config = json.loads((tmp_path / "less" / "export" / "config.json").read_text())
