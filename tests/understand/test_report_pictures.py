@@ -45,7 +45,7 @@ function faultsOf(page) {
 }
 """
 
-# A task, a file of the shared data, the number of its lines that are taken, a vocabulary, settings.
+# A task, a file of the shared data, the number of its lines or articles that are taken, a vocabulary, settings.
 DATA: dict[str, tuple[str, str, int, str, dict[str, Any]]] = {
     "sst2": (
         "classification",
@@ -69,7 +69,7 @@ DATA: dict[str, tuple[str, str, int, str, dict[str, Any]]] = {
         {"data__columns": ["text", "label", "id"], "data__label": "label", "data__quoting": "none"},
     ),
     "resume_ner": ("token_classification", "resume_ner/dev.char.bmes", 2000, "chinese", {}),
-    "xquad": ("question_answering", "xquad/xquad.zh.json", 0, "chinese", {}),
+    "xquad": ("question_answering", "xquad/xquad.zh.json", 3, "chinese", {}),
     "stsb": (
         "regression",
         "stsb/stsb-en-dev.csv",
@@ -92,10 +92,12 @@ def chromium() -> str:
 
 
 def part_of(shared_data: Path, name: str, folder: Path) -> Path:
-    """Write the first lines of a set; 119 classes are the headlines', each divided by their numbers."""
+    """Write the first lines or articles of a set; 119 classes are the headlines', each divided by their numbers."""
     _, file, count, _, _ = DATA[name]
     text = (shared_data / file).read_text("utf-8")
-    if count:
+    if file.endswith(".json"):
+        text = json.dumps({"data": json.loads(text)["data"][:count]})
+    else:
         text = "\n".join(text.splitlines()[:count]).rstrip() + "\n"
     if name == "classes119":
         lines = [line.split("\t")[0] for line in text.splitlines()]
