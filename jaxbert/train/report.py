@@ -189,7 +189,7 @@ def print_curve(result: Content, folder: RunFolder) -> None:
     names = list(dict.fromkeys([result["metric"], *names[:_HEADLINE]]))
     table = Table("share", "rows", *names, title=f"mean ± standard deviation over {result['folds']} folds")
     for point in result["points"]:
-        values = [[of_fold[name] for of_fold in point["each"]] for name in names]
+        values = [[value_of(of_fold, name) for of_fold in point["each"]] for name in names]
         cells = (f"{mean(found):.4f} ± {stdev(found):.4f}" for found in values)
         table.add_row(point["fraction"], f"{point['rows']:,.0f}", *cells)
     console.print(table, highlight=False)

@@ -22,7 +22,7 @@ from jaxbert.data.split import make_order
 from jaxbert.errors import UserError
 from jaxbert.plain import to_json
 from jaxbert.processes import is_main
-from jaxbert.tasks.metrics import falls
+from jaxbert.tasks.metrics import falls, value_of
 from jaxbert.train.run import NOTHING, Additions, Run
 from jaxbert.understand.folds import Division, Part, Trainings, start_divided
 
@@ -126,7 +126,7 @@ def verdict(points: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
     from scipy import stats
 
     sign = -1 if falls(metric) else 1
-    values = np.array([[of_fold[metric] for of_fold in point["each"]] for point in points])
+    values = np.array([[value_of(of_fold, metric) for of_fold in point["each"]] for point in points])
     rows = np.array([point["rows"] for point in points])
     steps = values[-1] - values[-2]
     count = len(steps)
@@ -156,7 +156,7 @@ def draw_curve(result: dict[str, Any], path: Path) -> None:
 
     metric, points = result["metric"], result["points"]
     rows = np.array([point["rows"] for point in points])
-    values = np.array([[of_fold[metric] for of_fold in point["each"]] for point in points])
+    values = np.array([[value_of(of_fold, metric) for of_fold in point["each"]] for point in points])
     mean, std = values.mean(1), values.std(1, ddof=1)
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
