@@ -34,7 +34,7 @@ def name_source(stack: ExitStack, data: Data, role: str) -> str:
 
 
 def name_sources(stack: ExitStack, data: Data | Mapping[str, Data], role: str) -> str | dict[str, str]:
-    """Return the name of a source; of several sets, a dictionary with the name of each set's source."""
-    if isinstance(data, Mapping):
+    """Return the name of a source; of several sets to evaluate on, a dictionary with the name of each set's source."""
+    if isinstance(data, Mapping) and role in ("validation", "test"):
         return {str(name): name_source(stack, part, f"{role}.{name}") for name, part in data.items()}
     return name_source(stack, data, role)
