@@ -168,7 +168,8 @@ def print_summary(summary: dict[str, Any], folder: RunFolder) -> None:
     if "folds" in summary:
         table.add_row(f"{summary['folds']['count']} folds, mean ± std", _spread_headline(summary["folds"]))
     exported = "" if summary["exported_step"] is None else f", exported: step {summary['exported_step']}"
-    table.add_row("steps", f"{summary['steps']} ({summary['epochs']:g} epochs){exported}")
+    skipped = f", {summary['bad_steps']} skipped (loss or gradient not finite)" if summary["bad_steps"] else ""
+    table.add_row("steps", f"{summary['steps']} ({summary['epochs']:g} epochs){exported}{skipped}")
     rates = ("examples_per_second", "real_tokens_per_second")
     speed = [f"{summary[name]:,.0f} {name.split('_per')[0].replace('_', ' ')}/s" for name in rates if summary[name]]
     table.add_row("speed", ", ".join([*speed, f"compiled in {summary['compile_seconds']:.1f} s"]))

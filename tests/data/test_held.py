@@ -149,7 +149,9 @@ def test_only_sets_to_evaluate_on_have_names():
     datasets = pytest.importorskip("datasets")
     with ExitStack() as stack:
         assert name_sources(stack, {"en": ROWS}, "validation") == {"en": "memory:validation.en"}
-        with pytest.raises(UserError, match=r'train: is a datasets.DatasetDict: give one of its splits, dataset\["train"\]'):
+        with pytest.raises(
+            UserError, match=r'train: is a datasets.DatasetDict: give one of its splits, dataset\["train"\]'
+        ):
             name_sources(stack, datasets.DatasetDict({"train": dataset(ROWS)}), "train")
         with pytest.raises(UserError, match=r"train: is an object \(.*\), but it must be a path, a list of rows"):
             name_sources(stack, {"text": ["a"], "label": ["good"]}, "train")

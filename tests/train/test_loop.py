@@ -173,6 +173,13 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_and_name_the_rows(tmp_path):
         run(tmp_path, bad=(2, 3, 6, 7, 8), max_bad_steps=3)
 
 
+def test_a_run_of_which_every_step_is_bad_is_not_complete(tmp_path):
+    """It has fewer steps than `max_bad_steps`, and would export the weights with which it began."""
+    with pytest.raises(UserError, match="was not finite at 2 steps in a row, up to step 2"):
+        run(tmp_path, total_steps=2, bad=(1, 2))
+    assert run(tmp_path / "one", total_steps=2, bad=(2,))[0].progress.bad_steps == 1
+
+
 @pytest.mark.parametrize("together", [2, 3, 4, 100])
 @pytest.mark.parametrize("intervals", [{}, {"eval_every": 3, "checkpoint_every": 4}, {"log_every": 4}], ids=str)
 def test_steps_that_are_dispatched_together_change_nothing_else(tmp_path, together, intervals):
