@@ -8,9 +8,13 @@ import shutil
 
 import pytest
 from etils import epath
-from runs import CrashError, Problem, command, finish, weights
+from runs import CrashError, Problem, command, finish, small_config, weights
 
+from jaxbert.errors import UserError
 from jaxbert.runs.checkpoint import Checkpoints, find_damage, write_manifest
+from jaxbert.runs.export import export_params
+from jaxbert.runs.folder import RunFolder
+from jaxbert.studies.results import write_shared
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.train.trainer import Trainer
 
@@ -196,3 +200,17 @@ def test_a_disk_without_room_is_seen_before_saving(problem, undisturbed, monkeyp
     last = capsys.readouterr().err.splitlines()[-1]
     assert "has room for 0.0 MB, but a checkpoint needs 0." in last
     assert "to resume from the beginning" in last
+
+
+def test_an_export_that_cannot_replace_the_last_one_is_one_line(tmp_path):
+    """What belongs to the older weights must go first; here it cannot, as on a read-only disk."""
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "triton").write_text("a file, where a folder is expected")
+    with pytest.raises(UserError, match=r"export cannot be written: .*Not a directory"):
+        export_params(RunFolder(tmp_path), small_config(), None, {}, "ForSequenceClassification")
+    assert not (tmp_path / "export" / "config.json").exists()
+
+
+def test_the_results_of_a_search_that_cannot_be_written_are_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"search\.json cannot be written: .*No such file"):
+        write_shared(epath.Path(tmp_path) / "gone" / "search.json", "{}")
