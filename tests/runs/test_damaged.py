@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import shutil
@@ -202,13 +203,17 @@ def test_a_disk_without_room_is_seen_before_saving(problem, undisturbed, monkeyp
     assert "to resume from the beginning" in last
 
 
-def test_an_export_that_cannot_replace_the_last_one_is_one_line(tmp_path):
-    """What belongs to the older weights must go first; here it cannot, as on a read-only disk."""
-    (tmp_path / "export").mkdir()
-    (tmp_path / "export" / "triton").write_text("a file, where a folder is expected")
-    with pytest.raises(UserError, match=r"export cannot be written: .*Not a directory"):
+def test_an_export_that_cannot_replace_the_last_one_is_one_line(tmp_path, monkeypatch):
+    """The predictions of the older weights must go first, which a read-only disk does not allow."""
+
+    def unlink(self, missing_ok=False):
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    (tmp_path / "summary.json").write_text("{}")
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "unlink", unlink)
+    with pytest.raises(UserError, match=r"export cannot be written: .*Read-only file system: .*predictions\.npz"):
         export_params(RunFolder(tmp_path), small_config(), None, {}, "ForSequenceClassification")
-    assert not (tmp_path / "export" / "config.json").exists()
+    assert not (tmp_path / "export").exists()
 
 
 def test_the_results_of_a_search_that_cannot_be_written_are_one_line(tmp_path):
