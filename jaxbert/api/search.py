@@ -14,6 +14,7 @@ from jaxbert.api.rows import Data
 from jaxbert.config import Config
 from jaxbert.errors import UserError
 from jaxbert.options import SearchOptions
+from jaxbert.ranges import insist_on
 from jaxbert.settings import make_config, place_keys
 from jaxbert.studies.study import run_search
 from jaxbert.train.run import NOTHING, Additions
@@ -67,6 +68,10 @@ def search(
       UserError: for anything wrong in configuration, space, data or model.
       StoppedError: if Ctrl-C or a signal ended the search; its trials are kept.
     """
+    for name, value in (("space", space), ("options", options or {})):
+        insist_on(isinstance(value, Mapping), name, value, "a dictionary")
+    for key, values in space.items():
+        insist_on(isinstance(values, str | list | tuple), f"space: {key}", values, 'a list of values, or "log:A:B"')
     texts = [
         f"{key}={values if isinstance(values, str) else ','.join(map(_text, values))}" for key, values in space.items()
     ]

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from jaxbert.data.examples import Examples
 from jaxbert.data.overview import TRAIN, View
 from jaxbert.data.tokens import hash_rows
 from jaxbert.errors import UserError
+from jaxbert.ranges import insist_on, listed_choices
 from jaxbert.runs.out_of_fold import FILE, OutOfFold, read_out_of_fold
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.reading import TextTask
@@ -139,6 +140,8 @@ def audit_run(path: str | os.PathLike[str], rank_by: confident.RankBy = "self_co
       UserError: if the folder is no complete run, its data have changed, its task has no labels to judge, or nothing was
         predicted out of sample.
     """
+    choices = get_args(confident.RankBy)
+    insist_on(rank_by in choices, "rank_by", rank_by, listed_choices(choices))
     return audit_finished(reopen(path), rank_by)
 
 
