@@ -22,7 +22,6 @@ from jaxbert.data.examples import Examples
 from jaxbert.data.overview import TRAIN, View
 from jaxbert.data.tokens import hash_rows
 from jaxbert.errors import UserError
-from jaxbert.ranges import insist_on, listed_choices
 from jaxbert.runs.out_of_fold import FILE, OutOfFold, read_out_of_fold
 from jaxbert.tasks.base import Task
 from jaxbert.tasks.reading import TextTask
@@ -141,7 +140,8 @@ def audit_run(path: str | os.PathLike[str], rank_by: confident.RankBy = "self_co
         predicted out of sample.
     """
     choices = get_args(confident.RankBy)
-    insist_on(rank_by in choices, "rank_by", rank_by, listed_choices(choices))
+    if rank_by not in choices:
+        raise UserError(f"rank_by is {rank_by!r}, but it must be one of {', '.join(choices)}")
     return audit_finished(reopen(path), rank_by)
 
 

@@ -22,7 +22,6 @@ from jaxbert.data.split import make_order
 from jaxbert.errors import UserError
 from jaxbert.plain import to_json
 from jaxbert.processes import is_main
-from jaxbert.ranges import insist_on
 from jaxbert.tasks.metrics import falls, value_of
 from jaxbert.train.run import NOTHING, Additions, Run
 from jaxbert.understand.folds import Division, Part, Trainings, start_divided
@@ -40,7 +39,8 @@ def read_shares(text: str) -> list[Fraction]:
     Raises:
       UserError: if one is no share above 0 and at most 1, or there are fewer than two.
     """
-    insist_on(isinstance(text, str), "fractions", text, "text with shares, such as '1/4,1/2,1'")
+    if not isinstance(text, str):
+        raise UserError(f"fractions is {text!r}, but it must be text with shares, such as '1/4,1/2,1'")
     shares = []
     for part in text.split(","):
         try:
