@@ -22,9 +22,10 @@ from jaxbert.data.batches import batch_size_of
 from jaxbert.errors import StoppedError, UserError
 from jaxbert.runs.checkpoint import Checkpoints
 from jaxbert.tasks.base import Evaluation
+from jaxbert.tasks.classification.task import Classification
 from jaxbert.train.optimizer import Backward
 from jaxbert.train.programs import Compiled
-from jaxbert.train.run import NOTHING, Run
+from jaxbert.train.run import NOTHING, Run, _check_chosen
 from jaxbert.train.step import make_group_step
 from jaxbert.train.trainer import Progress, Trainer
 
@@ -338,6 +339,17 @@ def test_early_stopping(tmp_path):
     assert loop.progress.best_step == 4
     assert steps[-1] == 10
     assert 4 in steps
+
+
+@pytest.mark.parametrize("sets", [{}, {"validation": None}])
+def test_early_stopping_without_evaluations_is_told(sets, caplog):
+    config = Config(train=TrainConfig(early_stopping_patience=1))
+    inputs = SimpleNamespace(validation=sets, task=Classification(("bad", "good")))
+    _check_chosen(config, inputs)
+    said = [
+        record.message for record in caplog.records if "train.early_stopping_patience has no effect" in record.message
+    ]
+    assert len(said) == (not sets)
 
 
 def test_early_stopping_counts_on_behind_a_stop(tmp_path):
