@@ -18,7 +18,7 @@ from pathlib import Path
 
 from etils import epath
 
-from jaxbert.errors import UserError, foreign_errors
+from jaxbert.errors import UserError, foreign_errors, kind_of
 
 S3 = "s3://"
 _LIBRARIES = {"gs://": ("gcsfs", "gcs"), S3: ("s3fs", "s3")}
@@ -33,6 +33,8 @@ def to_path(name: str | os.PathLike[str]) -> epath.Path:
     Raises:
       UserError: for an unknown kind of bucket, a bucket of S3 that does not exist, or a library that is not installed.
     """
+    if not isinstance(name, str | os.PathLike):
+        raise UserError(f"the folder is {kind_of(name)}, but it must be text or a path")
     text = os.fspath(name)
     scheme, found, inside = text.partition("://")
     if not found:

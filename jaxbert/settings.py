@@ -24,7 +24,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader, s
 from jaxbert.config import Config, DataConfig
 from jaxbert.errors import UserError
 from jaxbert.plain import read_yaml, shown
-from jaxbert.ranges import listed_choices, range_texts
+from jaxbert.ranges import insist_on, listed_choices, range_texts
 from jaxbert.tasks import check_task
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -182,6 +182,8 @@ def make_config(config: Config | str | os.PathLike[str] | None, changes: Mapping
     if config is None or isinstance(config, Config):
         content = _plain((config or Config()).to_dict())
     else:
+        given = isinstance(config, str | os.PathLike)
+        insist_on(given, "config", config, "a jaxbert.Config or the path of a YAML file; keys are arguments: epochs=2")
         check_keys(os.fspath(config))
         with _parsing():
             content = parser.parse_args([f"--config={os.fspath(config)}"]).as_dict()

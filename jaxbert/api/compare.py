@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from jaxbert.api.rows import path_text
 from jaxbert.config import LaunchConfig
+from jaxbert.errors import UserError, kind_of
 from jaxbert.launch.start import start
 from jaxbert.train.runtime import prepare_process
 from jaxbert.understand.compare import Comparison, compare_runs
@@ -30,4 +32,6 @@ def compare(runs: Sequence[str | os.PathLike[str]], *, set_name: str | None = No
     """
     prepare_process()
     start(LaunchConfig())
-    return compare_runs(runs, set_name, timed=timed)
+    if not isinstance(runs, list | tuple):
+        raise UserError(f"runs is {kind_of(runs)}, but it must be a list of run folders: [RUN, RUN]")
+    return compare_runs([path_text(run, "a run") for run in runs], set_name, timed=timed)

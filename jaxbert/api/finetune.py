@@ -197,6 +197,8 @@ def pretrain(
       UserError: for anything wrong in configuration, data or model.
       StoppedError: if Ctrl-C or a signal ended the run after its state was saved.
     """
+    if "task" in keys:
+        raise UserError("pretrain has the task pretraining: leave task out, or call jaxbert.finetune")
     return finetune(train, model, validation, task="pretraining", config=config, callbacks=callbacks, **keys)
 
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, cast, overload
 
-from jaxbert.api.rows import Data, name_source
+from jaxbert.api.rows import Data, name_source, path_text
 from jaxbert.bucket import in_bucket, to_path
 from jaxbert.config import DataConfig, LaunchConfig
 from jaxbert.data.memory import hold
@@ -368,8 +368,9 @@ def load(
     )
     prepare_process(precision)
     start(LaunchConfig())
-    trained = open_engine(os.fspath(name), options)
-    return Model(trained, os.fspath(name), columns_of(os.fspath(name)))
+    named = path_text(name, "the name of the model")
+    trained = open_engine(named, options)
+    return Model(trained, named, columns_of(named))
 
 
 def as_path(path: Any) -> Any:

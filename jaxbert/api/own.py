@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from jaxbert.data.examples import Examples
-from jaxbert.errors import UserError, shorten
+from jaxbert.errors import UserError, kind_of, shorten
 from jaxbert.tasks.base import Batch, Gathered, Sums, Tally, Task, count_predictions
 from jaxbert.tasks.metrics import declare, is_known
 from jaxbert.tasks.reading import TextTask
@@ -60,7 +60,12 @@ class _OwnTask(Task):
         if not train or self.own.loss is None:
             return sums
         real_BS = batch["example_mask"]
-        losses = jnp.asarray(self.own.loss(outputs, batch), jnp.float32)
+        losses = self.own.loss(outputs, batch)
+        if not isinstance(losses, Array | np.ndarray | np.number | float | int):
+            raise UserError(
+                f"loss: gives {kind_of(losses)} ({shorten(repr(losses))}), but it must give an array of losses, [B, S]"
+            )
+        losses = jnp.asarray(losses, jnp.float32)
         if losses.shape == real_BS.shape[:1] and real_BS.shape[1] == 1:
             losses = losses[:, None]
         if losses.shape != real_BS.shape:
@@ -144,6 +149,11 @@ def make_additions(
 def _functions(metrics: Mapping[str, MetricFunction | Metric]) -> dict[str, MetricFunction]:
     """Record the directions of the metrics, and return their functions."""
     functions: dict[str, MetricFunction] = {}
+    if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
+        raise UserError(
+            f"metrics is {shorten(repr(metrics))}, but it must be a dictionary of functions by name: "
+            '{"NAME": FUNCTION}'
+        )
     for name, metric in metrics.items():
         if is_known(name):
             raise UserError(f"metrics: {name!r} is the name of a metric that jaxbert computes: choose another one")

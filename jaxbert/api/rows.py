@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any, Protocol
 
 from jaxbert.data.memory import hold
+from jaxbert.errors import UserError, kind_of
 
 
 class Frame(Protocol):
@@ -22,6 +23,17 @@ Data = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Frame
 """Examples: a path or source as on the command line, a list of dictionaries, a frame of pandas or polars, a Dataset."""
 
 
+def path_text(path: str | os.PathLike[str], what: str) -> str:
+    """Return a path as text; `what` is its name in messages.
+
+    Raises:
+      UserError: if it is no path.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"{what} is {kind_of(path)}, but it must be text or a path")
+    return os.fspath(path)
+
+
 def name_source(stack: ExitStack, data: Data, role: str) -> str:
     """Return a name under which the source can be read while `stack` is open.
 
@@ -34,7 +46,7 @@ def name_source(stack: ExitStack, data: Data, role: str) -> str:
 
 
 def name_sources(stack: ExitStack, data: Data | Mapping[str, Data], role: str) -> str | dict[str, str]:
-    """Return the name of a source; of several sets, a dictionary with the name of each set's source."""
-    if isinstance(data, Mapping):
+    """Return the name of a source; of several sets to evaluate on, a dictionary with the name of each set's source."""
+    if isinstance(data, Mapping) and role in ("validation", "test"):
         return {str(name): name_source(stack, part, f"{role}.{name}") for name, part in data.items()}
     return name_source(stack, data, role)

@@ -67,11 +67,7 @@ def search(
       UserError: for anything wrong in configuration, space, data or model.
       StoppedError: if Ctrl-C or a signal ended the search; its trials are kept.
     """
-    texts = [
-        f"{key}={values if isinstance(values, str) else ','.join(map(_text, values))}" for key, values in space.items()
-    ]
-    if unknown := [name for name in options or () if name not in _OTHERS]:
-        raise UserError(f"options has {unknown[0]!r}, but it may have {', '.join(_OTHERS)}")
+    texts = _written(space, options or {})
     given = {"trials": trials, "seconds": seconds, "seed": search_seed, "objectives": objectives, **(options or {})}
     chosen = SearchOptions(space=texts, method=method, **given)
     with ExitStack() as stack:
@@ -82,6 +78,25 @@ def search(
         return run_search(
             whole if "output_dir" in changes.get("train", {}) else in_new_folder(whole), chosen, additions
         )
+
+
+def _written(space: Any, options: Any) -> list[str]:
+    """Return a space as the command line has it, and check what both are.
+
+    Raises:
+      UserError: if one is no dictionary, a key has no values, or there is no such option.
+    """
+    for name, value in (("space", space), ("options", options)):
+        if not isinstance(value, Mapping):
+            raise UserError(f"{name} is {value!r}, but it must be a dictionary")
+    if unknown := [name for name in options if name not in _OTHERS]:
+        raise UserError(f"options has {unknown[0]!r}, but it may have {', '.join(_OTHERS)}")
+    texts = []
+    for key, values in space.items():
+        if not isinstance(values, str | list | tuple):
+            raise UserError(f'space: {key} is {values!r}, but it must be a list of values, or "log:A:B"')
+        texts.append(f"{key}={values if isinstance(values, str) else ','.join(map(_text, values))}")
+    return texts
 
 
 def _text(value: Any) -> str:

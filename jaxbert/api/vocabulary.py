@@ -8,10 +8,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 from jaxbert.api.model import Model
-from jaxbert.api.rows import Data, name_source
+from jaxbert.api.rows import Data, name_source, path_text
 from jaxbert.compress.new_words import LargerVocabulary, grow_vocabulary
 from jaxbert.compress.vocabulary import SmallerVocabulary, shrink_vocabulary
 from jaxbert.config import DataConfig
+from jaxbert.errors import UserError
 from jaxbert.options import NewWordsOptions
 from jaxbert.settings import make_data_config
 from jaxbert.train.runtime import prepare_process
@@ -44,7 +45,7 @@ def prune_vocabulary(
     """
     data = make_data_config(DataConfig(), keys)
     with _sources(corpus) as sources:
-        return shrink_vocabulary(_name(model), sources, os.fspath(output), data, lower_case=lower_case)
+        return shrink_vocabulary(_name(model), sources, path_text(output, "output"), data, lower_case=lower_case)
 
 
 def extend_vocabulary(
@@ -85,17 +86,19 @@ def extend_vocabulary(
     data = make_data_config(DataConfig(), keys)
     options = NewWordsOptions(size, min_count, min_pieces, bias, reuse_unused)
     with _sources(corpus) as sources:
-        return grow_vocabulary(_name(model), sources, os.fspath(output), data, options, lower_case=lower_case)
+        return grow_vocabulary(_name(model), sources, path_text(output, "output"), data, options, lower_case=lower_case)
 
 
 def _name(model: str | os.PathLike[str] | Model) -> str:
     prepare_process()
-    return model.name if isinstance(model, Model) else os.fspath(model)
+    return model.name if isinstance(model, Model) else path_text(model, "model")
 
 
 @contextmanager
 def _sources(corpus: Any) -> Iterator[list[str]]:
     """Return the names of the sources of a corpus, which may be rows in memory."""
+    if isinstance(corpus, list) and not corpus:
+        raise UserError("corpus is an empty list: give rows with texts, or sources")
     several = isinstance(corpus, list) and all(isinstance(part, str | os.PathLike) for part in corpus)
     with ExitStack() as stack:
         parts: Any = corpus if several else [corpus]

@@ -40,7 +40,7 @@ from jaxbert.compress.vocabulary import (
     words_of,
 )
 from jaxbert.config import DataConfig
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, foreign_errors
 from jaxbert.interop.formats import Tensors
 from jaxbert.interop.write import save_tensors
 from jaxbert.options import NewWordsOptions
@@ -154,7 +154,8 @@ def grow_vocabulary(
     with staged(target) as local:
         folder = Path(local)
         save_tensors(folder, tensors, config, larger, architecture=architecture_of(config))
-        (folder / NEW_WORDS).write_text(to_json([dataclasses.asdict(new) for new in added]) + "\n", "utf-8")
+        with foreign_errors(f"{folder} cannot be written"):
+            (folder / NEW_WORDS).write_text(to_json([dataclasses.asdict(new) for new in added]) + "\n", "utf-8")
         if (old.folder / _VOCABULARY).is_file():
             ids = larger.get_vocab()
             write_vocabulary(sorted(ids, key=lambda token: ids[token]), epath.Path(folder / _VOCABULARY))

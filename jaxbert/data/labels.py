@@ -456,6 +456,7 @@ def _own_names(labels: Labels, label_set: LabelSet, rules: LabelRules) -> list[s
     if (
         own is None
         and rules.names is not None
+        and rules.format != "names"
         and label_set.integers == "name"
         and numbers_mean(rules.names) == "likely"
     ):

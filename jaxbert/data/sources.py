@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -183,6 +183,7 @@ def open_source(
     labels: LabelKind = "name",
     kept: tuple[str, ...] = (),
     optional: tuple[str, ...] = (),
+    keys: Mapping[str, str] | None = None,
 ) -> Source:
     """Find a source, to read its first `limit` examples.
 
@@ -197,13 +198,14 @@ def open_source(
       labels: the kind of the labels.
       kept: further columns that the tables carry.
       optional: columns that the tables carry if they exist.
+      keys: the setting that names a column, for messages, where it is not the usual one.
 
     Raises:
       UserError: for a source that is missing or unreachable.
     """
     if role == "predict":
         check_rows(data)
-    wanted = Wanted.of(data, labelled, labels, kept, optional)
+    wanted = Wanted.of(data, labelled, labels, kept, optional, keys)
     name = name_of(spec)
     waits = spec == STDIN and stdin_waits()
     begin = partial(Intake, name, wanted, data, limit, waits=waits, skippable=role != "predict")

@@ -156,6 +156,8 @@ class Wanted:
     """Several columns of 0 and 1, one for each label; `label` is their name in messages."""
     optional: tuple[str, ...] = ()
     """Columns that are copied if they exist."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """The setting that names a column, for messages, where it is not the usual one."""
 
     @classmethod
     def of(
@@ -165,11 +167,13 @@ class Wanted:
         labels: LabelKind = "name",
         kept: tuple[str, ...] = (),
         optional: tuple[str, ...] = (),
+        keys: Mapping[str, str] | None = None,
     ) -> Wanted:
         """Return the wanted columns, with the names from the configuration."""
         several = tuple(data.label) if isinstance(data.label, list) else ()
         label = data.label if isinstance(data.label, str) else ", ".join(data.label)
-        return cls(data.text, data.text_pair, label, labelled, labels, data.label_separator, kept, several, optional)
+        separator = data.label_separator
+        return cls(data.text, data.text_pair, label, labelled, labels, separator, kept, several, optional, keys or {})
 
     def needed(self) -> dict[str, str]:
         """Return the required columns: configuration key to column name."""
@@ -217,7 +221,8 @@ class Wanted:
         return [asked for _, asked in self._keys()]
 
     def _keys(self) -> list[tuple[str, str]]:
-        return [*self.needed().items(), *(("--keep", name) for name in self.kept)]
+        usual = [*self.needed().items(), *(("--keep", name) for name in self.kept)]
+        return [(self.keys.get(name, key), name) for key, name in usual]
 
 
 def find_column(asked: str, names: Sequence[str]) -> list[str]:

@@ -23,7 +23,7 @@ from transformers import BertConfig
 
 from jaxbert.bucket import fetched, staged, to_path, write_whole
 from jaxbert.config import Config
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, foreign_errors
 from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.interop.write import save_folder
@@ -117,9 +117,10 @@ def export_params(
     target, whole = output or folder.export, on_host(params)
     if is_main():
         owner = RunFolder(target.parent)
-        if target.name == owner.export.name and owner.summary.exists():
-            owner.predictions.unlink(missing_ok=True)
-        _remove_graphs(target)
+        with foreign_errors(f"{target} cannot be written"):
+            if target.name == owner.export.name and owner.summary.exists():
+                owner.predictions.unlink(missing_ok=True)
+            _remove_graphs(target)
         with staged(target) as local:
             save_folder(local, whole, config, tokenizer, architecture=architecture)
     wait_for_all("export is written")

@@ -12,6 +12,7 @@ from etils import epath
 from rich.table import Table
 
 from jaxbert.bucket import copy, in_bucket
+from jaxbert.errors import foreign_errors
 from jaxbert.plain import to_json
 from jaxbert.runs.folder import RunFolder
 from jaxbert.studies.stopping import Course
@@ -126,12 +127,13 @@ class Found:
 
 def write_shared(path: epath.Path, text: str) -> None:
     """Write a file completely or not at all, also if several processes write it at once."""
-    if in_bucket(path):
-        path.write_text(text)
-        return
-    staged = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    staged.write_text(text)
-    staged.replace(path)
+    with foreign_errors(f"{path} cannot be written"):
+        if in_bucket(path):
+            path.write_text(text)
+            return
+        staged = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        staged.write_text(text)
+        staged.replace(path)
 
 
 def write_results(folder: epath.Path, found: Found) -> None:

@@ -107,8 +107,10 @@ def begin_study(folder: epath.Path, settings: dict[str, Any]) -> str:
     if known is not None:
         return known
     name = f"jaxbert-{secrets.token_hex(8)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    written = create(folder / STUDY, json.dumps({"name": name, **settings}, indent=2, ensure_ascii=False) + "\n")
+    content = json.dumps({"name": name, **settings}, indent=2, ensure_ascii=False) + "\n"
+    with foreign_errors(f"train.output_dir {folder} cannot be written"):
+        folder.mkdir(parents=True, exist_ok=True)
+        written = create(folder / STUDY, content)
     return name if written else begin_study(folder, settings)
 
 

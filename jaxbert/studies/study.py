@@ -367,7 +367,8 @@ class _Search:
             raise UserError(f"no trial is complete{f': {errors[0]}' if errors else ''}: see {self._folder / 'trials'}")
         self._write(found)
         write_shared(self._folder / "search.html", search_page(self._study, self.plan.space, found))
-        best = export_best(self._folder, found, self._trial_folder(found.best.number))
+        with foreign_errors(f"{self._folder} cannot be written"):
+            best = export_best(self._folder, found, self._trial_folder(found.best.number))
         print_found(found, [dimension.key for dimension in self.plan.space])
         for line in (f"best run: {best}", f"search.json and search.html: {self._folder}"):
             console.print(line, highlight=False, soft_wrap=True)

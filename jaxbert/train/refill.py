@@ -25,7 +25,7 @@ from jaxbert.data.batches import Batch as HostBatch
 from jaxbert.data.examples import Examples, content_of
 from jaxbert.data.store import StoredColumn, Writer, cache_folder
 from jaxbert.data.tokens import Tokens
-from jaxbert.errors import UserError
+from jaxbert.errors import UserError, quoted
 from jaxbert.interop.bert_config import read_config
 from jaxbert.interop.load import load_params
 from jaxbert.interop.tokenizer import load_tokenizer
@@ -39,7 +39,7 @@ from jaxbert.terminal import console
 from jaxbert.train.evaluate import Predictor
 from jaxbert.train.pretrained import model_folder, weights_checksums
 from jaxbert.train.programs import layer_call
-from jaxbert.train.sharding import make_mesh, platform_of
+from jaxbert.train.sharding import make_key, make_mesh, platform_of
 
 _PASSES = 7
 """BERT was trained with 15% of the tokens masked, about one of seven."""
@@ -73,10 +73,11 @@ def fill_words(
             f"{said} reads up to {most} tokens, but an example has {longest}: set data.max_length to {most}"
         )
     model = make_model(MaskedLM, config)
-    try:
-        params, _ = load_params(folder, model)
-    except UserError as error:
-        raise UserError(f"train.augment: refill_model predicts no masked words: {error}") from error
+    params, report = load_params(folder, model, key=make_key(0))  # other heads, as of a pretraining, are left out
+    if report.fresh:
+        raise UserError(
+            f"train.augment: refill_model predicts no masked words: {folder} lacks {quoted(report.fresh, 3)}"
+        )
     mesh = make_mesh(MeshConfig())
     checksum = " ".join(weights_checksums(folder))
     content = [checksum, platform_of(mesh), content_of([Examples(tokens)]).checksum]

@@ -168,7 +168,8 @@ def print_summary(summary: dict[str, Any], folder: RunFolder) -> None:
     if "folds" in summary:
         table.add_row(f"{summary['folds']['count']} folds, mean ± std", _spread_headline(summary["folds"]))
     exported = "" if summary["exported_step"] is None else f", exported: step {summary['exported_step']}"
-    table.add_row("steps", f"{summary['steps']} ({summary['epochs']:g} epochs){exported}")
+    skipped = f", {summary['bad_steps']} skipped (loss or gradient not finite)" if summary["bad_steps"] else ""
+    table.add_row("steps", f"{summary['steps']} ({summary['epochs']:g} epochs){exported}{skipped}")
     rates = ("examples_per_second", "real_tokens_per_second")
     speed = [f"{summary[name]:,.0f} {name.split('_per')[0].replace('_', ' ')}/s" for name in rates if summary[name]]
     table.add_row("speed", ", ".join([*speed, f"compiled in {summary['compile_seconds']:.1f} s"]))
@@ -189,7 +190,7 @@ def print_curve(result: Content, folder: RunFolder) -> None:
     names = list(dict.fromkeys([result["metric"], *names[:_HEADLINE]]))
     table = Table("share", "rows", *names, title=f"mean ± standard deviation over {result['folds']} folds")
     for point in result["points"]:
-        values = [[of_fold[name] for of_fold in point["each"]] for name in names]
+        values = [[value_of(of_fold, name) for of_fold in point["each"]] for name in names]
         cells = (f"{mean(found):.4f} ± {stdev(found):.4f}" for found in values)
         table.add_row(point["fraction"], f"{point['rows']:,.0f}", *cells)
     console.print(table, highlight=False)

@@ -386,6 +386,8 @@ def _check_chosen(config: Config, inputs: Inputs) -> None:
             "train.calibration, train.threshold and train.thresholds need a validation set: give data.validation or "
             "data.validation_fraction"
         )
+    if config.train.early_stopping_patience is not None and not inputs.validation:
+        logger.warning("train.early_stopping_patience has no effect without a validation set: the run takes all steps")
     held_out = [view for view in inputs.overview.views if view.name != TRAIN] if config.report.slices else []
     for view in held_out:
         columns = view.seen.facts.columns

@@ -250,7 +250,8 @@ class Trainer:
         Raises:
           DivergedError: if there were too many such steps in a row.
         """
-        progress, most, examples = self.progress, self._config.max_bad_steps, self.run.inputs.train
+        progress, examples = self.progress, self.run.inputs.train
+        most = min(self._config.max_bad_steps, self.run.program.total_steps)  # a run that changed nothing is no run
         progress.bad_steps += 1
         progress.bad_in_a_row += 1
         rows = np.sort(examples.source_rows(examples.examples_of(example_ids))).tolist()

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -139,6 +139,9 @@ def audit_run(path: str | os.PathLike[str], rank_by: confident.RankBy = "self_co
       UserError: if the folder is no complete run, its data have changed, its task has no labels to judge, or nothing was
         predicted out of sample.
     """
+    choices = get_args(confident.RankBy)
+    if rank_by not in choices:
+        raise UserError(f"rank_by is {rank_by!r}, but it must be one of {', '.join(choices)}")
     return audit_finished(reopen(path), rank_by)
 
 

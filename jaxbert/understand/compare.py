@@ -213,7 +213,7 @@ def _short_names(paths: list[str]) -> list[str]:
     Raises:
       UserError: if a folder is named twice.
     """
-    whole = [path.rstrip("/") or path for path in paths]
+    whole = [path.rstrip("/") or path if "://" in path else os.path.normpath(path) for path in paths]
     twice = next((path for path in whole if whole.count(path) > 1), None)
     if twice is not None:
         raise UserError(f"{twice} is named twice: compare different runs")

@@ -22,7 +22,7 @@ from jaxbert.data.split import make_order
 from jaxbert.errors import UserError
 from jaxbert.plain import to_json
 from jaxbert.processes import is_main
-from jaxbert.tasks.metrics import falls
+from jaxbert.tasks.metrics import falls, value_of
 from jaxbert.train.run import NOTHING, Additions, Run
 from jaxbert.understand.folds import Division, Part, Trainings, start_divided
 
@@ -39,6 +39,8 @@ def read_shares(text: str) -> list[Fraction]:
     Raises:
       UserError: if one is no share above 0 and at most 1, or there are fewer than two.
     """
+    if not isinstance(text, str):
+        raise UserError(f"fractions is {text!r}, but it must be text with shares, such as '1/4,1/2,1'")
     shares = []
     for part in text.split(","):
         try:
@@ -126,7 +128,7 @@ def verdict(points: Sequence[dict[str, Any]], metric: str) -> dict[str, Any]:
     from scipy import stats
 
     sign = -1 if falls(metric) else 1
-    values = np.array([[of_fold[metric] for of_fold in point["each"]] for point in points])
+    values = np.array([[value_of(of_fold, metric) for of_fold in point["each"]] for point in points])
     rows = np.array([point["rows"] for point in points])
     steps = values[-1] - values[-2]
     count = len(steps)
@@ -156,7 +158,7 @@ def draw_curve(result: dict[str, Any], path: Path) -> None:
 
     metric, points = result["metric"], result["points"]
     rows = np.array([point["rows"] for point in points])
-    values = np.array([[of_fold[metric] for of_fold in point["each"]] for point in points])
+    values = np.array([[value_of(of_fold, metric) for of_fold in point["each"]] for point in points])
     mean, std = values.mean(1), values.std(1, ddof=1)
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     FigureCanvasAgg(figure)

@@ -21,7 +21,7 @@ import numpy as np
 from jaxbert.bucket import fetched
 from jaxbert.config import TUNING_KEYS, Config
 from jaxbert.data.examples import Examples
-from jaxbert.data.sources import open_source
+from jaxbert.data.sources import name_of, open_source
 from jaxbert.data.split import make_folds
 from jaxbert.data.table import Facts, Row, at_row, is_missing
 from jaxbert.errors import UserError, quoted
@@ -33,6 +33,7 @@ from jaxbert.runs.folder import RunFolder
 from jaxbert.runs.out_of_fold import OutOfFold, write_out_of_fold
 from jaxbert.tasks.base import Inputs, Outcome, Task, count_predictions
 from jaxbert.tasks.decision import Tuning
+from jaxbert.tasks.metrics import value_of
 from jaxbert.tasks.multiple_choice.read import open_choice_questions
 from jaxbert.tasks.multiple_choice.task import MultipleChoice
 from jaxbert.tasks.reading import TextTask, set_name, training_spec
@@ -329,7 +330,7 @@ def _groups(config: Config, task: Task, train: Examples) -> np.ndarray | None:
     for value, row in zip(values, rows, strict=True):
         if is_missing(value):
             raise UserError(
-                f"{at_row(training_spec(config.data), row)}: column {column!r} (data.group) is empty: fill it in"
+                f"{at_row(name_of(training_spec(config.data)), row)}: column {column!r} (data.group) is empty: fill it in"
             )
     _, numbers = np.unique([str(value) for value in values], return_inverse=True)
     return numbers[train.source_rows(np.arange(len(train)))]
@@ -340,8 +341,9 @@ def _read_column(config: Config, task: Task, column: str) -> tuple[list[Any], li
     data = config.data
     spec = training_spec(data)
     if isinstance(task, TextTask):
+        kept, kind = {column: "data.group"}, task.label_kind
         source = open_source(
-            spec, data, role="train", labelled=True, limit=data.limit, labels=task.label_kind, kept=(column,)
+            spec, data, role="train", labelled=True, limit=data.limit, labels=kind, kept=tuple(kept), keys=kept
         )
         parts = list(source.parts())
         return [v for part in parts for v in part.kept[column]], [row for part in parts for row in part.rows]
@@ -388,7 +390,8 @@ def numbers_in(metrics: Mapping[str, Any]) -> dict[str, float]:
 def summarize(measured: Sequence[Measured], together: Outcome) -> dict[str, Any]:
     """Return the entry `folds` of a summary: mean and sample standard deviation of each metric over the folds, and more."""
     each = [found.metrics for found in measured]
-    values = {name: [metrics[name] for metrics in each] for name in each[0]}
+    names = dict.fromkeys(name for metrics in each for name in metrics)
+    values = {name: [value_of(metrics, name) for metrics in each] for name in names}
     return {
         "count": len(measured),
         "mean": {name: float(np.mean(found)) for name, found in values.items()},

@@ -86,3 +86,19 @@ def test_the_name_of_a_result_is_refused(name):
 def test_a_metric_that_gives_no_number_is_named():
     with pytest.raises(UserError, match=r"metrics: 'own' gave array.* but it must give a number"):
         tally_of_scores(own=lambda labels, scores: np.array([0.1, 0.2]))
+
+
+@pytest.mark.parametrize("metrics", [[f1_score], {1: f1_score}])
+def test_metrics_have_names(metrics):
+    with pytest.raises(UserError, match=r"metrics is .*, but it must be a dictionary of functions by name"):
+        make_additions([], metrics, None, None)
+
+
+def test_a_loss_that_gives_no_array_is_told():
+    batch = {"example_mask": np.ones((2, 1), bool), "labels": np.zeros((2, 1), np.float32)}
+    task = with_own(Regression(), Own(loss=lambda outputs, batch: None))
+    outputs = {"logits": np.zeros((2, 1, 1), np.float32)}
+    with pytest.raises(
+        UserError, match=r"loss: gives a value of type NoneType \(None\), but it must give an array of losses"
+    ):
+        task.sums(outputs, batch, {"examples": 2.0}, train=True)

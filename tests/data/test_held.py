@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
+from jaxbert.api.rows import name_sources
 from jaxbert.config import DataConfig
 from jaxbert.data.memory import find_held, hold
 from jaxbert.data.records import open_records
@@ -140,3 +142,16 @@ def test_a_name_is_free_again():
         assert (first, second) == ("memory:train", "memory:train-2")
     with pytest.raises(UserError, match="memory of a Python program, which are not here"):
         find_held(first)
+
+
+def test_only_sets_to_evaluate_on_have_names():
+    """A dictionary of training rows is no list of sets: it is refused with its own name, and not as a key's value."""
+    datasets = pytest.importorskip("datasets")
+    with ExitStack() as stack:
+        assert name_sources(stack, {"en": ROWS}, "validation") == {"en": "memory:validation.en"}
+        with pytest.raises(
+            UserError, match=r'train: is a datasets.DatasetDict: give one of its splits, dataset\["train"\]'
+        ):
+            name_sources(stack, datasets.DatasetDict({"train": dataset(ROWS)}), "train")
+        with pytest.raises(UserError, match=r"train: is an object \(.*\), but it must be a path, a list of rows"):
+            name_sources(stack, {"text": ["a"], "label": ["good"]}, "train")

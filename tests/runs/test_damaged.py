@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
 import shutil
 
 import pytest
 from etils import epath
-from runs import CrashError, Problem, command, finish, weights
+from runs import CrashError, Problem, command, finish, small_config, weights
 
+from jaxbert.errors import UserError
 from jaxbert.runs.checkpoint import Checkpoints, find_damage, write_manifest
+from jaxbert.runs.export import export_params
+from jaxbert.runs.folder import RunFolder
+from jaxbert.studies.results import write_shared
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.train.trainer import Trainer
 
@@ -196,3 +201,21 @@ def test_a_disk_without_room_is_seen_before_saving(problem, undisturbed, monkeyp
     last = capsys.readouterr().err.splitlines()[-1]
     assert "has room for 0.0 MB, but a checkpoint needs 0." in last
     assert "to resume from the beginning" in last
+
+
+def test_an_export_that_cannot_replace_the_last_one_is_one_line(tmp_path, monkeypatch):
+    """The predictions of the older weights must go first, which a read-only disk does not allow."""
+
+    def unlink(self, missing_ok=False):
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    (tmp_path / "summary.json").write_text("{}")
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "unlink", unlink)
+    with pytest.raises(UserError, match=r"export cannot be written: .*Read-only file system: .*predictions\.npz"):
+        export_params(RunFolder(tmp_path), small_config(), None, {}, "ForSequenceClassification")
+    assert not (tmp_path / "export").exists()
+
+
+def test_the_results_of_a_search_that_cannot_be_written_are_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"search\.json cannot be written: .*No such file"):
+        write_shared(epath.Path(tmp_path) / "gone" / "search.json", "{}")

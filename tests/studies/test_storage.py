@@ -116,3 +116,9 @@ def test_storages_that_cannot_be(folder):
         open_storage("nothing://me:secret@there", folder)
     with pytest.raises(UserError, match=r"in a bucket, which has no journal"):
         open_storage(None, epath.Path("gs://bucket/run"))
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"train.output_dir .*search cannot be written: .*Not a directory"):
+        begin_study(epath.Path(tmp_path / "file" / "search"), {})

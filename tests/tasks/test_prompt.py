@@ -208,6 +208,33 @@ def test_zero_shot(problem, tmp_path, capsys):
     assert "data.train is missing" in capsys.readouterr().err
 
 
+def labelled_rows(*labels):
+    return [{"text": text, "label": labels[NAMES.index(label)]} for text, label in random_rows(12)]
+
+
+@pytest.mark.parametrize("labels", [(0, 1), (False, True), ("0", "1")])
+def test_numbers_are_not_labels_by_the_order_of_the_prompt(problem, tmp_path, labels):
+    """The order of a dictionary of words is no meaning of 0 and 1: labels would be exchanged without a word."""
+    run = {"model": problem.folder / "words", "method": "prompt", "epochs": 0, "at_end": False, "prompt": SIMPLE}
+    with pytest.raises(
+        UserError, match=r"has no words for the label '(0|false)', .* name them in this order by data.label_n"
+    ):
+        jaxbert.finetune(labelled_rows(*labels), output_dir=tmp_path / "refused", **run)
+    for sets in (
+        {"train": labelled_rows(*NAMES), "validation": labelled_rows(*labels)},
+        {"validation": labelled_rows(*labels)},
+    ):
+        with pytest.raises(UserError, match=r"(label ([01]|'true'|'false') is unknown|no words for the label)"):
+            jaxbert.finetune(**sets, output_dir=tmp_path / "held-out", **run)
+    found = [
+        jaxbert.finetune(
+            labelled_rows(*given), validation=labelled_rows(*given), output_dir=tmp_path / name, **more, **run
+        )
+        for name, given, more in (("names", NAMES, {}), ("named", labels, {"label_names": list(NAMES)}))
+    ]
+    assert found[0].metrics == found[1].metrics
+
+
 def test_a_model_without_words_is_refused(problem, tmp_path, capsys):
     assert problem.train(**keys(problem, model__name_or_path=problem.folder / "model"), train__output_dir=tmp_path) == 2
     assert "needs a trained head for masked words, but" in capsys.readouterr().err

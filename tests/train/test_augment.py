@@ -38,7 +38,7 @@ from jaxbert.interop.load import load_params
 from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.interop.write import save_folder
 from jaxbert.models.functional import make_model
-from jaxbert.models.heads import MaskedLM, SequenceClassificationHead
+from jaxbert.models.heads import MaskedLM, PreTraining, SequenceClassificationHead
 from jaxbert.train.augment import planned_lengths, token_kinds
 from jaxbert.train.programs import training_layout
 from jaxbert.train.refill import fill_words
@@ -188,6 +188,21 @@ def test_words_from_a_model(problem, capsys, monkeypatch, tmp_path):
     again, same = fill_words(str(folder), tokens, kinds, tokenizer, str(tmp_path))
     np.testing.assert_array_equal(again.ids, fills.ids)
     assert same == identity
+
+
+def test_words_from_a_pretrained_model(problem, tmp_path):
+    """A run of `jaxbert pretrain` has a head for next sentences too, which is not asked."""
+    model, found = make_model(PreTraining, small_config(vocab_size=len(WORDS))), []
+    both = random_params(model)
+    encoder = {name: part for name, part in both["bert"].items() if name != "pooler"}
+    words = {"bert": encoder, "cls": {"predictions": both["cls"]["predictions"]}}
+    for folder, params in (("both", both), ("words", words)):
+        save_folder(tmp_path / folder, params, model.config, tokenizer_of(problem.folder / "model"))
+        tokenizer = tokenizer_of(tmp_path / folder)
+        tokens = encoded(tmp_path / folder, 4)
+        found.append(fill_words(str(tmp_path / folder), tokens, token_kinds(tokenizer), tokenizer, None)[0].ids)
+    np.testing.assert_array_equal(*found)
+    assert found[0].max() > 0
 
 
 def test_a_run_with_words_from_a_model(problem, capsys, tmp_path):

@@ -22,9 +22,10 @@ from jaxbert.data.batches import batch_size_of
 from jaxbert.errors import StoppedError, UserError
 from jaxbert.runs.checkpoint import Checkpoints
 from jaxbert.tasks.base import Evaluation
+from jaxbert.tasks.classification.task import Classification
 from jaxbert.train.optimizer import Backward
 from jaxbert.train.programs import Compiled
-from jaxbert.train.run import NOTHING, Run
+from jaxbert.train.run import NOTHING, Run, _check_chosen
 from jaxbert.train.step import make_group_step
 from jaxbert.train.trainer import Progress, Trainer
 
@@ -171,6 +172,13 @@ def test_bad_steps_are_counted_and_left_out_of_the_loss(tmp_path, together):
 def test_too_many_bad_steps_in_a_row_stop_the_run_and_name_the_rows(tmp_path):
     with pytest.raises(UserError, match=r"at 3 steps in a row, up to step 8 .* rows 106, 107, 108 of data\.train"):
         run(tmp_path, bad=(2, 3, 6, 7, 8), max_bad_steps=3)
+
+
+def test_a_run_of_which_every_step_is_bad_is_not_complete(tmp_path):
+    """It has fewer steps than `max_bad_steps`, and would export the weights with which it began."""
+    with pytest.raises(UserError, match="was not finite at 2 steps in a row, up to step 2"):
+        run(tmp_path, total_steps=2, bad=(1, 2))
+    assert run(tmp_path / "one", total_steps=2, bad=(2,))[0].progress.bad_steps == 1
 
 
 @pytest.mark.parametrize("together", [2, 3, 4, 100])
@@ -331,6 +339,17 @@ def test_early_stopping(tmp_path):
     assert loop.progress.best_step == 4
     assert steps[-1] == 10
     assert 4 in steps
+
+
+@pytest.mark.parametrize("sets", [{}, {"validation": None}])
+def test_early_stopping_without_evaluations_is_told(sets, caplog):
+    config = Config(train=TrainConfig(early_stopping_patience=1))
+    inputs = SimpleNamespace(validation=sets, task=Classification(("bad", "good")))
+    _check_chosen(config, inputs)
+    said = [
+        record.message for record in caplog.records if "train.early_stopping_patience has no effect" in record.message
+    ]
+    assert len(said) == (not sets)
 
 
 def test_early_stopping_counts_on_behind_a_stop(tmp_path):

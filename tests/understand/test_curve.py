@@ -7,13 +7,16 @@ import json
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from runs import Problem
 
 import jaxbert
 from jaxbert.cli.main import main
 from jaxbert.data.split import make_order
 from jaxbert.errors import UserError
-from jaxbert.understand.curve import read_shares, verdict
+from jaxbert.runs.folder import RunFolder
+from jaxbert.train.report import print_curve
+from jaxbert.understand.curve import draw_curve, read_shares, verdict
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +112,22 @@ def test_the_sentence_follows_the_rule():
     assert falling["sentence"].startswith("more rows made it worse: from 100 to 200 rows")
     unknown = verdict(points([0.6, float("nan"), 0.6], [0.70, 0.72, 0.71], [0.81, 0.80, 0.84]), "accuracy")
     assert unknown["sentence"] == "the curve says nothing: accuracy is not a number in some of the trainings"
+
+
+def test_a_metric_that_some_folds_leave_out_is_measured_and_shown(tmp_path, capsys):
+    """`f1_macro_present` is left out where it equals `f1_macro`: in folds whose rows have every label."""
+    values = {"accuracy": 0.5, "f1_macro": 0.5}
+    whole = [
+        {"rows": 100.0 * share, "fraction": "1/2", "each": [values | {"f1_macro_present": 0.6}, values]}
+        for share in (1, 2)
+    ]
+    whole[1]["each"] = [values, values]
+    metric = "f1_macro_present"
+    result = {"metric": metric, "folds": 2, "points": whole, "verdict": verdict(whole, metric)}
+    assert result["verdict"]["gain"] == pytest.approx(-0.05)
+    print_curve(result, RunFolder(epath.Path(tmp_path)))
+    draw_curve(result, tmp_path / "curve.png")
+    assert "0.5500 ± 0.0707" in capsys.readouterr().err
 
 
 def test_every_beginning_of_the_order_has_the_shares_of_the_labels():

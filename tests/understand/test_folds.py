@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -20,6 +21,7 @@ from jaxbert.config import Config
 from jaxbert.runs.out_of_fold import read_out_of_fold
 from jaxbert.train import evaluate
 from jaxbert.train.trainer import Trainer
+from jaxbert.understand.folds import summarize
 
 FOLDS = 3
 KEYS = {"train__folds": FOLDS, "train__epochs": 1, "train__checkpoint_every": 2}
@@ -79,6 +81,19 @@ def test_the_summary_has_mean_and_deviation_of_every_metric(run):
     assert summary["eval"] == {}
     assert summary["test"]["examples"] == 37
     assert summary["steps"] == 7  # of the last model, which learns from all rows
+
+
+def test_a_metric_that_some_folds_leave_out_has_the_value_of_the_one_that_it_equals():
+    """A rare label is missing in some folds: only these have `f1_macro_present`; in the others it is `f1_macro`."""
+    each = [{"accuracy": 0.5, "f1_macro": 0.25, "f1_macro_present": 0.75}, {"accuracy": 1.0, "f1_macro": 0.5}]
+    for metrics in (each, each[::-1]):
+        measured = [
+            SimpleNamespace(metrics=one, part=SimpleNamespace(held_out=[0]), summary={"steps": 1, "seconds": 1.0})
+            for one in metrics
+        ]
+        folds = summarize(measured, SimpleNamespace(metrics={}))
+        assert folds["mean"] == {"accuracy": 0.75, "f1_macro": 0.375, "f1_macro_present": 0.625}
+        assert folds["std"]["f1_macro_present"] == pytest.approx(0.125 * 2**0.5)
 
 
 def test_complete_folds_leave_no_checkpoints(run):
@@ -310,7 +325,7 @@ def test_the_rows_of_a_group_stay_together(problem, capsys):
     assert problem.train(train__output_dir=problem.folder / "no", **keys | {"train__folds": 21}) == 2
     assert "train.folds is 21, but there are only 20 groups of training rows: lower it" in capsys.readouterr().err
     assert problem.train(train__output_dir=problem.folder / "no", **keys | {"data__group": "writer"}) == 2
-    assert "writer" in capsys.readouterr().err
+    assert "no column 'writer' (data.group)" in capsys.readouterr().err
     write_csv(problem.folder / "gap.csv", [*rows[:12], ("w1", "neutral", "")], ("text", "label", "author"))
     changed = keys | {"data__train": problem.folder / "gap.csv", "train__folds": 2}
     assert problem.train(train__output_dir=problem.folder / "no", **changed) == 2

@@ -19,14 +19,14 @@ from transformers import BertConfig
 from jaxbert.config import Config, DataConfig
 from jaxbert.config.few_labels import MASK, TEXT, Prompt
 from jaxbert.data.examples import Examples
-from jaxbert.data.label_column import LabelRules
-from jaxbert.data.labels import Head
+from jaxbert.data.label_column import LabelRules, Labels, as_name, find_places, whole_number
+from jaxbert.data.labels import Head, renamed
 from jaxbert.data.memory import hold
 from jaxbert.data.overview import TRAIN
 from jaxbert.data.store import Stored
 from jaxbert.data.table import Table
-from jaxbert.data.tokens import Tokens
-from jaxbert.errors import UserError
+from jaxbert.data.tokens import Reading, Tokens
+from jaxbert.errors import UserError, quoted
 from jaxbert.models.heads import PromptHead
 from jaxbert.tasks import SETTINGS, label_names, settings_of
 from jaxbert.tasks.base import Inputs
@@ -154,6 +154,12 @@ class Prompted(Classification):
                 "the same labels"
             )
         data, room = dataclasses.replace(config.data, label_names=names), prompt.room(max_length)
+        if (
+            config.data.label_names is None
+            and data.label_format == "auto"
+            and all(whole_number(name) is None for name in names)
+        ):
+            data = dataclasses.replace(data, label_format="names")  # the order of a prompt gives numbers no meaning
         model = dataclasses.replace(config.model, num_labels=len(names))  # a label without a row has its words
         config = dataclasses.replace(config, model=model)
         if data.train is not None or config.train.epochs or config.train.max_steps:
@@ -163,6 +169,21 @@ class Prompted(Classification):
         views = [view for view in inputs.overview.views if view.name != TRAIN]
         overview = dataclasses.replace(inputs.overview, views=views)
         return dataclasses.replace(inputs, train=inputs.train.take(np.arange(1)), overview=overview)
+
+    @classmethod
+    def fit(
+        cls, labels: Labels, config: Config, rules: LabelRules, head: Head | None, reading: Reading
+    ) -> tuple[Self, bool]:
+        """Return the task with the labels of the prompt; a label without words is refused."""
+        vocabulary, names = renamed(labels, rules).vocabulary, rules.names or []
+        seen = vocabulary.names or [as_name(value) for value in vocabulary.values]
+        if rules.format == "names" and (strange := set(seen) - find_places(seen, names, labels.source).keys()):
+            raise UserError(
+                f"{labels.source}: train.prompt has no words for the label {min(strange)!r}, only for {quoted(names)}: add "
+                "some; if the labels are numbers from 0, or true and false, name them in this order by data.label_names"
+            )
+        task, new_head = super().fit(labels, config, rules, head, reading)
+        return cast(Self, task), new_head
 
     def prepared(self, config: Config, tokenizer: Any) -> Self:
         """Return the task with the prompt's tokens, its labels in the order of the task's."""

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from string import ascii_uppercase
 from typing import Any, Literal
 
 import numpy as np
@@ -100,10 +101,14 @@ def open_choice_questions(
     optional = (data.context,) if data.context == _DEFAULT_CONTEXT and data.context not in columns else ()
     columns += () if optional or data.context in columns else (data.context,)
     named = dataclasses.replace(data, text=data.question, text_pair=None)
+    keys = dict.fromkeys(kept, "data.group") if role == "train" else {}
+    keys |= dict.fromkeys(_choice_columns(data), "data.choices") | {
+        data.context: "data.context",
+        data.question: "data.question",
+    }
     source = open_source(
-        spec, named, role=role, labelled=role != "predict", limit=limit, kept=columns, optional=optional
+        spec, named, role=role, labelled=role != "predict", limit=limit, kept=columns, optional=optional, keys=keys
     )
-
     return ItemSource(
         name=source.name,
         read=lambda facts: _questions(source, data, role, kept, facts),
@@ -167,11 +172,12 @@ def _question(table: Table, index: int, data: DataConfig, kept: tuple[str, ...])
         raise UserError(
             f"a question needs at least two choices, here are {len(choices)} (data.choices): add the others"
         )
+    label = None if table.labels is None else _label(table, index)
     return ChoiceQuestion(
         context=None if context is None or not context.strip() else context,
         question=table.texts[index],
         choices=choices,
-        label=None if table.labels is None else _label(table, index),
+        label=label if label is None else _by_own_name(label, values[0], choices),
         row=Place(table.source, table.rows[index]) if table.facts.files else table.rows[index],
         kept={name: table.kept[name][index] for name in kept},
     )
@@ -187,6 +193,24 @@ def _label(table: Table, index: int) -> Any:
     if names is None or number is None or not 0 <= number < len(names):
         return value
     return value if all(whole_number(name) is not None for name in names) else names[number]
+
+
+def _by_own_name(label: Any, value: Any, choices: tuple[str, ...]) -> Any:
+    """Return a label; if its row names the choices itself, as ARC does by letters or numbers, the letter of their order.
+
+    Raises:
+      UserError: if the row names its choices, but none of them, or several, as its label says.
+    """
+    named = value.get("label") if isinstance(value, Mapping) and isinstance(value.get("text"), list) else None
+    if named is None:
+        return label
+    names = [str(name).strip() for name in named] if isinstance(named, list) else []
+    if len(names) != len(choices) or names.count(str(label).strip()) != 1:
+        raise UserError(
+            f"the choices have the names {shorten(repr(named))}, of which the label {shorten(repr(label))} must be one: "
+            "correct it"
+        )
+    return ascii_uppercase[names.index(str(label).strip())] if len(names) <= len(ascii_uppercase) else label
 
 
 def _listed(value: Any, column: str) -> tuple[str, ...]:

@@ -124,9 +124,9 @@ def _flat(items: Items, data: DataConfig) -> Items:
         for paragraph in _inner([record], "paragraphs", at_row(source, row)):
             for entry in _inner([paragraph], "qas", at_row(source, row)):
                 number += 1
-                answers = [] if entry.get("is_impossible") else entry.get("answers", [])
+                answers = {data.answers: entry.get("answers", [])}
                 texts = {data.question: entry.get("question"), data.context: paragraph.get("context")}
-                yield source, number, {**entry, "id": entry.get("id", number), **texts, data.answers: answers}
+                yield source, number, {**entry, "id": entry.get("id", number), **texts, **answers}
 
 
 def _inner(outer: list[Any], key: str, where: str) -> Iterator[Mapping[str, Any]]:
@@ -145,7 +145,7 @@ def _from_record(record: Mapping[str, Any], row: Row, source: str, data: DataCon
         return Question(name, question, context, row=row)
     if data.answers not in record:
         raise missing_column(record, data.answers, "data.answers", source, row)
-    answers = record[data.answers]
+    answers = [] if record.get("is_impossible") is True else record[data.answers]
     if isinstance(answers, dict):
         texts, starts = answers.get("text"), answers.get("answer_start")
         if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):

@@ -49,6 +49,32 @@ def test_what_a_label_is(tmp_path, labels, choices, meaning, right):
     assert right_choices(questions, meaning) == right
 
 
+def test_choices_that_a_row_names_itself_are_found_by_these_names(tmp_path):
+    """ARC names the choices of some questions by letters and those of others by numbers; the names decide, not the order."""
+    named = [("ABC", "B"), ("123", "3"), ("CAB", "C"), ([4, 5, 6], 5)]
+    rows = [
+        {"question": f"q{i}", "choices": {"text": ["x", "y", "z"], "label": list(names)}, "label": label}
+        for i, (names, label) in enumerate(named)
+    ]
+    questions = read(tmp_path / "train.jsonl", rows)
+    assert fit_meaning(questions) == "letter"
+    assert right_choices(questions, "letter") == [1, 2, 0, 1]
+    for wrong in ({"label": "D"}, {"choices": {"text": ["x", "y"], "label": ["A", "A"]}, "label": "A"}):
+        with pytest.raises(
+            UserError, match=r"row 5: the choices have the names \['A'.*, of which the label .* must be one"
+        ):
+            read(tmp_path / "train.jsonl", [*rows, rows[0] | wrong])
+
+
+@pytest.mark.parametrize(("column", "key"), [("choices", "choices"), ("question", "question"), ("passage", "context")])
+def test_a_missing_column_is_told_with_the_key_that_names_it(tmp_path, column, key):
+    """The reader takes the question for a text, and the choices for columns that are copied: neither is the user's word."""
+    given = {"question": "q", "choices": ["x", "y"], "passage": "p", "label": 0}
+    del given[column]
+    with pytest.raises(UserError, match=rf"no column '{column}' \(data.{key}\)"):
+        read(tmp_path / "train.jsonl", [given], context="passage")
+
+
 @pytest.mark.parametrize(
     ("labels", "choices", "row", "one", "other"),
     [

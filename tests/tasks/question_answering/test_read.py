@@ -171,3 +171,10 @@ def test_xquad(shared_data, language):
     found = read(path)
     assert (len(found), len({question.context for question in found})) == (1190, 240)
     assert all(question.answers for question in found)
+
+
+def test_a_question_that_says_it_has_no_answer_has_none(tmp_path):
+    """SQuAD's `is_impossible` means the same in a record as in an article."""
+    marked = RECORDS[0] | {"is_impossible": True}
+    (tmp_path / "flat.jsonl").write_text(lines([marked, RECORDS[0] | {"is_impossible": False}]))
+    assert [len(question.answers) for question in read(tmp_path / "flat.jsonl")] == [0, 1]
