@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -225,11 +226,10 @@ class RunFolder:
         """
         if not self.predictions.exists():
             return {}
-        with (
-            fetched(self.predictions).open("rb") as file,
-            foreign_errors(f"{self.predictions} is damaged, remove it to predict again"),
-            np.load(file, allow_pickle=False) as content,
-        ):
+        path, damaged = fetched(self.predictions), f"{self.predictions} is damaged, remove it to predict again"
+        if not zipfile.is_zipfile(path):  # NumPy would advise to load it unsafely
+            raise UserError(f"{damaged}: it is no archive of arrays")
+        with foreign_errors(damaged), np.load(path, allow_pickle=False) as content:
             return dict(content)
 
     def write_summary(self, summary: dict[str, Any]) -> None:

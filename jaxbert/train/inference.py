@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ _MOMENT_SECONDS = 0.05
 """Seconds that the first of some lines waits for more."""
 _QUIET_SECONDS = 0.3
 """Seconds without a line, after which lines are expected one by one and not as a whole file."""
+logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class TrainedModel:
         tuned = calibrate_model(self.predictor, self.params, self.task, sets, tuning)
         if note := tuned.record.get("threshold", {}).get("note"):
             raise UserError(f"{tuning.spell('threshold')}: {note.partition(':')[0]}: ask for less, or give more rows")
+        _say_thresholds(self.task, tuned.task, tuning)
         return replace(self, task=tuned.task, params=tuned.params), tuned.record
 
     def open_inputs(self, spec: str, data: DataConfig, kept: tuple[str, ...] = ()) -> TaskInputs:
@@ -156,6 +159,16 @@ class Finished:
     """The outcome of each validation and test set, by its name in the data table: `validation`, `validation.en`, `test`."""
     summary: dict[str, Any]
     """The content of `summary.json`."""
+
+
+def _say_thresholds(before: Task, after: Task, tuning: Tuning) -> None:
+    """Tell how the threshold of several labels has changed, which each calibration chooses again."""
+    old, new = (getattr(task, "threshold", None) for task in (before, after))
+    if getattr(before, "thresholds", None) is not None and getattr(after, "thresholds", None) is None:
+        told = f"one of {new:.4f} for all labels now; {tuning.spell('thresholds')} per_label chooses one for each label"
+        logger.warning("the model had a threshold for each label, and has %s", told)
+    elif old is not None and new is not None and old != new:
+        logger.info("threshold of all labels: %.4f, before %.4f", new, old)
 
 
 def _started(feed: TaskInputs) -> Iterator[AnswerPart]:

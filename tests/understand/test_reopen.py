@@ -59,6 +59,9 @@ def test_damaged_predictions_are_an_error(run, tmp_path):
     (copy / "predictions.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"predictions\.npz is damaged, remove it to predict again"):
         reopen(copy)
+    (copy / "predictions.npz").write_bytes(b"\x80pickled")
+    with pytest.raises(UserError, match=r"remove it to predict again: it is no archive of arrays$"):
+        reopen(copy)
 
 
 @pytest.mark.parametrize("name", ["dev.csv", "train.csv"])

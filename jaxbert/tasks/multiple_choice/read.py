@@ -131,7 +131,7 @@ def _questions(
 ) -> Iterator[ChoiceQuestion]:
     """Yield the good records; the first bad one ends the program, unless bad records are left out."""
     bad: BadRows | None = None
-    for table in source.parts(facts):
+    for table in _named(source.parts(facts), data):
         bad = bad or BadRows(source.name, data, facts, skippable=role != "predict", counted=False)
         if data.context not in table.kept:
             what = f"no column {data.context!r} (data.context): each choice is read with its question alone"
@@ -149,6 +149,18 @@ def _questions(
         bad.raise_first(all_counted=False)
     if bad is not None:
         bad.finish()
+
+
+def _named(parts: Iterator[Table], data: DataConfig) -> Iterator[Table]:
+    """Yield the parts of a source; a message names the columns of questions by their own keys."""
+    keys = {data.context: "data.context", **dict.fromkeys(_choice_columns(data), "data.choices")}
+    try:
+        yield from parts
+    except UserError as error:
+        message = str(error).replace("(data.text)", "(data.question)")
+        for column, key in keys.items():
+            message = message.replace(f"no column {column!r} (--keep)", f"no column {column!r} ({key})")
+        raise UserError(message) from error
 
 
 def _question(table: Table, index: int, data: DataConfig, kept: tuple[str, ...]) -> ChoiceQuestion:
