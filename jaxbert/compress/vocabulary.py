@@ -25,6 +25,7 @@ from transformers import BertConfig
 
 from jaxbert.bucket import staged
 from jaxbert.config import DataConfig, PretrainConfig
+from jaxbert.data.sources import refuse_stdin
 from jaxbert.data.tokens import encode_texts, forget_lengths
 from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
@@ -79,6 +80,7 @@ def shrink_vocabulary(
     Raises:
       UserError: for a model whose vocabulary is not one of word pieces, or a corpus that cannot be read or has no words.
     """
+    refuse_stdin(corpora, "vocabulary prune")
     target, old = check_target(output, "--output"), WordPieces.open(model, lower_case, "pruned")
     used = _used(old.tokenizer, corpora, data)
     if not used.unknown and set(np.flatnonzero(used.tokens)) <= set(old.tokenizer.all_special_ids):

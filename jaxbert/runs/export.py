@@ -83,10 +83,11 @@ def export_params(
 
 
 def forget_older(target: epath.Path) -> None:
-    """Remove the graphs of older parameters from a model's folder, and say so; of a run's export also its predictions."""
+    """Remove the graphs of older parameters from a model's folder, and say so; of a run's export also what it answered."""
     owner = RunFolder(target.parent)
     if target.name == owner.export.name and owner.summary.exists():
         owner.predictions.unlink(missing_ok=True)
+        owner.robustness.unlink(missing_ok=True)
     names = itertools.product((False, True), (None, *get_args(Quantize)))
     paths = [target / GRAPHS / graph_file(packed=packed, quantize=quantize) for packed, quantize in names]
     stale = [path for path in paths if path.exists()] if (target / GRAPHS).exists() else []
@@ -126,8 +127,7 @@ def export_run(run: str | Path, step: str, output: str | Path) -> epath.Path:
       UserError: if the folder is not a run, the run has no such checkpoint, or the output folder holds other files.
     """
     folder = RunFolder(run)
-    if not folder.config.exists():
-        raise UserError(f"{folder.path} is not a run folder: it has no config.yaml")
+    folder.check_run()
     folder.check_one_model()
     if not folder.checkpoints.is_dir():
         raise UserError(f"{folder.path} has no checkpoints yet: train first")

@@ -130,6 +130,21 @@ class RunFolder:
             return []
         return [path / self.export.name for path in _numbered(self.folds)]
 
+    def check_run(self) -> None:
+        """Check that the folder is one of a run, finished or not.
+
+        Raises:
+          UserError: if it has no configuration.
+        """
+        if self.config.exists():
+            return
+        way = ""
+        if RunFolder(self.path.parent).config.exists():
+            way = f", but {self.path.parent} is one: name that"
+        elif (self.path / "config.json").exists():
+            way = f", but a model: `jaxbert.load({str(self.path)!r}).export(FOLDER)` in Python exports it"
+        raise UserError(f"{self.path} is not a run folder: it has no config.yaml{way}")
+
     def check_one_model(self) -> None:
         """Check that the run is not an ensemble.
 

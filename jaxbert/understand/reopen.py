@@ -41,8 +41,7 @@ def reopen(path: str | os.PathLike[str]) -> Finished:
       UserError: if the folder is not a complete run, or its data have changed or are not there any more.
     """
     folder = RunFolder(path)
-    if not folder.config.exists():
-        raise UserError(f"{folder.path} is not a run folder: it has no config.yaml")
+    folder.check_run()
     if not folder.summary.exists():
         raise UserError(f"{folder.path} is a run that has not finished: run the same command again to finish it")
     model = open_trained(os.fspath(path))

@@ -126,6 +126,10 @@ def test_other_heads(tmp_path, changes):
         (["shrink"], "unknown action 'shrink': use jaxbert vocabulary prune"),
         (["prune", "--model", "MODEL", "--corpus", "nothing.csv", "--output", "out"], "nothing.csv"),
         (
+            ["prune", "--model", "MODEL", "--corpus", "-", "--output", "out"],
+            "vocabulary prune reads twice: write it to a",
+        ),
+        (
             ["prune", "--model", "MODEL", "--corpus", "CORPUS", "--output", "CORPUS"],
             "has other files than those of a model",
         ),
@@ -155,7 +159,7 @@ def test_graphs_and_predictions_of_the_older_vocabulary_go(pruned, tmp_path):
     run = tmp_path / "run"
     export = shutil.copytree(pruned / "model", run / "export")
     (export / "onnx").mkdir()
-    stale = [export / "onnx" / "model_packed.onnx", run / "predictions.npz"]
+    stale = [export / "onnx" / "model_packed.onnx", run / "predictions.npz", run / "robustness.json"]
     for path in (*stale, run / "summary.json"):
         path.write_text("old")
     jaxbert.prune_vocabulary(export, [{"text": text} for text in CORPUS], export)
