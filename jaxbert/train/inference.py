@@ -71,7 +71,14 @@ class TrainedModel:
             raise UserError(
                 "label_map and label_format are for labels of texts, which this model does not give: leave them out"
             )
+        self._say_pairs(data)
         return self.task.read_for(spec, data, self.tokenizer, self.max_length)
+
+    def _say_pairs(self, data: DataConfig) -> None:
+        """Warn of pairs of texts for a model that is known to have learned from single texts."""
+        learned = settings_of(self.config).get("reading")
+        if data.text_pair is not None and isinstance(learned, dict) and learned.get("pairs") is False:
+            logger.warning("the model has learned from single texts, and reads pairs here (text_pair)")
 
     @property
     def config(self) -> BertConfig:
@@ -99,6 +106,7 @@ class TrainedModel:
         Raises:
           UserError: if it cannot be opened.
         """
+        self._say_pairs(data)
         return self.task.open_inputs(spec, data, self.tokenizer, self.max_length, kept)
 
     def predict(self, feed: TaskInputs, *, may_wait: bool = False) -> Generator[tuple[Chunk, np.ndarray]]:
