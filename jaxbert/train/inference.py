@@ -76,7 +76,7 @@ class TrainedModel:
 
     def _say_pairs(self, data: DataConfig) -> None:
         """Warn of pairs of texts for a model that is known to have learned from single texts."""
-        learned = settings_of(self.config).get("reading")
+        learned = settings_of(self.predictor.model.config).get("reading")
         if data.text_pair is not None and isinstance(learned, dict) and learned.get("pairs") is False:
             logger.warning("the model has learned from single texts, and reads pairs here (text_pair)")
 
