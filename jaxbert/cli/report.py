@@ -18,12 +18,12 @@ def run(arguments: list[str]) -> int:
     from jaxbert.launch.start import start
     from jaxbert.processes import is_main
     from jaxbert.train.runtime import prepare_process
-    from jaxbert.understand.reopen import reopen
+    from jaxbert.understand.reopen import reopen, with_metrics_of_now
     from jaxbert.understand.report.write import with_slices, write_report
 
     prepare_process(PrecisionConfig.compute)
     start(LaunchConfig())
-    finished = reopen(values.run)
+    finished = with_metrics_of_now(reopen(values.run))
     if values.slices is not None:
         finished = with_slices(finished, values.slices)
     if is_main():

@@ -45,7 +45,7 @@ from jaxbert.interop.formats import Tensors
 from jaxbert.interop.write import save_tensors
 from jaxbert.options import NewWordsOptions
 from jaxbert.plain import to_json
-from jaxbert.runs.export import check_target, copy_card
+from jaxbert.runs.export import check_target, copy_card, forget_older
 from jaxbert.tasks.pretraining.corpus import is_chinese_character
 from jaxbert.tasks.pretraining.vocabulary import write_vocabulary
 
@@ -151,6 +151,7 @@ def grow_vocabulary(
     larger, tensors = _with_tokens(old, added), larger_tensors(old, added)
     config = copy.deepcopy(old.config)
     config.vocab_size = max(config.vocab_size, *(new.id + 1 for new in added))
+    forget_older(target)
     with staged(target) as local:
         folder = Path(local)
         save_tensors(folder, tensors, config, larger, architecture=architecture_of(config))
@@ -212,7 +213,7 @@ def choose_tokens(old: WordPieces, counts: Mapping[str, int], options: NewWordsO
     words = [new for new in found if len(new.pieces) >= options.min_pieces]
     words.sort(key=lambda new: (-new.count * (len(new.pieces) - 1), new.token))
     kept = _without_harm(old, chosen + words[: options.size - len(chosen)], counts, cut)
-    return _with_biases(old, kept, counts, cut) if options.bias == "counted" else kept
+    return _with_biases(old, kept, counts, cut) if kept and options.bias == "counted" else kept
 
 
 def _with_biases(old: WordPieces, chosen: list[NewToken], counts: Mapping[str, int], cut: _Cutter) -> list[NewToken]:

@@ -25,6 +25,7 @@ from transformers import BertConfig
 
 from jaxbert.bucket import staged
 from jaxbert.config import DataConfig, PretrainConfig
+from jaxbert.data.sources import refuse_stdin
 from jaxbert.data.tokens import encode_texts, forget_lengths
 from jaxbert.errors import UserError
 from jaxbert.interop.bert_config import read_config
@@ -34,7 +35,7 @@ from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.interop.write import save_tensors
 from jaxbert.models.families import family_of
 from jaxbert.models.families.base import Family
-from jaxbert.runs.export import check_target, copy_card
+from jaxbert.runs.export import check_target, copy_card, forget_older
 from jaxbert.tasks.pretraining.documents import open_documents
 from jaxbert.tasks.reading import ReadingProgress
 from jaxbert.train.pretrained import model_folder
@@ -77,14 +78,20 @@ def shrink_vocabulary(
       lower_case: whether texts are lower-cased, if the model's folder does not say so.
 
     Raises:
-      UserError: for a model whose vocabulary is not one of word pieces, or a corpus that cannot be read.
+      UserError: for a model whose vocabulary is not one of word pieces, or a corpus that cannot be read or has no words.
     """
+    refuse_stdin(corpora, "vocabulary prune")
     target, old = check_target(output, "--output"), WordPieces.open(model, lower_case, "pruned")
     used = _used(old.tokenizer, corpora, data)
+    if not used.unknown and set(np.flatnonzero(used.tokens)) <= set(old.tokenizer.all_special_ids):
+        raise UserError(
+            "the corpus has no word that the tokenizer reads, so nothing is written: give a corpus with text"
+        )
     kept = kept_tokens(old.tokenizer, old.state, used, old.family)
     smaller = smaller_tokenizer(old.tokenizer, old.state, kept)
     _compare(old.tokenizer, smaller, kept, corpora, data)
     left = smaller_tensors(old.tensors, kept, old.family)
+    forget_older(target)
     with staged(target) as local:
         save_tensors(
             Path(local), left, _smaller_config(old.config, kept), smaller, architecture=architecture_of(old.config)
@@ -151,14 +158,21 @@ class _Used:
 
 
 def corpus_lines(corpora: Iterable[str], data: DataConfig, said: str) -> Iterator[list[str]]:
-    """Yield the lines of all corpora, some thousand at once."""
+    """Yield the lines of all corpora, some thousand at once.
+
+    Raises:
+      UserError: if a corpus cannot be read or has no text.
+    """
     for corpus in corpora:
         documents = open_documents(corpus, data, PretrainConfig(documents="line"))
         with ReadingProgress(f"{documents.name} ({said})") as reading:
-            lines = filter(None, documents.lines())
+            lines, count = filter(None, documents.lines()), 0
             while part := list(islice(lines, _LINES)):
                 yield part
+                count += len(part)
                 reading.add(len(part))
+        if not count:
+            raise UserError(f"{documents.name} has no text, so nothing is written: give a corpus with text")
 
 
 def _used(tokenizer: Any, corpora: Sequence[str], data: DataConfig) -> _Used:

@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -269,6 +269,18 @@ def stdin_waits() -> bool:
         return sys.stdin is not None and not stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode)
     except OSError:  # another program replaced the stream
         return False
+
+
+def refuse_stdin(specs: Iterable[str], what: str) -> None:
+    """Refuse standard input where `what` reads a source twice.
+
+    Raises:
+      UserError: if one of the sources is standard input.
+    """
+    if STDIN in specs:
+        raise UserError(
+            f"{STDIN_NAME} can be read only once, but {what} reads twice: write it to a file, and name that"
+        )
 
 
 def check_source(spec: str) -> None:

@@ -116,19 +116,20 @@ def export_params(
     """
     target, whole = output or folder.export, on_host(params)
     if is_main():
-        owner = RunFolder(target.parent)
         with foreign_errors(f"{target} cannot be written"):
-            if target.name == owner.export.name and owner.summary.exists():
-                owner.predictions.unlink(missing_ok=True)
-            _remove_graphs(target)
+            forget_older(target)
         with staged(target) as local:
             save_folder(local, whole, config, tokenizer, architecture=architecture)
     wait_for_all("export is written")
     return target
 
 
-def _remove_graphs(target: epath.Path) -> None:
-    """Remove the graphs of older parameters from an exported folder, and say so."""
+def forget_older(target: epath.Path) -> None:
+    """Remove the graphs of older parameters from a model's folder, and say so; of a run's export also what it answered."""
+    owner = RunFolder(target.parent)
+    if target.name == owner.export.name and owner.summary.exists():
+        owner.predictions.unlink(missing_ok=True)
+        owner.robustness.unlink(missing_ok=True)
     names = itertools.product((False, True), (None, *get_args(Quantize)))
     paths = [target / GRAPHS / graph_file(packed=packed, quantize=quantize) for packed, quantize in names]
     stale = [path for path in paths if path.exists()] if (target / GRAPHS).exists() else []
@@ -168,8 +169,7 @@ def export_run(run: str | Path, step: str, output: str | Path) -> epath.Path:
       UserError: if the folder is not a run, the run has no such checkpoint, or the output folder holds other files.
     """
     folder = RunFolder(run)
-    if not folder.config.exists():
-        raise UserError(f"{folder.path} is not a run folder: it has no config.yaml")
+    folder.check_run()
     folder.check_one_model()
     if not folder.checkpoints.is_dir():
         raise UserError(f"{folder.path} has no checkpoints yet: train first")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -129,6 +130,21 @@ class RunFolder:
             return []
         return [path / self.export.name for path in _numbered(self.folds)]
 
+    def check_run(self) -> None:
+        """Check that the folder is one of a run, finished or not.
+
+        Raises:
+          UserError: if it has no configuration.
+        """
+        if self.config.exists():
+            return
+        way = ""
+        if RunFolder(self.path.parent).config.exists():
+            way = f", but {self.path.parent} is one: name that"
+        elif (self.path / "config.json").exists():
+            way = f", but a model: `jaxbert.load({str(self.path)!r}).export(FOLDER)` in Python exports it"
+        raise UserError(f"{self.path} is not a run folder: it has no config.yaml{way}")
+
     def check_one_model(self) -> None:
         """Check that the run is not an ensemble.
 
@@ -225,11 +241,10 @@ class RunFolder:
         """
         if not self.predictions.exists():
             return {}
-        with (
-            fetched(self.predictions).open("rb") as file,
-            foreign_errors(f"{self.predictions} is damaged, remove it to predict again"),
-            np.load(file, allow_pickle=False) as content,
-        ):
+        path, damaged = fetched(self.predictions), f"{self.predictions} is damaged, remove it to predict again"
+        if not zipfile.is_zipfile(path):  # NumPy would advise to load it unsafely
+            raise UserError(f"{damaged}: it is no archive of arrays")
+        with foreign_errors(damaged), np.load(path, allow_pickle=False) as content:
             return dict(content)
 
     def write_summary(self, summary: dict[str, Any]) -> None:

@@ -246,7 +246,8 @@ class Engine:
             try:
                 self._tokenize([item], truncate)
             except RefusedError as error:
-                mistakes[place] = error
+                said = str(error).replace(f"{_OWN_NAME}, row 1:", f"{_OWN_NAME}, row {place + 1}:")
+                mistakes[place] = RefusedError(said, error.kind)
         good = [item for place, item in enumerate(items) if place not in mistakes]
         return ReadTexts(self._tokenize(good, truncate) if good else None, mistakes)
 

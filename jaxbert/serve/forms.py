@@ -231,6 +231,9 @@ def parse_tensors(body: dict[str, Any], options: ServeOptions, *, pairs: bool, w
         inputs = [parse_object(text.encode("utf-8", "surrogatepass")) for text in columns[0]]
     elif pairs and tensors[0].get("shape", [])[1:] == [2]:
         inputs = [list(pair) for pair in zip(columns[0][::2], columns[0][1::2], strict=True)]
+    elif math.prod(wide := tensors[0].get("shape", [])[1:]) > 1:
+        fits = "pairs of texts: [n, 2]" if pairs else "single texts: [n] or [n, 1]"
+        raise RefusedError(f"the shape is [n, {', '.join(map(str, wide))}], but the model reads {fits}", "form")
     else:
         inputs = list(columns[0])
     if not inputs:
@@ -260,6 +263,13 @@ def _strings(tensor: dict[str, Any]) -> list[str]:
     if not all(type(size) is int and size >= 0 for size in shape) or math.prod(shape) != len(flat):
         raise RefusedError(f"the shape is {json.dumps(shape):.50}, but data has {len(flat)} texts", "form")
     return flat
+
+
+def kinds_of(keys: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the names and types of the tensors that `to_tensors` makes of answers with these keys."""
+    return [(name, kind) for name, kind in (("label", "BYTES"), ("score", "FP32")) if name in keys] + [
+        ("answer", "BYTES")
+    ]
 
 
 def to_tensors(answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -27,6 +27,7 @@ from jaxbert.serve.engine import Computed, Engine
 from jaxbert.serve.forms import (
     Asking,
     RefusedError,
+    kinds_of,
     parse_asking,
     parse_object,
     parse_tensors,
@@ -362,16 +363,15 @@ class _Api:
     async def model(self, request: Request) -> Response:
         """Tell the inputs and outputs of a model in the form of the Open Inference Protocol."""
         name = request.path_params["name"]
-        pairs = reads_pairs(self.service.find(name).trained.task)
-        texts = ["text", "pair"] if pairs else ["text"]
-        outputs = {"label": "BYTES", "score": "FP32", "answer": "BYTES"}
+        task = self.service.find(name).trained.task
+        texts = ["text", "pair"] if reads_pairs(task) else ["text"]
         return _json(
             {
                 "name": name,
                 "versions": ["1"],
                 "platform": "jaxbert",
                 "inputs": [{"name": text, "datatype": "BYTES", "shape": [-1]} for text in texts],
-                "outputs": [{"name": key, "datatype": kind, "shape": [-1]} for key, kind in outputs.items()],
+                "outputs": [{"name": key, "datatype": kind, "shape": [-1]} for key, kind in kinds_of(task.answer_keys)],
             }
         )
 

@@ -486,13 +486,18 @@ def concatenate_tables(parts: Sequence[Table]) -> Table:
 
 
 def _check_pairs(reading: Reading, data: DataConfig) -> None:
-    """Check that the column of the second text is known if the model reads pairs.
+    """Check that the column of the second text is known if the model reads pairs, and not given if it cannot.
 
     Raises:
-      UserError: if it is not known.
+      UserError: if not.
     """
     if reading.pairs and data.text_pair is None:
         raise UserError("this model reads pairs of texts: name the column of the second text with --text_pair")
+    if reading.long_texts.how != "cut" and data.text_pair is not None:
+        raise UserError(
+            f"this model reads long texts with long_texts {reading.long_texts.how}, which does not work with pairs: leave "
+            "text_pair out"
+        )
 
 
 def _reading(config: Config, max_length: int) -> Reading:

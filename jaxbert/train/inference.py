@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -43,6 +44,7 @@ _MOMENT_SECONDS = 0.05
 """Seconds that the first of some lines waits for more."""
 _QUIET_SECONDS = 0.3
 """Seconds without a line, after which lines are expected one by one and not as a whole file."""
+logger = logging.getLogger("jaxbert")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,14 @@ class TrainedModel:
             raise UserError(
                 "label_map and label_format are for labels of texts, which this model does not give: leave them out"
             )
+        self._say_pairs(data)
         return self.task.read_for(spec, data, self.tokenizer, self.max_length)
+
+    def _say_pairs(self, data: DataConfig) -> None:
+        """Warn of pairs of texts for a model that is known to have learned from single texts."""
+        learned = settings_of(self.predictor.model.config).get("reading")
+        if data.text_pair is not None and isinstance(learned, dict) and learned.get("pairs") is False:
+            logger.warning("the model has learned from single texts, and reads pairs here (text_pair)")
 
     @property
     def config(self) -> BertConfig:
@@ -94,6 +103,7 @@ class TrainedModel:
         tuned = calibrate_model(self.predictor, self.params, self.task, sets, tuning)
         if note := tuned.record.get("threshold", {}).get("note"):
             raise UserError(f"{tuning.spell('threshold')}: {note.partition(':')[0]}: ask for less, or give more rows")
+        _say_thresholds(self.task, tuned.task, tuning)
         return replace(self, task=tuned.task, params=tuned.params), tuned.record
 
     def open_inputs(self, spec: str, data: DataConfig, kept: tuple[str, ...] = ()) -> TaskInputs:
@@ -102,6 +112,7 @@ class TrainedModel:
         Raises:
           UserError: if it cannot be opened.
         """
+        self._say_pairs(data)
         return self.task.open_inputs(spec, data, self.tokenizer, self.max_length, kept)
 
     def predict(self, feed: TaskInputs, *, may_wait: bool = False) -> Generator[tuple[Chunk, np.ndarray]]:
@@ -162,6 +173,16 @@ class Finished:
     """The outcome of each validation and test set, by its name in the data table: `validation`, `validation.en`, `test`."""
     summary: dict[str, Any]
     """The content of `summary.json`."""
+
+
+def _say_thresholds(before: Task, after: Task, tuning: Tuning) -> None:
+    """Tell how the threshold of several labels has changed, which each calibration chooses again."""
+    old, new = (getattr(task, "threshold", None) for task in (before, after))
+    if getattr(before, "thresholds", None) is not None and getattr(after, "thresholds", None) is None:
+        told = f"one of {new:.4f} for all labels now; {tuning.spell('thresholds')} per_label chooses one for each label"
+        logger.warning("the model had a threshold for each label, and has %s", told)
+    elif old is not None and new is not None and old != new:
+        logger.info("threshold of all labels: %.4f, before %.4f", new, old)
 
 
 def _started(feed: TaskInputs) -> Iterator[AnswerPart]:

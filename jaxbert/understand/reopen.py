@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import math
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +24,12 @@ from jaxbert.runs.identity import check_data
 from jaxbert.settings import make_config, make_data_config
 from jaxbert.tasks.base import Outcome, count_predictions
 from jaxbert.tasks.reading import resolve_max_length, set_name
+from jaxbert.train.evaluate import average_metrics
 from jaxbert.train.inference import Finished, TrainedModel, open_trained
+
+_ROUNDING = 1e-3
+"""Metrics that differ less are those of the same model, perhaps on another device."""
+logger = logging.getLogger("jaxbert")
 
 
 def reopen(path: str | os.PathLike[str]) -> Finished:
@@ -32,8 +41,7 @@ def reopen(path: str | os.PathLike[str]) -> Finished:
       UserError: if the folder is not a complete run, or its data have changed or are not there any more.
     """
     folder = RunFolder(path)
-    if not folder.config.exists():
-        raise UserError(f"{folder.path} is not a run folder: it has no config.yaml")
+    folder.check_run()
     if not folder.summary.exists():
         raise UserError(f"{folder.path} is a run that has not finished: run the same command again to finish it")
     model = open_trained(os.fspath(path))
@@ -46,6 +54,39 @@ def reopen(path: str | os.PathLike[str]) -> Finished:
     sets |= {set_name("test", name): examples for name, examples in inputs.test.items()}
     summary = read_json(folder.summary)
     return Finished(config, folder, inputs, model, _outcomes_of(folder, model, sets), summary)
+
+
+def with_metrics_of_now(finished: Finished) -> Finished:
+    """Return a run whose summary has the metrics of its exported model as that is now.
+
+    They differ from those in `summary.json` if the export was written again, as `jaxbert calibrate` does: a line says so,
+    and the summary has `exported_again`.
+    """
+    summary, changed = dict(finished.summary), False
+    for part, role in (("eval", "validation"), ("test", "test")):
+        before = summary.get(part) or {}
+        outcomes = {name.partition("."): outcome for name, outcome in finished.outcomes.items()}
+        now = {own: outcome.metrics for (of, _, own), outcome in outcomes.items() if of == role}
+        sets = before.get("sets") or dict.fromkeys(now, before)
+        if now.keys() == sets.keys() and any(_differ(sets[name], metrics) for name, metrics in now.items()):
+            summary[part], changed = average_metrics(now), True
+    if not changed:
+        return finished
+    logger.warning(
+        "%s has changed since the run, so its metrics are not those in %s",
+        *(finished.folder.export, finished.folder.summary.name),
+    )
+    return dataclasses.replace(finished, summary=summary | {"exported_again": True})
+
+
+def _differ(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Return whether a number is another one in two collections of metrics."""
+    pairs = [(before[name], value) for name, value in now.items() if isinstance(value, float) and name in before]
+    return any(
+        not math.isclose(old, new, rel_tol=_ROUNDING, abs_tol=_ROUNDING)
+        for old, new in pairs
+        if isinstance(old, int | float) and math.isfinite(new)
+    )
 
 
 def _outcomes_of(folder: RunFolder, model: TrainedModel, sets: Mapping[str, Examples]) -> dict[str, Outcome]:

@@ -18,7 +18,7 @@ from jaxbert.bucket import write_whole
 from jaxbert.config import DataConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.memory import hold
-from jaxbert.data.sources import open_source
+from jaxbert.data.sources import open_source, refuse_stdin
 from jaxbert.data.table import Row
 from jaxbert.errors import UserError
 from jaxbert.options import RobustnessOptions
@@ -110,6 +110,7 @@ def measure_robustness(model: TrainedModel, spec: str, data: DataConfig, options
       UserError: for another task, an unknown kind or strength, or a mistake in the source.
     """
     task = _check(model.task, options)
+    refuse_stdin([spec], "robustness")
     examples = task.read_for(spec, data, model.tokenizer, model.max_length)
     rows, texts = _read_texts(spec, data, task, examples.source_rows(np.arange(len(examples))).tolist())
     name, value, plain = _judged(model, examples)

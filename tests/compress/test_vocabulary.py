@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,10 @@ def test_other_heads(tmp_path, changes):
         (["shrink"], "unknown action 'shrink': use jaxbert vocabulary prune"),
         (["prune", "--model", "MODEL", "--corpus", "nothing.csv", "--output", "out"], "nothing.csv"),
         (
+            ["prune", "--model", "MODEL", "--corpus", "-", "--output", "out"],
+            "vocabulary prune reads twice: write it to a",
+        ),
+        (
             ["prune", "--model", "MODEL", "--corpus", "CORPUS", "--output", "CORPUS"],
             "has other files than those of a model",
         ),
@@ -136,6 +141,29 @@ def test_mistakes_are_one_line(pruned, capsys, arguments, said):
     err = capsys.readouterr().err
     assert said in err
     assert err.startswith("error: ")
+
+
+@pytest.mark.parametrize("action", ["prune", "extend"])
+@pytest.mark.parametrize("text", ["", "\n \n", "\u200b\n"], ids=["empty", "blank", "invisible"])
+def test_a_corpus_without_words_is_refused(pruned, tmp_path, capsys, action, text):
+    (tmp_path / "texts.txt").write_text(text)
+    arguments = ["--model", pruned / "model", "--corpus", tmp_path / "texts.txt", "--output", tmp_path / "out"]
+    assert main(["vocabulary", action, *map(str, arguments)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert "nothing is written" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_graphs_and_predictions_of_the_older_vocabulary_go(pruned, tmp_path):
+    run = tmp_path / "run"
+    export = shutil.copytree(pruned / "model", run / "export")
+    (export / "onnx").mkdir()
+    stale = [export / "onnx" / "model_packed.onnx", run / "predictions.npz", run / "robustness.json"]
+    for path in (*stale, run / "summary.json"):
+        path.write_text("old")
+    jaxbert.prune_vocabulary(export, [{"text": text} for text in CORPUS], export)
+    assert not any(path.exists() for path in stale)
 
 
 def test_a_tokenizer_of_another_kind_is_refused(pruned, tmp_path, capsys):

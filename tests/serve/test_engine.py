@@ -201,6 +201,7 @@ def test_one_bad_text_of_many_is_found(engine):
     assert read.examples is not None
     assert len(read.examples) == 2
     assert list(engine.read(["good", "w1 \ud800"]).mistakes) == [1], "no Unicode"
+    assert str(engine.read(["good", " ", "w1"]).mistakes[1]).startswith("inputs, row 2: column 'text' is empty")
     assert engine.read([{"text": None}]).examples is None
 
 

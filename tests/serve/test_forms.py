@@ -10,6 +10,7 @@ from jaxbert.options import ServeOptions
 from jaxbert.serve.forms import (
     STATUS,
     RefusedError,
+    kinds_of,
     parse_asking,
     parse_object,
     parse_tensors,
@@ -122,6 +123,9 @@ def test_tensors():
     for data, shape in ((["a", "b"], [3]), (["a", "b", "c"], [2, 2]), (["a"], ["1"]), (["a", "b"], [-1, -2])):
         with pytest.raises(RefusedError, match=r"the shape is \[.*, but data has"):
             infer(tensor(data, shape=shape), pairs=True)
+    for pairs, shape, reads in ((False, [1, 2], "single texts"), (True, [1, 3], "pairs of texts")):
+        with pytest.raises(RefusedError, match=rf"the shape is \[n, {shape[1]}\], but the model reads {reads}"):
+            infer(tensor(["a", "b", "c"][: shape[1]], shape=shape), pairs=pairs)
     out = to_tensors([{"label": "a", "score": 0.5}, {"label": "b", "score": 0.25}])
     assert [(t["name"], t["datatype"], t["shape"]) for t in out] == [
         ("label", "BYTES", [2]),
@@ -129,6 +133,8 @@ def test_tensors():
         ("answer", "BYTES", [2]),
     ]
     assert json.loads(out[-1]["data"][0]) == {"label": "a", "score": 0.5}
+    for answer in ({"label": "a", "score": 0.5}, {"score": 0.5}, {"labels": ["a"]}, {"entities": []}):
+        assert kinds_of(answer.keys()) == [(t["name"], t["datatype"]) for t in to_tensors([answer])]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from runs import Problem, random_rows, write_csv
 
 import jaxbert
 from jaxbert.cli.main import main
+from jaxbert.config import DataConfig
 from jaxbert.data.examples import Examples
 from jaxbert.data.tokens import Tokens
 from jaxbert.errors import UserError
@@ -23,7 +24,7 @@ from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.multi_label.task import MultiLabel
 from jaxbert.train.evaluate import average_metrics, calibrate_model
-from jaxbert.train.inference import open_trained
+from jaxbert.train.inference import TrainedModel, open_trained
 from jaxbert.understand.reopen import reopen
 
 COMPARED = ("loss", "calibration_error", "brier")
@@ -119,6 +120,22 @@ def test_several_labels_have_one_temperature_and_a_threshold_each():
     assert one.task.thresholds is None
     assert one.evaluation.metrics["threshold"] == one.task.threshold
     assert tuned.evaluation.metrics["f1_macro"] >= one.evaluation.metrics["f1_macro"]
+
+
+def test_thresholds_that_a_calibration_replaces_are_said(monkeypatch, caplog):
+    log_odds, examples = too_sure()
+    monkeypatch.setattr(TrainedModel, "_read", lambda *_: examples)
+    caplog.set_level("INFO", "jaxbert")
+    task = MultiLabel(("a", "b", "c"), threshold=0.9, thresholds=(0.2, 0.3, 0.4))
+    model = TrainedModel(task, None, KERNEL, Scaled(log_odds), 64)
+    one, _ = model.calibrated("dev", DataConfig(), Tuning(spell="--{}".format))
+    assert f"has one of {one.task.threshold:.4f} for all labels now; --thresholds per_label" in caplog.messages[-1]
+    caplog.clear()
+    again, _ = model.calibrated("dev", DataConfig(), Tuning(per_label=True))
+    assert len(again.task.thresholds) == 3
+    several = dataclasses.replace(model, task=dataclasses.replace(task, thresholds=None))
+    several.calibrated("dev", DataConfig(), Tuning())
+    assert caplog.messages[-1] == f"threshold of all labels: {one.task.threshold:.4f}, before 0.9000"
 
 
 def test_what_is_worse_is_not_folded(monkeypatch, caplog):

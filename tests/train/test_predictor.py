@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,18 +12,43 @@ import pytest
 from runs import ids_of, random_tokens, small_config
 from tiny import random_params
 
-from jaxbert.config import MeshConfig
+from jaxbert.config import DataConfig, MeshConfig
 from jaxbert.data.batches import batches
 from jaxbert.data.examples import Examples, Windows
+from jaxbert.data.memory import hold
 from jaxbert.data.packing import padded_layout
+from jaxbert.data.tokens import LongTexts, Reading
+from jaxbert.errors import UserError
 from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.functional import FunctionalModel, make_model
 from jaxbert.models.heads import SequenceClassificationHead
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.train.evaluate import Predictor
+from jaxbert.train.inference import TrainedModel
 from jaxbert.train.sharding import make_mesh
 
 TASK = Classification(("bad", "good"))
+
+
+@pytest.mark.parametrize("learned", [Reading(pairs=False), Reading(pairs=True), None])
+def test_pairs_for_a_model_of_single_texts_are_said(learned, caplog):
+    """A model of another program does not say what it has learned from."""
+    task = Classification(("bad", "good"), reading=learned or Reading())
+    config = small_config() if learned is None else task.configure(small_config())
+    predictor = SimpleNamespace(task=task, model=SimpleNamespace(config=config))
+    model = TrainedModel(task, None, None, predictor, 64)
+    with hold([{"text": "w1", "text_pair": "w2"}], "rows") as spec:
+        model.open_inputs(spec, DataConfig(text_pair="text_pair"))
+    assert ("has learned from single texts" in caplog.text) == (learned == Reading(pairs=False))
+
+
+def test_pairs_for_a_model_that_reads_windows_are_refused():
+    """Their second texts would be lost."""
+    task = Classification(("bad", "good"), reading=Reading(LongTexts("windows", 4), "mean", 24))
+    with hold([{"text": "w1", "text_pair": "w2"}], "rows") as spec:
+        for read in (partial(task.open_inputs, kept=()), task.read_for):
+            with pytest.raises(UserError, match="long_texts windows, which does not work with pairs"):
+                read(spec, DataConfig(text_pair="text_pair"), None, 24)
 
 
 def sums_of_ids(params, batch, key, call):

@@ -13,6 +13,7 @@ from runs import Problem, random_rows, write_csv
 
 from jaxbert.cli.main import main
 from jaxbert.errors import UserError
+from jaxbert.runs.export import export_run
 from jaxbert.train.evaluate import Predictor, numbers_of
 from jaxbert.understand.records import read_records
 from jaxbert.understand.reopen import reopen
@@ -59,6 +60,9 @@ def test_damaged_predictions_are_an_error(run, tmp_path):
     (copy / "predictions.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=r"predictions\.npz is damaged, remove it to predict again"):
         reopen(copy)
+    (copy / "predictions.npz").write_bytes(b"\x80pickled")
+    with pytest.raises(UserError, match=r"remove it to predict again: it is no archive of arrays$"):
+        reopen(copy)
 
 
 @pytest.mark.parametrize("name", ["dev.csv", "train.csv"])
@@ -94,8 +98,12 @@ def test_a_run_that_is_not_complete_is_refused(run, tmp_path):
     (copy / "summary.json").unlink()
     with pytest.raises(UserError, match="has not finished"):
         reopen(copy)
-    with pytest.raises(UserError, match="not a run folder"):
+    with pytest.raises(UserError, match=r"not a run folder: it has no config\.yaml$"):
         reopen(tmp_path)
+    with pytest.raises(UserError, match=rf"not a run folder: .* but {run} is one: name that$"):
+        reopen(run / "export")
+    with pytest.raises(UserError, match=r"no config\.yaml, but a model: `jaxbert\.load\(.*\)\.export\(FOLDER\)`"):
+        export_run(shutil.copytree(run / "export", tmp_path / "model"), "best", tmp_path / "out")
 
 
 def test_records_are_those_of_the_source(run):

@@ -36,6 +36,7 @@ from jaxbert.understand.report.write import report_page, write_report
 pytestmark = pytest.mark.usefixtures("shared_programs")
 
 NASTY = '<script>alert(1)</script><img src=x onerror="alert(2)">\' & \x00\x1b </td></table>'
+POSITIVE = ("--positive_label", "good")
 TIMES = re.compile(r'<data class="time">.*?</data>')
 
 
@@ -66,6 +67,23 @@ def test_a_run_writes_its_report_and_the_command_writes_the_same(run, capsys):
     assert "always answering" in found.text
     assert found.tags.count("svg") == 4 + 2 * 3  # curves; reliability, coverage and thresholds of each set
     assert f"--data.train {run.parent / 'train.csv'}" in found.text
+
+
+def test_a_model_that_was_calibrated_later_has_its_metrics_of_now(run, tmp_path, capsys):
+    """The table, the sentences and the charts are of one model."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    dev = run.parent / "dev.csv"
+    assert main(["calibrate", "--model", str(copy), "--data", str(dev), "--threshold", "cost=1:1", *POSITIVE]) == 0
+    assert main(["evaluate", "--model", str(copy), "--data", str(dev), "--output", str(tmp_path / "now.json")]) == 0
+    before, now = (json.loads(path.read_text()) for path in (copy / "summary.json", tmp_path / "now.json"))
+    assert now["accuracy"] != before["eval"]["accuracy"]
+    capsys.readouterr()
+    assert main(["report", str(copy)]) == 0
+    assert "export has changed since the run, so its metrics are not those in summary.json" in capsys.readouterr().err
+    text = Parsed((copy / "report.html").read_text()).text
+    assert re.search(rf"accuracy\W*{now['accuracy']:.4f}", text)
+    assert re.search(rf"\b{now['accuracy']:.1%} are right|it reaches {now['accuracy']:.1%}", text)
+    assert f"{before['eval']['loss']:.4f}" not in text.partition("Data")[0]
 
 
 def test_words_of_errors_have_the_weights_of_explain(run):

@@ -118,6 +118,7 @@ def test_mistakes_are_one_line(tmp_path, capsys):
     data = write_csv(tmp_path / "rows.csv", ROWS)
     command = ("--model", model, "--data", data)
     assert "there is no typo, only" in refused(capsys, *command, "--kinds", "typo")
+    assert "robustness reads twice: write it to a file" in refused(capsys, "--model", model, "--data", "-")
     assert "strengths: 1.5 is not a share of a text" in refused(capsys, *command, "--strengths", "1.5")
     tagger = write_export(tmp_path / "tagger", TASKS["token_classification"])
     rows = write_csv(tmp_path / "tags.csv", [("w1 w2", "A B")])

@@ -161,11 +161,11 @@ def _standard_input(
     if labelled or text.begins_json():
         yield from _from_records(records_of(text, "predict", data), data, labelled, kept, facts)
         return
-    intake = Intake(
-        name, Wanted(data.text, None, "label", False, kept=kept), data, waits=stdin_waits(), skippable=False
-    )
+    wanted = Wanted(data.text, None, "label", False, kept=kept)
+    intake = Intake(name, wanted, data, waits=stdin_waits(), skippable=False, facts=facts)
     intake.there = text.lines_there
     yield from _from_texts(intake.tables(read_lines(text, intake), name))
+    intake.finish()
 
 
 def _from_texts(parts: Iterator[Table]) -> Iterator[TaggedText]:

@@ -38,7 +38,10 @@ def headline_section(sets: list[HeldOut], summary: Mapping[str, Any]) -> Html:
     model = "the models of all folds together" if step is None else f"the exported model, of step {step}"
     if "ema" in summary:
         model += f" (parameters: moving averages with decay {summary['ema']:g})"
-    exported = f"Metrics of {model}; all of them are in summary.json."
+    whence = "all of them are in summary.json"
+    if "exported_again" in summary:
+        whence = "it has changed since the run (calibrated or exported again): summary.json has those of before"
+    exported = f"Metrics of {model}; {whence}."
     over = next((one.metrics["macro_over"] for one in sets if "f1_macro_present" in one.metrics), None)
     note = None if over is None else element("p", f"f1_macro is the mean over {over}.", kind="note")
     return joined_html([*lines, table(["set", *(one.name for one in sets)], rows, caption=exported), note, folds])

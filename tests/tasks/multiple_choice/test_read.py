@@ -127,8 +127,9 @@ def test_without_a_context_that_is_said_and_a_wrong_name_is_refused(tmp_path, ca
     spec = write(tmp_path / "train.jsonl", rows_of(0, 1, 2))
     read_choice_questions(spec, DataConfig(), role="train")
     assert "no column 'context' (data.context): each choice is read with its question alone" in caplog.text
-    with pytest.raises(UserError, match="no column 'article'"):
-        read_choice_questions(spec, DataConfig(context="article"), role="train")
+    for key in ("context", "question", "choices"):
+        with pytest.raises(UserError, match=rf"no column 'asked' \(data\.{key}\); there are"):
+            read_choice_questions(spec, DataConfig(**{key: "asked"}), role="train")
 
 
 @pytest.mark.parametrize(

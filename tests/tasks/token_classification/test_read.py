@@ -81,6 +81,15 @@ def test_plain_texts_for_prediction(write, monkeypatch):
             assert [d.text for d in read("-", "predict", False)] == [expected]
 
 
+@pytest.mark.parametrize(("content", "row"), [("one\n\ntwo\n", 2), ("\none\n", 1), ("one\n\n", 2)])
+def test_a_blank_line_of_a_file_as_standard_input_is_an_error(write, monkeypatch, content, row):
+    """The texts after it would have no answer."""
+    with write("stdin", content).open() as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        with pytest.raises(UserError, match=rf"standard input, row {row}: the line is blank"):
+            read("-", "predict", False)
+
+
 def test_parquet(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
