@@ -29,6 +29,45 @@ from jaxbert.tasks import check_task
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 _load_yaml = get_loader("yaml")
+_NAMES_ELSEWHERE = {
+    "lr": "learning_rate",
+    "lr_scheduler_type": "schedule",
+    "lr_scheduler": "schedule",
+    "scheduler": "schedule",
+    "adam_beta1": "b1",
+    "adam_beta2": "b2",
+    "adam_epsilon": "eps",
+    "max_grad_norm": "clip_norm",
+    "warmup": "warmup_ratio",
+    "optim": "name",
+    "bf16": "compute",
+    "fp16": "compute",
+    "dtype": "compute",
+    "bs": "batch_size",
+    "per_device_train_batch_size": "batch_size",
+    "per_device_eval_batch_size": "eval_batch_size",
+    "num_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "gradient_accumulation_steps": "accumulation_steps",
+    "patience": "early_stopping_patience",
+    "metric_for_best_model": "best_metric",
+    "load_best_model_at_end": "keep_best",
+    "save_steps": "checkpoint_every",
+    "save_total_limit": "keep_checkpoints",
+    "logging_steps": "log_every",
+    "train_file": "train",
+    "validation_file": "validation",
+    "test_file": "test",
+    "text_column": "text",
+    "label_column": "label",
+    "max_train_samples": "limit",
+    "max_seq_length": "max_length",
+    "max_seq_len": "max_length",
+    "output": "output_dir",
+    "model_name_or_path": "name_or_path",
+    "model_name": "name_or_path",
+}
+"""Names of settings in other programs, above all transformers, and of the keys that say the same."""
 
 
 def _load(value: str) -> Any:
@@ -138,7 +177,7 @@ def check_keys(path: str) -> None:
 def nearest_key(name: str, known: list[str]) -> str:
     """Return the end of a message about an unknown name: the nearest known name, or where to find the names."""
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    tail = name.split(".")[-1]
+    tail = _own_name(name)
     same_tail = [k for k in known if k.split(".")[-1].lstrip("-") == tail.lstrip("-")]
     found = (same_tail or matches)[:1]
     return f"; did you mean {found[0]}?" if found else "; see --help"
@@ -272,8 +311,14 @@ def _whole_name(name: str) -> str:
     raise UserError(f"unknown key {name}{_nearest_key(name)}")
 
 
+def _own_name(name: str) -> str:
+    """Return the last part of a key's name; that of a key of ours for a name that other programs have for it."""
+    tail = name.split(".")[-1].lstrip("-")
+    return _NAMES_ELSEWHERE.get(tail, tail)
+
+
 def _nearest_key(name: str) -> str:
     """Return the end of a message about an unknown key."""
     by_name = {key.partition(".")[2]: key for key in KEYS}
-    found = difflib.get_close_matches(name.partition(".")[2] or name, by_name, n=1, cutoff=0.5)
+    found = difflib.get_close_matches(_own_name(name), by_name, n=1, cutoff=0.5)
     return f"; did you mean {found[0]} ({by_name[found[0]]})?" if found else "; `jaxbert train --help` lists all keys"

@@ -182,6 +182,7 @@ def test_without_a_folder_each_call_is_a_new_run(run, tmp_path, monkeypatch, cap
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"num_train_epochs": 3}, r"unknown key num_train_epochs; did you mean epochs \(train.epochs\)\?"),
         ({"epoch": 3}, r"unknown key epoch; did you mean epochs \(train.epochs\)\?"),
         ({"optimizer__rate": 3}, r"unknown key optimizer.rate"),
         ({"optimizer": {"learning_rates": 3}}, r"did you mean learning_rate \(optimizer.learning_rate\)"),

@@ -108,6 +108,8 @@ def test_a_label_that_training_never_saw(refused, tmp_path, role):
 UNKNOWN = {
     "--train.bacth_size": "unknown option --train.bacth_size; did you mean --train.batch_size?",
     "--batch_size": "unknown option --batch_size; did you mean --train.batch_size?",
+    "--lr": "unknown option --lr; did you mean --optimizer.learning_rate?",
+    "--save_steps": "unknown option --save_steps; did you mean --train.checkpoint_every?",
     "--optimzer.weight_decay": "unknown option --optimzer.weight_decay; did you mean --optimizer.weight_decay?",
     "--xyzzy": "unknown option --xyzzy; see --help",
 }
