@@ -27,15 +27,24 @@ _LAST = "config.json"
 """The file that is written after all others: a model's folder that has it is complete."""
 
 
+def path_text(path: str | os.PathLike[str], what: str) -> str:
+    """Return a path as text; `what` is its name in messages.
+
+    Raises:
+      UserError: if it is no path.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"{what} is {kind_of(path)}, but it must be text or a path")
+    return os.fspath(path)
+
+
 def to_path(name: str | os.PathLike[str]) -> epath.Path:
     """Return the path of a folder, on this machine or in a bucket.
 
     Raises:
       UserError: for an unknown kind of bucket, a bucket of S3 that does not exist, or a library that is not installed.
     """
-    if not isinstance(name, str | os.PathLike):
-        raise UserError(f"the folder is {kind_of(name)}, but it must be text or a path")
-    text = os.fspath(name)
+    text = path_text(name, "the folder")
     scheme, found, inside = text.partition("://")
     if not found:
         if text.startswith(tuple(known.rstrip("/") for known in _LIBRARIES)):

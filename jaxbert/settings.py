@@ -178,7 +178,7 @@ def nearest_key(name: str, known: list[str]) -> str:
     """Return the end of a message about an unknown name: the nearest known name, or where to find the names."""
     matches = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     tail = _own_name(name)
-    same_tail = [k for k in known if k.split(".")[-1].lstrip("-") == tail.lstrip("-")]
+    same_tail = [k for k in known if k.split(".")[-1].lstrip("-") == tail]
     found = (same_tail or matches)[:1]
     return f"; did you mean {found[0]}?" if found else "; see --help"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from jaxbert.api.rows import path_text
+from jaxbert.bucket import path_text
 from jaxbert.config import LaunchConfig
 from jaxbert.errors import UserError, kind_of
 from jaxbert.launch.start import start

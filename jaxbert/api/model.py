@@ -8,8 +8,8 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, cast, overload
 
-from jaxbert.api.rows import Data, name_source, path_text
-from jaxbert.bucket import in_bucket, to_path
+from jaxbert.api.rows import Data, name_source
+from jaxbert.bucket import in_bucket, path_text, to_path
 from jaxbert.config import DataConfig, LaunchConfig
 from jaxbert.data.memory import hold
 from jaxbert.errors import UserError

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from typing import Any, Protocol
 
 from jaxbert.data.memory import hold
-from jaxbert.errors import UserError, kind_of
 
 
 class Frame(Protocol):
@@ -21,17 +20,6 @@ class Frame(Protocol):
 
 Data = str | os.PathLike[str] | Sequence[Mapping[str, Any]] | Frame
 """Examples: a path or source as on the command line, a list of dictionaries, a frame of pandas or polars, a Dataset."""
-
-
-def path_text(path: str | os.PathLike[str], what: str) -> str:
-    """Return a path as text; `what` is its name in messages.
-
-    Raises:
-      UserError: if it is no path.
-    """
-    if not isinstance(path, str | os.PathLike):
-        raise UserError(f"{what} is {kind_of(path)}, but it must be text or a path")
-    return os.fspath(path)
 
 
 def name_source(stack: ExitStack, data: Data, role: str) -> str:

@@ -8,7 +8,8 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
 from jaxbert.api.model import Model
-from jaxbert.api.rows import Data, name_source, path_text
+from jaxbert.api.rows import Data, name_source
+from jaxbert.bucket import path_text
 from jaxbert.compress.new_words import LargerVocabulary, grow_vocabulary
 from jaxbert.compress.vocabulary import SmallerVocabulary, shrink_vocabulary
 from jaxbert.config import DataConfig

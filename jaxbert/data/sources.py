@@ -211,7 +211,8 @@ def open_source(
     begin = partial(Intake, name, wanted, data, limit, waits=waits, skippable=role != "predict")
     read, content = _find(spec, data, role)
     how = (data.columns, data.separator, data.quoting, data.quote, data.encoding, data.bad_rows)
-    settings = [*dataclasses.astuple(wanted), limit, *how]
+    compared = [getattr(wanted, part.name) for part in dataclasses.fields(wanted) if part.compare]
+    settings = [*compared, limit, *how]
     identity = (lambda: None) if content is None else (lambda: [settings, content()])
     return Source(name, wanted, lambda facts=None: _whole(read, begin(facts=facts)), identity)
 

@@ -156,7 +156,7 @@ class Wanted:
     """Several columns of 0 and 1, one for each label; `label` is their name in messages."""
     optional: tuple[str, ...] = ()
     """Columns that are copied if they exist."""
-    keys: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict, compare=False)
     """The setting that names a column, for messages, where it is not the usual one."""
 
     @classmethod

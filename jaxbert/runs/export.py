@@ -116,8 +116,7 @@ def export_params(
     """
     target, whole = output or folder.export, on_host(params)
     if is_main():
-        with foreign_errors(f"{target} cannot be written"):
-            forget_older(target)
+        forget_older(target)
         with staged(target) as local:
             save_folder(local, whole, config, tokenizer, architecture=architecture)
     wait_for_all("export is written")
@@ -126,10 +125,15 @@ def export_params(
 
 def forget_older(target: epath.Path) -> None:
     """Remove the graphs of older parameters from a model's folder, and say so; of a run's export also what it answered."""
-    owner = RunFolder(target.parent)
-    if target.name == owner.export.name and owner.summary.exists():
-        owner.predictions.unlink(missing_ok=True)
-        owner.robustness.unlink(missing_ok=True)
+    with foreign_errors(f"{target} cannot be written"):
+        owner = RunFolder(target.parent)
+        if target.name == owner.export.name and owner.summary.exists():
+            owner.predictions.unlink(missing_ok=True)
+            owner.robustness.unlink(missing_ok=True)
+        _remove_graphs(target)
+
+
+def _remove_graphs(target: epath.Path) -> None:
     names = itertools.product((False, True), (None, *get_args(Quantize)))
     paths = [target / GRAPHS / graph_file(packed=packed, quantize=quantize) for packed, quantize in names]
     stale = [path for path in paths if path.exists()] if (target / GRAPHS).exists() else []

@@ -72,6 +72,11 @@ class Asking:
     def __len__(self) -> int:
         return len(self.items) + len(self.mistakes)
 
+    @property
+    def method(self) -> str:
+        """The name of its kind in the metrics: `single` or `batch`."""
+        return "batch" if self.many else "single"
+
     def placed(self, answers: Sequence[Any], mistakes: Mapping[int, RefusedError]) -> list[Any]:
         """Return the answers with each mistake at the place of its text.
 

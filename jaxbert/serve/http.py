@@ -237,16 +237,17 @@ class _Api:
     ) -> Response:
         """Compute, and return the answers in the form of `shown`, for one text without a list."""
         begin = time.perf_counter()
-        method = "batch" if asking.many else "single"
-        self.service.metrics.count("te_request_count", method=method)
         computed, mistakes, tokens = await self._computed(request, asking, served.engine)
         placed = asking.placed(shown(computed), mistakes)
-        self.service.metrics.count("jaxbert_bad_texts", len(asking) - len(computed.answers))
-        self.service.metrics.count("te_request_success", method=method)
+        self._succeeded(asking, len(computed.answers))
         self._time(computed, time.perf_counter() - begin)
         times = {"total": time.perf_counter() - begin, "queue": computed.waited, "inference": computed.computed}
         headers = {f"x-{name}-time": str(round(1000 * seconds)) for name, seconds in times.items()}
         return _json(placed if asking.many else placed[0], headers=headers | {"x-compute-tokens": str(tokens)})
+
+    def _succeeded(self, asking: Asking, answered: int) -> None:
+        self.service.metrics.count("jaxbert_bad_texts", len(asking) - answered)
+        self.service.metrics.count("te_request_success", method=asking.method)
 
     def _time(self, computed: Computed, seconds: float) -> None:
         self.service.metrics.observe("te_request_duration", seconds)
@@ -257,6 +258,7 @@ class _Api:
         self, request: Request, asking: Asking, engine: Engine
     ) -> tuple[Computed, dict[int, RefusedError], int]:
         """Return the answers of the texts that can be read, the mistakes of the others, and the number of tokens."""
+        self.service.metrics.count("te_request_count", method=asking.method)
         nothing = Computed([], None, 0.0, 0.0)
         if not asking.items:
             return nothing, {}, 0
@@ -278,8 +280,6 @@ class _Api:
 
     async def _explained(self, request: Request, asking: Asking, served: Served) -> Response:
         """Compute, and return each answer with the weights of its words."""
-        method = "batch" if asking.many else "single"
-        self.service.metrics.count("te_request_count", method=method)
         computed, mistakes, _ = await self._computed(request, asking, served.engine)
         answers = computed.answers
         if answers:
@@ -289,8 +289,7 @@ class _Api:
             reasons = await asyncio.get_running_loop().run_in_executor(thread, work)
             answers = [a | {"explanation": reason.answer} for a, reason in zip(answers, reasons, strict=True)]
         placed = asking.placed(answers, mistakes)
-        self.service.metrics.count("jaxbert_bad_texts", len(asking) - len(answers))
-        self.service.metrics.count("te_request_success", method=method)
+        self._succeeded(asking, len(answers))
         return _json(placed if asking.many else placed[0])
 
     async def infer(self, request: Request) -> Response:
@@ -300,12 +299,11 @@ class _Api:
         body = parse_object(await _body(request, self.service.options))
         words = task.name == "token_classification"
         asking = parse_tensors(body, self.service.options, pairs=reads_pairs(task), words=words)
-        self.service.metrics.count("te_request_count", method="batch")
         with self.service.using(name) as served:
             computed, mistakes, _ = await self._computed(request, asking, served.engine)
         for mistake in mistakes.values():
             raise mistake
-        self.service.metrics.count("te_request_success", method="batch")
+        self._succeeded(asking, len(computed.answers))
         more = {"id": body["id"]} if isinstance(body.get("id"), str) else {}
         return _json({"model_name": name, "model_version": "1", **more, "outputs": to_tensors(computed.answers)})
 

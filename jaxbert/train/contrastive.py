@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from jaxbert.train.run import Run
     from jaxbert.train.step import State
 
-"""The setting of an export whose last layer takes the mean."""
 _LOSS_WEIGHT = 10.0
 """The weight of a training text's loss beside the squares of the classifier's weights."""
 

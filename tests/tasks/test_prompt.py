@@ -217,7 +217,7 @@ def test_numbers_are_not_labels_by_the_order_of_the_prompt(problem, tmp_path, la
     """The order of a dictionary of words is no meaning of 0 and 1: labels would be exchanged without a word."""
     run = {"model": problem.folder / "words", "method": "prompt", "epochs": 0, "at_end": False, "prompt": SIMPLE}
     with pytest.raises(
-        UserError, match=r"has no words for the label '(0|false)', .* name them in this order by data.label_n"
+        UserError, match=r"has no words for the label '(0|false)', .* give their names in that order: data.label_n"
     ):
         jaxbert.finetune(labelled_rows(*labels), output_dir=tmp_path / "refused", **run)
     for sets in (

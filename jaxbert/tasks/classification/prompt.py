@@ -180,7 +180,7 @@ class Prompted(Classification):
         if rules.format == "names" and (strange := set(seen) - find_places(seen, names, labels.source).keys()):
             raise UserError(
                 f"{labels.source}: train.prompt has no words for the label {min(strange)!r}, only for {quoted(names)}: add "
-                "some; if the labels are numbers from 0, or true and false, name them in this order by data.label_names"
+                "them; or, if labels are numbers from 0 or true and false, give their names in that order: data.label_names"
             )
         task, new_head = super().fit(labels, config, rules, head, reading)
         return cast(Self, task), new_head

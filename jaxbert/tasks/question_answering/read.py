@@ -13,6 +13,7 @@ from typing import Any
 from jaxbert.config import DataConfig
 from jaxbert.data.files import existing_file
 from jaxbert.data.items import ItemSet, ItemSource, hold_items, read_by
+from jaxbert.data.label_lists import MARKS
 from jaxbert.data.records import TABLES, Items, Keeper, is_table, missing_column, open_records, text_of, wrong_kind
 from jaxbert.data.sources import Role, name_of
 from jaxbert.data.table import Facts, Problem, Row, at_row, row_of
@@ -145,7 +146,7 @@ def _from_record(record: Mapping[str, Any], row: Row, source: str, data: DataCon
         return Question(name, question, context, row=row)
     if data.answers not in record:
         raise missing_column(record, data.answers, "data.answers", source, row)
-    answers = [] if record.get("is_impossible") is True else record[data.answers]
+    answers = [] if _is_impossible(record, row, source) else record[data.answers]
     if isinstance(answers, dict):
         texts, starts = answers.get("text"), answers.get("answer_start")
         if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
@@ -153,6 +154,17 @@ def _from_record(record: Mapping[str, Any], row: Row, source: str, data: DataCon
         answers = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
     found = _answers(answers, context, f"{at_row(source, row)}, question {name!r}")
     return Question(name, question, context, found, row)
+
+
+def _is_impossible(record: Mapping[str, Any], row: Row, source: str) -> bool:
+    """Return what a record says of `is_impossible`; without it, the question has an answer."""
+    value = record.get("is_impossible")
+    if value is None:
+        return False
+    mark = MARKS.get(str(value).strip().lower())
+    if mark is None:
+        raise wrong_kind(value, "is_impossible", "true or false", source, row)
+    return mark
 
 
 def _answers(answers: Any, context: str, where: str) -> tuple[Answer, ...]:
