@@ -44,7 +44,9 @@ def to_path(name: str | os.PathLike[str]) -> epath.Path:
     Raises:
       UserError: for an unknown kind of bucket, a bucket of S3 that does not exist, or a library that is not installed.
     """
-    text = path_text(name, "the folder")
+    if not isinstance(name, str | os.PathLike):
+        raise UserError(f"the folder is {kind_of(name)}, but it must be text or a path")
+    text = os.fspath(name)
     scheme, found, inside = text.partition("://")
     if not found:
         if text.startswith(tuple(known.rstrip("/") for known in _LIBRARIES)):
