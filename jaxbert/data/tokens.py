@@ -142,6 +142,8 @@ class Encoded:
 
 def joined(parts: Sequence[Encoded]) -> Encoded:
     """Concatenate encoded texts; without parts, return empty arrays."""
+    if len(parts) == 1:
+        return parts[0]
     nothing = np.zeros(0, np.int32)
     return Encoded(
         ids=np.concatenate([nothing, *(part.ids for part in parts)]),

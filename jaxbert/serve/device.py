@@ -20,6 +20,7 @@ from jaxbert.data.batches import HOST_KEYS, Batch
 from jaxbert.data.examples import Examples
 from jaxbert.errors import UserError
 from jaxbert.models.attention.select import Attention
+from jaxbert.serve.onnx_engine import is_onnx
 from jaxbert.serve.scheduler import Packed
 from jaxbert.train.evaluate import Ensemble
 from jaxbert.train.inference import TrainedModel
@@ -68,6 +69,7 @@ class Device:
         """
         self.model, self._work = model, work
         self._members = model.params if isinstance(model.predictor, Ensemble) else [model.params]
+        self._overlaps = not is_onnx(model)  # JAX computes while this thread goes on; onnxruntime keeps it
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self.start: Callable[[], None] = self._thread.start
 
@@ -99,8 +101,11 @@ class Device:
                 self._work.give(finished)  # while the next batch is computed
             ready = finished = None
             if current is not None and handles is not None:
-                ready = self._work.next_if_full()
+                ready = self._work.next_if_full() if self._overlaps else None
                 finished = self._finish(current, handles, begun)
+            if finished is not None and not self._overlaps:
+                self._work.give(finished)  # now: its requests would wait for the next batch too
+                finished = None
 
     def _begin(self, batch: ReadyBatch) -> list[Any] | None:
         """Send a batch to the device; None, after its requests have failed, if there is an error."""

@@ -106,6 +106,28 @@ def test_onnxruntime_computes_little_padding_and_answers_as_predict_does(name, f
     assert_same([answer for (answer,) in alone], expected)
 
 
+def test_answers_of_onnxruntime_do_not_wait_for_the_next_batch(folders, monkeypatch):
+    """It keeps the thread while it computes, so the answers of a batch are given before the next one begins."""
+    pytest.importorskip("onnxruntime")
+    with serving({"one": folders["classification"]}, InferenceOptions(engine="onnx"), batch_tokens=8) as service:
+        engine, events = service.find().engine, list[str]()
+        predictor, go = engine.devices[0].model.predictor, threading.Event()
+        step = predictor.step
+
+        def noted(params, batch):
+            go.wait(30)
+            events.append("computed")
+            return step(params, batch)
+
+        monkeypatch.setattr(predictor, "step", noted)
+        read = engine.read(["w1 w2 w3 w4"]).examples
+        assert read is not None
+        for _ in range(3):
+            engine.submit(read, lambda _: events.append("answered"))
+        go.set()
+    assert events == ["computed", "answered"] * 3
+
+
 @pytest.mark.parametrize(("milliseconds", "budget"), [(0.1, 256), (0.12, 128), (0.25, 64), (9.0, 64)])
 def test_a_slow_cpu_gets_smaller_batches(folders, monkeypatch, milliseconds, budget):
     """So that no request waits for a batch of more than 30 ms before its own; the user's own number stays."""
