@@ -34,7 +34,7 @@ from jaxbert.tasks.base import Inputs, Task
 from jaxbert.tasks.classification.task import Classification
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.train.pretrained import load_pretrained
-from jaxbert.train.programs import Program, check_fp8, count_steps, training_layout, unrolls_layers
+from jaxbert.train.programs import Program, check_fp8, count_steps, training_layout
 from jaxbert.train.sharding import make_mesh
 
 _TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json", "config.json"]
@@ -156,11 +156,10 @@ def stand_in(config: Config, target: Target) -> Config:
         return config
     known = GPUS.get(target.chip)
     check_fp8(config.precision, Hardware("gpu", None if known is None else known.capability), target.chip)
-    scan = not unrolls_layers(config.model, "gpu")
     compute = "bfloat16" if config.precision.compute == "auto" else config.precision.compute
     return dataclasses.replace(
         config,
-        model=dataclasses.replace(config.model, scan_layers=scan, attention="xla"),
+        model=dataclasses.replace(config.model, attention="xla"),
         precision=dataclasses.replace(config.precision, compute=compute, fp8=False),
     )
 

@@ -34,7 +34,7 @@ from jaxbert.tasks.base import Evaluation, Gathered, Outcome, Task, count_predic
 from jaxbert.tasks.decision import Tuning
 from jaxbert.tasks.metrics import value_of
 from jaxbert.train.programs import Compiled
-from jaxbert.train.sharding import own_rows, platform_of, put_batch, replicated, row_alignment, row_devices
+from jaxbert.train.sharding import own_rows, platform_of, put_batch, replicated, row_alignment, row_devices, xla_options
 from jaxbert.train.step import make_predict_step
 
 logger = logging.getLogger("jaxbert")
@@ -122,7 +122,8 @@ class Predictor:
 
     def __post_init__(self) -> None:
         step = make_predict_step(self.model, self.task, self.call)
-        self.step: Any = Compiled(step, out_shardings=replicated(self.mesh))  # every process sees all predictions
+        out = replicated(self.mesh)  # every process sees all predictions
+        self.step: Any = Compiled(step, out_shardings=out, compiler_options=xla_options(self.mesh))
 
     def __call__(self, params: Params, examples: Examples) -> np.ndarray:
         """Return predictions; every example is computed once.

@@ -28,6 +28,8 @@ logger = logging.getLogger("jaxbert")
 
 ROWS = ("data", "fsdp")
 """The mesh axes over which the rows of a batch are sharded."""
+_NEVER_MIB = 1_000_000
+"""A limit of size that no product reaches, in MiB."""
 
 # The first match wins. A dimension whose size is not a multiple of its axis is replicated.
 RULES: tuple[tuple[str, PartitionSpec], ...] = (
@@ -88,6 +90,18 @@ def _slice_of(device: Any) -> int:
 def platform_of(mesh: Mesh) -> str:
     """Return the platform of the mesh's devices, `cpu`, `gpu` or `tpu`, whatever platform this process runs on."""
     return mesh.devices.flat[0].platform
+
+
+def xla_options(mesh: Mesh) -> dict[str, int] | None:
+    """Return the options with which XLA compiles a program for a mesh; None for its own.
+
+    XLA for TPU turns a product with a sharded kernel into a loop of small products, one for each device, and each reads and
+    writes the complete result. The kernels of BERT are small: collecting them first moves a third of the bytes (COMPILED,
+    docs/performance.md).
+    """
+    if platform_of(mesh) != "tpu" or mesh.shape["fsdp"] == 1:
+        return None
+    return {"xla_jf_spmd_threshold_for_windowed_einsum_mib": _NEVER_MIB}
 
 
 def row_sharding(mesh: Mesh, *, stacked: bool = False) -> NamedSharding:

@@ -26,7 +26,7 @@ from jaxbert.models.functional import Params
 from jaxbert.options import ExplainOptions
 from jaxbert.train.evaluate import Predictor, token_places
 from jaxbert.train.programs import Compiled
-from jaxbert.train.sharding import own_rows, put_batch, replicated, row_alignment, row_devices
+from jaxbert.train.sharding import own_rows, put_batch, replicated, row_alignment, row_devices, xla_options
 from jaxbert.train.step import DeviceBatch
 from jaxbert.understand.words import NO_WORD
 
@@ -115,11 +115,12 @@ class Attributor:
 
     def __post_init__(self) -> None:
         mesh = self.predictor.mesh
-        devices, out = row_devices(mesh), replicated(mesh)
+        devices = row_devices(mesh)
+        jit_options: dict[str, Any] = {"out_shardings": replicated(mesh), "compiler_options": xla_options(mesh)}
         most = _MOST_TOKENS * devices
         self.ladder = Ladder(self.predictor.batch_size, self.longest, most, devices, row_alignment(mesh))
-        self._gradients = Compiled(self._make_step(gradients=True), out_shardings=out)
-        self._values = Compiled(self._make_step(gradients=False), out_shardings=out)
+        self._gradients = Compiled(self._make_step(gradients=True), **jit_options)
+        self._values = Compiled(self._make_step(gradients=False), **jit_options)
 
     def __call__(self, params: Params, examples: Examples, words: np.ndarray, options: ExplainOptions) -> Attributions:
         """Return the weights of the words.

@@ -226,13 +226,11 @@ def test_gpus_are_estimated_without_their_compiler_and_their_state_is_exact(fold
 
 @pytest.mark.usefixtures("stand_ins")
 def test_stand_ins_make_the_choices_of_gpus(folder):
-    planner = planned(
-        folder, "h200:2", "fixed:20", precision__fp8=True, model__scan_layers=None, model__attention="cudnn"
-    )
+    planner = planned(folder, "h200:2", "fixed:20", precision__fp8=True, model__attention="cudnn")
     config, work = planner.config, planner.workload(planner.config)
     assert work.layout.row_length % 128 == 0
     assert (config.precision.compute, config.precision.fp8) == ("bfloat16", False)
-    assert (config.model.scan_layers, config.model.attention) == (False, "xla")
+    assert config.model.attention == "xla"
     assert planned(folder, "cpu:2", "fixed:20", precision__compute="auto").config.precision.compute == "auto"
 
 

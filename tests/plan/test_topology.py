@@ -30,16 +30,11 @@ LAYOUT = Layout(TOKENS, (ROWS,), SLOTS)
 WIDTH, WIDE, LAYERS = 128, 256, 3
 
 
-def thin_program(config: Config) -> Program:
+def thin_program(config: Config, **sizes: int) -> Program:
     """Few layers, and wide enough that matrices are split in whole tiles."""
     mesh = topology_mesh("v5e:2x4", config.mesh)
-    bert_config = small_config(
-        vocab_size=500,
-        hidden_size=WIDTH,
-        intermediate_size=WIDE,
-        num_hidden_layers=LAYERS,
-        max_position_embeddings=TOKENS,
-    )
+    usual = {"hidden_size": WIDTH, "intermediate_size": WIDE, "num_hidden_layers": LAYERS}
+    bert_config = small_config(vocab_size=500, max_position_embeddings=TOKENS, **(usual | sizes))
     task = Classification(LABELS)
     return Program.of(config, mesh, bert_config, task, 10)
 
@@ -107,6 +102,16 @@ def test_fsdp_shares_the_state_and_moves_parameters_only():
 
 
 @pytest.mark.slow
+def test_products_with_shared_kernels_stay_whole():
+    """By itself, XLA makes a loop over the devices of each product with a kernel of BERT-base's size."""
+    config = make_config(mesh__data=1, mesh__fsdp=8, model__scan_layers=None)
+    sizes = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "num_hidden_layers": 2}
+    cost = compile_step(thin_program(config, **sizes), Layout(TOKENS, (64,), SLOTS), quick=True)
+    assert cost.collective_bytes["collective-permute"] == 0
+    assert sum(kernel.runs for kernel in cost.kernels) < 600
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"model__scan_layers": False}, {"train__accumulation_steps": 2}], ids=["unrolled", "two slices"]
 )
@@ -139,7 +144,7 @@ def test_the_mesh_says_what_the_platform_decides():
     here, there = make_mesh(MeshConfig()), topology_mesh("v5e:2x4", MeshConfig(data=2, fsdp=-1))
     assert dict(there.shape) == {"data": 2, "fsdp": 4, "tensor": 1}
     assert [compute_dtype(PrecisionConfig(), mesh) for mesh in (here, there)] == [jnp.float32, jnp.bfloat16]
-    assert [layer_call(ModelConfig(), mesh).scan_layers for mesh in (here, there)] == [False, True]
+    assert [layer_call(ModelConfig(), mesh).scan_layers for mesh in (here, there)] == [False, False]
     lengths = np.array([3, 9, 20])
     assert [training_layout(Config(), lengths, mesh).row_length % 128 == 0 for mesh in (here, there)] == [False, True]
 
