@@ -61,6 +61,9 @@ from jaxbert.train.tuned import NOTHING_TUNED, Tuned
 _TRACED_OR_COMPILED = "/jax/core/compile/"
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
+_LONG_RUN = 20_000
+"""The steps after which unrolled layers have repaid their longer compilation on a TPU: for BERT-base 140 to 280 s more,
+by which a step takes 13 to 18 ms less (COMPILED and PREDICTED, docs/performance.md)."""
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -252,12 +255,19 @@ class Program:
 
     @cached_property
     def training_call(self) -> ForwardOptions:
-        """The forward options of a training step. Its kernels alone are tuned: all evaluations have the same digits."""
-        call, kernel = self.call, self.tuned.kernel
+        """The forward options of a training step. Its kernels alone are tuned: all evaluations have the same digits.
+
+        Unrolled layers take a TPU's compiler five times as long as a loop, so only long runs get them if nothing is said.
+        """
+        call, kernel, model = self.call, self.tuned.kernel, self.config.model
+        said = model.scan_layers is not None or self.tuned.scan_layers is not None or model.remat != "none"
         attention = replace(call.attention, kernel=kernel) if isinstance(call.attention, Attention) else call.attention
         fp8, frozen = self.config.precision.fp8, self.trainable.frozen_layers
         states = self.task.reads_states
-        return replace(call, attention=attention, fp8=fp8, frozen_layers=frozen, output_hidden_states=states)
+        loop = call.scan_layers and (said or self.total_steps < _LONG_RUN)
+        return replace(
+            call, scan_layers=loop, attention=attention, fp8=fp8, frozen_layers=frozen, output_hidden_states=states
+        )
 
     @property
     def steps_per_dispatch(self) -> int:
@@ -398,14 +408,15 @@ def check_fp8(config: PrecisionConfig, hardware: Hardware, kind: str) -> None:
 def layer_call(config: ModelConfig, mesh: Mesh) -> ForwardOptions:
     """Return the forward options of a mesh's devices.
 
-    By default layers are unrolled: on CPU a loop copies its carried arrays, and on GPU and TPU it copies every saved array,
-    so that a step of BERT-base moves 1.6 times the bytes on an NVIDIA GPU, and 1.6 to 2 times on a TPU (COMPILED,
-    docs/performance.md). With remat they are a loop: if they are unrolled, XLA for CPU (jax 0.10) recomputes early and saves
-    no memory.
+    By default layers are unrolled on CPU, where a loop copies its carried arrays, and on GPU, where a loop copies every saved
+    array: a step of BERT-base moves 1.6 times the bytes on an NVIDIA GPU (COMPILED, docs/performance.md). With remat they
+    are a loop: if they are unrolled, XLA for CPU (jax 0.10) recomputes early and saves no memory. On TPU they are a loop
+    too, except in long runs (`Program.training_call`).
     """
     hardware, spread = Hardware.of(mesh.devices.flat[0]), batch_spread(mesh)
+    loop = config.remat != "none" or hardware.platform not in ("cpu", "gpu")
     return ForwardOptions(
-        scan_layers=config.remat != "none" if config.scan_layers is None else config.scan_layers,
+        scan_layers=loop if config.scan_layers is None else config.scan_layers,
         remat=config.remat,
         fuse_lookup=hardware.platform == "cpu" and mesh.size == 1,
         attention=Attention(config.attention, hardware, spread),

@@ -152,8 +152,8 @@ def describe() -> dict[str, str]:
     chips = {f"TPU {series.chip}" for series in SERIES}
     links = "; ".join(f"{x.name} {x.sent_gbs:g} GB/s one direction ({x.source})" for x in LINKS if x.name in chips)
     return {
-        "step": f"rows of {ROW_LENGTH} tokens, all of them real, {SLOTS} example slots, AdamW, bfloat16, layers "
-        "unrolled, splash attention, dropout 0.1 but for the attention's weights",
+        "step": f"rows of {ROW_LENGTH} tokens, all of them real, {SLOTS} example slots, AdamW, bfloat16, layers by "
+        "lax.scan, splash attention, dropout 0.1 but for the attention's weights",
         "links": links,
         "upper bound": f"ASSUMED {PlanOptions().utilization:.0%} of each peak, nothing overlapping, collectives along one "
         "dimension of the torus, 1 microsecond a hop",

@@ -137,7 +137,7 @@ def describe() -> dict[str, str]:
     """Return the software, place and date of the compilation."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax", "libtpu"))
     return {
-        "step": f"packed rows of {ROW_LENGTH}, {SLOTS} example slots, AdamW, bfloat16, layers unrolled, "
+        "step": f"packed rows of {ROW_LENGTH}, {SLOTS} example slots, AdamW, bfloat16, layers by lax.scan, "
         "splash attention, dropout 0.1 but for the attention's weights",
         "versions": f"{versions}, Python {platform.python_version()}",
         "compiled on": f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores, no TPU",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from functools import cache
 from typing import Any
@@ -101,10 +102,28 @@ def test_fsdp_shares_the_state_and_moves_parameters_only():
     assert sum(shared.collective_bytes.values()) < 4 * 2 * params
 
 
+@pytest.mark.parametrize(
+    ("steps", "changes", "loop"),
+    [
+        (19_999, {}, True),
+        (20_000, {}, False),
+        (20_000, {"model__scan_layers": True}, True),
+        (10, {"model__scan_layers": False}, False),
+        (20_000, {"model__remat": "full"}, True),
+    ],
+)
+def test_only_long_runs_wait_for_unrolled_layers(steps, changes, loop):
+    """Evaluations keep the loop, so that they have the same digits in any run."""
+    config = make_config(**({"model__scan_layers": None} | changes))
+    program = dataclasses.replace(thin_program(config), total_steps=steps)
+    assert program.training_call.scan_layers == loop
+    assert program.call.scan_layers == changes.get("model__scan_layers", True)
+
+
 @pytest.mark.slow
 def test_products_with_shared_kernels_stay_whole():
     """By itself, XLA makes a loop over the devices of each product with a kernel of BERT-base's size."""
-    config = make_config(mesh__data=1, mesh__fsdp=8, model__scan_layers=None)
+    config = make_config(mesh__data=1, mesh__fsdp=8, model__scan_layers=False)
     sizes = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "num_hidden_layers": 2}
     cost = compile_step(thin_program(config, **sizes), Layout(TOKENS, (64,), SLOTS), quick=True)
     assert cost.collective_bytes["collective-permute"] == 0
@@ -144,7 +163,7 @@ def test_the_mesh_says_what_the_platform_decides():
     here, there = make_mesh(MeshConfig()), topology_mesh("v5e:2x4", MeshConfig(data=2, fsdp=-1))
     assert dict(there.shape) == {"data": 2, "fsdp": 4, "tensor": 1}
     assert [compute_dtype(PrecisionConfig(), mesh) for mesh in (here, there)] == [jnp.float32, jnp.bfloat16]
-    assert [layer_call(ModelConfig(), mesh).scan_layers for mesh in (here, there)] == [False, False]
+    assert [layer_call(ModelConfig(), mesh).scan_layers for mesh in (here, there)] == [False, True]
     lengths = np.array([3, 9, 20])
     assert [training_layout(Config(), lengths, mesh).row_length % 128 == 0 for mesh in (here, there)] == [False, True]
 
