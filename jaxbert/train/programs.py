@@ -408,7 +408,7 @@ def check_fp8(config: PrecisionConfig, hardware: Hardware, kind: str) -> None:
 def layer_call(config: ModelConfig, mesh: Mesh) -> ForwardOptions:
     """Return the forward options of a mesh's devices.
 
-    By default layers are unrolled on CPU, where a loop copies its carried arrays, and on GPU, where a loop copies every saved
+    By default layers are unrolled on CPU, where a loop copies its carried arrays, and on GPU, where it copies every saved
     array: a step of BERT-base moves 1.6 times the bytes on an NVIDIA GPU (COMPILED, docs/performance.md). With remat they
     are a loop: if they are unrolled, XLA for CPU (jax 0.10) recomputes early and saves no memory. On TPU they are a loop
     too, except in long runs (`Program.training_call`).
