@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 
@@ -119,6 +121,17 @@ def test_packing_efficiency_of_texts_that_fill_rows():
 def test_windows_lose_nothing():
     found = describe_choice(np.full(64, 20, np.int32), 11, 32, 0, windows=True, row_length=11)
     assert (found["cut"], found["tokens_lost"], found["packing_efficiency"]) == (0, 0.0, 1.0)
+
+
+def test_the_measurement_behind_a_method_is_that_of_the_document():
+    said = re.findall(r"([\d.]+)%", propose_method({"a": 8, "b": 8})["sentence"])
+    table = (Path(__file__).parents[2] / "docs" / "few-labels.md").read_text("utf-8")
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| SST-2,")]
+    measured = [
+        cell.strip().strip("*").split(" ")[0] for _, _, plain, contrastive, *_ in rows for cell in (contrastive, plain)
+    ]
+    assert len(said) == 4
+    assert said == measured
 
 
 def test_many_labels_of_a_class_speak_for_plain_training():
