@@ -27,7 +27,7 @@ from jaxbert.models.functional import FunctionalModel, Params, make_model
 from jaxbert.tasks.base import Sums, Task
 from jaxbert.train.programs import compute_dtype, training_layout
 from jaxbert.train.run import Run
-from jaxbert.train.sharding import own_rows, replicated
+from jaxbert.train.sharding import own_rows, replicated, xla_options
 from jaxbert.train.step import DeviceBatch
 
 
@@ -85,7 +85,7 @@ def _scores(run: Run, params: Params, measured: Sequence[DeviceBatch]) -> tuple[
         rows_ND = found[HEADS_OUT].sum(-1)
         return abs(rows_ND.reshape(len(rows_ND), heads, -1).sum(-1)), abs(found[COLUMNS_OUT].sum(-1))
 
-    step = jax.jit(of_batch, out_shardings=replicated(program.mesh))
+    step = jax.jit(of_batch, out_shardings=replicated(program.mesh), compiler_options=xla_options(program.mesh))
     parts = [jax.device_get(step(params, batch)) for batch in measured]
     sums = [sum(part.astype(np.float64) for part in kind) for kind in zip(*parts, strict=True)]
     if not all(np.isfinite(kind).all() for kind in sums):
@@ -122,7 +122,7 @@ def _losses(run: Run, params: Params, measured: Sequence[DeviceBatch], choices: 
         kept = {path: leaf if layer_axis(path) is None else leaf[layers] for path, leaf in flat.items()}
         return _loss(model, program.task, program.call, traverse_util.unflatten_dict(kept), batch)[1]
 
-    step = jax.jit(of_batch, out_shardings=replicated(mesh))
+    step = jax.jit(of_batch, out_shardings=replicated(mesh), compiler_options=xla_options(mesh))
     losses = []
     for layers in choices:
         sums = [jax.device_get(step(params, batch, layers)) for batch in measured]

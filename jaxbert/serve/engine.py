@@ -1,7 +1,8 @@
 """One model that answers requests: it reads their texts, packs batches for its devices, and makes the answers.
 
 All shapes of a batch are compiled by `warm_up`, and none later. Each device has a thread (`device.py`): while the device
-computes, the answers of its last batch are made, and its next batch is packed if it is full. Another thread tokenizes.
+computes, the answers of its last batch are made, and its next batch is packed if it is full; onnxruntime keeps the
+thread, which then does both between two batches. Another thread tokenizes.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def xla_options(mesh: Mesh) -> dict[str, int] | None:
     """Return the options with which XLA compiles a program for a mesh; None for its own.
 
     XLA for TPU turns a product with a sharded kernel into a loop of small products, one for each device, and each reads and
-    writes the complete result. The kernels of BERT are small: collecting them first moves a third of the bytes (COMPILED,
+    writes the complete result. The kernels of BERT are small: collecting them first moves half of the bytes (COMPILED,
     docs/performance.md).
     """
     if platform_of(mesh) != "tpu" or mesh.shape["fsdp"] == 1:

@@ -16,7 +16,8 @@ generator on another one. Servers:
   infinity                    infinity_emb with PyTorch, from the environment that infinity_env.sh makes (--infinity)
 
 The peers use the same HTTP libraries, tokenizer and JSON as `jaxbert serve`. `goodput` searches, within 10%, the highest
-rate at which 99% of the answers are within 100 ms. Results are JSON lines; `cpu_ms` is the server's time of a processor.
+rate at which 99% of the answers are within 100 ms. Results are JSON lines; `cpu_ms` is the server's time of a
+processor for a request, and `main_ms` that of its main thread.
 """
 
 from __future__ import annotations
@@ -106,6 +107,11 @@ def command_of(server: str, model: Path, quantize: str | None) -> list[str]:
     return [*words, *(["--quantize", quantize] if quantize and server == "jaxbert-onnx" else []), "--port"]
 
 
+def main_seconds(process: subprocess.Popen[bytes]) -> float:
+    """Return the processor seconds of a process's main thread, which reads requests and writes answers."""
+    return int(Path(f"/proc/{process.pid}/task/{process.pid}/schedstat").read_text().split()[0]) / 1e9
+
+
 def memory(process: subprocess.Popen[bytes]) -> int:
     """Return the resident bytes of a process."""
     return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -125,10 +131,11 @@ def measured(
     arguments: argparse.Namespace, bodies: list[bytes], process: subprocess.Popen[bytes], rate: float
 ) -> LoadResult:
     """Measure one rate, and print it."""
-    before = cpu_seconds(process)
+    before = np.array([cpu_seconds(process), main_seconds(process)])
     result = load(arguments, bodies, rate, arguments.seconds, arguments.seed)
-    cpu = 1000 * (cpu_seconds(process) - before) / max(1, len(result.latencies))
-    tell(server=arguments.server, quantize=arguments.quantize, cpu_ms=round(cpu, 3), **result.to_dict())
+    spent = np.array([cpu_seconds(process), main_seconds(process)]) - before
+    cpu, main = (1000 * spent / max(1, len(result.latencies))).round(3).tolist()
+    tell(server=arguments.server, quantize=arguments.quantize, cpu_ms=cpu, main_ms=main, **result.to_dict())
     return result
 
 

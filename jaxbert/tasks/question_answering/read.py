@@ -16,7 +16,7 @@ from jaxbert.data.items import ItemSet, ItemSource, hold_items, read_by
 from jaxbert.data.label_lists import MARKS
 from jaxbert.data.records import TABLES, Items, Keeper, is_table, missing_column, open_records, text_of, wrong_kind
 from jaxbert.data.sources import Role, name_of
-from jaxbert.data.table import Facts, Problem, Row, at_row, row_of
+from jaxbert.data.table import Facts, Problem, Row, at_row, is_missing, row_of
 from jaxbert.errors import UserError, shorten
 
 
@@ -157,9 +157,9 @@ def _from_record(record: Mapping[str, Any], row: Row, source: str, data: DataCon
 
 
 def _is_impossible(record: Mapping[str, Any], row: Row, source: str) -> bool:
-    """Return what a record says of `is_impossible`; without it, the question has an answer."""
+    """Return what a record says of `is_impossible`; where it says nothing, the question has an answer."""
     value = record.get("is_impossible")
-    if value is None:
+    if is_missing(value):
         return False
     mark = MARKS.get(str(value).strip().lower())
     if mark is None:

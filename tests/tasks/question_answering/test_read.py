@@ -176,9 +176,9 @@ def test_xquad(shared_data, language):
 def test_a_question_that_says_it_has_no_answer_has_none(tmp_path):
     """SQuAD's `is_impossible` means the same in a record as in an article."""
     marked = RECORDS[0] | {"is_impossible": True}
-    others = [RECORDS[0] | {"is_impossible": value} for value in (False, None, 1, "True", 0)]
+    others = [RECORDS[0] | {"is_impossible": value} for value in (False, None, 1, "True", 0, "", float("nan"))]
     (tmp_path / "flat.jsonl").write_text(lines([marked, *others]))
-    assert [len(question.answers) for question in read(tmp_path / "flat.jsonl")] == [0, 1, 1, 0, 0, 1]
+    assert [len(question.answers) for question in read(tmp_path / "flat.jsonl")] == [0, 1, 1, 0, 0, 1, 1, 1]
     (tmp_path / "unclear.jsonl").write_text(lines([RECORDS[0] | {"is_impossible": "maybe"}]))
     with pytest.raises(UserError, match=r"is_impossible.*true or false"):
         read(tmp_path / "unclear.jsonl")
