@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -207,19 +208,27 @@ def best_fit(lengths: np.ndarray, row_length: int, max_slots: int) -> tuple[np.n
     return result[0], result[1], result[2], num_rows * groups
 
 
+def _count_rows(lengths: np.ndarray, row_length: int) -> tuple[int, int]:
+    """Return the rows that `best_fit` needs, and the most segments in one of them."""
+    groups = max(1, len(lengths) // GROUP)
+    row_of_rank, num_rows = _rows_of_ranks(-np.sort(-lengths)[::groups], row_length, row_length)
+    return num_rows * groups, int(np.bincount(row_of_rank).max())
+
+
 def _rows_of_ranks(lengths: np.ndarray, row_length: int, max_slots: int) -> tuple[np.ndarray, int]:
     """Find the rows of segments that are sorted by length, longest first, and the number of rows.
 
     Rows are kept by free space, and an integer's bits say which amounts of free space occur, so that the fullest row with
     room is found by a few integer operations. It stays the fullest one while it takes more segments of the same length.
     """
-    first = np.flatnonzero(np.diff(lengths, prepend=row_length + 1))
+    edges = [0, *(np.flatnonzero(lengths[1:] != lengths[:-1]) + 1).tolist(), len(lengths)]
     by_free: list[list[int]] = [[] for _ in range(row_length + 1)]
     occurs = 0
     used_slots: list[int] = []
     rows: list[int] = []
     taken: list[int] = []
-    for length, left in zip(lengths[first].tolist(), np.diff(first, append=len(lengths)).tolist(), strict=True):
+    for length, (begin, end) in zip(lengths[edges[:-1]].tolist(), pairwise(edges), strict=True):
+        left = end - begin
         while left:
             roomy = occurs >> length
             if roomy:
@@ -424,9 +433,9 @@ def _fit_layout(
     steps: list[np.ndarray], largest: int, longest: int, row_length: int, row_multiple: int, most_counts: int
 ) -> tuple[float, Layout]:
     """Return the cost of the sampled steps at this row length, and their layout."""
-    placed = [best_fit(step, row_length, row_length) for step in steps]
-    slots = round_up(max(int(slot.max()) + 1 for _, slot, _, _ in placed), 4)
-    needed = np.array([round_up(num_rows, row_multiple) for *_, num_rows in placed])
+    counted = [_count_rows(step, row_length) for step in steps]
+    slots = round_up(max(most_slots for _, most_slots in counted), 4)
+    needed = np.array([round_up(num_rows, row_multiple) for num_rows, _ in counted])
     counts = _cheapest_counts(needed, most_counts)
     # All but the last row of a group hold as many segments as always fit.
     worst = round_up(-(-largest // min(row_length // longest, slots)) + largest // GROUP, row_multiple)

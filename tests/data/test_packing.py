@@ -336,3 +336,10 @@ def test_a_step_that_is_a_little_larger_than_those_of_the_sample_needs_few_rows_
     assert layout.row_counts[0] == needed
     assert needed < layout.rows_for(needed + 1) < 1.02 * needed
     assert len(layout.row_counts) == 4
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 700, 2500])
+def test_rows_are_counted_as_best_fit_needs_them(count):
+    lengths = typical_lengths(count)
+    _, slots, _, num_rows = best_fit(lengths, 128, 128)
+    assert packing._count_rows(lengths, 128) == (num_rows, int(slots.max()) + 1)
