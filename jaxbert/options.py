@@ -12,6 +12,7 @@ from jaxbert.config import ComputeFormat, MaxLength
 from jaxbert.errors import UserError
 from jaxbert.ranges import NotNegative, NotNegativeNumber, Positive, PositiveNumber, Range, check_fields
 
+Engine = Literal["auto", "jax", "onnx"]
 Quantize = Literal["int8", "fp16"]
 """The number formats of an ONNX graph besides float32."""
 CURVE_FOLDS, FRACTIONS = 5, "1/16,1/8,1/4,1/2,1"
@@ -40,20 +41,26 @@ class InferenceOptions:
     coverage: Annotated[float, Range(above=0, below=1)] | None = None
     """Adds `label_set` to each answer: the labels that cannot be ruled out. The true label is in the set for this share of
     the texts."""
-    engine: Literal["jax", "onnx"] = "jax"
+    engine: Engine = "auto"
     """The library that computes the model. onnx: onnxruntime on the CPU, with the packed graph of the model's folder, or, if
-    there is none, with a graph made from the weights (pip install 'jaxbert[onnx]')."""
+    there is none, with a graph made from the weights (pip install 'jaxbert[onnx]'). auto: onnx with quantize, and where
+    `jaxbert serve` runs on a CPU and onnxruntime can compute the model; else jax."""
     quantize: Quantize | None = None
-    """Number format of the graph, only for engine onnx. If not set, float32, also if the folder has other graphs."""
+    """Number format of onnxruntime's graph. If not set, float32, also if the folder has other graphs."""
 
     def __post_init__(self) -> None:
         check_fields(self, "{}".format)
         if self.engine == "jax" and self.quantize is not None:
             raise UserError("quantize chooses the graph of engine onnx: set engine to onnx, or leave quantize out")
-        if self.engine == "onnx" and self.precision == "bfloat16":
+        if self.uses_onnx and self.precision == "bfloat16":
             raise UserError(
                 "precision is bfloat16, which engine onnx does not have: leave it out (quantize is its own key)"
             )
+
+    @property
+    def uses_onnx(self) -> bool:
+        """Whether the options ask for onnxruntime."""
+        return self.engine == "onnx" or self.quantize is not None
 
 
 @dataclass(frozen=True)

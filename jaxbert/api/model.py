@@ -330,7 +330,7 @@ def load(
     top_k: int | None = None,
     abstain_below: float | None = None,
     coverage: float | None = None,
-    engine: str = "jax",
+    engine: str = "auto",
     quantize: str | None = None,
 ) -> Model:
     """Open a trained model.
@@ -346,8 +346,8 @@ def load(
       abstain_below: the least score of an answer; below it its label is None.
       coverage: the share of the texts whose true label is to be in `label_set`, which is added to answers.
       engine: `jax`, or `onnx` to compute with onnxruntime, by the packed graph in the folder or one that is made of the
-        weights; such a model predicts and evaluates only.
-      quantize: for engine `onnx`, the number format of the graph: `int8` or `fp16`; None: float32.
+        weights; such a model predicts and evaluates only. `auto`: `onnx` with `quantize`, else `jax`.
+      quantize: the number format of onnxruntime's graph: `int8` or `fp16`; None: float32.
 
     Returns:
       The model.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from jaxbert.errors import UserError
-from jaxbert.options import Quantize
+from jaxbert.options import Engine, Quantize
 from jaxbert.ranges import NotNegative, Positive, PositiveNumber, check_fields
 
 SERVE_KEYS = ("seconds", "limit_ms", "engine", "quantize")
@@ -33,10 +33,10 @@ class BenchOptions:
     """mode serve: seconds of requests at each rate."""
     limit_ms: PositiveNumber = 100.0
     """mode serve: the most milliseconds in which 99% of the requests must be answered."""
-    engine: Literal["jax", "onnx"] = "jax"
+    engine: Engine = "auto"
     """mode serve: what computes the model, as in `jaxbert serve`."""
     quantize: Quantize | None = None
-    """mode serve: number format of engine onnx."""
+    """mode serve: number format of onnxruntime's graph."""
     profile: str | None = None
     """Folder for a trace of the timed steps, for TensorBoard and Perfetto."""
     peak_tflops: PositiveNumber | None = None

@@ -246,6 +246,8 @@ def bench_server(
             )
             return result
 
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/info", timeout=10) as response:
+            engine = json.load(response)["engine"]
         measure(_FIRST_RATE / 2, _WARM_SECONDS)
         lines.clear()
         idle = measure(_FIRST_RATE / 4)
@@ -254,7 +256,7 @@ def bench_server(
                 "--mode serve sends single texts, but this model does not read single texts: name another model"
             )
         goodput, _ = find_goodput(measure, _FIRST_RATE, options.limit_ms)
-    about = {"model": config.model.name_or_path, "engine": options.engine, "quantize": options.quantize}
+    about = {"model": config.model.name_or_path, "engine": engine, "quantize": options.quantize}
     found = {"goodput": round(goodput, 2), "limit_ms": options.limit_ms, "idle_p50_ms": idle.to_dict()["p50_ms"]}
     return about | {"texts": config.data.train or lengths} | found | {"rates": lines}
 

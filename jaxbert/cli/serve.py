@@ -66,12 +66,12 @@ def parse_models(given: list[str]) -> dict[str, str]:
 
 def _open(sources: dict[str, str], options: ServeOptions, inference: InferenceOptions) -> Service:
     """Open all models."""
-    from jaxbert.serve.onnx_engine import open_engine
+    from jaxbert.serve.onnx_engine import open_served
     from jaxbert.serve.service import Service
     from jaxbert.train.runtime import prepare_process
 
     prepare_process(inference.precision)
-    return Service(sources, lambda source: open_engine(source, inference), options)
+    return Service(sources, lambda source: open_served(source, inference, options), options)
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 """A trained model that onnxruntime computes: the same reading, packing, metrics and answers, with another step.
 
-`open_engine` opens a model with the engine that the options name. `onnx_export` makes the graphs.
+`open_engine` opens a model with the engine that the options name, `open_served` with the faster one for a server.
+`onnx_export` makes the graphs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from jaxbert.interop.tokenizer import load_tokenizer
 from jaxbert.models.encoder import ForwardOptions
 from jaxbert.models.families import longest_input
 from jaxbert.models.functional import FunctionalModel, make_model
-from jaxbert.options import InferenceOptions, Quantize
+from jaxbert.options import InferenceOptions, Quantize, ServeOptions
 from jaxbert.runs.export import GRAPHS, graph_file
 from jaxbert.runs.folder import RunFolder
 from jaxbert.serve.onnx_export import check_head, graph_metadata, packed_graph, require_onnx
@@ -50,9 +51,24 @@ def open_engine(name: str, options: InferenceOptions | None = None, threads: int
       UserError: if there is no such model, its head was not trained, or the engine cannot compute it.
     """
     options = options or InferenceOptions()
-    if options.engine == "jax":
-        return open_trained(name, options)
-    return _open_onnx(name, options, threads)
+    if options.uses_onnx:
+        return _open_onnx(name, options, threads)
+    return open_trained(name, options)
+
+
+def open_served(name: str, options: InferenceOptions, serve: ServeOptions) -> TrainedModel:
+    """Open a model for a server. `auto` takes onnxruntime on a CPU, where it is faster, if it can compute the model.
+
+    Raises:
+      UserError: as `open_engine`.
+    """
+    free = options.engine == "auto" and options.precision != "bfloat16"
+    if not free or serve.explain or serve.devices is not None or jax.default_backend() != "cpu":
+        return open_engine(name, options)
+    try:
+        return _open_onnx(name, options, None)
+    except UserError:  # if the model itself is wrong, the other engine says so too
+        return open_engine(name, options)
 
 
 def is_onnx(model: TrainedModel) -> bool:

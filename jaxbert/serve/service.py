@@ -79,7 +79,8 @@ class Served:
         shapes = self.engine.warm_up()
         self.engine.start()
         seconds = round(time.monotonic() - begin, 3)
-        logger.info("ready", extra={"fields": {"model": self.name, "shapes": shapes, "seconds": seconds}})
+        found = {"model": self.name, "engine": self.engine.kind, "shapes": shapes, "seconds": seconds}
+        logger.info("ready", extra={"fields": found})
 
     def close(self) -> None:
         """Answer all that wait, then end."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,6 +23,8 @@ from jaxbert.serve.device import Device
 from jaxbert.serve.engine import Engine
 from jaxbert.serve.forms import RefusedError
 from jaxbert.serve.metrics import Metrics
+from jaxbert.serve.onnx_engine import is_onnx, open_served
+from jaxbert.tasks.pretraining.task import Pretraining
 from jaxbert.train.evaluate import Ensemble
 from jaxbert.train.inference import open_trained
 from jaxbert.train.programs import CompileLog
@@ -104,6 +107,28 @@ def test_onnxruntime_computes_little_padding_and_answers_as_predict_does(name, f
     assert real <= computed < 1.1 * real
     assert_same(first, expected)
     assert_same([answer for (answer,) in alone], expected)
+
+
+def test_a_server_on_a_cpu_takes_onnxruntime_if_it_can(folders, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+
+    def chosen(folder: Path, **options: Any) -> str:
+        serve = ServeOptions(**{key: options.pop(key) for key in ("explain", "devices") if key in options})
+        trained = open_served(str(folder), InferenceOptions(**options), serve)
+        return "onnx" if is_onnx(trained) else "jax"
+
+    folder = folders["classification"]
+    assert chosen(folder) == chosen(folder, quantize="int8") == "onnx"
+    assert chosen(folder, engine="jax") == "jax"
+    assert chosen(folder, explain=True) == chosen(folder, devices=1) == chosen(folder, precision="bfloat16") == "jax"
+    assert chosen(write_export(tmp_path / "pretrained", Pretraining(next_sentence=False))) == "jax", "it has no graph"
+    with pytest.raises(UserError, match="nowhere"):
+        chosen(tmp_path / "nowhere")
+    monkeypatch.setattr("jaxbert.serve.onnx_export.find_spec", lambda name: None)
+    assert chosen(folder) == "jax", "onnxruntime is not installed"
+    monkeypatch.undo()
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert chosen(folder) == "jax"
 
 
 def test_answers_of_onnxruntime_do_not_wait_for_the_next_batch(folders, monkeypatch):

@@ -210,7 +210,7 @@ def test_mistakes_are_one_line(problem, run, tmp_path, capsys, monkeypatch):
     assert "onnx" in refused(capsys, *export, "--format", "onxx")
     assert "int8" in refused(capsys, *export, "--format", "onnx", "--quantize", "int4")
     predict = ("predict", "--model", run, "--input", problem.folder / "dev.csv")
-    assert "set engine to onnx" in refused(capsys, *predict, "--quantize", "int8")
+    assert "set engine to onnx" in refused(capsys, *predict, "--quantize", "int8", "--engine", "jax")
     monkeypatch.setattr("jaxbert.serve.onnx_export.find_spec", lambda name: None)
     assert "needs the package onnx: pip install 'jaxbert[onnx]'" in refused(capsys, *export, "--format", "onnx")
     assert "needs the package onnxruntime: pip install" in refused(capsys, *predict, "--engine", "onnx")
