@@ -49,8 +49,7 @@ def keys(problem: Problem, name: str, **changes: object) -> list[str]:
         data__validation=problem.folder / "dev.csv",
         data__cache_dir=problem.folder / name / "tokens",
         train__output_dir=problem.folder / name / "run",
-        model__dropout=0.0,
-        **changes,
+        **{"model__dropout": 0.0} | changes,
     )
 
 
@@ -109,6 +108,33 @@ def test_folds_of_two_processes_are_those_of_one(problem):
     for metrics, expected in zip(found[1][1:], found[0][1:], strict=True):
         assert metrics["accuracy"] == expected["accuracy"]
         assert metrics["loss"] == pytest.approx(expected["loss"], rel=RELATIVE)
+
+
+OTHER_LOSSES: dict[str, dict[str, object]] = {
+    "contrastive": {"train__method": "contrastive"},
+    "r-drop": {"train__r_drop": 1.0, "model__dropout": 0.1},
+    "fgm": {"train__adversarial": "fgm"},
+    "ema": {"train__ema": 0.9},
+    "augment": {"train__augment": "{word_dropout: 0.2, swap: 0.2}"},
+    "self-training": {"data__unlabelled": None, "train__self_training": "{rounds: 1, threshold: 0.51}"},
+}
+
+
+@pytest.mark.long
+def test_other_losses_and_little_data_have_one_course(problem):
+    """Two processes with one device each, and one process with two."""
+    texts = problem.folder / "unlabelled.txt"
+    texts.write_text("".join(f"{text} good\n" for text, _ in random_rows(40, seed=9)))
+    places = {}
+    for processes in (1, 2):
+        runs = []
+        for name, changes in OTHER_LOSSES.items():
+            own = {key: texts if value is None else value for key, value in changes.items()}
+            runs.append(keys(problem, f"{name}-{processes}", **own))
+            places[name, processes] = problem.folder / f"{name}-{processes}" / "run"
+        Cluster(processes, 2 // processes).run(*runs)
+    for name in OTHER_LOSSES:
+        assert_same_course(places[name, 2], places[name, 1])
 
 
 @pytest.mark.long
