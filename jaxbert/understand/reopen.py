@@ -29,6 +29,8 @@ from jaxbert.train.inference import Finished, TrainedModel, open_trained
 
 _ROUNDING = 1e-3
 """Metrics that differ less are those of the same model, perhaps on another device."""
+_NEEDED = ("data", "eval", "test", "steps", "exported_step")
+"""The keys of a summary that everything reads that opens a run again."""
 logger = logging.getLogger("jaxbert")
 
 
@@ -44,6 +46,11 @@ def reopen(path: str | os.PathLike[str]) -> Finished:
     folder.check_run()
     if not folder.summary.exists():
         raise UserError(f"{folder.path} is a run that has not finished: run the same command again to finish it")
+    summary = read_json(folder.summary)
+    if missing := [key for key in _NEEDED if key not in summary]:
+        raise UserError(
+            f"{folder.summary} has no {', '.join(missing)}: it was changed, or a version before 0.1 wrote it; train again"
+        )
     model = open_trained(os.fspath(path))
     config = make_config(os.fspath(fetched(folder.config)), {"train": {"output_dir": os.fspath(folder.path)}})
     head = Head(model.task.output_names, folder.path.name) if model.task.label_names_in_head else None
@@ -52,7 +59,6 @@ def reopen(path: str | os.PathLike[str]) -> Finished:
     check_data(folder, config, inputs)
     sets = {set_name("validation", name): examples for name, examples in inputs.validation.items()}
     sets |= {set_name("test", name): examples for name, examples in inputs.test.items()}
-    summary = read_json(folder.summary)
     return Finished(config, folder, inputs, model, _outcomes_of(folder, model, sets), summary)
 
 

@@ -98,6 +98,9 @@ def test_a_run_that_is_not_complete_is_refused(run, tmp_path):
     (copy / "summary.json").unlink()
     with pytest.raises(UserError, match="has not finished"):
         reopen(copy)
+    (copy / "summary.json").write_text('{"data": {}, "steps": 3}')
+    with pytest.raises(UserError, match=r"summary\.json has no eval, test, exported_step: "):
+        reopen(copy)
     with pytest.raises(UserError, match=r"not a run folder: it has no config\.yaml$"):
         reopen(tmp_path)
     with pytest.raises(UserError, match=rf"not a run folder: .* but {run} is one: name that$"):
