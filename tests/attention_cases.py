@@ -38,12 +38,21 @@ def fused_attention(
     return pallas_fused_attention(kvq, bias, segments, interpret=True, settings=settings, **options)
 
 
+def by_heads(attend: Attend) -> Attend:
+    """Divide a backend's output into heads again, [B, T, H, K]."""
+
+    def attend_by_heads(q: jax.Array, *rest: Any, **options: Any) -> jax.Array:
+        return attend(q, *rest, **options).reshape(q.shape)
+
+    return attend_by_heads
+
+
 BACKENDS: dict[str, Attend] = {
-    "xla": xla_attention,
-    "pallas": partial(pallas_attention, interpret=True, settings=KernelSettings(TILE)),
-    "fused": fused_attention,
-    "mosaic": partial(mosaic_attention, interpret=True, tile=TILE),
-    "splash": partial(splash_attention, interpret=True),
+    "xla": by_heads(xla_attention),
+    "pallas": by_heads(partial(pallas_attention, interpret=True, settings=KernelSettings(TILE))),
+    "fused": by_heads(fused_attention),
+    "mosaic": by_heads(partial(mosaic_attention, interpret=True, tile=TILE)),
+    "splash": by_heads(partial(splash_attention, interpret=True)),
 }
 LENGTHS = {"xla": 40, "pallas": 40, "fused": 40, "mosaic": 40, "splash": 128}
 """Tokens of a row: no multiple of our kernels' tile, and what splash can do."""

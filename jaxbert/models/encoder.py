@@ -210,7 +210,7 @@ class BertSelfAttention(nnx.Module):
             )
         else:
             out = call.attention(*arrays, dropout_rate=rate, key=key, slots=call.slots)
-        return out.reshape(queries.shape), weights
+        return out, weights
 
     def _attend_fused(self, x_BTD: Array, segment_ids: Array, key: Array | None, call: ForwardOptions) -> Array:
         """Compute keys, values and queries by one product, and let the kernels add the biases."""
@@ -221,8 +221,7 @@ class BertSelfAttention(nnx.Module):
         bias_CHK = jnp.stack([cast(nnx.Param, part.bias)[...] for part in parts]).reshape(shape)
         kvq_BTCHK = kvq_BTD.reshape(*x_BTD.shape[:2], *shape[:2], bias_CHK.shape[-1])
         rate = call.rates.attention
-        out = call.attention.attend_fused(kvq_BTCHK, bias_CHK, segment_ids, dropout_rate=rate, key=key)
-        return out.reshape(x_BTD.shape)
+        return call.attention.attend_fused(kvq_BTCHK, bias_CHK, segment_ids, dropout_rate=rate, key=key)
 
 
 class BertResidualOutput(nnx.Module):

@@ -86,7 +86,9 @@ def value_and_grads(attend: Attend, rate: float, qkv: list, weight: Any, segment
     """Return the output, and the gradients of its weighted sum with respect to queries, keys and values."""
     key = jax.random.key(4) if rate else None
     slots = 64  # more than any row of these checks has
-    out, pull = jax.vjp(lambda *x: attend(*x, segments, dropout_rate=rate, key=key, slots=slots), *qkv)
+    out, pull = jax.vjp(
+        lambda *x: attend(*x, segments, dropout_rate=rate, key=key, slots=slots).reshape(qkv[0].shape), *qkv
+    )
     return [out, *pull(weight.astype(out.dtype))]
 
 

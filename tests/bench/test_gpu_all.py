@@ -18,7 +18,7 @@ import make_text
 import numpy as np
 import pytest
 
-from jaxbert.models.attention.base import Hardware
+from jaxbert.models.attention.base import Hardware, merge_heads
 from jaxbert.models.attention.xla import xla_attention
 
 BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
@@ -168,7 +168,7 @@ def test_what_the_end_of_the_time_cut_off_is_no_result(monkeypatch, tmp_path):
 
 def leaky_attention(q, k, v, segments, **options):
     """Let a little of every token's value into all others of the row."""
-    return xla_attention(q, k, v, segments, **options) + 1e-3 * v.mean(1, keepdims=True)
+    return xla_attention(q, k, v, segments, **options) + 1e-3 * merge_heads(v.mean(1, keepdims=True))
 
 
 def test_right_attention_passes_and_a_leak_is_found():

@@ -27,7 +27,7 @@ class Attend(Protocol):
         key: Array | None = None,
         slots: int | None = None,
     ) -> Array:
-        """Return the mixed values, [B, T, H, K].
+        """Return the mixed values, the heads of a token side by side, [B, T, H * K].
 
         Args:
           q_BTHK: queries, not scaled.
@@ -39,6 +39,11 @@ class Attend(Protocol):
           slots: S, the most segments of a row, if known.
         """
         ...
+
+
+def merge_heads(x_BTHK: Array) -> Array:
+    """Put the heads of a token side by side, [B, T, H * K]."""
+    return x_BTHK.reshape(*x_BTHK.shape[:2], -1)
 
 
 @dataclass(frozen=True)
@@ -157,4 +162,4 @@ class Kernel:
     refuses: Callable[[Request, Hardware], str | None]
     """Return the reason if the backend does not support a call, else None; `it` in the text is the backend."""
     attend: Callable[..., Array]
-    """`(q, k, v, segment_ids, *, dropout_rate, key, slots, origin, interpret) -> out` on one device's part."""
+    """`(q, k, v, segment_ids, *, dropout_rate, key, slots, origin, interpret) -> mixed` on one device's part."""

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
+from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request, merge_heads
 from jaxbert.models.layers import DropRate
 
 _MODULE = "jax._src.cudnn.fused_attention_stablehlo"
@@ -111,7 +111,7 @@ def cudnn_attention(
     del origin
     T, K = q_BTHK.shape[1], q_BTHK.shape[-1]
     lengths_BM, offsets_BM = segment_spans(segment_ids_BT, T if slots is None else min(slots + 1, T))
-    return fused.dot_product_attention(
+    mixed_BTHK = fused.dot_product_attention(
         q_BTHK,
         k_BTHK,
         v_BTHK,
@@ -123,6 +123,7 @@ def cudnn_attention(
         mask_type=fused.MaskType.NO_MASK,
         qkv_layout="BTNH",
     )
+    return merge_heads(mixed_BTHK)
 
 
 def segment_spans(segment_ids_BT: Array, most: int) -> tuple[Array, Array]:

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
 
-from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
+from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request, merge_heads
 from jaxbert.models.attention.tiles import MASKED, Matrix, dropout_seed, kept, matrix_of, neighbours, tile_padding
 from jaxbert.models.layers import DropRate
 
@@ -137,7 +137,9 @@ def mosaic_attention(
     bounds = neighbours(ids_BT, tile).reshape(B, 1, -1)
     side = ids_BT.reshape(B, -1, tile), bounds, dropout_seed(rate, key, origin)
     out_BTD = _attention(plan, fit(q_BTHK), fit(k_BTHK), fit(v_BTHK), *side)
-    return out_BTD.reshape(B, tokens + fill, heads + more, width)[:, :tokens, :heads, :K]
+    if not (fill or more or widen):
+        return out_BTD  # as the kernel saves it for its backward pass: a loop over layers then saves it once
+    return merge_heads(out_BTD.reshape(B, tokens + fill, heads + more, width)[:, :tokens, :heads, :K])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

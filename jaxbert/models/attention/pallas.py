@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
 
-from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request, triton_options
+from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request, merge_heads, triton_options
 from jaxbert.models.attention.tiles import MASKED, Matrix, dropout_seed, kept, matrix_of, neighbours, tile_padding
 from jaxbert.models.layers import DropRate
 
@@ -197,7 +197,11 @@ def _whole(plan: _Plan) -> Origin:
 def _run(plan: _Plan, arrays: tuple[Array, ...], bias_CHK: Array | None, segment_ids_BT: Array, seed: Array) -> Array:
     ids_BT = tile_padding(jnp.pad(segment_ids_BT, ((0, 0), (0, -plan.tokens % plan.tile))), plan.tile)
     side = _Side(ids_BT, neighbours(ids_BT, plan.tile), seed)
-    return _attention(plan, arrays, bias_CHK, side)[:, : plan.tokens, :, : plan.width]
+    out_BTD, columns = _attention(plan, arrays, bias_CHK, side), _columns(plan.width)
+    if out_BTD.shape[1] == plan.tokens and columns == plan.width:
+        return out_BTD  # as the kernel saves it for its backward pass: a loop over layers then saves it once
+    out_BTHK = out_BTD.reshape(*out_BTD.shape[:2], -1, columns)
+    return merge_heads(out_BTHK[:, : plan.tokens, :, : plan.width])
 
 
 class _Side(NamedTuple):
@@ -225,12 +229,14 @@ def _forward(plan: _Plan, arrays: tuple[Array, ...], bias: Array | None, side: _
         [*blocks.queries_keys_values("query"), *blocks.biases(bias), *blocks.side(side)],
         [(out, blocks.tile()), (lse_BHT, blocks.statistic())],
     )
-    return out, (arrays, bias, side, out, lse_BHT)
+    out_BTD = merge_heads(out)
+    return out_BTD, (arrays, bias, side, out_BTD, lse_BHT)
 
 
 def _backward(plan: _Plan, saved: tuple[Any, ...], grad_out: Array) -> tuple[Any, ...]:
-    arrays, bias, side, out, lse_BHT = saved
+    arrays, bias, side, out_BTD, lse_BHT = saved
     blocks = _Blocks(plan, arrays)
+    grad_out, out = (x.reshape(blocks.B, blocks.T, blocks.H, blocks.K) for x in (grad_out, out_BTD))
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
     sums = jax.ShapeDtypeStruct((blocks.B, blocks.T // plan.tile, blocks.H, blocks.K), jnp.float32)
     summed = [(sums, blocks.column_sums())] if bias is not None else []

@@ -12,7 +12,7 @@ import importlib
 import jax
 from jax import Array
 
-from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request
+from jaxbert.models.attention.base import Hardware, Kernel, Origin, Request, merge_heads
 from jaxbert.models.layers import DropRate
 
 _LANES = 128
@@ -68,7 +68,7 @@ def splash_attention(
         q_HTK, k_HTK, v_HTK = (x.swapaxes(0, 1) for x in (q_THK, k_THK, v_THK))
         return kernel(q_HTK, k_HTK, v_HTK, splash.SegmentIds(segment_ids_T, segment_ids_T)).swapaxes(0, 1)
 
-    return jax.vmap(attend_row)(q_BTHK * K**-0.5, k_BTHK, v_BTHK, segment_ids_BT)
+    return merge_heads(jax.vmap(attend_row)(q_BTHK * K**-0.5, k_BTHK, v_BTHK, segment_ids_BT))
 
 
 KERNEL = Kernel(refuses, splash_attention)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxbert.models.attention.base import merge_heads
 from jaxbert.models.layers import DropRate, dropout
 
 
@@ -53,7 +54,7 @@ def attend_with_weights(
       query_segment_ids: segments of the queries if they are not all tokens of a row, int [B, P]; [B, 1] if all are equal.
 
     Returns:
-      The mixed values [B, T, H, K] and the weights [B, H, T, T] (after dropout and head mask, as transformers returns them).
+      The mixed values [B, T, H * K] and the weights [B, H, T, T] (after dropout and head mask, as in transformers).
     """
     scale = q_BTHK.shape[-1] ** -0.5
     logits_BHTT = jnp.einsum("BTHK,BSHK->BHTS", q_BTHK * scale, k_BTHK, preferred_element_type=jnp.float32)
@@ -62,4 +63,4 @@ def attend_with_weights(
     weights_BHTT = dropout(weights_BHTT, dropout_rate, key)
     if head_mask_H is not None:
         weights_BHTT = weights_BHTT * head_mask_H[None, :, None, None]
-    return jnp.einsum("BHTS,BSHK->BTHK", weights_BHTT, v_BTHK), weights_BHTT
+    return merge_heads(jnp.einsum("BHTS,BSHK->BTHK", weights_BHTT, v_BTHK)), weights_BHTT

@@ -167,7 +167,7 @@ def test_the_gradient_of_a_fused_bias_is_float32():
         out = pallas_fused_attention(
             jnp.stack([k, v, q], 2), bias, segments, interpret=True, settings=KernelSettings(TILE)
         )
-        return (out * weight).astype(jnp.float32).sum()
+        return (out.reshape(weight.shape) * weight).astype(jnp.float32).sum()
 
     grad = jax.grad(loss)(bias)
     assert grad.dtype == jnp.float32

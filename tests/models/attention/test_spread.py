@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import pytest
-from attention_cases import assert_close, cube, packed_segments, random_arrays
+from attention_cases import assert_close, by_heads, cube, packed_segments, random_arrays
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxbert.config import MeshConfig
@@ -30,7 +30,7 @@ def test_eight_devices_give_the_same(name, length, heads, rate):
     wide, rows = (NamedSharding(mesh, spec) for spec in (PartitionSpec(ROWS, None, tensor), PartitionSpec(ROWS)))
 
     def grads(attend, qkv, weight, segments):
-        out, pull = jax.vjp(lambda *qkv: attend(*qkv, segments, dropout_rate=rate, key=key), *qkv)
+        out, pull = jax.vjp(lambda *qkv: by_heads(attend)(*qkv, segments, dropout_rate=rate, key=key), *qkv)
         return out, pull(weight)
 
     spread = jax.jit(grads, static_argnums=0, in_shardings=(wide, wide, rows))
@@ -53,7 +53,7 @@ def test_fused_arrays_on_eight_devices_give_the_same():
         return attend.attend_fused(jnp.stack([k, v, q], 2), bias, segments, dropout_rate=dropout_rate, key=key)
 
     def grads(attend, qkv, weight, segments):
-        out, pull = jax.vjp(lambda *qkv: attend(*qkv, segments, dropout_rate=0.3, key=key), *qkv)
+        out, pull = jax.vjp(lambda *qkv: by_heads(attend)(*qkv, segments, dropout_rate=0.3, key=key), *qkv)
         return out, pull(weight)
 
     rows = NamedSharding(mesh, PartitionSpec(ROWS))
