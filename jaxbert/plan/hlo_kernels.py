@@ -23,6 +23,8 @@ _NO_KERNEL = frozenset(
 """Instructions that move nothing: names for values that exist, or for parts of them."""
 _CALLERS = frozenset(("while", "conditional", "call", "async-start"))
 """Instructions whose computations are made of kernels themselves."""
+_NEW_BUFFER = 'custom_call_target="AllocateBuffer"'
+"""A custom call that only names memory, which something else fills."""
 _SLICING = frozenset(("dynamic-slice", "slice", "gather"))
 _RENAMING = frozenset(("bitcast", "reshape", "transpose", "get-tuple-element"))
 _PASSING = _RENAMING | {"convert", "copy"}
@@ -109,7 +111,9 @@ def _walked(program: Program) -> list[str]:
 
 def _is_kernel(instruction: Instruction) -> bool:
     opcode = instruction.opcode
-    return not (opcode in _NO_KERNEL or opcode in _CALLERS or opcode.endswith(("-done", "-update")))
+    if opcode in _NO_KERNEL or opcode in _CALLERS or opcode.endswith(("-done", "-update")):
+        return False
+    return _NEW_BUFFER not in instruction.rest
 
 
 def _kernel(

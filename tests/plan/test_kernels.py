@@ -132,6 +132,14 @@ def test_what_one_instruction_moves(line, read, written):
     assert moved_of(f"  ROOT {line}") == [("k", read, written)]
 
 
+def test_new_memory_that_nothing_fills_is_no_kernel():
+    lines = (
+        '  %new = bf16[12,8,64]{2,1,0} custom-call(), custom_call_target="AllocateBuffer"\n'
+        "  ROOT %u = bf16[12,8,64]{2,1,0} dynamic-update-slice(%new, %x, %i, %i, %i)"
+    )
+    assert moved_of(lines) == [("u", ROW, ROW)]
+
+
 def test_the_scratch_memory_of_a_library_moves_nothing():
     lines = (
         '  %p = (bf16[8,8]{1,0}, s8[33554432]{0}) custom-call(%x, %x), custom_call_target="__cublas$lt$matmul", '
