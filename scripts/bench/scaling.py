@@ -2,7 +2,7 @@
 
   python scripts/bench/scaling.py --document docs/scaling.md --results docs/results/scaling.json
 
-Rows of 512 tokens, bfloat16, AdamW, splash attention. Needs libtpu (`pip install 'jaxbert[tpu]'`) and no TPU: NOTHING is
+Rows of 512 tokens, bfloat16, AdamW, default settings. Needs libtpu (`pip install 'jaxbert[tpu]'`) and no TPU: NOTHING is
 measured but the compilation. Each point is the whole training step, compiled for its slice; its bounds are those of `jaxbert
 plan`. Weak scaling keeps the rows of a chip, strong scaling the rows of a step. Points that are in the results already are
 not compiled again. With `--document`, tables and chart replace what stands between the lines `<!-- scaling:begin -->` and
@@ -107,7 +107,7 @@ def run_point(point: Point) -> Result:
     from jaxbert.plan.topology import topology_mesh
 
     series, target = point.series, parse_target(f"{point.series.chip}:{point.slice}")
-    model = ModelConfig(name_or_path=series.model, attention="splash", attention_dropout=0.0)
+    model = ModelConfig(name_or_path=series.model)
     config = Config(model=model, mesh=MeshConfig(fsdp=series.fsdp))
     program = new_program(config, topology_mesh(target.name, config.mesh))
     rows = point.rows * target.devices
@@ -152,8 +152,8 @@ def describe() -> dict[str, str]:
     chips = {f"TPU {series.chip}" for series in SERIES}
     links = "; ".join(f"{x.name} {x.sent_gbs:g} GB/s one direction ({x.source})" for x in LINKS if x.name in chips)
     return {
-        "step": f"rows of {ROW_LENGTH} tokens, all of them real, {SLOTS} example slots, AdamW, bfloat16, layers by "
-        "lax.scan, splash attention, dropout 0.1 but for the attention's weights",
+        "step": f"rows of {ROW_LENGTH} tokens, all of them real, {SLOTS} example slots, AdamW, bfloat16, layers as "
+        "one loop, jaxbert's attention kernels, dropout 0.1",
         "links": links,
         "upper bound": f"ASSUMED {PlanOptions().utilization:.0%} of each peak, nothing overlapping, collectives along one "
         "dimension of the torus, 1 microsecond a hop",
