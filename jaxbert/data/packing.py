@@ -221,13 +221,14 @@ def _rows_of_ranks(lengths: np.ndarray, row_length: int, max_slots: int) -> tupl
     Rows are kept by free space, and an integer's bits say which amounts of free space occur, so that the fullest row with
     room is found by a few integer operations. It stays the fullest one while it takes more segments of the same length.
     """
-    edges = [0, *(np.flatnonzero(lengths[1:] != lengths[:-1]) + 1).tolist(), len(lengths)]
+    starts = np.flatnonzero(np.concatenate(([True], lengths[1:] != lengths[:-1])))[: len(lengths)]
+    edges = [*starts.tolist(), len(lengths)]
     by_free: list[list[int]] = [[] for _ in range(row_length + 1)]
     occurs = 0
     used_slots: list[int] = []
     rows: list[int] = []
     taken: list[int] = []
-    for length, (begin, end) in zip(lengths[edges[:-1]].tolist(), pairwise(edges), strict=True):
+    for length, (begin, end) in zip(lengths[starts].tolist(), pairwise(edges), strict=True):
         left = end - begin
         while left:
             roomy = occurs >> length

@@ -338,6 +338,12 @@ def test_a_step_that_is_a_little_larger_than_those_of_the_sample_needs_few_rows_
     assert len(layout.row_counts) == 4
 
 
+def test_no_segments_need_no_rows():
+    *places, num_rows = best_fit(np.zeros(0, np.int64), 8, 8)
+    assert num_rows == 0
+    assert not any(map(len, places))
+
+
 @pytest.mark.parametrize("count", [1, 31, 32, 700, 2500])
 def test_rows_are_counted_as_best_fit_needs_them(count):
     lengths = typical_lengths(count)
