@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxbert.models.attention.base import merge_heads
 from jaxbert.models.layers import DropRate, dropout
 
 
@@ -63,4 +62,5 @@ def attend_with_weights(
     weights_BHTT = dropout(weights_BHTT, dropout_rate, key)
     if head_mask_H is not None:
         weights_BHTT = weights_BHTT * head_mask_H[None, :, None, None]
-    return merge_heads(jnp.einsum("BHTS,BSHK->BTHK", weights_BHTT, v_BTHK)), weights_BHTT
+    mixed_BTHK = jnp.einsum("BHTS,BSHK->BTHK", weights_BHTT, v_BTHK)
+    return mixed_BTHK.reshape(*mixed_BTHK.shape[:2], -1), weights_BHTT
