@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +32,15 @@ from jaxbert.runs.folder import RunFolder
 from jaxbert.serve.onnx_export import check_head, graph_metadata, packed_graph, require_onnx
 from jaxbert.tasks import COMPUTATION, settings_of
 from jaxbert.tasks.base import Task
+from jaxbert.tasks.pretraining.task import Pretraining
 from jaxbert.tasks.reading import resolve_max_length
 from jaxbert.train.evaluate import ComputeSettings, Predictor
 from jaxbert.train.inference import TrainedModel, open_task, open_trained
 from jaxbert.train.pretrained import model_folder
 from jaxbert.train.programs import Compiled
 from jaxbert.train.sharding import make_mesh
+
+logger = logging.getLogger("jaxbert")
 
 
 def open_engine(name: str, options: InferenceOptions | None = None, threads: int | None = None) -> TrainedModel:
@@ -57,7 +61,8 @@ def open_engine(name: str, options: InferenceOptions | None = None, threads: int
 
 
 def open_served(name: str, options: InferenceOptions, serve: ServeOptions) -> TrainedModel:
-    """Open a model for a server. `auto` takes onnxruntime on a CPU, where it is faster, if it can compute the model.
+    """Open a model for a server. `auto` takes onnxruntime on a CPU, where it is faster; if it cannot compute the model, JAX
+    does, and a line of the log says why.
 
     Raises:
       UserError: as `open_engine`.
@@ -67,8 +72,12 @@ def open_served(name: str, options: InferenceOptions, serve: ServeOptions) -> Tr
         return open_engine(name, options)
     try:
         return _open_onnx(name, options, None)
-    except UserError:  # if the model itself is wrong, the other engine says so too
-        return open_engine(name, options)
+    except UserError as error:
+        trained = open_engine(name, options)  # which raises if the model itself is wrong
+        if not isinstance(trained.task, Pretraining):  # a server refuses it
+            found = {"source": name, "engine": "jax", "reason": str(error)}
+            logger.info("onnxruntime does not compute the model", extra={"fields": found})
+        return trained
 
 
 def is_onnx(model: TrainedModel) -> bool:

@@ -62,8 +62,9 @@ _TRACED_OR_COMPILED = "/jax/core/compile/"
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _CACHE_HIT = "/jax/compilation_cache/cache_hits"
 _LONG_RUN = 20_000
-"""The steps after which unrolled layers have repaid their longer compilation on a TPU. For BERT-base it takes 140 to 280 s
-more, and each step then 13 to 18 ms less (COMPILED and PREDICTED, docs/performance.md)."""
+"""The steps after which unrolled layers have repaid their longer compilation on a TPU. For BERT-base that takes 276 to
+297 processor seconds more, and each step then 6 to 14 ms less (COMPILED and PREDICTED, docs/performance.md): 21,000 to
+45,000 steps on two cores; on a TPU's host with more cores UNMEASURED."""
 
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 

@@ -49,7 +49,7 @@ def reopen(path: str | os.PathLike[str]) -> Finished:
     summary = read_json(folder.summary)
     if missing := [key for key in _NEEDED if key not in summary]:
         raise UserError(
-            f"{folder.summary} has no {', '.join(missing)}: it was changed, or a version before 0.1 wrote it; train again"
+            f"{folder.summary} has no {', '.join(missing)}: it was changed, or an older version wrote it: train again"
         )
     model = open_trained(os.fspath(path))
     config = make_config(os.fspath(fetched(folder.config)), {"train": {"output_dir": os.fspath(folder.path)}})

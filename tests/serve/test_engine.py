@@ -109,8 +109,9 @@ def test_onnxruntime_computes_little_padding_and_answers_as_predict_does(name, f
     assert_same([answer for (answer,) in alone], expected)
 
 
-def test_a_server_on_a_cpu_takes_onnxruntime_if_it_can(folders, tmp_path, monkeypatch):
+def test_a_server_on_a_cpu_takes_onnxruntime_if_it_can(folders, tmp_path, monkeypatch, caplog):
     pytest.importorskip("onnxruntime")
+    caplog.set_level("INFO", "jaxbert")
 
     def chosen(folder: Path, **options: Any) -> str:
         serve = ServeOptions(**{key: options.pop(key) for key in ("explain", "devices") if key in options})
@@ -124,8 +125,11 @@ def test_a_server_on_a_cpu_takes_onnxruntime_if_it_can(folders, tmp_path, monkey
     assert chosen(write_export(tmp_path / "pretrained", Pretraining(next_sentence=False))) == "jax", "it has no graph"
     with pytest.raises(UserError, match="nowhere"):
         chosen(tmp_path / "nowhere")
+    assert not caplog.records, "what the user asked for needs no reason"
     monkeypatch.setattr("jaxbert.serve.onnx_export.find_spec", lambda name: None)
     assert chosen(folder) == "jax", "onnxruntime is not installed"
+    (record,) = caplog.records
+    assert "pip install 'jaxbert[onnx]'" in record.fields["reason"]
     monkeypatch.undo()
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     assert chosen(folder) == "jax"
